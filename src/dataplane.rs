@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The kernel's side: observe what it holds, apply a plan. Decides nothing.
+
+pub mod exec;
+pub mod ipset;
+pub mod iptables;
+pub mod ipvs;
+pub mod links;
+pub mod netlink;
+pub mod sysctl;

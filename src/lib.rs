@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+//! kube-proxy-rs: Services and EndpointSlices in, kernel state out.
+//!
+//! ```text
+//! API server | files -> source -> model::Tracker -> plan (Desired - Believed = Plan)
+//!   -> dataplane (apply; Report) -> reconcile -> metrics, health, retry
+//! kernel -> dataplane (observe) -> Believed
+//! ```
+//!
+//! `model` and `plan` are pure: no IO, no clock, no randomness (`hack/layers.sh` checks it).
+
+pub mod app;
+pub mod clock;
+pub mod config;
+pub mod dataplane;
+pub mod health;
+pub mod metrics;
+pub mod model;
+pub mod plan;
+pub mod reconcile;
+pub mod source;
+pub mod telemetry;

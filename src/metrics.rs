@@ -1,0 +1,2 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The proxy's metrics, one prometheus Registry handed down.

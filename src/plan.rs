@@ -1,0 +1,2 @@
+// SPDX-License-Identifier: Apache-2.0
+//! PURE: what the kernel should hold, and the steps that get it there.
