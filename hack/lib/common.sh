@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=bash
+#
+# What every script under `hack/` shares: messages, the cache folder, installing what is missing,
+# the tool chains, and cleaning up. Source it; it sets `-euo pipefail` and installs an EXIT trap.
+
+set -euo pipefail
+
+# The top of the repository.
+REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd -P)
+# All that is downloaded or built outside the repository, and survives between runs.
+CACHE="${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/kube-proxy-rs"
+mkdir -p "$CACHE"
+export REPO CACHE
+
+# --- messages (all on stderr: stdout belongs to results) -----------------------------------------
+
+log() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
+warn() { log "warning: $*"; }
+die() {
+    log "error: $*"
+    exit 1
+}
+
+# --- cleaning up ---------------------------------------------------------------------------------
+
+# Commands to run at the end, last one first. Each is one string that is evaluated.
+CLEANUPS=()
+# on_exit COMMAND...: runs COMMAND when the script ends, however it ends.
+on_exit() { CLEANUPS+=("$(printf '%q ' "$@")"); }
+
+# end_pid PID [SECONDS]: asks a process that we started to end, and kills it when it has not done so
+# after SECONDS (10 unless told).
+end_pid() {
+    local pid=$1 limit=${2:-10} deadline
+    kill -TERM "$pid" 2>/dev/null || return 0
+    deadline=$((SECONDS + limit))
+    while alive "$pid"; do
+        if ((SECONDS >= deadline)); then
+            kill -KILL "$pid" 2>/dev/null || true
+            break
+        fi
+        sleep 0.05
+    done
+    wait "$pid" 2>/dev/null || true
+}
+
+# alive PID: whether the process exists and is not a zombie that waits for its parent.
+alive() {
+    local stat
+    stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
+    [[ ${stat##*) } != Z* ]]
+}
+
+# end_group PID: kills the process group that we started with `setsid`.
+end_group() {
+    kill -KILL -- "-$1" 2>/dev/null || true
+    wait "$1" 2>/dev/null || true
+}
+
+run_cleanups() {
+    local code=$? i
+    trap - EXIT
+    trap '' INT TERM
+    set +e
+    for ((i = ${#CLEANUPS[@]} - 1; i >= 0; i--)); do eval "${CLEANUPS[i]}"; done
+    exit "$code"
+}
+trap run_cleanups EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+# make_scratch: a private folder in $SCRATCH that disappears at the end.
+make_scratch() {
+    SCRATCH=$(mktemp -d "${TMPDIR:-/tmp}/kpr-${0##*/}.XXXXXX")
+    on_exit rm -rf "$SCRATCH"
+}
+
+# wait_for SECONDS COMMAND...: polls COMMAND until it succeeds; fails after SECONDS.
+wait_for() {
+    local deadline=$((SECONDS + $1))
+    shift
+    until "$@"; do
+        ((SECONDS < deadline)) || return 1
+        sleep 0.1
+    done
+}
+
+# --- installing what is missing ------------------------------------------------------------------
+
+# need_packages PACKAGE...: installs those Debian packages that are missing, and nothing else.
+need_packages() {
+    local package missing=()
+    command -v dpkg-query >/dev/null || die "needs the programs of the Debian packages $*, and this machine has no dpkg to look for them"
+    for package in "$@"; do
+        package_installed "$package" || missing+=("$package")
+    done
+    ((${#missing[@]})) || return 0
+    [[ $(id -u) == 0 ]] || die "missing packages: ${missing[*]}; run as root, or: apt-get install ${missing[*]}"
+    command -v apt-get >/dev/null || die "missing packages: ${missing[*]}; this machine has no apt-get to install them with"
+    (
+        # One script at a time: two that start together would meet in apt's locks.
+        flock 9
+        still=()
+        for package in "${missing[@]}"; do
+            package_installed "$package" || still+=("$package")
+        done
+        ((${#still[@]})) || exit 0
+        log "installing ${still[*]}"
+        export DEBIAN_FRONTEND=noninteractive
+        apt=(apt-get -qq -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0)
+        # Package lists may be absent or old; then, and only then, they are fetched, once.
+        "${apt[@]}" install -y --no-install-recommends "${still[@]}" >"$CACHE/apt.log" 2>&1 ||
+            { "${apt[@]}" update >"$CACHE/apt.log" 2>&1 &&
+                "${apt[@]}" install -y --no-install-recommends "${still[@]}" >>"$CACHE/apt.log" 2>&1; } ||
+            {
+                tail -n 20 "$CACHE/apt.log" >&2
+                die "could not install ${still[*]}"
+            }
+    ) 9>"$CACHE/apt.lock"
+}
+
+package_installed() {
+    [[ $(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null) == installed ]]
+}
+
+# need_root: for scripts that make network namespaces, taps and bridges.
+need_root() { [[ $(id -u) == 0 ]] || die "must be run as root"; }
+
+# need_rust [COMPONENT...]: cargo, new enough for Cargo.toml, with a linker and the named rustup
+# components (rustfmt, clippy). Sets CARGO_TARGET_DIR unless it is set.
+need_rust() {
+    local want have component
+    if ! command -v cargo >/dev/null && [[ -x ${HOME:-/root}/.cargo/bin/cargo ]]; then
+        export PATH="${HOME:-/root}/.cargo/bin:$PATH"
+    fi
+    want=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' "$REPO/Cargo.toml")
+    command -v cargo >/dev/null || die "needs Rust $want or newer: no cargo in PATH or ~/.cargo/bin; see https://rustup.rs"
+    have=$(cd "$REPO" && rustc --version | awk '{print $2}')
+    newest_of "$want" "$have" "$have" || die "needs Rust $want or newer: rustc is $have; try: rustup update stable"
+    command -v cc >/dev/null || need_packages gcc libc6-dev
+    for component in "$@"; do
+        case $component in
+            rustfmt) cargo fmt --version >/dev/null 2>&1 && continue ;;
+            clippy) cargo clippy --version >/dev/null 2>&1 && continue ;;
+        esac
+        command -v rustup >/dev/null || die "needs Rust's component $component, and there is no rustup to add it with"
+        log "adding Rust's component $component"
+        rustup --quiet component add "$component" || die "could not add Rust's component $component"
+    done
+    export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$CACHE/target-$have}"
+}
+
+# need_go: the go command, new enough for hack/testbed/go.mod (a newer one may fetch what it lacks).
+need_go() {
+    local want have
+    if ! command -v go >/dev/null && [[ -x /usr/local/go/bin/go ]]; then
+        export PATH="/usr/local/go/bin:$PATH"
+    fi
+    want=$(sed -n 's/^go \(.*\)$/\1/p' "$REPO/hack/testbed/go.mod")
+    command -v go >/dev/null || die "needs Go $want or newer: no go in PATH or /usr/local/go/bin; see https://go.dev/dl"
+    have=$(cd "$REPO/hack/testbed" && go env GOVERSION) || die "needs Go $want or newer"
+    newest_of "$want" "${have#go}" "${have#go}" || die "needs Go $want or newer: this is $have"
+}
+
+# newest_of A B EXPECTED: whether EXPECTED is the newer one of the versions A and B.
+newest_of() { [[ $(printf '%s\n%s\n' "$1" "$2" | sort -V | tail -n 1) == "$3" ]]; }
