@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Netlink framing: `struct nlmsghdr`, `struct nlmsgerr`, the end of a dump. Pure; reads any bytes.
+
+use netlink_packet_core::{
+    NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP,
+    NLMSG_OVERRUN, NlasIterator,
+};
+
+use super::attribute::align;
+use super::error::{KernelError, KernelErrorKind, NetlinkError};
+
+/// Bytes of `struct nlmsghdr`.
+pub(super) const HEADER_LEN: usize = 16;
+
+/// `NLMSGERR_ATTR_MSG` of include/uapi/linux/netlink.h: the text of an extended ACK.
+const NLMSGERR_ATTR_MSG: u16 = 1;
+
+/// One message to the kernel, without its header's length, sequence and port.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Request {
+    /// `nlmsg_type`.
+    pub kind: u16,
+    /// `nlmsg_flags` that the operation needs, such as `NLM_F_CREATE`. The socket adds
+    /// `NLM_F_REQUEST`, `NLM_F_ACK` and `NLM_F_DUMP`.
+    pub flags: u16,
+    /// What follows the header: the family's own header and attributes.
+    pub payload: Vec<u8>,
+}
+
+impl Request {
+    /// Bytes on the wire, padded.
+    pub(super) const fn wire_len(&self) -> usize {
+        align(HEADER_LEN + self.payload.len())
+    }
+
+    /// Whether it would not be sent.
+    pub(super) const fn is_too_long(&self) -> bool {
+        HEADER_LEN + self.payload.len() > MAX_REQUEST
+    }
+
+    /// Appends the message to `buffer`, padded so that another may follow.
+    pub(super) fn emit(
+        &self,
+        flags: u16,
+        sequence: u32,
+        buffer: &mut Vec<u8>,
+    ) -> Result<(), NetlinkError> {
+        let length = HEADER_LEN + self.payload.len();
+        let wire_length = u32::try_from(length)
+            .ok()
+            .filter(|_| !self.is_too_long())
+            .ok_or(NetlinkError::TooLong { bytes: length })?;
+        let end = buffer.len() + self.wire_len();
+        buffer.extend_from_slice(&wire_length.to_ne_bytes());
+        buffer.extend_from_slice(&self.kind.to_ne_bytes());
+        buffer.extend_from_slice(&(self.flags | flags).to_ne_bytes());
+        buffer.extend_from_slice(&sequence.to_ne_bytes());
+        // Port 0: the kernel knows which socket it hears.
+        buffer.extend_from_slice(&0_u32.to_ne_bytes());
+        buffer.extend_from_slice(&self.payload);
+        buffer.resize(end, 0);
+        Ok(())
+    }
+}
+
+/// The longest request. The kernel takes up to the send buffer (208 KiB by default); an attribute
+/// ends at 64 KiB, and the echo of a refused request must fit into our receive buffer.
+pub(super) const MAX_REQUEST: usize = 128 * 1024;
+
+/// One message from the kernel.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reply {
+    /// `nlmsg_type`.
+    pub kind: u16,
+    /// What follows the header: the family's own header and attributes.
+    pub payload: Vec<u8>,
+}
+
+/// A message of a datagram, classified.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Answer<'a> {
+    /// `NLMSG_ERROR`: `None` is an ACK.
+    Verdict(Option<KernelError>),
+    /// `NLMSG_DONE`: the end of a dump, with the error that ended it.
+    Done(Option<KernelError>),
+    /// `NLMSG_OVERRUN`: data was lost.
+    Overrun,
+    /// `NLMSG_NOOP`.
+    Nothing,
+    /// A message of the family.
+    Data { kind: u16, payload: &'a [u8] },
+}
+
+/// A message with what the exchange needs of its header.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Incoming<'a> {
+    pub(super) sequence: u32,
+    /// `NLM_F_DUMP_INTR`: the table changed while it was dumped.
+    pub(super) interrupted: bool,
+    pub(super) answer: Answer<'a>,
+}
+
+/// The messages of one datagram.
+#[derive(Debug)]
+pub(super) struct Messages<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Messages<'a> {
+    pub(super) const fn new(datagram: &'a [u8]) -> Self {
+        Self { rest: datagram }
+    }
+}
+
+impl<'a> Iterator for Messages<'a> {
+    type Item = Result<Incoming<'a>, NetlinkError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        match split(self.rest) {
+            Ok((incoming, rest)) => {
+                self.rest = rest;
+                Some(Ok(incoming))
+            }
+            Err(error) => {
+                self.rest = &[];
+                Some(Err(error))
+            }
+        }
+    }
+}
+
+/// Reads the first message and returns what follows it.
+fn split(bytes: &[u8]) -> Result<(Incoming<'_>, &[u8]), NetlinkError> {
+    let (header, _) = bytes
+        .split_first_chunk::<HEADER_LEN>()
+        .ok_or(malformed("a message is shorter than its header"))?;
+    let [l0, l1, l2, l3, k0, k1, f0, f1, s0, s1, s2, s3, ..] = *header;
+    let length = usize::try_from(u32::from_ne_bytes([l0, l1, l2, l3])).unwrap_or(usize::MAX);
+    let kind = u16::from_ne_bytes([k0, k1]);
+    let flags = u16::from_ne_bytes([f0, f1]);
+    let payload = bytes
+        .get(HEADER_LEN..length)
+        .ok_or(malformed("a message's length does not fit"))?;
+    // The last message of a datagram may come without padding.
+    let rest = bytes.get(align(length)..).unwrap_or(&[]);
+    let answer = match kind {
+        NLMSG_NOOP => Answer::Nothing,
+        NLMSG_OVERRUN => Answer::Overrun,
+        NLMSG_ERROR => Answer::Verdict(verdict(payload, flags)?),
+        NLMSG_DONE => Answer::Done(done(payload, flags)),
+        kind => Answer::Data { kind, payload },
+    };
+    let incoming = Incoming {
+        sequence: u32::from_ne_bytes([s0, s1, s2, s3]),
+        interrupted: flags & NLM_F_DUMP_INTR != 0,
+        answer,
+    };
+    Ok((incoming, rest))
+}
+
+/// `struct nlmsgerr`: the errno, the request's header, its payload unless capped, then attributes.
+fn verdict(payload: &[u8], flags: u16) -> Result<Option<KernelError>, NetlinkError> {
+    let (code, rest) = payload
+        .split_first_chunk::<4>()
+        .ok_or(malformed("an ACK is shorter than its code"))?;
+    let Some(errno) = errno(*code) else {
+        return Ok(None);
+    };
+    let (header, rest) = rest
+        .split_first_chunk::<HEADER_LEN>()
+        .ok_or(malformed("a refusal lacks the request's header"))?;
+    let [l0, l1, l2, l3, ..] = *header;
+    let length = usize::try_from(u32::from_ne_bytes([l0, l1, l2, l3])).unwrap_or(usize::MAX);
+    let (echoed, attributes) = if flags & NLM_F_CAPPED == 0 {
+        let echoed_len = length.saturating_sub(HEADER_LEN).min(rest.len());
+        let attributes = rest.get(align(echoed_len)..).unwrap_or(&[]);
+        (rest.get(..echoed_len), attributes)
+    } else {
+        (None, rest)
+    };
+    Ok(Some(KernelError {
+        kind: KernelErrorKind::from_errno(errno),
+        errno,
+        message: (flags & NLM_F_ACK_TLVS != 0)
+            .then(|| message_of(attributes))
+            .flatten(),
+        echoed: echoed
+            .filter(|echoed| !echoed.is_empty())
+            .map(<[u8]>::to_vec),
+    }))
+}
+
+/// The end of a dump carries an errno since Linux 4.x; older kernels and some families leave it out.
+fn done(payload: &[u8], flags: u16) -> Option<KernelError> {
+    let (code, attributes) = payload.split_first_chunk::<4>()?;
+    let mut error = KernelError::from_errno(errno(*code)?);
+    error.message = (flags & NLM_F_ACK_TLVS != 0)
+        .then(|| message_of(attributes))
+        .flatten();
+    Some(error)
+}
+
+/// The kernel sends errnos negated; zero is success. A positive one would be a kernel bug and is
+/// read as a failure all the same.
+fn errno(code: [u8; 4]) -> Option<i32> {
+    match i32::from_ne_bytes(code) {
+        0 => None,
+        code => Some(code.checked_abs().unwrap_or(i32::MAX)),
+    }
+}
+
+/// The text among an extended ACK's attributes.
+fn message_of(attributes: &[u8]) -> Option<String> {
+    let attribute = NlasIterator::new(attributes)
+        .map_while(Result::ok)
+        .find(|attribute| attribute.kind() == NLMSGERR_ATTR_MSG)?;
+    let text = attribute
+        .value()
+        .split(|byte| *byte == 0)
+        .next()
+        .unwrap_or_default();
+    Some(String::from_utf8_lossy(text).into_owned())
+}
+
+const fn malformed(reason: &'static str) -> NetlinkError {
+    NetlinkError::Malformed { reason }
+}
