@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+//! EndpointSlices, reduced to what a proxy needs, and the endpoints that come out of them.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::{IpFamily, Protocol, ServiceName, SliceName};
+
+/// An EndpointSlice (discovery.k8s.io/v1) of one Service and one family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointSlice {
+    pub name: SliceName,
+    /// The Service in label `kubernetes.io/service-name`.
+    pub service: ServiceName,
+    pub family: IpFamily,
+    pub ports: Vec<SlicePort>,
+    pub endpoints: Vec<SliceEndpoint>,
+    /// Annotation `endpoints.kubernetes.io/last-change-trigger-time` in Unix nanoseconds.
+    pub last_change_trigger: Option<i64>,
+}
+
+/// `ports[]` of an EndpointSlice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlicePort {
+    /// Empty for the unnamed port.
+    pub name: Arc<str>,
+    pub protocol: Protocol,
+    pub port: u16,
+}
+
+/// `endpoints[]` of an EndpointSlice. Names of nodes are resolved against our own node when the
+/// object is converted: a node's name never changes while the process lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SliceEndpoint {
+    /// `addresses[0]`; the API says that more are for clients that know what to do with them.
+    pub address: IpAddr,
+    /// It runs on our node.
+    pub local: bool,
+    pub conditions: Conditions,
+    pub node_hint: NodeHint,
+    /// `hints.forZones[].name`; empty: no hint.
+    pub zone_hints: Arc<[Arc<str>]>,
+}
+
+/// `conditions` of an endpoint with the API's defaults filled in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conditions {
+    pub ready: bool,
+    pub serving: bool,
+    pub terminating: bool,
+}
+
+impl Conditions {
+    /// nil means ready, serving and not terminating (API: `EndpointConditions`).
+    pub fn from_api(ready: Option<bool>, serving: Option<bool>, terminating: Option<bool>) -> Self {
+        Self {
+            ready: ready.unwrap_or(true),
+            serving: serving.unwrap_or(true),
+            terminating: terminating.unwrap_or(false),
+        }
+    }
+}
+
+/// What `hints.forNodes` says about our node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodeHint {
+    /// No node is named.
+    Absent,
+    /// Our node is named.
+    Here,
+    /// Only other nodes are named.
+    Elsewhere,
+}
+
+/// One address and port that can answer for a Service port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    pub address: IpAddr,
+    pub port: u16,
+    pub local: bool,
+    pub conditions: Conditions,
+    pub node_hint: NodeHint,
+    pub zone_hints: Arc<[Arc<str>]>,
+}
+
+impl Endpoint {
+    pub fn is_ready(&self) -> bool {
+        self.conditions.ready
+    }
+
+    /// Shutting down, but still answering: the last resort when nothing is ready.
+    pub fn is_serving_while_terminating(&self) -> bool {
+        self.conditions.serving && self.conditions.terminating
+    }
+}

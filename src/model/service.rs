@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A Service, reduced to what a proxy needs. Both IP families are in it; [`super::ServicePort`] is
+//! the view of one family.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::{Protocol, ServiceName};
+
+/// A Service that the proxy serves. Headless and `ExternalName` Services, and those that another
+/// proxy serves, never become one (`source::convert` drops them).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    pub name: ServiceName,
+    /// `metadata.uid`; empty where a manifest has none. Events need it.
+    pub uid: Arc<str>,
+    /// `metadata.creationTimestamp` in Unix seconds, 0 where there is none. Where two Services claim
+    /// the same address and port, the older one has it.
+    pub created: i64,
+    /// The cluster IPs, at most one for each family.
+    pub cluster_ips: Vec<IpAddr>,
+    pub ports: Vec<PortSpec>,
+    /// `sessionAffinity: ClientIP` with its timeout.
+    pub client_ip_affinity: Option<Duration>,
+    pub external_ips: Vec<IpAddr>,
+    /// `status.loadBalancer.ingress[].ip` with `ipMode` VIP (or none).
+    pub load_balancer_vips: Vec<IpAddr>,
+    pub load_balancer_source_ranges: Vec<IpNet>,
+    /// `externalTrafficPolicy: Local`, and the Service is one that can be reached from outside.
+    pub external_policy_local: bool,
+    /// `internalTrafficPolicy: Local`.
+    pub internal_policy_local: bool,
+    /// `healthCheckNodePort` of a `LoadBalancer` Service with `externalTrafficPolicy: Local`.
+    pub health_check_node_port: Option<NonZeroU16>,
+    /// The annotations that configure the proxy (own prefix and kube-router's); all others are
+    /// dropped, they only cost memory.
+    pub annotations: BTreeMap<Arc<str>, Arc<str>>,
+}
+
+/// `spec.ports[]` of a Service.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PortSpec {
+    /// Empty for the unnamed port.
+    pub name: Arc<str>,
+    pub protocol: Protocol,
+    pub port: u16,
+    /// Used whatever the Service's type is, as kube-proxy does.
+    pub node_port: Option<NonZeroU16>,
+}

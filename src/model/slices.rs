@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Merging the EndpointSlices of a Service into the endpoints of its ports.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::{Endpoint, EndpointSlice, IpFamily, Protocol};
+
+/// The endpoints of a Service in one family, by port name and protocol as its slices name them.
+/// They serve the Service port of equal name and protocol.
+pub type EndpointsByPort = BTreeMap<(Arc<str>, Protocol), Vec<Endpoint>>;
+
+/// Merges slices. The result does not depend on their order: where an address and port appear more
+/// than once (a Pod moves between slices in two writes), the most useful one is kept.
+pub fn merge<'a>(
+    slices: impl Iterator<Item = &'a EndpointSlice>,
+    family: IpFamily,
+) -> EndpointsByPort {
+    let mut ports: BTreeMap<(Arc<str>, Protocol), BTreeMap<(IpAddr, u16), Endpoint>> =
+        BTreeMap::new();
+    for slice in slices.filter(|slice| slice.family == family) {
+        for port in &slice.ports {
+            let endpoints = ports.entry((port.name.clone(), port.protocol)).or_default();
+            for endpoint in &slice.endpoints {
+                let candidate = Endpoint {
+                    address: endpoint.address,
+                    port: port.port,
+                    local: endpoint.local,
+                    conditions: endpoint.conditions,
+                    node_hint: endpoint.node_hint,
+                    zone_hints: endpoint.zone_hints.clone(),
+                };
+                endpoints
+                    .entry((endpoint.address, port.port))
+                    .and_modify(|kept| {
+                        if usefulness(&candidate) > usefulness(kept) {
+                            *kept = candidate.clone();
+                        }
+                    })
+                    .or_insert(candidate);
+            }
+        }
+    }
+    ports
+        .into_iter()
+        .map(|(port, endpoints)| (port, endpoints.into_values().collect()))
+        .collect()
+}
+
+/// A total order in which the later of two copies of an endpoint wins. kube-proxy prefers the one
+/// that is not terminating; the rest makes the choice independent of order.
+fn usefulness(endpoint: &Endpoint) -> impl Ord + use<'_> {
+    let conditions = endpoint.conditions;
+    (
+        !conditions.terminating,
+        conditions.ready,
+        conditions.serving,
+        endpoint.local,
+        endpoint.node_hint as u8,
+        &endpoint.zone_hints,
+    )
+}

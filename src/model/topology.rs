@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Which endpoints of a Service port are used: readiness, topology hints, traffic policies and
+//! the fall-back to terminating endpoints. The same for every dataplane.
+
+use super::{Endpoint, NodeHint, ServicePort};
+
+/// The endpoints chosen for a Service port, in the order of the input.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Choice<'a> {
+    /// For the policy Cluster; empty if no destination of the port has that policy.
+    pub cluster: Vec<&'a Endpoint>,
+    /// For the policy Local; empty if no destination has it, or no endpoint is on this node.
+    pub local: Vec<&'a Endpoint>,
+    /// Somewhere in the cluster there is an endpoint that a policy could use. If there is, a
+    /// destination without endpoints drops ("not here"), else it refuses ("nowhere").
+    pub has_any: bool,
+}
+
+impl<'a> Choice<'a> {
+    /// The endpoints for a destination with the given policy.
+    pub fn for_policy(&self, local: bool) -> &[&'a Endpoint] {
+        if local { &self.local } else { &self.cluster }
+    }
+}
+
+/// How far an endpoint may be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Preference {
+    Anywhere,
+    SameNode,
+    SameZone,
+}
+
+/// Chooses among all endpoints of a Service port. `zone` is the label
+/// `topology.kubernetes.io/zone` of our node.
+pub fn choose<'a>(
+    service_port: &ServicePort,
+    endpoints: &'a [Endpoint],
+    zone: Option<&str>,
+) -> Choice<'a> {
+    let mut choice = Choice::default();
+    if service_port.uses_cluster_endpoints() {
+        let preference = preference(endpoints, zone);
+        choice.cluster = endpoints
+            .iter()
+            .filter(|endpoint| endpoint.is_ready() && is_near(endpoint, preference, zone))
+            .collect();
+        if choice.cluster.is_empty() {
+            choice.cluster = endpoints
+                .iter()
+                .filter(|e| e.is_serving_while_terminating())
+                .collect();
+        }
+        choice.has_any = !choice.cluster.is_empty();
+    }
+    if service_port.uses_local_endpoints() {
+        let local = |endpoint: &&Endpoint| endpoint.local;
+        choice.local = endpoints
+            .iter()
+            .filter(local)
+            .filter(|e| e.is_ready())
+            .collect();
+        if choice.local.is_empty() {
+            choice.local = endpoints
+                .iter()
+                .filter(local)
+                .filter(|e| e.is_serving_while_terminating())
+                .collect();
+        }
+        choice.has_any |= endpoints
+            .iter()
+            .any(|e| e.is_ready() || e.is_serving_while_terminating());
+    }
+    choice
+}
+
+/// Hints count only if every ready endpoint has them and one points here: a partial set of hints
+/// would send all traffic to the few endpoints that happen to carry one.
+fn preference(endpoints: &[Endpoint], zone: Option<&str>) -> Preference {
+    let ready = || endpoints.iter().filter(|endpoint| endpoint.is_ready());
+    if ready().next().is_none() {
+        return Preference::Anywhere;
+    }
+    let node_hinted = ready().all(|endpoint| endpoint.node_hint != NodeHint::Absent);
+    if node_hinted && ready().any(|endpoint| endpoint.node_hint == NodeHint::Here) {
+        return Preference::SameNode;
+    }
+    let zone_hinted = ready().all(|endpoint| !endpoint.zone_hints.is_empty());
+    if zone_hinted && ready().any(|e| is_near(e, Preference::SameZone, zone)) {
+        return Preference::SameZone;
+    }
+    Preference::Anywhere
+}
+
+fn is_near(endpoint: &Endpoint, preference: Preference, zone: Option<&str>) -> bool {
+    match preference {
+        Preference::Anywhere => true,
+        Preference::SameNode => endpoint.node_hint == NodeHint::Here,
+        Preference::SameZone => {
+            zone.is_some_and(|zone| endpoint.zone_hints.iter().any(|hint| **hint == *zone))
+        }
+    }
+}

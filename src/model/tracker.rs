@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The current Services and EndpointSlices, and which Services changed since the last sync.
+//!
+//! Every source sends [`Event`]s here. A relist arrives as one event that replaces the whole kind,
+//! so that no sync ever sees half of it. Objects that arrive before their Service wait for it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::slices::{self, EndpointsByPort};
+use super::{EndpointSlice, IpFamily, Service, ServiceName, SliceName};
+
+/// A change of the objects that the proxy serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    ServiceApplied(Service),
+    ServiceDeleted(ServiceName),
+    /// The complete list of Services: what is not in it is gone.
+    ServicesReplaced(Vec<Service>),
+    SliceApplied(EndpointSlice),
+    SliceDeleted(SliceName),
+    /// The complete list of EndpointSlices.
+    SlicesReplaced(Vec<EndpointSlice>),
+}
+
+/// What changed since the last [`Tracker::take`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    pub services: BTreeSet<ServiceName>,
+    /// Accepted changes of Services and of slices, for the metrics.
+    pub service_changes: usize,
+    pub endpoint_changes: usize,
+    /// When the changes of endpoints were triggered (Unix nanoseconds), for the latency metric.
+    pub triggers: Vec<(IpFamily, i64)>,
+}
+
+impl Changes {
+    pub fn is_empty(&self) -> bool {
+        self.services.is_empty()
+    }
+}
+
+/// All objects of the cluster that matter, by Service.
+#[derive(Debug, Default)]
+pub struct Tracker {
+    services: BTreeMap<ServiceName, Service>,
+    /// Slices by Service, present even while the Service is not.
+    slices: BTreeMap<ServiceName, BTreeMap<Arc<str>, EndpointSlice>>,
+    /// The Service that a slice belongs to: deletions name the slice only.
+    slice_owners: BTreeMap<SliceName, ServiceName>,
+    services_listed: bool,
+    slices_listed: bool,
+    changes: Changes,
+}
+
+impl Tracker {
+    /// Both kinds were listed completely. Before that nothing may be programmed: a Service without
+    /// its endpoints would refuse connections that work at the moment.
+    pub fn is_complete(&self) -> bool {
+        self.services_listed && self.slices_listed
+    }
+
+    /// Takes in a change; says whether anything differs from before.
+    pub fn apply(&mut self, event: Event) -> bool {
+        let before = self.changes.service_changes + self.changes.endpoint_changes;
+        let was_complete = self.is_complete();
+        match event {
+            Event::ServiceApplied(service) => self.apply_service(service),
+            Event::ServiceDeleted(name) => self.delete_service(&name),
+            Event::ServicesReplaced(services) => {
+                let listed: BTreeSet<_> = services.iter().map(|s| s.name.clone()).collect();
+                let gone: Vec<_> = self
+                    .services
+                    .keys()
+                    .filter(|name| !listed.contains(name))
+                    .cloned()
+                    .collect();
+                for name in &gone {
+                    self.delete_service(name);
+                }
+                for service in services {
+                    self.apply_service(service);
+                }
+                self.services_listed = true;
+            }
+            Event::SliceApplied(slice) => self.apply_slice(slice),
+            Event::SliceDeleted(name) => self.delete_slice(&name),
+            Event::SlicesReplaced(slices) => {
+                let listed: BTreeSet<_> = slices.iter().map(|s| s.name.clone()).collect();
+                let gone: Vec<_> = self
+                    .slice_owners
+                    .keys()
+                    .filter(|name| !listed.contains(name))
+                    .cloned()
+                    .collect();
+                for name in &gone {
+                    self.delete_slice(name);
+                }
+                for slice in slices {
+                    self.apply_slice(slice);
+                }
+                self.slices_listed = true;
+            }
+        }
+        let after = self.changes.service_changes + self.changes.endpoint_changes;
+        before != after || was_complete != self.is_complete()
+    }
+
+    /// Hands out what changed and starts anew.
+    pub fn take(&mut self) -> Changes {
+        std::mem::take(&mut self.changes)
+    }
+
+    pub fn service(&self, name: &ServiceName) -> Option<&Service> {
+        self.services.get(name)
+    }
+
+    /// All Services, in the order of their names.
+    pub fn services(&self) -> impl Iterator<Item = &Service> {
+        self.services.values()
+    }
+
+    /// The endpoints of a Service in a family, by the port that they serve.
+    pub fn endpoints(&self, service: &ServiceName, family: IpFamily) -> EndpointsByPort {
+        slices::merge(
+            self.slices
+                .get(service)
+                .into_iter()
+                .flat_map(BTreeMap::values),
+            family,
+        )
+    }
+
+    fn apply_service(&mut self, service: Service) {
+        if self.services.get(&service.name) == Some(&service) {
+            return;
+        }
+        self.changes.services.insert(service.name.clone());
+        self.changes.service_changes += 1;
+        self.services.insert(service.name.clone(), service);
+    }
+
+    fn delete_service(&mut self, name: &ServiceName) {
+        if self.services.remove(name).is_some() {
+            self.changes.services.insert(name.clone());
+            self.changes.service_changes += 1;
+        }
+    }
+
+    fn apply_slice(&mut self, slice: EndpointSlice) {
+        if let Some(owner) = self.slice_owners.get(&slice.name) {
+            if *owner != slice.service {
+                // The label was changed: the slice leaves its old Service.
+                let name = slice.name.clone();
+                self.delete_slice(&name);
+            } else if self
+                .slices
+                .get(owner)
+                .and_then(|slices| slices.get(&slice.name.name))
+                == Some(&slice)
+            {
+                return;
+            }
+        }
+        self.changes.services.insert(slice.service.clone());
+        self.changes.endpoint_changes += 1;
+        self.changes.triggers.extend(
+            slice
+                .last_change_trigger
+                .map(|trigger| (slice.family, trigger)),
+        );
+        self.slice_owners
+            .insert(slice.name.clone(), slice.service.clone());
+        self.slices
+            .entry(slice.service.clone())
+            .or_default()
+            .insert(slice.name.name.clone(), slice);
+    }
+
+    fn delete_slice(&mut self, name: &SliceName) {
+        let Some(owner) = self.slice_owners.remove(name) else {
+            return;
+        };
+        if let Some(slices) = self.slices.get_mut(&owner) {
+            slices.remove(&name.name);
+            if slices.is_empty() {
+                self.slices.remove(&owner);
+            }
+        }
+        self.changes.services.insert(owner);
+        self.changes.endpoint_changes += 1;
+    }
+}
