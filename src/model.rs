@@ -6,9 +6,11 @@
 //! [`ServicePort`]s and [`Endpoint`]s and decides with [`topology`] which of those are used.
 //! Nothing here reads a clock, a socket or a file.
 
+pub mod address;
 pub mod endpoint;
 pub mod name;
 pub mod net;
+pub mod node;
 pub mod service;
 pub mod service_port;
 pub mod slices;

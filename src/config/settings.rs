@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the rest of the proxy reads: the valid configuration in the types that the parts work with.
+//!
+//! Made from a [`KubeProxyConfiguration`](super::types::KubeProxyConfiguration) that passed validation.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::types::KubeProxyConfiguration;
+use crate::model::node::{DetectLocal, NodePortAddresses};
+
+/// Which kernel machinery carries Services.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyMode {
+    /// NAT rules only; what a blank `mode` means.
+    Iptables,
+    /// Virtual servers on a dummy interface, with a fixed set of rules beside them.
+    Ipvs,
+}
+
+impl ProxyMode {
+    /// The spelling of the configuration and of `/proxyMode`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Iptables => "iptables",
+            Self::Ipvs => "ipvs",
+        }
+    }
+}
+
+impl fmt::Display for ProxyMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for ProxyMode {
+    type Err = UnknownProxyMode;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "" | "iptables" => Ok(Self::Iptables),
+            "ipvs" => Ok(Self::Ipvs),
+            other => Err(UnknownProxyMode(other.to_owned())),
+        }
+    }
+}
+
+/// A mode that this proxy does not have.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown proxy mode {0:?}")]
+pub struct UnknownProxyMode(pub String);
+
+/// Where Services and EndpointSlices come from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SourceSettings {
+    /// An API server.
+    Kubernetes(ClientSettings),
+    /// A directory of YAML and JSON files (`--manifests`).
+    Manifests(PathBuf),
+}
+
+/// How to reach the API server. With neither `kubeconfig` nor `master`: in-cluster.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ClientSettings {
+    /// `clientConnection.kubeconfig`.
+    pub kubeconfig: Option<PathBuf>,
+    /// `--master`: the server's URL, beats the kubeconfig's.
+    pub master: Option<String>,
+    /// `clientConnection.qps`: requests per second on average. Negative: no limit.
+    pub qps: f32,
+    /// `clientConnection.burst`: requests at once.
+    pub burst: u32,
+}
+
+/// When rounds happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SyncSettings {
+    /// Longest time between two looks at everything. A change that waits for twice as long is unhealthy.
+    pub period: Duration,
+    /// Shortest time between two rounds, zero in ipvs mode by default. (Upstream's default for ipvs is 1 s from flags and
+    /// 0 s from a file; here it is 0 s in both.)
+    pub min_period: Duration,
+    /// `configSyncPeriod`: upstream replays all objects that often. Nothing depends on it here.
+    pub config_period: Duration,
+}
+
+/// Settings of ipvs mode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IpvsSettings {
+    /// Kernel name of the scheduler, never empty.
+    pub scheduler: String,
+    /// Virtual servers in these ranges are never touched.
+    pub exclude_cidrs: Vec<IpNet>,
+    /// Answer ARP only for addresses of the interface that is asked (`arp_ignore`, `arp_announce`).
+    pub strict_arp: bool,
+    /// Time-outs of connection entries.
+    pub timeouts: IpvsTimeouts,
+}
+
+/// The kernel's three IPVS time-outs; `None` leaves the kernel's value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IpvsTimeouts {
+    /// Idle established TCP connections.
+    pub tcp: Option<Duration>,
+    /// TCP connections after a FIN.
+    pub tcp_fin: Option<Duration>,
+    /// UDP.
+    pub udp: Option<Duration>,
+}
+
+impl IpvsTimeouts {
+    /// Whether nothing is to be set.
+    pub const fn is_empty(&self) -> bool {
+        self.tcp.is_none() && self.tcp_fin.is_none() && self.udp.is_none()
+    }
+}
+
+/// Kernel settings of connection tracking. `None` leaves the kernel's value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConntrackSettings {
+    /// Table size per CPU; see [`Self::min`].
+    pub max_per_core: Option<u32>,
+    /// Least table size, if `max_per_core` is set.
+    pub min: u32,
+    /// Idle established TCP connections.
+    pub tcp_established_timeout: Option<Duration>,
+    /// TCP connections in `CLOSE_WAIT`.
+    pub tcp_close_wait_timeout: Option<Duration>,
+    /// Do not call out-of-window TCP packets invalid.
+    pub tcp_be_liberal: bool,
+    /// UDP that was answered at most once.
+    pub udp_timeout: Option<Duration>,
+    /// UDP streams.
+    pub udp_stream_timeout: Option<Duration>,
+}
+
+/// Form of log lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// What is logged and how.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogSettings {
+    /// `--logging-format`.
+    pub format: LogFormat,
+    /// `-v`.
+    pub verbosity: u32,
+    /// `--vmodule`: verbosity of single source files, named without directory and extension. The first match counts.
+    pub vmodule: Vec<(String, u32)>,
+}
+
+/// Something about the configuration that its author should know; logged at start and shown by `check-config`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// The flag or field.
+    pub subject: String,
+    /// What about it.
+    pub message: String,
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.subject, self.message)
+    }
+}
+
+/// The proxy's settings, valid and with defaults filled in.
+#[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the operator's")]
+pub struct Settings {
+    /// Which dataplane runs.
+    pub mode: ProxyMode,
+    /// Where objects come from.
+    pub source: SourceSettings,
+    /// The node's name, trimmed and in lower case, if it is not the host's.
+    pub hostname_override: Option<String>,
+    /// Replaces the node's address in its family unless unspecified. Nothing is bound to it.
+    pub bind_address: IpAddr,
+    /// Where `/healthz` and `/livez` are served; `None` if disabled.
+    pub healthz_address: Option<SocketAddr>,
+    /// Where `/metrics` is served; `None` if disabled.
+    pub metrics_address: Option<SocketAddr>,
+    /// Failing to listen ends the process.
+    pub bind_address_hard_fail: bool,
+    /// Serve debugging endpoints beside the metrics.
+    pub profiling: bool,
+    /// When rounds happen.
+    pub sync: SyncSettings,
+    /// Masquerade everything that goes to a cluster IP.
+    pub masquerade_all: bool,
+    /// Bit of the packet mark that asks for masquerading: 0 to 31.
+    pub masquerade_bit: u8,
+    /// Node ports answer on loopback addresses.
+    pub localhost_node_ports: bool,
+    /// Settings of ipvs mode.
+    pub ipvs: IpvsSettings,
+    /// How traffic of local pods is told.
+    pub detect_local: DetectLocal,
+    /// Where node ports answer.
+    pub node_port_addresses: NodePortAddresses,
+    /// Connection tracking.
+    pub conntrack: ConntrackSettings,
+    /// `spec.externalIPs` counts (feature gate `AllowServiceExternalIPs`).
+    pub allow_external_ips: bool,
+    /// For `/proc/self/oom_score_adj`.
+    pub oom_score_adj: i16,
+    /// Logging.
+    pub logging: LogSettings,
+    /// The file that the configuration came from, to be watched.
+    pub config_file: Option<PathBuf>,
+    /// What to tell the operator once at start.
+    pub notices: Vec<Notice>,
+    /// The effective configuration, for `/configz` and `--write-config-to`.
+    pub configuration: KubeProxyConfiguration,
+}
+
+impl Settings {
+    /// The mark that asks for masquerading.
+    pub const fn masquerade_mark(&self) -> u32 {
+        // Validation keeps the bit below 32; the mask keeps the shift total.
+        1 << (self.masquerade_bit & 31)
+    }
+}

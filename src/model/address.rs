@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Addresses and CIDRs as Kubernetes reads them: IPv4 octets may have leading zeros, which are decimal.
+//!
+//! All text from the API or from a configuration file comes through here, so that every part of the
+//! proxy accepts the same spellings and prints the canonical one.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+
+/// Text that is no IP address.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a valid IP address: {0:?}")]
+pub struct InvalidIp(pub String);
+
+/// Text that is no CIDR.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a valid CIDR: {0:?}")]
+pub struct InvalidCidr(pub String);
+
+/// Reads an address. An IPv4-mapped IPv6 address is the IPv4 address, as everywhere in Kubernetes.
+pub fn parse_ip(text: &str) -> Result<IpAddr, InvalidIp> {
+    let parsed = if text.contains(':') {
+        text.parse::<Ipv6Addr>()
+            .ok()
+            .map(|v6| v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4))
+    } else {
+        parse_ipv4(text).map(IpAddr::V4)
+    };
+    parsed.ok_or_else(|| InvalidIp(text.to_owned()))
+}
+
+/// Reads a CIDR and clears its host bits. A bare address is no CIDR.
+pub fn parse_cidr(text: &str) -> Result<IpNet, InvalidCidr> {
+    let invalid = || InvalidCidr(text.to_owned());
+    let (address, length) = text.split_once('/').ok_or_else(invalid)?;
+    if length.is_empty() || length.len() > 3 || !length.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(invalid());
+    }
+    let mut length: u8 = length.parse().ok().ok_or_else(invalid)?;
+    let ip = parse_ip(address).ok().ok_or_else(invalid)?;
+    if ip.is_ipv4() && address.contains(':') {
+        length = length.checked_sub(96).ok_or_else(invalid)?;
+    }
+    IpNet::new(ip, length)
+        .ok()
+        .map(|net| net.trunc())
+        .ok_or_else(invalid)
+}
+
+/// The standard library refuses leading zeros, old Services and configurations have them.
+fn parse_ipv4(text: &str) -> Option<Ipv4Addr> {
+    let mut octets = [0u8; 4];
+    let mut parts = text.split('.');
+    for octet in &mut octets {
+        let part = parts.next()?;
+        if part.is_empty() || !part.bytes().all(|byte| byte.is_ascii_digit()) {
+            return None;
+        }
+        let digits = part.trim_start_matches('0');
+        *octet = if digits.is_empty() {
+            0
+        } else {
+            digits.parse().ok()?
+        };
+    }
+    parts.next().is_none().then(|| Ipv4Addr::from(octets))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leading_zeros_are_decimal() {
+        assert_eq!(parse_ip("172.30.0.041").unwrap().to_string(), "172.30.0.41");
+        assert_eq!(
+            parse_ip("010.000.00.0255").unwrap().to_string(),
+            "10.0.0.255"
+        );
+        assert_eq!(
+            parse_cidr("010.010.00.0/016").unwrap().to_string(),
+            "10.10.0.0/16"
+        );
+    }
+
+    #[test]
+    fn mapped_addresses_are_ipv4() {
+        assert_eq!(parse_ip("::ffff:10.0.0.1").unwrap().to_string(), "10.0.0.1");
+        assert_eq!(
+            parse_cidr("::ffff:10.0.0.0/104").unwrap().to_string(),
+            "10.0.0.0/8"
+        );
+    }
+
+    #[test]
+    fn host_bits_are_cleared() {
+        assert_eq!(parse_cidr("10.1.2.3/8").unwrap().to_string(), "10.0.0.0/8");
+        assert_eq!(parse_cidr("fd00::1/64").unwrap().to_string(), "fd00::/64");
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused() {
+        for text in [
+            "",
+            "1.2.3",
+            "1.2.3.4.5",
+            "1.2.3.256",
+            "1.2.3.",
+            "a.b.c.d",
+            "1.2.3.-4",
+            "fe80::1%eth0",
+            "::g",
+            " 1.2.3.4",
+            "1.2.3.4/8",
+        ] {
+            assert_eq!(parse_ip(text), Err(InvalidIp(text.to_owned())), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_cidr_is_refused() {
+        for text in [
+            "",
+            "10.0.0.0",
+            "10.0.0.0/",
+            "10.0.0.0/33",
+            "fd00::/129",
+            "10.0.0.0/+8",
+            "10.0.0.0/8/8",
+            "::ffff:10.0.0.0/90",
+            "/8",
+            " 10.0.0.0/8",
+        ] {
+            assert_eq!(
+                parse_cidr(text),
+                Err(InvalidCidr(text.to_owned())),
+                "{text}"
+            );
+        }
+    }
+}

@@ -1,0 +1,358 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a node is to the planner: its addresses, which traffic is local, where node ports answer.
+//!
+//! Filled from the configuration and from the Node object, read by `plan`. Pure: addresses of
+//! interfaces are handed in.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use crate::model::address::{InvalidCidr, parse_cidr};
+use crate::model::net::IpFamily;
+
+/// Longest interface name that the kernel takes (`IFNAMSIZ` is 16 with the final zero).
+pub const MAX_INTERFACE_NAME: usize = 15;
+
+/// The name, or the start of the name, of a network interface.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct InterfaceName(String);
+
+/// Text that no network interface can be called.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "not a valid interface name: {0:?}: must have 1 to 15 bytes and neither a slash nor a blank"
+)]
+pub struct InvalidInterfaceName(pub String);
+
+impl InterfaceName {
+    /// The name as the kernel writes it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for InterfaceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for InterfaceName {
+    type Err = InvalidInterfaceName;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        // The rules of the kernel's dev_valid_name; a trailing `+` would be iptables' wildcard.
+        let valid = (1..=MAX_INTERFACE_NAME).contains(&text.len())
+            && text != "."
+            && text != ".."
+            && !text.ends_with('+')
+            && !text
+                .chars()
+                .any(|c| c == '/' || c == ':' || c.is_whitespace() || c.is_control());
+        if valid {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidInterfaceName(text.to_owned()))
+        }
+    }
+}
+
+/// How traffic of pods on this node is told from all other traffic, in one family.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LocalDetector {
+    /// By source address (`-s CIDR`).
+    Cidr(IpNet),
+    /// By input interface (`-i NAME`).
+    BridgeInterface(InterfaceName),
+    /// By the start of the input interface's name (`-i PREFIX+`).
+    InterfacePrefix(InterfaceName),
+    /// It cannot be told: rules that need it are left out.
+    None,
+}
+
+impl LocalDetector {
+    /// The detector of `family` when local traffic comes from `cidrs`: the first of that family counts.
+    pub fn from_cidrs(family: IpFamily, cidrs: &[IpNet]) -> Self {
+        cidrs
+            .iter()
+            .find(|cidr| IpFamily::of(cidr.addr()) == family)
+            .map_or(Self::None, |cidr| Self::Cidr(*cidr))
+    }
+}
+
+/// How local traffic is told, before the Node object is known (`detectLocalMode`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DetectLocal {
+    /// By the cluster's pod ranges; empty if they are not configured.
+    ClusterCidr(Vec<IpNet>),
+    /// By the pod ranges of the own Node object.
+    NodeCidr,
+    /// By the bridge that pods are plugged into.
+    BridgeInterface(InterfaceName),
+    /// By the start of the name of the pods' interfaces.
+    InterfaceNamePrefix(InterfaceName),
+}
+
+impl DetectLocal {
+    /// The detector of one family. `pod_cidrs` are those of the own Node object.
+    pub fn detector(&self, family: IpFamily, pod_cidrs: &[IpNet]) -> LocalDetector {
+        match self {
+            Self::ClusterCidr(cidrs) => LocalDetector::from_cidrs(family, cidrs),
+            Self::NodeCidr => LocalDetector::from_cidrs(family, pod_cidrs),
+            Self::BridgeInterface(name) => LocalDetector::BridgeInterface(name.clone()),
+            Self::InterfaceNamePrefix(name) => LocalDetector::InterfacePrefix(name.clone()),
+        }
+    }
+
+    /// Whether [`Self::detector`] looks at the Node object.
+    pub const fn needs_pod_cidrs(&self) -> bool {
+        matches!(self, Self::NodeCidr)
+    }
+}
+
+/// The addresses that stand for this node, one per family, and the family that counts as its main one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeIps {
+    v4: Ipv4Addr,
+    v6: Ipv6Addr,
+    primary: IpFamily,
+}
+
+impl Default for NodeIps {
+    /// A node whose addresses are not known: loopback in both families, IPv4 first.
+    fn default() -> Self {
+        Self {
+            v4: Ipv4Addr::LOCALHOST,
+            v6: Ipv6Addr::LOCALHOST,
+            primary: IpFamily::V4,
+        }
+    }
+}
+
+impl NodeIps {
+    /// From the Node's addresses and the `bindAddress` setting. `internal` and `external` are the addresses of those types in the
+    /// order of `status.addresses`. The first one decides the primary family, and the first of each family
+    /// stands for that family, internal ones before external ones. A `bind_address` that is not unspecified beats both.
+    pub fn new(internal: &[IpAddr], external: &[IpAddr], bind_address: Option<IpAddr>) -> Self {
+        let mut ips = Self::default();
+        let node: Vec<IpAddr> = internal.iter().chain(external).copied().collect();
+        if let Some(first) = node.first() {
+            ips.primary = IpFamily::of(*first);
+        }
+        // In reverse, so that the first of a family is written last.
+        node.into_iter().rev().for_each(|ip| ips.set(ip));
+        if let Some(bind) = bind_address.filter(|ip| !ip.is_unspecified()) {
+            ips.primary = IpFamily::of(bind);
+            ips.set(bind);
+        }
+        ips
+    }
+
+    fn set(&mut self, ip: IpAddr) {
+        match ip {
+            IpAddr::V4(ip) => self.v4 = ip,
+            IpAddr::V6(ip) => self.v6 = ip,
+        }
+    }
+
+    /// The family that must work on this node.
+    pub const fn primary_family(&self) -> IpFamily {
+        self.primary
+    }
+
+    /// The node's address in `family`, loopback when it has none.
+    pub const fn ip(&self, family: IpFamily) -> IpAddr {
+        match family {
+            IpFamily::V4 => IpAddr::V4(self.v4),
+            IpFamily::V6 => IpAddr::V6(self.v6),
+        }
+    }
+
+    /// The node's address in `family`, unless it has none.
+    pub fn known_ip(&self, family: IpFamily) -> Option<IpAddr> {
+        Some(self.ip(family)).filter(|ip| !ip.is_loopback())
+    }
+}
+
+/// One entry of `nodePortAddresses`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NodePortAddress {
+    /// The node's own addresses (`primary`).
+    Primary,
+    /// `127.0.0.0/8` and `::1/128` (`localhost`).
+    Localhost,
+    /// Every address (`all`).
+    All,
+    /// The node's addresses in a range.
+    Cidr(IpNet),
+}
+
+impl FromStr for NodePortAddress {
+    type Err = InvalidCidr;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "primary" => Ok(Self::Primary),
+            "localhost" => Ok(Self::Localhost),
+            "all" => Ok(Self::All),
+            cidr => parse_cidr(cidr).map(Self::Cidr),
+        }
+    }
+}
+
+impl fmt::Display for NodePortAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Primary => f.write_str("primary"),
+            Self::Localhost => f.write_str("localhost"),
+            Self::All => f.write_str("all"),
+            Self::Cidr(cidr) => cidr.fmt(f),
+        }
+    }
+}
+
+/// On which addresses node ports answer, as configured (`nodePortAddresses`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodePortAddresses {
+    entries: Vec<NodePortAddress>,
+}
+
+impl NodePortAddresses {
+    /// From the configured entries; none means every address.
+    pub const fn new(entries: Vec<NodePortAddress>) -> Self {
+        Self { entries }
+    }
+
+    /// The configured entries.
+    pub fn entries(&self) -> &[NodePortAddress] {
+        &self.entries
+    }
+
+    /// The ranges of one family. A family without any entry answers on every address, also if the other
+    /// family has entries (as kube-proxy). `primary` is an entry of both families, so a
+    /// family in which the node has no address then answers nowhere.
+    pub fn ranges(&self, family: IpFamily, node: &NodeIps) -> NodePortRanges {
+        let mut cidrs = Vec::new();
+        let mut configured = false;
+        for entry in &self.entries {
+            match entry {
+                NodePortAddress::All => return NodePortRanges::all(family),
+                NodePortAddress::Primary => {
+                    configured = true;
+                    cidrs.extend(node.known_ip(family).map(IpNet::from));
+                }
+                NodePortAddress::Localhost => {
+                    configured = true;
+                    cidrs.push(loopback(family));
+                }
+                NodePortAddress::Cidr(cidr) if IpFamily::of(cidr.addr()) == family => {
+                    configured = true;
+                    cidrs.push(*cidr);
+                }
+                NodePortAddress::Cidr(_) => {}
+            }
+        }
+        if !configured || cidrs.iter().any(|cidr| cidr.prefix_len() == 0) {
+            return NodePortRanges::all(family);
+        }
+        cidrs.sort_unstable();
+        cidrs.dedup();
+        NodePortRanges {
+            family,
+            selection: Selection::Within(cidrs),
+        }
+    }
+}
+
+/// On which addresses of one family node ports answer: [`NodePortAddresses`] applied to a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodePortRanges {
+    family: IpFamily,
+    selection: Selection,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Selection {
+    All,
+    Within(Vec<IpNet>),
+}
+
+impl NodePortRanges {
+    /// Every address of a family.
+    pub const fn all(family: IpFamily) -> Self {
+        Self {
+            family,
+            selection: Selection::All,
+        }
+    }
+
+    /// The family that this is about.
+    pub const fn family(&self) -> IpFamily {
+        self.family
+    }
+
+    /// Whether every local address answers, so that rules need no address match.
+    pub const fn matches_all(&self) -> bool {
+        matches!(self.selection, Selection::All)
+    }
+
+    /// The ranges, sorted; `0.0.0.0/0` or `::/0` for all.
+    pub fn cidrs(&self) -> Vec<IpNet> {
+        match &self.selection {
+            Selection::All => vec![everything(self.family)],
+            Selection::Within(cidrs) => cidrs.clone(),
+        }
+    }
+
+    /// Whether an address answers.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        IpFamily::of(address) == self.family
+            && match &self.selection {
+                Selection::All => true,
+                Selection::Within(cidrs) => cidrs.iter().any(|cidr| cidr.contains(&address)),
+            }
+    }
+
+    /// Those of the node's interface addresses that answer, of this family only.
+    pub fn select<'a>(&self, addresses: impl IntoIterator<Item = &'a IpAddr>) -> BTreeSet<IpAddr> {
+        addresses
+            .into_iter()
+            .copied()
+            .filter(|address| self.contains(*address))
+            .collect()
+    }
+
+    /// Whether `127.0.0.0` or `::1` is covered, which node ports on loopback need.
+    pub fn contains_loopback(&self) -> bool {
+        match &self.selection {
+            Selection::All => true,
+            Selection::Within(cidrs) => {
+                let loopback = loopback(self.family);
+                cidrs
+                    .iter()
+                    .any(|cidr| cidr.contains(&loopback.addr()) || loopback.contains(cidr))
+            }
+        }
+    }
+}
+
+fn everything(family: IpFamily) -> IpNet {
+    match family {
+        IpFamily::V4 => IpNet::V4(Ipv4Net::default()),
+        IpFamily::V6 => IpNet::V6(Ipv6Net::default()),
+    }
+}
+
+fn loopback(family: IpFamily) -> IpNet {
+    match family {
+        IpFamily::V4 => IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),
+        IpFamily::V6 => IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)),
+    }
+}
+
+#[cfg(test)]
+mod tests;
