@@ -52,6 +52,23 @@ alive() {
     [[ ${stat##*) } != Z* ]]
 }
 
+# end_tree PID: asks a process that we started, and all that descends from it, to end, parents first. Those
+# that are ended already are no longer anybody's children, so no stranger is met.
+end_tree() {
+    local pids=("$1") i child
+    for ((i = 0; i < ${#pids[@]}; i++)); do
+        for child in $(children_of "${pids[i]}"); do pids+=("$child"); done
+    done
+    [[ " $(children_of "$$" | tr '\n' ' ')" == *" $1 "* ]] || return 0
+    kill -TERM "${pids[@]}" 2>/dev/null || true
+    for i in "${pids[@]}"; do wait_for 10 gone "$i" || kill -KILL "$i" 2>/dev/null || true; done
+}
+children_of() {
+    # Not `ps`: small machines lack it.
+    { grep -lsE "^PPid:[[:space:]]+$1\$" /proc/[0-9]*/status || true; } | cut -d / -f 3
+}
+gone() { ! alive "$1"; }
+
 # end_group PID: kills the process group that we started with `setsid`.
 end_group() {
     kill -KILL -- "-$1" 2>/dev/null || true
