@@ -1,0 +1,655 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Asks the kernel to make, fill, list and remove sets.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use netlink_packet_core::NLM_F_CREATE;
+use tracing::debug;
+
+use super::constants as c;
+use super::entry_attribute::{attributes_of, entry_of};
+use super::error::{EntryFailure, Error, Operation, Refusal, RefusalKind};
+use super::message::{Attribute, Message};
+use super::set_attribute::SetAttribute;
+use super::types::{
+    Entry, HashType, MAX_SET_NAME_LEN, SetEntry, SetInfo, SetName, SetShape, SetSpec, SetType,
+};
+use super::value::DecodeError;
+use crate::dataplane::netlink::{
+    KernelError, KernelErrorKind, NetlinkError, Reply, Request, Socket, SocketStats,
+};
+use crate::model::net::IpFamily;
+
+/// Entries per message. The longest entry (IPv6, a network and a mark) takes 104 bytes, and the list that holds them is an
+/// attribute, which ends at 64 KiB; the kernel holds one lock for a message, so more would gain nothing.
+const ENTRIES_PER_MESSAGE: usize = 500;
+
+/// The revisions that we know how to ask for, per type; from ipset 7.17. A kernel with newer ones has these too.
+const fn newest_known_revision(set_type: SetType) -> u8 {
+    match set_type {
+        SetType::HashIp | SetType::HashIpPortIp => 6,
+        SetType::HashIpPort => 7,
+        SetType::HashIpPortNet => 8,
+        SetType::BitmapPort => 3,
+    }
+}
+
+/// `NFPROTO_*` of `linux/netfilter.h`.
+const fn nfproto(family: Option<IpFamily>) -> u8 {
+    match family {
+        None => 0,
+        Some(IpFamily::V4) => 2,
+        Some(IpFamily::V6) => 10,
+    }
+}
+
+/// The ipset protocol of a running kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Protocol {
+    /// What both sides speak and messages are written in.
+    pub version: u8,
+    /// The newest that the kernel speaks.
+    pub kernel: u8,
+}
+
+/// A conversation with the ipset of this network namespace. Blocking; not shared.
+#[derive(Debug)]
+pub struct Client {
+    socket: Socket,
+    protocol: Protocol,
+    /// What the kernel answered about types, so that it is asked once for each.
+    revisions: BTreeMap<SetType, u8>,
+}
+
+impl Client {
+    /// Opens a socket and agrees on a protocol version. Fails where no set could ever be made.
+    pub fn open() -> Result<Self, Error> {
+        let socket =
+            Socket::open(netlink_sys::protocols::NETLINK_NETFILTER).map_err(Error::Netlink)?;
+        Self::over(socket)
+    }
+
+    /// The same over a socket that is open already, such as one to a scripted peer.
+    pub fn over(mut socket: Socket) -> Result<Self, Error> {
+        let request = Message {
+            command: c::IPSET_CMD_PROTOCOL,
+            attributes: vec![Attribute::Protocol(c::IPSET_PROTOCOL)],
+        };
+        let replies = socket
+            .get(request_of(&request, 0)?)
+            .map_err(Error::Netlink)?
+            .map_err(Error::Unavailable)?;
+        let mut maximum = None;
+        let mut minimum = None;
+        for attribute in first(&replies)?.attributes {
+            match attribute {
+                Attribute::Protocol(version) => maximum = Some(version),
+                Attribute::Minimum(version) => minimum = Some(version),
+                _ => {}
+            }
+        }
+        let maximum = maximum.ok_or(DecodeError::Missing {
+            attribute: "IPSET_ATTR_PROTOCOL",
+        })?;
+        // A kernel that speaks one version only does not name a minimum.
+        let minimum = minimum.unwrap_or(maximum);
+        let version = maximum.min(c::IPSET_PROTOCOL);
+        if version < c::IPSET_PROTOCOL_MIN || minimum > c::IPSET_PROTOCOL {
+            return Err(Error::Protocol { minimum, maximum });
+        }
+        debug!(version, kernel = maximum, "ipset protocol agreed");
+        Ok(Self {
+            socket,
+            protocol: Protocol {
+                version,
+                kernel: maximum,
+            },
+            revisions: BTreeMap::new(),
+        })
+    }
+
+    pub const fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// What went over the socket so far.
+    pub const fn stats(&self) -> SocketStats {
+        self.socket.stats()
+    }
+
+    /// Creates a set. One that exists with the same type, family, options and size is success
+    /// (`RefusalKind::AlreadyExists` otherwise); its entries stay.
+    pub fn create(&mut self, spec: &SetSpec) -> Result<(), Error> {
+        let revision = self.revision(spec.set_type())?;
+        let message = self.message(
+            c::IPSET_CMD_CREATE,
+            [
+                Attribute::SetName(spec.name.as_str().to_owned()),
+                Attribute::TypeName(spec.set_type().as_str().to_owned()),
+                Attribute::Revision(revision),
+                Attribute::Family(nfproto(spec.family())),
+                Attribute::Data(properties(spec.shape)),
+            ],
+        );
+        // Without NLM_F_EXCL the kernel compares an existing set instead of refusing it.
+        self.execute(&message, NLM_F_CREATE, Operation::Create, &spec.name)
+    }
+
+    /// Destroys a set with its entries. One that is not there is success; `RefusalKind::Busy` while a rule uses it.
+    pub fn destroy(&mut self, set: &SetName) -> Result<(), Error> {
+        let message = self.message(c::IPSET_CMD_DESTROY, [name(set)]);
+        match self.execute(&message, 0, Operation::Destroy, set) {
+            Err(error) if error.is_not_found() => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Removes all entries of a set.
+    pub fn flush(&mut self, set: &SetName) -> Result<(), Error> {
+        let message = self.message(c::IPSET_CMD_FLUSH, [name(set)]);
+        self.execute(&message, 0, Operation::Flush, set)
+    }
+
+    /// Exchanges the contents of two sets of one type and family in one step: rules that refer to either see the
+    /// other's entries (and size) from then on.
+    pub fn swap(&mut self, set: &SetName, other: &SetName) -> Result<(), Error> {
+        let message = self.message(
+            c::IPSET_CMD_SWAP,
+            [name(set), Attribute::TypeName(other.as_str().to_owned())],
+        );
+        self.execute(&message, 0, Operation::Swap, set)
+    }
+
+    /// Adds entries; one that is there already is success and gets the new mark. Entries that the kernel refuses are
+    /// returned, all others are in the set then.
+    ///
+    /// When the set is full, entries of the same message behind the first refused one are reported as refused too
+    /// without being tried.
+    pub fn add(&mut self, set: &SetName, entries: &[SetEntry]) -> Result<Vec<EntryFailure>, Error> {
+        self.change(c::IPSET_CMD_ADD, Operation::Add, set, entries)
+    }
+
+    /// Deletes entries; one that is not there is success. Entries that the kernel refuses are returned.
+    pub fn delete(&mut self, set: &SetName, entries: &[Entry]) -> Result<Vec<EntryFailure>, Error> {
+        let entries: Vec<SetEntry> = entries.iter().copied().map(SetEntry::from).collect();
+        self.change(c::IPSET_CMD_DEL, Operation::Delete, set, &entries)
+    }
+
+    /// Gives a set new properties or wholly new entries without a moment in which rules see neither the old nor the new
+    /// ones: a set beside it is made, filled and swapped with it. Creates the set if it is missing. If entries are
+    /// refused nothing is swapped. An existing set must be of the same type and family.
+    pub fn replace(
+        &mut self,
+        spec: &SetSpec,
+        entries: &[SetEntry],
+    ) -> Result<Vec<EntryFailure>, Error> {
+        let aside = SetSpec {
+            name: aside_name(&spec.name),
+            shape: spec.shape,
+        };
+        // Left over if an earlier process died half-way.
+        self.destroy(&aside.name)?;
+        self.create(&aside)?;
+        let result = self.fill_and_swap(spec, &aside.name, entries);
+        let destroyed = self.destroy(&aside.name);
+        let failures = result?;
+        destroyed.map(|()| failures)
+    }
+
+    fn fill_and_swap(
+        &mut self,
+        spec: &SetSpec,
+        aside: &SetName,
+        entries: &[SetEntry],
+    ) -> Result<Vec<EntryFailure>, Error> {
+        let failures = self.add(aside, entries)?;
+        if !failures.is_empty() {
+            return Ok(failures);
+        }
+        match self.swap(&spec.name, aside) {
+            // ENOENT, or IPSET_ERR_EXIST_SETNAME2 that the kernel uses for the other one.
+            Err(error) if error.is_not_found() => {
+                self.create(spec)?;
+                self.swap(&spec.name, aside)?;
+            }
+            result => result?,
+        }
+        Ok(failures)
+    }
+
+    /// All sets of this network namespace, without entries.
+    pub fn sets(&mut self) -> Result<Vec<SetInfo>, Error> {
+        let message = self.message(
+            c::IPSET_CMD_LIST,
+            [Attribute::Flags(c::IPSET_FLAG_LIST_HEADER)],
+        );
+        let replies = self
+            .socket
+            .dump(request_of(&message, 0)?)
+            .map_err(Error::Netlink)?;
+        let mut sets = Vec::with_capacity(replies.len());
+        for reply in replies {
+            sets.extend(info(Message::parse(reply.kind, &reply.payload)?)?);
+        }
+        Ok(sets)
+    }
+
+    /// The names of all sets, which is the cheapest listing.
+    pub fn names(&mut self) -> Result<BTreeSet<SetName>, Error> {
+        let message = self.message(
+            c::IPSET_CMD_LIST,
+            [Attribute::Flags(c::IPSET_FLAG_LIST_SETNAME)],
+        );
+        let replies = self
+            .socket
+            .dump(request_of(&message, 0)?)
+            .map_err(Error::Netlink)?;
+        let mut names = BTreeSet::new();
+        for reply in replies {
+            for attribute in Message::parse(reply.kind, &reply.payload)?.attributes {
+                if let Attribute::SetName(name) = attribute {
+                    names.extend(SetName::new(name).ok());
+                }
+            }
+        }
+        Ok(names)
+    }
+
+    /// One set without its entries; `None` if there is none of that name.
+    pub fn set(&mut self, set: &SetName) -> Result<Option<SetInfo>, Error> {
+        let message = self.message(
+            c::IPSET_CMD_LIST,
+            [name(set), Attribute::Flags(c::IPSET_FLAG_LIST_HEADER)],
+        );
+        let Some(replies) = self.list(&message, set)? else {
+            return Ok(None);
+        };
+        Ok(info(first(&replies)?)?)
+    }
+
+    /// One set with its entries; `None` if there is none of that name. A set of a type that we do not make is listed
+    /// with no entries.
+    pub fn entries(
+        &mut self,
+        set: &SetName,
+    ) -> Result<Option<(SetInfo, BTreeSet<SetEntry>)>, Error> {
+        let message = self.message(c::IPSET_CMD_LIST, [name(set)]);
+        let Some(replies) = self.list(&message, set)? else {
+            return Ok(None);
+        };
+        let mut header = None;
+        let mut entries = BTreeSet::new();
+        for reply in replies {
+            let mut message = Message::parse(reply.kind, &reply.payload)?;
+            let list = message
+                .attributes
+                .iter()
+                .position(|attribute| matches!(attribute, Attribute::Adt(_)))
+                .map(|at| message.attributes.swap_remove(at));
+            // Only the first message of a long listing describes the set.
+            if header.is_none() {
+                header = info(message)?;
+            }
+            let set_type = header
+                .as_ref()
+                .and_then(|info| info.spec.as_ref())
+                .map(SetSpec::set_type);
+            if let (Some(set_type), Some(Attribute::Adt(list))) = (set_type, list) {
+                for attributes in list {
+                    entries.insert(entry_of(set_type, &attributes)?);
+                }
+            }
+        }
+        Ok(header.map(|header| (header, entries)))
+    }
+
+    /// The revision in which to create sets of a type.
+    fn revision(&mut self, set_type: SetType) -> Result<u8, Error> {
+        if let Some(revision) = self.revisions.get(&set_type) {
+            return Ok(*revision);
+        }
+        // Types with addresses have both families in one; like ipset we ask with the first.
+        let family = match set_type {
+            SetType::BitmapPort => None,
+            _ => Some(IpFamily::V4),
+        };
+        let message = self.message(
+            c::IPSET_CMD_TYPE,
+            [
+                Attribute::TypeName(set_type.as_str().to_owned()),
+                Attribute::Family(nfproto(family)),
+            ],
+        );
+        let replies = self
+            .socket
+            .get(request_of(&message, 0)?)
+            .map_err(Error::Netlink)?
+            .map_err(|error| Error::TypeUnavailable {
+                set_type,
+                source: Refusal::of(&error, Some(set_type)),
+            })?;
+        let mut maximum = None;
+        let mut minimum = None;
+        for attribute in first(&replies)?.attributes {
+            match attribute {
+                Attribute::Revision(revision) => maximum = Some(revision),
+                Attribute::Minimum(revision) => minimum = Some(revision),
+                _ => {}
+            }
+        }
+        let maximum = maximum.ok_or(DecodeError::Missing {
+            attribute: "IPSET_ATTR_REVISION",
+        })?;
+        let minimum = minimum.unwrap_or(maximum);
+        let known = newest_known_revision(set_type);
+        if minimum > known {
+            return Err(Error::Revision {
+                set_type,
+                minimum,
+                maximum,
+                known,
+            });
+        }
+        let revision = maximum.min(known);
+        self.revisions.insert(set_type, revision);
+        Ok(revision)
+    }
+
+    /// Adds or deletes. The kernel stops at the first entry of a message that it refuses and names its line; what is
+    /// behind it is sent again.
+    fn change(
+        &mut self,
+        command: u8,
+        operation: Operation,
+        set: &SetName,
+        entries: &[SetEntry],
+    ) -> Result<Vec<EntryFailure>, Error> {
+        let mut failures = Vec::new();
+        let mut ranges: Vec<Range<usize>> = (0..entries.len())
+            .step_by(ENTRIES_PER_MESSAGE)
+            .map(|start| start..entries.len().min(start + ENTRIES_PER_MESSAGE))
+            .collect();
+        while !ranges.is_empty() {
+            let requests = ranges
+                .iter()
+                .map(|range| self.entries_request(command, set, entries, range.clone()))
+                .collect::<Result<Vec<_>, _>>()?;
+            let verdicts = self.socket.transact(&requests).map_err(Error::Netlink)?;
+            let mut again = Vec::new();
+            for (range, verdict) in ranges.into_iter().zip(verdicts) {
+                let Err(error) = verdict else { continue };
+                let refused = error.echoed.as_deref().and_then(Message::refused_line);
+                let Some((at, entry)) = refused.and_then(|line| entry_at(entries, line, &range))
+                else {
+                    // Nothing to do with an entry: no such set, no permission.
+                    return Err(Error::Refused {
+                        operation,
+                        set: set.clone(),
+                        source: Refusal::of(&error, None),
+                    });
+                };
+                let refusal = Refusal::of(&error, Some(entry.entry.set_type()));
+                let rest = at + 1..range.end;
+                if refusal.kind == RefusalKind::Full {
+                    // Each further entry would cost a message to be told the same.
+                    for entry in entries.get(rest).unwrap_or_default() {
+                        failures.push(EntryFailure {
+                            entry: *entry,
+                            refusal: refusal.clone(),
+                        });
+                    }
+                } else if !rest.is_empty() {
+                    again.push(rest);
+                }
+                failures.push(EntryFailure {
+                    entry: *entry,
+                    refusal,
+                });
+            }
+            ranges = again;
+        }
+        failures.sort_by_key(|failure| failure.entry);
+        Ok(failures)
+    }
+
+    fn entries_request(
+        &self,
+        command: u8,
+        set: &SetName,
+        entries: &[SetEntry],
+        range: Range<usize>,
+    ) -> Result<Request, Error> {
+        let first_line = line_of(range.start);
+        let list = entries
+            .get(range)
+            .unwrap_or_default()
+            .iter()
+            .zip(first_line..)
+            .map(|(entry, line)| attributes_of(entry, line))
+            .collect();
+        let message = self.message(
+            command,
+            [
+                name(set),
+                Attribute::LineNo(first_line),
+                Attribute::Adt(list),
+            ],
+        );
+        // Without NLM_F_EXCL adding what is there and deleting what is not are success.
+        request_of(&message, 0)
+    }
+
+    fn message(&self, command: u8, attributes: impl IntoIterator<Item = Attribute>) -> Message {
+        let protocol = std::iter::once(Attribute::Protocol(self.protocol.version));
+        Message {
+            command,
+            attributes: protocol.chain(attributes).collect(),
+        }
+    }
+
+    fn execute(
+        &mut self,
+        message: &Message,
+        flags: u16,
+        operation: Operation,
+        set: &SetName,
+    ) -> Result<(), Error> {
+        let request = request_of(message, flags)?;
+        let verdicts = self.socket.transact(&[request]).map_err(Error::Netlink)?;
+        match verdicts.into_iter().next() {
+            Some(Err(error)) => Err(refused(operation, set, &error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Dumps one set; `None` if it does not exist.
+    fn list(&mut self, message: &Message, set: &SetName) -> Result<Option<Vec<Reply>>, Error> {
+        match self.socket.dump(request_of(message, 0)?) {
+            Ok(replies) if replies.is_empty() => Ok(None),
+            Ok(replies) => Ok(Some(replies)),
+            Err(NetlinkError::Refused(error)) if error.kind == KernelErrorKind::NotFound => {
+                Ok(None)
+            }
+            Err(NetlinkError::Refused(error)) => Err(refused(Operation::List, set, &error)),
+            Err(error) => Err(Error::Netlink(error)),
+        }
+    }
+}
+
+fn refused(operation: Operation, set: &SetName, error: &KernelError) -> Error {
+    Error::Refused {
+        operation,
+        set: set.clone(),
+        source: Refusal::of(error, None),
+    }
+}
+
+fn name(set: &SetName) -> Attribute {
+    Attribute::SetName(set.as_str().to_owned())
+}
+
+fn request_of(message: &Message, flags: u16) -> Result<Request, Error> {
+    Ok(Request {
+        kind: Message::kind(message.command),
+        flags,
+        payload: message.payload()?,
+    })
+}
+
+fn first(replies: &[Reply]) -> Result<Message, DecodeError> {
+    let reply = replies.first().ok_or(DecodeError::Short)?;
+    Message::parse(reply.kind, &reply.payload)
+}
+
+/// Line numbers begin at 1: the kernel takes 0 for none.
+fn line_of(index: usize) -> u32 {
+    u32::try_from(index)
+        .unwrap_or(u32::MAX - 1)
+        .saturating_add(1)
+}
+
+/// The entry with a line number, if it was in the message.
+fn entry_at<'a>(
+    entries: &'a [SetEntry],
+    line: u32,
+    range: &Range<usize>,
+) -> Option<(usize, &'a SetEntry)> {
+    let index = usize::try_from(line).ok()?.checked_sub(1)?;
+    let entry = entries.get(index)?;
+    range.contains(&index).then_some((index, entry))
+}
+
+/// The set that is filled beside `set`. The mark at the end keeps it apart from all names that kube-proxy makes.
+fn aside_name(set: &SetName) -> SetName {
+    let mut name = set.as_str().to_owned();
+    while name.len() >= MAX_SET_NAME_LEN {
+        name.pop();
+    }
+    name.push('~');
+    SetName::new(name).unwrap_or_else(|_| set.clone())
+}
+
+/// `IPSET_ATTR_DATA` of a creation, in the order in which `ipset` sends it.
+fn properties(shape: SetShape) -> Vec<SetAttribute> {
+    match shape {
+        SetShape::Hash {
+            hashsize,
+            maxelem,
+            skbinfo,
+            ..
+        } => skbinfo
+            .then_some(SetAttribute::Flags(c::IPSET_FLAG_WITH_SKBINFO))
+            .into_iter()
+            .chain([
+                SetAttribute::HashSize(hashsize),
+                SetAttribute::MaxElem(maxelem),
+            ])
+            .collect(),
+        SetShape::BitmapPort { first, last } => {
+            vec![SetAttribute::PortFrom(first), SetAttribute::PortTo(last)]
+        }
+    }
+}
+
+/// What a listing says of a set; `None` for a set whose name is not text.
+fn info(message: Message) -> Result<Option<SetInfo>, DecodeError> {
+    let mut set_name = None;
+    let mut type_name = None;
+    let mut revision = None;
+    let mut family = None;
+    let mut data = Vec::new();
+    for attribute in message.attributes {
+        match attribute {
+            Attribute::SetName(value) => set_name = Some(value),
+            Attribute::TypeName(value) => type_name = Some(value),
+            Attribute::Revision(value) => revision = Some(value),
+            Attribute::Family(value) => family = Some(value),
+            Attribute::Data(value) => data = value,
+            _ => {}
+        }
+    }
+    let missing = |attribute| DecodeError::Missing { attribute };
+    let set_name = set_name.ok_or(missing("IPSET_ATTR_SETNAME"))?;
+    let type_name = type_name.ok_or(missing("IPSET_ATTR_TYPENAME"))?;
+    let Ok(name) = SetName::new(set_name) else {
+        return Ok(None);
+    };
+    let mut info = SetInfo {
+        spec: None,
+        name,
+        revision: revision.ok_or(missing("IPSET_ATTR_REVISION"))?,
+        type_name,
+        references: 0,
+        memsize: 0,
+        elements: None,
+    };
+    for attribute in &data {
+        match attribute {
+            SetAttribute::References(value) => info.references = *value,
+            SetAttribute::MemSize(value) => info.memsize = *value,
+            SetAttribute::Elements(value) => info.elements = Some(*value),
+            _ => {}
+        }
+    }
+    info.spec = shape(&info.type_name, family, &data).map(|shape| SetSpec {
+        name: info.name.clone(),
+        shape,
+    });
+    Ok(Some(info))
+}
+
+/// The shape that a set's properties describe; `None` if it has a property that we never ask for.
+fn shape(type_name: &str, family: Option<u8>, data: &[SetAttribute]) -> Option<SetShape> {
+    let mut hash_size = None;
+    let mut max_elem = None;
+    let mut first_port = None;
+    let mut last_port = None;
+    let mut flags = 0;
+    for attribute in data {
+        match attribute {
+            SetAttribute::HashSize(value) => hash_size = Some(*value),
+            SetAttribute::MaxElem(value) => max_elem = Some(*value),
+            SetAttribute::PortFrom(value) => first_port = Some(*value),
+            SetAttribute::PortTo(value) => last_port = Some(*value),
+            SetAttribute::Flags(value) => flags = *value,
+            // Entries would vanish by themselves.
+            SetAttribute::Timeout(_) => return None,
+            SetAttribute::InitVal(_)
+            | SetAttribute::BucketSize(_)
+            | SetAttribute::Elements(_)
+            | SetAttribute::References(_)
+            | SetAttribute::MemSize(_)
+            | SetAttribute::Other(_) => {}
+        }
+    }
+    let set_type = SetType::ALL
+        .into_iter()
+        .find(|set_type| set_type.as_str() == type_name)?;
+    if flags & !c::IPSET_FLAG_WITH_SKBINFO != 0 {
+        return None;
+    }
+    let hash = |set_type| {
+        Some(SetShape::Hash {
+            set_type,
+            family: match family {
+                Some(2) => IpFamily::V4,
+                Some(10) => IpFamily::V6,
+                _ => return None,
+            },
+            hashsize: hash_size?,
+            maxelem: max_elem?,
+            skbinfo: flags & c::IPSET_FLAG_WITH_SKBINFO != 0,
+        })
+    };
+    match set_type {
+        SetType::HashIp => hash(HashType::Ip),
+        SetType::HashIpPort => hash(HashType::IpPort),
+        SetType::HashIpPortIp => hash(HashType::IpPortIp),
+        SetType::HashIpPortNet => hash(HashType::IpPortNet),
+        SetType::BitmapPort => Some(SetShape::BitmapPort {
+            first: first_port?,
+            last: last_port?,
+        }),
+    }
+}
