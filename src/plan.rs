@@ -1,3 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
 //! PURE: what the kernel should hold, and the steps that get it there.
+//!
+//! ```text
+//! ServicePort + endpoints -> fragment -> desired (refcounted union) --+
+//!                                                                     +-> diff -> Plan -> check
+//! observed kernel, reports -> state (Believed) -----------------------+
+//! ```
+//!
+//! [`planner::Planner`] holds these for one family. Nothing here talks to a kernel.
+
+pub mod check;
+pub mod context;
+pub mod desired;
+pub mod diff;
+pub mod fragment;
+pub mod object;
+pub mod planner;
+pub mod report;
+pub mod rules;
 pub mod ruleset;
+pub mod set;
+pub mod state;
+pub mod step;
+pub mod sysctl;
+
+pub use context::{Context, KernelVersion};
+pub use planner::Planner;
+pub use report::{Failure, FailureKind, Outcome, Report};
+pub use state::State;
+pub use step::{Plan, Step};

@@ -47,6 +47,12 @@ impl fmt::Display for IpFamily {
     }
 }
 
+impl serde::Serialize for IpFamily {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
 /// The transport protocols that a Service port can have (API: `ServicePort.protocol`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {

@@ -17,8 +17,8 @@ pub fn merge<'a>(
     slices: impl Iterator<Item = &'a EndpointSlice>,
     family: IpFamily,
 ) -> EndpointsByPort {
-    let mut ports: BTreeMap<(Arc<str>, Protocol), BTreeMap<(IpAddr, u16), Endpoint>> =
-        BTreeMap::new();
+    type ByAddress = BTreeMap<(IpAddr, u16), Endpoint>;
+    let mut ports: BTreeMap<(Arc<str>, Protocol), ByAddress> = BTreeMap::new();
     for slice in slices.filter(|slice| slice.family == family) {
         for port in &slice.ports {
             let endpoints = ports.entry((port.name.clone(), port.protocol)).or_default();

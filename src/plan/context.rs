@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+//! PURE: what planning needs to know besides Services and endpoints: the node and the settings.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::object::Timeouts;
+use crate::model::IpFamily;
+use crate::model::node::LocalDetector;
+
+/// Node and settings as one family sees them. A change of it is a full plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Context {
+    pub family: IpFamily,
+    /// This family also looks after what both share: the link, sysctls, time-outs.
+    pub owns_node: bool,
+    /// Label `topology.kubernetes.io/zone` of our node.
+    pub zone: Option<Arc<str>>,
+    /// The node's address, for "is the node itself in a source range".
+    pub node_ip: Option<IpAddr>,
+    /// Addresses that are on other links of this node. They are never bound to ours.
+    pub node_addresses: BTreeSet<IpAddr>,
+    /// Those of them on which node ports answer.
+    pub node_port_addresses: BTreeSet<IpAddr>,
+    pub scheduler: Arc<str>,
+    /// Virtual servers in these ranges are somebody else's, whatever else speaks for us.
+    pub exclude_cidrs: Vec<IpNet>,
+    /// The cluster's ranges of Service addresses, where they are known.
+    pub service_cidrs: Vec<IpNet>,
+    pub masquerade_all: bool,
+    /// The mark of packets to masquerade, one bit.
+    pub masquerade_mark: u32,
+    pub local_detector: LocalDetector,
+    pub strict_arp: bool,
+    pub timeouts: Timeouts,
+    pub kernel: KernelVersion,
+}
+
+/// Major and minor version of the running kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct KernelVersion {
+    pub major: u32,
+    pub minor: u32,
+}
+
+impl KernelVersion {
+    /// From `/proc/sys/kernel/osrelease`, such as `6.1.0-25-amd64`.
+    pub fn parse(release: &str) -> Option<Self> {
+        let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+        match (numbers.next(), numbers.next()) {
+            (Some(Ok(major)), Some(Ok(minor))) => Some(Self { major, minor }),
+            _ => None,
+        }
+    }
+}

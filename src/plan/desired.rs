@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: Apache-2.0
+//! PURE: the union of all fragments of one family, with a count of who wants what.
+//!
+//! Replacing one fragment costs what that fragment costs, however many others there are, and says
+//! which objects it touched. The union does not depend on the order of changes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use super::fragment::{Fragment, WantedServer};
+use super::object::VirtualServerKey;
+use super::set::{SetEntry, SetId};
+use crate::model::{ServiceName, ServicePortName};
+
+/// Objects whose wanted form may differ from the believed one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    pub virtual_servers: BTreeSet<VirtualServerKey>,
+    pub addresses: BTreeSet<IpAddr>,
+    pub entries: BTreeSet<(SetId, SetEntry)>,
+}
+
+impl Touched {
+    pub fn is_empty(&self) -> bool {
+        self.virtual_servers.is_empty() && self.addresses.is_empty() && self.entries.is_empty()
+    }
+
+    pub fn extend(&mut self, other: Self) {
+        self.virtual_servers.extend(other.virtual_servers);
+        self.addresses.extend(other.addresses);
+        self.entries.extend(other.entries);
+    }
+
+    fn add(&mut self, fragment: &Fragment) {
+        self.virtual_servers.extend(fragment.virtual_servers.keys());
+        self.addresses.extend(&fragment.addresses);
+        self.entries.extend(&fragment.entries);
+    }
+}
+
+/// Two Service ports claim one virtual server; the second does not get it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Conflict {
+    pub loser: ServicePortName,
+    pub winner: ServicePortName,
+    pub key: VirtualServerKey,
+}
+
+/// Age, then name: the same winner after any order of changes, and nobody takes over what an
+/// older Service has.
+type Claim = (i64, ServicePortName);
+
+/// What one family wants.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Desired {
+    fragments: BTreeMap<ServicePortName, Fragment>,
+    virtual_servers: BTreeMap<VirtualServerKey, BTreeSet<Claim>>,
+    addresses: BTreeMap<IpAddr, u32>,
+    entries: BTreeMap<SetId, BTreeMap<SetEntry, u32>>,
+    no_local_internal: BTreeSet<ServicePortName>,
+    no_local_external: BTreeSet<ServicePortName>,
+}
+
+impl Desired {
+    /// Replaces all fragments of a Service. Names are those of its ports, present and past.
+    pub fn replace_service(
+        &mut self,
+        service: &ServiceName,
+        fragments: BTreeMap<ServicePortName, Fragment>,
+        touched: &mut Touched,
+    ) {
+        let gone: Vec<ServicePortName> = self
+            .ports_of(service)
+            .filter(|name| !fragments.contains_key(name))
+            .cloned()
+            .collect();
+        for name in gone {
+            self.replace(name, None, touched);
+        }
+        for (name, fragment) in fragments {
+            self.replace(name, Some(fragment), touched);
+        }
+    }
+
+    /// The ports of a Service that have a fragment.
+    fn ports_of<'a>(
+        &'a self,
+        service: &'a ServiceName,
+    ) -> impl Iterator<Item = &'a ServicePortName> + use<'a> {
+        // The smallest possible name of a port of this Service.
+        let first = ServicePortName {
+            service: service.clone(),
+            port: "".into(),
+            protocol: crate::model::Protocol::Tcp,
+        };
+        self.fragments
+            .range(first..)
+            .map(|(name, _)| name)
+            .take_while(move |name| name.service == *service)
+    }
+
+    fn replace(&mut self, name: ServicePortName, new: Option<Fragment>, touched: &mut Touched) {
+        if self.fragments.get(&name) == new.as_ref() {
+            return;
+        }
+        let old = self.fragments.remove(&name);
+        // Wanting comes before releasing: what both fragments want is never counted down to 0.
+        if let Some(new) = &new {
+            self.claim(&name, new);
+        }
+        if let Some(old) = &old {
+            self.release(&name, old, new.as_ref());
+        }
+        touch_difference(old.as_ref(), new.as_ref(), touched);
+        if let Some(new) = new {
+            self.fragments.insert(name, new);
+        }
+    }
+
+    fn claim(&mut self, name: &ServicePortName, fragment: &Fragment) {
+        for key in fragment.virtual_servers.keys() {
+            let claim = (fragment.created, name.clone());
+            self.virtual_servers.entry(*key).or_default().insert(claim);
+        }
+        for address in &fragment.addresses {
+            *self.addresses.entry(*address).or_default() += 1;
+        }
+        for (set, entry) in &fragment.entries {
+            *self
+                .entries
+                .entry(*set)
+                .or_default()
+                .entry(*entry)
+                .or_default() += 1;
+        }
+        set_member(
+            &mut self.no_local_internal,
+            name,
+            fragment.no_local_internal,
+        );
+        set_member(
+            &mut self.no_local_external,
+            name,
+            fragment.no_local_external,
+        );
+    }
+
+    fn release(&mut self, name: &ServicePortName, old: &Fragment, new: Option<&Fragment>) {
+        let claim = (old.created, name.clone());
+        for key in old.virtual_servers.keys() {
+            let kept = new.is_some_and(|new| {
+                new.created == old.created && new.virtual_servers.contains_key(key)
+            });
+            if !kept && let Some(claims) = self.virtual_servers.get_mut(key) {
+                claims.remove(&claim);
+                if claims.is_empty() {
+                    self.virtual_servers.remove(key);
+                }
+            }
+        }
+        for address in &old.addresses {
+            count_down(&mut self.addresses, address);
+        }
+        for (set, entry) in &old.entries {
+            if let Some(entries) = self.entries.get_mut(set) {
+                count_down(entries, entry);
+            }
+        }
+        if new.is_none() {
+            self.no_local_internal.remove(name);
+            self.no_local_external.remove(name);
+        }
+    }
+
+    /// The virtual server that is wanted at a key, if one is.
+    pub fn virtual_server(&self, key: &VirtualServerKey) -> Option<&WantedServer> {
+        let (_, winner) = self.virtual_servers.get(key)?.first()?;
+        self.fragments.get(winner)?.virtual_servers.get(key)
+    }
+
+    pub fn virtual_servers(&self) -> impl Iterator<Item = (&VirtualServerKey, &WantedServer)> {
+        self.virtual_servers
+            .keys()
+            .filter_map(|key| self.virtual_server(key).map(|wanted| (key, wanted)))
+    }
+
+    pub fn wants_address(&self, address: &IpAddr) -> bool {
+        self.addresses.contains_key(address)
+    }
+
+    pub fn addresses(&self) -> impl Iterator<Item = &IpAddr> {
+        self.addresses.keys()
+    }
+
+    pub fn wants_entry(&self, set: SetId, entry: &SetEntry) -> bool {
+        self.entries
+            .get(&set)
+            .is_some_and(|entries| entries.contains_key(entry))
+    }
+
+    pub fn entries(&self, set: SetId) -> impl ExactSizeIterator<Item = &SetEntry> {
+        static NONE: BTreeMap<SetEntry, u32> = BTreeMap::new();
+        self.entries.get(&set).unwrap_or(&NONE).keys()
+    }
+
+    /// What a Service wants, for planning it before others.
+    pub fn touched_by(&self, service: &ServiceName) -> Touched {
+        let mut touched = Touched::default();
+        for name in self.ports_of(service) {
+            if let Some(fragment) = self.fragments.get(name) {
+                touched.add(fragment);
+            }
+        }
+        touched
+    }
+
+    /// Claims that lost.
+    pub fn conflicts(&self) -> Vec<Conflict> {
+        let lost = |(key, claims): (&VirtualServerKey, &BTreeSet<Claim>)| {
+            let winner = claims.first().map(|(_, name)| name.clone());
+            let key = *key;
+            let losers: Vec<_> = claims
+                .iter()
+                .skip(1)
+                .map(|(_, name)| name.clone())
+                .collect();
+            losers.into_iter().filter_map(move |loser| {
+                Some(Conflict {
+                    loser,
+                    winner: winner.clone()?,
+                    key,
+                })
+            })
+        };
+        self.virtual_servers
+            .iter()
+            .filter(|(_, claims)| claims.len() > 1)
+            .flat_map(lost)
+            .collect()
+    }
+
+    /// Who claims a virtual server, the winner first.
+    pub fn claimants(&self, key: &VirtualServerKey) -> impl Iterator<Item = &ServicePortName> {
+        self.virtual_servers
+            .get(key)
+            .into_iter()
+            .flatten()
+            .map(|(_, name)| name)
+    }
+
+    /// Number of Service ports with a Local policy and no endpoint on this node, by policy:
+    /// internal, external.
+    pub fn no_local_endpoints(&self) -> (usize, usize) {
+        (self.no_local_internal.len(), self.no_local_external.len())
+    }
+
+    pub fn fragments(&self) -> &BTreeMap<ServicePortName, Fragment> {
+        &self.fragments
+    }
+}
+
+fn set_member(members: &mut BTreeSet<ServicePortName>, name: &ServicePortName, is_member: bool) {
+    if is_member {
+        members.insert(name.clone());
+    } else {
+        members.remove(name);
+    }
+}
+
+fn count_down<K: Ord>(counts: &mut BTreeMap<K, u32>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(key);
+        }
+    }
+}
+
+/// Touches what differs between two fragments, and nothing that both want alike.
+fn touch_difference(old: Option<&Fragment>, new: Option<&Fragment>, touched: &mut Touched) {
+    let (Some(old), Some(new)) = (old, new) else {
+        for fragment in old.into_iter().chain(new) {
+            touched.add(fragment);
+        }
+        return;
+    };
+    touched
+        .addresses
+        .extend(old.addresses.symmetric_difference(&new.addresses));
+    touched
+        .entries
+        .extend(old.entries.symmetric_difference(&new.entries));
+    let keys = old.virtual_servers.keys().chain(new.virtual_servers.keys());
+    touched.virtual_servers.extend(keys.filter(|key| {
+        // Another age may hand a contested virtual server to another claimant.
+        old.created != new.created || old.virtual_servers.get(*key) != new.virtual_servers.get(*key)
+    }));
+}

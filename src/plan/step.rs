@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: Apache-2.0
+//! PURE: a plan is data: ordered steps that each change one thing in the kernel.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use serde::{Serialize, Serializer};
+
+use super::object::{RealServer, RealServerKey, Timeouts, VirtualServer, VirtualServerKey, flags};
+use super::ruleset::Edit;
+use super::set::{SetEntry, SetName, SetSpec};
+use crate::model::IpFamily;
+
+/// The name of the dummy link that carries the addresses of virtual servers.
+pub const LINK: &str = "kube-ipvs0";
+
+/// One change. Displays in one line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "step", rename_all = "kebab-case")]
+pub enum Step {
+    /// `key` is a path under `/proc/sys`.
+    SetSysctl {
+        key: &'static str,
+        value: &'static str,
+    },
+    SetTimeouts(Timeouts),
+    CreateLink,
+    CreateSet(SetSpec),
+    AddEntry {
+        set: SetName,
+        entry: SetEntry,
+    },
+    DeleteEntry {
+        set: SetName,
+        entry: SetEntry,
+    },
+    /// Exchanges the contents of two sets of the same type, together with all that refers to them.
+    SwapSets {
+        a: SetName,
+        b: SetName,
+    },
+    DestroySet {
+        set: SetName,
+    },
+    /// One run of `iptables-restore --noflush`.
+    EditRules(RuleEdits),
+    AddVirtualServer {
+        key: VirtualServerKey,
+        server: VirtualServer,
+    },
+    SetVirtualServer {
+        key: VirtualServerKey,
+        server: VirtualServer,
+    },
+    /// Its real servers go with it.
+    DeleteVirtualServer {
+        key: VirtualServerKey,
+    },
+    AddRealServer {
+        vs: VirtualServerKey,
+        key: RealServerKey,
+        server: RealServer,
+    },
+    SetRealServer {
+        vs: VirtualServerKey,
+        key: RealServerKey,
+        server: RealServer,
+    },
+    DeleteRealServer {
+        vs: VirtualServerKey,
+        key: RealServerKey,
+    },
+    AddAddress {
+        address: IpAddr,
+    },
+    DeleteAddress {
+        address: IpAddr,
+    },
+}
+
+/// Changes of one family's iptables rules, made together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuleEdits {
+    pub family: IpFamily,
+    pub edits: Vec<Edit>,
+}
+
+impl Serialize for RuleEdits {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeStruct;
+        let mut fields = serializer.serialize_struct("RuleEdits", 2)?;
+        fields.serialize_field("family", self.family.as_str())?;
+        fields.serialize_field(
+            "edits",
+            &self
+                .edits
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>(),
+        )?;
+        fields.end()
+    }
+}
+
+impl Step {
+    /// The step's name in metrics and JSON.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::SetSysctl { .. } => "set-sysctl",
+            Self::SetTimeouts(_) => "set-timeouts",
+            Self::CreateLink => "create-link",
+            Self::CreateSet(_) => "create-set",
+            Self::AddEntry { .. } => "add-entry",
+            Self::DeleteEntry { .. } => "delete-entry",
+            Self::SwapSets { .. } => "swap-sets",
+            Self::DestroySet { .. } => "destroy-set",
+            Self::EditRules(_) => "edit-rules",
+            Self::AddVirtualServer { .. } => "add-virtual-server",
+            Self::SetVirtualServer { .. } => "set-virtual-server",
+            Self::DeleteVirtualServer { .. } => "delete-virtual-server",
+            Self::AddRealServer { .. } => "add-real-server",
+            Self::SetRealServer { .. } => "set-real-server",
+            Self::DeleteRealServer { .. } => "delete-real-server",
+            Self::AddAddress { .. } => "add-address",
+            Self::DeleteAddress { .. } => "delete-address",
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SetSysctl { key, value } => write!(f, "set sysctl {key} = {value}"),
+            Self::SetTimeouts(timeouts) => write!(
+                f,
+                "set IPVS timeouts tcp {} s, tcp-fin {} s, udp {} s",
+                timeouts.tcp, timeouts.tcp_fin, timeouts.udp
+            ),
+            Self::CreateLink => write!(f, "create link {LINK}"),
+            Self::CreateSet(spec) => {
+                write!(f, "create set {} {}", spec.name, spec.set_type.as_str())?;
+                if spec.set_type.is_hash() {
+                    write!(f, " {} maxelem {}", spec.family, spec.max_entries)?;
+                }
+                Ok(())
+            }
+            Self::AddEntry { set, entry } => write!(f, "add entry {set} {entry}"),
+            Self::DeleteEntry { set, entry } => write!(f, "delete entry {set} {entry}"),
+            Self::SwapSets { a, b } => write!(f, "swap sets {a} {b}"),
+            Self::DestroySet { set } => write!(f, "destroy set {set}"),
+            Self::EditRules(RuleEdits { family, edits }) => {
+                write!(f, "edit {family} rules:")?;
+                for (index, edit) in edits.iter().enumerate() {
+                    write!(f, "{} {edit}", if index == 0 { "" } else { ";" })?;
+                }
+                Ok(())
+            }
+            Self::AddVirtualServer { key, server } => {
+                write!(f, "add virtual server {key} {server}")
+            }
+            Self::SetVirtualServer { key, server } => {
+                write!(f, "set virtual server {key} {server}")
+            }
+            Self::DeleteVirtualServer { key } => write!(f, "delete virtual server {key}"),
+            Self::AddRealServer { vs, key, server } => {
+                write!(f, "add real server {vs} -> {key} {server}")
+            }
+            Self::SetRealServer { vs, key, server } => {
+                write!(f, "set real server {vs} -> {key} {server}")
+            }
+            Self::DeleteRealServer { vs, key } => write!(f, "delete real server {vs} -> {key}"),
+            Self::AddAddress { address } => write!(f, "add address {address} to {LINK}"),
+            Self::DeleteAddress { address } => write!(f, "delete address {address} from {LINK}"),
+        }
+    }
+}
+
+impl fmt::Display for VirtualServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "scheduler {}", self.scheduler)?;
+        if self.flags & flags::PERSISTENT != 0 {
+            write!(f, " persistent {} s", self.timeout)?;
+        }
+        let others = self.flags & !flags::PERSISTENT;
+        if others != 0 {
+            write!(f, " flags {others:#x}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for RealServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "weight {} {}",
+            self.weight,
+            match self.forwarding {
+                super::object::Forwarding::Masquerade => "masquerade",
+                super::object::Forwarding::Local => "local",
+                super::object::Forwarding::Tunnel => "tunnel",
+                super::object::Forwarding::Route => "route",
+                super::object::Forwarding::Bypass => "bypass",
+            }
+        )
+    }
+}
+
+/// When in a plan a step happens: make before break.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Sysctls, time-outs, the link.
+    Node,
+    /// Sets exist, are of the right size, before rules refer to them.
+    Sets,
+    /// Entries come before what they admit: no early packet leaves unmasqueraded, and the entry
+    /// that makes unknown ports of an address refuse is there before the address.
+    Entries,
+    Rules,
+    Servers,
+    Addresses,
+    /// From here on things go away, users before what they use. Entries that admit a virtual
+    /// server go before it, so that its clients are refused rather than meeting the host's
+    /// own services.
+    OldEntries,
+    OldServers,
+    OldAddresses,
+    /// The reject entry of an address stays until the address is gone.
+    OldAddressEntries,
+}
+
+/// Ordered steps.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    steps: Vec<(Phase, Step)>,
+}
+
+impl Plan {
+    /// Adds a step; steps of one phase keep the order in which they were added.
+    pub fn push(&mut self, phase: Phase, step: Step) {
+        self.steps.push((phase, step));
+    }
+
+    /// Puts the phases in order.
+    #[must_use]
+    pub fn ordered(mut self) -> Self {
+        self.steps.sort_by_key(|(phase, _)| *phase);
+        self
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    pub fn len(&self) -> usize {
+        self.steps.len()
+    }
+
+    pub fn steps(&self) -> impl ExactSizeIterator<Item = &Step> {
+        self.steps.iter().map(|(_, step)| step)
+    }
+
+    /// The steps with their phases.
+    pub fn phases(&self) -> &[(Phase, Step)] {
+        &self.steps
+    }
+}
+
+impl Serialize for Plan {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.steps())
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.steps().try_for_each(|step| writeln!(f, "{step}"))
+    }
+}
