@@ -63,7 +63,7 @@ api() {
 
 start_apiserver() {
     start_daemon kube-apiserver "$BIN/kube-apiserver" \
-        --etcd-servers="http://$HOST4:2379" \
+        --etcd-servers="$ETCD" \
         --bind-address="$HOST4" --advertise-address="$HOST4" --secure-port=6443 \
         --cert-dir="$KPR_TESTBED/certs" \
         --service-account-issuer="$API_SERVER" \
