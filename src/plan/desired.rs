@@ -55,6 +55,8 @@ type Claim = (i64, ServicePortName);
 pub struct Desired {
     fragments: BTreeMap<ServicePortName, Fragment>,
     virtual_servers: BTreeMap<VirtualServerKey, BTreeSet<Claim>>,
+    /// Those with more than one claim.
+    contested: BTreeSet<VirtualServerKey>,
     addresses: BTreeMap<IpAddr, u32>,
     entries: BTreeMap<SetId, BTreeMap<SetEntry, u32>>,
     no_local_internal: BTreeSet<ServicePortName>,
@@ -119,8 +121,11 @@ impl Desired {
 
     fn claim(&mut self, name: &ServicePortName, fragment: &Fragment) {
         for key in fragment.virtual_servers.keys() {
-            let claim = (fragment.created, name.clone());
-            self.virtual_servers.entry(*key).or_default().insert(claim);
+            let claims = self.virtual_servers.entry(*key).or_default();
+            claims.insert((fragment.created, name.clone()));
+            if claims.len() > 1 {
+                self.contested.insert(*key);
+            }
         }
         for address in &fragment.addresses {
             *self.addresses.entry(*address).or_default() += 1;
@@ -153,6 +158,9 @@ impl Desired {
             });
             if !kept && let Some(claims) = self.virtual_servers.get_mut(key) {
                 claims.remove(&claim);
+                if claims.len() < 2 {
+                    self.contested.remove(key);
+                }
                 if claims.is_empty() {
                     self.virtual_servers.remove(key);
                 }
@@ -214,29 +222,20 @@ impl Desired {
         touched
     }
 
-    /// Claims that lost.
-    pub fn conflicts(&self) -> Vec<Conflict> {
-        let lost = |(key, claims): (&VirtualServerKey, &BTreeSet<Claim>)| {
-            let winner = claims.first().map(|(_, name)| name.clone());
-            let key = *key;
-            let losers: Vec<_> = claims
-                .iter()
-                .skip(1)
-                .map(|(_, name)| name.clone())
-                .collect();
-            losers.into_iter().filter_map(move |loser| {
-                Some(Conflict {
+    /// Claims that lost. Costs what is contested, not what there is.
+    pub fn conflicts(&self) -> BTreeSet<Conflict> {
+        let mut conflicts = BTreeSet::new();
+        for key in &self.contested {
+            let mut claimants = self.claimants(key).cloned();
+            if let Some(winner) = claimants.next() {
+                conflicts.extend(claimants.map(|loser| Conflict {
                     loser,
-                    winner: winner.clone()?,
-                    key,
-                })
-            })
-        };
-        self.virtual_servers
-            .iter()
-            .filter(|(_, claims)| claims.len() > 1)
-            .flat_map(lost)
-            .collect()
+                    winner: winner.clone(),
+                    key: *key,
+                }));
+            }
+        }
+        conflicts
     }
 
     /// Who claims a virtual server, the winner first.

@@ -182,36 +182,26 @@ impl Planner {
         plan
     }
 
-    /// Takes in what became of a plan. Returns the virtual servers about which belief is in doubt:
-    /// they must be observed before the next plan.
+    /// Takes in what became of [`Self::plan`]. Returns the virtual servers about which belief is in
+    /// doubt: they must be observed before the next plan.
     pub fn report(&mut self, plan: &Plan, report: &Report) -> BTreeSet<VirtualServerKey> {
-        let mut doubtful = BTreeSet::new();
-        let was_full = std::mem::replace(&mut self.is_full, false);
-        let was_touched = std::mem::take(&mut self.touched);
-        for (step, outcome) in plan.steps().zip(&report.outcomes) {
-            match outcome {
-                // What the kernel accepted is so, whatever was believed before.
-                Outcome::Done => self.believe(step),
-                Outcome::Failed(_) | Outcome::NotTried => {
-                    if let Some(key) = self.doubt(step) {
-                        doubtful.insert(key);
-                    }
-                }
-            }
-        }
-        if plan.len() != report.outcomes.len() {
-            self.is_full = was_full;
-            self.touched.extend(was_touched);
-        }
-        doubtful
+        self.is_full = false;
+        self.touched = Touched::default();
+        self.report_part(plan, report)
     }
 
-    /// Remembers that a plan for some Services came before the full one.
-    pub fn report_first(&mut self, plan: &Plan, report: &Report) -> BTreeSet<VirtualServerKey> {
-        let touched = self.touched.clone();
-        let doubtful = self.report(plan, report);
-        self.is_full = true;
-        self.touched.extend(touched);
+    /// The same for a plan that was only a part of what is pending.
+    pub fn report_part(&mut self, plan: &Plan, report: &Report) -> BTreeSet<VirtualServerKey> {
+        let mut doubtful = BTreeSet::new();
+        let mut outcomes = report.outcomes.iter();
+        for step in plan.steps() {
+            // A step without an outcome was not tried.
+            if matches!(outcomes.next(), Some(Outcome::Done)) {
+                self.believe(step);
+            } else {
+                doubtful.extend(self.doubt(step));
+            }
+        }
         doubtful
     }
 
