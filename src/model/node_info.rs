@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Our own Node object, reduced to what a proxy needs.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+/// What the Node object of this node says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeInfo {
+    pub name: Arc<str>,
+    /// `status.addresses`: all of type `InternalIP`, then all of type `ExternalIP`, each in the
+    /// order of the object.
+    pub addresses: Vec<IpAddr>,
+    /// `spec.podCIDRs`; empty until they are allocated.
+    pub pod_cidrs: Vec<IpNet>,
+    /// Label `topology.kubernetes.io/zone`.
+    pub zone: Option<Arc<str>>,
+    /// `metadata.deletionTimestamp` is set.
+    pub being_deleted: bool,
+    /// The cluster autoscaler is about to remove the node (taint `ToBeDeletedByClusterAutoscaler`).
+    pub marked_by_autoscaler: bool,
+}
+
+impl NodeInfo {
+    /// The node is about to go: load balancers should stop sending new connections here.
+    pub fn is_leaving(&self) -> bool {
+        self.being_deleted || self.marked_by_autoscaler
+    }
+}

@@ -1,0 +1,416 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What each file held when it was read last, and what a new reading changes. Only names and
+//! fingerprints are kept: the objects themselves are with the reader of the updates.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::super::convert::Converter;
+use super::super::problem::{Problem, ProblemLog, reason};
+use super::super::{Observer, Options, Update};
+use super::document::{self, Document, Format};
+use super::files;
+use super::object::{self, Contents, Key, Kind, Object};
+use crate::model::{Event, NodeInfo, ServiceName, SliceName};
+
+#[derive(Debug)]
+pub(super) struct Store {
+    directory: PathBuf,
+    converter: Converter,
+    problems: ProblemLog,
+    files: BTreeMap<PathBuf, FileState>,
+    /// Where each object in force comes from.
+    owners: BTreeMap<Key, Owner>,
+    node: Option<NodeInfo>,
+    service_cidrs: BTreeMap<Key, Vec<IpNet>>,
+    /// The first scan was sent.
+    started: bool,
+}
+
+/// The document that an object comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Owner {
+    path: PathBuf,
+    fingerprint: u64,
+    /// It is no longer there, but its file is broken, so it stays in force.
+    retained: bool,
+}
+
+#[derive(Debug, Default)]
+struct FileState {
+    documents: Vec<DocumentState>,
+    /// Objects that were in this file before it broke.
+    retained: BTreeSet<Key>,
+    /// Why the file as a whole could not be read.
+    problem: Option<Problem>,
+}
+
+#[derive(Clone, Debug)]
+struct DocumentState {
+    fingerprint: u64,
+    keys: Vec<Key>,
+    problems: Vec<Problem>,
+    broken: bool,
+}
+
+/// A file as one scan sees it.
+struct Reading {
+    /// `None`: as in the last scan.
+    text: Option<String>,
+    format: Format,
+    state: FileState,
+}
+
+impl Store {
+    pub(super) fn new(directory: &Path, options: &Options, observer: Arc<dyn Observer>) -> Self {
+        Self {
+            directory: directory.to_owned(),
+            converter: Converter::new(options),
+            problems: ProblemLog::new(observer),
+            files: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            node: None,
+            service_cidrs: BTreeMap::new(),
+            started: false,
+        }
+    }
+
+    /// Reads the directory again; returns what changed since the last scan. Files that are
+    /// `unfinished` (somebody is writing them) are left as they were.
+    pub(super) fn scan(&mut self, unfinished: &BTreeSet<PathBuf>) -> Vec<Update> {
+        let paths = match files::list(&self.directory) {
+            Ok(paths) => paths,
+            Err(error) => {
+                // Nothing is known, so nothing changes; but a first scan must say something.
+                let directory = self.directory.display().to_string();
+                let problem = unreadable(&directory, &error);
+                self.problems.report(&directory, vec![problem]);
+                return if self.started {
+                    Vec::new()
+                } else {
+                    self.apply(BTreeMap::new(), Parsed::new())
+                };
+            }
+        };
+        let mut parsed = Parsed::new();
+        let mut readings = BTreeMap::new();
+        for path in paths {
+            let known = self.files.remove(&path);
+            if let Some(reading) = self.read(&path, known, &mut parsed, unfinished) {
+                readings.insert(path, reading);
+            }
+        }
+        let owners = self.find_owners(&mut readings);
+        // An object whose owner changed is needed even if its document did not change.
+        for (key, owner) in &owners {
+            let unchanged = self.owners.get(key) == Some(owner);
+            if unchanged || owner.retained || parsed.contains_key(&(key.clone(), owner.fingerprint))
+            {
+                continue;
+            }
+            if let Some(reading) = readings.get(&owner.path) {
+                self.parse_again(&owner.path, reading, owner.fingerprint, &mut parsed);
+            }
+        }
+        self.report(&readings);
+        self.files = readings
+            .into_iter()
+            .map(|(path, reading)| (path, reading.state))
+            .collect();
+        self.apply(owners, parsed)
+    }
+
+    /// Reads one file; `None`: it is gone.
+    fn read(
+        &mut self,
+        path: &Path,
+        known: Option<FileState>,
+        parsed: &mut Parsed,
+        unfinished: &BTreeSet<PathBuf>,
+    ) -> Option<Reading> {
+        let format = if path
+            .extension()
+            .is_some_and(|extension| extension == "json")
+        {
+            Format::Json
+        } else {
+            Format::Yaml
+        };
+        let shown = path.display().to_string();
+        let mut reading = Reading {
+            text: None,
+            format,
+            state: known.unwrap_or_default(),
+        };
+        if unfinished.contains(path) {
+            return Some(reading);
+        }
+        let text = match fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(error) => {
+                reading.state.problem = Some(unreadable(&shown, &error));
+                return Some(reading);
+            }
+        };
+        let old_keys = || reading.state.documents.iter().flat_map(|d| &d.keys);
+        if text.trim().is_empty() && old_keys().next().is_some() {
+            // What an interrupted or unfinished write looks like.
+            reading.state.problem = Some(Problem {
+                object: shown,
+                field: String::new(),
+                message: "the file is empty; what it held stays in force".to_owned(),
+                reason: reason::UNREADABLE,
+            });
+            return Some(reading);
+        }
+        let mut retained: BTreeSet<Key> = old_keys()
+            .cloned()
+            .chain(reading.state.retained.iter().cloned())
+            .collect();
+        let mut documents: Vec<DocumentState> = Vec::new();
+        for document in document::split(&text, format) {
+            let fingerprint = document.fingerprint();
+            let same = |state: &&DocumentState| state.fingerprint == fingerprint;
+            let state = match reading.state.documents.iter().find(same) {
+                Some(state) => state.clone(),
+                None => self.parse(path, &document, parsed),
+            };
+            documents.push(state);
+        }
+        if documents.iter().any(|document| document.broken) {
+            for key in documents.iter().flat_map(|document| &document.keys) {
+                retained.remove(key);
+            }
+        } else {
+            retained.clear();
+        }
+        reading.state = FileState {
+            documents,
+            retained,
+            problem: None,
+        };
+        reading.text = Some(text);
+        Some(reading)
+    }
+
+    fn parse(
+        &mut self,
+        path: &Path,
+        document: &Document<'_>,
+        parsed: &mut Parsed,
+    ) -> DocumentState {
+        let shown = path.display().to_string();
+        let contents = match document.parse() {
+            Ok(values) => object::read(values, &shown, &mut self.converter),
+            Err(error) => Contents {
+                problems: vec![Problem {
+                    object: format!("{shown} (document {})", document.number),
+                    field: format!("line {}", error.line),
+                    message: error.message,
+                    reason: reason::SYNTAX,
+                }],
+                broken: true,
+                ..Contents::default()
+            },
+        };
+        let fingerprint = document.fingerprint();
+        let mut keys = Vec::new();
+        for (key, object) in contents.objects {
+            // The first one of a document counts, as among documents.
+            parsed.entry((key.clone(), fingerprint)).or_insert(object);
+            keys.push(key);
+        }
+        DocumentState {
+            fingerprint,
+            keys,
+            problems: contents.problems,
+            broken: contents.broken,
+        }
+    }
+
+    fn parse_again(
+        &mut self,
+        path: &Path,
+        reading: &Reading,
+        fingerprint: u64,
+        parsed: &mut Parsed,
+    ) {
+        let text = match &reading.text {
+            Some(text) => text.clone(),
+            None => fs::read_to_string(path).unwrap_or_default(),
+        };
+        for document in document::split(&text, reading.format) {
+            if document.fingerprint() == fingerprint {
+                self.parse(path, &document, parsed);
+            }
+        }
+    }
+
+    /// For each object the document that counts: the first in the order of the files' names.
+    fn find_owners(&self, readings: &mut BTreeMap<PathBuf, Reading>) -> BTreeMap<Key, Owner> {
+        let mut owners: BTreeMap<Key, Owner> = BTreeMap::new();
+        for (path, reading) in readings.iter_mut() {
+            for document in &mut reading.state.documents {
+                // Found anew in each scan.
+                document
+                    .problems
+                    .retain(|problem| problem.reason != reason::DUPLICATE_OBJECT);
+                for key in &document.keys {
+                    if let Some(owner) = owners.get(key) {
+                        document.problems.push(Problem {
+                            object: format!("{}: {key}", path.display()),
+                            field: String::new(),
+                            message: format!(
+                                "it is in {} too; that one counts",
+                                owner.path.display()
+                            ),
+                            reason: reason::DUPLICATE_OBJECT,
+                        });
+                    } else {
+                        let owner = Owner {
+                            path: path.clone(),
+                            fingerprint: document.fingerprint,
+                            retained: false,
+                        };
+                        owners.insert(key.clone(), owner);
+                    }
+                }
+            }
+        }
+        for reading in readings.values() {
+            for key in &reading.state.retained {
+                if let (None, Some(owner)) = (owners.get(key), self.owners.get(key)) {
+                    let owner = Owner {
+                        retained: true,
+                        ..owner.clone()
+                    };
+                    owners.insert(key.clone(), owner);
+                }
+            }
+        }
+        owners
+    }
+
+    fn report(&mut self, readings: &BTreeMap<PathBuf, Reading>) {
+        let directory = self.directory.display().to_string();
+        let names: BTreeSet<String> = readings.keys().map(|p| p.display().to_string()).collect();
+        self.problems
+            .retain(|subject| subject != directory && names.contains(subject));
+        for (path, reading) in readings {
+            let state = &reading.state;
+            let problems = state
+                .problem
+                .iter()
+                .chain(
+                    state
+                        .documents
+                        .iter()
+                        .flat_map(|document| &document.problems),
+                )
+                .cloned()
+                .collect();
+            self.problems.report(&path.display().to_string(), problems);
+        }
+    }
+
+    /// The updates that lead from the old owners' objects to the new ones'. What appears is sent
+    /// before what goes, and endpoints before the Services that need them.
+    fn apply(&mut self, owners: BTreeMap<Key, Owner>, mut parsed: Parsed) -> Vec<Update> {
+        let (mut services, mut slices, mut gone) = (Vec::new(), Vec::new(), Vec::new());
+        let old_node = self.node.clone();
+        let old_cidrs = self.all_service_cidrs();
+        for (key, owner) in &owners {
+            if owner.retained {
+                continue;
+            }
+            // Not parsed in this scan: as it was.
+            let Some(object) = parsed.remove(&(key.clone(), owner.fingerprint)) else {
+                continue;
+            };
+            match object {
+                Some(Object::Service(service)) => services.push(service),
+                Some(Object::Slice(slice)) => slices.push(slice),
+                Some(Object::Node(node)) => self.node = Some(node),
+                Some(Object::ServiceCidr(cidrs)) => {
+                    self.service_cidrs.insert(key.clone(), cidrs);
+                }
+                None => gone.push(key.clone()),
+            }
+        }
+        gone.extend(
+            self.owners
+                .keys()
+                .filter(|key| !owners.contains_key(*key))
+                .cloned(),
+        );
+        let mut deleted = Vec::new();
+        for Key {
+            kind,
+            namespace,
+            name,
+        } in gone
+        {
+            match kind {
+                Kind::Service => {
+                    deleted.push(Event::ServiceDeleted(ServiceName { namespace, name }));
+                }
+                Kind::Slice => deleted.push(Event::SliceDeleted(SliceName { namespace, name })),
+                Kind::Node => {
+                    self.node.take_if(|node| node.name == name);
+                }
+                Kind::ServiceCidr => {
+                    self.service_cidrs.remove(&Key {
+                        kind,
+                        namespace,
+                        name,
+                    });
+                }
+            }
+        }
+        self.owners = owners;
+        let mut updates = Vec::new();
+        if !self.started || self.node != old_node {
+            updates.push(Update::Node(self.node.clone()));
+        }
+        let cidrs = self.all_service_cidrs();
+        if !self.started || cidrs != old_cidrs {
+            updates.push(Update::ServiceCidrs(cidrs));
+        }
+        let events: Vec<Event> = if self.started {
+            let slices = slices.into_iter().map(Event::SliceApplied);
+            let services = services.into_iter().map(Event::ServiceApplied);
+            slices.chain(services).chain(deleted).collect()
+        } else {
+            vec![
+                Event::SlicesReplaced(slices),
+                Event::ServicesReplaced(services),
+            ]
+        };
+        updates.extend(events.into_iter().map(Update::Model));
+        self.started = true;
+        updates
+    }
+
+    fn all_service_cidrs(&self) -> Vec<IpNet> {
+        let all: BTreeSet<IpNet> = self.service_cidrs.values().flatten().copied().collect();
+        all.into_iter().collect()
+    }
+}
+
+/// The objects that were parsed in one scan, by name and document.
+type Parsed = BTreeMap<(Key, u64), Option<Object>>;
+
+fn unreadable(path: &str, error: &io::Error) -> Problem {
+    Problem {
+        object: path.to_owned(),
+        field: String::new(),
+        message: format!("cannot read it: {error}; what it held stays in force"),
+        reason: reason::UNREADABLE,
+    }
+}
