@@ -74,6 +74,7 @@ impl Serialize for VirtualServerKey {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct VirtualServer {
     /// The kernel's name of the scheduler: `rr`, `mh`, …
+    #[serde(serialize_with = "as_str")]
     pub scheduler: Arc<str>,
     /// `IP_VS_SVC_F_*` without `IP_VS_SVC_F_HASHED`, which is the kernel's own.
     pub flags: u32,
@@ -81,6 +82,10 @@ pub struct VirtualServer {
     pub timeout: u32,
     /// Clients in one network of this prefix length share a persistence template.
     pub netmask: u8,
+}
+
+fn as_str<S: Serializer>(text: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(text)
 }
 
 /// Flags of a virtual server (`include/uapi/linux/ip_vs.h`).
