@@ -178,7 +178,10 @@ impl fmt::Display for Notice {
 
 /// The proxy's settings, valid and with defaults filled in.
 #[derive(Clone, Debug, PartialEq)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the operator's")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of the operator's"
+)]
 pub struct Settings {
     /// Which dataplane runs.
     pub mode: ProxyMode,

@@ -13,6 +13,8 @@
 pub mod attribute;
 mod error;
 mod message;
+#[cfg(test)]
+pub(crate) mod scripted;
 mod socket;
 mod transport;
 

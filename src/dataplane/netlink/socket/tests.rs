@@ -1,109 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The exchange against a scripted peer: what the kernel would do on a bad day.
 
-use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Mutex};
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::dataplane::netlink::KernelErrorKind;
+use crate::dataplane::netlink::scripted::{Header, Script, Scripted, done, message, verdict};
 
-/// What the peer has been told and what it will say. Each `send` plays one script entry.
-#[derive(Debug, Default)]
-struct Peer {
-    sent: Vec<Vec<(u16, u16, u32)>>,
-    scripts: VecDeque<Script>,
-    queue: VecDeque<io::Result<Vec<u8>>>,
-    resets: usize,
-}
-
-type Script = fn(&[(u16, u16, u32)]) -> Vec<io::Result<Vec<u8>>>;
-
-#[derive(Clone, Debug, Default)]
-struct Scripted(Arc<Mutex<Peer>>);
-
-impl Scripted {
-    fn then(self, script: Script) -> Self {
-        self.0.lock().unwrap().scripts.push_back(script);
-        self
-    }
-
-    fn socket(&self) -> Socket {
-        Socket::over(Box::new(self.clone()))
-    }
-
-    fn sent(&self) -> Vec<Vec<(u16, u16, u32)>> {
-        self.0.lock().unwrap().sent.clone()
-    }
-}
-
-impl Transport for Scripted {
-    fn send(&mut self, datagram: &[u8]) -> io::Result<()> {
-        let mut peer = self.0.lock().unwrap();
-        let mut headers = Vec::new();
-        let mut rest = datagram;
-        while !rest.is_empty() {
-            let length = u32::from_ne_bytes(rest[0..4].try_into().unwrap()) as usize;
-            headers.push((
-                u16::from_ne_bytes(rest[4..6].try_into().unwrap()),
-                u16::from_ne_bytes(rest[6..8].try_into().unwrap()),
-                u32::from_ne_bytes(rest[8..12].try_into().unwrap()),
-            ));
-            rest = &rest[length.next_multiple_of(4)..];
-        }
-        let script = peer
-            .scripts
-            .pop_front()
-            .expect("a send that the script does not expect");
-        peer.queue.extend(script(&headers));
-        peer.sent.push(headers);
-        Ok(())
-    }
-
-    fn receive(&mut self, buffer: &mut Vec<u8>) -> io::Result<()> {
-        let next = self.0.lock().unwrap().queue.pop_front();
-        *buffer = next.unwrap_or_else(|| Err(io::ErrorKind::WouldBlock.into()))?;
-        Ok(())
-    }
-
-    fn reset(&mut self) -> io::Result<()> {
-        // The queue is kept: late answers must be recognised even without a fresh socket.
-        self.0.lock().unwrap().resets += 1;
-        Ok(())
-    }
-
-    fn queue_limit(&self) -> usize {
-        16 * 1024
-    }
-}
-
-fn message(kind: u16, flags: u16, sequence: u32, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let request = Request {
-        kind,
-        flags,
-        payload: payload.to_vec(),
-    };
-    request.emit(0, sequence, &mut bytes).unwrap();
-    bytes
-}
-
-/// A verdict as `netlink_ack` writes it.
-fn verdict(sequence: u32, errno: i32) -> Vec<u8> {
-    let mut payload = (-errno).to_ne_bytes().to_vec();
-    payload.extend_from_slice(&message(0x10, 0, sequence, b"echo"));
-    message(2, 0, sequence, &payload)
-}
-
-fn done(sequence: u32, flags: u16) -> Vec<u8> {
-    message(3, flags, sequence, &0_i32.to_ne_bytes())
-}
-
-fn acks(sent: &[(u16, u16, u32)]) -> Vec<io::Result<Vec<u8>>> {
+fn acks(sent: &[Header]) -> Vec<io::Result<Vec<u8>>> {
     sent.iter()
-        .map(|(.., sequence)| Ok(verdict(*sequence, 0)))
+        .map(|header| Ok(verdict(header.sequence, 0)))
         .collect()
 }
 
@@ -122,7 +30,7 @@ const NLM_F_MULTI: u16 = 2;
 fn a_refusal_belongs_to_its_request() {
     let peer = Scripted::default().then(|sent| {
         let mut answers = acks(sent);
-        answers[1] = Ok(verdict(sent[1].2, libc::EEXIST));
+        answers[1] = Ok(verdict(sent[1].sequence, libc::EEXIST));
         answers
     });
     let results = peer
@@ -135,7 +43,10 @@ fn a_refusal_belongs_to_its_request() {
     assert_eq!(refusal.kind, KernelErrorKind::AlreadyExists);
     assert_eq!(refusal.echoed.as_deref(), Some(&b"echo"[..]));
     let flags = NLM_F_REQUEST | NLM_F_ACK;
-    assert_eq!(peer.sent(), [[(1, flags, 1), (2, flags, 2), (3, flags, 3)]]);
+    assert_eq!(
+        peer.headers(),
+        [[(1, flags, 1), (2, flags, 2), (3, flags, 3)]]
+    );
 }
 
 #[test]
@@ -144,8 +55,11 @@ fn answers_may_share_a_datagram_and_come_in_any_order() {
         let datagram = sent
             .iter()
             .rev()
-            .flat_map(|(kind, _, sequence)| {
-                verdict(*sequence, if *kind == 2 { libc::ENOENT } else { 0 })
+            .flat_map(|header| {
+                verdict(
+                    header.sequence,
+                    if header.kind == 2 { libc::ENOENT } else { 0 },
+                )
             })
             .collect();
         vec![Ok(datagram)]
@@ -189,7 +103,7 @@ fn a_silent_kernel_is_an_error_and_the_next_call_works() {
     );
     assert!(error.is_retryable());
     assert_eq!(socket.transact(&[request(3)]).unwrap(), [Ok(())]);
-    assert_eq!(peer.0.lock().unwrap().resets, 1);
+    assert_eq!(peer.resets(), 1);
 }
 
 #[test]
@@ -199,7 +113,7 @@ fn late_answers_of_an_aborted_batch_are_not_taken_for_new_ones() {
         vec![
             Ok(verdict(1, libc::EEXIST)),
             Ok(verdict(2, libc::EEXIST)),
-            Ok(verdict(sent[0].2, 0)),
+            Ok(verdict(sent[0].sequence, 0)),
         ]
     });
     let mut socket = peer.socket();
@@ -223,7 +137,7 @@ fn an_overrun_receive_queue_is_an_error_of_its_own() {
 #[test]
 fn a_get_returns_the_messages_before_the_ack() {
     let peer = Scripted::default().then(|sent| {
-        let sequence = sent[0].2;
+        let sequence = sent[0].sequence;
         vec![
             Ok(message(0x20, 0, sequence, b"info")),
             Ok(verdict(sequence, 0)),
@@ -241,16 +155,16 @@ fn a_get_returns_the_messages_before_the_ack() {
 
 #[test]
 fn an_empty_dump_is_an_empty_list() {
-    let peer = Scripted::default().then(|sent| vec![Ok(done(sent[0].2, NLM_F_MULTI))]);
+    let peer = Scripted::default().then(|sent| vec![Ok(done(sent[0].sequence, NLM_F_MULTI))]);
     assert_eq!(peer.socket().dump(request(1)).unwrap(), []);
-    assert_eq!(peer.sent(), [[(1, NLM_F_REQUEST | NLM_F_DUMP, 1)]]);
+    assert_eq!(peer.headers(), [[(1, NLM_F_REQUEST | NLM_F_DUMP, 1)]]);
 }
 
 #[test]
 fn an_interrupted_dump_is_repeated_and_its_answers_are_dropped() {
     let peer = Scripted::default()
         .then(|sent| {
-            let sequence = sent[0].2;
+            let sequence = sent[0].sequence;
             vec![
                 Ok(message(
                     0x20,
@@ -262,7 +176,7 @@ fn an_interrupted_dump_is_repeated_and_its_answers_are_dropped() {
             ]
         })
         .then(|sent| {
-            let sequence = sent[0].2;
+            let sequence = sent[0].sequence;
             let mut datagram = message(0x20, NLM_F_MULTI, sequence, b"a");
             datagram.extend(message(0x20, NLM_F_MULTI, sequence, b"b"));
             vec![Ok(datagram), Ok(done(sequence, NLM_F_MULTI))]
@@ -277,7 +191,8 @@ fn an_interrupted_dump_is_repeated_and_its_answers_are_dropped() {
 
 #[test]
 fn a_dump_that_never_settles_gives_up() {
-    let interrupted: Script = |sent| vec![Ok(done(sent[0].2, NLM_F_MULTI | NLM_F_DUMP_INTR))];
+    let interrupted: Script =
+        |sent| vec![Ok(done(sent[0].sequence, NLM_F_MULTI | NLM_F_DUMP_INTR))];
     let peer = (0..DUMP_ATTEMPTS).fold(Scripted::default(), |peer, _| peer.then(interrupted));
     assert!(matches!(
         peer.socket().dump(request(1)),
@@ -290,12 +205,12 @@ fn a_dump_that_never_settles_gives_up() {
 #[test]
 fn a_refused_dump_says_why() {
     let peer = Scripted::default()
-        .then(|sent| vec![Ok(verdict(sent[0].2, libc::EPERM))])
+        .then(|sent| vec![Ok(verdict(sent[0].sequence, libc::EPERM))])
         .then(|sent| {
             vec![Ok(message(
                 3,
                 NLM_F_MULTI,
-                sent[0].2,
+                sent[0].sequence,
                 &(-libc::ENOMEM).to_ne_bytes(),
             ))]
         });

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Connection time-outs: `IPVS_CMD_{SET,GET}_CONFIG`.
+
+use std::time::Duration;
+
+use super::message::IpvsAttribute;
+
+/// Idle time-outs of connections, per network namespace; whole seconds. `struct ip_vs_timeout_user`.
+///
+/// When setting, zero leaves a value as it is. Fractions of a second are cut off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timeouts {
+    pub tcp: Duration,
+    pub tcp_fin: Duration,
+    pub udp: Duration,
+}
+
+impl Timeouts {
+    /// The attributes of a command, in the order of `ipvsadm --set`.
+    pub fn to_attributes(self) -> Vec<IpvsAttribute> {
+        vec![
+            IpvsAttribute::TimeoutTcp(seconds(self.tcp)),
+            IpvsAttribute::TimeoutTcpFin(seconds(self.tcp_fin)),
+            IpvsAttribute::TimeoutUdp(seconds(self.udp)),
+        ]
+    }
+
+    /// Reads an answer. A kernel without UDP (or TCP) support in IPVS leaves those out: zero.
+    pub fn from_attributes(attributes: &[IpvsAttribute]) -> Self {
+        let mut timeouts = Self::default();
+        for attribute in attributes {
+            match attribute {
+                IpvsAttribute::TimeoutTcp(value) => timeouts.tcp = duration(*value),
+                IpvsAttribute::TimeoutTcpFin(value) => timeouts.tcp_fin = duration(*value),
+                IpvsAttribute::TimeoutUdp(value) => timeouts.udp = duration(*value),
+                _ => {}
+            }
+        }
+        timeouts
+    }
+}
+
+/// The kernel refuses more than `INT_MAX / HZ` seconds itself.
+fn seconds(duration: Duration) -> u32 {
+    u32::try_from(duration.as_secs()).unwrap_or(u32::MAX)
+}
+
+fn duration(seconds: u32) -> Duration {
+    Duration::from_secs(seconds.into())
+}

@@ -1,0 +1,449 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Destinations (real servers): `struct ip_vs_dest_user_kern` and its attributes.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use netlink_packet_core::{
+    DecodeError, DefaultNla, Emitable, ErrorContext, NLA_F_NESTED, Nla, NlaBuffer, NlasIterator,
+    Parseable, parse_u8, parse_u16, parse_u32,
+};
+
+use super::constants::{
+    IP_VS_CONN_F_BYPASS, IP_VS_CONN_F_DROUTE, IP_VS_CONN_F_FWD_MASK, IP_VS_CONN_F_LOCALNODE,
+    IP_VS_CONN_F_MASQ, IP_VS_CONN_F_TUNNEL, IP_VS_CONN_F_TUNNEL_TYPE_GRE,
+    IP_VS_CONN_F_TUNNEL_TYPE_GUE, IP_VS_CONN_F_TUNNEL_TYPE_IPIP, IPVS_DEST_ATTR_ACTIVE_CONNS,
+    IPVS_DEST_ATTR_ADDR, IPVS_DEST_ATTR_ADDR_FAMILY, IPVS_DEST_ATTR_FWD_METHOD,
+    IPVS_DEST_ATTR_INACT_CONNS, IPVS_DEST_ATTR_L_THRESH, IPVS_DEST_ATTR_PERSIST_CONNS,
+    IPVS_DEST_ATTR_PORT, IPVS_DEST_ATTR_STATS, IPVS_DEST_ATTR_STATS64, IPVS_DEST_ATTR_TUN_FLAGS,
+    IPVS_DEST_ATTR_TUN_PORT, IPVS_DEST_ATTR_TUN_TYPE, IPVS_DEST_ATTR_U_THRESH,
+    IPVS_DEST_ATTR_WEIGHT,
+};
+use super::field::{AddressFamily, address_bytes, missing, parse_address, parse_port, put};
+use super::stats::{Stats, StatsAttribute, parse_stats};
+
+/// What the kernel looks a destination up by, within its service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DestinationKey {
+    pub address: IpAddr,
+    pub port: u16,
+}
+
+impl DestinationKey {
+    /// The attributes that identify the destination. The family comes first, as `ipvsadm` has it;
+    /// kernels before 3.18 do not know it and take the service's.
+    pub fn to_attributes(self) -> Vec<DestinationAttribute> {
+        vec![
+            DestinationAttribute::Family(AddressFamily::of(self.address)),
+            DestinationAttribute::Address(address_bytes(self.address)),
+            DestinationAttribute::Port(self.port),
+        ]
+    }
+
+    /// Reads the key among the attributes of a destination. `family` is that of the service, for
+    /// kernels that do not report the destination's.
+    pub fn from_attributes(
+        attributes: &[DestinationAttribute],
+        family: AddressFamily,
+    ) -> Result<Self, DecodeError> {
+        let mut family = family;
+        let mut address = None;
+        let mut port = None;
+        for attribute in attributes {
+            match attribute {
+                DestinationAttribute::Family(value) => family = *value,
+                DestinationAttribute::Address(value) => address = Some(*value),
+                DestinationAttribute::Port(value) => port = Some(*value),
+                _ => {}
+            }
+        }
+        Ok(Self {
+            address: family.address(address.ok_or_else(|| missing("IPVS_DEST_ATTR_ADDR"))?),
+            port: port.ok_or_else(|| missing("IPVS_DEST_ATTR_PORT"))?,
+        })
+    }
+}
+
+impl fmt::Display for DestinationKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.address {
+            IpAddr::V4(address) => write!(f, "{address}:{}", self.port),
+            IpAddr::V6(address) => write!(f, "[{address}]:{}", self.port),
+        }
+    }
+}
+
+/// How packets get to a destination.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Forwarding {
+    /// Network address translation, `ipvsadm -m`.
+    #[default]
+    Masquerade,
+    /// To this host itself.
+    Local,
+    /// Encapsulated, `ipvsadm -i`.
+    Tunnel(Tunnel),
+    /// With the destination's link-layer address, `ipvsadm -g`.
+    DirectRoute,
+    /// To the packet's own destination; only connections have it.
+    Bypass,
+    /// A method that only newer kernels know.
+    Other(u32),
+}
+
+impl Forwarding {
+    /// `IPVS_DEST_ATTR_FWD_METHOD`.
+    const fn number(self) -> u32 {
+        match self {
+            Self::Masquerade => IP_VS_CONN_F_MASQ,
+            Self::Local => IP_VS_CONN_F_LOCALNODE,
+            Self::Tunnel(_) => IP_VS_CONN_F_TUNNEL,
+            Self::DirectRoute => IP_VS_CONN_F_DROUTE,
+            Self::Bypass => IP_VS_CONN_F_BYPASS,
+            Self::Other(number) => number,
+        }
+    }
+
+    const fn from_number(number: u32, tunnel: Tunnel) -> Self {
+        match number & IP_VS_CONN_F_FWD_MASK {
+            IP_VS_CONN_F_MASQ => Self::Masquerade,
+            IP_VS_CONN_F_LOCALNODE => Self::Local,
+            IP_VS_CONN_F_TUNNEL => Self::Tunnel(tunnel),
+            IP_VS_CONN_F_DROUTE => Self::DirectRoute,
+            IP_VS_CONN_F_BYPASS => Self::Bypass,
+            number => Self::Other(number),
+        }
+    }
+}
+
+/// As `ipvsadm -Ln` names it.
+impl fmt::Display for Forwarding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Masquerade => f.write_str("Masq"),
+            Self::Local => f.write_str("Local"),
+            Self::Tunnel(_) => f.write_str("Tunnel"),
+            Self::DirectRoute => f.write_str("Route"),
+            Self::Bypass => f.write_str("Bypass"),
+            Self::Other(number) => write!(f, "method {number}"),
+        }
+    }
+}
+
+/// The encapsulation of a tunnelled destination (Linux 5.3; earlier ones have IP in IP only).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tunnel {
+    pub kind: TunnelKind,
+    /// The UDP port of GUE, else zero.
+    pub port: u16,
+    /// `IP_VS_TUNNEL_ENCAP_FLAG_*`.
+    pub flags: u16,
+}
+
+/// A tunnel type.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TunnelKind {
+    #[default]
+    IpIp,
+    Gue,
+    Gre,
+    /// A type that only newer kernels know.
+    Other(u8),
+}
+
+impl TunnelKind {
+    const fn number(self) -> u8 {
+        match self {
+            Self::IpIp => IP_VS_CONN_F_TUNNEL_TYPE_IPIP,
+            Self::Gue => IP_VS_CONN_F_TUNNEL_TYPE_GUE,
+            Self::Gre => IP_VS_CONN_F_TUNNEL_TYPE_GRE,
+            Self::Other(number) => number,
+        }
+    }
+
+    const fn from_number(number: u8) -> Self {
+        match number {
+            IP_VS_CONN_F_TUNNEL_TYPE_IPIP => Self::IpIp,
+            IP_VS_CONN_F_TUNNEL_TYPE_GUE => Self::Gue,
+            IP_VS_CONN_F_TUNNEL_TYPE_GRE => Self::Gre,
+            number => Self::Other(number),
+        }
+    }
+}
+
+/// The configuration of a destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Destination {
+    pub key: DestinationKey,
+    pub forwarding: Forwarding,
+    /// Zero takes no new connections. The kernel refuses more than `i32::MAX`.
+    pub weight: u32,
+    /// Connections at which new ones are held off; zero is no limit.
+    pub upper_threshold: u32,
+    /// Connections below which new ones are let in again; zero is three quarters of the upper one.
+    pub lower_threshold: u32,
+}
+
+impl Destination {
+    /// A masqueraded destination without thresholds.
+    pub const fn new(key: DestinationKey, weight: u32) -> Self {
+        Self {
+            key,
+            forwarding: Forwarding::Masquerade,
+            weight,
+            upper_threshold: 0,
+            lower_threshold: 0,
+        }
+    }
+
+    /// The attributes that add or change the destination, in the order of `ipvsadm`.
+    pub fn to_attributes(&self) -> Vec<DestinationAttribute> {
+        let tunnel = match self.forwarding {
+            Forwarding::Tunnel(tunnel) => tunnel,
+            _ => Tunnel::default(),
+        };
+        let mut attributes = self.key.to_attributes();
+        attributes.extend([
+            DestinationAttribute::ForwardingMethod(self.forwarding.number()),
+            DestinationAttribute::Weight(self.weight),
+            DestinationAttribute::TunnelType(tunnel.kind.number()),
+            DestinationAttribute::TunnelPort(tunnel.port),
+            DestinationAttribute::TunnelFlags(tunnel.flags),
+            DestinationAttribute::UpperThreshold(self.upper_threshold),
+            DestinationAttribute::LowerThreshold(self.lower_threshold),
+        ]);
+        attributes
+    }
+
+    /// Reads the attributes of a destination of a service of `family`.
+    pub fn from_attributes(
+        attributes: &[DestinationAttribute],
+        family: AddressFamily,
+    ) -> Result<Self, DecodeError> {
+        let key = DestinationKey::from_attributes(attributes, family)?;
+        let mut method = None;
+        let mut tunnel = Tunnel::default();
+        let mut destination = Self::new(key, 0);
+        for attribute in attributes {
+            match attribute {
+                DestinationAttribute::ForwardingMethod(value) => method = Some(*value),
+                DestinationAttribute::Weight(value) => destination.weight = *value,
+                DestinationAttribute::UpperThreshold(value) => destination.upper_threshold = *value,
+                DestinationAttribute::LowerThreshold(value) => destination.lower_threshold = *value,
+                DestinationAttribute::TunnelType(value) => {
+                    tunnel.kind = TunnelKind::from_number(*value);
+                }
+                DestinationAttribute::TunnelPort(value) => tunnel.port = *value,
+                DestinationAttribute::TunnelFlags(value) => tunnel.flags = *value,
+                _ => {}
+            }
+        }
+        let method = method.ok_or_else(|| missing("IPVS_DEST_ATTR_FWD_METHOD"))?;
+        destination.forwarding = Forwarding::from_number(method, tunnel);
+        Ok(destination)
+    }
+}
+
+/// One line: `10.1.0.1:8080 Masq weight 1`.
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} weight {}", self.key, self.forwarding, self.weight)?;
+        if (self.upper_threshold, self.lower_threshold) != (0, 0) {
+            write!(
+                f,
+                " thresholds {}..{}",
+                self.lower_threshold, self.upper_threshold
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// A destination as the kernel reports it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DestinationStatus {
+    pub destination: Destination,
+    /// Connections in a state that counts as active (TCP: established).
+    pub active_connections: u32,
+    /// All other connections that are still tracked.
+    pub inactive_connections: u32,
+    /// Templates of persistent clients.
+    pub persistent_connections: u32,
+    pub stats: Stats,
+}
+
+impl DestinationStatus {
+    /// Reads the attributes of a destination of a service of `family`.
+    pub fn from_attributes(
+        attributes: &[DestinationAttribute],
+        family: AddressFamily,
+    ) -> Result<Self, DecodeError> {
+        let mut status = Self {
+            destination: Destination::from_attributes(attributes, family)?,
+            active_connections: 0,
+            inactive_connections: 0,
+            persistent_connections: 0,
+            stats: Stats::default(),
+        };
+        let mut narrow = None;
+        let mut wide = None;
+        for attribute in attributes {
+            match attribute {
+                DestinationAttribute::ActiveConnections(value) => {
+                    status.active_connections = *value;
+                }
+                DestinationAttribute::InactiveConnections(value) => {
+                    status.inactive_connections = *value;
+                }
+                DestinationAttribute::PersistentConnections(value) => {
+                    status.persistent_connections = *value;
+                }
+                DestinationAttribute::Stats(values) => narrow = Some(values),
+                DestinationAttribute::Stats64(values) => wide = Some(values),
+                _ => {}
+            }
+        }
+        if let Some(values) = wide.or(narrow) {
+            status.stats = Stats::from_attributes(values);
+        }
+        Ok(status)
+    }
+}
+
+/// An attribute inside `IPVS_CMD_ATTR_DEST`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DestinationAttribute {
+    /// `union nf_inet_addr`; the family tells how many of the bytes count.
+    Address([u8; 16]),
+    Port(u16),
+    /// `IP_VS_CONN_F_*` under `IP_VS_CONN_F_FWD_MASK`.
+    ForwardingMethod(u32),
+    Weight(u32),
+    UpperThreshold(u32),
+    LowerThreshold(u32),
+    ActiveConnections(u32),
+    InactiveConnections(u32),
+    PersistentConnections(u32),
+    Stats(Vec<StatsAttribute>),
+    Family(AddressFamily),
+    Stats64(Vec<StatsAttribute>),
+    TunnelType(u8),
+    TunnelPort(u16),
+    TunnelFlags(u16),
+    Other(DefaultNla),
+}
+
+impl Nla for DestinationAttribute {
+    fn value_len(&self) -> usize {
+        match self {
+            Self::Address(_) => 16,
+            Self::TunnelType(_) => 1,
+            Self::Port(_) | Self::Family(_) | Self::TunnelPort(_) | Self::TunnelFlags(_) => 2,
+            Self::ForwardingMethod(_)
+            | Self::Weight(_)
+            | Self::UpperThreshold(_)
+            | Self::LowerThreshold(_)
+            | Self::ActiveConnections(_)
+            | Self::InactiveConnections(_)
+            | Self::PersistentConnections(_) => 4,
+            Self::Stats(stats) | Self::Stats64(stats) => stats.as_slice().buffer_len(),
+            Self::Other(other) => other.value_len(),
+        }
+    }
+
+    fn kind(&self) -> u16 {
+        match self {
+            Self::Address(_) => IPVS_DEST_ATTR_ADDR,
+            Self::Port(_) => IPVS_DEST_ATTR_PORT,
+            Self::ForwardingMethod(_) => IPVS_DEST_ATTR_FWD_METHOD,
+            Self::Weight(_) => IPVS_DEST_ATTR_WEIGHT,
+            Self::UpperThreshold(_) => IPVS_DEST_ATTR_U_THRESH,
+            Self::LowerThreshold(_) => IPVS_DEST_ATTR_L_THRESH,
+            Self::ActiveConnections(_) => IPVS_DEST_ATTR_ACTIVE_CONNS,
+            Self::InactiveConnections(_) => IPVS_DEST_ATTR_INACT_CONNS,
+            Self::PersistentConnections(_) => IPVS_DEST_ATTR_PERSIST_CONNS,
+            Self::Stats(_) => IPVS_DEST_ATTR_STATS | NLA_F_NESTED,
+            Self::Family(_) => IPVS_DEST_ATTR_ADDR_FAMILY,
+            Self::Stats64(_) => IPVS_DEST_ATTR_STATS64 | NLA_F_NESTED,
+            Self::TunnelType(_) => IPVS_DEST_ATTR_TUN_TYPE,
+            Self::TunnelPort(_) => IPVS_DEST_ATTR_TUN_PORT,
+            Self::TunnelFlags(_) => IPVS_DEST_ATTR_TUN_FLAGS,
+            Self::Other(other) => other.kind(),
+        }
+    }
+
+    fn emit_value(&self, buffer: &mut [u8]) {
+        match self {
+            Self::Address(bytes) => put(buffer, bytes),
+            Self::TunnelType(value) => put(buffer, &[*value]),
+            Self::Port(port) | Self::TunnelPort(port) => put(buffer, &port.to_be_bytes()),
+            Self::Family(family) => put(buffer, &family.number().to_ne_bytes()),
+            Self::TunnelFlags(value) => put(buffer, &value.to_ne_bytes()),
+            Self::ForwardingMethod(value)
+            | Self::Weight(value)
+            | Self::UpperThreshold(value)
+            | Self::LowerThreshold(value)
+            | Self::ActiveConnections(value)
+            | Self::InactiveConnections(value)
+            | Self::PersistentConnections(value) => put(buffer, &value.to_ne_bytes()),
+            Self::Stats(stats) | Self::Stats64(stats) => stats.as_slice().emit(buffer),
+            Self::Other(other) => other.emit_value(buffer),
+        }
+    }
+}
+
+impl<'a> Parseable<NlaBuffer<&'a [u8]>> for DestinationAttribute {
+    fn parse(buffer: &NlaBuffer<&'a [u8]>) -> Result<Self, DecodeError> {
+        let value = buffer.value();
+        let number =
+            |name: &'static str| parse_u32(value).with_context(|| format!("invalid {name} value"));
+        Ok(match buffer.kind() {
+            IPVS_DEST_ATTR_ADDR => Self::Address(parse_address(value, "IPVS_DEST_ATTR_ADDR")?),
+            IPVS_DEST_ATTR_PORT => Self::Port(parse_port(value, "IPVS_DEST_ATTR_PORT")?),
+            IPVS_DEST_ATTR_FWD_METHOD => {
+                Self::ForwardingMethod(number("IPVS_DEST_ATTR_FWD_METHOD")?)
+            }
+            IPVS_DEST_ATTR_WEIGHT => Self::Weight(number("IPVS_DEST_ATTR_WEIGHT")?),
+            IPVS_DEST_ATTR_U_THRESH => Self::UpperThreshold(number("IPVS_DEST_ATTR_U_THRESH")?),
+            IPVS_DEST_ATTR_L_THRESH => Self::LowerThreshold(number("IPVS_DEST_ATTR_L_THRESH")?),
+            IPVS_DEST_ATTR_ACTIVE_CONNS => {
+                Self::ActiveConnections(number("IPVS_DEST_ATTR_ACTIVE_CONNS")?)
+            }
+            IPVS_DEST_ATTR_INACT_CONNS => {
+                Self::InactiveConnections(number("IPVS_DEST_ATTR_INACT_CONNS")?)
+            }
+            IPVS_DEST_ATTR_PERSIST_CONNS => {
+                Self::PersistentConnections(number("IPVS_DEST_ATTR_PERSIST_CONNS")?)
+            }
+            IPVS_DEST_ATTR_STATS => {
+                Self::Stats(parse_stats(value).context("invalid IPVS_DEST_ATTR_STATS value")?)
+            }
+            IPVS_DEST_ATTR_ADDR_FAMILY => Self::Family(
+                parse_u16(value)
+                    .and_then(AddressFamily::from_number)
+                    .context("invalid IPVS_DEST_ATTR_ADDR_FAMILY value")?,
+            ),
+            IPVS_DEST_ATTR_STATS64 => {
+                Self::Stats64(parse_stats(value).context("invalid IPVS_DEST_ATTR_STATS64 value")?)
+            }
+            IPVS_DEST_ATTR_TUN_TYPE => {
+                Self::TunnelType(parse_u8(value).context("invalid IPVS_DEST_ATTR_TUN_TYPE value")?)
+            }
+            IPVS_DEST_ATTR_TUN_PORT => {
+                Self::TunnelPort(parse_port(value, "IPVS_DEST_ATTR_TUN_PORT")?)
+            }
+            IPVS_DEST_ATTR_TUN_FLAGS => Self::TunnelFlags(
+                parse_u16(value).context("invalid IPVS_DEST_ATTR_TUN_FLAGS value")?,
+            ),
+            _ => Self::Other(DefaultNla::parse(buffer)?),
+        })
+    }
+}
+
+/// Reads a nested list.
+pub(super) fn parse_destination(value: &[u8]) -> Result<Vec<DestinationAttribute>, DecodeError> {
+    NlasIterator::new(value)
+        .map(|attribute| attribute.and_then(|attribute| DestinationAttribute::parse(&attribute)))
+        .collect::<Result<_, _>>()
+        .context("invalid IPVS_CMD_ATTR_DEST value")
+}

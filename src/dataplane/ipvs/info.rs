@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The answer to `IPVS_CMD_GET_INFO`.
+
+use std::fmt;
+
+use netlink_packet_core::DecodeError;
+
+use super::field::missing;
+use super::message::IpvsAttribute;
+
+/// What IPVS says about itself. `struct ip_vs_getinfo`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Info {
+    /// `IP_VS_VERSION_CODE`: one byte each for major, minor and patch. 1.2.1 since 2005.
+    pub version: u32,
+    /// Buckets of the connection table.
+    pub connection_table_size: u32,
+}
+
+impl Info {
+    /// Reads an answer.
+    pub fn from_attributes(attributes: &[IpvsAttribute]) -> Result<Self, DecodeError> {
+        let mut version = None;
+        let mut size = None;
+        for attribute in attributes {
+            match attribute {
+                IpvsAttribute::InfoVersion(value) => version = Some(*value),
+                IpvsAttribute::InfoConnectionTableSize(value) => size = Some(*value),
+                _ => {}
+            }
+        }
+        Ok(Self {
+            version: version.ok_or_else(|| missing("IPVS_INFO_ATTR_VERSION"))?,
+            connection_table_size: size.ok_or_else(|| missing("IPVS_INFO_ATTR_CONN_TAB_SIZE"))?,
+        })
+    }
+}
+
+impl fmt::Display for Info {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [_, major, minor, patch] = self.version.to_be_bytes();
+        write!(
+            f,
+            "{major}.{minor}.{patch} (size={})",
+            self.connection_table_size
+        )
+    }
+}

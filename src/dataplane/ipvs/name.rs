@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Names of kernel modules' offerings: schedulers and persistence engines.
+
+use std::fmt;
+use std::str::FromStr;
+
+use netlink_packet_core::DecodeError;
+
+use super::constants::IP_VS_SCHEDNAME_MAXLEN;
+
+/// The name of a scheduler or of a persistence engine: printable ASCII of 1 to 15 bytes, `char[16]`
+/// in the kernel.
+///
+/// The kernel loads the module `ip_vs_NAME` (`ip_vs_pe_NAME`) when it does not know the name.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KernelName([u8; IP_VS_SCHEDNAME_MAXLEN]);
+
+/// A name that the kernel could not hold.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("invalid name {0:?}: must be 1 to 15 printable ASCII characters")]
+pub struct InvalidName(pub String);
+
+impl KernelName {
+    /// Round robin, the kernel's plainest scheduler and kube-proxy's default.
+    pub const ROUND_ROBIN: Self = Self(*b"rr\0\0\0\0\0\0\0\0\0\0\0\0\0\0");
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        str::from_utf8(self.bytes()).unwrap_or_default()
+    }
+
+    /// The name without padding.
+    fn bytes(&self) -> &[u8] {
+        self.0.split(|byte| *byte == 0).next().unwrap_or_default()
+    }
+
+    /// Bytes on the wire: the name and a NUL.
+    pub(super) fn wire_len(&self) -> usize {
+        self.bytes().len() + 1
+    }
+
+    /// The wire form; 16 bytes of which the first [`Self::wire_len`] count.
+    pub(super) fn wire_bytes(&self) -> &[u8] {
+        self.0.get(..self.wire_len()).unwrap_or(&self.0)
+    }
+
+    /// Reads the wire form. An empty name occurs: `ipvsadm` sends one where none is needed.
+    pub(super) fn parse(value: &[u8]) -> Result<Self, DecodeError> {
+        let text = value.split(|byte| *byte == 0).next().unwrap_or_default();
+        let mut name = [0; IP_VS_SCHEDNAME_MAXLEN];
+        match name.get_mut(..text.len()) {
+            // The last byte stays NUL.
+            Some(target)
+                if text.len() < IP_VS_SCHEDNAME_MAXLEN && text.iter().all(u8::is_ascii_graphic) =>
+            {
+                target.copy_from_slice(text);
+                Ok(Self(name))
+            }
+            _ => Err(DecodeError::from(format!(
+                "invalid name {:?}",
+                text.escape_ascii().to_string()
+            ))),
+        }
+    }
+}
+
+impl FromStr for KernelName {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let invalid = || InvalidName(text.to_owned());
+        if text.is_empty() || text.contains('\0') {
+            return Err(invalid());
+        }
+        Self::parse(text.as_bytes()).ok().ok_or_else(invalid)
+    }
+}
+
+impl fmt::Display for KernelName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl fmt::Debug for KernelName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.as_str())
+    }
+}

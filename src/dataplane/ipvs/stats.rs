@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Counters and rates: `struct ip_vs_stats_user` (32-bit attributes) and `struct ip_vs_kstats` (64-bit).
+
+use netlink_packet_core::{
+    DecodeError, DefaultNla, ErrorContext, Nla, NlaBuffer, NlasIterator, Parseable, parse_u32,
+    parse_u64,
+};
+
+use super::constants::{
+    IPVS_STATS_ATTR_CONNS, IPVS_STATS_ATTR_CPS, IPVS_STATS_ATTR_INBPS, IPVS_STATS_ATTR_INBYTES,
+    IPVS_STATS_ATTR_INPKTS, IPVS_STATS_ATTR_INPPS, IPVS_STATS_ATTR_OUTBPS,
+    IPVS_STATS_ATTR_OUTBYTES, IPVS_STATS_ATTR_OUTPKTS, IPVS_STATS_ATTR_OUTPPS, IPVS_STATS_ATTR_PAD,
+};
+use super::field::put;
+
+/// Counters since creation (or the last zeroing) and current rates per second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    pub connections: u64,
+    pub incoming_packets: u64,
+    pub outgoing_packets: u64,
+    pub incoming_bytes: u64,
+    pub outgoing_bytes: u64,
+    pub connections_per_second: u64,
+    pub incoming_packets_per_second: u64,
+    pub outgoing_packets_per_second: u64,
+    pub incoming_bytes_per_second: u64,
+    pub outgoing_bytes_per_second: u64,
+}
+
+impl Stats {
+    /// The values in a list of attributes; what is not there is zero.
+    pub fn from_attributes(attributes: &[StatsAttribute]) -> Self {
+        let mut stats = Self::default();
+        for attribute in attributes {
+            if let StatsAttribute::Counter(counter, number) = attribute {
+                *stats.slot(*counter) = number.get();
+            }
+        }
+        stats
+    }
+
+    fn slot(&mut self, counter: StatsCounter) -> &mut u64 {
+        match counter {
+            StatsCounter::Connections => &mut self.connections,
+            StatsCounter::IncomingPackets => &mut self.incoming_packets,
+            StatsCounter::OutgoingPackets => &mut self.outgoing_packets,
+            StatsCounter::IncomingBytes => &mut self.incoming_bytes,
+            StatsCounter::OutgoingBytes => &mut self.outgoing_bytes,
+            StatsCounter::ConnectionsPerSecond => &mut self.connections_per_second,
+            StatsCounter::IncomingPacketsPerSecond => &mut self.incoming_packets_per_second,
+            StatsCounter::OutgoingPacketsPerSecond => &mut self.outgoing_packets_per_second,
+            StatsCounter::IncomingBytesPerSecond => &mut self.incoming_bytes_per_second,
+            StatsCounter::OutgoingBytesPerSecond => &mut self.outgoing_bytes_per_second,
+        }
+    }
+}
+
+/// Which counter or rate an attribute holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StatsCounter {
+    Connections,
+    IncomingPackets,
+    OutgoingPackets,
+    IncomingBytes,
+    OutgoingBytes,
+    ConnectionsPerSecond,
+    IncomingPacketsPerSecond,
+    OutgoingPacketsPerSecond,
+    IncomingBytesPerSecond,
+    OutgoingBytesPerSecond,
+}
+
+impl StatsCounter {
+    const fn kind(self) -> u16 {
+        match self {
+            Self::Connections => IPVS_STATS_ATTR_CONNS,
+            Self::IncomingPackets => IPVS_STATS_ATTR_INPKTS,
+            Self::OutgoingPackets => IPVS_STATS_ATTR_OUTPKTS,
+            Self::IncomingBytes => IPVS_STATS_ATTR_INBYTES,
+            Self::OutgoingBytes => IPVS_STATS_ATTR_OUTBYTES,
+            Self::ConnectionsPerSecond => IPVS_STATS_ATTR_CPS,
+            Self::IncomingPacketsPerSecond => IPVS_STATS_ATTR_INPPS,
+            Self::OutgoingPacketsPerSecond => IPVS_STATS_ATTR_OUTPPS,
+            Self::IncomingBytesPerSecond => IPVS_STATS_ATTR_INBPS,
+            Self::OutgoingBytesPerSecond => IPVS_STATS_ATTR_OUTBPS,
+        }
+    }
+
+    const fn from_kind(kind: u16) -> Option<Self> {
+        Some(match kind {
+            IPVS_STATS_ATTR_CONNS => Self::Connections,
+            IPVS_STATS_ATTR_INPKTS => Self::IncomingPackets,
+            IPVS_STATS_ATTR_OUTPKTS => Self::OutgoingPackets,
+            IPVS_STATS_ATTR_INBYTES => Self::IncomingBytes,
+            IPVS_STATS_ATTR_OUTBYTES => Self::OutgoingBytes,
+            IPVS_STATS_ATTR_CPS => Self::ConnectionsPerSecond,
+            IPVS_STATS_ATTR_INPPS => Self::IncomingPacketsPerSecond,
+            IPVS_STATS_ATTR_OUTPPS => Self::OutgoingPacketsPerSecond,
+            IPVS_STATS_ATTR_INBPS => Self::IncomingBytesPerSecond,
+            IPVS_STATS_ATTR_OUTBPS => Self::OutgoingBytesPerSecond,
+            _ => return None,
+        })
+    }
+}
+
+/// A value in the width that it has on the wire. In `…_ATTR_STATS` only bytes are 64 bits wide, in
+/// `…_ATTR_STATS64` everything is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StatsNumber {
+    U32(u32),
+    U64(u64),
+}
+
+impl StatsNumber {
+    /// The value.
+    pub const fn get(self) -> u64 {
+        match self {
+            // `u64::from` is not const.
+            Self::U32(value) => value as u64,
+            Self::U64(value) => value,
+        }
+    }
+}
+
+/// An attribute inside `IPVS_{SVC,DEST}_ATTR_STATS` and `…_STATS64`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StatsAttribute {
+    Counter(StatsCounter, StatsNumber),
+    /// `IPVS_STATS_ATTR_PAD`: no value; aligns a 64-bit attribute.
+    Pad,
+    Other(DefaultNla),
+}
+
+impl Nla for StatsAttribute {
+    fn value_len(&self) -> usize {
+        match self {
+            Self::Counter(_, StatsNumber::U32(_)) => 4,
+            Self::Counter(_, StatsNumber::U64(_)) => 8,
+            Self::Pad => 0,
+            Self::Other(other) => other.value_len(),
+        }
+    }
+
+    fn kind(&self) -> u16 {
+        match self {
+            Self::Counter(counter, _) => counter.kind(),
+            Self::Pad => IPVS_STATS_ATTR_PAD,
+            Self::Other(other) => other.kind(),
+        }
+    }
+
+    fn emit_value(&self, buffer: &mut [u8]) {
+        match self {
+            Self::Counter(_, StatsNumber::U32(value)) => put(buffer, &value.to_ne_bytes()),
+            Self::Counter(_, StatsNumber::U64(value)) => put(buffer, &value.to_ne_bytes()),
+            Self::Pad => {}
+            Self::Other(other) => other.emit_value(buffer),
+        }
+    }
+}
+
+impl<'a> Parseable<NlaBuffer<&'a [u8]>> for StatsAttribute {
+    fn parse(buffer: &NlaBuffer<&'a [u8]>) -> Result<Self, DecodeError> {
+        if let Some(counter) = StatsCounter::from_kind(buffer.kind()) {
+            let value = buffer.value();
+            let number = if value.len() == 4 {
+                parse_u32(value).map(StatsNumber::U32)
+            } else {
+                parse_u64(value).map(StatsNumber::U64)
+            };
+            let number =
+                number.with_context(|| format!("invalid {counter:?} value in statistics"))?;
+            return Ok(Self::Counter(counter, number));
+        }
+        if buffer.kind() == IPVS_STATS_ATTR_PAD && buffer.value().is_empty() {
+            return Ok(Self::Pad);
+        }
+        DefaultNla::parse(buffer).map(Self::Other)
+    }
+}
+
+/// Reads a nested list.
+pub(super) fn parse_stats(value: &[u8]) -> Result<Vec<StatsAttribute>, DecodeError> {
+    NlasIterator::new(value)
+        .map(|attribute| attribute.and_then(|attribute| StatsAttribute::parse(&attribute)))
+        .collect::<Result<_, _>>()
+        .context("invalid statistics")
+}
