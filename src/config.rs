@@ -1,11 +1,217 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Flags and the KubeProxyConfiguration file: what kube-proxy takes, taken the same way.
+//!
+//! ```text
+//! arguments -> flags -> (--config: file, else defaults + flags) -> KubeProxyConfiguration
+//!   -> resolve (validation) -> Settings -> Command
+//! ```
+//!
+//! Nothing here touches the system, apart from reading and writing configuration files.
 
+mod apply;
+pub mod check;
+pub mod defaults;
 pub mod duration;
+pub mod file;
+pub mod flags;
+pub mod gates;
+mod notices;
+mod resolve;
 pub mod settings;
 pub mod types;
+pub mod validation;
 
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::error::ErrorKind;
+
+pub use flags::OutputFormat;
 pub use settings::{
     ClientSettings, ConntrackSettings, IpvsSettings, IpvsTimeouts, LogFormat, LogSettings, Notice,
     ProxyMode, Settings, SourceSettings, SyncSettings,
 };
+
+use file::FileError;
+use flags::{FlagError, Flags, Sub};
+use resolve::CommandLine;
+use types::KubeProxyConfiguration;
+use validation::ValidationErrors;
+
+/// The kube-proxy whose behaviour this is.
+pub const KUBERNETES_VERSION: &str = "v1.37.2";
+/// The only value that `showHiddenMetricsForVersion` may have.
+const PREVIOUS_MINOR: &str = "1.36";
+
+/// What the process shall do.
+#[derive(Debug)]
+pub enum Command {
+    /// Be the proxy.
+    Run(Box<Settings>),
+    /// Print what would change.
+    Plan {
+        /// As for [`Self::Run`].
+        settings: Box<Settings>,
+        /// How to print.
+        output: OutputFormat,
+    },
+    /// Look at a configuration file; see [`check::check`].
+    CheckConfig {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Write the effective configuration; see [`file::write`].
+    WriteConfig {
+        /// Where to.
+        path: PathBuf,
+        /// Valid settings, which hold the configuration.
+        settings: Box<Settings>,
+    },
+    /// Remove all that is ours from the kernel.
+    Cleanup(Box<Settings>),
+    /// Do what needs more privileges than running does.
+    InitOnly(Box<Settings>),
+    /// Print this text: the version.
+    Version(String),
+    /// Print this text: the usage.
+    Help(String),
+}
+
+/// Why a command line or its configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The command line is wrong.
+    #[error(transparent)]
+    Flags(#[from] FlagError),
+    /// The configuration file cannot be used.
+    #[error("failed complete")]
+    Complete(#[source] FileError),
+    /// Values are wrong.
+    #[error("failed validate")]
+    Validate(#[source] ValidationErrors),
+}
+
+/// Reads the command line (the first argument being the program's name) and the configuration file that it names.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, ConfigError> {
+    let parsed = match flags::parse(arguments) {
+        Ok(parsed) => parsed,
+        Err(FlagError::Usage(error)) if error.kind() == ErrorKind::DisplayHelp => {
+            return Ok(Command::Help(error.to_string()));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let ignored = parsed.ignored;
+    match parsed.cli.command {
+        Some(Sub::CheckConfig { file }) => Ok(Command::CheckConfig { file }),
+        Some(Sub::Plan { flags, output }) => {
+            let kubernetes_version = KUBERNETES_VERSION.to_owned();
+            let settings = Box::new(settings(&flags, kubernetes_version, &ignored)?);
+            Ok(Command::Plan { settings, output })
+        }
+        None => top_level(&parsed.cli.flags, &ignored),
+    }
+}
+
+fn top_level(flags: &Flags, ignored: &[String]) -> Result<Command, ConfigError> {
+    let kubernetes_version = match flags.version.as_deref() {
+        None | Some("false") => KUBERNETES_VERSION.to_owned(),
+        Some("true") => return Ok(Command::Version(version_line())),
+        Some("raw") => return Ok(Command::Version(raw_version())),
+        Some(version) if is_our_version(version) => version.to_owned(),
+        Some(version) => {
+            return Err(ConfigError::Flags(FlagError::Value {
+                flag: "version",
+                value: version.to_owned(),
+                message: format!("must be true, raw or start with {KUBERNETES_VERSION}"),
+            }));
+        }
+    };
+    let settings = Box::new(settings(flags, kubernetes_version, ignored)?);
+    let path = flags
+        .write_config_to
+        .clone()
+        .filter(|path| !path.as_os_str().is_empty());
+    Ok(if let Some(path) = path {
+        Command::WriteConfig { path, settings }
+    } else if flags.cleanup == Some(true) {
+        Command::Cleanup(settings)
+    } else if flags.init_only == Some(true) {
+        Command::InitOnly(settings)
+    } else {
+        Command::Run(settings)
+    })
+}
+
+fn settings(
+    flags: &Flags,
+    kubernetes_version: String,
+    ignored: &[String],
+) -> Result<Settings, ConfigError> {
+    let config_file = flags
+        .config
+        .clone()
+        .filter(|path| !path.as_os_str().is_empty());
+    let mut configuration;
+    if let Some(path) = &config_file {
+        configuration = file::load(path).map_err(ConfigError::Complete)?;
+        configuration.set_defaults();
+        apply::beside_file(flags, &mut configuration)?;
+    } else {
+        configuration = KubeProxyConfiguration::with_defaults();
+        apply::all(flags, &mut configuration)?;
+    }
+    let mut notices = notices::notices(&configuration);
+    if config_file.is_some() {
+        notices.extend(notices::ignored_flags(ignored));
+    } else {
+        if flags.healthz_port.is_some() {
+            notices.push(notices::deprecated_flag(
+                "--healthz-port",
+                "--healthz-bind-address",
+            ));
+        }
+        if flags.metrics_port.is_some() {
+            notices.push(notices::deprecated_flag(
+                "--metrics-port",
+                "--metrics-bind-address",
+            ));
+        }
+    }
+    configuration.set_platform_defaults();
+    let command_line = CommandLine {
+        master: flags.master.clone(),
+        manifests: flags.manifests.clone(),
+        metrics_disabled: config_file.is_none() && flags.metrics_port == Some(0),
+        config_file,
+        kubernetes_version,
+        notices,
+    };
+    resolve::resolve(configuration, command_line).map_err(ConfigError::Validate)
+}
+
+/// Whether a version differs from ours behind the patch number only.
+fn is_our_version(version: &str) -> bool {
+    version
+        .strip_prefix(KUBERNETES_VERSION)
+        .is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
+}
+
+/// Starts as kube-proxy's does, because scripts take the second word.
+fn version_line() -> String {
+    format!(
+        "Kubernetes {KUBERNETES_VERSION} (kube-proxy-rs v{})\n",
+        env!("CARGO_PKG_VERSION")
+    )
+}
+
+fn raw_version() -> String {
+    format!(
+        "kubernetesVersion: {KUBERNETES_VERSION}\nversion: v{}\nplatform: {}/{}\n",
+        env!("CARGO_PKG_VERSION"),
+        std::env::consts::OS,
+        std::env::consts::ARCH
+    )
+}
+
+#[cfg(test)]
+mod tests;

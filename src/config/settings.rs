@@ -221,6 +221,8 @@ pub struct Settings {
     pub oom_score_adj: i16,
     /// Logging.
     pub logging: LogSettings,
+    /// The Kubernetes version that is reported, `v1.37.2` unless `--version` says otherwise.
+    pub kubernetes_version: String,
     /// The file that the configuration came from, to be watched.
     pub config_file: Option<PathBuf>,
     /// What to tell the operator once at start.

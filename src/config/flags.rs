@@ -1,0 +1,456 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The command line: upstream's flags as pflag reads them, and a few of our own.
+//!
+//! Every flag is optional here, so that a flag that was given can be told from its default.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+
+use super::duration::GoDuration;
+use super::types::VmoduleItem;
+
+/// Flags that count although `--config` is given. All others are replaced by the file.
+const BESIDE_CONFIG: [&str; 17] = [
+    "config",
+    "write_config_to",
+    "cleanup",
+    "init_only",
+    "version",
+    "master",
+    "manifests",
+    "hostname_override",
+    "verbosity",
+    "vmodule",
+    "logging_format",
+    "log_flush_frequency",
+    "log_text_split_stream",
+    "log_text_info_buffer_size",
+    "log_json_split_stream",
+    "log_json_info_buffer_size",
+    "output",
+];
+
+/// The proxy's command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "kube-proxy-rs",
+    about = "A replacement of kube-proxy: Services and EndpointSlices become IPVS virtual servers or iptables rules.",
+    disable_version_flag = true,
+    disable_help_subcommand = true,
+    args_override_self = true,
+    args_conflicts_with_subcommands = true
+)]
+pub(super) struct Cli {
+    #[command(flatten)]
+    pub(super) flags: Flags,
+    #[command(subcommand)]
+    pub(super) command: Option<Sub>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Sub {
+    /// Print what would change this node's kernel, without changing it. Exit code 2 if there is anything.
+    #[command(args_override_self = true)]
+    Plan {
+        #[command(flatten)]
+        flags: Box<Flags>,
+        /// How to print.
+        #[arg(long, short, value_enum, default_value_t)]
+        output: OutputFormat,
+    },
+    /// Say what is wrong, unsupported or deprecated in a configuration file.
+    CheckConfig {
+        /// The configuration file.
+        file: PathBuf,
+    },
+}
+
+/// How a command prints its result.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum OutputFormat {
+    /// One line per fact, for people.
+    #[default]
+    Text,
+    /// One JSON value.
+    Json,
+}
+
+/// Upstream's Linux flags. Arguments whose value is called `BOOL` may stand without a value.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Options")]
+pub(super) struct Flags {
+    /// Configuration file. All flags that are in its format are ignored then.
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// Write the effective configuration to this file and exit.
+    #[arg(long, value_name = "FILE")]
+    pub(super) write_config_to: Option<PathBuf>,
+    /// Remove all rules, virtual servers and addresses that kube-proxy or this program made, and exit.
+    #[arg(long, value_name = "BOOL", value_parser = boolean())]
+    pub(super) cleanup: Option<bool>,
+    /// Do only what needs privileges beyond networking, and exit.
+    #[arg(long, value_name = "BOOL", value_parser = boolean())]
+    pub(super) init_only: Option<bool>,
+    /// Print the version and exit; `raw` prints all of it, `v1.37.2...` sets what is reported.
+    #[arg(long, value_name = "VERSION", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(super) version: Option<String>,
+    /// Read Services and EndpointSlices from the files in this directory, not from an API server.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["master", "kubeconfig"])]
+    pub(super) manifests: Option<PathBuf>,
+    /// Feature gates, `Name=true,Other=false`.
+    #[arg(long, value_name = "LIST")]
+    pub(super) feature_gates: Vec<String>,
+
+    /// Kubeconfig file for the API server; in-cluster configuration without it.
+    #[arg(long, value_name = "FILE")]
+    pub(super) kubeconfig: Option<String>,
+    /// URL of the API server, beats the kubeconfig's.
+    #[arg(long, value_name = "URL")]
+    pub(super) master: Option<String>,
+    /// Content type of requests. Accepted; this program speaks JSON.
+    #[arg(long, value_name = "TYPE")]
+    pub(super) kube_api_content_type: Option<String>,
+    /// Requests per second to the API server [default: 5].
+    #[arg(long, value_name = "NUMBER")]
+    pub(super) kube_api_qps: Option<f32>,
+    /// Requests at once to the API server [default: 10].
+    #[arg(long, value_name = "NUMBER")]
+    pub(super) kube_api_burst: Option<i32>,
+    /// Name of the own Node object, if it is not the host's name.
+    #[arg(long, value_name = "NAME")]
+    pub(super) hostname_override: Option<String>,
+
+    /// Replaces the node's address in its family; nothing is bound to it [default: 0.0.0.0].
+    #[arg(long, value_name = "IP")]
+    pub(super) bind_address: Option<String>,
+    /// Where /healthz and /livez are served [default: 0.0.0.0:10256].
+    #[arg(long, value_name = "IP[:PORT]")]
+    pub(super) healthz_bind_address: Option<String>,
+    /// Deprecated: port of /healthz, 0 for no server.
+    #[arg(long, value_name = "PORT", hide = true)]
+    pub(super) healthz_port: Option<i32>,
+    /// Where /metrics is served [default: 127.0.0.1:10249].
+    #[arg(long, value_name = "IP[:PORT]")]
+    pub(super) metrics_bind_address: Option<String>,
+    /// Deprecated: port of /metrics, 0 for no server.
+    #[arg(long, value_name = "PORT", hide = true)]
+    pub(super) metrics_port: Option<i32>,
+    /// Exit when health checks or metrics cannot be served.
+    #[arg(long, value_name = "BOOL", value_parser = boolean())]
+    pub(super) bind_address_hard_fail: Option<bool>,
+    /// Serve debugging endpoints beside the metrics.
+    #[arg(long, value_name = "BOOL", value_parser = boolean())]
+    pub(super) profiling: Option<bool>,
+    /// Accepted; there are no hidden metrics.
+    #[arg(long, value_name = "VERSION")]
+    pub(super) show_hidden_metrics_for_version: Option<String>,
+
+    /// iptables or ipvs [default: iptables].
+    #[arg(long, alias = "mode", value_name = "MODE")]
+    pub(super) proxy_mode: Option<String>,
+    /// Bit of the packet mark that asks for masquerading, in both modes [default: 14].
+    #[arg(long, value_name = "BIT")]
+    pub(super) iptables_masquerade_bit: Option<i32>,
+    /// Masquerade all traffic to cluster IPs, in both modes.
+    #[arg(long, value_name = "BOOL", value_parser = boolean())]
+    pub(super) masquerade_all: Option<bool>,
+    /// Node ports answer on loopback addresses [default: true].
+    #[arg(long, value_name = "BOOL", value_parser = boolean())]
+    pub(super) iptables_localhost_nodeports: Option<bool>,
+    /// Longest time between two rounds in iptables mode [default: 30s].
+    #[arg(long, value_name = "DURATION")]
+    pub(super) iptables_sync_period: Option<GoDuration>,
+    /// Shortest time between two rounds in iptables mode [default: 1s].
+    #[arg(long, value_name = "DURATION")]
+    pub(super) iptables_min_sync_period: Option<GoDuration>,
+    /// Longest time between two rounds in ipvs mode [default: 30s].
+    #[arg(long, value_name = "DURATION")]
+    pub(super) ipvs_sync_period: Option<GoDuration>,
+    /// Shortest time between two rounds in ipvs mode [default: 0s].
+    #[arg(long, value_name = "DURATION")]
+    pub(super) ipvs_min_sync_period: Option<GoDuration>,
+    /// Kernel scheduler of ipvs mode [default: rr].
+    #[arg(long, value_name = "NAME")]
+    pub(super) ipvs_scheduler: Option<String>,
+    /// Virtual servers in these ranges are left alone.
+    #[arg(long, value_name = "CIDRS")]
+    pub(super) ipvs_exclude_cidrs: Vec<String>,
+    /// Answer ARP only for the addresses of the asked interface.
+    #[arg(long, value_name = "BOOL", value_parser = boolean())]
+    pub(super) ipvs_strict_arp: Option<bool>,
+    /// Time-out of idle IPVS TCP connections; 0 leaves the kernel's.
+    #[arg(long, value_name = "DURATION")]
+    pub(super) ipvs_tcp_timeout: Option<GoDuration>,
+    /// Time-out of IPVS TCP connections after a FIN; 0 leaves the kernel's.
+    #[arg(long, value_name = "DURATION")]
+    pub(super) ipvs_tcpfin_timeout: Option<GoDuration>,
+    /// Time-out of IPVS UDP; 0 leaves the kernel's.
+    #[arg(long, value_name = "DURATION")]
+    pub(super) ipvs_udp_timeout: Option<GoDuration>,
+
+    /// How traffic of local pods is told: `ClusterCIDR`, `NodeCIDR`, `BridgeInterface`, `InterfaceNamePrefix` [default: `ClusterCIDR`].
+    #[arg(long, value_name = "MODE")]
+    pub(super) detect_local_mode: Option<String>,
+    /// Bridge that pods are plugged into.
+    #[arg(long, value_name = "NAME")]
+    pub(super) pod_bridge_interface: Option<String>,
+    /// Start of the names of the pods' interfaces.
+    #[arg(long, value_name = "PREFIX")]
+    pub(super) pod_interface_name_prefix: Option<String>,
+    /// The pods' range, or one per family.
+    #[arg(long, value_name = "CIDRS")]
+    pub(super) cluster_cidr: Option<String>,
+    /// Where node ports answer: CIDRs, `primary`, `localhost`, `all`.
+    #[arg(long, value_name = "LIST")]
+    pub(super) nodeport_addresses: Vec<String>,
+
+    /// Written to `/proc/self/oom_score_adj` [default: -999].
+    #[arg(long, value_name = "NUMBER")]
+    pub(super) oom_score_adj: Option<i32>,
+    /// Connection tracking entries per CPU; 0 leaves the kernel's limit [default: 32768].
+    #[arg(long, value_name = "NUMBER")]
+    pub(super) conntrack_max_per_core: Option<i32>,
+    /// Least number of connection tracking entries [default: 131072].
+    #[arg(long, value_name = "NUMBER")]
+    pub(super) conntrack_min: Option<i32>,
+    /// Idle time-out of TCP; 0 leaves the kernel's [default: 24h].
+    #[arg(long, value_name = "DURATION")]
+    pub(super) conntrack_tcp_timeout_established: Option<GoDuration>,
+    /// Time-out of half-closed TCP; 0 leaves the kernel's [default: 1h].
+    #[arg(long, value_name = "DURATION")]
+    pub(super) conntrack_tcp_timeout_close_wait: Option<GoDuration>,
+    /// Do not call out-of-window TCP packets invalid.
+    #[arg(long, value_name = "BOOL", value_parser = boolean())]
+    pub(super) conntrack_tcp_be_liberal: Option<bool>,
+    /// Time-out of unanswered UDP; 0 leaves the kernel's.
+    #[arg(long, value_name = "DURATION")]
+    pub(super) conntrack_udp_timeout: Option<GoDuration>,
+    /// Time-out of answered UDP; 0 leaves the kernel's.
+    #[arg(long, value_name = "DURATION")]
+    pub(super) conntrack_udp_timeout_stream: Option<GoDuration>,
+    /// Accepted; nothing here has to be replayed [default: 15m].
+    #[arg(long, value_name = "DURATION")]
+    pub(super) config_sync_period: Option<GoDuration>,
+
+    /// Verbosity of the log.
+    #[arg(short = 'v', long = "v", value_name = "LEVEL")]
+    pub(super) verbosity: Option<u32>,
+    /// Verbosity of single source files, `reconcile=4,health=2`.
+    #[arg(long, value_name = "LIST")]
+    pub(super) vmodule: Vec<String>,
+    /// text or json [default: text].
+    #[arg(long, value_name = "FORMAT")]
+    pub(super) logging_format: Option<String>,
+    /// Accepted; lines are written at once.
+    #[arg(long, value_name = "DURATION")]
+    pub(super) log_flush_frequency: Option<GoDuration>,
+    /// Accepted with gate `LoggingAlphaOptions`; all lines go to stderr.
+    #[arg(long, value_name = "BOOL", value_parser = boolean(), hide = true)]
+    pub(super) log_text_split_stream: Option<bool>,
+    /// Accepted with gate `LoggingAlphaOptions`; lines are written at once.
+    #[arg(long, value_name = "BYTES", hide = true)]
+    pub(super) log_text_info_buffer_size: Option<String>,
+    /// Accepted with gate `LoggingAlphaOptions`; all lines go to stderr.
+    #[arg(long, value_name = "BOOL", value_parser = boolean(), hide = true)]
+    pub(super) log_json_split_stream: Option<bool>,
+    /// Accepted with gate `LoggingAlphaOptions`; lines are written at once.
+    #[arg(long, value_name = "BYTES", hide = true)]
+    pub(super) log_json_info_buffer_size: Option<String>,
+}
+
+/// What is wrong with a command line.
+#[derive(Debug, thiserror::Error)]
+pub enum FlagError {
+    /// An unknown flag or a value of the wrong form; prints with the usage.
+    #[error(transparent)]
+    Usage(#[from] clap::Error),
+    /// Something that is no flag.
+    #[error("\"kube-proxy-rs\" does not take any arguments, got [{0}]")]
+    Arguments(String),
+    /// A value that the flag's type does not show.
+    #[error("invalid argument {value:?} for \"--{flag}\" flag: {message}")]
+    Value {
+        /// The flag.
+        flag: &'static str,
+        /// The value.
+        value: String,
+        /// What is wrong with it.
+        message: String,
+    },
+}
+
+/// A parsed command line.
+#[derive(Debug)]
+pub(super) struct Parsed {
+    pub(super) cli: Cli,
+    /// Names of the flags that the file of `--config` replaces.
+    pub(super) ignored: Vec<String>,
+}
+
+/// Parses arguments, the first of which is the program's name.
+pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Parsed, FlagError> {
+    let arguments = arguments.into_iter().map(dashes_for_underscores);
+    let matches = command()
+        .try_get_matches_from(arguments)
+        .map_err(positional)?;
+    let cli = Cli::from_arg_matches(&matches)?;
+    let given = matches
+        .subcommand()
+        .map_or(&matches, |(_, matches)| matches);
+    let mut ignored = Vec::new();
+    if given
+        .try_get_one::<PathBuf>("config")
+        .ok()
+        .flatten()
+        .is_some()
+    {
+        ignored.extend(
+            given
+                .ids()
+                .map(clap::Id::as_str)
+                .filter(|id| given.value_source(id) == Some(ValueSource::CommandLine))
+                // Groups of derived structs start with a capital letter.
+                .filter(|id| id.starts_with(|c: char| c.is_ascii_lowercase()))
+                .filter(|id| !BESIDE_CONFIG.contains(id))
+                .map(|id| id.replace('_', "-")),
+        );
+        ignored.sort_unstable();
+    }
+    Ok(Parsed { cli, ignored })
+}
+
+/// The derived command with what pflag does and the derive cannot say.
+fn command() -> clap::Command {
+    let pflag = |arg: clap::Arg| {
+        let is_switch = arg
+            .get_value_names()
+            .is_some_and(|names| names.iter().any(|name| name == "BOOL"));
+        if is_switch {
+            return arg
+                .num_args(0..=1)
+                .require_equals(true)
+                .default_missing_value("true");
+        }
+        // `--oom-score-adj -999`; positional arguments must not swallow flags.
+        let negative = !arg.is_positional();
+        arg.allow_negative_numbers(negative)
+    };
+    Cli::command()
+        .mut_args(pflag)
+        .mut_subcommands(|sub| sub.mut_args(pflag))
+}
+
+/// `--proxy_mode=x` is `--proxy-mode=x`.
+fn dashes_for_underscores(argument: OsString) -> OsString {
+    let Some(text) = argument.to_str().filter(|text| text.starts_with("--")) else {
+        return argument;
+    };
+    match text.split_once('=') {
+        Some((name, value)) => format!("{}={value}", name.replace('_', "-")).into(),
+        None => text.replace('_', "-").into(),
+    }
+}
+
+/// Finds upstream's words for an argument that is no flag.
+fn positional(error: clap::Error) -> FlagError {
+    use clap::error::{ContextKind, ContextValue};
+    let stray = matches!(
+        error.kind(),
+        ErrorKind::InvalidSubcommand | ErrorKind::UnknownArgument | ErrorKind::ArgumentConflict
+    );
+    let is_ours = |text: &str| Cli::command().find_subcommand(text).is_some();
+    // After a flag, clap takes a stray word for a subcommand that stands in the wrong place.
+    let word = [ContextKind::InvalidSubcommand, ContextKind::InvalidArg]
+        .into_iter()
+        .find_map(|kind| match error.get(kind) {
+            Some(ContextValue::String(text)) => Some(text.clone()),
+            _ => None,
+        });
+    match word {
+        Some(word) if stray && !word.starts_with('-') && !is_ours(&word) => {
+            FlagError::Arguments(word)
+        }
+        _ => FlagError::Usage(error),
+    }
+}
+
+/// What Go's `strconv.ParseBool` takes.
+fn boolean() -> impl TypedValueParser<Value = bool> {
+    PossibleValuesParser::new([
+        "true", "false", "1", "0", "t", "f", "T", "F", "TRUE", "FALSE", "True", "False",
+    ])
+    .map(|text| matches!(text.as_str(), "true" | "1" | "t" | "T" | "TRUE" | "True"))
+}
+
+/// All values of a list flag: `--x=a,b --x=c`. `None` if it was not given, empty for `--x=`.
+pub(super) fn list(values: &[String]) -> Option<Vec<String>> {
+    (!values.is_empty()).then(|| {
+        values
+            .iter()
+            .filter(|value| !value.is_empty())
+            .flat_map(|value| value.split(','))
+            .map(str::to_owned)
+            .collect()
+    })
+}
+
+/// `--feature-gates`.
+pub(super) fn gates(values: &[String]) -> Result<BTreeMap<String, bool>, FlagError> {
+    let invalid = |value: &str, message: String| FlagError::Value {
+        flag: "feature-gates",
+        value: value.to_owned(),
+        message,
+    };
+    let pairs = list(values).unwrap_or_default();
+    pairs
+        .iter()
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| {
+            let (name, value) = pair
+                .split_once('=')
+                .ok_or_else(|| invalid(pair, "malformed pair, expect string=bool".to_owned()))?;
+            match value.trim() {
+                "true" | "1" | "t" | "T" | "TRUE" | "True" => Ok((name.trim().to_owned(), true)),
+                "false" | "0" | "f" | "F" | "FALSE" | "False" => {
+                    Ok((name.trim().to_owned(), false))
+                }
+                value => Err(invalid(
+                    pair,
+                    format!("invalid value of {}: {value}", name.trim()),
+                )),
+            }
+        })
+        .collect()
+}
+
+/// `--vmodule`.
+pub(super) fn vmodule(values: &[String]) -> Result<Vec<VmoduleItem>, FlagError> {
+    let items = list(values).unwrap_or_default();
+    items
+        .iter()
+        .filter(|item| !item.is_empty())
+        .map(|item| {
+            let parsed = item.split_once('=').and_then(|(pattern, level)| {
+                let verbosity = level.parse().ok()?;
+                (!pattern.is_empty()).then(|| VmoduleItem {
+                    file_pattern: pattern.to_owned(),
+                    verbosity,
+                })
+            });
+            parsed.ok_or_else(|| FlagError::Value {
+                flag: "vmodule",
+                value: item.clone(),
+                message: "want pattern=N".to_owned(),
+            })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Errors of configuration values, in the form that Kubernetes prints them.
+
+use std::fmt;
+
+/// The path that every field's path starts with.
+const ROOT: &str = "KubeProxyConfiguration";
+
+/// What is wrong with one field.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{ROOT}.{path}: {problem}")]
+pub struct FieldError {
+    /// Path of the field below the configuration. Upstream's internal names, which operators search for.
+    pub path: String,
+    /// What is wrong.
+    pub problem: Problem,
+}
+
+/// Kinds of wrong values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Problem {
+    /// A value that cannot be.
+    Invalid {
+        /// The value, text in quotes.
+        value: String,
+        /// The rule.
+        message: String,
+    },
+    /// A value that stands twice.
+    Duplicate {
+        /// The value, in quotes.
+        value: String,
+    },
+    /// A value out of a list of possible ones.
+    Unsupported {
+        /// The value, in quotes.
+        value: String,
+        /// The possible values.
+        supported: Vec<&'static str>,
+    },
+    /// A value that may not stand here.
+    Forbidden(String),
+    /// A value that must stand here.
+    Required(String),
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Invalid { value, message } => write!(f, "Invalid value: {value}: {message}"),
+            Self::Duplicate { value } => write!(f, "Duplicate value: {value}"),
+            Self::Unsupported { value, supported } => {
+                let supported: Vec<String> = supported.iter().map(|v| format!("{v:?}")).collect();
+                write!(
+                    f,
+                    "Unsupported value: {value}: supported values: {}",
+                    supported.join(", ")
+                )
+            }
+            Self::Forbidden(message) => write!(f, "Forbidden: {message}"),
+            Self::Required(message) => write!(f, "Required value: {message}"),
+        }
+    }
+}
+
+/// All that is wrong with a configuration; never empty. Several errors print as `[a, b, c]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ValidationErrors(Vec<FieldError>);
+
+impl std::error::Error for ValidationErrors {}
+
+impl ValidationErrors {
+    /// The errors, in the order of upstream's checks.
+    pub fn errors(&self) -> &[FieldError] {
+        &self.0
+    }
+}
+
+impl fmt::Display for ValidationErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let [only] = self.0.as_slice() {
+            return only.fmt(f);
+        }
+        let texts: Vec<String> = self.0.iter().map(ToString::to_string).collect();
+        write!(f, "[{}]", texts.join(", "))
+    }
+}
+
+/// Gathers errors, so that an operator sees all of them at once.
+#[derive(Debug, Default)]
+pub(super) struct Errors(Vec<FieldError>);
+
+impl Errors {
+    pub(super) fn push(&mut self, path: impl Into<String>, problem: Problem) {
+        self.0.push(FieldError {
+            path: path.into(),
+            problem,
+        });
+    }
+
+    /// A number, duration or switch that cannot be.
+    pub(super) fn invalid(&mut self, path: &str, value: impl fmt::Display, message: &str) {
+        let problem = Problem::Invalid {
+            value: value.to_string(),
+            message: message.to_owned(),
+        };
+        self.push(path, problem);
+    }
+
+    /// Text, or a list of texts, that cannot be.
+    pub(super) fn invalid_text(&mut self, path: &str, value: impl fmt::Debug, message: &str) {
+        self.invalid(path, format_args!("{value:?}"), message);
+    }
+
+    /// The value, if nothing was wrong.
+    pub(super) fn into_result<T>(self, value: T) -> Result<T, ValidationErrors> {
+        if self.0.is_empty() {
+            Ok(value)
+        } else {
+            Err(ValidationErrors(self.0))
+        }
+    }
+}
