@@ -1,2 +1,163 @@
 // SPDX-License-Identifier: Apache-2.0
-//! iptables rule sets through iptables-save and iptables-restore.
+//! iptables rules through `iptables-save` and `iptables-restore`, one process each per family and round.
+//!
+//! [`Backends::detect`] finds out which of the two iptables of a machine its other users write to; [`Iptables`] reads
+//! all rules of a family or writes one batch of [`Edit`]s. What is to be written is decided in `plan`, where the rules
+//! are values too (`plan::ruleset`).
+
+mod backend;
+mod restore;
+
+use std::sync::Arc;
+
+use tracing::trace;
+
+pub use backend::{Backend, Backends, Programs, Reason, Version};
+pub use restore::{RestoreFailure, RestoreFailureKind};
+
+use super::exec::{Exec, ExecError};
+use crate::model::net::IpFamily;
+use crate::plan::ruleset::{Edit, ParseError, Ruleset, Table, incompatible_tables, render_edits};
+
+/// Seconds that iptables waits for its lock, which kubelet and others take too. kube-proxy's value.
+const LOCK_WAIT: &str = "5";
+
+/// What can go wrong with iptables.
+#[derive(Debug, thiserror::Error)]
+pub enum IptablesError {
+    #[error("cannot run iptables")]
+    Exec(#[source] ExecError),
+    /// None of the programs is there, or not for this family.
+    #[error("iptables is not installed (looked for {looked_for})")]
+    NotInstalled { looked_for: String },
+    #[error("{program} {version} is too old: {needed} or newer is needed")]
+    TooOld {
+        program: String,
+        version: Version,
+        needed: Version,
+    },
+    #[error("cannot read the version of {program} in {text:?}")]
+    UnknownVersion { program: String, text: String },
+    #[error("{program} failed: {stderr}")]
+    Save {
+        program: String,
+        status: Option<i32>,
+        stderr: String,
+    },
+    #[error("cannot read the output of {program}")]
+    Parse {
+        program: String,
+        #[source]
+        source: ParseError,
+    },
+    #[error("table {table} holds rules of nft that {program} cannot show")]
+    Incompatible { program: String, table: Table },
+    #[error("{program} failed")]
+    Restore {
+        program: String,
+        #[source]
+        source: Box<RestoreFailure>,
+    },
+}
+
+impl IptablesError {
+    /// Whether the same call may succeed later without a change of ours.
+    pub const fn is_retryable(&self) -> bool {
+        match self {
+            Self::Exec(error) => matches!(error, ExecError::TimedOut { .. }),
+            Self::Restore { source, .. } => matches!(source.kind, RestoreFailureKind::LockHeld),
+            _ => false,
+        }
+    }
+}
+
+/// The rules of one family of this network namespace.
+#[derive(Clone, Debug)]
+pub struct Iptables {
+    exec: Arc<dyn Exec>,
+    programs: Programs,
+}
+
+impl Iptables {
+    pub fn new(exec: Arc<dyn Exec>, programs: Programs) -> Self {
+        Self { exec, programs }
+    }
+
+    pub const fn family(&self) -> IpFamily {
+        self.programs.family
+    }
+
+    pub const fn programs(&self) -> &Programs {
+        &self.programs
+    }
+
+    /// All chains and rules of these tables, read by one process. A table that the kernel has not loaded has no
+    /// chains.
+    pub fn save(&self, tables: &[Table]) -> Result<Ruleset, IptablesError> {
+        let program = self.programs.save.as_str();
+        let args: &[&str] = match tables {
+            [table] => &["-t", table.as_str()],
+            _ => &[],
+        };
+        let output = self
+            .exec
+            .run(program, args, b"")
+            .map_err(IptablesError::Exec)?;
+        if !output.succeeded() {
+            return Err(IptablesError::Save {
+                program: program.to_owned(),
+                status: output.status,
+                stderr: output.stderr_text(),
+            });
+        }
+        // Comments may hold any bytes; what is not UTF-8 is not ours.
+        let text = String::from_utf8_lossy(&output.stdout);
+        if let Some(table) = incompatible_tables(&text)
+            .into_iter()
+            .find(|table| tables.contains(table))
+        {
+            return Err(IptablesError::Incompatible {
+                program: program.to_owned(),
+                table,
+            });
+        }
+        let mut ruleset = Ruleset::parse(&text).map_err(|source| IptablesError::Parse {
+            program: program.to_owned(),
+            source,
+        })?;
+        ruleset
+            .chains
+            .retain(|(table, _), _| tables.contains(table));
+        Ok(ruleset)
+    }
+
+    /// Makes all edits with one process. Each table is atomic by itself; tables are written in the order of [`Table`],
+    /// and those before the one that fails stay written.
+    pub fn restore(&self, edits: &[Edit]) -> Result<(), IptablesError> {
+        if edits.is_empty() {
+            return Ok(());
+        }
+        let batch = render_edits(edits);
+        let program = self.programs.restore.as_str();
+        trace!(program, batch, "iptables batch");
+        let args = ["-w", LOCK_WAIT, "--noflush"];
+        let output = self
+            .exec
+            .run(program, &args, batch.as_bytes())
+            .map_err(IptablesError::Exec)?;
+        if output.succeeded() {
+            return Ok(());
+        }
+        Err(IptablesError::Restore {
+            program: program.to_owned(),
+            source: Box::new(RestoreFailure::of(
+                &batch,
+                output.status,
+                &output.stderr_text(),
+            )),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -13,7 +13,7 @@ use std::fmt;
 use std::str::FromStr;
 
 pub use edit::{Edit, Location, locate, render_edits};
-pub use parse::ParseError;
+pub use parse::{ParseError, incompatible_tables};
 
 /// Longest chain name in bytes: `XT_EXTENSION_MAXNAMELEN` (29) of `linux/netfilter/x_tables.h` less its NUL.
 pub const MAX_CHAIN_NAME_LEN: usize = 28;

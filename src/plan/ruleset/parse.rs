@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! PURE: reads the text of `iptables-save`.
 
-use super::{ChainName, InvalidChainName, Rule, Ruleset, Table};
+use super::{ChainName, Rule, Ruleset, Table};
 
 /// Why a text is no output of `iptables-save`. Lines are counted from 1.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -10,18 +10,10 @@ pub enum ParseError {
     OutsideTable { line: usize, text: String },
     #[error("line {line}: {text:?} is neither a chain nor a rule")]
     UnknownLine { line: usize, text: String },
-    #[error("line {line}: not a chain that iptables can have")]
-    Chain {
-        line: usize,
-        #[source]
-        source: InvalidChainName,
-    },
     #[error("line {line}: rule of chain {chain}, which is not declared")]
     UndeclaredChain { line: usize, chain: ChainName },
     #[error("table {table} is not committed")]
     Uncommitted { table: String },
-    #[error("table {table} holds rules that iptables cannot show (made with nft?)")]
-    IncompatibleTable { table: Table },
 }
 
 /// Where the reader is.
@@ -39,13 +31,7 @@ pub(super) fn parse(text: &str) -> Result<Ruleset, ParseError> {
     for (index, raw) in text.lines().enumerate() {
         let line = index + 1;
         let raw = raw.trim_end();
-        if raw.is_empty() {
-            continue;
-        }
-        if raw.starts_with('#') {
-            if let Some(table) = incompatible_table(raw) {
-                return Err(ParseError::IncompatibleTable { table });
-            }
+        if raw.is_empty() || raw.starts_with('#') {
             continue;
         }
         if let Some(name) = raw.strip_prefix('*') {
@@ -70,10 +56,17 @@ pub(super) fn parse(text: &str) -> Result<Ruleset, ParseError> {
         };
         if let Some(declaration) = raw.strip_prefix(':') {
             let name = declaration.split(' ').next().unwrap_or_default();
-            let chain = chain_name(name, line)?;
-            ruleset.chains.entry((table, chain)).or_default();
+            if let Some(chain) = chain_name(name) {
+                ruleset.chains.entry((table, chain)).or_default();
+            }
         } else {
-            let (chain, rule) = rule_line(raw, line)?;
+            let (name, rule) = rule_line(raw).ok_or_else(|| ParseError::UnknownLine {
+                line,
+                text: raw.to_owned(),
+            })?;
+            let Some(chain) = chain_name(name) else {
+                continue;
+            };
             match ruleset.chains.get_mut(&(table, chain.clone())) {
                 Some(rules) => rules.push(rule),
                 None => return Err(ParseError::UndeclaredChain { line, chain }),
@@ -89,34 +82,32 @@ pub(super) fn parse(text: &str) -> Result<Ruleset, ParseError> {
     }
 }
 
-fn chain_name(name: &str, line: usize) -> Result<ChainName, ParseError> {
-    ChainName::new(name).map_err(|source| ParseError::Chain { line, source })
+/// A chain whose name iptables would not take (nft takes longer ones) is none of ours and passed over.
+fn chain_name(name: &str) -> Option<ChainName> {
+    ChainName::new(name).ok()
 }
 
 /// Splits `[0:0] -A CHAIN RULE` (the counters are there with `-c` only).
-fn rule_line(raw: &str, line: usize) -> Result<(ChainName, Rule), ParseError> {
-    let unknown = || ParseError::UnknownLine {
-        line,
-        text: raw.to_owned(),
-    };
+fn rule_line(raw: &str) -> Option<(&str, Rule)> {
     let without_counters = match raw.strip_prefix('[') {
-        Some(rest) => rest.split_once("] ").ok_or_else(unknown)?.1,
+        Some(rest) => rest.split_once("] ")?.1,
         None => raw,
     };
-    let rest = without_counters.strip_prefix("-A ").ok_or_else(unknown)?;
+    let rest = without_counters.strip_prefix("-A ")?;
     let (name, rule) = rest.split_once(' ').unwrap_or((rest, ""));
-    Ok((chain_name(name, line)?, Rule::new(rule)))
+    Some((name, Rule::new(rule)))
 }
 
-/// ``# Table `nat' is incompatible, use 'nft' tool.`` of iptables-nft-save.
-fn incompatible_table(comment: &str) -> Option<Table> {
-    let name = comment.strip_prefix("# Table `")?;
-    let (name, rest) = name.split_once('\'')?;
-    if rest.contains("is incompatible") {
-        name.parse().ok()
-    } else {
-        None
-    }
+/// The tables of which iptables-nft-save says ``# Table `nat' is incompatible, use 'nft' tool.``: they hold rules that it
+/// cannot show, and it shows none of them.
+pub fn incompatible_tables(text: &str) -> Vec<Table> {
+    text.lines()
+        .filter_map(|line| {
+            let (name, rest) = line.strip_prefix("# Table `")?.split_once('\'')?;
+            rest.contains("is incompatible")
+                .then(|| name.parse().ok())?
+        })
+        .collect()
 }
 
 /// The words of a rule, a quoted text being one word (quotes included).

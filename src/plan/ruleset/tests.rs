@@ -76,14 +76,22 @@ fn text_that_is_no_rule_set_is_refused_with_its_line() {
         },
         "cut off"
     );
-    assert_eq!(
-        error("# Table `nat' is incompatible, use 'nft' tool.\n"),
-        ParseError::IncompatibleTable { table: Table::Nat }
-    );
-    assert!(matches!(
-        error("*nat\n: - [0:0]\nCOMMIT\n"),
-        ParseError::Chain { line: 2, .. }
-    ));
+}
+
+#[test]
+fn chains_with_names_that_iptables_does_not_take_are_passed_over() {
+    let long = "a".repeat(40);
+    let text = format!("*nat\n:{long} - [0:0]\n:A - [0:0]\n-A {long} -j A\n-A A -j DROP\nCOMMIT\n");
+    let ruleset = Ruleset::parse(&text).unwrap();
+    assert_eq!(ruleset.rule_count(), 1);
+}
+
+#[test]
+fn tables_that_only_nft_can_read_are_named() {
+    let text =
+        "# Table `nat' is incompatible, use 'nft' tool.\n*filter\n:INPUT ACCEPT [0:0]\nCOMMIT\n";
+    assert_eq!(incompatible_tables(text), [Table::Nat]);
+    assert_eq!(Ruleset::parse(text).unwrap().chains.len(), 1);
 }
 
 #[test]

@@ -1,0 +1,300 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Which iptables to use: there may be two on a machine (`legacy` and `nft`) whose rules do not see each other.
+//!
+//! Ours must be those that kubelet uses. The way of finding out is that of
+//! <https://github.com/kubernetes-sigs/iptables-wrappers>: look for the chains that kubelet leaves as a hint, else for
+//! the one that has more rules, else take what plain `iptables` is.
+
+use std::fmt;
+use std::str::FromStr;
+
+use tracing::{debug, info};
+
+use super::IptablesError;
+use crate::dataplane::exec::Exec;
+use crate::model::net::IpFamily;
+
+/// One of the two iptables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Backend {
+    Legacy,
+    Nft,
+}
+
+impl Backend {
+    const ALL: [Self; 2] = [Self::Nft, Self::Legacy];
+
+    /// `legacy` or `nft`, as in the names of the programs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Legacy => "legacy",
+            Self::Nft => "nft",
+        }
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A version of iptables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version(pub u32, pub u32, pub u32);
+
+/// The first whose `iptables-restore` waits for the lock (`-w`).
+const OLDEST: Version = Version(1, 6, 2);
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.0, self.1, self.2)
+    }
+}
+
+/// From `iptables v1.8.9 (nf_tables)`.
+impl FromStr for Version {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let word = text
+            .split_ascii_whitespace()
+            .find_map(|word| {
+                word.strip_prefix('v')
+                    .filter(|rest| rest.starts_with(is_digit))
+            })
+            .ok_or(())?;
+        let mut numbers = word.split('.').map(|number| {
+            number
+                .trim_end_matches(|c| !is_digit(c))
+                .parse()
+                .map_err(|_bad| ())
+        });
+        let major = numbers.next().ok_or(())??;
+        let minor = numbers.next().ok_or(())??;
+        let patch = numbers.next().unwrap_or(Ok(0))?;
+        Ok(Self(major, minor, patch))
+    }
+}
+
+const fn is_digit(c: char) -> bool {
+    c.is_ascii_digit()
+}
+
+/// The programs for one family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Programs {
+    pub family: IpFamily,
+    /// Such as `ip6tables-nft-save`.
+    pub save: String,
+    /// Such as `ip6tables-nft-restore`.
+    pub restore: String,
+}
+
+impl Programs {
+    /// The programs of a variant, or the plain ones.
+    fn new(family: IpFamily, variant: Option<Backend>) -> Self {
+        let base = match family {
+            IpFamily::V4 => "iptables",
+            IpFamily::V6 => "ip6tables",
+        };
+        let base = match variant {
+            Some(backend) => format!("{base}-{backend}"),
+            None => base.to_owned(),
+        };
+        Self {
+            family,
+            save: format!("{base}-save"),
+            restore: format!("{base}-restore"),
+        }
+    }
+}
+
+/// Why a backend was chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The configuration says so.
+    Configured,
+    /// kubelet's chains are there.
+    Hint,
+    /// It has more rules than the other one.
+    Rules,
+    /// Neither has rules; plain `iptables` is this one.
+    Default,
+    /// The other one cannot be used on this machine.
+    OnlyOne,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Configured => "configured",
+            Self::Hint => "kubelet's chains are in it",
+            Self::Rules => "it has most rules",
+            Self::Default => "it is the default",
+            Self::OnlyOne => "it is the only one that works",
+        })
+    }
+}
+
+/// What was found out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backends {
+    pub backend: Backend,
+    pub reason: Reason,
+    pub version: Version,
+    /// Whether the programs carry the backend's name; else there are the plain ones only.
+    has_variants: bool,
+}
+
+/// The rules of one backend, as far as detection cares.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    installed: bool,
+    works: bool,
+    hints: usize,
+    rules: usize,
+}
+
+impl Backends {
+    /// Finds the iptables to use. `wanted` overrides what would be found.
+    pub fn detect(exec: &dyn Exec, wanted: Option<Backend>) -> Result<Self, IptablesError> {
+        let [nft, legacy] = Backend::ALL.map(|backend| look(exec, backend));
+        let (nft, legacy) = (nft?, legacy?);
+        debug!(?nft, ?legacy, "iptables backends");
+        let has_variants = nft.installed || legacy.installed;
+        let default = default_of(exec)?;
+        let (backend, reason) = match wanted {
+            Some(backend) => (backend, Reason::Configured),
+            None => choose(nft, legacy, default),
+        };
+        let version_of = |variant| version(exec, &Programs::new(IpFamily::V4, variant).restore);
+        let (program, version) = if has_variants {
+            let seen = match backend {
+                Backend::Nft => nft,
+                Backend::Legacy => legacy,
+            };
+            if !seen.installed {
+                return Err(IptablesError::NotInstalled {
+                    looked_for: Programs::new(IpFamily::V4, Some(backend)).save,
+                });
+            }
+            version_of(Some(backend))?
+        } else {
+            let found = default.ok_or_else(|| IptablesError::NotInstalled {
+                looked_for: "iptables, iptables-nft, iptables-legacy".to_owned(),
+            })?;
+            if found != backend {
+                return Err(IptablesError::NotInstalled {
+                    looked_for: Programs::new(IpFamily::V4, Some(backend)).save,
+                });
+            }
+            version_of(None)?
+        };
+        if version < OLDEST {
+            return Err(IptablesError::TooOld {
+                program,
+                version,
+                needed: OLDEST,
+            });
+        }
+        info!(%backend, %reason, %version, "iptables found");
+        Ok(Self {
+            backend,
+            reason,
+            version,
+            has_variants,
+        })
+    }
+
+    /// The programs for a family.
+    pub fn programs(&self, family: IpFamily) -> Programs {
+        Programs::new(family, self.has_variants.then_some(self.backend))
+    }
+}
+
+fn choose(nft: Seen, legacy: Seen, default: Option<Backend>) -> (Backend, Reason) {
+    if nft.hints > 0 {
+        return (Backend::Nft, Reason::Hint);
+    }
+    if legacy.hints > 0 {
+        return (Backend::Legacy, Reason::Hint);
+    }
+    match (nft.works, legacy.works) {
+        (true, false) => return (Backend::Nft, Reason::OnlyOne),
+        (false, true) => return (Backend::Legacy, Reason::OnlyOne),
+        _ => {}
+    }
+    if legacy.rules > nft.rules {
+        return (Backend::Legacy, Reason::Rules);
+    }
+    if nft.rules > legacy.rules {
+        return (Backend::Nft, Reason::Rules);
+    }
+    (default.unwrap_or(Backend::Nft), Reason::Default)
+}
+
+/// Reads the rules of both families of one backend.
+fn look(exec: &dyn Exec, backend: Backend) -> Result<Seen, IptablesError> {
+    let mut seen = Seen::default();
+    for family in IpFamily::ALL {
+        let program = Programs::new(family, Some(backend)).save;
+        let output = match exec.run(&program, &[], b"") {
+            Ok(output) => output,
+            Err(error) if error.is_missing() => continue,
+            Err(error) => return Err(IptablesError::Exec(error)),
+        };
+        seen.installed = true;
+        // A kernel without this backend fails here; so may one family of a kernel without IPv6.
+        if !output.succeeded() {
+            continue;
+        }
+        seen.works = true;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let mut in_mangle = false;
+        for line in text.lines() {
+            if let Some(table) = line.strip_prefix('*') {
+                in_mangle = table == "mangle";
+            } else if line.starts_with('-') {
+                seen.rules += 1;
+            } else if in_mangle
+                && (line.starts_with(":KUBE-IPTABLES-HINT ")
+                    || line.starts_with(":KUBE-KUBELET-CANARY "))
+            {
+                seen.hints += 1;
+            }
+        }
+    }
+    Ok(seen)
+}
+
+/// What plain `iptables` is; `None` if there is none.
+fn default_of(exec: &dyn Exec) -> Result<Option<Backend>, IptablesError> {
+    let output = match exec.run("iptables", &["--version"], b"") {
+        Ok(output) => output,
+        Err(error) if error.is_missing() => return Ok(None),
+        Err(error) => return Err(IptablesError::Exec(error)),
+    };
+    let text = String::from_utf8_lossy(&output.stdout);
+    // Before 1.8 there was one backend and no word for it.
+    let backend = if text.contains("nf_tables") {
+        Backend::Nft
+    } else {
+        Backend::Legacy
+    };
+    Ok(Some(backend))
+}
+
+fn version(exec: &dyn Exec, program: &str) -> Result<(String, Version), IptablesError> {
+    let output = exec
+        .run(program, &["--version"], b"")
+        .map_err(IptablesError::Exec)?;
+    let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    match text.parse() {
+        Ok(version) => Ok((program.to_owned(), version)),
+        Err(()) => Err(IptablesError::UnknownVersion {
+            program: program.to_owned(),
+            text,
+        }),
+    }
+}

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Why `iptables-restore` failed, from its exit status and its words (there is nothing else), traced to the rule.
+
+use std::fmt;
+
+use crate::plan::ruleset::{Location, locate};
+
+/// A batch that was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestoreFailure {
+    pub kind: RestoreFailureKind,
+    /// The line of the batch that iptables blames. legacy blames `COMMIT` for what the kernel refuses.
+    pub location: Option<Location>,
+    pub status: Option<i32>,
+    /// What it said, unchanged.
+    pub stderr: String,
+}
+
+/// The causes that callers tell apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RestoreFailureKind {
+    /// Another process held `/run/xtables.lock` for too long.
+    LockHeld,
+    /// No `CAP_NET_ADMIN`, or the lock file may not be written.
+    Permission,
+    /// iptables or the kernel (then usually a module is missing) does not know this match.
+    UnknownMatch(String),
+    /// The same for a target, or there is no chain of this name.
+    UnknownTarget(String),
+    /// A rule refers to a set that does not exist.
+    MissingSet(String),
+    /// The rule to be deleted, or the chain, is not there.
+    NotFound,
+    /// The chain to be deleted is jumped to.
+    Busy,
+    /// Anything else.
+    Other,
+}
+
+impl RestoreFailure {
+    pub(super) fn of(batch: &str, status: Option<i32>, stderr: &str) -> Self {
+        Self {
+            kind: kind(stderr),
+            location: blamed_line(stderr).and_then(|line| locate(batch, line)),
+            status,
+            stderr: stderr.to_owned(),
+        }
+    }
+}
+
+impl std::error::Error for RestoreFailure {}
+
+impl fmt::Display for RestoreFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.kind {
+            RestoreFailureKind::LockHeld => {
+                f.write_str("another program holds the xtables lock")?;
+            }
+            RestoreFailureKind::Permission => f.write_str("no permission")?,
+            RestoreFailureKind::UnknownMatch(name) => {
+                write!(f, "match {name} is not known (kernel module xt_{name}?)")?;
+            }
+            RestoreFailureKind::UnknownTarget(name) => {
+                write!(f, "{name} is neither a chain nor a known target")?;
+            }
+            RestoreFailureKind::MissingSet(name) => write!(f, "set {name} does not exist")?,
+            RestoreFailureKind::NotFound => f.write_str("chain or rule does not exist")?,
+            RestoreFailureKind::Busy => f.write_str("chain is in use")?,
+            RestoreFailureKind::Other => {
+                write!(
+                    f,
+                    "{}",
+                    self.stderr.lines().next().unwrap_or("no reason given")
+                )?;
+            }
+        }
+        match &self.location {
+            Some(Location {
+                table,
+                chain: Some(_),
+                text,
+            }) => write!(f, " at {text:?} of table {table}"),
+            Some(Location {
+                table, chain: None, ..
+            }) => write!(f, " at the commit of table {table}"),
+            None => Ok(()),
+        }
+    }
+}
+
+fn kind(stderr: &str) -> RestoreFailureKind {
+    let has = |text: &str| stderr.contains(text);
+    if has("xtables lock") || has("xtables.lock: Resource temporarily unavailable") {
+        RestoreFailureKind::LockHeld
+    } else if has("ermission denied") || has("you must be root") || has("Operation not permitted") {
+        RestoreFailureKind::Permission
+    } else if let Some(name) = after(stderr, "Couldn't load match `") {
+        RestoreFailureKind::UnknownMatch(name)
+    } else if let Some(name) =
+        after(stderr, "Couldn't load target `").or_else(|| after(stderr, "Chain '"))
+    {
+        RestoreFailureKind::UnknownTarget(name)
+    } else if let Some(name) = after(stderr, "Set ") {
+        RestoreFailureKind::MissingSet(name)
+    } else if let Some(name) = after(stderr, "Extension ") {
+        RestoreFailureKind::UnknownMatch(name)
+    } else if has("No chain/target/match by that name") || has("does a matching rule exist") {
+        RestoreFailureKind::NotFound
+    } else if has("Device or resource busy") || has("Directory not empty") || has("Too many links")
+    {
+        RestoreFailureKind::Busy
+    } else {
+        RestoreFailureKind::Other
+    }
+}
+
+/// The word behind `prefix`, without quotes.
+fn after(text: &str, prefix: &str) -> Option<String> {
+    let (_, rest) = text.split_once(prefix)?;
+    let word = rest.split(['\'', ' ', ':', '\n']).next()?;
+    (!word.is_empty()).then(|| word.to_owned())
+}
+
+/// The number in `line N failed`, `line N: RULE_APPEND failed` or `Error occurred at line: N`.
+fn blamed_line(stderr: &str) -> Option<usize> {
+    stderr.match_indices("line").find_map(|(at, word)| {
+        let rest = stderr
+            .get(at + word.len()..)?
+            .trim_start_matches([' ', ':']);
+        let digits = rest
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(rest.len());
+        rest.get(..digits)?.parse().ok()
+    })
+}
