@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Metrics of where objects come from: client-go's names for requests, ours for what was skipped.
+
+use prometheus::{HistogramVec, IntCounterVec, Registry};
+
+use super::{MetricsError, counters, histograms};
+use crate::source::{Observer, Problem, Request};
+
+/// Counts what a source reports.
+#[derive(Clone, Debug)]
+pub struct SourceMetrics {
+    requests: IntCounterVec,
+    latency: HistogramVec,
+    skipped: IntCounterVec,
+}
+
+impl SourceMetrics {
+    /// Registers them.
+    pub fn register(registry: &Registry) -> Result<Self, MetricsError> {
+        let r = registry;
+        Ok(Self {
+            requests: counters(
+                r,
+                "rest_client_requests_total",
+                "Requests to the API server by status code, method and host",
+                &["code", "host", "method"],
+            )?,
+            latency: histograms(
+                r,
+                "rest_client_request_duration_seconds",
+                "Time until the API server answered, by verb and host",
+                REQUEST_BUCKETS.to_vec(),
+                &["host", "verb"],
+            )?,
+            skipped: counters(
+                r,
+                "kube_proxy_rs_skipped_objects_total",
+                "Objects or parts of objects that cannot be used, by reason",
+                &["reason"],
+            )?,
+        })
+    }
+}
+
+/// client-go's buckets.
+const REQUEST_BUCKETS: [f64; 12] = [
+    0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0,
+];
+
+impl Observer for SourceMetrics {
+    fn problem(&self, problem: &Problem) {
+        self.skipped.with_label_values(&[problem.reason]).inc();
+    }
+
+    fn request(&self, request: &Request<'_>) {
+        let code = request
+            .code
+            .map_or_else(|| "<error>".to_owned(), |code| code.to_string());
+        self.requests
+            .with_label_values(&[code.as_str(), request.host, request.method])
+            .inc();
+        let latency = self
+            .latency
+            .with_label_values(&[request.host, request.method]);
+        latency.observe(request.duration.as_secs_f64());
+    }
+}
