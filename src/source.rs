@@ -106,7 +106,9 @@ pub async fn run(
     updates: mpsc::Sender<Update>,
 ) -> Result<(), Error> {
     match source {
-        Source::Kubernetes(config) => kubernetes::run(config, options, observer, updates).await?,
+        Source::Kubernetes(config) => {
+            Box::pin(kubernetes::run(config, options, observer, updates)).await?;
+        }
         Source::Manifests(directory) => {
             manifests::run(&directory, options, observer, updates).await?;
         }

@@ -86,6 +86,11 @@ impl ProblemLog {
         self.reported.insert(subject.to_owned(), problems);
     }
 
+    /// Nothing that was reported is still so.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.reported.is_empty()
+    }
+
     /// Only these subjects are left.
     pub(crate) fn retain(&mut self, is_left: impl Fn(&str) -> bool) {
         self.reported.retain(|subject, _| is_left(subject));

@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What becomes of the objects of each kind. A list is collected as model objects and sent as one
+//! update; of other objects nothing stays here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::discovery::v1 as discovery;
+use k8s_openapi::api::networking::v1 as networking;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::runtime::watcher::Event as Watch;
+
+use super::super::convert::{Converted, Converter, object_name};
+use super::super::problem::ProblemLog;
+use super::super::{Observer, Options, Update};
+use super::watch::Handler;
+use crate::model::{self, NodeInfo, ServiceName, SliceName};
+
+/// Converts objects of one kind and reports what is wrong with them.
+struct Conversion {
+    kind: &'static str,
+    converter: Converter,
+    problems: ProblemLog,
+    /// The objects with problems in the list that is arriving.
+    listed_with_problems: BTreeSet<String>,
+}
+
+impl Conversion {
+    fn new(kind: &'static str, options: &Options, observer: Arc<dyn Observer>) -> Self {
+        Self {
+            kind,
+            converter: Converter::new(options),
+            problems: ProblemLog::new(observer),
+            listed_with_problems: BTreeSet::new(),
+        }
+    }
+
+    fn convert<K, T>(
+        &mut self,
+        meta: &ObjectMeta,
+        object: &K,
+        convert: impl FnOnce(&mut Converter, &K) -> Converted<T>,
+    ) -> Option<T> {
+        let (converted, problems) = convert(&mut self.converter, object);
+        // Names are made only for the few objects that need them.
+        if !problems.is_empty() || !self.problems.is_empty() {
+            let name = object_name(self.kind, meta);
+            if !problems.is_empty() {
+                self.listed_with_problems.insert(name.clone());
+            }
+            self.problems.report(&name, problems);
+        }
+        converted
+    }
+
+    fn begin(&mut self) {
+        self.listed_with_problems.clear();
+    }
+
+    /// The list is complete: what is not in it need not be remembered.
+    fn complete(&mut self) {
+        let listed = std::mem::take(&mut self.listed_with_problems);
+        self.problems.retain(|name| listed.contains(name));
+    }
+
+    fn forget(&mut self, meta: &ObjectMeta) {
+        if !self.problems.is_empty() {
+            self.problems
+                .report(&object_name(self.kind, meta), Vec::new());
+        }
+    }
+}
+
+/// Namespace and name as the API server sends them.
+fn names(meta: &ObjectMeta) -> (Arc<str>, Arc<str>) {
+    let text = |part: Option<&String>| part.map_or("", String::as_str).into();
+    (text(meta.namespace.as_ref()), text(meta.name.as_ref()))
+}
+
+pub(super) struct Services {
+    conversion: Conversion,
+    listed: Vec<model::Service>,
+}
+
+impl Services {
+    pub(super) fn new(options: &Options, observer: Arc<dyn Observer>) -> Self {
+        Self {
+            conversion: Conversion::new("Service", options, observer),
+            listed: Vec::new(),
+        }
+    }
+
+    fn convert(&mut self, object: &core::Service) -> Option<model::Service> {
+        self.conversion
+            .convert(&object.metadata, object, Converter::service)
+    }
+}
+
+impl Handler<core::Service> for Services {
+    fn handle(&mut self, event: Watch<core::Service>) -> Option<Update> {
+        let deleted = |meta: &ObjectMeta| {
+            let (namespace, name) = names(meta);
+            model::Event::ServiceDeleted(ServiceName { namespace, name })
+        };
+        let event = match event {
+            Watch::Init => {
+                self.conversion.begin();
+                self.listed = Vec::new();
+                return None;
+            }
+            Watch::InitApply(object) => {
+                let service = self.convert(&object);
+                self.listed.extend(service);
+                return None;
+            }
+            Watch::InitDone => {
+                self.conversion.complete();
+                model::Event::ServicesReplaced(std::mem::take(&mut self.listed))
+            }
+            Watch::Apply(object) => match self.convert(&object) {
+                Some(service) => model::Event::ServiceApplied(service),
+                // It may have been one that counts.
+                None => deleted(&object.metadata),
+            },
+            Watch::Delete(object) => {
+                self.conversion.forget(&object.metadata);
+                deleted(&object.metadata)
+            }
+        };
+        Some(Update::Model(event))
+    }
+}
+
+pub(super) struct Slices {
+    conversion: Conversion,
+    listed: Vec<model::EndpointSlice>,
+}
+
+impl Slices {
+    pub(super) fn new(options: &Options, observer: Arc<dyn Observer>) -> Self {
+        Self {
+            conversion: Conversion::new("EndpointSlice", options, observer),
+            listed: Vec::new(),
+        }
+    }
+
+    fn convert(&mut self, object: &discovery::EndpointSlice) -> Option<model::EndpointSlice> {
+        self.conversion
+            .convert(&object.metadata, object, Converter::slice)
+    }
+}
+
+impl Handler<discovery::EndpointSlice> for Slices {
+    fn handle(&mut self, event: Watch<discovery::EndpointSlice>) -> Option<Update> {
+        let deleted = |meta: &ObjectMeta| {
+            let (namespace, name) = names(meta);
+            model::Event::SliceDeleted(SliceName { namespace, name })
+        };
+        let event = match event {
+            Watch::Init => {
+                self.conversion.begin();
+                self.listed = Vec::new();
+                return None;
+            }
+            Watch::InitApply(object) => {
+                let slice = self.convert(&object);
+                self.listed.extend(slice);
+                return None;
+            }
+            Watch::InitDone => {
+                self.conversion.complete();
+                model::Event::SlicesReplaced(std::mem::take(&mut self.listed))
+            }
+            Watch::Apply(object) => match self.convert(&object) {
+                Some(slice) => model::Event::SliceApplied(slice),
+                None => deleted(&object.metadata),
+            },
+            Watch::Delete(object) => {
+                self.conversion.forget(&object.metadata);
+                deleted(&object.metadata)
+            }
+        };
+        Some(Update::Model(event))
+    }
+}
+
+/// Our own Node. Its status changes often; what does not matter here is not sent.
+pub(super) struct Nodes {
+    conversion: Conversion,
+    listed: Option<NodeInfo>,
+    /// What was sent last, once something was.
+    sent: Option<NodeInfo>,
+    sent_any: bool,
+}
+
+impl Nodes {
+    pub(super) fn new(options: &Options, observer: Arc<dyn Observer>) -> Self {
+        Self {
+            conversion: Conversion::new("Node", options, observer),
+            listed: None,
+            sent: None,
+            sent_any: false,
+        }
+    }
+
+    fn convert(&mut self, object: &core::Node) -> Option<NodeInfo> {
+        self.conversion
+            .convert(&object.metadata, object, Converter::node)
+    }
+}
+
+impl Handler<core::Node> for Nodes {
+    fn handle(&mut self, event: Watch<core::Node>) -> Option<Update> {
+        let node = match event {
+            Watch::Init => {
+                self.listed = None;
+                return None;
+            }
+            Watch::InitApply(object) => {
+                self.listed = self.convert(&object);
+                return None;
+            }
+            Watch::InitDone => self.listed.take(),
+            Watch::Apply(object) => self.convert(&object),
+            Watch::Delete(_) => None,
+        };
+        if self.sent_any && self.sent == node {
+            return None;
+        }
+        self.sent_any = true;
+        self.sent.clone_from(&node);
+        Some(Update::Node(node))
+    }
+}
+
+/// The ranges of Service addresses.
+pub(super) struct Cidrs {
+    conversion: Conversion,
+    by_name: BTreeMap<Arc<str>, Vec<IpNet>>,
+    listed: BTreeMap<Arc<str>, Vec<IpNet>>,
+    sent: Option<Vec<IpNet>>,
+}
+
+impl Cidrs {
+    pub(super) fn new(options: &Options, observer: Arc<dyn Observer>) -> Self {
+        Self {
+            conversion: Conversion::new("ServiceCIDR", options, observer),
+            by_name: BTreeMap::new(),
+            listed: BTreeMap::new(),
+            sent: None,
+        }
+    }
+
+    fn convert(&mut self, object: &networking::ServiceCIDR) -> Vec<IpNet> {
+        self.conversion
+            .convert(&object.metadata, object, Converter::service_cidr)
+            .unwrap_or_default()
+    }
+
+    fn changed(&mut self) -> Option<Update> {
+        let all: BTreeSet<IpNet> = self.by_name.values().flatten().copied().collect();
+        let all: Vec<IpNet> = all.into_iter().collect();
+        if self.sent.as_ref() == Some(&all) {
+            return None;
+        }
+        self.sent = Some(all.clone());
+        Some(Update::ServiceCidrs(all))
+    }
+}
+
+impl Handler<networking::ServiceCIDR> for Cidrs {
+    fn handle(&mut self, event: Watch<networking::ServiceCIDR>) -> Option<Update> {
+        match event {
+            Watch::Init => {
+                self.listed.clear();
+                return None;
+            }
+            Watch::InitApply(object) => {
+                let cidrs = self.convert(&object);
+                self.listed.insert(names(&object.metadata).1, cidrs);
+                return None;
+            }
+            Watch::InitDone => self.by_name = std::mem::take(&mut self.listed),
+            Watch::Apply(object) => {
+                let cidrs = self.convert(&object);
+                self.by_name.insert(names(&object.metadata).1, cidrs);
+            }
+            Watch::Delete(object) => {
+                self.by_name.remove(&names(&object.metadata).1);
+            }
+        }
+        self.changed()
+    }
+
+    fn absent(&mut self) -> Option<Update> {
+        self.by_name.clear();
+        self.changed()
+    }
+}

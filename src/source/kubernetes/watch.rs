@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Following one kind of object: the initial list, then its changes, through every failure of the
+//! server. `kube`'s watcher resumes and relists; this adds the pauses between attempts, the
+//! fall-back for servers that cannot stream lists, and a way out of states that it does not leave.
+
+use std::error::Error as StdError;
+use std::fmt::Debug;
+use std::hash::{BuildHasher, RandomState};
+use std::pin::pin;
+use std::time::Duration;
+
+use futures::StreamExt;
+use kube::runtime::watcher::{self, Event, InitialListStrategy, watcher};
+use kube::{Api, Resource};
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tracing::{debug, info, warn};
+
+use super::super::{Closed, Update, send};
+
+/// The first pause after a failure; it doubles up to [`MAX_PAUSE`].
+const MIN_PAUSE: Duration = Duration::from_millis(200);
+/// Short, because a restarted server should be used soon; every node asks, so not too short.
+const MAX_PAUSE: Duration = Duration::from_secs(5);
+/// A list of which nothing arrives for this long does not come. If it was to be streamed, the
+/// server may not know how.
+const SILENCE: Duration = Duration::from_secs(30);
+/// So many refusals in a row, and the list is asked for again: the version that the watch wants to
+/// go on from may be one that the server does not know, for example after a restore.
+const MAX_REFUSALS: u32 = 3;
+/// How often to ask again for a kind that the server does not have.
+const ABSENT_INTERVAL: Duration = Duration::from_mins(10);
+
+/// What to follow.
+pub(super) struct Watched<K> {
+    pub(super) kind: &'static str,
+    pub(super) api: Api<K>,
+    pub(super) config: watcher::Config,
+    /// The server may not have this kind.
+    pub(super) optional: bool,
+}
+
+/// What becomes of the objects of a kind.
+pub(super) trait Handler<K> {
+    /// Takes in an event; says what to send.
+    fn handle(&mut self, event: Event<K>) -> Option<Update>;
+
+    /// The server does not have this kind.
+    fn absent(&mut self) -> Option<Update> {
+        None
+    }
+}
+
+/// Where following stands between two events.
+struct Progress {
+    kind: &'static str,
+    /// The list is complete.
+    listed: bool,
+    failures: u32,
+    refusals: u32,
+}
+
+/// What to do after a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Remedy {
+    /// Go on with the same watch.
+    Resume,
+    /// Start over with a list.
+    Relist,
+    /// Start over with a list that is not streamed.
+    List,
+    /// The kind is not there.
+    Absent,
+}
+
+/// Follows a kind until the receiver is gone.
+pub(super) async fn follow<K>(
+    watched: Watched<K>,
+    mut handler: impl Handler<K>,
+    updates: &mpsc::Sender<Update>,
+) where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    let following = follow_or_closed(watched, &mut handler, updates);
+    tokio::select! {
+        _closed = following => {}
+        () = updates.closed() => {}
+    }
+}
+
+async fn follow_or_closed<K>(
+    mut watched: Watched<K>,
+    handler: &mut impl Handler<K>,
+    updates: &mpsc::Sender<Update>,
+) -> Result<(), Closed>
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    let mut progress = Progress {
+        kind: watched.kind,
+        listed: false,
+        failures: 0,
+        refusals: 0,
+    };
+    // One object at a time, instead of a page or a whole list in memory.
+    watched.config.initial_list_strategy = InitialListStrategy::StreamingList;
+    loop {
+        progress.listed = false;
+        let remedy = match attempt(&watched, handler, updates, &mut progress).await? {
+            Remedy::Resume => continue,
+            remedy => remedy,
+        };
+        match remedy {
+            Remedy::Absent => {
+                if let Some(update) = handler.absent() {
+                    send(updates, update).await?;
+                }
+                tokio::time::sleep(ABSENT_INTERVAL).await;
+            }
+            Remedy::List => {
+                info!(
+                    kind = watched.kind,
+                    "no streamed list from the server: listing"
+                );
+                watched.config.initial_list_strategy = InitialListStrategy::ListWatch;
+            }
+            Remedy::Relist | Remedy::Resume => {}
+        }
+    }
+}
+
+/// One watcher, from its list to the failure that needs another.
+async fn attempt<K>(
+    watched: &Watched<K>,
+    handler: &mut impl Handler<K>,
+    updates: &mpsc::Sender<Update>,
+    progress: &mut Progress,
+) -> Result<Remedy, Closed>
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    let streaming = watched.config.initial_list_strategy == InitialListStrategy::StreamingList;
+    let mut stream = pin!(watcher(watched.api.clone(), watched.config.clone()));
+    loop {
+        let next = if progress.listed {
+            stream.next().await
+        } else {
+            match timeout(SILENCE, stream.next()).await {
+                Ok(next) => next,
+                Err(_elapsed) => return Ok(Remedy::List),
+            }
+        };
+        match next {
+            Some(Ok(event)) => {
+                progress.succeeded(&event);
+                if let Some(update) = handler.handle(event) {
+                    send(updates, update).await?;
+                }
+            }
+            Some(Err(error)) => {
+                let remedy = progress.remedy(&error, streaming, watched.optional);
+                if remedy == Remedy::Absent || remedy == Remedy::List {
+                    debug!(kind = watched.kind, error = %describe(&error), "not served");
+                    return Ok(remedy);
+                }
+                progress.failed(&error).await;
+                if remedy == Remedy::Relist {
+                    return Ok(remedy);
+                }
+            }
+            // The watcher never ends by itself.
+            None => return Ok(Remedy::Relist),
+        }
+    }
+}
+
+impl Progress {
+    fn succeeded<K>(&mut self, event: &Event<K>) {
+        // The begin of a streamed list only says that the server took the request.
+        if matches!(event, Event::Init) {
+            return;
+        }
+        self.listed |= matches!(event, Event::InitDone);
+        if self.failures > 0 && !matches!(event, Event::InitApply(_)) {
+            info!(
+                kind = self.kind,
+                failures = self.failures,
+                "watch recovered"
+            );
+            self.failures = 0;
+        }
+        self.refusals = 0;
+    }
+
+    fn remedy(&mut self, error: &watcher::Error, streaming: bool, optional: bool) -> Remedy {
+        use watcher::Error;
+        let refused = match error {
+            Error::InitialListFailed(kube::Error::Api(status))
+            | Error::WatchStartFailed(kube::Error::Api(status)) => Some(status.code),
+            _ => None,
+        };
+        match refused {
+            Some(404) if optional => Remedy::Absent,
+            // A role from before the kind existed.
+            Some(403) if optional => {
+                warn!(kind = self.kind, error = %describe(error), "may not be watched: ignored");
+                Remedy::Absent
+            }
+            // `sendInitialEvents` is not known, or not allowed.
+            Some(400 | 422) if streaming && !self.listed => Remedy::List,
+            Some(410) => Remedy::Relist,
+            Some(_) if self.listed => {
+                self.refusals += 1;
+                if self.refusals >= MAX_REFUSALS {
+                    self.refusals = 0;
+                    Remedy::Relist
+                } else {
+                    Remedy::Resume
+                }
+            }
+            // An object that cannot be read would be missed for ever.
+            None if self.listed && is_garbage(error) => Remedy::Relist,
+            _ => Remedy::Resume,
+        }
+    }
+
+    /// Logs a failure and waits before the next attempt.
+    async fn failed(&mut self, error: &watcher::Error) {
+        let pause = pause(self.failures, RandomState::new().hash_one(()));
+        self.failures += 1;
+        let (kind, failures) = (self.kind, self.failures);
+        let retry_ms = pause.as_millis();
+        // A watch that ends is how a server restarts; that it cannot be started again is news.
+        let is_news = !matches!(
+            error,
+            watcher::Error::WatchFailed(_) | watcher::Error::WatchError(_)
+        ) || is_garbage(error);
+        if is_news && failures.is_power_of_two() {
+            warn!(kind, failures, retry_ms, error = %describe(error), "watch failed");
+        } else {
+            debug!(kind, failures, retry_ms, error = %describe(error), "watch failed");
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Something arrived that is no event. `kube` takes any JSON object for a bare `Status`.
+fn is_garbage(error: &watcher::Error) -> bool {
+    matches!(
+        error,
+        watcher::Error::WatchFailed(kube::Error::SerdeError(_) | kube::Error::Api(_))
+    )
+}
+
+/// Between half and all of a time that doubles with each failure, so that the nodes of a cluster
+/// do not ask at the same moment.
+fn pause(failures: u32, random: u64) -> Duration {
+    let doubled = MIN_PAUSE.saturating_mul(1_u32.checked_shl(failures).unwrap_or(u32::MAX));
+    let longest = doubled.min(MAX_PAUSE);
+    let millis = u64::try_from(longest.as_millis()).unwrap_or(u64::MAX);
+    longest / 2 + Duration::from_millis(random % (millis / 2 + 1))
+}
+
+/// An error with its causes. `kube`'s errors repeat their causes' texts: each is said once.
+fn describe(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let part = error.to_string();
+        if !text.contains(&part) {
+            text.push_str(": ");
+            text.push_str(&part);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_a_limit_and_differ() {
+        assert_eq!(pause(0, 0), MIN_PAUSE / 2);
+        assert_eq!(pause(0, 100), MIN_PAUSE);
+        assert_eq!(pause(1, 0), MIN_PAUSE);
+        assert_eq!(pause(40, 0), MAX_PAUSE / 2);
+        for failures in 0..100 {
+            for random in [0, 1, 7_777_777, u64::MAX] {
+                assert!(pause(failures, random) <= MAX_PAUSE);
+            }
+        }
+    }
+}
