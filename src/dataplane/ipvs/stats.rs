@@ -14,6 +14,8 @@ use super::constants::{
 use super::field::put;
 
 /// Counters since creation (or the last zeroing) and current rates per second.
+///
+/// The kernel adds up its processors' counters every two seconds, so these lag behind that much.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     pub connections: u64,
