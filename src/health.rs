@@ -1,2 +1,47 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Health and metrics HTTP servers.
+//! What the proxy answers over HTTP: its health, its metrics, its state, and the health of Services on this node.
+//!
+//! The loop writes [`ProxyHealth`]; three kinds of servers read it. Servers are bound at start ([`Server::bind`]), so that a
+//! proxy that cannot work stops early, and run later. Nothing here changes the proxy.
+
+mod admin;
+mod proxy;
+mod server;
+mod service;
+mod state;
+
+pub use admin::{AdminSurface, admin_routes};
+pub use proxy::health_routes;
+pub use server::{ServeError, Server};
+pub use service::{ListenFailure, ServiceHealthServers};
+pub use state::{FamilyStatus, HealthStatus, ProxyHealth};
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+/// A finished answer. Upstream forbids browsers to guess the type.
+fn answer(status: StatusCode, content_type: &'static str, body: String) -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static(content_type)),
+        (
+            header::X_CONTENT_TYPE_OPTIONS,
+            HeaderValue::from_static("nosniff"),
+        ),
+    ];
+    (status, headers, body).into_response()
+}
+
+/// Go's answer to an unknown path.
+async fn not_found() -> Response {
+    answer(
+        StatusCode::NOT_FOUND,
+        PLAIN,
+        "404 page not found\n".to_owned(),
+    )
+}
+
+const PLAIN: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
+
+#[cfg(test)]
+mod tests;

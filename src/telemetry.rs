@@ -1,2 +1,293 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Logging.
+//! Logging: what is written, in which form, and how an error is printed with its causes.
+//!
+//! Set up once by `main`, before anything else runs. All lines go to stderr.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+
+use tracing::level_filters::LevelFilter;
+use tracing::subscriber::SetGlobalDefaultError;
+use tracing::{Metadata, Subscriber};
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::{Registry, filter};
+
+use crate::config::{LogFormat, LogSettings};
+
+/// The first part of the targets of our own events.
+const OWN_TARGET: &str = env!("CARGO_CRATE_NAME");
+
+/// Starts logging to stderr, for the whole process. Fails when called twice.
+pub fn init(settings: &LogSettings) -> Result<(), SetGlobalDefaultError> {
+    tracing::subscriber::set_global_default(subscriber(settings, io::stderr))
+}
+
+/// A subscriber that writes somewhere else.
+pub fn subscriber<W>(settings: &LogSettings, writer: W) -> Box<dyn Subscriber + Send + Sync>
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let levels = Levels::new(settings);
+    let most_verbose = levels.most_verbose();
+    let enabled = filter::filter_fn(move |metadata| levels.enabled(metadata))
+        .with_max_level_hint(most_verbose);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(writer)
+        .with_ansi(false);
+    match settings.format {
+        LogFormat::Text => Box::new(Registry::default().with(lines.with_filter(enabled))),
+        LogFormat::Json => {
+            let lines = lines.json().flatten_event(true);
+            Box::new(Registry::default().with(lines.with_filter(enabled)))
+        }
+    }
+}
+
+/// Which level is written, by where an event comes from.
+#[derive(Debug)]
+struct Levels {
+    own: LevelFilter,
+    others: LevelFilter,
+    /// Name of a module, or the start of it with a `*`, and its level.
+    modules: Vec<(String, LevelFilter)>,
+}
+
+impl Levels {
+    fn new(settings: &LogSettings) -> Self {
+        let modules = settings
+            .vmodule
+            .iter()
+            .map(|(pattern, verbosity)| (pattern.clone(), own_level(*verbosity)))
+            .collect();
+        Self {
+            own: own_level(settings.verbosity),
+            others: library_level(settings.verbosity),
+            modules,
+        }
+    }
+
+    fn most_verbose(&self) -> LevelFilter {
+        let levels = self.modules.iter().map(|(_, level)| *level);
+        levels
+            .chain([self.own, self.others])
+            .max()
+            .unwrap_or(self.own)
+    }
+
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() <= self.level(metadata.target())
+    }
+
+    fn level(&self, target: &str) -> LevelFilter {
+        let mut segments = target.split("::");
+        if segments.next() != Some(OWN_TARGET) {
+            return self.others;
+        }
+        // The last matching segment is the most special one, and the first pattern wins.
+        let named = |pattern: &str| {
+            segments
+                .clone()
+                .any(|segment| match pattern.strip_suffix('*') {
+                    Some(prefix) => segment.starts_with(prefix),
+                    None => segment == pattern,
+                })
+        };
+        self.modules
+            .iter()
+            .find(|(pattern, _)| named(pattern))
+            .map_or(self.own, |(_, level)| *level)
+    }
+}
+
+/// klog's numbers: 0 and 1 for what an operator needs, 2 for what the proxy does, from 4 on everything. Warnings and errors
+/// are always written.
+const fn own_level(verbosity: u32) -> LevelFilter {
+    match verbosity {
+        0 | 1 => LevelFilter::INFO,
+        2 | 3 => LevelFilter::DEBUG,
+        _ => LevelFilter::TRACE,
+    }
+}
+
+/// Libraries are quiet until somebody looks for something in them.
+const fn library_level(verbosity: u32) -> LevelFilter {
+    match verbosity {
+        0..=3 => LevelFilter::WARN,
+        4 | 5 => LevelFilter::INFO,
+        6 | 7 => LevelFilter::DEBUG,
+        _ => LevelFilter::TRACE,
+    }
+}
+
+/// Prints an error and all its causes in one line: `cannot open the set: permission denied`.
+#[derive(Clone, Copy)]
+pub struct ErrorChain<'a>(pub &'a dyn Error);
+
+impl fmt::Display for ErrorChain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for ErrorChain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use tracing::{debug, info, trace, warn};
+
+    use super::*;
+
+    /// What was written.
+    #[derive(Clone, Default)]
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn written(settings: &LogSettings, events: impl FnOnce()) -> String {
+        let sink = Sink::default();
+        let writer = sink.clone();
+        let subscriber = subscriber(settings, move || writer.clone());
+        tracing::subscriber::with_default(subscriber, events);
+        let bytes = sink.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    fn verbosity(verbosity: u32) -> LogSettings {
+        LogSettings {
+            verbosity,
+            ..LogSettings::default()
+        }
+    }
+
+    fn level(settings: &LogSettings, target: &str) -> LevelFilter {
+        Levels::new(settings).level(target)
+    }
+
+    #[test]
+    fn verbosity_chooses_the_level() {
+        for (number, own, library) in [
+            (0, LevelFilter::INFO, LevelFilter::WARN),
+            (1, LevelFilter::INFO, LevelFilter::WARN),
+            (2, LevelFilter::DEBUG, LevelFilter::WARN),
+            (3, LevelFilter::DEBUG, LevelFilter::WARN),
+            (4, LevelFilter::TRACE, LevelFilter::INFO),
+            (6, LevelFilter::TRACE, LevelFilter::DEBUG),
+            (8, LevelFilter::TRACE, LevelFilter::TRACE),
+            (u32::MAX, LevelFilter::TRACE, LevelFilter::TRACE),
+        ] {
+            assert_eq!(
+                level(&verbosity(number), "kube_proxy_rs::health"),
+                own,
+                "{number}"
+            );
+            assert_eq!(
+                level(&verbosity(number), "hyper::client"),
+                library,
+                "{number}"
+            );
+        }
+    }
+
+    #[test]
+    fn modules_may_have_their_own_verbosity() {
+        let settings = LogSettings {
+            vmodule: vec![("health".to_owned(), 4), ("ip*".to_owned(), 2)],
+            ..verbosity(0)
+        };
+        assert_eq!(
+            level(&settings, "kube_proxy_rs::health::state"),
+            LevelFilter::TRACE
+        );
+        assert_eq!(
+            level(&settings, "kube_proxy_rs::dataplane::ipset"),
+            LevelFilter::DEBUG
+        );
+        assert_eq!(
+            level(&settings, "kube_proxy_rs::reconcile"),
+            LevelFilter::INFO
+        );
+        assert_eq!(level(&settings, "hyper::health"), LevelFilter::WARN);
+        assert_eq!(Levels::new(&settings).most_verbose(), LevelFilter::TRACE);
+    }
+
+    #[test]
+    fn text_lines_have_a_message_and_fields() {
+        let text = written(&verbosity(0), || {
+            info!(service = "default/web", steps = 3, "plan applied");
+            debug!("unseen");
+            trace!("unseen");
+        });
+        assert!(text.contains("INFO"), "{text}");
+        assert!(
+            text.contains("plan applied service=\"default/web\" steps=3"),
+            "{text}"
+        );
+        assert!(!text.contains("unseen") && text.ends_with('\n'), "{text}");
+    }
+
+    #[test]
+    fn json_lines_are_flat_objects() {
+        let settings = LogSettings {
+            format: LogFormat::Json,
+            ..verbosity(2)
+        };
+        let text = written(&settings, || {
+            warn!(steps = 3, "plan failed");
+            debug!("seen");
+        });
+        let lines: Vec<serde_json::Value> = text
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        assert_eq!(lines.len(), 2);
+        assert_eq!(lines[0]["level"], "WARN");
+        assert_eq!(lines[0]["message"], "plan failed");
+        assert_eq!(lines[0]["steps"], 3);
+        assert_eq!(lines[1]["level"], "DEBUG");
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot apply the plan")]
+    struct Outer(#[source] Middle);
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot open the set")]
+    struct Middle(#[source] io::Error);
+
+    #[test]
+    fn an_error_is_printed_with_its_causes() {
+        let cause = io::Error::from_raw_os_error(libc::EPERM);
+        let expected = format!("cannot apply the plan: cannot open the set: {cause}");
+        let error = Outer(Middle(cause));
+        assert_eq!(ErrorChain(&error).to_string(), expected);
+        assert_eq!(format!("{:?}", ErrorChain(&error)), expected);
+    }
+
+    #[test]
+    fn an_error_without_cause_is_itself() {
+        assert_eq!(ErrorChain(&fmt::Error).to_string(), fmt::Error.to_string());
+    }
+}

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Metrics, configuration and state of the proxy, port 10249.
+
+use std::fmt;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::RawQuery;
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::response::Response;
+use axum::routing::any;
+use prometheus::proto::MetricFamily;
+use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
+use serde_json::{Value, json};
+
+use super::{JSON, PLAIN, answer, not_found};
+use crate::config::ProxyMode;
+
+/// What the Prometheus text format is called by `client_golang` 1.23.
+const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
+/// The group under which `/configz` shows the configuration.
+const CONFIG_GROUP: &str = "kubeproxy.config.k8s.io";
+/// The only check of the metrics server's `/healthz`.
+const PING: &str = "ping";
+
+/// Computes what `/state` shows.
+type StateFn = dyn Fn() -> Value + Send + Sync;
+
+/// What the server shows.
+#[derive(Clone)]
+pub struct AdminSurface {
+    /// For `/metrics`.
+    pub registry: Registry,
+    /// For `/proxyMode`.
+    pub mode: ProxyMode,
+    /// For `/configz`: the effective configuration.
+    pub configuration: Value,
+    /// For `/state`: computed at each request.
+    pub state: Arc<StateFn>,
+}
+
+impl fmt::Debug for AdminSurface {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AdminSurface")
+            .field("mode", &self.mode)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The routes of the metrics server.
+pub fn admin_routes(surface: AdminSurface) -> Result<Router, prometheus::Error> {
+    let AdminSurface {
+        registry,
+        mode,
+        configuration,
+        state,
+    } = surface;
+    let slis = Slis::new()?;
+    let ping = slis.clone();
+    let configz = json!({ CONFIG_GROUP: configuration }).to_string();
+    Ok(Router::new()
+        .route("/metrics", any(move || async move { metrics(&registry) }))
+        .route(
+            "/metrics/slis",
+            any(move || async move { metrics(&slis.registry) }),
+        )
+        .route(
+            "/healthz",
+            any(move |RawQuery(query): RawQuery| async move {
+                ping.record();
+                healthz(query.as_deref().unwrap_or_default())
+            }),
+        )
+        .route(
+            "/healthz/ping",
+            any(|| async { answer(StatusCode::OK, PLAIN, "ok".to_owned()) }),
+        )
+        .route(
+            "/proxyMode",
+            any(move || async move { answer(StatusCode::OK, PLAIN, mode.as_str().to_owned()) }),
+        )
+        .route(
+            "/configz",
+            any(move || async move { answer(StatusCode::OK, JSON, configz) }),
+        )
+        .route(
+            "/state",
+            any(move || async move { answer(StatusCode::OK, JSON, state().to_string()) }),
+        )
+        .fallback(not_found))
+}
+
+fn metrics(registry: &Registry) -> Response {
+    let families = registry.gather();
+    match TextEncoder::new().encode_to_string(&families) {
+        Ok(text) => {
+            let mut response = answer(StatusCode::OK, METRICS_TYPE, text);
+            if let Some(start) = process_start(&families) {
+                let name = HeaderName::from_static("process-start-time-unix");
+                response.headers_mut().insert(name, start);
+            }
+            response
+        }
+        Err(error) => answer(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            PLAIN,
+            format!("{error}\n"),
+        ),
+    }
+}
+
+fn process_start(families: &[MetricFamily]) -> Option<HeaderValue> {
+    let family = families
+        .iter()
+        .find(|family| family.name() == "process_start_time_seconds")?;
+    let value = family.get_metric().first()?.get_gauge().get_value();
+    HeaderValue::from_str(&format!("{value:.0}")).ok()
+}
+
+/// The answer of the API machinery's health handler that has one check, which never fails.
+fn healthz(query: &str) -> Response {
+    let parameters = || {
+        query
+            .split('&')
+            .filter(|part| !part.is_empty())
+            .map(|part| part.split_once('=').unwrap_or((part, "")))
+    };
+    if !parameters().any(|(name, _)| name == "verbose") {
+        return answer(StatusCode::OK, PLAIN, "ok".to_owned());
+    }
+    let mut excluded: Vec<&str> = parameters()
+        .filter(|(name, _)| *name == "exclude")
+        .map(|(_, value)| value)
+        .collect();
+    let is_excluded = excluded.contains(&PING);
+    excluded.retain(|name| *name != PING);
+    let mut text = if is_excluded {
+        format!("[+]{PING} excluded: ok\n")
+    } else {
+        format!("[+]{PING} ok\n")
+    };
+    if !excluded.is_empty() {
+        let names: Vec<String> = excluded.iter().map(|name| format!("{name:?}")).collect();
+        text.push_str("warn: some health checks cannot be excluded: no matches for ");
+        text.push_str(&names.join(","));
+        text.push('\n');
+    }
+    text.push_str("healthz check passed\n");
+    answer(StatusCode::OK, PLAIN, text)
+}
+
+/// The service level indicators of the health handler, which have a registry of their own.
+#[derive(Clone)]
+struct Slis {
+    registry: Registry,
+    last: IntGaugeVec,
+    total: IntCounterVec,
+}
+
+impl Slis {
+    fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let last = IntGaugeVec::new(
+            Opts::new(
+                "kubernetes_healthcheck",
+                "[STABLE] Result of a health check, 1 is good",
+            ),
+            &["name", "type"],
+        )?;
+        let total = IntCounterVec::new(
+            Opts::new(
+                "kubernetes_healthchecks_total",
+                "[STABLE] Results of health checks",
+            ),
+            &["name", "status", "type"],
+        )?;
+        registry.register(Box::new(last.clone()))?;
+        registry.register(Box::new(total.clone()))?;
+        Ok(Self {
+            registry,
+            last,
+            total,
+        })
+    }
+
+    fn record(&self) {
+        self.last.with_label_values(&[PING, "healthz"]).set(1);
+        self.total
+            .with_label_values(&[PING, "success", "healthz"])
+            .inc();
+    }
+}

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The servers behind `healthCheckNodePort`: they tell a load balancer whether this node has endpoints of a Service.
+//!
+//! The loop calls [`ServiceHealthServers::sync`] after each round that succeeded. A port that cannot be opened is tried again at the
+//! next call.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::{fmt, io};
+
+use axum::Router;
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::response::Response;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use super::server::{Families, listen};
+use super::state::ProxyHealth;
+use super::{JSON, answer};
+use crate::model::ServiceName;
+use crate::model::net::IpFamily;
+use crate::model::node::NodePortRanges;
+
+/// A port that could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address} for the health check of Service {service}")]
+pub struct ListenFailure {
+    /// The Service.
+    pub service: ServiceName,
+    /// Where.
+    pub address: SocketAddr,
+    /// The cause.
+    #[source]
+    pub source: io::Error,
+}
+
+/// One listening socket.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    service: ServiceName,
+    address: SocketAddr,
+}
+
+/// Local ready endpoints of each Service that has a health check port.
+type Counts = Arc<RwLock<BTreeMap<ServiceName, usize>>>;
+
+/// All health check ports that are open. Dropping it closes them.
+#[derive(Debug)]
+pub struct ServiceHealthServers {
+    health: ProxyHealth,
+    counts: Counts,
+    open: BTreeMap<Key, Task>,
+}
+
+/// A running server, ended when dropped.
+#[derive(Debug)]
+struct Task(JoinHandle<()>);
+
+impl Task {
+    /// Returns once the port is closed.
+    async fn end(mut self) {
+        self.0.abort();
+        // Always the error that says so.
+        drop((&mut self.0).await);
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl ServiceHealthServers {
+    /// No ports yet.
+    pub fn new(health: ProxyHealth) -> Self {
+        Self {
+            health,
+            counts: Counts::default(),
+            open: BTreeMap::new(),
+        }
+    }
+
+    /// Opens and closes ports of one family so that exactly `wanted` are open, on the node's addresses that node ports answer on.
+    /// Ports that stay are not touched. Must be called within a tokio runtime.
+    pub async fn sync(
+        &mut self,
+        ranges: &NodePortRanges,
+        node_addresses: &BTreeSet<IpAddr>,
+        wanted: &BTreeMap<ServiceName, u16>,
+    ) -> Vec<ListenFailure> {
+        let family = ranges.family();
+        let addresses = if ranges.matches_all() {
+            BTreeSet::from([unspecified(family)])
+        } else {
+            ranges.select(node_addresses)
+        };
+        let keys: BTreeSet<Key> = wanted
+            .iter()
+            .flat_map(|(service, &port)| {
+                addresses.iter().map(move |&ip| Key {
+                    service: service.clone(),
+                    address: SocketAddr::new(ip, port),
+                })
+            })
+            .collect();
+        let is_unwanted =
+            |key: &Key| IpFamily::of(key.address.ip()) == family && !keys.contains(key);
+        let unwanted: Vec<Task> = self
+            .open
+            .extract_if(.., |key, _| is_unwanted(key))
+            .map(|(_, task)| task)
+            .collect();
+        for task in unwanted {
+            // Awaited, because the port may be wanted for another Service right below.
+            task.end().await;
+        }
+        let mut failures = Vec::new();
+        for key in keys {
+            if self.open.contains_key(&key) {
+                continue;
+            }
+            match listen(key.address, Families::One) {
+                Ok(listener) => {
+                    let task = self.serve(listener, &key.service);
+                    self.open.insert(key, task);
+                }
+                Err(source) => {
+                    let Key { service, address } = key;
+                    failures.push(ListenFailure {
+                        service,
+                        address,
+                        source,
+                    });
+                }
+            }
+        }
+        failures
+    }
+
+    /// How many addresses of local ready endpoints each Service has; the others have none.
+    pub fn set_local_endpoints(&self, counts: BTreeMap<ServiceName, usize>) {
+        *self.counts.write().unwrap_or_else(PoisonError::into_inner) = counts;
+    }
+
+    /// Where ports are open.
+    pub fn open_ports(&self) -> impl Iterator<Item = (&ServiceName, SocketAddr)> {
+        self.open.keys().map(|key| (&key.service, key.address))
+    }
+
+    fn serve(&self, listener: TcpListener, service: &ServiceName) -> Task {
+        let (health, counts) = (self.health.clone(), Arc::clone(&self.counts));
+        let service = service.clone();
+        let routes = Router::new().fallback(move || {
+            let counts = counts.read().unwrap_or_else(PoisonError::into_inner);
+            let count = counts.get(&service).copied().unwrap_or(0);
+            let response = respond(&service, count, health.is_serving());
+            async move { response }
+        });
+        Task(tokio::spawn(async move {
+            // It ends only when the task is aborted.
+            drop(axum::serve(listener, routes).await);
+        }))
+    }
+}
+
+const fn unspecified(family: IpFamily) -> IpAddr {
+    match family {
+        IpFamily::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpFamily::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    }
+}
+
+/// Text in JSON quotes.
+struct Quoted<'a>(&'a str);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        serde_json::Value::from(self.0).fmt(f)
+    }
+}
+
+/// Upstream's bytes: indented by tabs, without a final newline.
+fn respond(service: &ServiceName, endpoints: usize, proxy_healthy: bool) -> Response {
+    let status = if endpoints > 0 && proxy_healthy {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    let body = format!(
+        "{{\n\t\"service\": {{\n\t\t\"namespace\": {},\n\t\t\"name\": {}\n\t}},\n\t\"localEndpoints\": {endpoints},\n\t\"serviceProxyHealthy\": {proxy_healthy}\n}}",
+        Quoted(&service.namespace),
+        Quoted(&service.name),
+    );
+    let mut response = answer(status, JSON, body);
+    let name = HeaderName::from_static("x-load-balancing-endpoint-weight");
+    response
+        .headers_mut()
+        .insert(name, HeaderValue::from(endpoints));
+    response
+}
