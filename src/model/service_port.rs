@@ -9,6 +9,9 @@ use ipnet::IpNet;
 
 use super::{IpFamily, Service, ServicePortName};
 
+#[cfg(test)]
+mod tests;
+
 /// What a family's dataplane must provide for a Service port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServicePort {

@@ -7,6 +7,9 @@ use std::sync::Arc;
 
 use super::{Endpoint, EndpointSlice, IpFamily, Protocol};
 
+#[cfg(test)]
+mod tests;
+
 /// The endpoints of a Service in one family, by port name and protocol as its slices name them.
 /// They serve the Service port of equal name and protocol.
 pub type EndpointsByPort = BTreeMap<(Arc<str>, Protocol), Vec<Endpoint>>;

@@ -4,6 +4,9 @@
 
 use super::{Endpoint, NodeHint, ServicePort};
 
+#[cfg(test)]
+mod tests;
+
 /// The endpoints chosen for a Service port, in the order of the input.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Choice<'a> {

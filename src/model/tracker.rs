@@ -10,6 +10,9 @@ use std::sync::Arc;
 use super::slices::{self, EndpointsByPort};
 use super::{EndpointSlice, IpFamily, Service, ServiceName, SliceName};
 
+#[cfg(test)]
+mod tests;
+
 /// A change of the objects that the proxy serves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -51,6 +54,9 @@ pub struct Tracker {
     services_listed: bool,
     slices_listed: bool,
     changes: Changes,
+    /// The triggers of pending changes by Service: a slice that goes takes those of its Service
+    /// with it, as kube-proxy does, because what they measured is no longer there.
+    triggers: BTreeMap<ServiceName, Vec<(IpFamily, i64)>>,
 }
 
 impl Tracker {
@@ -108,7 +114,11 @@ impl Tracker {
 
     /// Hands out what changed and starts anew.
     pub fn take(&mut self) -> Changes {
-        std::mem::take(&mut self.changes)
+        let triggers = std::mem::take(&mut self.triggers);
+        Changes {
+            triggers: triggers.into_values().flatten().collect(),
+            ..std::mem::take(&mut self.changes)
+        }
     }
 
     pub fn service(&self, name: &ServiceName) -> Option<&Service> {
@@ -164,11 +174,10 @@ impl Tracker {
         }
         self.changes.services.insert(slice.service.clone());
         self.changes.endpoint_changes += 1;
-        self.changes.triggers.extend(
-            slice
-                .last_change_trigger
-                .map(|trigger| (slice.family, trigger)),
-        );
+        if let Some(trigger) = slice.last_change_trigger {
+            let triggers = self.triggers.entry(slice.service.clone()).or_default();
+            triggers.push((slice.family, trigger));
+        }
         self.slice_owners
             .insert(slice.name.clone(), slice.service.clone());
         self.slices
@@ -187,6 +196,7 @@ impl Tracker {
                 self.slices.remove(&owner);
             }
         }
+        self.triggers.remove(&owner);
         self.changes.services.insert(owner);
         self.changes.endpoint_changes += 1;
     }

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,17 +16,20 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::model::endpoint::Conditions;
 use crate::model::{
-    EndpointSlice, IpFamily, NodeHint, NodeInfo, PortSpec, Protocol, Service, ServiceName,
-    SliceEndpoint, SliceName, SlicePort,
+    EndpointSlice, IpFamily, NodeHint, NodeInfo, PortSpec, Service, ServiceName, SliceEndpoint,
+    SliceName, SlicePort,
 };
 
 use super::Options;
 use super::problem::{Problem, reason};
-use address::{parse_cidr, parse_ip};
+use address::parse_cidr;
 use intern::Interner;
+use problems::Problems;
+pub(crate) use problems::object_name;
 
 mod address;
 mod intern;
+mod problems;
 #[cfg(test)]
 mod tests;
 
@@ -339,128 +341,6 @@ impl Converter {
             cidrs.extend(problems.cidr(&format!("spec.cidrs[{index}]"), text));
         }
         (Some(cidrs), problems.found)
-    }
-}
-
-/// The problems of one object.
-struct Problems {
-    kind: &'static str,
-    object: String,
-    found: Vec<Problem>,
-}
-
-impl Problems {
-    fn of(kind: &'static str, meta: &ObjectMeta) -> Self {
-        Self {
-            kind,
-            object: object_name(kind, meta),
-            found: Vec::new(),
-        }
-    }
-
-    fn add(&mut self, field: &str, reason: &'static str, message: impl Into<String>) {
-        self.found.push(Problem {
-            object: self.object.clone(),
-            field: field.to_owned(),
-            message: message.into(),
-            reason,
-        });
-    }
-
-    /// Namespace and name.
-    fn name(&mut self, meta: &ObjectMeta) -> Option<(String, Arc<str>)> {
-        let name = meta.name.as_deref().filter(|name| !name.is_empty());
-        let Some(name) = name else {
-            let message = format!("a {} needs a name", self.kind);
-            self.add("metadata.name", reason::METADATA, message);
-            return None;
-        };
-        let namespace = meta.namespace.as_deref().unwrap_or("default");
-        Some((namespace.to_owned(), name.into()))
-    }
-
-    fn protocol(&mut self, field: &str, text: Option<&str>) -> Option<Protocol> {
-        let Some(text) = text else {
-            return Some(Protocol::Tcp);
-        };
-        match text.parse() {
-            Ok(protocol) => Some(protocol),
-            Err(error) => {
-                self.add(
-                    field,
-                    reason::PROTOCOL,
-                    format!("{error}; the port is ignored"),
-                );
-                None
-            }
-        }
-    }
-
-    fn port(&mut self, field: &str, number: Option<i32>) -> Option<NonZeroU16> {
-        let Some(number) = number else {
-            self.add(field, reason::PORT, "there is none; the port is ignored");
-            return None;
-        };
-        let port = u16::try_from(number).ok().and_then(NonZeroU16::new);
-        if port.is_none() {
-            let message = format!("{number} must be 1 to 65535; the port is ignored");
-            self.add(field, reason::PORT, message);
-        }
-        port
-    }
-
-    /// A port that may be left out; 0 says so too.
-    fn optional_port(&mut self, field: &str, number: Option<i32>) -> Option<NonZeroU16> {
-        match number {
-            None | Some(0) => None,
-            Some(number) => {
-                let port = u16::try_from(number).ok().and_then(NonZeroU16::new);
-                if port.is_none() {
-                    let message = format!("{number} must be 1 to 65535; it is ignored");
-                    self.add(field, reason::PORT, message);
-                }
-                port
-            }
-        }
-    }
-
-    fn address(&mut self, field: &str, text: &str) -> Option<IpAddr> {
-        match parse_ip(text) {
-            Ok(address) => Some(address),
-            Err(error) => {
-                self.add(field, reason::ADDRESS, error.to_string());
-                None
-            }
-        }
-    }
-
-    fn addresses(&mut self, field: &str, texts: &[String]) -> Vec<IpAddr> {
-        texts
-            .iter()
-            .enumerate()
-            .filter_map(|(index, text)| self.address(&format!("{field}[{index}]"), text))
-            .collect()
-    }
-
-    fn cidr(&mut self, field: &str, text: &str) -> Option<IpNet> {
-        match parse_cidr(text) {
-            Ok(cidr) => Some(cidr),
-            Err(error) => {
-                self.add(field, reason::ADDRESS, error.to_string());
-                None
-            }
-        }
-    }
-}
-
-/// `Service default/web`, or `Node worker` for what has no namespace.
-pub(crate) fn object_name(kind: &str, meta: &ObjectMeta) -> String {
-    let name = meta.name.as_deref().unwrap_or_default();
-    if matches!(kind, "Node" | "ServiceCIDR") {
-        format!("{kind} {name}")
-    } else {
-        let namespace = meta.namespace.as_deref().unwrap_or("default");
-        format!("{kind} {namespace}/{name}")
     }
 }
 

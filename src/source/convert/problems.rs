@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Reading the fields of one object: a value that can be used, or a problem that names the field.
+
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use super::super::problem::{Problem, reason};
+use super::address::{parse_cidr, parse_ip};
+use crate::model::Protocol;
+
+/// The problems of one object.
+pub(super) struct Problems {
+    kind: &'static str,
+    object: String,
+    pub(super) found: Vec<Problem>,
+}
+
+impl Problems {
+    pub(super) fn of(kind: &'static str, meta: &ObjectMeta) -> Self {
+        Self {
+            kind,
+            object: object_name(kind, meta),
+            found: Vec::new(),
+        }
+    }
+
+    pub(super) fn add(&mut self, field: &str, reason: &'static str, message: impl Into<String>) {
+        self.found.push(Problem {
+            object: self.object.clone(),
+            field: field.to_owned(),
+            message: message.into(),
+            reason,
+        });
+    }
+
+    /// Namespace and name.
+    pub(super) fn name(&mut self, meta: &ObjectMeta) -> Option<(String, Arc<str>)> {
+        let name = meta.name.as_deref().filter(|name| !name.is_empty());
+        let Some(name) = name else {
+            let message = format!("a {} needs a name", self.kind);
+            self.add("metadata.name", reason::METADATA, message);
+            return None;
+        };
+        let namespace = meta.namespace.as_deref().unwrap_or("default");
+        Some((namespace.to_owned(), name.into()))
+    }
+
+    pub(super) fn protocol(&mut self, field: &str, text: Option<&str>) -> Option<Protocol> {
+        let Some(text) = text else {
+            return Some(Protocol::Tcp);
+        };
+        match text.parse() {
+            Ok(protocol) => Some(protocol),
+            Err(error) => {
+                self.add(
+                    field,
+                    reason::PROTOCOL,
+                    format!("{error}; the port is ignored"),
+                );
+                None
+            }
+        }
+    }
+
+    pub(super) fn port(&mut self, field: &str, number: Option<i32>) -> Option<NonZeroU16> {
+        let Some(number) = number else {
+            self.add(field, reason::PORT, "there is none; the port is ignored");
+            return None;
+        };
+        let port = u16::try_from(number).ok().and_then(NonZeroU16::new);
+        if port.is_none() {
+            let message = format!("{number} must be 1 to 65535; the port is ignored");
+            self.add(field, reason::PORT, message);
+        }
+        port
+    }
+
+    /// A port that may be left out; 0 says so too.
+    pub(super) fn optional_port(&mut self, field: &str, number: Option<i32>) -> Option<NonZeroU16> {
+        match number {
+            None | Some(0) => None,
+            Some(number) => {
+                let port = u16::try_from(number).ok().and_then(NonZeroU16::new);
+                if port.is_none() {
+                    let message = format!("{number} must be 1 to 65535; it is ignored");
+                    self.add(field, reason::PORT, message);
+                }
+                port
+            }
+        }
+    }
+
+    pub(super) fn address(&mut self, field: &str, text: &str) -> Option<IpAddr> {
+        match parse_ip(text) {
+            Ok(address) => Some(address),
+            Err(error) => {
+                self.add(field, reason::ADDRESS, error.to_string());
+                None
+            }
+        }
+    }
+
+    pub(super) fn addresses(&mut self, field: &str, texts: &[String]) -> Vec<IpAddr> {
+        texts
+            .iter()
+            .enumerate()
+            .filter_map(|(index, text)| self.address(&format!("{field}[{index}]"), text))
+            .collect()
+    }
+
+    pub(super) fn cidr(&mut self, field: &str, text: &str) -> Option<IpNet> {
+        match parse_cidr(text) {
+            Ok(cidr) => Some(cidr),
+            Err(error) => {
+                self.add(field, reason::ADDRESS, error.to_string());
+                None
+            }
+        }
+    }
+}
+
+/// `Service default/web`, or `Node worker` for what has no namespace.
+pub(crate) fn object_name(kind: &str, meta: &ObjectMeta) -> String {
+    let name = meta.name.as_deref().unwrap_or_default();
+    if matches!(kind, "Node" | "ServiceCIDR") {
+        format!("{kind} {name}")
+    } else {
+        let namespace = meta.namespace.as_deref().unwrap_or("default");
+        format!("{kind} {namespace}/{name}")
+    }
+}
