@@ -38,6 +38,8 @@ use resolve::CommandLine;
 use types::KubeProxyConfiguration;
 use validation::ValidationErrors;
 
+use crate::telemetry::ErrorChain;
+
 /// The kube-proxy whose behaviour this is.
 pub const KUBERNETES_VERSION: &str = "v1.37.2";
 /// The only value that `showHiddenMetricsForVersion` may have.
@@ -89,6 +91,17 @@ pub enum ConfigError {
     /// Values are wrong.
     #[error("failed validate")]
     Validate(#[source] ValidationErrors),
+}
+
+impl ConfigError {
+    /// What to print on stderr, with a final newline. The exit code is 1.
+    pub fn report(&self) -> String {
+        if let Self::Flags(FlagError::Usage(error)) = self {
+            let text = error.to_string();
+            return format!("Error: {}", text.trim_start_matches("error: "));
+        }
+        format!("Error: {}\n", ErrorChain(self))
+    }
 }
 
 /// Reads the command line (the first argument being the program's name) and the configuration file that it names.

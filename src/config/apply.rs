@@ -181,7 +181,11 @@ fn servers(flags: &Flags, config: &mut KubeProxyConfiguration) {
             METRICS_PORT,
         ),
     ] {
-        match (given, port) {
+        // As upstream: an empty address keeps the default.
+        match (
+            given.as_ref().filter(|given| !given.trim().is_empty()),
+            port,
+        ) {
             (_, Some(0)) => address.clear(),
             (Some(given), port) => {
                 given.trim().clone_into(address);

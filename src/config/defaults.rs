@@ -82,6 +82,23 @@ impl KubeProxyConfiguration {
         self.oom_score_adj.get_or_insert(-999);
     }
 
+    /// Clears what the configured mode does not read, as upstream shows its effective configuration.
+    pub(super) fn forget_other_modes(&mut self) {
+        self.nftables.masquerade_all = false;
+        self.nftables.sync_period = GoDuration::ZERO;
+        self.nftables.min_sync_period = GoDuration::ZERO;
+        let (sync_period, min_sync_period) = if self.mode == "ipvs" {
+            (
+                &mut self.iptables.sync_period,
+                &mut self.iptables.min_sync_period,
+            )
+        } else {
+            (&mut self.ipvs.sync_period, &mut self.ipvs.min_sync_period)
+        };
+        *sync_period = GoDuration::ZERO;
+        *min_sync_period = GoDuration::ZERO;
+    }
+
     /// Fills what upstream decides only once it runs: the mode and how local traffic is told. Apart from
     /// [`Self::set_defaults`] so that a blank can be remarked on.
     pub fn set_platform_defaults(&mut self) {

@@ -21,12 +21,14 @@ pub enum FileError {
         source: io::Error,
     },
     /// The file is no YAML, has a field that does not exist, or a value of the wrong type.
-    #[error("failed to decode {path}:{line}: {message}")]
+    #[error("failed to decode {path}:{line}:{column}: {message}")]
     Decode {
         /// The file.
         path: PathBuf,
         /// Line, from 1; 0 if it is not known.
         line: u64,
+        /// Column, from 1; 0 if it is not known.
+        column: u64,
         /// What is wrong there.
         message: String,
     },
@@ -81,7 +83,7 @@ pub fn decode(path: &Path, text: &str) -> Result<KubeProxyConfiguration, FileErr
         return Err(kind_error("the file is empty".to_owned()));
     }
     let meta: TypeMeta =
-        serde_saphyr::from_str(text).map_err(|error| decode_error(path, &error))?;
+        serde_saphyr::from_str(text).map_err(|error| decode_error(path, text, &error))?;
     if meta.kind.is_empty() {
         return Err(kind_error(format!("'kind' is missing: want kind: {KIND}")));
     }
@@ -96,15 +98,28 @@ pub fn decode(path: &Path, text: &str) -> Result<KubeProxyConfiguration, FileErr
             meta.kind, meta.api_version
         )));
     }
-    serde_saphyr::from_str(text).map_err(|error| decode_error(path, &error))
+    serde_saphyr::from_str(text).map_err(|error| decode_error(path, text, &error))
 }
 
-fn decode_error(path: &Path, error: &serde_saphyr::Error) -> FileError {
-    let line = error.location().map_or(0, |location| location.line());
+/// Errors of types do not name the field, so the line itself is quoted.
+fn decode_error(path: &Path, text: &str, error: &serde_saphyr::Error) -> FileError {
+    let location = error.location();
+    let (line, column) = location.map_or((0, 0), |location| (location.line(), location.column()));
+    let rendered = error.without_snippet().to_string();
+    let place = format!(" at line {line}, column {column}");
+    let message = rendered.strip_suffix(&place).unwrap_or(&rendered);
+    // Advice for programmers.
+    let message = message.replace(", set DuplicateKeyPolicy in Options if acceptable", "");
+    let quoted = usize::try_from(line)
+        .ok()
+        .and_then(|line| text.lines().nth(line.checked_sub(1)?))
+        .map(|source| format!(" in `{}`", source.trim()))
+        .unwrap_or_default();
     FileError::Decode {
         path: path.to_owned(),
         line,
-        message: error.without_snippet().to_string(),
+        column,
+        message: format!("{message}{quoted}"),
     }
 }
 

@@ -83,7 +83,6 @@ pub enum OutputFormat {
 
 /// Upstream's Linux flags. Arguments whose value is called `BOOL` may stand without a value.
 #[derive(Debug, Default, Args)]
-#[command(next_help_heading = "Options")]
 pub(super) struct Flags {
     /// Configuration file. All flags that are in its format are ignored then.
     #[arg(long, value_name = "FILE")]
@@ -271,7 +270,7 @@ pub enum FlagError {
     #[error(transparent)]
     Usage(#[from] clap::Error),
     /// Something that is no flag.
-    #[error("\"kube-proxy-rs\" does not take any arguments, got [{0}]")]
+    #[error("\"kube-proxy-rs\" does not take any arguments, got [{0:?}]")]
     Arguments(String),
     /// A value that the flag's type does not show.
     #[error("invalid argument {value:?} for \"--{flag}\" flag: {message}")]
@@ -335,7 +334,8 @@ fn command() -> clap::Command {
             return arg
                 .num_args(0..=1)
                 .require_equals(true)
-                .default_missing_value("true");
+                .default_missing_value("true")
+                .hide_possible_values(true);
         }
         // `--oom-score-adj -999`; positional arguments must not swallow flags.
         let negative = !arg.is_positional();

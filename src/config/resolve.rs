@@ -20,7 +20,7 @@ use super::settings::{
     ClientSettings, ConntrackSettings, IpvsSettings, IpvsTimeouts, LogFormat, LogSettings, Notice,
     ProxyMode, Settings, SourceSettings, SyncSettings,
 };
-use super::types::{KubeProxyConfiguration, Logging, OutputRouting};
+use super::types::{KubeProxyConfiguration, Logging};
 use super::validation::{Errors, Problem, ValidationErrors};
 
 const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
@@ -51,7 +51,7 @@ pub(super) struct CommandLine {
 
 /// Checks a configuration that has its defaults.
 pub(super) fn resolve(
-    configuration: KubeProxyConfiguration,
+    mut configuration: KubeProxyConfiguration,
     command_line: CommandLine,
 ) -> Result<Settings, ValidationErrors> {
     let config = &configuration;
@@ -140,6 +140,7 @@ pub(super) fn resolve(
         notices: command_line.notices,
         configuration: KubeProxyConfiguration::default(),
     };
+    configuration.forget_other_modes();
     errors.into_result(()).map(|()| Settings {
         configuration,
         ..settings
@@ -481,12 +482,15 @@ fn logging(section: &Logging, gates: FeatureGates, errors: &mut Errors) -> LogSe
         ("text", &section.options.text),
         ("json", &section.options.json),
     ] {
-        if !options_are_zero(options) && !gates.logging_alpha_options {
-            let message = "Feature LoggingAlphaOptions is disabled";
-            errors.push(
-                format!("logging.options.{name}"),
-                Problem::Forbidden(message.to_owned()),
-            );
+        for (field, is_set) in [
+            ("splitStream", options.split_stream),
+            ("infoBufferSize", !options.info_buffer_size.is_zero()),
+        ] {
+            if is_set && !gates.logging_alpha_options {
+                let message = "Feature LoggingAlphaOptions is disabled";
+                let path = format!("logging.options.{name}.{field}");
+                errors.push(path, Problem::Forbidden(message.to_owned()));
+            }
         }
     }
     LogSettings {
@@ -498,10 +502,6 @@ fn logging(section: &Logging, gates: FeatureGates, errors: &mut Errors) -> LogSe
             .map(|item| (item.file_pattern.clone(), item.verbosity))
             .collect(),
     }
-}
-
-fn options_are_zero(options: &OutputRouting) -> bool {
-    !options.split_stream && options.info_buffer_size.is_zero()
 }
 
 #[cfg(test)]

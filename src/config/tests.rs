@@ -312,8 +312,46 @@ fn deprecated_ports_complete_and_disable() {
 }
 
 #[test]
-fn an_empty_metrics_address_is_refused() {
-    assert!(message(&["--metrics-bind-address="]).contains("MetricsBindAddress"));
+fn an_empty_server_address_keeps_the_default() {
+    let settings = run(&["--metrics-bind-address=", "--healthz-bind-address="]);
+    assert_eq!(
+        settings.healthz_address,
+        Some("0.0.0.0:10256".parse().unwrap())
+    );
+    assert_eq!(
+        settings.metrics_address,
+        Some("127.0.0.1:10249".parse().unwrap())
+    );
+}
+
+#[test]
+fn the_effective_configuration_shows_the_periods_of_its_mode_only() {
+    let periods = |settings: &Settings| {
+        let config = &settings.configuration;
+        [
+            config.iptables.sync_period,
+            config.iptables.min_sync_period,
+            config.ipvs.sync_period,
+            config.nftables.sync_period,
+        ]
+        .map(|period| period.to_string())
+    };
+    assert_eq!(
+        periods(&run(&["--mode=iptables"])),
+        ["30s", "1s", "0s", "0s"]
+    );
+    assert_eq!(periods(&run(&["--mode=ipvs"])), ["0s", "0s", "30s", "0s"]);
+}
+
+#[test]
+fn errors_are_reported_in_one_form() {
+    let report = |arguments: &[&str]| try_command(arguments).unwrap_err().report();
+    assert!(report(&["--bogus"]).starts_with("Error: unexpected argument '--bogus' found\n"));
+    assert_eq!(
+        report(&["--mode=ipvs", "--oom-score-adj=1001"]),
+        "Error: failed validate: KubeProxyConfiguration.KubeProxyLinuxConfiguration.OOMScoreAdj: \
+         Invalid value: 1001: must be within the range [-1000, 1000]\n"
+    );
 }
 
 #[test]
@@ -330,7 +368,7 @@ fn errors_say_at_which_step_they_arose() {
         "{unknown}"
     );
     assert!(
-        unknown.contains("config.conf:3: unknown field `bogus`"),
+        unknown.contains("config.conf:3:1: unknown field `bogus`"),
         "{unknown}"
     );
     let invalid = message(&["--proxy-mode=nftables"]);

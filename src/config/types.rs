@@ -93,7 +93,7 @@ pub struct KubeProxyConfiguration {
     #[serde(deserialize_with = "null_is_default")]
     pub show_hidden_metrics_for_version: String,
     /// No effect on Linux.
-    #[serde(deserialize_with = "null_is_default")]
+    #[serde(deserialize_with = "null_is_default", skip_serializing_if = "is_false")]
     pub windows_run_as_service: bool,
     /// No effect on Linux.
     #[serde(deserialize_with = "null_is_default")]
@@ -287,7 +287,7 @@ pub struct OutputRouting {
     #[serde(deserialize_with = "quantity")]
     pub info_buffer_size: Quantity,
     /// Info lines to stdout.
-    #[serde(deserialize_with = "null_is_default")]
+    #[serde(deserialize_with = "null_is_default", skip_serializing_if = "is_false")]
     pub split_stream: bool,
 }
 
@@ -319,6 +319,11 @@ pub struct VmoduleItem {
     /// Its threshold.
     #[serde(deserialize_with = "null_is_default")]
     pub verbosity: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 fn null_is_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>

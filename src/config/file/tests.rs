@@ -30,7 +30,7 @@ fn kubeadms_file_is_the_defaults_but_for_two_fields() {
 fn an_unknown_field_is_named_with_file_and_line() {
     let message = message("mode: ipvs\nbogus: 1\n");
     assert!(
-        message.starts_with("failed to decode config.conf:4: "),
+        message.starts_with("failed to decode config.conf:4:1: "),
         "{message}"
     );
     assert!(message.contains("unknown field `bogus`"), "{message}");
@@ -41,7 +41,7 @@ fn an_unknown_field_is_named_with_file_and_line() {
 fn an_unknown_field_inside_a_section_is_named_with_its_line() {
     let message = message("ipvs:\n  scheduler: lc\n  masqueradeAll: true\n");
     assert!(
-        message.starts_with("failed to decode config.conf:5: "),
+        message.starts_with("failed to decode config.conf:5:3: "),
         "{message}"
     );
     assert!(
@@ -54,7 +54,7 @@ fn an_unknown_field_inside_a_section_is_named_with_its_line() {
 fn a_repeated_field_is_an_error_with_its_line() {
     let message = message("mode: ipvs\nmode: iptables\n");
     assert!(
-        message.starts_with("failed to decode config.conf:4: "),
+        message.starts_with("failed to decode config.conf:4:1: "),
         "{message}"
     );
     assert!(message.contains("mode"), "{message}");
@@ -73,7 +73,7 @@ fn a_wrong_type_is_an_error_with_its_line() {
     ] {
         let message = message(body);
         assert!(
-            message.starts_with("failed to decode config.conf:3: "),
+            message.starts_with("failed to decode config.conf:3:"),
             "{body}: {message}"
         );
     }

@@ -133,7 +133,7 @@ fn switches_take_a_value_only_after_an_equals_sign() {
     let error = try_parse(&["--masquerade-all", "false"]).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "\"kube-proxy-rs\" does not take any arguments, got [false]"
+        "\"kube-proxy-rs\" does not take any arguments, got [\"false\"]"
     );
 }
 
@@ -142,7 +142,7 @@ fn positional_arguments_are_refused() {
     let error = try_parse(&["bogus"]).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "\"kube-proxy-rs\" does not take any arguments, got [bogus]"
+        "\"kube-proxy-rs\" does not take any arguments, got [\"bogus\"]"
     );
 }
 

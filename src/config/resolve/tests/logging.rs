@@ -67,11 +67,11 @@ fn vmodule_is_for_text_logs_with_sound_patterns() {
 fn options_of_log_formats_need_their_gate() {
     refused(
         |c| c.logging.options.text.split_stream = true,
-        "logging.options.text: Forbidden: Feature LoggingAlphaOptions is disabled",
+        "logging.options.text.splitStream: Forbidden: Feature LoggingAlphaOptions is disabled",
     );
     refused(
         |c| c.logging.options.json.info_buffer_size = Quantity("1Ki".to_owned()),
-        "logging.options.json: Forbidden: Feature LoggingAlphaOptions is disabled",
+        "logging.options.json.infoBufferSize: Forbidden: Feature LoggingAlphaOptions is disabled",
     );
     settings(|c| {
         c.logging.options.text.split_stream = true;
