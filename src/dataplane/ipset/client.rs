@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use netlink_packet_core::NLM_F_CREATE;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use tracing::debug;
 
 use super::constants as c;
@@ -118,8 +118,8 @@ impl Client {
         self.socket.stats()
     }
 
-    /// Creates a set. One that exists with the same type, family, options and size is success
-    /// (`RefusalKind::AlreadyExists` otherwise); its entries stay.
+    /// Creates a set. One that exists and [can serve](SetSpec::can_serve) is success and keeps its entries; any other of
+    /// that name is `RefusalKind::AlreadyExists`.
     pub fn create(&mut self, spec: &SetSpec) -> Result<(), Error> {
         let revision = self.revision(spec.set_type())?;
         let message = self.message(
@@ -132,8 +132,19 @@ impl Client {
                 Attribute::Data(properties(spec.shape)),
             ],
         );
-        // Without NLM_F_EXCL the kernel compares an existing set instead of refusing it.
-        self.execute(&message, NLM_F_CREATE, Operation::Create, &spec.name)
+        let flags = NLM_F_CREATE | NLM_F_EXCL;
+        match self.execute(&message, flags, Operation::Create, &spec.name) {
+            // Without NLM_F_EXCL the kernel would compare the sets itself, but not their families.
+            Err(error) if error.is_already_exists() => {
+                let existing = self.set(&spec.name)?.and_then(|info| info.spec);
+                if existing.is_some_and(|existing| existing.can_serve(spec)) {
+                    Ok(())
+                } else {
+                    Err(error)
+                }
+            }
+            result => result,
+        }
     }
 
     /// Destroys a set with its entries. One that is not there is success; `RefusalKind::Busy` while a rule uses it.
@@ -430,11 +441,7 @@ impl Client {
             .collect();
         let message = self.message(
             command,
-            [
-                name(set),
-                Attribute::LineNo(first_line),
-                Attribute::Adt(list),
-            ],
+            [name(set), Attribute::LineNo(NO_LINE), Attribute::Adt(list)],
         );
         // Without NLM_F_EXCL adding what is there and deleting what is not are success.
         request_of(&message, 0)
@@ -502,7 +509,11 @@ fn first(replies: &[Reply]) -> Result<Message, DecodeError> {
     Message::parse(reply.kind, &reply.payload)
 }
 
-/// Line numbers begin at 1: the kernel takes 0 for none.
+/// The line of a whole request. The kernel echoes it as it is when the request fails for no entry's sake, and the
+/// entry's line otherwise; `ipset` sends the first entry's line, which leaves the two cases alike.
+const NO_LINE: u32 = 0;
+
+/// Line numbers of entries begin at 1.
 fn line_of(index: usize) -> u32 {
     u32::try_from(index)
         .unwrap_or(u32::MAX - 1)

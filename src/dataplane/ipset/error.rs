@@ -67,8 +67,6 @@ pub enum Error {
         maximum: u8,
         known: u8,
     },
-    #[error("entry {entry} does not fit into a set of type {set_type}")]
-    WrongEntry { entry: SetEntry, set_type: SetType },
     #[error("cannot read the kernel's answer about sets")]
     Malformed(#[from] DecodeError),
     #[error("request about sets is too long")]
@@ -87,6 +85,11 @@ impl Error {
     /// Whether there is no such set.
     pub fn is_not_found(&self) -> bool {
         matches!(self.refusal(), Some(refusal) if refusal.kind == RefusalKind::NotFound)
+    }
+
+    /// Whether a set of that name exists with other properties.
+    pub fn is_already_exists(&self) -> bool {
+        matches!(self.refusal(), Some(refusal) if refusal.kind == RefusalKind::AlreadyExists)
     }
 
     /// Whether the same call may succeed later without a change of ours.
@@ -158,6 +161,8 @@ impl Refusal {
             },
             c::IPSET_ERR_INVALID_CIDR..=c::IPSET_ERR_TIMEOUT
             | c::IPSET_ERR_IPADDR_IPV4..=c::IPSET_ERR_SKBINFO => RefusalKind::InvalidEntry,
+            // An address of the other family is a missing attribute to the kernel.
+            c::IPSET_ERR_PROTOCOL if set_type.is_some() => RefusalKind::InvalidEntry,
             errno if errno > c::IPSET_ERR_TYPE_SPECIFIC => RefusalKind::InvalidEntry,
             _ => match error.kind {
                 KernelErrorKind::NotFound => RefusalKind::NotFound,

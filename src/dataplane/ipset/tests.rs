@@ -41,8 +41,18 @@ struct CapturedKernel {
 
 impl Transport for CapturedKernel {
     fn send(&mut self, datagram: &[u8]) -> io::Result<()> {
-        // The type, then all behind the header. Flags differ where ipset asks for an ACK of a dump.
-        let identity = |message: &[u8]| (message[4..6].to_vec(), message[16..].to_vec());
+        // Type and content. Flags differ where ipset asks for an ACK of a dump, and where it numbers lists of entries it
+        // gives the request the number of the first.
+        let identity = |datagram: &[u8]| {
+            let kind = u16::from_le_bytes([datagram[4], datagram[5]]);
+            let mut message = Message::parse(kind, &datagram[16..]).unwrap();
+            for attribute in &mut message.attributes {
+                if let Attribute::LineNo(line) = attribute {
+                    *line = 0;
+                }
+            }
+            (kind, message.payload().unwrap())
+        };
         let (_, _, answers) = captured()
             .into_iter()
             .find(|(_, request, _)| identity(request) == identity(datagram))

@@ -193,7 +193,13 @@ impl Links {
 
     /// The gateways of the default routes of the main table.
     pub fn default_gateways(&mut self, family: IpFamily) -> Result<BTreeSet<Gateway>, LinkError> {
-        let replies = self.dump(codec::list_routes(family), Operation::ListRoutes, "")?;
+        let replies = match self.dump(codec::list_routes(family), Operation::ListRoutes, "") {
+            // A namespace that never had a route has no table.
+            Err(LinkError::Refused { source, .. }) if source.kind == KernelErrorKind::NotFound => {
+                Vec::new()
+            }
+            other => other?,
+        };
         let mut gateways = BTreeSet::new();
         for reply in &replies {
             gateways.extend(codec::gateways_of(reply)?);

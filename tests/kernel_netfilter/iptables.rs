@@ -1,0 +1,476 @@
+// SPDX-License-Identifier: Apache-2.0
+//! iptables rules of one backend or both, read back with `iptables-save` as it is.
+
+use std::sync::Arc;
+
+use kube_proxy_rs::clock::Clock;
+use kube_proxy_rs::dataplane::exec::{Exec, System};
+use kube_proxy_rs::dataplane::iptables::{
+    Backend, Backends, Iptables, IptablesError, Reason, RestoreFailureKind,
+};
+use kube_proxy_rs::model::net::IpFamily;
+use kube_proxy_rs::plan::ruleset::{ChainName, Edit, Rule, Ruleset, Table, quote};
+
+use super::{Need, Test, run};
+
+pub(crate) const LEGACY: &[Test] = &[
+    (
+        "rules_are_saved_as_they_were_written_legacy",
+        NEEDS_LEGACY,
+        || written(Backend::Legacy),
+    ),
+    (
+        "edits_leave_foreign_rules_alone_legacy",
+        NEEDS_LEGACY,
+        || foreign(Backend::Legacy),
+    ),
+    ("what_was_made_can_be_removed_legacy", NEEDS_LEGACY, || {
+        removed(Backend::Legacy);
+    }),
+    ("a_refused_rule_is_named_legacy", NEEDS_LEGACY, || {
+        refused(Backend::Legacy);
+    }),
+    ("a_lock_that_is_held_is_said_so", NEEDS_LEGACY, lock_is_held),
+];
+
+#[allow(
+    dead_code,
+    reason = "not for the guest, whose kernel lacks nft's nat table"
+)]
+pub(crate) const NFT: &[Test] = &[
+    (
+        "rules_are_saved_as_they_were_written_nft",
+        NEEDS_NFT,
+        || written(Backend::Nft),
+    ),
+    ("edits_leave_foreign_rules_alone_nft", NEEDS_NFT, || {
+        foreign(Backend::Nft);
+    }),
+    ("what_was_made_can_be_removed_nft", NEEDS_NFT, || {
+        removed(Backend::Nft);
+    }),
+    ("a_refused_rule_is_named_nft", NEEDS_NFT, || {
+        refused(Backend::Nft);
+    }),
+    (
+        "tables_that_only_nft_can_read_are_an_error",
+        NEEDS_NFT,
+        incompatible,
+    ),
+];
+
+#[allow(
+    dead_code,
+    reason = "not for the guest, whose kernel lacks nft's nat table"
+)]
+pub(crate) const BOTH: &[Test] = &[
+    (
+        "the_backend_of_kubelet_is_found",
+        NEEDS_BOTH,
+        kubelets_backend,
+    ),
+    (
+        "the_backend_with_rules_is_found",
+        NEEDS_BOTH,
+        backend_with_rules,
+    ),
+];
+
+const NEEDS_LEGACY: &[Need] = &[Need::Namespaces, Need::Legacy, Need::Ipset];
+const NEEDS_NFT: &[Need] = &[Need::Namespaces, Need::Nft, Need::Ipset];
+const NEEDS_BOTH: &[Need] = &[Need::Namespaces, Need::Nft, Need::Legacy];
+
+const TABLES: [Table; 3] = [Table::Mangle, Table::Nat, Table::Filter];
+
+fn chain(name: &str) -> ChainName {
+    ChainName::new(name).unwrap()
+}
+
+fn system() -> Arc<dyn Exec> {
+    Arc::new(System::new(Clock::system(), System::DEFAULT_DEADLINE))
+}
+
+fn iptables(backend: Backend, family: IpFamily) -> Iptables {
+    let exec = system();
+    let backends = Backends::detect(exec.as_ref(), Some(backend)).unwrap();
+    Iptables::new(exec, backends.programs(family))
+}
+
+/// Rules of all the kinds that IPVS mode has, spelled canonically.
+fn wanted(family: IpFamily) -> Ruleset {
+    let (loopback, pods, vip, prefix) = match family {
+        IpFamily::V4 => ("127.0.0.0/8", "10.244.0.0/16", "192.0.2.1/32", "KUBE-"),
+        IpFamily::V6 => ("::1/128", "fd00:244::/64", "2001:db8::1/128", "KUBE-6-"),
+    };
+    let comment = |text: &str| format!("-m comment --comment {}", quote(text));
+    let services = "Kubernetes service cluster ip + port for masquerade purpose";
+    let set = |name: &str, dirs: &str| format!("-m set --match-set {prefix}{name} {dirs}");
+    let mut ruleset = Ruleset::new();
+    let mut add = |table, name: &str, rules: &[String]| {
+        ruleset.set(table, chain(name), rules.iter().map(Rule::new).collect());
+    };
+    add(
+        Table::Nat,
+        "KUBE-SERVICES",
+        &[
+            format!("-s {loopback} -j RETURN"),
+            format!(
+                "! -s {pods} {} {} -j KUBE-MARK-MASQ",
+                comment(services),
+                set("CLUSTER-IP", "dst,dst")
+            ),
+            format!(
+                "{} {} -j KUBE-MARK-MASQ",
+                comment(services),
+                set("CLUSTER-IP", "src,dst")
+            ),
+            "-m addrtype --dst-type LOCAL -j KUBE-NODE-PORT".to_owned(),
+            format!(
+                "{} -m physdev ! --physdev-is-in -m addrtype ! --src-type LOCAL -j ACCEPT",
+                set("CLUSTER-IP", "dst,dst")
+            ),
+            format!("{} -j ACCEPT", set("CLUSTER-IP", "dst,dst")),
+        ],
+    );
+    add(
+        Table::Nat,
+        "KUBE-NODE-PORT",
+        &[
+            format!("-p tcp {} -j RETURN", set("NODE-PORT-TCP", "dst")),
+            format!("-p udp {} -j KUBE-MARK-MASQ", set("NODE-PORT-TCP", "dst")),
+        ],
+    );
+    add(
+        Table::Nat,
+        "KUBE-MARK-MASQ",
+        &["-j MARK --set-xmark 0x4000/0x4000".to_owned()],
+    );
+    add(
+        Table::Nat,
+        "KUBE-POSTROUTING",
+        &[
+            format!("{} -j MASQUERADE", set("LOOP-BACK", "dst,dst,src")),
+            "-m mark ! --mark 0x4000/0x4000 -j RETURN".to_owned(),
+            "-j MARK --set-xmark 0x4000/0x0".to_owned(),
+            format!(
+                "{} -j MASQUERADE --random-fully",
+                comment("kubernetes service traffic requiring SNAT")
+            ),
+        ],
+    );
+    add(
+        Table::Filter,
+        "KUBE-FORWARD",
+        &[
+            format!(
+                "{} -m mark --mark 0x4000/0x4000 -j ACCEPT",
+                comment("kubernetes forwarding rules")
+            ),
+            "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT".to_owned(),
+        ],
+    );
+    add(
+        Table::Filter,
+        "KUBE-IPVS-FILTER",
+        &[
+            format!("{} -j RETURN", set("CLUSTER-IP", "dst,dst")),
+            format!(
+                "-m conntrack --ctstate NEW {} -j REJECT --reject-with {}",
+                set("IPVS-IPS", "dst"),
+                match family {
+                    IpFamily::V4 => "icmp-port-unreachable",
+                    IpFamily::V6 => "icmp6-port-unreachable",
+                }
+            ),
+        ],
+    );
+    add(
+        Table::Filter,
+        "KUBE-SOURCE-RANGES-FIREWALL",
+        &[format!("-s {vip} -i eth+ -j RETURN"), "-j DROP".to_owned()],
+    );
+    add(Table::Mangle, "KUBE-IPVS-OUT", &[]);
+    ruleset
+}
+
+/// The sets that the rules name.
+fn make_sets(family: IpFamily) {
+    let (prefix, inet) = match family {
+        IpFamily::V4 => ("KUBE-", "inet"),
+        IpFamily::V6 => ("KUBE-6-", "inet6"),
+    };
+    for (name, kind) in [
+        ("CLUSTER-IP", "hash:ip,port"),
+        ("LOOP-BACK", "hash:ip,port,ip"),
+        ("IPVS-IPS", "hash:ip"),
+    ] {
+        run(
+            "ipset",
+            &["create", &format!("{prefix}{name}"), kind, "family", inet],
+        );
+    }
+    run(
+        "ipset",
+        &[
+            "create",
+            &format!("{prefix}NODE-PORT-TCP"),
+            "bitmap:port",
+            "range",
+            "0-65535",
+        ],
+    );
+}
+
+fn replace_all(ruleset: &Ruleset) -> Vec<Edit> {
+    ruleset
+        .chains
+        .iter()
+        .map(|((table, chain), rules)| Edit::Replace {
+            table: *table,
+            chain: chain.clone(),
+            rules: rules.clone(),
+        })
+        .collect()
+}
+
+/// The chains that begin with `KUBE-`.
+fn ours(mut ruleset: Ruleset) -> Ruleset {
+    ruleset
+        .chains
+        .retain(|(_, chain), _| chain.as_str().starts_with("KUBE-"));
+    ruleset
+}
+
+fn written(backend: Backend) {
+    for family in IpFamily::ALL {
+        make_sets(family);
+        let iptables = iptables(backend, family);
+        let wanted = wanted(family);
+        // The second time replaces what is there.
+        for _ in 0..2 {
+            iptables.restore(&replace_all(&wanted)).unwrap();
+            assert_eq!(ours(iptables.save(&TABLES).unwrap()), wanted, "{family}");
+        }
+        let nat = iptables.save(&[Table::Nat]).unwrap();
+        assert!(nat.chains.keys().all(|(table, _)| *table == Table::Nat));
+        assert!(nat.rules(Table::Nat, &chain("PREROUTING")).is_some());
+    }
+}
+
+fn foreign(backend: Backend) {
+    let iptables = iptables(backend, IpFamily::V4);
+    let program = format!("iptables-{backend}");
+    run(
+        &program,
+        &["-A", "INPUT", "-p", "tcp", "--dport", "22", "-j", "ACCEPT"],
+    );
+    run(&program, &["-P", "FORWARD", "DROP"]);
+    let jump =
+        Rule::new("-m comment --comment \"kubernetes ipvs access filter\" -j KUBE-IPVS-FILTER");
+    let edits = [
+        Edit::Replace {
+            table: Table::Filter,
+            chain: chain("KUBE-IPVS-FILTER"),
+            rules: vec![],
+        },
+        Edit::Prepend {
+            table: Table::Filter,
+            chain: chain("INPUT"),
+            rule: jump.clone(),
+        },
+        Edit::Append {
+            table: Table::Filter,
+            chain: chain("KUBE-IPVS-FILTER"),
+            rule: Rule::new(""),
+        },
+    ];
+    iptables.restore(&edits).unwrap();
+    let saved = iptables.save(&[Table::Filter]).unwrap();
+    assert_eq!(
+        saved.rules(Table::Filter, &chain("INPUT")).unwrap(),
+        [
+            jump.clone(),
+            Rule::new("-p tcp -m tcp --dport 22 -j ACCEPT")
+        ]
+    );
+    assert_eq!(
+        saved
+            .rules(Table::Filter, &chain("KUBE-IPVS-FILTER"))
+            .unwrap(),
+        [Rule::new("")]
+    );
+    assert!(
+        run(&format!("{program}-save"), &[]).contains(":FORWARD DROP "),
+        "the policy stays"
+    );
+    let delete = Edit::Delete {
+        table: Table::Filter,
+        chain: chain("INPUT"),
+        rule: jump,
+    };
+    iptables.restore(&[delete]).unwrap();
+    let saved = iptables.save(&[Table::Filter]).unwrap();
+    assert_eq!(
+        saved.rules(Table::Filter, &chain("INPUT")).unwrap().len(),
+        1
+    );
+}
+
+fn removed(backend: Backend) {
+    for family in IpFamily::ALL {
+        make_sets(family);
+        let iptables = iptables(backend, family);
+        let wanted = wanted(family);
+        iptables.restore(&replace_all(&wanted)).unwrap();
+        // Chains jump to each other; all go in one batch.
+        let edits: Vec<Edit> = wanted
+            .chains
+            .keys()
+            .map(|(table, chain)| Edit::DeleteChain {
+                table: *table,
+                chain: chain.clone(),
+            })
+            .collect();
+        iptables.restore(&edits).unwrap();
+        assert_eq!(ours(iptables.save(&TABLES).unwrap()), Ruleset::new());
+    }
+    // No rule refers to a set any more.
+    run("ipset", &["destroy"]);
+}
+
+fn refused(backend: Backend) {
+    let iptables = iptables(backend, IpFamily::V4);
+    let failure = |edit: Edit| {
+        let error = iptables.restore(&[edit]).unwrap_err();
+        assert!(!error.is_retryable());
+        match error {
+            IptablesError::Restore { source, .. } => *source,
+            other => panic!("{other:?}"),
+        }
+    };
+    let with = |rules: &[&str]| Edit::Replace {
+        table: Table::Nat,
+        chain: chain("KUBE-SERVICES"),
+        rules: rules.iter().copied().map(Rule::new).collect(),
+    };
+    let bad = "-m set --match-set NO-SUCH-SET dst,dst -j RETURN";
+    let no_set = failure(with(&["-s 10.0.0.0/8 -j RETURN", bad]));
+    assert_eq!(
+        no_set.kind,
+        RestoreFailureKind::MissingSet("NO-SUCH-SET".into())
+    );
+    let location = no_set.location.unwrap();
+    assert_eq!(location.text, format!("-A KUBE-SERVICES {bad}"));
+    assert_eq!(location.chain.as_deref(), Some("KUBE-SERVICES"));
+
+    let no_match = failure(with(&["-m no-such-match -j RETURN"]));
+    assert_eq!(
+        no_match.kind,
+        RestoreFailureKind::UnknownMatch("no-such-match".into())
+    );
+    let no_target = failure(with(&["-j NO-SUCH-TARGET"]));
+    assert_eq!(
+        no_target.kind,
+        RestoreFailureKind::UnknownTarget("NO-SUCH-TARGET".into())
+    );
+    let no_rule = failure(Edit::Delete {
+        table: Table::Nat,
+        chain: chain("OUTPUT"),
+        rule: Rule::new("-j ACCEPT"),
+    });
+    assert!(no_rule.location.is_some(), "{no_rule:?}");
+    // A batch that fails changes nothing in its table.
+    assert_eq!(ours(iptables.save(&TABLES).unwrap()), Ruleset::new());
+}
+
+fn lock_is_held() {
+    let iptables = iptables(Backend::Legacy, IpFamily::V4);
+    let path = std::env::var_os("XTABLES_LOCKFILE").unwrap();
+    let lock = std::fs::File::create(path).unwrap();
+    lock.lock().unwrap();
+    let edit = Edit::Replace {
+        table: Table::Nat,
+        chain: chain("KUBE-SERVICES"),
+        rules: vec![],
+    };
+    let error = iptables.restore(std::slice::from_ref(&edit)).unwrap_err();
+    assert!(error.is_retryable(), "{error:?}");
+    lock.unlock().unwrap();
+    iptables.restore(&[edit]).unwrap();
+}
+
+#[allow(
+    dead_code,
+    reason = "not for the guest, whose kernel lacks nft's nat table"
+)]
+fn incompatible() {
+    let iptables = iptables(Backend::Nft, IpFamily::V4);
+    run("iptables-nft", &["-A", "INPUT", "-j", "ACCEPT"]);
+    run("iptables-nft", &["-t", "nat", "-N", "KUBE-SERVICES"]);
+    let words = "add rule ip filter INPUT numgen random mod 2 0 drop";
+    run("nft", &words.split(' ').collect::<Vec<_>>());
+    let error = iptables.save(&TABLES).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            IptablesError::Incompatible {
+                table: Table::Filter,
+                ..
+            }
+        ),
+        "{error:?}"
+    );
+    assert_eq!(ours(iptables.save(&[Table::Nat]).unwrap()).chains.len(), 1);
+}
+
+#[allow(
+    dead_code,
+    reason = "not for the guest, whose kernel lacks nft's nat table"
+)]
+fn kubelets_backend() {
+    let exec = system();
+    run("iptables-legacy", &["-A", "INPUT", "-j", "ACCEPT"]);
+    run(
+        "ip6tables-nft",
+        &["-t", "mangle", "-N", "KUBE-IPTABLES-HINT"],
+    );
+    let found = Backends::detect(exec.as_ref(), None).unwrap();
+    assert_eq!((found.backend, found.reason), (Backend::Nft, Reason::Hint));
+    assert_eq!(
+        found.programs(IpFamily::V6).restore,
+        "ip6tables-nft-restore"
+    );
+    run(
+        "ip6tables-nft",
+        &["-t", "mangle", "-X", "KUBE-IPTABLES-HINT"],
+    );
+    run(
+        "iptables-legacy",
+        &["-t", "mangle", "-N", "KUBE-KUBELET-CANARY"],
+    );
+    let found = Backends::detect(exec.as_ref(), None).unwrap();
+    assert_eq!(
+        (found.backend, found.reason),
+        (Backend::Legacy, Reason::Hint)
+    );
+}
+
+#[allow(
+    dead_code,
+    reason = "not for the guest, whose kernel lacks nft's nat table"
+)]
+fn backend_with_rules() {
+    let exec = system();
+    let found = Backends::detect(exec.as_ref(), None).unwrap();
+    assert_eq!(found.reason, Reason::Default);
+    run("iptables-legacy", &["-A", "INPUT", "-j", "ACCEPT"]);
+    let found = Backends::detect(exec.as_ref(), None).unwrap();
+    assert_eq!(
+        (found.backend, found.reason),
+        (Backend::Legacy, Reason::Rules)
+    );
+    run("iptables-nft", &["-A", "INPUT", "-j", "ACCEPT"]);
+    run("ip6tables-nft", &["-A", "INPUT", "-j", "ACCEPT"]);
+    let found = Backends::detect(exec.as_ref(), None).unwrap();
+    assert_eq!((found.backend, found.reason), (Backend::Nft, Reason::Rules));
+}

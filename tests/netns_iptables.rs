@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+//! iptables of both backends on this machine's kernel, in fresh network namespaces. The guest's kernel has no `nat`
+//! table of nft, so these tests are not in `kernel_netfilter`.
+#![cfg(test)]
+
+use std::process::ExitCode;
+
+use harness::{Need, Test, run};
+
+#[path = "kernel_netfilter/harness.rs"]
+mod harness;
+#[path = "kernel_netfilter/iptables.rs"]
+mod iptables;
+
+fn main() -> ExitCode {
+    let tests = [iptables::LEGACY, iptables::NFT, iptables::BOTH].concat();
+    harness::main("REQUIRE_NETNS", tests, &[])
+}
