@@ -9,6 +9,7 @@ mod client;
 mod constants;
 mod entry_attribute;
 mod error;
+mod header;
 mod message;
 mod set_attribute;
 mod types;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! iptables rules of one backend or both, read back with `iptables-save` as it is.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kube_proxy_rs::clock::Clock;
@@ -9,7 +10,12 @@ use kube_proxy_rs::dataplane::iptables::{
     Backend, Backends, Iptables, IptablesError, Reason, RestoreFailureKind,
 };
 use kube_proxy_rs::model::net::IpFamily;
-use kube_proxy_rs::plan::ruleset::{ChainName, Edit, Rule, Ruleset, Table, quote};
+use kube_proxy_rs::model::node::LocalDetector;
+use kube_proxy_rs::plan::context::{Context, KernelVersion};
+use kube_proxy_rs::plan::object::Timeouts;
+use kube_proxy_rs::plan::rules::{FixedRules, edits, fixed_rules};
+use kube_proxy_rs::plan::ruleset::{ChainName, Edit, Rule, Ruleset, Table};
+use kube_proxy_rs::plan::set::SetId;
 
 use super::{Need, Test, run};
 
@@ -96,141 +102,57 @@ fn iptables(backend: Backend, family: IpFamily) -> Iptables {
     Iptables::new(exec, backends.programs(family))
 }
 
-/// Rules of all the kinds that IPVS mode has, spelled canonically.
-fn wanted(family: IpFamily) -> Ruleset {
-    let (loopback, pods, vip, prefix) = match family {
-        IpFamily::V4 => ("127.0.0.0/8", "10.244.0.0/16", "192.0.2.1/32", "KUBE-"),
-        IpFamily::V6 => ("::1/128", "fd00:244::/64", "2001:db8::1/128", "KUBE-6-"),
+fn context(family: IpFamily, masquerade_all: bool, local_detector: LocalDetector) -> Context {
+    Context {
+        family,
+        owns_node: true,
+        zone: None,
+        node_ip: None,
+        node_addresses: BTreeSet::new(),
+        node_port_addresses: BTreeSet::new(),
+        scheduler: "rr".into(),
+        exclude_cidrs: Vec::new(),
+        service_cidrs: Vec::new(),
+        masquerade_all,
+        masquerade_mark: 0x4000,
+        local_detector,
+        strict_arp: false,
+        timeouts: Timeouts::default(),
+        kernel: KernelVersion::default(),
+    }
+}
+
+/// The planner's rules for every way of telling local traffic.
+fn all_fixed_rules(family: IpFamily) -> Vec<FixedRules> {
+    let pods = match family {
+        IpFamily::V4 => "10.244.0.0/16",
+        IpFamily::V6 => "fd00:244::/64",
     };
-    let comment = |text: &str| format!("-m comment --comment {}", quote(text));
-    let services = "Kubernetes service cluster ip + port for masquerade purpose";
-    let set = |name: &str, dirs: &str| format!("-m set --match-set {prefix}{name} {dirs}");
-    let mut ruleset = Ruleset::new();
-    let mut add = |table, name: &str, rules: &[String]| {
-        ruleset.set(table, chain(name), rules.iter().map(Rule::new).collect());
-    };
-    add(
-        Table::Nat,
-        "KUBE-SERVICES",
-        &[
-            format!("-s {loopback} -j RETURN"),
-            format!(
-                "! -s {pods} {} {} -j KUBE-MARK-MASQ",
-                comment(services),
-                set("CLUSTER-IP", "dst,dst")
-            ),
-            format!(
-                "{} {} -j KUBE-MARK-MASQ",
-                comment(services),
-                set("CLUSTER-IP", "src,dst")
-            ),
-            "-m addrtype --dst-type LOCAL -j KUBE-NODE-PORT".to_owned(),
-            format!(
-                "{} -m physdev ! --physdev-is-in -m addrtype ! --src-type LOCAL -j ACCEPT",
-                set("CLUSTER-IP", "dst,dst")
-            ),
-            format!("{} -j ACCEPT", set("CLUSTER-IP", "dst,dst")),
-        ],
-    );
-    add(
-        Table::Nat,
-        "KUBE-NODE-PORT",
-        &[
-            format!("-p tcp {} -j RETURN", set("NODE-PORT-TCP", "dst")),
-            format!("-p udp {} -j KUBE-MARK-MASQ", set("NODE-PORT-TCP", "dst")),
-        ],
-    );
-    add(
-        Table::Nat,
-        "KUBE-MARK-MASQ",
-        &["-j MARK --set-xmark 0x4000/0x4000".to_owned()],
-    );
-    add(
-        Table::Nat,
-        "KUBE-POSTROUTING",
-        &[
-            format!("{} -j MASQUERADE", set("LOOP-BACK", "dst,dst,src")),
-            "-m mark ! --mark 0x4000/0x4000 -j RETURN".to_owned(),
-            "-j MARK --set-xmark 0x4000/0x0".to_owned(),
-            format!(
-                "{} -j MASQUERADE --random-fully",
-                comment("kubernetes service traffic requiring SNAT")
-            ),
-        ],
-    );
-    add(
-        Table::Filter,
-        "KUBE-FORWARD",
-        &[
-            format!(
-                "{} -m mark --mark 0x4000/0x4000 -j ACCEPT",
-                comment("kubernetes forwarding rules")
-            ),
-            "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT".to_owned(),
-        ],
-    );
-    add(
-        Table::Filter,
-        "KUBE-IPVS-FILTER",
-        &[
-            format!("{} -j RETURN", set("CLUSTER-IP", "dst,dst")),
-            format!(
-                "-m conntrack --ctstate NEW {} -j REJECT --reject-with {}",
-                set("IPVS-IPS", "dst"),
-                match family {
-                    IpFamily::V4 => "icmp-port-unreachable",
-                    IpFamily::V6 => "icmp6-port-unreachable",
-                }
-            ),
-        ],
-    );
-    add(
-        Table::Filter,
-        "KUBE-SOURCE-RANGES-FIREWALL",
-        &[format!("-s {vip} -i eth+ -j RETURN"), "-j DROP".to_owned()],
-    );
-    add(Table::Mangle, "KUBE-IPVS-OUT", &[]);
-    ruleset
+    let interface = || "cni0".parse().unwrap();
+    [
+        context(family, true, LocalDetector::None),
+        context(family, false, LocalDetector::None),
+        context(family, false, LocalDetector::Cidr(pods.parse().unwrap())),
+        context(family, false, LocalDetector::BridgeInterface(interface())),
+        context(family, false, LocalDetector::InterfacePrefix(interface())),
+    ]
+    .iter()
+    .map(|context| fixed_rules(context).unwrap())
+    .collect()
 }
 
 /// The sets that the rules name.
 fn make_sets(family: IpFamily) {
-    let (prefix, inet) = match family {
-        IpFamily::V4 => ("KUBE-", "inet"),
-        IpFamily::V6 => ("KUBE-6-", "inet6"),
-    };
-    for (name, kind) in [
-        ("CLUSTER-IP", "hash:ip,port"),
-        ("LOOP-BACK", "hash:ip,port,ip"),
-        ("IPVS-IPS", "hash:ip"),
-    ] {
-        run(
-            "ipset",
-            &["create", &format!("{prefix}{name}"), kind, "family", inet],
-        );
+    for set in SetId::ALL {
+        let name = set.name(family);
+        let mut arguments = vec!["create", name.as_str(), set.set_type().as_str()];
+        arguments.extend(match (set.set_type().is_hash(), family) {
+            (false, _) => ["range", "0-65535"],
+            (true, IpFamily::V4) => ["family", "inet"],
+            (true, IpFamily::V6) => ["family", "inet6"],
+        });
+        run("ipset", &arguments);
     }
-    run(
-        "ipset",
-        &[
-            "create",
-            &format!("{prefix}NODE-PORT-TCP"),
-            "bitmap:port",
-            "range",
-            "0-65535",
-        ],
-    );
-}
-
-fn replace_all(ruleset: &Ruleset) -> Vec<Edit> {
-    ruleset
-        .chains
-        .iter()
-        .map(|((table, chain), rules)| Edit::Replace {
-            table: *table,
-            chain: chain.clone(),
-            rules: rules.clone(),
-        })
-        .collect()
 }
 
 /// The chains that begin with `KUBE-`.
@@ -241,15 +163,19 @@ fn ours(mut ruleset: Ruleset) -> Ruleset {
     ruleset
 }
 
+/// What the planner wants is what `iptables-save` prints, letter by letter: else it would write it again for ever.
 fn written(backend: Backend) {
     for family in IpFamily::ALL {
         make_sets(family);
         let iptables = iptables(backend, family);
-        let wanted = wanted(family);
-        // The second time replaces what is there.
-        for _ in 0..2 {
-            iptables.restore(&replace_all(&wanted)).unwrap();
-            assert_eq!(ours(iptables.save(&TABLES).unwrap()), wanted, "{family}");
+        for wanted in all_fixed_rules(family) {
+            let present = iptables.save(&TABLES).unwrap();
+            let needed = edits(&wanted, &present);
+            assert!(!needed.is_empty());
+            iptables.restore(&needed).unwrap();
+            let present = iptables.save(&TABLES).unwrap();
+            assert_eq!(ours(present.clone()), wanted.chains, "{family}");
+            assert_eq!(edits(&wanted, &present), [], "{family}");
         }
         let nat = iptables.save(&[Table::Nat]).unwrap();
         assert!(nat.chains.keys().all(|(table, _)| *table == Table::Nat));
@@ -320,19 +246,25 @@ fn removed(backend: Backend) {
     for family in IpFamily::ALL {
         make_sets(family);
         let iptables = iptables(backend, family);
-        let wanted = wanted(family);
-        iptables.restore(&replace_all(&wanted)).unwrap();
-        // Chains jump to each other; all go in one batch.
-        let edits: Vec<Edit> = wanted
+        let before = iptables.save(&TABLES).unwrap();
+        let wanted = all_fixed_rules(family).remove(0);
+        iptables.restore(&edits(&wanted, &before)).unwrap();
+        // Chains jump to each other and are jumped to; all go in one batch.
+        let jumps = wanted
+            .jumps
+            .into_iter()
+            .map(|(table, chain, rule)| Edit::Delete { table, chain, rule });
+        let chains = wanted
             .chains
-            .keys()
-            .map(|(table, chain)| Edit::DeleteChain {
-                table: *table,
-                chain: chain.clone(),
-            })
-            .collect();
-        iptables.restore(&edits).unwrap();
-        assert_eq!(ours(iptables.save(&TABLES).unwrap()), Ruleset::new());
+            .chains
+            .into_keys()
+            .map(|(table, chain)| Edit::DeleteChain { table, chain });
+        iptables
+            .restore(&jumps.chain(chains).collect::<Vec<_>>())
+            .unwrap();
+        let after = iptables.save(&TABLES).unwrap();
+        assert_eq!(ours(after.clone()), Ruleset::new());
+        assert_eq!(after.rule_count(), 0);
     }
     // No rule refers to a set any more.
     run("ipset", &["destroy"]);
