@@ -2,6 +2,7 @@
 //! The kernel's side: observe what it holds, apply a plan. Decides nothing.
 
 pub mod exec;
+pub mod fake;
 pub mod ipset;
 pub mod iptables;
 pub mod ipvs;

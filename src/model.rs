@@ -15,6 +15,8 @@ pub mod node_info;
 pub mod service;
 pub mod service_port;
 pub mod slices;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod topology;
 pub mod tracker;
 

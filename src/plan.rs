@@ -16,6 +16,7 @@ pub mod diff;
 pub mod fragment;
 pub mod object;
 pub mod planner;
+pub mod prerequisites;
 pub mod report;
 pub mod rules;
 pub mod ruleset;
@@ -23,9 +24,12 @@ pub mod set;
 pub mod state;
 pub mod step;
 pub mod sysctl;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use context::{Context, KernelVersion};
 pub use planner::Planner;
+pub use prerequisites::Prerequisites;
 pub use report::{Failure, FailureKind, Outcome, Report};
 pub use state::State;
 pub use step::{Plan, Step};

@@ -130,6 +130,11 @@ impl Tracker {
         self.services.values()
     }
 
+    /// All EndpointSlices, in the order of the Services that they belong to.
+    pub fn slices(&self) -> impl Iterator<Item = &EndpointSlice> {
+        self.slices.values().flat_map(BTreeMap::values)
+    }
+
     /// The endpoints of a Service in a family, by the port that they serve.
     pub fn endpoints(&self, service: &ServiceName, family: IpFamily) -> EndpointsByPort {
         slices::merge(

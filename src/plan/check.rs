@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! PURE: rules that every plan obeys. Tests run them over every plan that they see.
 
-use std::collections::BTreeSet;
-
+use super::object::VirtualServerKey;
+use super::ruleset::Table;
 use super::set::{SetEntry, SetId};
-use super::state::State;
+use super::state::{Refusal, State};
 use super::step::{Plan, Step};
 use crate::model::IpFamily;
 
@@ -13,69 +13,152 @@ use crate::model::IpFamily;
 pub enum Violation {
     #[error("step {0:?} comes after a later phase")]
     Order(String),
-    #[error("step {0:?} is there twice")]
-    Repeated(String),
-    #[error("step {0:?} binds an address before the entry that makes its unknown ports refuse")]
-    AddressWithoutEntry(String),
-    #[error("step {0:?} lets go of the reject entry of an address that is still bound")]
-    EntryBeforeAddress(String),
+    #[error("step {0:?} changes nothing")]
+    Idle(String),
     #[error("step {step:?} would be refused: {refusal}")]
-    Refused {
-        step: String,
-        refusal: super::state::Refusal,
-    },
+    Refused { step: String, refusal: Refusal },
+    #[error("after step {step:?} {breach}")]
+    Unsafe { step: String, breach: Breach },
 }
 
-/// Checks the order of a plan, and that a kernel in the state `believed` would take every step.
+/// A state that must not be, not even between two steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Breach {
+    #[error("a bound address lacks the entry that makes its unknown ports refuse")]
+    AddressWithoutEntry,
+    #[error("an address is bound before the rule that makes its unknown ports refuse")]
+    AddressWithoutRules,
+    #[error("a virtual server is there before the rules that masquerade its packets")]
+    ServerWithoutRules,
+    #[error("a load balancer is closed to all sources")]
+    ClosedLoadBalancer,
+    #[error("the cluster IP of a virtual server is not masqueraded")]
+    ServerWithoutEntry,
+}
+
+/// Checks the order of a plan, that a kernel in the state `believed` would take every step, that every
+/// step changes something, and that no step leaves a gap. Costs a copy of the state for each step.
 pub fn check(plan: &Plan, believed: &State) -> Result<(), Violation> {
     let mut state = believed.clone();
-    let mut seen = BTreeSet::new();
     let mut last = None;
     for (phase, step) in plan.phases() {
-        let text = step.to_string();
+        let text = || step.to_string();
         if last.is_some_and(|last| last > *phase) {
-            return Err(Violation::Order(text));
+            return Err(Violation::Order(text()));
         }
         last = Some(*phase);
-        if !seen.insert(text.clone()) {
-            return Err(Violation::Repeated(text));
-        }
-        check_address(step, &state)?;
+        let before = state.clone();
         state.apply(step).map_err(|refusal| Violation::Refused {
-            step: text,
+            step: text(),
             refusal,
         })?;
+        if state == before {
+            return Err(Violation::Idle(text()));
+        }
+        if let Some(breach) = breach(step, &state) {
+            let step = text();
+            return Err(Violation::Unsafe { step, breach });
+        }
     }
     Ok(())
 }
 
-/// An address is bound only while the set that rejects its unknown ports has it.
-fn check_address(step: &Step, state: &State) -> Result<(), Violation> {
+/// What is wrong about a state just after a step.
+pub fn breach(step: &Step, state: &State) -> Option<Breach> {
+    let is_filtered = || has_chain(state, Table::Filter, "KUBE-IPVS-FILTER");
+    let is_masqueraded = || has_chain(state, Table::Nat, "KUBE-POSTROUTING");
     match step {
-        Step::AddAddress { address } => {
-            let set = SetId::IpvsIps.name(IpFamily::of(*address));
-            let entry = SetEntry::Ip(*address);
-            if state
-                .sets
-                .get(&set)
-                .is_some_and(|set| set.entries.contains(&entry))
-            {
-                Ok(())
-            } else {
-                Err(Violation::AddressWithoutEntry(step.to_string()))
-            }
+        Step::AddAddress { .. } if !is_filtered() => Some(Breach::AddressWithoutRules),
+        Step::AddAddress { address }
+        | Step::DeleteEntry {
+            entry: SetEntry::Ip(address),
+            ..
+        } => lacks_entry(state, address),
+        Step::SwapSets { .. } => state
+            .addresses
+            .iter()
+            .find_map(|address| lacks_entry(state, address)),
+        Step::AddVirtualServer { .. } if !is_masqueraded() => Some(Breach::ServerWithoutRules),
+        Step::AddVirtualServer { key, .. } => lacks_admission(state, key),
+        Step::AddEntry {
+            set,
+            entry: entry @ SetEntry::IpPort(address, ..),
+        } => {
+            let family = IpFamily::of(*address);
+            (*set == SetId::LoadBalancerFw.name(family) && !is_open_to_some(state, entry))
+                .then_some(Breach::ClosedLoadBalancer)
         }
         Step::DeleteEntry {
-            set,
-            entry: SetEntry::Ip(address),
+            entry: SetEntry::IpPortNet(address, protocol, port, _),
+            ..
         } => {
-            let rejects = *set == SetId::IpvsIps.name(IpFamily::of(*address));
-            if rejects && state.addresses.contains(address) {
-                Err(Violation::EntryBeforeAddress(step.to_string()))
-            } else {
-                Ok(())
-            }
+            let entry = SetEntry::IpPort(*address, *protocol, *port);
+            let is_closed = has_entry(state, SetId::LoadBalancerFw, *address, &entry);
+            (is_closed && !is_open_to_some(state, &entry)).then_some(Breach::ClosedLoadBalancer)
         }
-        _ => Ok(()),
+        _ => None,
     }
 }
+
+fn has_chain(state: &State, table: Table, name: &str) -> bool {
+    state
+        .rules
+        .table(table)
+        .any(|(chain, rules)| chain.as_str() == name && !rules.is_empty())
+}
+
+fn has_entry(state: &State, id: SetId, address: std::net::IpAddr, entry: &SetEntry) -> bool {
+    state
+        .sets
+        .get(&id.name(IpFamily::of(address)))
+        .is_some_and(|set| set.entries.contains(entry))
+}
+
+fn lacks_entry(state: &State, address: &std::net::IpAddr) -> Option<Breach> {
+    let is_bound = state.addresses.contains(address);
+    let entry = SetEntry::Ip(*address);
+    (is_bound && !has_entry(state, SetId::IpvsIps, *address, &entry))
+        .then_some(Breach::AddressWithoutEntry)
+}
+
+/// A new virtual server is in a set that says how its packets are masqueraded.
+fn lacks_admission(state: &State, key: &VirtualServerKey) -> Option<Breach> {
+    let VirtualServerKey::Address {
+        address,
+        port,
+        protocol,
+    } = *key
+    else {
+        return None;
+    };
+    let frontend = SetEntry::IpPort(address, protocol, port);
+    let sets = [
+        SetId::ClusterIp,
+        SetId::ExternalIp,
+        SetId::ExternalIpLocal,
+        SetId::LoadBalancer,
+        SetId::NodePortSctp,
+        SetId::NodePortTcp,
+        SetId::NodePortUdp,
+    ];
+    let is_known = sets.into_iter().any(|id| {
+        has_entry(state, id, address, &frontend)
+            || has_entry(state, id, address, &SetEntry::Port(port))
+    });
+    (!is_known).then_some(Breach::ServerWithoutEntry)
+}
+
+fn is_open_to_some(state: &State, frontend: &SetEntry) -> bool {
+    let SetEntry::IpPort(address, protocol, port) = *frontend else {
+        return false;
+    };
+    let family = IpFamily::of(address);
+    let set = state.sets.get(&SetId::LoadBalancerSourceCidr.name(family));
+    set.into_iter().flat_map(|set| &set.entries).any(|entry| {
+        matches!(entry, SetEntry::IpPortNet(of, with, at, _)
+            if (*of, *with, *at) == (address, protocol, port))
+    })
+}
+
+#[cfg(test)]
+mod tests;

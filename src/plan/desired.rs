@@ -30,12 +30,6 @@ impl Touched {
         self.addresses.extend(other.addresses);
         self.entries.extend(other.entries);
     }
-
-    fn add(&mut self, fragment: &Fragment) {
-        self.virtual_servers.extend(fragment.virtual_servers.keys());
-        self.addresses.extend(&fragment.addresses);
-        self.entries.extend(&fragment.entries);
-    }
 }
 
 /// Two Service ports claim one virtual server; the second does not get it.
@@ -49,6 +43,9 @@ pub struct Conflict {
 /// Age, then name: the same winner after any order of changes, and nobody takes over what an
 /// older Service has.
 type Claim = (i64, ServicePortName);
+
+/// An entry of a set.
+type EntryOf = (SetId, SetEntry);
 
 /// What one family wants.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -106,77 +103,103 @@ impl Desired {
             return;
         }
         let old = self.fragments.remove(&name);
-        // Wanting comes before releasing: what both fragments want is never counted down to 0.
-        if let Some(new) = &new {
-            self.claim(&name, new);
+        let changed = changed_servers(old.as_ref(), new.as_ref());
+        // What the claimants that have the virtual servers want beside them, before the change.
+        let mut released: Vec<EntryOf> = Vec::new();
+        for key in &changed {
+            let wanted = match self.claimants(key).next() {
+                Some(winner) if *winner == name => {
+                    old.as_ref().and_then(|old| old.virtual_servers.get(key))
+                }
+                _ => self.virtual_server(key),
+            };
+            released.extend(wanted.into_iter().flat_map(|wanted| &wanted.entries));
+            if let Some(old) = &old {
+                self.withdraw(key, &(old.created, name.clone()));
+            }
+            if let Some(new) = &new
+                && new.virtual_servers.contains_key(key)
+            {
+                self.claim(*key, (new.created, name.clone()));
+            }
         }
-        if let Some(old) = &old {
-            self.release(&name, old, new.as_ref());
-        }
-        touch_difference(old.as_ref(), new.as_ref(), touched);
+        let (old_entries, old_addresses) = match &old {
+            Some(old) => (old.entries.clone(), old.addresses.clone()),
+            None => Default::default(),
+        };
+        released.extend(old_entries);
+        let mut acquired: Vec<EntryOf> = Vec::new();
         if let Some(new) = new {
+            set_member(&mut self.no_local_internal, &name, new.no_local_internal);
+            set_member(&mut self.no_local_external, &name, new.no_local_external);
+            acquired.extend(&new.entries);
+            for address in &new.addresses {
+                *self.addresses.entry(*address).or_default() += 1;
+            }
+            touched
+                .addresses
+                .extend(new.addresses.symmetric_difference(&old_addresses));
             self.fragments.insert(name, new);
+        } else {
+            self.no_local_internal.remove(&name);
+            self.no_local_external.remove(&name);
+            touched.addresses.extend(&old_addresses);
         }
-    }
-
-    fn claim(&mut self, name: &ServicePortName, fragment: &Fragment) {
-        for key in fragment.virtual_servers.keys() {
-            let claims = self.virtual_servers.entry(*key).or_default();
-            claims.insert((fragment.created, name.clone()));
-            if claims.len() > 1 {
-                self.contested.insert(*key);
-            }
-        }
-        for address in &fragment.addresses {
-            *self.addresses.entry(*address).or_default() += 1;
-        }
-        for (set, entry) in &fragment.entries {
-            *self
-                .entries
-                .entry(*set)
-                .or_default()
-                .entry(*entry)
-                .or_default() += 1;
-        }
-        set_member(
-            &mut self.no_local_internal,
-            name,
-            fragment.no_local_internal,
-        );
-        set_member(
-            &mut self.no_local_external,
-            name,
-            fragment.no_local_external,
-        );
-    }
-
-    fn release(&mut self, name: &ServicePortName, old: &Fragment, new: Option<&Fragment>) {
-        let claim = (old.created, name.clone());
-        for key in old.virtual_servers.keys() {
-            let kept = new.is_some_and(|new| {
-                new.created == old.created && new.virtual_servers.contains_key(key)
-            });
-            if !kept && let Some(claims) = self.virtual_servers.get_mut(key) {
-                claims.remove(&claim);
-                if claims.len() < 2 {
-                    self.contested.remove(key);
-                }
-                if claims.is_empty() {
-                    self.virtual_servers.remove(key);
-                }
-            }
-        }
-        for address in &old.addresses {
+        for address in &old_addresses {
             count_down(&mut self.addresses, address);
         }
-        for (set, entry) in &old.entries {
-            if let Some(entries) = self.entries.get_mut(set) {
-                count_down(entries, entry);
+        for key in &changed {
+            if let Some(wanted) = self.virtual_server(key) {
+                acquired.extend(&wanted.entries);
             }
         }
-        if new.is_none() {
-            self.no_local_internal.remove(name);
-            self.no_local_external.remove(name);
+        self.exchange_entries(released, acquired, touched);
+        touched.virtual_servers.extend(changed);
+    }
+
+    fn claim(&mut self, key: VirtualServerKey, claim: Claim) {
+        let claims = self.virtual_servers.entry(key).or_default();
+        claims.insert(claim);
+        if claims.len() > 1 {
+            self.contested.insert(key);
+        }
+    }
+
+    fn withdraw(&mut self, key: &VirtualServerKey, claim: &Claim) {
+        if let Some(claims) = self.virtual_servers.get_mut(key) {
+            claims.remove(claim);
+            if claims.len() < 2 {
+                self.contested.remove(key);
+            }
+            if claims.is_empty() {
+                self.virtual_servers.remove(key);
+            }
+        }
+    }
+
+    /// Touches the entries whose count reaches or leaves 0.
+    fn exchange_entries(
+        &mut self,
+        released: Vec<EntryOf>,
+        acquired: Vec<EntryOf>,
+        touched: &mut Touched,
+    ) {
+        // Wanting comes before releasing: what both want is never counted down to 0.
+        for (set, entry) in acquired {
+            let count = self.entries.entry(set).or_default().entry(entry);
+            let count = count.or_insert_with(|| {
+                touched.entries.insert((set, entry));
+                0
+            });
+            *count += 1;
+        }
+        for (set, entry) in released {
+            if let Some(entries) = self.entries.get_mut(&set) {
+                count_down(entries, &entry);
+                if !entries.contains_key(&entry) {
+                    touched.entries.insert((set, entry));
+                }
+            }
         }
     }
 
@@ -214,9 +237,19 @@ impl Desired {
     /// What a Service wants, for planning it before others.
     pub fn touched_by(&self, service: &ServiceName) -> Touched {
         let mut touched = Touched::default();
-        for name in self.ports_of(service) {
-            if let Some(fragment) = self.fragments.get(name) {
-                touched.add(fragment);
+        let fragments = self
+            .ports_of(service)
+            .filter_map(|name| self.fragments.get(name));
+        for fragment in fragments {
+            let keys = fragment.virtual_servers.keys();
+            touched.virtual_servers.extend(keys);
+            touched.addresses.extend(&fragment.addresses);
+            touched.entries.extend(&fragment.entries);
+            for key in fragment.virtual_servers.keys() {
+                let wanted = self.virtual_server(key).into_iter();
+                touched
+                    .entries
+                    .extend(wanted.flat_map(|wanted| &wanted.entries));
             }
         }
         touched
@@ -247,10 +280,13 @@ impl Desired {
             .map(|(_, name)| name)
     }
 
-    /// Number of Service ports with a Local policy and no endpoint on this node, by policy:
-    /// internal, external.
+    /// Number of Services with a port that has a Local policy and no endpoint on this node, by
+    /// policy: internal, external.
     pub fn no_local_endpoints(&self) -> (usize, usize) {
-        (self.no_local_internal.len(), self.no_local_external.len())
+        (
+            count_services(&self.no_local_internal),
+            count_services(&self.no_local_external),
+        )
     }
 
     pub fn fragments(&self) -> &BTreeMap<ServicePortName, Fragment> {
@@ -275,23 +311,32 @@ fn count_down<K: Ord>(counts: &mut BTreeMap<K, u32>, key: &K) {
     }
 }
 
-/// Touches what differs between two fragments, and nothing that both want alike.
-fn touch_difference(old: Option<&Fragment>, new: Option<&Fragment>, touched: &mut Touched) {
-    let (Some(old), Some(new)) = (old, new) else {
-        for fragment in old.into_iter().chain(new) {
-            touched.add(fragment);
-        }
-        return;
-    };
-    touched
-        .addresses
-        .extend(old.addresses.symmetric_difference(&new.addresses));
-    touched
-        .entries
-        .extend(old.entries.symmetric_difference(&new.entries));
-    let keys = old.virtual_servers.keys().chain(new.virtual_servers.keys());
-    touched.virtual_servers.extend(keys.filter(|key| {
-        // Another age may hand a contested virtual server to another claimant.
-        old.created != new.created || old.virtual_servers.get(*key) != new.virtual_servers.get(*key)
-    }));
+/// The ports of one Service are neighbours.
+fn count_services(names: &BTreeSet<ServicePortName>) -> usize {
+    let mut last = None;
+    names
+        .iter()
+        .filter(|name| last.replace(&name.service) != Some(&name.service))
+        .count()
 }
+
+/// The virtual servers that two fragments of a Service port do not want alike. Another age changes
+/// all of them: it may hand a contested one to another claimant.
+fn changed_servers(old: Option<&Fragment>, new: Option<&Fragment>) -> BTreeSet<VirtualServerKey> {
+    fn wanted<'a>(of: Option<&'a Fragment>, key: &VirtualServerKey) -> Option<&'a WantedServer> {
+        of?.virtual_servers.get(key)
+    }
+    let same_age = match (old, new) {
+        (Some(old), Some(new)) => old.created == new.created,
+        _ => false,
+    };
+    old.into_iter()
+        .chain(new)
+        .flat_map(|fragment| fragment.virtual_servers.keys())
+        .filter(|key| !same_age || wanted(old, key) != wanted(new, key))
+        .copied()
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,8 @@
 //! There is one way to compare; a full plan merely touches everything. So a sequence of small
 //! plans cannot lead elsewhere than one full plan.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
 
 use super::context::Context;
@@ -12,275 +13,26 @@ use super::desired::{Desired, Touched};
 use super::fragment::WantedServer;
 use super::object::{RealServer, RealServerKey, VirtualServerKey};
 use super::rules::{self, FixedRules};
-use super::set::{DEFAULT_MAX_ENTRIES, SetId, SetName, SetSpec};
+use super::set::{DEFAULT_MAX_ENTRIES, SetEntry, SetId, SetName, SetSpec};
 use super::state::{State, VirtualServerState};
 use super::step::{Phase, Plan, RuleEdits, Step};
 use super::sysctl;
-use crate::model::{IpFamily, Protocol};
+use crate::model::Protocol;
 
-/// Everything that is wanted, and everything that the kernel has and that is ours.
-/// `owns` says whose an unwanted virtual server is.
-pub fn everything(
-    desired: &Desired,
-    believed: &State,
-    owns: impl Fn(&VirtualServerKey) -> bool,
-) -> Touched {
-    let mut touched = Touched::default();
-    touched
-        .virtual_servers
-        .extend(desired.virtual_servers().map(|(key, _)| key));
-    touched
-        .virtual_servers
-        .extend(believed.virtual_servers.keys().filter(|key| owns(key)));
-    touched.addresses.extend(desired.addresses());
-    touched.addresses.extend(&believed.addresses);
-    for id in SetId::ALL {
-        touched
-            .entries
-            .extend(desired.entries(id).map(|entry| (id, *entry)));
-    }
-    touched
+/// What is wanted, beside what is believed.
+pub struct Comparison<'a> {
+    pub context: &'a Context,
+    pub desired: &'a Desired,
+    pub believed: &'a State,
+    /// Whether a virtual server that nobody wants is ours to remove.
+    pub owns: &'a dyn Fn(&VirtualServerKey) -> bool,
 }
 
-/// What every Service needs before it can be served: sysctls, link, sets, rules. Also the entries
-/// that the kernel has and nobody wants (`everything` cannot name them: sets are keyed by name).
-pub fn foundation(
-    context: &Context,
-    rules: &FixedRules,
-    desired: &Desired,
-    believed: &State,
-) -> Plan {
-    let mut plan = Plan::default();
-    if context.owns_node {
-        for (key, value) in sysctl::wanted(context) {
-            if believed.node.sysctls.get(key).map(String::as_str) != Some(value) {
-                plan.push(Phase::Node, Step::SetSysctl { key, value });
-            }
-        }
-        if !context.timeouts.satisfied_by(believed.node.timeouts) {
-            plan.push(Phase::Node, Step::SetTimeouts(context.timeouts));
-        }
-        if !believed.node.link_exists {
-            plan.push(Phase::Node, Step::CreateLink);
-        }
-    }
-    for id in SetId::ALL {
-        let name = id.name(context.family);
-        // Left over from a replacement that was cut short.
-        if believed.sets.contains_key(&name.replacement()) {
-            plan.push(
-                Phase::Sets,
-                Step::DestroySet {
-                    set: name.replacement(),
-                },
-            );
-        }
-        if let Some(set) = believed.sets.get(&name) {
-            for entry in &set.entries {
-                if !desired.wants_entry(id, entry) {
-                    push_entry_removal(&mut plan, id, &name, *entry);
-                }
-            }
-        } else {
-            let max_entries = wanted_size(desired.entries(id).len());
-            let spec = SetSpec::new(id, context.family, max_entries);
-            plan.push(Phase::Sets, Step::CreateSet(spec));
-        }
-    }
-    let edits = rules::edits(rules, &believed.rules);
-    if !edits.is_empty() {
-        let edits = RuleEdits {
-            family: context.family,
-            edits,
-        };
-        plan.push(Phase::Rules, Step::EditRules(edits));
-    }
-    plan
-}
-
-/// Adds to a plan what the touched objects need. `drains` says whether a real server that is not
-/// wanted any more still has to be waited for.
-pub fn compare(
-    plan: &mut Plan,
-    family: IpFamily,
-    desired: &Desired,
-    believed: &State,
-    touched: &Touched,
-) {
-    compare_entries(plan, family, desired, believed, touched);
-    for key in &touched.virtual_servers {
-        let wanted = desired.virtual_server(key);
-        compare_virtual_server(plan, *key, wanted, believed.virtual_servers.get(key));
-    }
-    compare_addresses(plan, desired, believed, &touched.addresses);
-}
-
-fn compare_entries(
-    plan: &mut Plan,
-    family: IpFamily,
-    desired: &Desired,
-    believed: &State,
-    touched: &Touched,
-) {
-    let ids: BTreeSet<SetId> = touched.entries.iter().map(|(id, _)| *id).collect();
-    for id in ids {
-        let name = id.name(family);
-        let wanted_entries = desired.entries(id).len();
-        let present = believed.sets.get(&name);
-        if let Some(present) = present
-            && id.set_type().is_hash()
-            && wanted_size(wanted_entries) > present.max_entries
-        {
-            replace_set(plan, id, family, desired);
-            continue;
-        }
-        let has = |entry| present.is_some_and(|set| set.entries.contains(entry));
-        for (_, entry) in touched.entries.iter().filter(|(of, _)| *of == id) {
-            match (desired.wants_entry(id, entry), has(entry)) {
-                (true, false) => {
-                    plan.push(
-                        Phase::Entries,
-                        Step::AddEntry {
-                            set: name.clone(),
-                            entry: *entry,
-                        },
-                    );
-                }
-                (false, true) => push_entry_removal(plan, id, &name, *entry),
-                (true, true) | (false, false) => {}
-            }
-        }
-    }
-}
-
-/// A set's size cannot be changed: a larger one is filled and takes its place in one step.
-fn replace_set(plan: &mut Plan, id: SetId, family: IpFamily, desired: &Desired) {
-    let name = id.name(family);
-    let replacement = name.replacement();
-    let spec = SetSpec {
-        name: replacement.clone(),
-        ..SetSpec::new(id, family, wanted_size(desired.entries(id).len()))
-    };
-    plan.push(Phase::Sets, Step::CreateSet(spec));
-    for entry in desired.entries(id) {
-        let set = replacement.clone();
-        plan.push(Phase::Sets, Step::AddEntry { set, entry: *entry });
-    }
-    plan.push(
-        Phase::Sets,
-        Step::SwapSets {
-            a: replacement.clone(),
-            b: name,
-        },
-    );
-    plan.push(Phase::Sets, Step::DestroySet { set: replacement });
-}
-
-/// The `maxelem` for a number of entries.
-fn wanted_size(entries: usize) -> u32 {
-    let entries = u32::try_from(entries).unwrap_or(u32::MAX);
-    entries
-        .checked_next_power_of_two()
-        .unwrap_or(u32::MAX)
-        .max(DEFAULT_MAX_ENTRIES)
-}
-
-fn push_entry_removal(plan: &mut Plan, id: SetId, set: &SetName, entry: super::set::SetEntry) {
-    let phase = if id == SetId::IpvsIps {
-        Phase::OldAddressEntries
-    } else {
-        Phase::OldEntries
-    };
-    plan.push(
-        phase,
-        Step::DeleteEntry {
-            set: set.clone(),
-            entry,
-        },
-    );
-}
-
-fn compare_virtual_server(
-    plan: &mut Plan,
-    key: VirtualServerKey,
-    wanted: Option<&WantedServer>,
-    present: Option<&VirtualServerState>,
-) {
-    let Some(wanted) = wanted else {
-        if present.is_some() {
-            plan.push(Phase::OldServers, Step::DeleteVirtualServer { key });
-        }
-        return;
-    };
-    match present {
-        None => plan.push(
-            Phase::Servers,
-            Step::AddVirtualServer {
-                key,
-                server: wanted.server.clone(),
-            },
-        ),
-        Some(present) if present.server != wanted.server => plan.push(
-            Phase::Servers,
-            Step::SetVirtualServer {
-                key,
-                server: wanted.server.clone(),
-            },
-        ),
-        Some(_) => {}
-    }
-    for (server_key, server) in wanted.real_servers.iter() {
-        let present = present.and_then(|present| present.real_servers.get(server_key));
-        let (vs, server_key, server) = (key, *server_key, *server);
-        match present {
-            None => {
-                plan.push(
-                    Phase::Servers,
-                    Step::AddRealServer {
-                        vs,
-                        key: server_key,
-                        server,
-                    },
-                );
-            }
-            Some(present) if *present != server => {
-                plan.push(
-                    Phase::Servers,
-                    Step::SetRealServer {
-                        vs,
-                        key: server_key,
-                        server,
-                    },
-                );
-            }
-            Some(_) => {}
-        }
-    }
-    let unwanted = present
-        .into_iter()
-        .flat_map(|present| &present.real_servers)
-        .filter(|(server_key, _)| !wanted.real_servers.contains_key(*server_key));
-    for (server_key, server) in unwanted {
-        remove_real_server(plan, key, *server_key, *server);
-    }
-}
-
-/// A server with connections gets no new ones and is deleted when they have ended; a server of
-/// weight 0 that nobody wants is one that is waiting for that.
-fn remove_real_server(
-    plan: &mut Plan,
-    vs: VirtualServerKey,
-    key: RealServerKey,
-    server: RealServer,
-) {
-    if !drains(&vs) {
-        plan.push(Phase::OldServers, Step::DeleteRealServer { vs, key });
-    } else if server.weight > 0 {
-        let server = RealServer {
-            weight: 0,
-            ..server
-        };
-        plan.push(Phase::OldServers, Step::SetRealServer { vs, key, server });
+impl fmt::Debug for Comparison<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Comparison")
+            .field("family", &self.context.family)
+            .finish_non_exhaustive()
     }
 }
 
@@ -289,21 +41,323 @@ pub fn drains(vs: &VirtualServerKey) -> bool {
     vs.protocol() == Some(Protocol::Tcp)
 }
 
-fn compare_addresses(
+impl Comparison<'_> {
+    /// Everything that is wanted, and everything that the kernel has and that is ours.
+    pub fn everything(&self) -> Touched {
+        let mut touched = Touched::default();
+        let wanted = self.desired.virtual_servers().map(|(key, _)| key);
+        touched.virtual_servers.extend(wanted);
+        let present = self.believed.virtual_servers.keys();
+        touched
+            .virtual_servers
+            .extend(present.filter(|key| (self.owns)(key)));
+        touched.addresses.extend(self.desired.addresses());
+        touched.addresses.extend(&self.believed.addresses);
+        for id in SetId::ALL {
+            let wanted = self.desired.entries(id);
+            touched.entries.extend(wanted.map(|entry| (id, *entry)));
+            if let Some(set) = self.believed.sets.get(&id.name(self.context.family)) {
+                let present = set.entries.iter();
+                touched.entries.extend(present.map(|entry| (id, *entry)));
+            }
+        }
+        touched
+    }
+
+    /// What every Service needs before it can be served: sysctls, link, sets, rules. Its cost does
+    /// not depend on the number of Services.
+    pub fn foundation(&self, rules: &FixedRules) -> Plan {
+        let mut plan = Plan::default();
+        let (context, node) = (self.context, &self.believed.node);
+        if context.owns_node {
+            for (key, value) in sysctl::wanted(context) {
+                if node.sysctls.get(key).map(String::as_str) != Some(value) {
+                    plan.push(Phase::Node, Step::SetSysctl { key, value });
+                }
+            }
+            if !context.timeouts.satisfied_by(node.timeouts) {
+                plan.push(Phase::Node, Step::SetTimeouts(context.timeouts));
+            }
+        }
+        // Both families need the link; the one that comes second is told that it exists.
+        if !node.link_exists {
+            plan.push(Phase::Node, Step::CreateLink);
+        }
+        for id in SetId::ALL {
+            let name = id.name(context.family);
+            let replacement = name.replacement();
+            // Left over from a replacement that was cut short.
+            if self.believed.sets.contains_key(&replacement) {
+                plan.push(Phase::Sets, Step::DestroySet { set: replacement });
+            }
+            if !self.believed.sets.contains_key(&name) {
+                let max_entries = wanted_size(self.desired.entries(id).len());
+                let spec = SetSpec::new(id, context.family, max_entries);
+                plan.push(Phase::Sets, Step::CreateSet(spec));
+            }
+        }
+        let edits = rules::edits(rules, &self.believed.rules);
+        if !edits.is_empty() {
+            let family = context.family;
+            let edits = RuleEdits { family, edits };
+            plan.push(Phase::Rules, Step::EditRules(edits));
+        }
+        plan
+    }
+
+    /// Adds to a plan what the touched objects need.
+    pub fn compare(&self, plan: &mut Plan, touched: &Touched) {
+        self.compare_entries(plan, &touched.entries);
+        for key in &touched.virtual_servers {
+            let wanted = self.desired.virtual_server(key);
+            let present = self.believed.virtual_servers.get(key);
+            match (wanted, present) {
+                (Some(wanted), present) => compare_virtual_server(plan, *key, wanted, present),
+                (None, Some(present)) if (self.owns)(key) => {
+                    remove_virtual_server(plan, *key, present);
+                }
+                (None, _) => {}
+            }
+        }
+        for address in &touched.addresses {
+            let address = *address;
+            let present = self.believed.addresses.contains(&address);
+            if self.desired.wants_address(&address) {
+                if !present {
+                    plan.push(Phase::Addresses, Step::AddAddress { address });
+                }
+            } else if present && !self.is_drained_at(address, |_| true) {
+                plan.push(Phase::OldAddresses, Step::DeleteAddress { address });
+            }
+        }
+    }
+
+    /// What goes when the given real servers have drained.
+    pub fn drained(&self, servers: &BTreeMap<VirtualServerKey, Vec<RealServerKey>>) -> Plan {
+        let mut plan = Plan::default();
+        let mut gone = BTreeSet::new();
+        for (vs, keys) in servers {
+            let present = self.believed.virtual_servers.get(vs);
+            let is_last = present.is_some_and(|vs| vs.real_servers.len() == keys.len());
+            if is_last && self.desired.virtual_server(vs).is_none() {
+                plan.push(Phase::OldServers, Step::DeleteVirtualServer { key: *vs });
+                gone.insert(*vs);
+            } else {
+                for key in keys {
+                    let (vs, key) = (*vs, *key);
+                    plan.push(Phase::OldServers, Step::DeleteRealServer { vs, key });
+                }
+            }
+        }
+        let addresses: BTreeSet<IpAddr> =
+            gone.iter().filter_map(VirtualServerKey::address).collect();
+        for address in addresses {
+            let is_bound = self.believed.addresses.contains(&address);
+            let is_free = !self.desired.wants_address(&address)
+                && !self.is_drained_at(address, |key| !gone.contains(key));
+            if is_bound && is_free {
+                plan.push(Phase::OldAddresses, Step::DeleteAddress { address });
+                let set = SetId::IpvsIps.name(self.context.family);
+                push_entry_removal(&mut plan, SetId::IpvsIps, &set, SetEntry::Ip(address));
+            }
+        }
+        plan
+    }
+
+    /// A virtual server at the address is not wanted any more, but its connections go on: without
+    /// the address the packets of its clients would not be for this node.
+    fn is_drained_at(&self, address: IpAddr, counts: impl Fn(&VirtualServerKey) -> bool) -> bool {
+        let key = |port, protocol| VirtualServerKey::Address {
+            address,
+            port,
+            protocol,
+        };
+        self.believed
+            .virtual_servers
+            .range(key(0, Protocol::Tcp)..=key(u16::MAX, Protocol::Sctp))
+            .any(|(key, state)| {
+                self.desired.virtual_server(key).is_none()
+                    && outlives_its_service(key, state)
+                    && (self.owns)(key)
+                    && counts(key)
+            })
+    }
+
+    /// In the orders that [`SetId`] gives reasons for.
+    fn compare_entries(&self, plan: &mut Plan, touched: &BTreeSet<(SetId, SetEntry)>) {
+        let of = |id| {
+            let first = (id, SetEntry::FIRST);
+            let entries = touched.range(first..).take_while(move |(of, _)| *of == id);
+            entries.map(|(_, entry)| entry)
+        };
+        let ids: Vec<SetId> = SetId::ALL
+            .into_iter()
+            .filter(|id| of(*id).next().is_some())
+            .collect();
+        let mut replaced = BTreeSet::new();
+        for id in ids.iter().rev().copied() {
+            let name = id.name(self.context.family);
+            let present = self.believed.sets.get(&name);
+            let missing: Vec<&SetEntry> = of(id)
+                .filter(|entry| self.desired.wants_entry(id, entry))
+                .filter(|entry| !present.is_some_and(|set| set.entries.contains(entry)))
+                .collect();
+            // New entries come before old ones go, so there has to be room for both.
+            if let Some(present) = present
+                && id.set_type().is_hash()
+                && count(present.entries.len() + missing.len()) > present.max_entries
+            {
+                let entries = present.entries.len() + missing.len();
+                self.replace_set(plan, id, wanted_size(entries));
+                replaced.insert(id);
+                continue;
+            }
+            for entry in missing {
+                let (set, entry) = (name.clone(), *entry);
+                plan.push(Phase::Entries, Step::AddEntry { set, entry });
+            }
+        }
+        for id in ids.into_iter().filter(|id| !replaced.contains(id)) {
+            let name = id.name(self.context.family);
+            let Some(present) = self.believed.sets.get(&name) else {
+                continue;
+            };
+            for entry in of(id).filter(|entry| present.entries.contains(entry)) {
+                if !self.desired.wants_entry(id, entry) && !self.is_in_use(id, entry) {
+                    push_entry_removal(plan, id, &name, *entry);
+                }
+            }
+        }
+    }
+
+    /// The entry that makes unknown ports of an address refuse stays as long as the address.
+    fn is_in_use(&self, id: SetId, entry: &SetEntry) -> bool {
+        match entry {
+            SetEntry::Ip(address) if id == SetId::IpvsIps => {
+                self.believed.addresses.contains(address) && self.is_drained_at(*address, |_| true)
+            }
+            _ => false,
+        }
+    }
+
+    /// A set's size cannot be changed: a larger one is filled and takes its place in one step.
+    fn replace_set(&self, plan: &mut Plan, id: SetId, max_entries: u32) {
+        let name = id.name(self.context.family);
+        let replacement = name.replacement();
+        let spec = SetSpec {
+            name: replacement.clone(),
+            ..SetSpec::new(id, self.context.family, max_entries)
+        };
+        plan.push(Phase::Sets, Step::CreateSet(spec));
+        let in_use = self.believed.sets.get(&name).into_iter();
+        let in_use = in_use
+            .flat_map(|set| &set.entries)
+            .filter(|entry| !self.desired.wants_entry(id, entry) && self.is_in_use(id, entry));
+        for entry in self.desired.entries(id).chain(in_use) {
+            let set = replacement.clone();
+            plan.push(Phase::Sets, Step::AddEntry { set, entry: *entry });
+        }
+        plan.push(
+            Phase::Sets,
+            Step::SwapSets {
+                a: replacement.clone(),
+                b: name,
+            },
+        );
+        plan.push(Phase::Sets, Step::DestroySet { set: replacement });
+    }
+}
+
+fn count(entries: usize) -> u32 {
+    u32::try_from(entries).unwrap_or(u32::MAX)
+}
+
+/// The `maxelem` for a number of entries.
+fn wanted_size(entries: usize) -> u32 {
+    count(entries)
+        .checked_next_power_of_two()
+        .unwrap_or(u32::MAX)
+        .max(DEFAULT_MAX_ENTRIES)
+}
+
+fn push_entry_removal(plan: &mut Plan, id: SetId, set: &SetName, entry: SetEntry) {
+    let phase = if id == SetId::IpvsIps {
+        Phase::OldAddressEntries
+    } else {
+        Phase::OldEntries
+    };
+    let set = set.clone();
+    plan.push(phase, Step::DeleteEntry { set, entry });
+}
+
+fn compare_virtual_server(
     plan: &mut Plan,
-    desired: &Desired,
-    believed: &State,
-    touched: &BTreeSet<IpAddr>,
+    key: VirtualServerKey,
+    wanted: &WantedServer,
+    present: Option<&VirtualServerState>,
 ) {
-    for address in touched {
-        let address = *address;
-        match (
-            desired.wants_address(&address),
-            believed.addresses.contains(&address),
-        ) {
-            (true, false) => plan.push(Phase::Addresses, Step::AddAddress { address }),
-            (false, true) => plan.push(Phase::OldAddresses, Step::DeleteAddress { address }),
-            (true, true) | (false, false) => {}
+    let server = || wanted.server.clone();
+    match present {
+        None => {
+            let server = server();
+            plan.push(Phase::Servers, Step::AddVirtualServer { key, server });
+        }
+        Some(present) if present.server != wanted.server => {
+            let server = server();
+            plan.push(Phase::Servers, Step::SetVirtualServer { key, server });
+        }
+        Some(_) => {}
+    }
+    let vs = key;
+    for (key, server) in wanted.real_servers.iter() {
+        let present = present.and_then(|present| present.real_servers.get(key));
+        let (key, server) = (*key, *server);
+        match present {
+            None => plan.push(Phase::Servers, Step::AddRealServer { vs, key, server }),
+            Some(present) if *present != server => {
+                plan.push(Phase::Servers, Step::SetRealServer { vs, key, server });
+            }
+            Some(_) => {}
+        }
+    }
+    let unwanted = present
+        .into_iter()
+        .flat_map(|present| &present.real_servers)
+        .filter(|(key, _)| !wanted.real_servers.contains_key(*key));
+    for (key, server) in unwanted {
+        if drains(&vs) {
+            drain(plan, vs, *key, *server);
+        } else {
+            plan.push(Phase::OldServers, Step::DeleteRealServer { vs, key: *key });
         }
     }
 }
+
+/// A virtual server that nobody wants stays until its connections have ended. New ones are refused:
+/// all of its real servers have weight 0.
+fn remove_virtual_server(plan: &mut Plan, key: VirtualServerKey, present: &VirtualServerState) {
+    if outlives_its_service(&key, present) {
+        for (server_key, server) in &present.real_servers {
+            drain(plan, key, *server_key, *server);
+        }
+    } else {
+        plan.push(Phase::OldServers, Step::DeleteVirtualServer { key });
+    }
+}
+
+fn outlives_its_service(key: &VirtualServerKey, state: &VirtualServerState) -> bool {
+    drains(key) && !state.real_servers.is_empty()
+}
+
+/// A server with connections gets no new ones and is deleted when they have ended; a server of
+/// weight 0 that nobody wants is one that is waiting for that.
+fn drain(plan: &mut Plan, vs: VirtualServerKey, key: RealServerKey, server: RealServer) {
+    if server.weight > 0 {
+        let weight = 0;
+        let server = RealServer { weight, ..server };
+        plan.push(Phase::OldServers, Step::SetRealServer { vs, key, server });
+    }
+}
+
+#[cfg(test)]
+mod tests;

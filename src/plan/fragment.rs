@@ -21,6 +21,7 @@ pub struct Fragment {
     pub created: i64,
     pub virtual_servers: BTreeMap<VirtualServerKey, WantedServer>,
     pub addresses: BTreeSet<IpAddr>,
+    /// The entries that belong to no virtual server.
     pub entries: BTreeSet<(SetId, SetEntry)>,
     /// The internal, the external policy is Local and no endpoint is on this node, though
     /// elsewhere there are some.
@@ -33,6 +34,9 @@ pub struct Fragment {
 pub struct WantedServer {
     pub server: VirtualServer,
     pub real_servers: Arc<RealServers>,
+    /// The entries that admit, masquerade or filter its packets. Only the claimant that has the
+    /// virtual server gets them: another Service's source ranges must not open or close it.
+    pub entries: BTreeSet<(SetId, SetEntry)>,
 }
 
 /// The kinds of addresses at which a Service port answers.
@@ -86,20 +90,23 @@ pub fn fragment(service_port: &ServicePort, endpoints: &[Endpoint], context: &Co
             protocol: service_port.name.protocol,
         };
         let real_servers = if is_local { &local } else { &cluster };
-        fragment.virtual_servers.insert(
-            key,
-            WantedServer {
+        // An address may have two roles (an external IP that is also a load balancer's). Both have
+        // the same policy, so only their entries add up.
+        let wanted = fragment
+            .virtual_servers
+            .entry(key)
+            .or_insert_with(|| WantedServer {
                 server: server.clone(),
                 real_servers: real_servers.clone(),
-            },
-        );
+                entries: BTreeSet::new(),
+            });
+        add_entries(&mut wanted.entries, &frontend, service_port, context);
         if frontend.role != Role::NodePort && !context.node_addresses.contains(&frontend.address) {
             fragment.addresses.insert(frontend.address);
             fragment
                 .entries
                 .insert((SetId::IpvsIps, SetEntry::Ip(frontend.address)));
         }
-        add_entries(&mut fragment.entries, &frontend, service_port, context);
     }
     add_loop_back_entries(&mut fragment.entries, service_port.name.protocol, endpoints);
     if let Some(port) = service_port.health_check_node_port {
@@ -278,3 +285,6 @@ fn add_loop_back_entries(
             }),
     );
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,16 +7,17 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::context::Context;
 use super::desired::{Desired, Touched};
-use super::diff;
+use super::diff::{self, Comparison};
 use super::fragment::{Fragment, fragment};
 use super::object::{RealServerKey, VirtualServerKey};
-use super::report::{Outcome, Report};
+use super::report::{FailureKind, Outcome, Report};
 use super::rules::{FixedRules, fixed_rules};
 use super::ruleset::InvalidChainName;
-use super::set::SetId;
+use super::set::{SetEntry, SetId, SetName, SetSpec};
 use super::state::{State, VirtualServerState};
 use super::step::{Plan, Step};
 use crate::model::{ServiceName, ServicePort, ServicePortName, Tracker};
@@ -42,6 +43,9 @@ pub struct Planner {
     draining: BTreeSet<RealServerOf>,
     /// The next plan looks at everything.
     is_full: bool,
+    /// What does not belong to a Service is not as it should be.
+    is_foundation_due: bool,
+    needs_observation: bool,
 }
 
 impl Planner {
@@ -55,6 +59,8 @@ impl Planner {
             owned: BTreeSet::new(),
             draining: BTreeSet::new(),
             is_full: true,
+            is_foundation_due: false,
+            needs_observation: false,
         })
     }
 
@@ -77,7 +83,12 @@ impl Planner {
 
     /// There is something to plan.
     pub fn is_pending(&self) -> bool {
-        self.is_full || !self.touched.is_empty()
+        self.is_full || self.is_foundation_due || !self.touched.is_empty()
+    }
+
+    /// Belief about links, sets or rules is in doubt: the kernel must be observed before the next plan.
+    pub fn needs_observation(&self) -> bool {
+        self.needs_observation
     }
 
     /// Takes in another node or other settings; everything is computed anew.
@@ -112,6 +123,9 @@ impl Planner {
         let mut touched = Touched::default();
         self.desired.replace_service(name, fragments, &mut touched);
         self.owned.extend(&touched.virtual_servers);
+        for key in &touched.virtual_servers {
+            self.find_draining(key);
+        }
         self.touched.extend(touched);
     }
 
@@ -119,20 +133,13 @@ impl Planner {
     pub fn observed(&mut self, state: State) {
         self.believed = state;
         self.is_full = true;
-        self.draining = self
-            .believed
-            .virtual_servers
-            .iter()
-            .filter(|(key, _)| self.owns(key))
-            .flat_map(|(vs, state)| {
-                let drained = state
-                    .real_servers
-                    .iter()
-                    .filter(|(_, server)| server.weight == 0);
-                drained.map(|(key, _)| (*vs, *key))
-            })
-            .filter(|(vs, key)| diff::drains(vs) && !self.wants(vs, key))
-            .collect();
+        self.is_foundation_due = false;
+        self.needs_observation = false;
+        self.draining.clear();
+        let keys: Vec<VirtualServerKey> = self.believed.virtual_servers.keys().copied().collect();
+        for key in keys {
+            self.find_draining(&key);
+        }
     }
 
     /// Replaces belief about some virtual servers; absent ones do not exist.
@@ -145,84 +152,98 @@ impl Planner {
                 Some(state) => self.believed.virtual_servers.insert(key, state),
                 None => self.believed.virtual_servers.remove(&key),
             };
+            self.find_draining(&key);
+            self.touched.virtual_servers.insert(key);
         }
     }
 
     /// The steps that serve the given Services, before all others.
     pub fn plan_first(&self, services: &[ServiceName]) -> Plan {
-        let mut plan = self.foundation();
         let mut touched = Touched::default();
         for service in services {
             touched.extend(self.desired.touched_by(service));
         }
-        self.compare(&mut plan, &touched);
-        plan.ordered()
+        self.compare(&touched)
     }
 
     /// The steps from Believed to Desired, for what changed.
     pub fn plan(&self) -> Plan {
-        if !self.is_full {
-            let mut plan = Plan::default();
-            self.compare(&mut plan, &self.touched);
-            return plan.ordered();
+        if self.is_full {
+            self.compare(&self.comparison(&|key| self.owns(key)).everything())
+        } else {
+            self.compare(&self.touched)
         }
-        let mut plan = self.foundation();
-        let everything = diff::everything(&self.desired, &self.believed, |key| self.owns(key));
-        self.compare(&mut plan, &everything);
-        plan.ordered()
     }
 
-    /// The steps that delete drained real servers whose connections have ended.
+    /// The steps that delete drained real servers whose connections have ended. With the last of
+    /// them goes a virtual server that nobody wants, and its address.
     pub fn plan_drained(&self, idle: &BTreeSet<RealServerOf>) -> Plan {
-        let mut plan = Plan::default();
+        let owns = |key: &VirtualServerKey| self.owns(key);
+        let mut servers: BTreeMap<VirtualServerKey, Vec<RealServerKey>> = BTreeMap::new();
         for (vs, key) in self.draining.intersection(idle) {
-            let step = Step::DeleteRealServer { vs: *vs, key: *key };
-            plan.push(super::step::Phase::OldServers, step);
+            servers.entry(*vs).or_default().push(*key);
         }
-        plan
+        self.comparison(&owns).drained(&servers).ordered()
     }
 
-    /// Takes in what became of [`Self::plan`]. Returns the virtual servers about which belief is in
-    /// doubt: they must be observed before the next plan.
+    /// Takes in what became of [`Self::plan`]; nothing else may have been taken in since. Returns the
+    /// virtual servers about which belief is in doubt: they must be observed before the next
+    /// plan. See also [`Self::needs_observation`].
     pub fn report(&mut self, plan: &Plan, report: &Report) -> BTreeSet<VirtualServerKey> {
         self.is_full = false;
-        self.touched = Touched::default();
-        self.report_part(plan, report)
-    }
-
-    /// The same for a plan that was only a part of what is pending.
-    pub fn report_part(&mut self, plan: &Plan, report: &Report) -> BTreeSet<VirtualServerKey> {
-        let mut doubtful = BTreeSet::new();
-        let mut outcomes = report.outcomes.iter();
-        for step in plan.steps() {
-            // A step without an outcome was not tried.
-            if matches!(outcomes.next(), Some(Outcome::Done)) {
-                self.believe(step);
-            } else {
-                doubtful.extend(self.doubt(step));
+        self.is_foundation_due = false;
+        let settled = std::mem::take(&mut self.touched);
+        let doubtful = self.report_part(plan, report);
+        for key in settled.virtual_servers {
+            let exists = self.believed.virtual_servers.contains_key(&key);
+            if !exists && !doubtful.contains(&key) && self.desired.virtual_server(&key).is_none() {
+                self.owned.remove(&key);
             }
         }
         doubtful
     }
 
-    fn foundation(&self) -> Plan {
-        diff::foundation(&self.context, &self.rules, &self.desired, &self.believed)
+    /// The same for a plan that was only a part of what is pending.
+    pub fn report_part(&mut self, plan: &Plan, report: &Report) -> BTreeSet<VirtualServerKey> {
+        let mut doubtful = BTreeSet::new();
+        let mut gone = BTreeSet::new();
+        let mut outcomes = report.outcomes.iter();
+        for step in plan.steps() {
+            match outcomes.next() {
+                Some(Outcome::Done) if self.believed.apply(step).is_ok() => {
+                    self.follow(step, &mut gone);
+                }
+                // Without an outcome it was not tried.
+                None | Some(Outcome::NotTried) => self.keep_pending(step),
+                // The kernel took what it should have refused: it was not as believed.
+                Some(Outcome::Done) => doubtful.extend(self.doubt(step, None)),
+                Some(Outcome::Failed(failure)) => {
+                    doubtful.extend(self.doubt(step, Some(failure.kind)));
+                }
+            }
+        }
+        for address in gone {
+            self.release_address(address);
+        }
+        doubtful
     }
 
-    fn compare(&self, plan: &mut Plan, touched: &Touched) {
-        diff::compare(
-            plan,
-            self.context.family,
-            &self.desired,
-            &self.believed,
-            touched,
-        );
+    fn comparison<'a>(&'a self, owns: &'a dyn Fn(&VirtualServerKey) -> bool) -> Comparison<'a> {
+        Comparison {
+            context: &self.context,
+            desired: &self.desired,
+            believed: &self.believed,
+            owns,
+        }
     }
 
-    fn wants(&self, vs: &VirtualServerKey, key: &RealServerKey) -> bool {
-        self.desired
-            .virtual_server(vs)
-            .is_some_and(|server| server.real_servers.contains_key(key))
+    /// The foundation is compared in every plan, it costs little.
+    fn compare(&self, touched: &Touched) -> Plan {
+        let owns = |key: &VirtualServerKey| self.owns(key);
+        let comparison = self.comparison(&owns);
+        let mut plan = comparison.foundation(&self.rules);
+        comparison.compare(&mut plan, touched);
+        plan.ordered()
     }
 
     /// A virtual server is ours if a Service wants or wanted it, or if something tells that a kube-proxy
@@ -236,40 +257,118 @@ impl Planner {
             return false;
         };
         let within = |ranges: &[ipnet::IpNet]| ranges.iter().any(|range| range.contains(address));
-        if within(&self.context.exclude_cidrs) {
+        if within(&self.context.exclude_cidrs) || key.family() != self.context.family {
             return false;
         }
         self.believed.addresses.contains(address)
             || within(&self.context.service_cidrs)
-            || (NODE_PORTS.contains(port) && self.context.node_addresses.contains(address))
+            || (NODE_PORTS.contains(port)
+                && (self.context.node_addresses.contains(address)
+                    || self.context.node_port_addresses.contains(address)))
     }
 
-    fn believe(&mut self, step: &Step) {
-        // A refusal here means that the kernel was not as believed and is now as the step says.
-        let _refused = self.believed.apply(step).is_err();
+    /// Finds the real servers of a virtual server that are waited for: of weight 0, and unwanted.
+    fn find_draining(&mut self, vs: &VirtualServerKey) {
+        let key = |address, port| (*vs, RealServerKey { address, port });
+        let (first, last) = (
+            key(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
+            key(IpAddr::V6(Ipv6Addr::from_bits(u128::MAX)), u16::MAX),
+        );
+        let former: Vec<RealServerOf> = self.draining.range(first..=last).copied().collect();
+        for real_server in &former {
+            self.draining.remove(real_server);
+        }
+        let Some(present) = self.believed.virtual_servers.get(vs) else {
+            return;
+        };
+        let wanted = self.desired.virtual_server(vs);
+        if !diff::drains(vs) || (wanted.is_none() && !self.owns(vs)) {
+            return;
+        }
+        let drained = present
+            .real_servers
+            .iter()
+            .filter(|(_, server)| server.weight == 0)
+            .filter(|(key, _)| !wanted.is_some_and(|wanted| wanted.real_servers.contains_key(*key)))
+            .map(|(key, _)| (*vs, *key));
+        self.draining.extend(drained);
+    }
+
+    /// Keeps what depends on belief up with a step that belief has taken in.
+    fn follow(&mut self, step: &Step, gone: &mut BTreeSet<IpAddr>) {
         match step {
-            Step::SetRealServer { vs, key, server } => {
-                if server.weight == 0 && !self.wants(vs, key) {
+            Step::AddRealServer { vs, key, server } | Step::SetRealServer { vs, key, server } => {
+                let wanted = self.desired.virtual_server(vs);
+                let is_wanted = wanted.is_some_and(|vs| vs.real_servers.contains_key(key));
+                if server.weight == 0 && !is_wanted && diff::drains(vs) {
                     self.draining.insert((*vs, *key));
                 } else {
                     self.draining.remove(&(*vs, *key));
                 }
             }
-            Step::AddRealServer { vs, key, .. } | Step::DeleteRealServer { vs, key } => {
+            Step::DeleteRealServer { vs, key } => {
                 self.draining.remove(&(*vs, *key));
+                let left = self.believed.virtual_servers.get(vs);
+                let is_empty = left.is_some_and(|left| left.real_servers.is_empty());
+                if is_empty && self.desired.virtual_server(vs).is_none() {
+                    self.touched.virtual_servers.insert(*vs);
+                    gone.extend(vs.address());
+                }
             }
             Step::DeleteVirtualServer { key } => {
-                self.draining.retain(|(vs, _)| vs != key);
+                self.find_draining(key);
                 if self.desired.virtual_server(key).is_none() {
                     self.owned.remove(key);
+                    gone.extend(key.address());
                 }
             }
             _ => {}
         }
     }
 
-    /// Keeps what a failed step was about for the next plan.
-    fn doubt(&mut self, step: &Step) -> Option<VirtualServerKey> {
+    /// Touches an address that is bound for no reason any more.
+    fn release_address(&mut self, address: IpAddr) {
+        if self.believed.addresses.contains(&address) && !self.desired.wants_address(&address) {
+            self.touched.addresses.insert(address);
+            let entry = (SetId::IpvsIps, SetEntry::Ip(address));
+            self.touched.entries.insert(entry);
+        }
+    }
+
+    /// Remembers that a step may or may not have happened.
+    fn doubt(&mut self, step: &Step, why: Option<FailureKind>) -> Option<VirtualServerKey> {
+        self.keep_pending(step);
+        match step {
+            Step::AddVirtualServer { key, .. }
+            | Step::SetVirtualServer { key, .. }
+            | Step::DeleteVirtualServer { key }
+            | Step::AddRealServer { vs: key, .. }
+            | Step::SetRealServer { vs: key, .. }
+            | Step::DeleteRealServer { vs: key, .. } => return Some(*key),
+            // Done a second time they lead to the same, unless what they need is not there.
+            Step::SetSysctl { .. }
+            | Step::SetTimeouts(_)
+            | Step::AddAddress { .. }
+            | Step::DeleteAddress { .. }
+            | Step::AddEntry { .. }
+            | Step::DeleteEntry { .. } => {
+                use FailureKind::{AlreadyExists, Full, NotFound};
+                self.needs_observation |=
+                    matches!(why, None | Some(NotFound | AlreadyExists | Full));
+            }
+            Step::CreateLink
+            | Step::CreateSet(_)
+            | Step::SwapSets { .. }
+            | Step::DestroySet { .. }
+            | Step::EditRules(_) => self.needs_observation = true,
+        }
+        None
+    }
+
+    /// Keeps what a step is about for the next plan.
+    fn keep_pending(&mut self, step: &Step) {
+        let family = self.context.family;
+        let id_of = |name: &SetName| SetId::ALL.into_iter().find(|id| id.name(family) == *name);
         match step {
             Step::AddVirtualServer { key, .. }
             | Step::SetVirtualServer { key, .. }
@@ -278,31 +377,32 @@ impl Planner {
             | Step::SetRealServer { vs: key, .. }
             | Step::DeleteRealServer { vs: key, .. } => {
                 self.touched.virtual_servers.insert(*key);
-                return Some(*key);
             }
             Step::AddAddress { address } | Step::DeleteAddress { address } => {
                 self.touched.addresses.insert(*address);
             }
-            Step::AddEntry { set, entry } | Step::DeleteEntry { set, entry } => {
-                match SetId::ALL
-                    .into_iter()
-                    .find(|id| id.name(self.context.family) == *set)
-                {
-                    Some(id) => {
-                        self.touched.entries.insert((id, *entry));
-                    }
-                    // Of a set that was to replace another.
-                    None => self.is_full = true,
+            Step::AddEntry { set, entry } | Step::DeleteEntry { set, entry } => match id_of(set) {
+                Some(id) => {
+                    self.touched.entries.insert((id, *entry));
+                }
+                // Of a set that was to replace another.
+                None => self.is_full = true,
+            },
+            Step::CreateSet(SetSpec { name, .. }) | Step::DestroySet { set: name } => {
+                if id_of(name).is_some() {
+                    self.is_foundation_due = true;
+                } else {
+                    self.is_full = true;
                 }
             }
+            Step::SwapSets { .. } => self.is_full = true,
             Step::SetSysctl { .. }
             | Step::SetTimeouts(_)
             | Step::CreateLink
-            | Step::CreateSet(_)
-            | Step::SwapSets { .. }
-            | Step::DestroySet { .. }
-            | Step::EditRules(_) => self.is_full = true,
+            | Step::EditRules(_) => self.is_foundation_due = true,
         }
-        None
     }
 }
+
+#[cfg(test)]
+mod tests;

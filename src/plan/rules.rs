@@ -364,3 +364,6 @@ pub fn edits(wanted: &FixedRules, present: &Ruleset) -> Vec<Edit> {
     );
     edits
 }
+
+#[cfg(test)]
+mod tests;

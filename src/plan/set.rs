@@ -2,7 +2,7 @@
 //! PURE: the ipsets of IPVS mode and their entries. Names and types are kube-proxy's, byte for byte.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
@@ -49,7 +49,9 @@ impl SetType {
     }
 }
 
-/// The sets of IPVS mode, one of each per family.
+/// The sets of IPVS mode, one of each per family. Entries are removed in this order of sets and added
+/// in the reverse one: what admits packets comes last and goes first, and what closes a load
+/// balancer to strangers is never there without what opens it to some.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SetId {
     LoopBack,
@@ -260,6 +262,11 @@ pub enum SetEntry {
     IpPortIp(IpAddr, Protocol, u16, IpAddr),
     /// The network has no host bits set.
     IpPortNet(IpAddr, Protocol, u16, IpNet),
+}
+
+impl SetEntry {
+    /// No entry comes before it.
+    pub const FIRST: Self = Self::Ip(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
 }
 
 impl fmt::Display for SetEntry {

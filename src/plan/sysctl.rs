@@ -43,3 +43,6 @@ pub fn wanted(context: &Context) -> Vec<Sysctl> {
     }
     sysctls
 }
+
+#[cfg(test)]
+mod tests;

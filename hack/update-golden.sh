@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# Writes the files below tests/golden anew from what the code does now. Look at the difference.
+set -euo pipefail
+# shellcheck source=hack/lib/common.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
+cd "$REPO"
+
+export UPDATE_GOLDEN=1
+cargo test --locked --lib every_variant_is_as_recorded
+[[ ! -e tests/golden.rs ]] || cargo test --locked --test golden
+git --no-pager diff --stat -- tests/golden

@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Real servers and virtual servers that wait for the end of their connections.
+
+use super::*;
+
+fn is_bound(proxy: &Proxy, address: &str) -> bool {
+    proxy
+        .kernel
+        .state
+        .addresses
+        .contains(&address.parse().unwrap())
+}
+
+#[test]
+fn a_removed_tcp_endpoint_drains() {
+    let mut proxy = serving_one();
+    proxy.take_in([Event::SliceApplied(web(vec![endpoint("10.0.1.2")]))]);
+    assert_eq!(
+        lines(&proxy.sync()),
+        [
+            "add real server TCP 10.96.0.1:80 -> 10.0.1.2:8080 weight 1 masquerade",
+            "set real server TCP 10.96.0.1:80 -> 10.0.1.1:8080 weight 0 masquerade",
+        ]
+    );
+    let waiting = (tcp("10.96.0.1:80"), rs("10.0.1.1:8080"));
+    assert_eq!(*proxy.planner.draining(), [waiting].into());
+    assert!(proxy.drain(&BTreeSet::new()).is_empty());
+    assert_eq!(
+        lines(&proxy.drain(&[waiting].into())),
+        ["delete real server TCP 10.96.0.1:80 -> 10.0.1.1:8080"]
+    );
+    assert!(proxy.planner.draining().is_empty());
+    assert!(proxy.restarted().sync().is_empty());
+}
+
+#[test]
+fn a_removed_udp_or_sctp_endpoint_goes_at_once() {
+    for protocol in [Protocol::Udp, Protocol::Sctp] {
+        let slice = |endpoints| slice("ns/web", "a", endpoints).named_port("p", protocol, 8080);
+        let mut proxy = synced(
+            vec![service("ns/web").named_port("p", protocol, 80)],
+            vec![slice(vec![endpoint("10.0.1.1")])],
+        );
+        proxy.take_in([Event::SliceApplied(slice(vec![]))]);
+        let lines = lines(&proxy.sync());
+        assert_eq!(
+            lines,
+            [format!(
+                "delete real server {protocol} 10.96.0.1:80 -> 10.0.1.1:8080"
+            )]
+        );
+        assert!(proxy.planner.draining().is_empty());
+    }
+}
+
+#[test]
+fn only_idle_servers_that_drain_are_deleted() {
+    let mut proxy = serving_one();
+    let serving = (tcp("10.96.0.1:80"), rs("10.0.1.1:8080"));
+    assert!(proxy.drain(&[serving].into()).is_empty());
+}
+
+#[test]
+fn an_endpoint_that_returns_while_it_drains_serves_again() {
+    let mut proxy = serving_one();
+    proxy.take_in([Event::SliceApplied(web(vec![]))]);
+    proxy.sync();
+    proxy.take_in([Event::SliceApplied(web(vec![endpoint("10.0.1.1")]))]);
+    // Its connections have ended, but it is wanted: it must not be deleted between the plans.
+    assert!(proxy.planner.draining().is_empty());
+    assert_eq!(
+        lines(&proxy.sync()),
+        ["set real server TCP 10.96.0.1:80 -> 10.0.1.1:8080 weight 1 masquerade"]
+    );
+    assert!(proxy.planner.draining().is_empty());
+}
+
+#[test]
+fn a_restart_goes_on_draining() {
+    let mut proxy = serving_one();
+    proxy.take_in([Event::SliceApplied(web(vec![]))]);
+    proxy.sync();
+    let mut next = proxy.restarted();
+    assert!(next.sync().is_empty());
+    assert_eq!(next.planner.draining(), proxy.planner.draining());
+    assert_eq!(
+        lines(&next.drain_all()),
+        ["delete real server TCP 10.96.0.1:80 -> 10.0.1.1:8080"]
+    );
+}
+
+#[test]
+fn a_server_that_others_gave_weight_0_serves_again() {
+    let mut proxy = serving_one();
+    let state = &mut proxy.kernel.state;
+    let server = state.virtual_servers.get_mut(&tcp("10.96.0.1:80")).unwrap();
+    server
+        .real_servers
+        .get_mut(&rs("10.0.1.1:8080"))
+        .unwrap()
+        .weight = 0;
+    let mut next = proxy.restarted();
+    assert!(next.planner.draining().is_empty());
+    assert_eq!(
+        lines(&next.sync()),
+        ["set real server TCP 10.96.0.1:80 -> 10.0.1.1:8080 weight 1 masquerade"]
+    );
+}
+
+#[test]
+fn a_deleted_service_refuses_new_connections_and_keeps_open_ones() {
+    let mut proxy = serving_one();
+    let name = crate::model::testing::service_name("ns/web");
+    proxy.take_in([Event::ServiceDeleted(name)]);
+    assert_eq!(
+        lines(&proxy.sync()),
+        [
+            "delete entry KUBE-CLUSTER-IP 10.96.0.1,tcp:80",
+            "set real server TCP 10.96.0.1:80 -> 10.0.1.1:8080 weight 0 masquerade",
+        ]
+    );
+    assert!(is_bound(&proxy, "10.96.0.1"));
+    assert!(proxy.restarted().sync().is_empty());
+    assert_eq!(
+        lines(&proxy.drain_all()),
+        [
+            "delete virtual server TCP 10.96.0.1:80",
+            "delete address 10.96.0.1 from kube-ipvs0",
+            "delete entry KUBE-IPVS-IPS 10.96.0.1",
+        ]
+    );
+    assert!(proxy.planner.draining().is_empty() && !proxy.planner.is_pending());
+    assert!(proxy.restarted().sync().is_empty());
+}
+
+#[test]
+fn a_deleted_service_without_connections_to_end_goes_at_once() {
+    let mut proxy = synced(vec![service("ns/web").port(80)], vec![]);
+    let name = crate::model::testing::service_name("ns/web");
+    proxy.take_in([Event::ServiceDeleted(name)]);
+    assert_eq!(
+        lines(&proxy.sync()),
+        [
+            "delete entry KUBE-CLUSTER-IP 10.96.0.1,tcp:80",
+            "delete virtual server TCP 10.96.0.1:80",
+            "delete address 10.96.0.1 from kube-ipvs0",
+            "delete entry KUBE-IPVS-IPS 10.96.0.1",
+        ]
+    );
+}
+
+#[test]
+fn a_deleted_udp_service_goes_at_once() {
+    let dns = service("ns/web").named_port("dns", Protocol::Udp, 53);
+    let endpoints =
+        slice("ns/web", "a", vec![endpoint("10.0.1.1")]).named_port("dns", Protocol::Udp, 53);
+    let mut proxy = synced(vec![dns], vec![endpoints]);
+    proxy.take_in([Event::ServicesReplaced(vec![])]);
+    assert_eq!(
+        lines(&proxy.sync()),
+        [
+            "delete entry KUBE-CLUSTER-IP 10.96.0.1,udp:53",
+            "delete virtual server UDP 10.96.0.1:53",
+            "delete address 10.96.0.1 from kube-ipvs0",
+            "delete entry KUBE-IPVS-IPS 10.96.0.1",
+        ]
+    );
+}
+
+#[test]
+fn an_address_stays_until_all_ports_have_drained() {
+    let two = service("ns/web")
+        .named_port("a", Protocol::Tcp, 80)
+        .named_port("b", Protocol::Tcp, 443);
+    let endpoints = slice("ns/web", "a", vec![endpoint("10.0.1.1")])
+        .named_port("a", Protocol::Tcp, 8080)
+        .named_port("b", Protocol::Tcp, 8443);
+    let mut proxy = synced(vec![two], vec![endpoints]);
+    proxy.take_in([Event::ServicesReplaced(vec![])]);
+    proxy.sync();
+    let first = (tcp("10.96.0.1:80"), rs("10.0.1.1:8080"));
+    assert_eq!(
+        lines(&proxy.drain(&[first].into())),
+        ["delete virtual server TCP 10.96.0.1:80"]
+    );
+    assert!(is_bound(&proxy, "10.96.0.1"));
+    assert_eq!(
+        lines(&proxy.drain_all()),
+        [
+            "delete virtual server TCP 10.96.0.1:443",
+            "delete address 10.96.0.1 from kube-ipvs0",
+            "delete entry KUBE-IPVS-IPS 10.96.0.1",
+        ]
+    );
+}
+
+#[test]
+fn an_address_that_another_service_uses_survives_the_drain() {
+    let mut proxy = synced(
+        vec![
+            service("ns/web").port(80).external_ip("203.0.113.1"),
+            service("ns/b")
+                .cluster_ips(&["10.96.0.2"])
+                .port(443)
+                .external_ip("203.0.113.1"),
+        ],
+        vec![web(vec![endpoint("10.0.1.1")])],
+    );
+    proxy.take_in([Event::ServiceApplied(service("ns/web").port(80))]);
+    proxy.sync();
+    assert_eq!(
+        lines(&proxy.drain_all()),
+        ["delete virtual server TCP 203.0.113.1:80"]
+    );
+    assert!(is_bound(&proxy, "203.0.113.1"));
+}
+
+#[test]
+fn a_service_that_is_made_anew_takes_its_draining_virtual_server_over() {
+    let mut proxy = serving_one();
+    proxy.take_in([Event::ServicesReplaced(vec![])]);
+    proxy.sync();
+    proxy.take_in([
+        Event::ServiceApplied(service("ns/web").created(5).port(80)),
+        Event::SliceApplied(web(vec![endpoint("10.0.1.2")])),
+    ]);
+    assert_eq!(
+        lines(&proxy.sync()),
+        [
+            "add entry KUBE-CLUSTER-IP 10.96.0.1,tcp:80",
+            "add real server TCP 10.96.0.1:80 -> 10.0.1.2:8080 weight 1 masquerade",
+        ]
+    );
+    // What the former Service had is still waited for, and only that.
+    assert_eq!(
+        lines(&proxy.drain_all()),
+        ["delete real server TCP 10.96.0.1:80 -> 10.0.1.1:8080"]
+    );
+    assert!(proxy.restarted().sync().is_empty());
+}
+
+#[test]
+fn a_service_that_is_made_anew_after_the_drain_starts_afresh() {
+    let mut proxy = serving_one();
+    proxy.take_in([Event::ServicesReplaced(vec![])]);
+    proxy.sync();
+    let waiting = proxy.planner.draining().clone();
+    proxy.drain_all();
+    proxy.take_in([Event::ServiceApplied(service("ns/web").created(5).port(80))]);
+    assert_eq!(
+        lines(&proxy.sync()),
+        [
+            "add entry KUBE-IPVS-IPS 10.96.0.1",
+            "add entry KUBE-CLUSTER-IP 10.96.0.1,tcp:80",
+            "add virtual server TCP 10.96.0.1:80 scheduler rr",
+            "add real server TCP 10.96.0.1:80 -> 10.0.1.1:8080 weight 1 masquerade",
+            "add address 10.96.0.1 to kube-ipvs0",
+        ]
+    );
+    // An answer about the former one arrives late.
+    assert!(proxy.drain(&waiting).is_empty());
+}
+
+#[test]
+fn a_drain_leaves_pending_changes_alone() {
+    let mut proxy = serving_one();
+    proxy.take_in([Event::SliceApplied(web(vec![]))]);
+    proxy.sync();
+    proxy.take_in([Event::SliceApplied(web(vec![endpoint("10.0.1.2")]))]);
+    proxy.drain_all();
+    assert!(proxy.planner.is_pending());
+    assert_eq!(
+        lines(&proxy.sync()),
+        ["add real server TCP 10.96.0.1:80 -> 10.0.1.2:8080 weight 1 masquerade"]
+    );
+}

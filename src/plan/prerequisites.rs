@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+//! PURE: which steps of a plan must not be tried once others have failed.
+//!
+//! Whoever applies a plan notes each step that failed and asks before each step. Most steps that
+//! lack something are refused by the kernel anyhow; the ones here would succeed and do harm.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use super::object::VirtualServerKey;
+use super::set::{SetEntry, SetId, SetName};
+use super::step::Step;
+use crate::model::IpFamily;
+
+/// What failed so far in one plan.
+#[derive(Clone, Debug, Default)]
+pub struct Prerequisites {
+    has_no_link: bool,
+    has_no_rules: bool,
+    missing_sets: BTreeSet<SetName>,
+    /// Sets that lack an entry which a step should have added.
+    incomplete_sets: BTreeSet<SetName>,
+    missing_reject_entries: BTreeSet<IpAddr>,
+    bound_addresses: BTreeSet<IpAddr>,
+    missing_servers: BTreeSet<VirtualServerKey>,
+}
+
+impl Prerequisites {
+    /// Takes in a step that failed or was not tried.
+    pub fn lack(&mut self, step: &Step) {
+        match step {
+            Step::CreateLink => self.has_no_link = true,
+            Step::EditRules(_) => self.has_no_rules = true,
+            Step::CreateSet(spec) => {
+                self.missing_sets.insert(spec.name.clone());
+            }
+            Step::AddEntry { set, entry } => {
+                self.incomplete_sets.insert(set.clone());
+                self.missing_reject_entries.extend(rejected(set, entry));
+            }
+            // The entries of all new addresses are in the set that did not take its place.
+            Step::SwapSets { b, .. } => {
+                self.has_no_rules |= IpFamily::ALL
+                    .into_iter()
+                    .any(|family| *b == SetId::IpvsIps.name(family));
+            }
+            Step::AddVirtualServer { key, .. } => {
+                self.missing_servers.insert(*key);
+            }
+            Step::DeleteAddress { address } => {
+                self.bound_addresses.insert(*address);
+            }
+            _ => {}
+        }
+    }
+
+    /// The step must not be tried.
+    pub fn forbid(&self, step: &Step) -> bool {
+        match step {
+            // Rules that name a missing set are refused, and the program started in vain.
+            Step::EditRules(_) => !self.missing_sets.is_empty(),
+            Step::AddEntry { set, .. } | Step::DestroySet { set } => {
+                self.missing_sets.contains(set)
+            }
+            // A set takes the place of another only if it is complete.
+            Step::SwapSets { a, .. } => {
+                self.missing_sets.contains(a) || self.incomplete_sets.contains(a)
+            }
+            Step::AddRealServer { vs, .. } | Step::SetRealServer { vs, .. } => {
+                self.missing_servers.contains(vs)
+            }
+            // Without the rule and its entry all ports of the host would be reachable there.
+            Step::AddAddress { address } => {
+                self.has_no_link
+                    || self.has_no_rules
+                    || self.missing_reject_entries.contains(address)
+            }
+            Step::DeleteEntry { set, entry } => {
+                rejected(set, entry).is_some_and(|address| self.bound_addresses.contains(&address))
+            }
+            _ => false,
+        }
+    }
+}
+
+/// The address whose unknown ports an entry makes refuse.
+fn rejected(set: &SetName, entry: &SetEntry) -> Option<IpAddr> {
+    match entry {
+        SetEntry::Ip(address) if *set == SetId::IpvsIps.name(IpFamily::of(*address)) => {
+            Some(*address)
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;
