@@ -6,6 +6,8 @@ pub mod fake;
 pub mod ipset;
 pub mod iptables;
 pub mod ipvs;
+pub mod kernel;
 pub mod links;
+pub mod linux;
 pub mod netlink;
 pub mod sysctl;

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the sync loop asks of a kernel: observe, apply, look at connections. [`super::linux`] is
+//! the real one, [`super::fake`] the one of tests. Implementations decide nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use crate::model::IpFamily;
+use crate::plan::object::VirtualServerKey;
+use crate::plan::planner::RealServerOf;
+use crate::plan::state::VirtualServerState;
+use crate::plan::{Plan, Report, State};
+
+/// Why the kernel could not be observed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot observe {what}")]
+pub struct ObserveError {
+    pub what: &'static str,
+    #[source]
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// What to look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// All that a plan is about.
+    Everything,
+    /// All that can be read without starting a process, which leaves out the iptables rules.
+    WithoutRules,
+}
+
+/// What talking to the kernel cost so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Times that it was asked over netlink and answered, however many messages that took.
+    pub round_trips: u64,
+    pub messages: u64,
+    /// Programs that were started.
+    pub processes: u64,
+}
+
+/// A kernel.
+pub trait Kernel: Send {
+    /// What it holds of a family.
+    fn observe(&mut self, family: IpFamily, extent: Extent) -> Result<State, ObserveError>;
+
+    /// Some virtual servers; `None` for those that do not exist.
+    fn observe_virtual_servers(
+        &mut self,
+        keys: &BTreeSet<VirtualServerKey>,
+    ) -> Result<BTreeMap<VirtualServerKey, Option<VirtualServerState>>, ObserveError>;
+
+    /// Makes the steps in order. When a step fails that others rest on (link, sets, rules), later
+    /// steps are not tried.
+    fn apply(&mut self, plan: &Plan) -> Report;
+
+    /// Those of the real servers that have no connections, or are gone.
+    fn idle(
+        &mut self,
+        candidates: &BTreeSet<RealServerOf>,
+    ) -> Result<BTreeSet<RealServerOf>, ObserveError>;
+
+    fn cost(&self) -> Cost;
+
+    /// The addresses of this node on links other than ours, without loopback and link-local ones.
+    fn node_addresses(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError>;
+}

@@ -1,0 +1,606 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The kernel of this network namespace: plans become messages, answers become outcomes.
+//!
+//! Runs of steps of one kind go out together: all virtual and real servers of a plan in one
+//! pipelined batch, all entries of a set in few messages, all addresses in one batch.
+
+mod ipvs;
+mod sets;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::exec::Exec;
+use super::ipset::{self, Client as IpsetClient};
+use super::iptables::{Iptables, IptablesError, RestoreFailureKind};
+use super::ipvs::{Client as IpvsClient, Operation};
+use super::kernel::{Cost, Extent, Kernel, ObserveError};
+use super::links::{Address, Links, Scope};
+use super::netlink::{KernelError, KernelErrorKind};
+use super::sysctl::{SysctlError, Sysctls};
+use crate::model::IpFamily;
+use crate::plan::object::VirtualServerKey;
+use crate::plan::planner::RealServerOf;
+use crate::plan::ruleset::{Ruleset, Table};
+use crate::plan::set::{SetEntry, SetId, SetName};
+use crate::plan::state::{NodeState, SetState, VirtualServerState};
+use crate::plan::step::{LINK, Phase};
+use crate::plan::{Failure, FailureKind, Outcome, Plan, Report, State, Step, sysctl};
+use crate::telemetry::ErrorChain;
+
+/// The tables that have rules of ours.
+const TABLES: [Table; 3] = [Table::Mangle, Table::Nat, Table::Filter];
+
+/// See the module.
+#[derive(Debug)]
+pub struct Linux {
+    ipvs: IpvsClient,
+    ipset: IpsetClient,
+    links: Links,
+    /// The index of our link, where it exists.
+    link: Option<u32>,
+    sysctls: Sysctls,
+    /// One for each family that is served.
+    iptables: BTreeMap<IpFamily, Iptables>,
+    /// Counts the programs that `iptables` starts.
+    exec: Arc<dyn Exec>,
+}
+
+impl Linux {
+    pub fn new(
+        ipvs: IpvsClient,
+        ipset: IpsetClient,
+        links: Links,
+        sysctls: Sysctls,
+        iptables: BTreeMap<IpFamily, Iptables>,
+        exec: Arc<dyn Exec>,
+    ) -> Self {
+        Self {
+            ipvs,
+            ipset,
+            links,
+            link: None,
+            sysctls,
+            iptables,
+            exec,
+        }
+    }
+
+    fn observe_sets(
+        &mut self,
+        family: IpFamily,
+    ) -> Result<BTreeMap<SetName, SetState>, ipset::Error> {
+        let present = self.ipset.names()?;
+        let mut states = BTreeMap::new();
+        for id in SetId::ALL {
+            for name in [id.name(family), id.name(family).replacement()] {
+                let Ok(wire_name) = sets::name(&name) else {
+                    continue;
+                };
+                if !present.contains(&wire_name) {
+                    continue;
+                }
+                let Some((info, entries)) = self.ipset.entries(&wire_name)? else {
+                    continue;
+                };
+                // A set of our name that is not of our making: creating ours will say so.
+                let Some(spec) = info.spec else { continue };
+                let (set_type, max_entries) = sets::shape(&spec);
+                let entries = entries
+                    .iter()
+                    .filter_map(|entry| sets::entry(&entry.entry))
+                    .collect();
+                states.insert(
+                    name,
+                    SetState {
+                        set_type,
+                        max_entries,
+                        entries,
+                    },
+                );
+            }
+        }
+        Ok(states)
+    }
+
+    fn observe_servers(
+        &mut self,
+        family: IpFamily,
+    ) -> Result<BTreeMap<VirtualServerKey, VirtualServerState>, super::ipvs::Error> {
+        let mut states = BTreeMap::new();
+        for status in self.ipvs.services()? {
+            let Some(key) = ipvs::virtual_server_key(&status.service.key) else {
+                continue;
+            };
+            if key.family() != family {
+                continue;
+            }
+            let destinations = self.ipvs.destinations(&status.service.key)?;
+            let state = VirtualServerState {
+                server: ipvs::virtual_server(&status.service),
+                real_servers: destinations
+                    .iter()
+                    .map(|status| ipvs::real_server(&status.destination))
+                    .collect(),
+            };
+            states.insert(key, state);
+        }
+        Ok(states)
+    }
+
+    fn observe_node(&mut self) -> Result<NodeState, ObserveError> {
+        let timeouts = self
+            .ipvs
+            .timeouts()
+            .map_err(|error| unobserved("IPVS timeouts", error))?;
+        let link = self
+            .links
+            .find(LINK)
+            .map_err(|error| unobserved("links", error))?;
+        self.link = link.map(|link| link.index);
+        // A setting that cannot be read is missing from the state; writing it will say why.
+        let sysctls = sysctl::KEYS
+            .into_iter()
+            .filter_map(|key| Some((key, self.sysctls.read(key).ok()?)))
+            .collect();
+        Ok(NodeState {
+            link_exists: self.link.is_some(),
+            sysctls,
+            timeouts: ipvs::timeouts(timeouts),
+        })
+    }
+
+    fn observe_rules(&self, family: IpFamily) -> Result<Ruleset, IptablesError> {
+        let Some(iptables) = self.iptables.get(&family) else {
+            return Ok(Ruleset::new());
+        };
+        let mut rules = iptables.save(&TABLES)?;
+        // What others have is of no interest, and may be a hundred thousand rules.
+        rules.chains.retain(|(table, chain), _| {
+            table.has_built_in(chain) || chain.as_str().starts_with("KUBE-")
+        });
+        Ok(rules)
+    }
+
+    fn observe_addresses(&mut self, family: IpFamily) -> Result<BTreeSet<IpAddr>, ObserveError> {
+        let Some(link) = self.link else {
+            return Ok(BTreeSet::new());
+        };
+        let addresses = self
+            .links
+            .addresses_of(link)
+            .map_err(|error| unobserved("addresses of the link", error))?;
+        // Others than host addresses are not ours.
+        let ours = |address: &&Address| address.family() == family && address.is_host();
+        Ok(addresses
+            .iter()
+            .filter(ours)
+            .map(|address| address.ip)
+            .collect())
+    }
+
+    fn apply_servers(&mut self, steps: &[&Step]) -> Vec<Outcome> {
+        let mut operations: Vec<Operation> = Vec::with_capacity(steps.len());
+        let mut outcomes = vec![Outcome::NotTried; steps.len()];
+        let mut sent = Vec::with_capacity(steps.len());
+        for (index, step) in steps.iter().enumerate() {
+            match ipvs::operation(step) {
+                Some(Ok(operation)) => {
+                    operations.push(operation);
+                    sent.push(index);
+                }
+                Some(Err(error)) => set(&mut outcomes, index, failed(FailureKind::Other, &error)),
+                None => {}
+            }
+        }
+        let results = match self.ipvs.apply(&operations) {
+            Ok(results) => results,
+            Err(error) => {
+                let outcome = failed(FailureKind::Other, &error);
+                for index in &sent {
+                    set(&mut outcomes, *index, outcome.clone());
+                }
+                return outcomes;
+            }
+        };
+        for ((index, operation), result) in sent.iter().zip(&operations).zip(results) {
+            set(&mut outcomes, *index, server_outcome(operation, result));
+        }
+        outcomes
+    }
+
+    fn apply_entries(&mut self, set_name: &SetName, steps: &[&Step]) -> Vec<Outcome> {
+        let name = match sets::name(set_name) {
+            Ok(name) => name,
+            Err(error) => return vec![failed(FailureKind::Other, &error); steps.len()],
+        };
+        let is_removal = matches!(steps.first(), Some(Step::DeleteEntry { .. }));
+        let entries: Vec<ipset::Entry> = steps
+            .iter()
+            .filter_map(|step| entry_of(step))
+            .flat_map(sets::entries)
+            .collect();
+        let result = if is_removal {
+            self.ipset.delete(&name, &entries)
+        } else {
+            let entries: Vec<ipset::SetEntry> = entries.into_iter().map(Into::into).collect();
+            self.ipset.add(&name, &entries)
+        };
+        let failures = match result {
+            Ok(failures) => failures,
+            Err(error) => {
+                let kind = match &error {
+                    ipset::Error::Refused { source, .. } => sets::failure_kind(source.kind),
+                    _ => FailureKind::Other,
+                };
+                return vec![failed(kind, &error); steps.len()];
+            }
+        };
+        let failures: BTreeMap<ipset::Entry, _> = failures
+            .into_iter()
+            .map(|failure| (failure.entry.entry, failure))
+            .collect();
+        steps
+            .iter()
+            .map(|step| {
+                let mut parts = entry_of(step).into_iter().flat_map(sets::entries);
+                match parts.find_map(|part| failures.get(&part)) {
+                    Some(failure) => failed(sets::failure_kind(failure.refusal.kind), failure),
+                    None => Outcome::Done,
+                }
+            })
+            .collect()
+    }
+
+    fn apply_addresses(&mut self, steps: &[&Step]) -> Vec<Outcome> {
+        let is_removal = matches!(steps.first(), Some(Step::DeleteAddress { .. }));
+        let addresses: Vec<IpAddr> = steps
+            .iter()
+            .filter_map(|step| match step {
+                Step::AddAddress { address } | Step::DeleteAddress { address } => Some(*address),
+                _ => None,
+            })
+            .collect();
+        let Some(link) = self.link else {
+            let message = format!("there is no link {LINK}");
+            let failure = Failure {
+                kind: FailureKind::NotFound,
+                message,
+            };
+            return vec![Outcome::Failed(failure); steps.len()];
+        };
+        let result = if is_removal {
+            self.links.delete_addresses(link, &addresses)
+        } else {
+            self.links.add_addresses(link, &addresses)
+        };
+        let failures: BTreeMap<IpAddr, KernelError> = match result {
+            Ok(failures) => failures
+                .into_iter()
+                .map(|f| (f.address, f.refusal))
+                .collect(),
+            Err(error) => return vec![failed(FailureKind::Other, &error); steps.len()],
+        };
+        let outcome = |address: &IpAddr| match failures.get(address) {
+            Some(error) => failed(kernel_failure_kind(error), error),
+            None => Outcome::Done,
+        };
+        addresses.iter().map(outcome).collect()
+    }
+
+    /// A step that goes by itself.
+    fn apply_one(&mut self, step: &Step) -> Outcome {
+        match step {
+            Step::SetSysctl { key, value } => match self.sysctls.ensure(key, value) {
+                Ok(_) => Outcome::Done,
+                Err(error) => failed(sysctl_failure_kind(&error), &error),
+            },
+            Step::SetTimeouts(timeouts) => outcome(
+                &self.ipvs.set_timeouts(ipvs::wire_timeouts(*timeouts)),
+                |_| FailureKind::Other,
+            ),
+            Step::CreateLink => {
+                let result = self
+                    .links
+                    .ensure_dummy(LINK)
+                    .map(|link| self.link = Some(link.index));
+                outcome(&result, |_| FailureKind::Unsupported)
+            }
+            Step::CreateSet(spec) => match sets::spec(spec) {
+                Ok(spec) => outcome(&self.ipset.create(&spec), ipset_failure_kind),
+                Err(error) => failed(FailureKind::Other, &error),
+            },
+            Step::SwapSets { a, b } => match (sets::name(a), sets::name(b)) {
+                (Ok(a), Ok(b)) => outcome(&self.ipset.swap(&a, &b), ipset_failure_kind),
+                (Err(error), _) | (_, Err(error)) => failed(FailureKind::Other, &error),
+            },
+            Step::DestroySet { set } => match sets::name(set) {
+                Ok(name) => outcome(&self.ipset.destroy(&name), ipset_failure_kind),
+                Err(error) => failed(FailureKind::Other, &error),
+            },
+            Step::EditRules(edits) => match self.iptables.get(&edits.family) {
+                Some(iptables) => outcome(&iptables.restore(&edits.edits), iptables_failure_kind),
+                None => Outcome::NotTried,
+            },
+            // Steps that go in runs.
+            Step::AddEntry { .. }
+            | Step::DeleteEntry { .. }
+            | Step::AddVirtualServer { .. }
+            | Step::SetVirtualServer { .. }
+            | Step::DeleteVirtualServer { .. }
+            | Step::AddRealServer { .. }
+            | Step::SetRealServer { .. }
+            | Step::DeleteRealServer { .. }
+            | Step::AddAddress { .. }
+            | Step::DeleteAddress { .. } => Outcome::NotTried,
+        }
+    }
+}
+
+impl Kernel for Linux {
+    fn observe(&mut self, family: IpFamily, extent: Extent) -> Result<State, ObserveError> {
+        let rules = match extent {
+            Extent::Everything => self
+                .observe_rules(family)
+                .map_err(|error| unobserved("iptables rules", error))?,
+            Extent::WithoutRules => Ruleset::new(),
+        };
+        Ok(State {
+            node: self.observe_node()?,
+            rules,
+            sets: self
+                .observe_sets(family)
+                .map_err(|error| unobserved("ipsets", error))?,
+            virtual_servers: self
+                .observe_servers(family)
+                .map_err(|error| unobserved("virtual servers", error))?,
+            addresses: self.observe_addresses(family)?,
+        })
+    }
+
+    fn observe_virtual_servers(
+        &mut self,
+        keys: &BTreeSet<VirtualServerKey>,
+    ) -> Result<BTreeMap<VirtualServerKey, Option<VirtualServerState>>, ObserveError> {
+        let failed = |error| unobserved("virtual servers", error);
+        let mut states = BTreeMap::new();
+        for key in keys {
+            let wire_key = ipvs::service_key(key);
+            let present = self.ipvs.service(&wire_key).map_err(failed)?;
+            let state = match present {
+                Some(found) => Some(VirtualServerState {
+                    server: ipvs::virtual_server(&found.service),
+                    real_servers: self
+                        .ipvs
+                        .destinations(&wire_key)
+                        .map_err(failed)?
+                        .iter()
+                        .map(|found| ipvs::real_server(&found.destination))
+                        .collect(),
+                }),
+                None => None,
+            };
+            states.insert(*key, state);
+        }
+        Ok(states)
+    }
+
+    fn apply(&mut self, plan: &Plan) -> Report {
+        let mut outcomes = Vec::with_capacity(plan.len());
+        let mut rest = plan.phases();
+        while let Some((phase, first)) = rest.first() {
+            let run = rest
+                .iter()
+                .take_while(|(_, step)| goes_with(first, step))
+                .count()
+                .max(1);
+            let (now, later) = rest.split_at(run);
+            rest = later;
+            let now: Vec<&Step> = now.iter().map(|(_, step)| step).collect();
+            let now = now.as_slice();
+            let results = match first {
+                Step::AddEntry { set, .. } | Step::DeleteEntry { set, .. } => {
+                    self.apply_entries(set, now)
+                }
+                Step::AddAddress { .. } | Step::DeleteAddress { .. } => self.apply_addresses(now),
+                _ if is_about_servers(first) => self.apply_servers(now),
+                step => vec![self.apply_one(step)],
+            };
+            let is_broken = is_foundation(*phase, first)
+                && results
+                    .iter()
+                    .any(|result| matches!(result, Outcome::Failed(_)));
+            outcomes.extend(results);
+            if is_broken {
+                break;
+            }
+        }
+        outcomes.resize(plan.len(), Outcome::NotTried);
+        Report { outcomes }
+    }
+
+    fn idle(
+        &mut self,
+        candidates: &BTreeSet<RealServerOf>,
+    ) -> Result<BTreeSet<RealServerOf>, ObserveError> {
+        let mut by_server: BTreeMap<VirtualServerKey, BTreeSet<RealServerOf>> = BTreeMap::new();
+        for candidate in candidates {
+            by_server.entry(candidate.0).or_default().insert(*candidate);
+        }
+        let mut idle = BTreeSet::new();
+        for (vs, mut waiting) in by_server {
+            let destinations = self
+                .ipvs
+                .destinations(&ipvs::service_key(&vs))
+                .map_err(|error| unobserved("connections of draining servers", error))?;
+            for status in destinations {
+                if status.active_connections + status.inactive_connections > 0 {
+                    let (key, _) = ipvs::real_server(&status.destination);
+                    waiting.remove(&(vs, key));
+                }
+            }
+            idle.extend(waiting);
+        }
+        Ok(idle)
+    }
+
+    fn cost(&self) -> Cost {
+        let sockets = [
+            self.ipvs.socket_stats(),
+            self.ipset.stats(),
+            self.links.stats(),
+        ];
+        Cost {
+            round_trips: sockets.iter().map(|stats| stats.round_trips).sum(),
+            messages: sockets.iter().map(|stats| stats.messages_sent).sum(),
+            processes: self.exec.started(),
+        }
+    }
+
+    fn node_addresses(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError> {
+        let failed = |error| unobserved("addresses of the node", error);
+        let addresses = self.links.addresses().map_err(failed)?;
+        let ours = self
+            .links
+            .find(LINK)
+            .map_err(failed)?
+            .map(|link| link.index);
+        let counts = |address: &&Address| {
+            Some(address.link) != ours
+                && address.scope == Scope::Global
+                && !address.is_tentative
+                && !address.ip.is_loopback()
+        };
+        Ok(addresses
+            .iter()
+            .filter(counts)
+            .map(|address| address.ip)
+            .collect())
+    }
+}
+
+fn unobserved(
+    what: &'static str,
+    error: impl std::error::Error + Send + Sync + 'static,
+) -> ObserveError {
+    ObserveError {
+        what,
+        source: Box::new(error),
+    }
+}
+
+fn failed(kind: FailureKind, error: &(dyn std::error::Error + 'static)) -> Outcome {
+    Outcome::Failed(Failure {
+        kind,
+        message: ErrorChain(error).to_string(),
+    })
+}
+
+fn outcome<E: std::error::Error + 'static>(
+    result: &Result<(), E>,
+    kind: impl Fn(&E) -> FailureKind,
+) -> Outcome {
+    match result {
+        Ok(()) => Outcome::Done,
+        Err(error) => failed(kind(error), error),
+    }
+}
+
+fn set(outcomes: &mut [Outcome], index: usize, outcome: Outcome) {
+    if let Some(slot) = outcomes.get_mut(index) {
+        *slot = outcome;
+    }
+}
+
+/// Deleting what is gone succeeds.
+fn server_outcome(operation: &Operation, result: Result<(), KernelError>) -> Outcome {
+    match result {
+        Ok(()) => Outcome::Done,
+        Err(error)
+            if error.kind == KernelErrorKind::NotFound
+                && matches!(
+                    operation,
+                    Operation::DelService(_) | Operation::DelDestination(..)
+                ) =>
+        {
+            Outcome::Done
+        }
+        Err(error) => failed(kernel_failure_kind(&error), &error),
+    }
+}
+
+const fn kernel_failure_kind(error: &KernelError) -> FailureKind {
+    match error.kind {
+        KernelErrorKind::NotFound => FailureKind::NotFound,
+        KernelErrorKind::AlreadyExists => FailureKind::AlreadyExists,
+        KernelErrorKind::Busy => FailureKind::Busy,
+        KernelErrorKind::Full => FailureKind::Full,
+        KernelErrorKind::Permission => FailureKind::Permission,
+        KernelErrorKind::Unsupported => FailureKind::Unsupported,
+        _ => FailureKind::Other,
+    }
+}
+
+fn ipset_failure_kind(error: &ipset::Error) -> FailureKind {
+    match error {
+        ipset::Error::Refused { source, .. } => sets::failure_kind(source.kind),
+        _ => FailureKind::Other,
+    }
+}
+
+const fn iptables_failure_kind(error: &IptablesError) -> FailureKind {
+    match error {
+        IptablesError::Restore { source, .. } => match source.kind {
+            RestoreFailureKind::LockHeld => FailureKind::Busy,
+            RestoreFailureKind::Permission => FailureKind::Permission,
+            _ => FailureKind::Other,
+        },
+        _ => FailureKind::Other,
+    }
+}
+
+const fn sysctl_failure_kind(error: &SysctlError) -> FailureKind {
+    match error {
+        SysctlError::Missing { .. } => FailureKind::NotFound,
+        SysctlError::Permission { .. } => FailureKind::Permission,
+        _ => FailureKind::Other,
+    }
+}
+
+const fn entry_of(step: &Step) -> Option<&SetEntry> {
+    match step {
+        Step::AddEntry { entry, .. } | Step::DeleteEntry { entry, .. } => Some(entry),
+        _ => None,
+    }
+}
+
+const fn is_about_servers(step: &Step) -> bool {
+    matches!(
+        step,
+        Step::AddVirtualServer { .. }
+            | Step::SetVirtualServer { .. }
+            | Step::DeleteVirtualServer { .. }
+            | Step::AddRealServer { .. }
+            | Step::SetRealServer { .. }
+            | Step::DeleteRealServer { .. }
+    )
+}
+
+/// Steps that can go out together with the first one of a run.
+fn goes_with(first: &Step, step: &Step) -> bool {
+    match (first, step) {
+        (Step::AddEntry { set: a, .. }, Step::AddEntry { set: b, .. })
+        | (Step::DeleteEntry { set: a, .. }, Step::DeleteEntry { set: b, .. }) => a == b,
+        (Step::AddAddress { .. }, Step::AddAddress { .. })
+        | (Step::DeleteAddress { .. }, Step::DeleteAddress { .. }) => true,
+        _ => is_about_servers(first) && is_about_servers(step),
+    }
+}
+
+/// Everything after such a step depends on it: without sets there are no rules, without rules a
+/// Service would be reachable past its filters, without the link there are no addresses. A set that
+/// is to replace another must be complete.
+fn is_foundation(phase: Phase, step: &Step) -> bool {
+    matches!(phase, Phase::Sets | Phase::Rules) || *step == Step::CreateLink
+}
