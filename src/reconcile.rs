@@ -1,2 +1,291 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The loop: trigger, observe, plan, apply, report.
+//! The loop: take in changes, plan, apply, report, look again where belief is in doubt.
+//!
+//! One task owns the tracker, the planners and the kernel's handle; nothing is shared and nothing
+//! is locked. It runs on a thread of its own, because netlink calls block.
+
+pub mod context;
+mod family;
+pub mod observer;
+pub mod runner;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tracing::{debug, info, warn};
+
+use crate::clock::Clock;
+use crate::config::settings::Settings;
+use crate::dataplane::kernel::{Extent, Kernel};
+use crate::model::{Changes, IpFamily, Tracker};
+use crate::source::Update;
+use crate::telemetry::ErrorChain;
+
+use context::{NodeFacts, context};
+use family::{Family, Trigger};
+use observer::Observer;
+use runner::Runner;
+
+/// How long the first round waits for the Node object: without it zone and node address are
+/// unknown. Upstream waits as long.
+const NODE_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often draining real servers are looked at.
+const DRAIN_PERIOD: Duration = Duration::from_secs(1);
+
+/// What reaches the loop from outside.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "updates are what it is for")]
+pub enum Input {
+    Source(Update),
+    /// Addresses or links of the node changed.
+    NodeAddresses,
+}
+
+/// Settings and parts of the loop.
+#[derive(Debug)]
+pub struct Parts<K> {
+    pub settings: Arc<Settings>,
+    /// The families to serve; the first one looks after what all share.
+    pub families: Vec<IpFamily>,
+    pub facts: NodeFacts,
+    pub kernel: K,
+    pub clock: Clock,
+    pub observer: Arc<dyn Observer>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Reconciler<K> {
+    settings: Arc<Settings>,
+    families: Vec<Family>,
+    facts: NodeFacts,
+    facts_changed: bool,
+    node_listed: bool,
+    tracker: Tracker,
+    kernel: K,
+    clock: Clock,
+    observer: Arc<dyn Observer>,
+    runner: Runner,
+    next_audit: Duration,
+    next_drain: Duration,
+}
+
+impl<K: Kernel> Reconciler<K> {
+    /// Fails only if a constant name of a chain is wrong.
+    pub fn new(parts: Parts<K>) -> Result<Self, crate::plan::ruleset::InvalidChainName> {
+        let Parts {
+            settings,
+            families,
+            facts,
+            kernel,
+            clock,
+            observer,
+        } = parts;
+        let families = families
+            .into_iter()
+            .enumerate()
+            .map(|(index, family)| Family::new(context(&settings, &facts, family, index == 0)))
+            .collect::<Result<_, _>>()?;
+        let now = clock.monotonic();
+        Ok(Self {
+            runner: Runner::new(settings.sync.min_period, settings.sync.period),
+            next_audit: now + settings.sync.period,
+            next_drain: now,
+            families,
+            facts,
+            facts_changed: false,
+            node_listed: false,
+            tracker: Tracker::default(),
+            kernel,
+            clock,
+            observer,
+            settings,
+        })
+    }
+
+    /// Runs until the inputs end or `stop` says so. A round in flight is finished.
+    pub async fn run(mut self, mut inputs: mpsc::Receiver<Input>, mut stop: watch::Receiver<bool>) {
+        loop {
+            let pause = self.pause();
+            tokio::select! {
+                biased;
+                _ = stop.wait_for(|stopped| *stopped) => break,
+                input = inputs.recv() => match input {
+                    Some(input) => self.take_in(input),
+                    None => break,
+                },
+                () = sleep_for(pause) => {}
+            }
+            // Everything that waits goes into the same round.
+            while let Ok(input) = inputs.try_recv() {
+                self.take_in(input);
+            }
+            self.work();
+        }
+        info!("sync loop stopped, the kernel stays as it is");
+    }
+
+    fn take_in(&mut self, input: Input) {
+        match input {
+            Input::Source(Update::Model(event)) => {
+                if self.tracker.apply(event) {
+                    self.observer.pending(self.tracker.pending());
+                    self.request();
+                }
+            }
+            Input::Source(Update::Node(info)) => {
+                self.node_listed = true;
+                if self.facts.info != info {
+                    self.observer.node(info.as_ref());
+                    self.facts.info = info;
+                    self.facts_changed = true;
+                }
+                self.request();
+            }
+            Input::Source(Update::ServiceCidrs(ranges)) => {
+                if self.facts.service_cidrs != ranges {
+                    self.facts.service_cidrs = ranges;
+                    self.facts_changed = true;
+                    self.request();
+                }
+            }
+            Input::NodeAddresses => match self.kernel.node_addresses() {
+                Ok(addresses) if addresses != self.facts.addresses => {
+                    self.facts.addresses = addresses;
+                    self.facts_changed = true;
+                    self.request();
+                }
+                Ok(_) => {}
+                Err(error) => warn!(error = %ErrorChain(&error), "node addresses unknown"),
+            },
+        }
+    }
+
+    fn request(&mut self) {
+        self.runner.request();
+        for family in &self.families {
+            self.observer.queued(family.family());
+        }
+    }
+
+    /// Time until there is something to do without an input.
+    fn pause(&self) -> Option<Duration> {
+        let now = self.clock.monotonic();
+        let mut due: Vec<Duration> = Vec::new();
+        if self.is_ready() {
+            due.extend(self.runner.due());
+            due.push(self.next_audit);
+            if self.families.iter().any(Family::is_draining) {
+                due.push(self.next_drain);
+            }
+        } else if self.tracker.is_complete() {
+            due.push(NODE_PATIENCE);
+        }
+        due.into_iter().min().map(|due| due.saturating_sub(now))
+    }
+
+    /// Everything that a correct first round needs is there.
+    fn is_ready(&self) -> bool {
+        self.tracker.is_complete() && (self.node_listed || self.clock.monotonic() >= NODE_PATIENCE)
+    }
+
+    fn work(&mut self) {
+        if !self.is_ready() {
+            return;
+        }
+        let now = self.clock.monotonic();
+        let is_audit = now >= self.next_audit;
+        if self.runner.due().is_some_and(|due| due <= now) || is_audit {
+            self.round(is_audit);
+        }
+        let now = self.clock.monotonic();
+        if now >= self.next_drain && self.families.iter().any(Family::is_draining) {
+            self.drain();
+            self.next_drain = self.clock.monotonic() + DRAIN_PERIOD;
+        }
+    }
+
+    /// One round over all families.
+    fn round(&mut self, is_audit: bool) {
+        self.runner.begin();
+        let changes = self.tracker.take();
+        self.observer.changes_taken(&changes);
+        if std::mem::take(&mut self.facts_changed) {
+            self.renew_contexts();
+        }
+        let mut succeeded = true;
+        for family in &mut self.families {
+            family.take_in(&self.tracker, &changes);
+            let trigger = Trigger {
+                is_audit,
+                changes: &changes,
+            };
+            succeeded &= family.round(&mut self.kernel, &self.clock, &*self.observer, trigger);
+        }
+        // What was drained in this round may be idle already.
+        self.next_drain = self.clock.monotonic();
+        if is_audit {
+            self.next_audit = self.clock.monotonic() + self.settings.sync.period;
+        }
+        self.runner.end(self.clock.monotonic(), succeeded);
+        if !succeeded {
+            warn!(
+                failures = self.runner.failures(),
+                "round failed, it will be retried"
+            );
+        }
+    }
+
+    fn renew_contexts(&mut self) {
+        for (index, family) in self.families.iter_mut().enumerate() {
+            let context = context(&self.settings, &self.facts, family.family(), index == 0);
+            if let Err(error) = family.set_context(context, &self.tracker) {
+                warn!(error = %ErrorChain(&error), "node change not taken in");
+            }
+        }
+        debug!("node facts changed");
+    }
+
+    fn drain(&mut self) {
+        for family in &mut self.families {
+            family.drain(&mut self.kernel, &*self.observer);
+        }
+        self.observer
+            .draining(self.families.iter().map(Family::draining).sum());
+    }
+}
+
+impl<K: Kernel> Reconciler<K> {
+    /// Takes in everything that a source sends until it ends, then says what a full round would do,
+    /// without doing it. For `kube-proxy-rs plan`.
+    pub fn plan_only(
+        mut self,
+        updates: Vec<Update>,
+    ) -> Result<Vec<crate::plan::Plan>, crate::dataplane::kernel::ObserveError> {
+        for update in updates {
+            self.take_in(Input::Source(update));
+        }
+        self.renew_contexts();
+        let mut changes = Changes::default();
+        changes
+            .services
+            .extend(self.tracker.services().map(|service| service.name.clone()));
+        let mut plans = Vec::new();
+        for family in &mut self.families {
+            family.take_in(&self.tracker, &changes);
+            family.observe(&mut self.kernel, Extent::Everything)?;
+            plans.push(family.plan());
+        }
+        Ok(plans)
+    }
+}
+
+/// Sleeps for a time, or for ever.
+async fn sleep_for(pause: Option<Duration>) {
+    match pause {
+        Some(pause) => tokio::time::sleep(pause).await,
+        None => std::future::pending().await,
+    }
+}

@@ -112,6 +112,11 @@ impl Tracker {
         before != after || was_complete != self.is_complete()
     }
 
+    /// What changed since the last [`Self::take`].
+    pub fn pending(&self) -> &Changes {
+        &self.changes
+    }
+
     /// Hands out what changed and starts anew.
     pub fn take(&mut self) -> Changes {
         let triggers = std::mem::take(&mut self.triggers);

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+//! From settings, Node object and addresses to what planning needs to know of the node.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::config::settings::{IpvsTimeouts, Settings};
+use crate::model::node::NodeIps;
+use crate::model::{IpFamily, NodeInfo};
+use crate::plan::object::Timeouts;
+use crate::plan::{Context, KernelVersion};
+
+/// What is known of the node at the moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// The Node object, if it exists.
+    pub info: Option<NodeInfo>,
+    /// Addresses on all links but ours, without loopback and link-local ones.
+    pub addresses: BTreeSet<IpAddr>,
+    pub service_cidrs: Vec<IpNet>,
+    pub kernel: KernelVersion,
+}
+
+impl NodeFacts {
+    /// The addresses that stand for the node.
+    pub fn node_ips(&self, settings: &Settings) -> NodeIps {
+        let addresses = self.info.as_ref().map_or(&[][..], |info| &info.addresses);
+        NodeIps::new(addresses, &[], Some(settings.bind_address))
+    }
+}
+
+/// The context of one family. `owns_node`: it looks after what both families share.
+pub fn context(
+    settings: &Settings,
+    facts: &NodeFacts,
+    family: IpFamily,
+    owns_node: bool,
+) -> Context {
+    let node_ips = facts.node_ips(settings);
+    let mine: BTreeSet<IpAddr> = facts
+        .addresses
+        .iter()
+        .copied()
+        .filter(|ip| IpFamily::of(*ip) == family)
+        .collect();
+    let ranges = settings.node_port_addresses.ranges(family, &node_ips);
+    let pod_cidrs = facts.info.as_ref().map_or(&[][..], |info| &info.pod_cidrs);
+    Context {
+        family,
+        owns_node,
+        zone: facts.info.as_ref().and_then(|info| info.zone.clone()),
+        node_ip: node_ips.known_ip(family),
+        node_port_addresses: ranges.select(&mine),
+        node_addresses: mine,
+        scheduler: Arc::from(settings.ipvs.scheduler.as_str()),
+        exclude_cidrs: settings.ipvs.exclude_cidrs.clone(),
+        service_cidrs: facts.service_cidrs.clone(),
+        masquerade_all: settings.masquerade_all,
+        masquerade_mark: settings.masquerade_mark(),
+        local_detector: settings.detect_local.detector(family, pod_cidrs),
+        strict_arp: settings.ipvs.strict_arp,
+        timeouts: timeouts(&settings.ipvs.timeouts),
+        kernel: facts.kernel,
+    }
+}
+
+/// The kernel counts in whole seconds. A part of a second becomes one: 0 would mean "unchanged".
+fn timeouts(settings: &IpvsTimeouts) -> Timeouts {
+    let seconds = |timeout: Option<Duration>| {
+        timeout.map_or(0, |timeout| {
+            u32::try_from(timeout.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX)
+        })
+    };
+    Timeouts {
+        tcp: seconds(settings.tcp),
+        tcp_fin: seconds(settings.tcp_fin),
+        udp: seconds(settings.udp),
+    }
+}

@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The rounds of one family.
+
+use std::collections::BTreeSet;
+
+use tracing::{debug, error, info, warn};
+
+use super::observer::{Observer, Round};
+use crate::clock::Clock;
+use crate::dataplane::kernel::{Extent, Kernel, ObserveError};
+use crate::model::{Changes, IpFamily, ServiceName, Tracker};
+use crate::plan::desired::Conflict;
+use crate::plan::ruleset::InvalidChainName;
+use crate::plan::{Context, FailureKind, Outcome, Plan, Planner, Report};
+use crate::telemetry::ErrorChain;
+
+/// Most failed steps that are logged for one plan.
+const LOGGED_FAILURES: usize = 10;
+
+/// The Services that every other part of a cluster needs; they are served before all others.
+fn first_services() -> [ServiceName; 3] {
+    [
+        ServiceName::new("default", "kubernetes"),
+        ServiceName::new("kube-system", "kube-dns"),
+        ServiceName::new("kube-system", "coredns"),
+    ]
+}
+
+/// Why a round happens.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Trigger<'a> {
+    pub(super) is_audit: bool,
+    pub(super) changes: &'a Changes,
+}
+
+/// One family's planner and what is known of its kernel.
+#[derive(Debug)]
+pub(super) struct Family {
+    planner: Planner,
+    /// The kernel must be observed before the next plan.
+    is_unknown: bool,
+    /// No round has succeeded yet.
+    is_first: bool,
+    conflicts: BTreeSet<Conflict>,
+}
+
+impl Family {
+    pub(super) fn new(context: Context) -> Result<Self, InvalidChainName> {
+        Ok(Self {
+            planner: Planner::new(context)?,
+            is_unknown: true,
+            is_first: true,
+            conflicts: BTreeSet::new(),
+        })
+    }
+
+    pub(super) fn family(&self) -> IpFamily {
+        self.planner.context().family
+    }
+
+    pub(super) fn set_context(
+        &mut self,
+        context: Context,
+        tracker: &Tracker,
+    ) -> Result<(), InvalidChainName> {
+        self.planner.set_context(context, tracker)
+    }
+
+    pub(super) fn take_in(&mut self, tracker: &Tracker, changes: &Changes) {
+        for service in &changes.services {
+            self.planner.update(tracker, service);
+        }
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining() > 0
+    }
+
+    pub(super) fn draining(&self) -> usize {
+        self.planner.draining().len()
+    }
+
+    pub(super) fn plan(&self) -> Plan {
+        self.planner.plan()
+    }
+
+    /// Replaces belief by what the kernel holds.
+    pub(super) fn observe(
+        &mut self,
+        kernel: &mut impl Kernel,
+        extent: Extent,
+    ) -> Result<(), ObserveError> {
+        let mut state = kernel.observe(self.family(), extent)?;
+        if extent == Extent::WithoutRules {
+            state.rules = self.planner.believed().rules.clone();
+        }
+        self.planner.observed(state);
+        self.is_unknown = false;
+        Ok(())
+    }
+
+    /// Plans and applies. Says whether the kernel is now as wanted.
+    pub(super) fn round(
+        &mut self,
+        kernel: &mut impl Kernel,
+        clock: &Clock,
+        observer: &dyn Observer,
+        trigger: Trigger<'_>,
+    ) -> bool {
+        let start = clock.monotonic();
+        observer.round_started(self.family());
+        let cost = kernel.cost();
+        let extent = if trigger.is_audit && !self.is_unknown {
+            Some(Extent::WithoutRules)
+        } else if self.is_unknown {
+            Some(Extent::Everything)
+        } else {
+            None
+        };
+        let is_full = extent.is_some();
+        let succeeded = match extent.map_or(Ok(()), |extent| self.observe(kernel, extent)) {
+            Ok(()) => self.plan_and_apply(kernel, observer, trigger),
+            Err(error) => {
+                error!(family = %self.family(), error = %ErrorChain(&error), "kernel not observed");
+                false
+            }
+        };
+        self.log_conflicts();
+        observer.round(&Round {
+            family: self.family(),
+            duration: clock.monotonic().saturating_sub(start),
+            is_full,
+            succeeded,
+            changes: trigger.changes,
+            no_local_endpoints: self.planner.desired().no_local_endpoints(),
+            round_trips: kernel.cost().round_trips - cost.round_trips,
+            processes: kernel.cost().processes - cost.processes,
+        });
+        succeeded
+    }
+
+    fn plan_and_apply(
+        &mut self,
+        kernel: &mut impl Kernel,
+        observer: &dyn Observer,
+        trigger: Trigger<'_>,
+    ) -> bool {
+        if self.is_first {
+            let plan = self.planner.plan_first(&first_services());
+            let report = self.apply(kernel, observer, &plan);
+            let doubtful = self.planner.report_part(&plan, &report);
+            self.look_again(kernel, &doubtful);
+        }
+        let plan = self.planner.plan();
+        let report = self.apply(kernel, observer, &plan);
+        let is_drift = trigger.is_audit && trigger.changes.is_empty() && !plan.is_empty();
+        let doubtful = self.planner.report(&plan, &report);
+        self.look_again(kernel, &doubtful);
+        if is_drift {
+            warn!(family = %self.family(), steps = plan.len(), "kernel was changed by others");
+            observer.drift(self.family(), &plan, &report);
+        }
+        // Something that all else rests on failed: the kernel may have been changed under us.
+        self.is_unknown |= report.outcomes.contains(&Outcome::NotTried);
+        let succeeded = report.is_success() && !self.is_unknown;
+        self.is_first &= !succeeded;
+        succeeded
+    }
+
+    fn apply(&self, kernel: &mut impl Kernel, observer: &dyn Observer, plan: &Plan) -> Report {
+        let family = self.family();
+        if plan.is_empty() {
+            return Report::default();
+        }
+        for step in plan.steps() {
+            debug!(%family, %step, "step");
+        }
+        let report = kernel.apply(plan);
+        let mut failed = 0;
+        for (step, failure) in report.failures(plan) {
+            failed += 1;
+            if failed <= LOGGED_FAILURES {
+                let error = &failure.message;
+                // More privileges do not come by themselves: somebody must act.
+                if failure.kind == FailureKind::Permission {
+                    error!(%family, %step, error, "step failed");
+                } else {
+                    warn!(%family, %step, error, "step failed");
+                }
+            }
+        }
+        if failed > LOGGED_FAILURES {
+            warn!(%family, failed, "more steps failed");
+        }
+        info!(%family, steps = plan.len(), failed, "plan applied");
+        observer.applied(family, plan, &report);
+        report
+    }
+
+    /// Observes the virtual servers about which belief is in doubt.
+    fn look_again(
+        &mut self,
+        kernel: &mut impl Kernel,
+        doubtful: &BTreeSet<crate::plan::object::VirtualServerKey>,
+    ) {
+        if doubtful.is_empty() {
+            return;
+        }
+        match kernel.observe_virtual_servers(doubtful) {
+            Ok(states) => self.planner.observed_virtual_servers(states),
+            Err(error) => {
+                warn!(family = %self.family(), error = %ErrorChain(&error), "kernel not observed");
+                self.is_unknown = true;
+            }
+        }
+    }
+
+    /// Deletes the drained real servers whose connections have ended.
+    pub(super) fn drain(&mut self, kernel: &mut impl Kernel, observer: &dyn Observer) {
+        if !self.is_draining() {
+            return;
+        }
+        let idle = match kernel.idle(self.planner.draining()) {
+            Ok(idle) => idle,
+            Err(error) => {
+                warn!(family = %self.family(), error = %ErrorChain(&error), "drain not looked at");
+                return;
+            }
+        };
+        let plan = self.planner.plan_drained(&idle);
+        let report = self.apply(kernel, observer, &plan);
+        let doubtful = self.planner.report_part(&plan, &report);
+        self.look_again(kernel, &doubtful);
+    }
+
+    /// Says once who did not get what two Services claim.
+    fn log_conflicts(&mut self) {
+        let conflicts = self.planner.desired().conflicts();
+        for conflict in conflicts.difference(&self.conflicts) {
+            let Conflict { loser, winner, key } = conflict;
+            warn!(service = %loser, %winner, vs = %key, "address and port belong to another Service");
+        }
+        self.conflicts = conflicts;
+    }
+}

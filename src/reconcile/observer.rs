@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the loop tells metrics and health. It never waits for them.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::model::{Changes, IpFamily, NodeInfo};
+use crate::plan::{Plan, Report};
+
+/// A finished round of one family.
+#[derive(Debug)]
+pub struct Round<'a> {
+    pub family: IpFamily,
+    pub duration: Duration,
+    /// The whole state was compared, not only what changed.
+    pub is_full: bool,
+    pub succeeded: bool,
+    /// The changes that were taken in.
+    pub changes: &'a Changes,
+    /// Service ports with a Local policy and no endpoint here: internal, external.
+    pub no_local_endpoints: (usize, usize),
+    /// Times that the kernel answered over netlink, and programs that were started.
+    pub round_trips: u64,
+    pub processes: u64,
+}
+
+/// Is told what happens. All calls come from the loop's thread and must not block.
+pub trait Observer: Send + Sync {
+    /// A round was asked for.
+    fn queued(&self, _family: IpFamily) {}
+
+    /// Changes wait for a round.
+    fn pending(&self, _changes: &Changes) {}
+
+    /// The tracker's changes were taken in by a round.
+    fn changes_taken(&self, _changes: &Changes) {}
+
+    fn round_started(&self, _family: IpFamily) {}
+
+    fn applied(&self, _family: IpFamily, _plan: &Plan, _report: &Report) {}
+
+    /// An audit found that the kernel is not as believed.
+    fn drift(&self, _family: IpFamily, _plan: &Plan, _report: &Report) {}
+
+    fn round(&self, _round: &Round<'_>) {}
+
+    /// Number of real servers that are waited for.
+    fn draining(&self, _servers: usize) {}
+
+    fn node(&self, _node: Option<&NodeInfo>) {}
+}
+
+/// An observer that looks away.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unobserved;
+
+impl Observer for Unobserved {}
+
+impl fmt::Debug for dyn Observer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Observer")
+    }
+}

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+//! When the next round is due. Pure: the time is handed in, counted from any fixed start.
+//!
+//! The first change after a quiet time is due at once. After a round the next one waits for the
+//! minimum period, counted from the round's end, so that a slow kernel is not kept busy all the
+//! time. Failures are retried with growing pauses.
+
+use std::time::Duration;
+
+/// The pause after the first failure; it doubles up to the sync period.
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct Runner {
+    min_period: Duration,
+    max_retry: Duration,
+    last_end: Option<Duration>,
+    is_requested: bool,
+    failures: u32,
+}
+
+impl Runner {
+    pub fn new(min_period: Duration, max_retry: Duration) -> Self {
+        Self {
+            min_period,
+            max_retry,
+            last_end: None,
+            is_requested: false,
+            failures: 0,
+        }
+    }
+
+    /// Something changed.
+    pub fn request(&mut self) {
+        self.is_requested = true;
+    }
+
+    /// When the next round is due, if one is.
+    pub fn due(&self) -> Option<Duration> {
+        let after = |pause| self.last_end.map_or(Duration::ZERO, |end| end + pause);
+        let requested = self.is_requested.then(|| after(self.min_period));
+        let retry = (self.failures > 0).then(|| after(self.retry_pause().max(self.min_period)));
+        requested.into_iter().chain(retry).min()
+    }
+
+    /// A round begins: what is requested from here on is for the next one.
+    pub fn begin(&mut self) {
+        self.is_requested = false;
+    }
+
+    /// A round ended.
+    pub fn end(&mut self, now: Duration, succeeded: bool) {
+        self.last_end = Some(now);
+        self.failures = if succeeded {
+            0
+        } else {
+            self.failures.saturating_add(1)
+        };
+    }
+
+    /// Rounds that failed in a row.
+    pub fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    fn retry_pause(&self) -> Duration {
+        let doublings = self.failures.saturating_sub(1).min(16);
+        FIRST_RETRY
+            .saturating_mul(1 << doublings)
+            .min(self.max_retry)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn ms(milliseconds: u64) -> Duration {
+        Duration::from_millis(milliseconds)
+    }
+
+    fn runner() -> Runner {
+        Runner::new(ms(1_000), ms(30_000))
+    }
+
+    #[test]
+    fn nothing_is_due_without_a_request() {
+        assert_eq!(runner().due(), None);
+    }
+
+    #[test]
+    fn first_request_is_due_at_once() {
+        let mut runner = runner();
+        runner.request();
+        assert_eq!(runner.due(), Some(ms(0)));
+    }
+
+    #[test]
+    fn next_round_waits_from_the_end_of_the_last() {
+        let mut runner = runner();
+        runner.request();
+        runner.begin();
+        runner.request();
+        runner.end(ms(5_000), true);
+        assert_eq!(runner.due(), Some(ms(6_000)));
+    }
+
+    #[test]
+    fn request_after_quiet_time_is_due_at_once() {
+        let mut runner = runner();
+        runner.request();
+        runner.begin();
+        runner.end(ms(100), true);
+        assert_eq!(runner.due(), None);
+        runner.request();
+        assert!(runner.due().is_some_and(|due| due <= ms(50_000)));
+    }
+
+    #[test]
+    fn failures_are_retried_with_growing_pauses_up_to_the_limit() {
+        let mut runner = Runner::new(ms(0), ms(30_000));
+        let mut pauses = Vec::new();
+        for _ in 0..9 {
+            runner.begin();
+            runner.end(ms(0), false);
+            pauses.push(runner.due().map(|due| due.as_millis()));
+        }
+        let expected = [
+            500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000, 30_000,
+        ]
+        .map(Some);
+        assert_eq!(pauses, expected);
+        runner.begin();
+        runner.end(ms(0), true);
+        assert_eq!(runner.due(), None);
+    }
+
+    #[test]
+    fn change_does_not_wait_for_the_retry() {
+        let mut runner = Runner::new(ms(0), ms(30_000));
+        runner.begin();
+        runner.end(ms(100), false);
+        runner.request();
+        assert_eq!(runner.due(), Some(ms(100)));
+    }
+}
