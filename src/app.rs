@@ -1,2 +1,349 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Composition root: build, bind, run, drain.
+//! Composition root: the only place that knows every part. Builds and checks them, binds sockets,
+//! runs, and stops in order.
+
+mod observe;
+mod start;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use tokio::sync::{mpsc, watch};
+use tracing::{error, info};
+
+use crate::clock::Clock;
+use crate::config::settings::{Settings, SourceSettings};
+use crate::config::{self, Command, OutputFormat};
+use crate::dataplane::exec::{Exec, System};
+use crate::dataplane::kernel::Kernel as _;
+use crate::dataplane::links::{LinkError, Links, Monitor};
+use crate::health::{AdminSurface, ProxyHealth, Server, admin_routes, health_routes};
+use crate::reconcile::context::NodeFacts;
+use crate::reconcile::{Input, Parts, Reconciler};
+use crate::source::{self, Source, Update, kubernetes};
+use crate::{plan, telemetry};
+
+/// Exit code of `plan` when there is something to change, as `diff` and others have it.
+const EXIT_CHANGES: u8 = 2;
+
+/// Changes that may wait for the loop; a source that is faster waits itself.
+const QUEUED_UPDATES: usize = 1024;
+
+/// How long `plan` waits for an API server.
+const PLAN_PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// Does what the command line says.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let result = match config::parse(arguments) {
+        Ok(command) => execute(command),
+        Err(error) => Err(error.into()),
+    };
+    result.unwrap_or_else(|error| {
+        eprint_error(&error);
+        ExitCode::FAILURE
+    })
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "an error before or beside the log, as upstream prints it"
+)]
+fn eprint_error(error: &anyhow::Error) {
+    eprintln!("Error: {error:#}");
+}
+
+#[expect(clippy::print_stdout, reason = "the answer of a command")]
+fn execute(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Run(settings) => {
+            telemetry::init(&settings.logging)?;
+            block_on(run(*settings))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Plan { settings, output } => {
+            telemetry::init(&settings.logging)?;
+            block_on(print_plan(*settings, output))
+        }
+        Command::CheckConfig { file } => check_config(&file),
+        Command::WriteConfig { path, settings } => {
+            config::file::write(&path, &settings.configuration)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Version(text) | Command::Help(text) => {
+            println!("{}", text.trim_end());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Cleanup(_) | Command::InitOnly(_) => {
+            anyhow::bail!("--cleanup and --init-only are not available yet")
+        }
+    }
+}
+
+/// The sources and servers are few and mostly wait: one thread does.
+fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(future)
+}
+
+/// Says what is wrong with a configuration file.
+#[expect(clippy::print_stdout, reason = "the answer of a command")]
+fn check_config(file: &std::path::Path) -> anyhow::Result<ExitCode> {
+    let findings = config::check::check(file)?;
+    for error in &findings.errors {
+        println!("error: {error}");
+    }
+    for notice in &findings.notices {
+        println!("notice: {notice}");
+    }
+    Ok(if findings.is_usable() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn source_of(settings: &Settings) -> Source {
+    match &settings.source {
+        SourceSettings::Manifests(directory) => Source::Manifests(directory.clone()),
+        SourceSettings::Kubernetes(client) => Source::Kubernetes(kubernetes::Config {
+            kubeconfig: client.kubeconfig.clone(),
+            master: client.master.clone(),
+        }),
+    }
+}
+
+fn source_options(settings: &Settings) -> anyhow::Result<source::Options> {
+    Ok(source::Options {
+        node_name: start::node_name(settings)?,
+        allow_external_ips: settings.allow_external_ips,
+    })
+}
+
+/// Prints the steps that would change this node's kernel, without changing it.
+#[expect(clippy::print_stdout, reason = "the answer of a command")]
+async fn print_plan(settings: Settings, output: OutputFormat) -> anyhow::Result<ExitCode> {
+    let clock = Clock::system();
+    let exec: Arc<dyn Exec> = Arc::new(System::new(clock.clone(), System::DEFAULT_DEADLINE));
+    let options = source_options(&settings)?;
+    let reading = source::read(source_of(&settings), options, Arc::new(source::Unobserved));
+    let updates = tokio::time::timeout(PLAN_PATIENCE, reading)
+        .await
+        .context("the source did not become complete in time")??;
+    let parts = parts(
+        settings,
+        clock,
+        &exec,
+        Arc::new(crate::reconcile::observer::Unobserved),
+    )?;
+    let plans = Reconciler::new(parts)?.plan_only(updates)?;
+    match output {
+        OutputFormat::Text => plans.iter().for_each(|plan| print!("{plan}")),
+        OutputFormat::Json => {
+            let steps: Vec<&plan::Step> = plans.iter().flat_map(plan::Plan::steps).collect();
+            println!("{}", serde_json::to_string_pretty(&steps)?);
+        }
+    }
+    let is_empty = plans.iter().all(plan::Plan::is_empty);
+    Ok(if is_empty {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(EXIT_CHANGES)
+    })
+}
+
+fn parts(
+    settings: Settings,
+    clock: Clock,
+    exec: &Arc<dyn Exec>,
+    observer: Arc<dyn crate::reconcile::observer::Observer>,
+) -> anyhow::Result<Parts<crate::dataplane::linux::Linux>> {
+    let mut opened = start::open(&settings, exec)?;
+    let facts = NodeFacts {
+        addresses: opened.kernel.node_addresses()?,
+        kernel: opened.version,
+        ..NodeFacts::default()
+    };
+    Ok(Parts {
+        settings: Arc::new(settings),
+        families: opened.families,
+        facts,
+        kernel: opened.kernel,
+        clock,
+        observer,
+    })
+}
+
+/// Is the proxy until a signal ends it.
+async fn run(settings: Settings) -> anyhow::Result<()> {
+    for notice in &settings.notices {
+        tracing::warn!(
+            subject = notice.subject,
+            notice = notice.message,
+            "configuration notice"
+        );
+    }
+    let clock = Clock::system();
+    let exec: Arc<dyn Exec> = Arc::new(System::new(clock.clone(), System::DEFAULT_DEADLINE));
+    let options = source_options(&settings)?;
+    let source = source_of(&settings);
+    let metrics = observe::Metrics::new(&settings, &clock)?;
+    let health = ProxyHealth::new(clock.clone(), settings.sync.period);
+    if matches!(settings.source, SourceSettings::Manifests(_)) {
+        // Files need no Node object; who has one there can still mark it.
+        health.set_node_eligible(true);
+    }
+    let board = Arc::new(observe::Board::default());
+    let (health_server, admin_server) = servers(&settings, &metrics, &health, board.clone())?;
+    let observer = Arc::new(observe::LoopObserver {
+        health: health.clone(),
+        board,
+        started: clock.now(),
+        clock: clock.clone(),
+        sync: metrics.sync.clone(),
+        dataplane: metrics.dataplane.clone(),
+    });
+    let parts = parts(settings, clock, &exec, observer)?;
+    let links = Monitor::open().context("cannot watch addresses")?;
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        mode = parts.settings.mode.as_str(),
+        node = %options.node_name,
+        "kube-proxy-rs starts"
+    );
+    parts
+        .families
+        .iter()
+        .for_each(|family| health.started(*family));
+    let reconciler = Reconciler::new(parts)?;
+
+    let (stop, stopped) = watch::channel(false);
+    let (inputs, received) = mpsc::channel(QUEUED_UPDATES);
+    // Netlink calls block, so the loop has a thread and a small runtime to itself.
+    let sync = std::thread::Builder::new()
+        .name("sync".to_owned())
+        .spawn(move || {
+            block_on(async {
+                reconciler.run(received, stopped).await;
+                Ok(())
+            })
+        })?;
+    watch_links(links, inputs.clone())?;
+    let (updates, forwarded) = mpsc::channel(QUEUED_UPDATES);
+    let reading = source::run(source, options, Arc::new(metrics.source), updates);
+    tokio::select! {
+        ended = reading => { ended?; }
+        () = forward(forwarded, inputs) => {}
+        ended = serve(health_server) => { ended?; }
+        ended = serve(admin_server) => { ended?; }
+        () = signalled() => info!("asked to stop"),
+    }
+    health.set_shutting_down();
+    stop.send_replace(true);
+    // A round in flight is finished; then nothing touches the kernel any more.
+    let joined = tokio::task::spawn_blocking(move || sync.join()).await?;
+    match joined {
+        Ok(result) => result,
+        Err(_panic) => {
+            error!("the sync loop died");
+            anyhow::bail!("the sync loop died")
+        }
+    }
+}
+
+/// Binds the health and the metrics server, where they are wanted.
+fn servers(
+    settings: &Settings,
+    metrics: &observe::Metrics,
+    health: &ProxyHealth,
+    board: Arc<observe::Board>,
+) -> anyhow::Result<(Option<Server>, Option<Server>)> {
+    let hard_fail = settings.bind_address_hard_fail;
+    let bind = |name, address: Option<_>, routes| {
+        address
+            .map(|address| Server::bind(name, address, routes, hard_fail))
+            .transpose()
+    };
+    let health_routes = health_routes(health.clone(), metrics.health.clone());
+    let admin_routes = admin_routes(AdminSurface {
+        registry: metrics.registry.clone(),
+        mode: settings.mode,
+        configuration: serde_json::to_value(&settings.configuration)?,
+        state: Arc::new(move || board.to_json()),
+    })?;
+    Ok((
+        bind("healthz", settings.healthz_address, health_routes)?,
+        bind("metrics", settings.metrics_address, admin_routes)?,
+    ))
+}
+
+/// Serves until the process ends; a server that is not wanted never ends.
+async fn serve(server: Option<Server>) -> anyhow::Result<()> {
+    match server {
+        Some(server) => Ok(server.run().await?),
+        None => std::future::pending().await,
+    }
+}
+
+async fn forward(mut updates: mpsc::Receiver<Update>, inputs: mpsc::Sender<Input>) {
+    while let Some(update) = updates.recv().await {
+        if inputs.send(Input::Source(update)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// How long the address watcher sleeps at most; it only looks whether anybody still listens.
+const LINKS_PATIENCE: std::time::Duration = std::time::Duration::from_mins(1);
+
+/// Tells the loop of changed node addresses. The thread ends when the loop has.
+fn watch_links(mut monitor: Monitor, inputs: mpsc::Sender<Input>) -> anyhow::Result<()> {
+    let mut links = Links::open()?;
+    let mut watching = move || -> Result<(), LinkError> {
+        // Our own additions to our link are notified too, and are no news.
+        let mut ours = None;
+        while !inputs.is_closed() {
+            let Some(change) = monitor.wait(LINKS_PATIENCE)? else {
+                continue;
+            };
+            if ours.is_none_or(|ours| change.concerns_others_than(ours)) {
+                ours = links.find(plan::step::LINK)?.map(|link| link.index);
+            }
+            let is_news = ours.is_none_or(|ours| change.concerns_others_than(ours));
+            if is_news && inputs.blocking_send(Input::NodeAddresses).is_err() {
+                break;
+            }
+        }
+        Ok(())
+    };
+    let watch = move || {
+        if let Err(error) = watching() {
+            error!(error = %telemetry::ErrorChain(&error), "node addresses are not watched any more");
+        }
+    };
+    std::thread::Builder::new()
+        .name("links".to_owned())
+        .spawn(watch)?;
+    Ok(())
+}
+
+/// Waits for SIGTERM or SIGINT.
+async fn signalled() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminate) => {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = tokio::signal::ctrl_c() => {}
+            }
+        }
+        // Without a handler the signal ends the process, as it always did upstream.
+        Err(error) => {
+            error!(%error, "SIGTERM is not handled");
+            std::future::pending::<()>().await;
+        }
+    }
+}

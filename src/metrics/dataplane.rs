@@ -65,9 +65,9 @@ impl DataplaneMetrics {
         self.round_trips.inc_by(count);
     }
 
-    /// An external program was started.
-    pub fn process_started(&self) {
-        self.processes.inc();
+    /// External programs were started.
+    pub fn processes_started(&self, count: u64) {
+        self.processes.inc_by(count);
     }
 
     /// Objects of one kind drifted, or were repaired.

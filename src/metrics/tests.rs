@@ -291,7 +291,7 @@ fn the_dataplane_counts_what_it_does() {
     let registry = Registry::new();
     let metrics = DataplaneMetrics::register(&registry).unwrap();
     metrics.netlink_round_trips(3);
-    metrics.process_started();
+    metrics.processes_started(1);
     metrics.drift("rule", DriftState::Found, 2);
     metrics.drift("rule", DriftState::Repaired, 1);
     metrics.kernel_capability("ip_vs", true);

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Metrics and health, fed by what the loop and the source tell.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use prometheus::Registry;
+use serde_json::{Value, json};
+
+use crate::clock::Clock;
+use crate::config::settings::Settings;
+use crate::health::ProxyHealth;
+use crate::metrics::{
+    self, DataplaneMetrics, DriftState, HealthMetrics, MetricsError, SourceMetrics, SyncMetrics,
+    SyncScope,
+};
+use crate::model::{Changes, IpFamily, NodeInfo};
+use crate::plan::{Outcome, Plan, Report, Step};
+use crate::reconcile::observer::{Observer, Round};
+
+/// The metrics of all parts, in one registry.
+#[derive(Debug)]
+pub(super) struct Metrics {
+    pub(super) registry: Registry,
+    pub(super) source: SourceMetrics,
+    pub(super) sync: SyncMetrics,
+    pub(super) dataplane: DataplaneMetrics,
+    pub(super) health: HealthMetrics,
+}
+
+impl Metrics {
+    pub(super) fn new(settings: &Settings, clock: &Clock) -> Result<Self, MetricsError> {
+        let registry = metrics::registry(crate::config::KUBERNETES_VERSION)?;
+        Ok(Self {
+            source: SourceMetrics::register(&registry)?,
+            sync: SyncMetrics::register(&registry, settings.mode, clock.clone())?,
+            dataplane: DataplaneMetrics::register(&registry)?,
+            health: HealthMetrics::register(&registry)?,
+            registry,
+        })
+    }
+}
+
+/// Turns what the loop tells into metrics.
+#[derive(Debug)]
+pub(super) struct LoopObserver {
+    pub(super) clock: Clock,
+    pub(super) started: Timestamp,
+    pub(super) sync: SyncMetrics,
+    pub(super) dataplane: DataplaneMetrics,
+    pub(super) health: ProxyHealth,
+    pub(super) board: Arc<Board>,
+}
+
+/// Most steps of a plan that the board shows: a cold start has a hundred thousand.
+const SHOWN_STEPS: usize = 1_000;
+
+/// The last plan of each family, for `/state`.
+#[derive(Debug, Default)]
+pub(super) struct Board(Mutex<BTreeMap<IpFamily, Value>>);
+
+impl Board {
+    fn show(&self, family: IpFamily, time: Timestamp, plan: &Plan, report: &Report) {
+        let failures: Vec<Value> = report
+            .failures(plan)
+            .take(SHOWN_STEPS)
+            .map(|(step, failure)| json!({ "step": step, "error": failure.message }))
+            .collect();
+        let steps: Vec<&Step> = plan.steps().take(SHOWN_STEPS).collect();
+        let shown = json!({
+            "time": time.to_string(),
+            "stepCount": plan.len(),
+            "steps": steps,
+            "failures": failures,
+        });
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(family, shown);
+    }
+
+    pub(super) fn to_json(&self) -> Value {
+        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let plans: serde_json::Map<String, Value> = last
+            .iter()
+            .map(|(family, plan)| (family.to_string(), plan.clone()))
+            .collect();
+        json!({ "lastPlan": plans })
+    }
+}
+
+impl LoopObserver {
+    /// Time from a trigger until now. A change that was triggered before we started says nothing
+    /// about us.
+    fn latency(&self, trigger: i64) -> Option<Duration> {
+        let trigger = Timestamp::from_nanosecond(trigger.into()).ok()?;
+        let latency = self.clock.now().duration_since(trigger);
+        (trigger > self.started)
+            .then(|| Duration::try_from(latency).ok())
+            .flatten()
+    }
+}
+
+impl Observer for LoopObserver {
+    fn queued(&self, family: IpFamily) {
+        self.sync.sync_queued(family);
+        self.health.change_queued(family);
+    }
+
+    fn round_started(&self, family: IpFamily) {
+        self.health.round_started(family);
+    }
+
+    fn pending(&self, changes: &Changes) {
+        self.sync
+            .changes_pending(changes.endpoint_changes, changes.service_changes);
+    }
+
+    fn changes_taken(&self, changes: &Changes) {
+        self.sync.endpoint_changes(changes.endpoint_changes);
+        self.sync.service_changes(changes.service_changes);
+        self.sync.changes_pending(0, 0);
+    }
+
+    fn applied(&self, family: IpFamily, plan: &Plan, report: &Report) {
+        self.board.show(family, self.clock.now(), plan, report);
+        for ((kind, ok), count) in counts(plan, report) {
+            self.sync.steps_applied(kind, family, ok, count);
+        }
+    }
+
+    fn drift(&self, _family: IpFamily, plan: &Plan, report: &Report) {
+        for ((kind, ok), count) in counts(plan, report) {
+            self.dataplane.drift(kind, DriftState::Found, count);
+            if ok {
+                self.dataplane.drift(kind, DriftState::Repaired, count);
+            }
+        }
+    }
+
+    fn round(&self, round: &Round<'_>) {
+        let scope = if round.is_full {
+            SyncScope::Full
+        } else {
+            SyncScope::Partial
+        };
+        self.sync
+            .sync_finished(round.family, scope, round.duration, round.succeeded);
+        let (internal, external) = round.no_local_endpoints;
+        self.sync
+            .no_local_endpoints(round.family, internal, external);
+        self.dataplane.netlink_round_trips(round.round_trips);
+        self.dataplane.processes_started(round.processes);
+        if round.succeeded {
+            self.health.round_succeeded(round.family);
+            let mine = round
+                .changes
+                .triggers
+                .iter()
+                .filter(|(family, _)| *family == round.family);
+            for latency in mine.filter_map(|(_, trigger)| self.latency(*trigger)) {
+                self.sync.network_programmed(round.family, latency);
+            }
+        } else {
+            self.health.round_failed(round.family);
+        }
+    }
+
+    fn draining(&self, servers: usize) {
+        self.sync.draining_servers(servers);
+    }
+
+    fn node(&self, node: Option<&NodeInfo>) {
+        self.health
+            .set_node_eligible(node.is_some_and(|node| !node.is_leaving()));
+    }
+}
+
+/// Steps of a plan by kind and success.
+fn counts(plan: &Plan, report: &Report) -> BTreeMap<(&'static str, bool), usize> {
+    let mut counts = BTreeMap::new();
+    for (step, outcome) in plan.steps().zip(&report.outcomes) {
+        *counts
+            .entry((step.kind(), *outcome == Outcome::Done))
+            .or_default() += 1;
+    }
+    counts
+}

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What must be there before anything is served: IP families, IPVS, the scheduler, iptables. A proxy
+//! that cannot work here says why and does not start.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use tracing::{info, warn};
+
+use crate::config::settings::{ProxyMode, Settings};
+use crate::dataplane::exec::Exec;
+use crate::dataplane::iptables::{Backends, Iptables};
+use crate::dataplane::links::Links;
+use crate::dataplane::linux::Linux;
+use crate::dataplane::sysctl::Sysctls;
+use crate::dataplane::{ipset, ipvs};
+use crate::model::IpFamily;
+use crate::plan::KernelVersion;
+use crate::plan::ruleset::Table;
+use crate::telemetry::ErrorChain;
+
+/// A kernel that can be programmed, and for which families.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) kernel: Linux,
+    pub(super) families: Vec<IpFamily>,
+    pub(super) version: KernelVersion,
+}
+
+/// Opens the kernel of this network namespace for IPVS mode.
+pub(super) fn open(settings: &Settings, exec: &Arc<dyn Exec>) -> anyhow::Result<Opened> {
+    if settings.mode == ProxyMode::Iptables {
+        bail!("mode iptables is not available yet: use --proxy-mode=ipvs");
+    }
+    let mut ipvs = ipvs::Client::open().context("cannot use IPVS")?;
+    let scheduler = settings
+        .ipvs
+        .scheduler
+        .parse()
+        .context("invalid IPVS scheduler")?;
+    ipvs.probe_scheduler(scheduler).context("cannot use IPVS")?;
+    let iptables = iptables(exec)?;
+    let families = iptables.keys().copied().collect();
+    let sysctls = Sysctls::new("/proc/sys");
+    let version = sysctls
+        .read("kernel/osrelease")
+        .ok()
+        .and_then(|release| KernelVersion::parse(&release))
+        .context("cannot read the kernel's version")?;
+    let kernel = Linux::new(
+        ipvs,
+        ipset::Client::open().context("cannot use ipset")?,
+        Links::open().context("cannot use route netlink")?,
+        sysctls,
+        iptables,
+        exec.clone(),
+    );
+    Ok(Opened {
+        kernel,
+        families,
+        version,
+    })
+}
+
+/// The families that this machine can serve: those whose `nat` table can be read, and IPv6 only
+/// where the kernel has it switched on.
+fn iptables(exec: &Arc<dyn Exec>) -> anyhow::Result<BTreeMap<IpFamily, Iptables>> {
+    let backends = Backends::detect(&**exec, None).context("cannot use iptables")?;
+    info!(backend = %backends.backend, reason = %backends.reason, "iptables backend chosen");
+    let mut usable = BTreeMap::new();
+    let mut last_error = None;
+    for family in IpFamily::ALL {
+        if family == IpFamily::V6 && !ipv6_is_enabled() {
+            info!("IPv6 is disabled in this kernel, serving IPv4 only");
+            continue;
+        }
+        let iptables = Iptables::new(exec.clone(), backends.programs(family));
+        match iptables.save(&[Table::Nat]) {
+            Ok(_) => {
+                usable.insert(family, iptables);
+            }
+            Err(error) => {
+                warn!(%family, error = %ErrorChain(&error), "no iptables, family not served");
+                last_error = Some(error);
+            }
+        }
+    }
+    match last_error {
+        Some(error) if usable.is_empty() => {
+            Err(error).context("iptables is not available on this host")
+        }
+        _ => Ok(usable),
+    }
+}
+
+fn ipv6_is_enabled() -> bool {
+    let disabled = Sysctls::new("/proc/sys").read("net/ipv6/conf/all/disable_ipv6");
+    Path::new("/proc/net/if_inet6").exists() && disabled.is_ok_and(|value| value != "1")
+}
+
+/// The name of our Node object: the override, else the host's name.
+pub(super) fn node_name(settings: &Settings) -> anyhow::Result<Arc<str>> {
+    let name = match &settings.hostname_override {
+        Some(name) => name.clone(),
+        None => Sysctls::new("/proc/sys")
+            .read("kernel/hostname")
+            .context("cannot read the host's name")?,
+    };
+    let name = name.trim().to_lowercase();
+    if name.is_empty() {
+        bail!("the host has no name: use --hostname-override");
+    }
+    Ok(name.into())
+}
