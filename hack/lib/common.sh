@@ -10,7 +10,6 @@ set -euo pipefail
 REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd -P)
 # All that is downloaded or built outside the repository, and survives between runs.
 CACHE="${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/kube-proxy-rs"
-mkdir -p "$CACHE"
 export REPO CACHE
 
 # --- messages (all on stderr: stdout belongs to results) -----------------------------------------
@@ -21,6 +20,8 @@ die() {
     log "error: $*"
     exit 1
 }
+
+mkdir -p "$CACHE" 2>/dev/null || die "cannot make the cache folder $CACHE; set XDG_CACHE_HOME"
 
 # --- cleaning up ---------------------------------------------------------------------------------
 
