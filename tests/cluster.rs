@@ -501,6 +501,8 @@ fn an_api_server_that_restarts_loses_nothing(testbed: &Testbed) {
     cluster.until("it is there", |c| {
         c.service("kpr-web").is_some() && !c.endpoints("kpr-web").is_empty()
     });
+    cluster.until("the ranges are there", |c| !c.cidrs.is_empty());
+    let cidrs = cluster.cidrs.clone();
     let restart = Restart(testbed);
     testbed.apiserver("stop");
     // Long enough for every watch to have failed several times: half a minute or so.
@@ -517,6 +519,7 @@ fn an_api_server_that_restarts_loses_nothing(testbed: &Testbed) {
         c.service("kpr-late").is_some() && c.endpoints("kpr-web").is_empty()
     });
     assert!(cluster.service("kpr-web").is_some());
+    assert_eq!(cluster.cidrs, cidrs);
 }
 
 fn an_expired_watch_finds_what_it_missed(testbed: &Testbed) {

@@ -5,7 +5,6 @@
 //! so that no sync ever sees half of it. Objects that arrive before their Service wait for it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use super::slices::{self, EndpointsByPort};
 use super::{EndpointSlice, IpFamily, Service, ServiceName, SliceName};
@@ -46,9 +45,11 @@ impl Changes {
 /// All objects of the cluster that matter, by Service.
 #[derive(Debug, Default)]
 pub struct Tracker {
-    services: BTreeMap<ServiceName, Service>,
-    /// Slices by Service, present even while the Service is not.
-    slices: BTreeMap<ServiceName, BTreeMap<Arc<str>, EndpointSlice>>,
+    /// Boxed, because a tree keeps room for more values than it holds.
+    services: BTreeMap<ServiceName, Box<Service>>,
+    /// Slices by Service, in the order of their names, present even while the Service is not. Nearly
+    /// every Service has one or two, and a tree of one element is the size of eleven.
+    slices: BTreeMap<ServiceName, Vec<EndpointSlice>>,
     /// The Service that a slice belongs to: deletions name the slice only.
     slice_owners: BTreeMap<SliceName, ServiceName>,
     services_listed: bool,
@@ -127,12 +128,12 @@ impl Tracker {
     }
 
     pub fn service(&self, name: &ServiceName) -> Option<&Service> {
-        self.services.get(name)
+        self.services.get(name).map(Box::as_ref)
     }
 
     /// All Services, in the order of their names.
     pub fn services(&self) -> impl Iterator<Item = &Service> {
-        self.services.values()
+        self.services.values().map(Box::as_ref)
     }
 
     /// All EndpointSlices, in the order of the Services that they belong to.
@@ -142,22 +143,17 @@ impl Tracker {
 
     /// The endpoints of a Service in a family, by the port that they serve.
     pub fn endpoints(&self, service: &ServiceName, family: IpFamily) -> EndpointsByPort {
-        slices::merge(
-            self.slices
-                .get(service)
-                .into_iter()
-                .flat_map(BTreeMap::values),
-            family,
-        )
+        slices::merge(self.slices.get(service).into_iter().flatten(), family)
     }
 
     fn apply_service(&mut self, service: Service) {
-        if self.services.get(&service.name) == Some(&service) {
+        if self.service(&service.name) == Some(&service) {
             return;
         }
         self.changes.services.insert(service.name.clone());
         self.changes.service_changes += 1;
-        self.services.insert(service.name.clone(), service);
+        self.services
+            .insert(service.name.clone(), Box::new(service));
     }
 
     fn delete_service(&mut self, name: &ServiceName) {
@@ -176,8 +172,7 @@ impl Tracker {
             } else if self
                 .slices
                 .get(owner)
-                .and_then(|slices| slices.get(&slice.name.name))
-                == Some(&slice)
+                .is_some_and(|slices| slices.contains(&slice))
             {
                 return;
             }
@@ -190,10 +185,18 @@ impl Tracker {
         }
         self.slice_owners
             .insert(slice.name.clone(), slice.service.clone());
-        self.slices
-            .entry(slice.service.clone())
-            .or_default()
-            .insert(slice.name.name.clone(), slice);
+        let slices = self.slices.entry(slice.service.clone()).or_default();
+        match slices.binary_search_by(|other| other.name.cmp(&slice.name)) {
+            Ok(index) => {
+                if let Some(old) = slices.get_mut(index) {
+                    *old = slice;
+                }
+            }
+            Err(index) => {
+                slices.reserve_exact(1);
+                slices.insert(index, slice);
+            }
+        }
     }
 
     fn delete_slice(&mut self, name: &SliceName) {
@@ -201,7 +204,7 @@ impl Tracker {
             return;
         };
         if let Some(slices) = self.slices.get_mut(&owner) {
-            slices.remove(&name.name);
+            slices.retain(|slice| slice.name != *name);
             if slices.is_empty() {
                 self.slices.remove(&owner);
             }

@@ -176,6 +176,8 @@ impl Converter {
                 node_port: problems.optional_port(&field("nodePort"), port.node_port),
             });
         }
+        // Kept as long as the Service lives.
+        ports.shrink_to_fit();
         ports
     }
 
@@ -237,13 +239,16 @@ impl Converter {
                 });
             }
         }
-        let endpoints = object
+        let mut endpoints: Vec<SliceEndpoint> = object
             .endpoints
             .iter()
             .flatten()
             .enumerate()
             .filter_map(|(index, endpoint)| self.endpoint(index, endpoint, family, problems))
             .collect();
+        // Slices are kept as long as they live, and there are many.
+        endpoints.shrink_to_fit();
+        ports.shrink_to_fit();
         let namespace = self.interner.text(&namespace);
         Some(EndpointSlice {
             service: ServiceName {

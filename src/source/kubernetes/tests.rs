@@ -521,10 +521,36 @@ async fn service_cidrs_are_sent_together() {
 async fn a_server_without_service_cidrs_has_none() {
     for (code, reason) in [(404, "NotFound"), (403, "Forbidden")] {
         let mut fixture = Fixture::new(CIDRS).await;
-        let answer = Answer::json(code, &status(code, reason, "no"));
-        fixture.asked().await.answer(answer);
+        for _ in 0..5 {
+            let answer = Answer::json(code, &status(code, reason, "no"));
+            fixture.asked().await.answer(answer);
+        }
         assert_eq!(fixture.cidrs().await, Vec::<String>::new());
     }
+}
+
+#[tokio::test]
+async fn a_server_that_starts_and_knows_no_roles_yet_takes_no_service_cidrs_away() {
+    let mut fixture = Fixture::new(CIDRS).await;
+    let list = |asked: Asked, cidr: &str| {
+        let watch = asked.stream();
+        let object = json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
+            "metadata": {"name": "kubernetes", "resourceVersion": "1"}, "spec": {"cidrs": [cidr]},
+        });
+        watch.send(&event("ADDED", &object));
+        watch.send(&end_of_list("networking.k8s.io/v1", "ServiceCIDR", 1));
+        watch
+    };
+    drop(list(fixture.asked().await, "10.96.0.0/16"));
+    assert_eq!(fixture.cidrs().await, ["10.96.0.0/16"]);
+    // More often than a server may refuse what it never had.
+    for _ in 0..6 {
+        let answer = Answer::json(403, &status(403, "Forbidden", "no"));
+        fixture.asked().await.answer(answer);
+    }
+    let _watch = list(fixture.asked().await, "10.97.0.0/16");
+    assert_eq!(fixture.cidrs().await, ["10.97.0.0/16"]);
 }
 
 #[tokio::test]

@@ -29,8 +29,13 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// So many refusals in a row, and the list is asked for again: the version that the watch wants to
 /// go on from may be one that the server does not know, for example after a restore.
 const MAX_REFUSALS: u32 = 3;
+/// The same for a kind that the server need not have: a server that has just started may refuse
+/// what it allows as soon as it has read its roles.
+const MAX_OPTIONAL_REFUSALS: u32 = 5;
 /// How often to ask again for a kind that the server does not have.
-const ABSENT_INTERVAL: Duration = Duration::from_mins(10);
+const ABSENT_INTERVAL: Duration = Duration::from_mins(5);
+/// Of the failures that follow each other, every so many is logged: about once in a minute.
+const LOG_EVERY: u32 = 16;
 
 /// What to follow.
 pub(super) struct Watched<K> {
@@ -57,7 +62,11 @@ struct Progress {
     kind: &'static str,
     /// The list is complete.
     listed: bool,
+    /// Some list was complete once.
+    ever_listed: bool,
+    /// In a row, of any kind.
     failures: u32,
+    /// In a row, by a server that answered.
     refusals: u32,
 }
 
@@ -100,6 +109,7 @@ where
     let mut progress = Progress {
         kind: watched.kind,
         listed: false,
+        ever_listed: false,
         failures: 0,
         refusals: 0,
     };
@@ -161,7 +171,13 @@ where
             Some(Err(error)) => {
                 let remedy = progress.remedy(&error, streaming, watched.optional);
                 if remedy == Remedy::Absent || remedy == Remedy::List {
-                    debug!(kind = watched.kind, error = %describe(&error), "not served");
+                    let error = describe(&error);
+                    info!(
+                        kind = watched.kind,
+                        error,
+                        ?remedy,
+                        "the server does not serve this"
+                    );
                     return Ok(remedy);
                 }
                 progress.failed(&error).await;
@@ -182,6 +198,7 @@ impl Progress {
             return;
         }
         self.listed |= matches!(event, Event::InitDone);
+        self.ever_listed |= self.listed;
         if self.failures > 0 && !matches!(event, Event::InitApply(_)) {
             info!(
                 kind = self.kind,
@@ -200,24 +217,22 @@ impl Progress {
             | Error::WatchStartFailed(kube::Error::Api(status)) => Some(status.code),
             _ => None,
         };
+        self.refusals = refused.map_or(self.refusals, |_| self.refusals + 1);
         match refused {
-            Some(404) if optional => Remedy::Absent,
-            // A role from before the kind existed.
-            Some(403) if optional => {
-                warn!(kind = self.kind, error = %describe(error), "may not be watched: ignored");
+            // What was there once is there: the server is not itself yet. A role may be from before
+            // the kind existed.
+            Some(404 | 403) if optional && !self.ever_listed => {
+                if self.refusals < MAX_OPTIONAL_REFUSALS {
+                    return Remedy::Resume;
+                }
                 Remedy::Absent
             }
             // `sendInitialEvents` is not known, or not allowed.
             Some(400 | 422) if streaming && !self.listed => Remedy::List,
             Some(410) => Remedy::Relist,
-            Some(_) if self.listed => {
-                self.refusals += 1;
-                if self.refusals >= MAX_REFUSALS {
-                    self.refusals = 0;
-                    Remedy::Relist
-                } else {
-                    Remedy::Resume
-                }
+            Some(_) if self.listed && self.refusals >= MAX_REFUSALS => {
+                self.refusals = 0;
+                Remedy::Relist
             }
             // An object that cannot be read would be missed for ever.
             None if self.listed && is_garbage(error) => Remedy::Relist,
@@ -236,7 +251,7 @@ impl Progress {
             error,
             watcher::Error::WatchFailed(_) | watcher::Error::WatchError(_)
         ) || is_garbage(error);
-        if is_news && failures.is_power_of_two() {
+        if is_news && (failures == 1 || failures.is_multiple_of(LOG_EVERY)) {
             warn!(kind, failures, retry_ms, error = %describe(error), "watch failed");
         } else {
             debug!(kind, failures, retry_ms, error = %describe(error), "watch failed");
@@ -262,17 +277,32 @@ fn pause(failures: u32, random: u64) -> Duration {
     longest / 2 + Duration::from_millis(random % (millis / 2 + 1))
 }
 
-/// An error with its causes. `kube`'s errors repeat their causes' texts: each is said once.
-fn describe(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let part = error.to_string();
-        if !text.contains(&part) {
-            text.push_str(": ");
-            text.push_str(&part);
+/// An error with its causes. `kube`'s errors repeat the texts of their causes, and say a refusal
+/// twice: each is said once here.
+fn describe(error: &watcher::Error) -> String {
+    let mut text = String::new();
+    let mut next: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(error) = next {
+        next = error.source();
+        if let Some(kube::Error::Api(status)) = error.downcast_ref() {
+            // Their own texts hold those of their causes, among other things.
+            return format!("the server refuses: {} ({})", status.message, status.code);
         }
-        cause = error.source();
+        let own = error.to_string();
+        let own = match next.map(ToString::to_string) {
+            Some(cause) => own
+                .strip_suffix(&cause)
+                .unwrap_or(&own)
+                .trim_end_matches(": "),
+            None => &own,
+        }
+        .to_owned();
+        if !own.is_empty() && !text.contains(&own) {
+            if !text.is_empty() {
+                text.push_str(": ");
+            }
+            text.push_str(&own);
+        }
     }
     text
 }
@@ -280,6 +310,64 @@ fn describe(error: &dyn StdError) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn status(code: u16) -> Box<kube::core::Status> {
+        kube::core::Status {
+            code,
+            message: "no".to_owned(),
+            ..kube::core::Status::default()
+        }
+        .boxed()
+    }
+
+    fn progress() -> Progress {
+        Progress {
+            kind: "ServiceCIDR",
+            listed: false,
+            ever_listed: false,
+            failures: 0,
+            refusals: 0,
+        }
+    }
+
+    fn refusal(code: u16) -> watcher::Error {
+        watcher::Error::WatchStartFailed(kube::Error::Api(status(code)))
+    }
+
+    #[test]
+    fn a_refusal_is_described_in_short() {
+        assert_eq!(describe(&refusal(403)), "the server refuses: no (403)");
+    }
+
+    #[test]
+    fn a_failed_connection_is_described_with_its_cause_once() {
+        let cause = std::io::Error::other("connection refused");
+        let error = watcher::Error::WatchFailed(kube::Error::ReadEvents(cause));
+        assert_eq!(
+            describe(&error),
+            "watch stream failed: Error reading events stream: connection refused"
+        );
+    }
+
+    #[test]
+    fn an_optional_kind_is_absent_only_if_it_never_was_there_and_stays_refused() {
+        let mut progress = progress();
+        for _ in 1..MAX_OPTIONAL_REFUSALS {
+            assert_eq!(progress.remedy(&refusal(403), true, true), Remedy::Resume);
+        }
+        assert_eq!(progress.remedy(&refusal(403), true, true), Remedy::Absent);
+        progress.ever_listed = true;
+        assert_eq!(progress.remedy(&refusal(403), true, true), Remedy::Resume);
+        assert_eq!(progress.remedy(&refusal(404), true, true), Remedy::Resume);
+    }
+
+    #[test]
+    fn other_kinds_are_never_absent() {
+        let mut progress = progress();
+        for _ in 0..2 * MAX_OPTIONAL_REFUSALS {
+            assert_eq!(progress.remedy(&refusal(404), true, false), Remedy::Resume);
+        }
+    }
 
     #[test]
     fn pauses_grow_to_a_limit_and_differ() {
