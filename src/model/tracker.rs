@@ -138,7 +138,7 @@ impl Tracker {
 
     /// All EndpointSlices, in the order of the Services that they belong to.
     pub fn slices(&self) -> impl Iterator<Item = &EndpointSlice> {
-        self.slices.values().flat_map(BTreeMap::values)
+        self.slices.values().flatten()
     }
 
     /// The endpoints of a Service in a family, by the port that they serve.
