@@ -230,6 +230,9 @@ impl<K: Kernel> Reconciler<K> {
             self.next_audit = self.clock.monotonic() + self.settings.sync.period;
         }
         self.runner.end(self.clock.monotonic(), succeeded);
+        if succeeded && self.families.iter().any(Family::is_pending) {
+            self.request();
+        }
         if !succeeded {
             warn!(
                 failures = self.runner.failures(),
@@ -254,6 +257,10 @@ impl<K: Kernel> Reconciler<K> {
         }
         self.observer
             .draining(self.families.iter().map(Family::draining).sum());
+        // The last connection of a Service that is gone takes its virtual server and address along.
+        if self.families.iter().any(Family::is_pending) {
+            self.request();
+        }
     }
 }
 

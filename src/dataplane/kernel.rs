@@ -50,8 +50,7 @@ pub trait Kernel: Send {
         keys: &BTreeSet<VirtualServerKey>,
     ) -> Result<BTreeMap<VirtualServerKey, Option<VirtualServerState>>, ObserveError>;
 
-    /// Makes the steps in order. When a step fails that others rest on (link, sets, rules), later
-    /// steps are not tried.
+    /// Makes the steps in order. What [`crate::plan::Prerequisites`] forbids after a failure is not tried.
     fn apply(&mut self, plan: &Plan) -> Report;
 
     /// Those of the real servers that have no connections, or are gone.

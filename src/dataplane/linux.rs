@@ -25,8 +25,10 @@ use crate::plan::planner::RealServerOf;
 use crate::plan::ruleset::{Ruleset, Table};
 use crate::plan::set::{SetEntry, SetId, SetName};
 use crate::plan::state::{NodeState, SetState, VirtualServerState};
-use crate::plan::step::{LINK, Phase};
-use crate::plan::{Failure, FailureKind, Outcome, Plan, Report, State, Step, sysctl};
+use crate::plan::step::LINK;
+use crate::plan::{
+    Failure, FailureKind, Outcome, Plan, Prerequisites, Report, State, Step, sysctl,
+};
 use crate::telemetry::ErrorChain;
 
 /// The tables that have rules of ours.
@@ -289,6 +291,22 @@ impl Linux {
         addresses.iter().map(outcome).collect()
     }
 
+    /// Steps that [`goes_with`] puts together.
+    fn apply_run(&mut self, steps: &[&Step]) -> Vec<Outcome> {
+        match steps {
+            [] => Vec::new(),
+            [
+                Step::AddEntry { set, .. } | Step::DeleteEntry { set, .. },
+                ..,
+            ] => self.apply_entries(set, steps),
+            [Step::AddAddress { .. } | Step::DeleteAddress { .. }, ..] => {
+                self.apply_addresses(steps)
+            }
+            [first, ..] if is_about_servers(first) => self.apply_servers(steps),
+            _ => steps.iter().map(|step| self.apply_one(step)).collect(),
+        }
+    }
+
     /// A step that goes by itself.
     fn apply_one(&mut self, step: &Step) -> Outcome {
         match step {
@@ -387,36 +405,42 @@ impl Kernel for Linux {
     }
 
     fn apply(&mut self, plan: &Plan) -> Report {
+        let mut lacking = Prerequisites::default();
         let mut outcomes = Vec::with_capacity(plan.len());
-        let mut rest = plan.phases();
-        while let Some((phase, first)) = rest.first() {
+        let steps: Vec<&Step> = plan.steps().collect();
+        let mut rest = steps.as_slice();
+        while let Some(first) = rest.first() {
             let run = rest
                 .iter()
-                .take_while(|(_, step)| goes_with(first, step))
+                .take_while(|step| goes_with(first, step))
                 .count()
                 .max(1);
             let (now, later) = rest.split_at(run);
             rest = later;
-            let now: Vec<&Step> = now.iter().map(|(_, step)| step).collect();
-            let now = now.as_slice();
-            let results = match first {
-                Step::AddEntry { set, .. } | Step::DeleteEntry { set, .. } => {
-                    self.apply_entries(set, now)
-                }
-                Step::AddAddress { .. } | Step::DeleteAddress { .. } => self.apply_addresses(now),
-                _ if is_about_servers(first) => self.apply_servers(now),
-                step => vec![self.apply_one(step)],
-            };
-            let is_broken = is_foundation(*phase, first)
-                && results
-                    .iter()
-                    .any(|result| matches!(result, Outcome::Failed(_)));
-            outcomes.extend(results);
-            if is_broken {
-                break;
+            let allowed: Vec<&Step> = now
+                .iter()
+                .copied()
+                .filter(|step| !lacking.forbid(step))
+                .collect();
+            let mut results = self.apply_run(&allowed).into_iter();
+            for step in now {
+                let outcome = if lacking.forbid(step) {
+                    Outcome::NotTried
+                } else {
+                    results.next().unwrap_or(Outcome::NotTried)
+                };
+                outcomes.push(outcome);
+            }
+            // Only now: within a run the kernel itself refuses what lacks something.
+            let made = outcomes.iter().skip(outcomes.len() - now.len());
+            for (step, _) in now
+                .iter()
+                .zip(made)
+                .filter(|(_, made)| **made != Outcome::Done)
+            {
+                lacking.lack(step);
             }
         }
-        outcomes.resize(plan.len(), Outcome::NotTried);
         Report { outcomes }
     }
 
@@ -596,11 +620,4 @@ fn goes_with(first: &Step, step: &Step) -> bool {
         | (Step::DeleteAddress { .. }, Step::DeleteAddress { .. }) => true,
         _ => is_about_servers(first) && is_about_servers(step),
     }
-}
-
-/// Everything after such a step depends on it: without sets there are no rules, without rules a
-/// Service would be reachable past its filters, without the link there are no addresses. A set that
-/// is to replace another must be complete.
-fn is_foundation(phase: Phase, step: &Step) -> bool {
-    matches!(phase, Phase::Sets | Phase::Rules) || *step == Step::CreateLink
 }

@@ -11,7 +11,7 @@ use crate::dataplane::kernel::{Extent, Kernel, ObserveError};
 use crate::model::{Changes, IpFamily, ServiceName, Tracker};
 use crate::plan::desired::Conflict;
 use crate::plan::ruleset::InvalidChainName;
-use crate::plan::{Context, FailureKind, Outcome, Plan, Planner, Report};
+use crate::plan::{Context, FailureKind, Plan, Planner, Report};
 use crate::telemetry::ErrorChain;
 
 /// Most failed steps that are logged for one plan.
@@ -78,6 +78,10 @@ impl Family {
 
     pub(super) fn draining(&self) -> usize {
         self.planner.draining().len()
+    }
+
+    pub(super) fn is_pending(&self) -> bool {
+        self.planner.is_pending()
     }
 
     pub(super) fn plan(&self) -> Plan {
@@ -160,8 +164,7 @@ impl Family {
             warn!(family = %self.family(), steps = plan.len(), "kernel was changed by others");
             observer.drift(self.family(), &plan, &report);
         }
-        // Something that all else rests on failed: the kernel may have been changed under us.
-        self.is_unknown |= report.outcomes.contains(&Outcome::NotTried);
+        self.is_unknown |= self.planner.needs_observation();
         let succeeded = report.is_success() && !self.is_unknown;
         self.is_first &= !succeeded;
         succeeded
