@@ -296,3 +296,6 @@ async fn sleep_for(pause: Option<Duration>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

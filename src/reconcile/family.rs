@@ -154,6 +154,10 @@ impl Family {
             let report = self.apply(kernel, observer, &plan);
             let doubtful = self.planner.report_part(&plan, &report);
             self.look_again(kernel, &doubtful);
+            self.is_unknown |= self.planner.needs_observation();
+            if self.is_unknown {
+                return false;
+            }
         }
         let plan = self.planner.plan();
         let report = self.apply(kernel, observer, &plan);

@@ -1,0 +1,500 @@
+// SPDX-License-Identifier: Apache-2.0
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ffi::OsString;
+use std::net::IpAddr;
+use std::sync::Mutex;
+
+use jiff::Timestamp;
+
+use super::*;
+use crate::clock::ManualClock;
+use crate::config::{self, Command};
+use crate::dataplane::fake::{FakeKernel, Fault};
+use crate::dataplane::kernel::{Cost, ObserveError};
+use crate::model::Event;
+use crate::model::testing::{endpoint, ip, service, service_name, slice};
+use crate::plan::object::VirtualServerKey;
+use crate::plan::planner::RealServerOf;
+use crate::plan::state::VirtualServerState;
+use crate::plan::testing::{rs, tcp};
+use crate::plan::{Plan, Report, State, Step};
+
+/// What happens to the first step of a kind that is tried.
+type Trouble = (&'static str, Fault);
+
+/// A fake kernel with connections, and with failures that tests order.
+#[derive(Debug, Default)]
+struct Node {
+    kernel: FakeKernel,
+    addresses: BTreeSet<IpAddr>,
+    /// Real servers that have connections.
+    busy: BTreeSet<RealServerOf>,
+    troubles: VecDeque<Trouble>,
+    is_unreadable: bool,
+    observations: Vec<Extent>,
+    applied: Vec<String>,
+}
+
+/// The loop owns its kernel; tests keep a handle.
+type Shared = Arc<Mutex<Node>>;
+
+impl Kernel for Shared {
+    fn observe(&mut self, _family: IpFamily, extent: Extent) -> Result<State, ObserveError> {
+        let mut node = self.lock().unwrap();
+        node.observations.push(extent);
+        if node.is_unreadable {
+            let source = Box::new(std::io::Error::other("injected"));
+            return Err(ObserveError {
+                what: "everything",
+                source,
+            });
+        }
+        let mut state = node.kernel.state.clone();
+        if extent == Extent::WithoutRules {
+            state.rules = crate::plan::ruleset::Ruleset::new();
+        }
+        Ok(state)
+    }
+
+    fn observe_virtual_servers(
+        &mut self,
+        keys: &BTreeSet<VirtualServerKey>,
+    ) -> Result<BTreeMap<VirtualServerKey, Option<VirtualServerState>>, ObserveError> {
+        Ok(self.lock().unwrap().kernel.virtual_servers(keys))
+    }
+
+    fn apply(&mut self, plan: &Plan) -> Report {
+        let mut node = self.lock().unwrap();
+        let node = &mut *node;
+        node.applied.extend(plan.steps().map(Step::to_string));
+        let troubles = &mut node.troubles;
+        node.kernel.apply_with(plan, |step| {
+            let (kind, fault) = *troubles.front()?;
+            (step.kind() == kind).then(|| {
+                troubles.pop_front();
+                fault
+            })
+        })
+    }
+
+    fn idle(
+        &mut self,
+        candidates: &BTreeSet<RealServerOf>,
+    ) -> Result<BTreeSet<RealServerOf>, ObserveError> {
+        Ok(candidates
+            .difference(&self.lock().unwrap().busy)
+            .copied()
+            .collect())
+    }
+
+    fn cost(&self) -> Cost {
+        Cost::default()
+    }
+
+    fn node_addresses(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError> {
+        Ok(self.lock().unwrap().addresses.clone())
+    }
+}
+
+/// Counts drift.
+#[derive(Debug, Default)]
+struct Watcher(Mutex<usize>);
+
+impl Observer for Watcher {
+    fn drift(&self, _family: IpFamily, plan: &Plan, _report: &Report) {
+        *self.0.lock().unwrap() += plan.len();
+    }
+}
+
+struct Fixture {
+    reconciler: Reconciler<Shared>,
+    node: Shared,
+    time: ManualClock,
+    watcher: Arc<Watcher>,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let arguments = [
+            "kube-proxy-rs",
+            "--proxy-mode=ipvs",
+            "--ipvs-sync-period=30s",
+        ];
+        let Command::Run(settings) = config::parse(arguments.map(OsString::from)).unwrap() else {
+            panic!("not a command to run")
+        };
+        let (clock, time) = Clock::manual(Timestamp::UNIX_EPOCH);
+        let node = Shared::default();
+        let watcher = Arc::new(Watcher::default());
+        let reconciler = Reconciler::new(Parts {
+            settings: Arc::new(*settings),
+            families: vec![IpFamily::V4],
+            facts: NodeFacts::default(),
+            kernel: node.clone(),
+            clock,
+            observer: watcher.clone(),
+        });
+        Self {
+            reconciler: reconciler.unwrap(),
+            node,
+            time,
+            watcher,
+        }
+    }
+
+    /// A loop that has programmed `ns/web` with two endpoints.
+    fn programmed() -> Self {
+        let mut fixture = Self::new();
+        fixture.node(None);
+        fixture.model(Event::ServicesReplaced(vec![service("ns/web").port(80)]));
+        let endpoints = vec![endpoint("10.1.0.5"), endpoint("10.1.0.6")];
+        fixture.model(Event::SlicesReplaced(vec![
+            slice("ns/web", "a", endpoints).port(8080),
+        ]));
+        fixture.work();
+        assert_eq!(
+            fixture.real_servers(),
+            [("10.1.0.5:8080", 1), ("10.1.0.6:8080", 1)]
+        );
+        fixture.lock().applied.clear();
+        fixture.lock().observations.clear();
+        fixture
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Node> {
+        self.node.lock().unwrap()
+    }
+
+    fn model(&mut self, event: Event) {
+        self.reconciler.take_in(Input::Source(Update::Model(event)));
+    }
+
+    fn node(&mut self, info: Option<crate::model::NodeInfo>) {
+        self.reconciler.take_in(Input::Source(Update::Node(info)));
+    }
+
+    fn scale(&mut self, addresses: &[&str]) {
+        let endpoints = addresses.iter().map(|address| endpoint(address)).collect();
+        self.model(Event::SliceApplied(
+            slice("ns/web", "a", endpoints).port(8080),
+        ));
+    }
+
+    fn work(&mut self) {
+        self.reconciler.work();
+    }
+
+    fn wait(&mut self, time: Duration) {
+        self.time.advance(time);
+        self.work();
+    }
+
+    fn real_servers(&self) -> Vec<(&'static str, u32)> {
+        let node = self.lock();
+        let Some(state) = node.kernel.state.virtual_servers.get(&web()) else {
+            return Vec::new();
+        };
+        let text = |key: &crate::plan::object::RealServerKey| -> &'static str {
+            Box::leak(key.to_string().into_boxed_str())
+        };
+        state
+            .real_servers
+            .iter()
+            .map(|(key, server)| (text(key), server.weight))
+            .collect()
+    }
+
+    fn applied(&self) -> Vec<String> {
+        std::mem::take(&mut self.lock().applied)
+    }
+}
+
+fn web() -> VirtualServerKey {
+    let cluster_ip = service("ns/web").cluster_ips[0];
+    tcp(&format!("{cluster_ip}:80"))
+}
+
+#[test]
+fn nothing_is_touched_before_services_and_slices_are_complete() {
+    let mut fixture = Fixture::new();
+    fixture.node(None);
+    fixture.model(Event::ServicesReplaced(vec![service("ns/web").port(80)]));
+    fixture.wait(Duration::from_mins(5));
+    assert_eq!(fixture.lock().observations, []);
+    assert_eq!(fixture.applied(), Vec::<String>::new());
+}
+
+#[test]
+fn first_round_waits_for_the_node_but_not_for_ever() {
+    let mut fixture = Fixture::new();
+    fixture.model(Event::ServicesReplaced(vec![service("ns/web").port(80)]));
+    fixture.model(Event::SlicesReplaced(vec![]));
+    fixture.wait(Duration::from_secs(29));
+    assert_eq!(fixture.applied(), Vec::<String>::new());
+    fixture.wait(Duration::from_secs(1));
+    assert!(
+        fixture
+            .lock()
+            .kernel
+            .state
+            .virtual_servers
+            .contains_key(&web())
+    );
+}
+
+#[test]
+fn api_server_and_dns_are_served_before_all_others() {
+    let mut fixture = Fixture::new();
+    fixture.node(None);
+    let services = [
+        "default/kubernetes",
+        "kube-system/kube-dns",
+        "aa/first",
+        "zz/last",
+    ];
+    let address = |index: usize| format!("10.96.1.{}", 10 - index);
+    let services = services.iter().enumerate();
+    let services = services.map(|(i, name)| service(name).cluster_ips(&[&address(i)]).port(80));
+    fixture.model(Event::ServicesReplaced(services.collect()));
+    fixture.model(Event::SlicesReplaced(vec![]));
+    fixture.work();
+    let applied = fixture.applied();
+    let at = |text: String| applied.iter().position(|step| *step == text).unwrap();
+    let bound = |index| at(format!("add address {} to kube-ipvs0", address(index)));
+    assert!(
+        bound(0).max(bound(1)) < bound(2).min(bound(3)),
+        "{applied:#?}"
+    );
+}
+
+#[test]
+fn change_of_one_endpoint_sends_one_step_and_reads_nothing() {
+    let mut fixture = Fixture::programmed();
+    fixture.scale(&["10.1.0.5", "10.1.0.6", "10.1.0.7"]);
+    fixture.work();
+    let step = format!(
+        "add real server {} -> 10.1.0.7:8080 weight 1 masquerade",
+        web()
+    );
+    assert_eq!(fixture.applied(), [step]);
+    assert_eq!(fixture.lock().observations, []);
+}
+
+#[test]
+fn failed_step_is_retried_after_a_pause() {
+    let mut fixture = Fixture::programmed();
+    fixture
+        .lock()
+        .troubles
+        .push_back(("add-real-server", Fault::Refused));
+    fixture.scale(&["10.1.0.5", "10.1.0.6", "10.1.0.7"]);
+    fixture.work();
+    assert_eq!(fixture.real_servers().len(), 2);
+    fixture.wait(Duration::from_millis(499));
+    assert_eq!(fixture.real_servers().len(), 2);
+    fixture.wait(Duration::from_millis(1));
+    assert_eq!(fixture.real_servers().len(), 3);
+}
+
+#[test]
+fn other_changes_do_not_wait_for_a_retry() {
+    let mut fixture = Fixture::programmed();
+    fixture
+        .lock()
+        .troubles
+        .push_back(("set-virtual-server", Fault::Refused));
+    fixture.model(Event::ServiceApplied(
+        service("ns/web").port(80).affinity(60),
+    ));
+    fixture.work();
+    fixture.model(Event::ServiceApplied(
+        service("ns/new").cluster_ips(&["10.96.9.9"]).port(1),
+    ));
+    fixture.work();
+    assert!(
+        fixture
+            .lock()
+            .kernel
+            .state
+            .virtual_servers
+            .contains_key(&tcp("10.96.9.9:1"))
+    );
+}
+
+#[test]
+fn step_whose_answer_was_lost_is_looked_at_and_not_repeated() {
+    let mut fixture = Fixture::programmed();
+    fixture
+        .lock()
+        .troubles
+        .push_back(("add-real-server", Fault::AnswerLost));
+    fixture.scale(&["10.1.0.5", "10.1.0.6", "10.1.0.7"]);
+    fixture.work();
+    fixture.lock().applied.clear();
+    fixture.wait(Duration::from_secs(1));
+    assert_eq!(fixture.applied(), Vec::<String>::new());
+    assert_eq!(fixture.real_servers().len(), 3);
+}
+
+#[test]
+fn failed_rules_are_observed_again_before_they_are_retried() {
+    let mut fixture = Fixture::new();
+    fixture
+        .lock()
+        .troubles
+        .push_back(("edit-rules", Fault::Partial));
+    fixture.node(None);
+    fixture.model(Event::ServicesReplaced(vec![service("ns/web").port(80)]));
+    fixture.model(Event::SlicesReplaced(vec![]));
+    fixture.work();
+    assert!(
+        fixture.lock().kernel.state.addresses.is_empty(),
+        "no address without its rules"
+    );
+    fixture.wait(Duration::from_secs(1));
+    assert_eq!(
+        fixture.lock().observations,
+        [Extent::Everything, Extent::Everything]
+    );
+    assert!(!fixture.lock().kernel.state.addresses.is_empty());
+}
+
+#[test]
+fn unreadable_kernel_is_retried_and_nothing_is_changed_meanwhile() {
+    let mut fixture = Fixture::new();
+    fixture.lock().is_unreadable = true;
+    fixture.node(None);
+    fixture.model(Event::ServicesReplaced(vec![service("ns/web").port(80)]));
+    fixture.model(Event::SlicesReplaced(vec![]));
+    fixture.work();
+    assert_eq!(fixture.applied(), Vec::<String>::new());
+    fixture.lock().is_unreadable = false;
+    fixture.wait(Duration::from_secs(1));
+    assert!(
+        fixture
+            .lock()
+            .kernel
+            .state
+            .virtual_servers
+            .contains_key(&web())
+    );
+}
+
+#[test]
+fn audit_finds_and_repairs_what_others_changed() {
+    let mut fixture = Fixture::programmed();
+    let address = service("ns/web").cluster_ips[0];
+    fixture.lock().kernel.state.addresses.remove(&address);
+    let key = rs("10.1.0.6:8080");
+    let deleted = Step::DeleteRealServer { vs: web(), key };
+    fixture.lock().kernel.state.apply(&deleted).unwrap();
+    fixture.wait(Duration::from_secs(29));
+    assert_eq!(fixture.applied(), Vec::<String>::new());
+    fixture.wait(Duration::from_secs(1));
+    assert_eq!(fixture.real_servers().len(), 2);
+    assert!(fixture.lock().kernel.state.addresses.contains(&address));
+    assert_eq!(*fixture.watcher.0.lock().unwrap(), 2);
+    assert_eq!(
+        fixture.lock().observations,
+        [Extent::WithoutRules],
+        "an audit starts no process"
+    );
+}
+
+#[test]
+fn removed_endpoint_goes_when_its_connections_have_ended() {
+    let mut fixture = Fixture::programmed();
+    let leaving = (web(), rs("10.1.0.6:8080"));
+    fixture.lock().busy.insert(leaving);
+    fixture.scale(&["10.1.0.5"]);
+    fixture.work();
+    assert_eq!(
+        fixture.real_servers(),
+        [("10.1.0.5:8080", 1), ("10.1.0.6:8080", 0)]
+    );
+    fixture.wait(Duration::from_secs(10));
+    assert_eq!(fixture.real_servers().len(), 2);
+    fixture.lock().busy.clear();
+    fixture.wait(Duration::from_secs(1));
+    assert_eq!(fixture.real_servers(), [("10.1.0.5:8080", 1)]);
+}
+
+#[test]
+fn idle_endpoint_goes_at_once() {
+    let mut fixture = Fixture::programmed();
+    fixture.scale(&["10.1.0.5"]);
+    fixture.work();
+    assert_eq!(fixture.real_servers(), [("10.1.0.5:8080", 1)]);
+}
+
+#[test]
+fn deleted_service_leaves_nothing_behind() {
+    let mut fixture = Fixture::programmed();
+    fixture.lock().busy.insert((web(), rs("10.1.0.6:8080")));
+    fixture.model(Event::ServiceDeleted(service_name("ns/web")));
+    fixture.work();
+    fixture.work();
+    assert_eq!(fixture.real_servers(), [("10.1.0.6:8080", 0)]);
+    fixture.lock().busy.clear();
+    fixture.wait(Duration::from_secs(1));
+    fixture.work();
+    let node = fixture.lock();
+    assert_eq!(node.kernel.state.virtual_servers.len(), 0);
+    assert_eq!(node.kernel.state.addresses.len(), 0);
+    assert!(
+        node.kernel
+            .state
+            .sets
+            .values()
+            .all(|set| set.entries.is_empty())
+    );
+}
+
+#[test]
+fn new_node_address_answers_on_node_ports() {
+    let mut fixture = Fixture::programmed();
+    fixture.model(Event::ServiceApplied(
+        service("ns/web").port(80).node_port(30080),
+    ));
+    fixture.work();
+    fixture.lock().addresses.insert(ip("192.168.0.9"));
+    fixture.reconciler.take_in(Input::NodeAddresses);
+    fixture.work();
+    let key = tcp("192.168.0.9:30080");
+    assert!(
+        fixture
+            .lock()
+            .kernel
+            .state
+            .virtual_servers
+            .contains_key(&key)
+    );
+    fixture.lock().addresses.clear();
+    fixture.reconciler.take_in(Input::NodeAddresses);
+    fixture.work();
+    fixture.wait(Duration::from_secs(1));
+    assert!(
+        !fixture
+            .lock()
+            .kernel
+            .state
+            .virtual_servers
+            .contains_key(&key)
+    );
+}
+
+#[test]
+fn restart_changes_nothing() {
+    let before = Fixture::programmed();
+    let mut after = Fixture::new();
+    after.lock().kernel = before.lock().kernel.clone();
+    after.node(None);
+    after.model(Event::ServicesReplaced(vec![service("ns/web").port(80)]));
+    let endpoints = vec![endpoint("10.1.0.5"), endpoint("10.1.0.6")];
+    after.model(Event::SlicesReplaced(vec![
+        slice("ns/web", "a", endpoints).port(8080),
+    ]));
+    after.work();
+    assert_eq!(after.applied(), Vec::<String>::new());
+}
