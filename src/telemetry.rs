@@ -18,6 +18,8 @@ use crate::config::{LogFormat, LogSettings};
 
 /// The first part of the targets of our own events.
 const OWN_TARGET: &str = env!("CARGO_CRATE_NAME");
+/// Libraries that log errors and hand them to us as well: `source` says each once.
+const TALKATIVE: [&str; 2] = ["kube_client", "kube_runtime"];
 
 /// Starts logging to stderr, for the whole process. Fails when called twice.
 pub fn init(settings: &LogSettings) -> Result<(), SetGlobalDefaultError> {
@@ -82,8 +84,12 @@ impl Levels {
 
     fn level(&self, target: &str) -> LevelFilter {
         let mut segments = target.split("::");
-        if segments.next() != Some(OWN_TARGET) {
-            return self.others;
+        match segments.next() {
+            Some(OWN_TARGET) => {}
+            Some(library) if TALKATIVE.contains(&library) && self.others <= LevelFilter::WARN => {
+                return LevelFilter::ERROR;
+            }
+            _ => return self.others,
         }
         // The last matching segment is the most special one, and the first pattern wins.
         let named = |pattern: &str| {
@@ -184,6 +190,19 @@ mod tests {
 
     fn level(settings: &LogSettings, target: &str) -> LevelFilter {
         Levels::new(settings).level(target)
+    }
+
+    #[test]
+    fn warnings_of_the_api_client_are_left_to_us() {
+        let level = |verbosity: u32| {
+            let settings = LogSettings {
+                verbosity,
+                ..LogSettings::default()
+            };
+            Levels::new(&settings).level("kube_client::client")
+        };
+        assert_eq!(level(0), LevelFilter::ERROR);
+        assert_eq!(level(4), LevelFilter::INFO);
     }
 
     #[test]

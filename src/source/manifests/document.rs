@@ -4,7 +4,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use serde_json::Value;
+use serde::de::DeserializeSeed;
 
 /// One document of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,30 +40,44 @@ impl Document<'_> {
         hasher.finish()
     }
 
-    /// The values in it: one for YAML, any number for JSON, which has no separators.
-    pub(super) fn parse(&self) -> Result<Vec<Value>, SyntaxError> {
+    /// Reads the values in it, each with a seed of its own: one for YAML, any number for JSON,
+    /// which has no separators.
+    pub(super) fn read<S>(&self, mut seed: impl FnMut() -> S) -> Result<(), SyntaxError>
+    where
+        S: for<'de> DeserializeSeed<'de, Value = ()>,
+    {
         match self.format {
-            Format::Yaml => self.parse_yaml().map(|value| vec![value]),
-            Format::Json => serde_json::Deserializer::from_str(self.text)
-                .into_iter::<Value>()
-                .collect::<Result<_, _>>()
-                .map_err(|error| SyntaxError {
-                    line: self.line_of(error.line()),
-                    message: error.to_string(),
-                }),
+            Format::Yaml => {
+                let options = yaml_options();
+                serde_saphyr::with_deserializer_from_str_with_options(
+                    self.text,
+                    options,
+                    |deserializer| seed().deserialize(deserializer),
+                )
+                .map_err(|error| {
+                    let line = error
+                        .location()
+                        .map_or(1, |at| usize::try_from(at.line()).unwrap_or(1));
+                    self.syntax_error(line, error.without_snippet().to_string())
+                })
+            }
+            Format::Json => {
+                let mut deserializer = serde_json::Deserializer::from_str(self.text);
+                let failed =
+                    |error: serde_json::Error| self.syntax_error(error.line(), error.to_string());
+                while deserializer.end().is_err() {
+                    seed().deserialize(&mut deserializer).map_err(failed)?;
+                }
+                Ok(())
+            }
         }
     }
 
-    fn parse_yaml(&self) -> Result<Value, SyntaxError> {
-        serde_saphyr::from_str_with_options(self.text, yaml_options()).map_err(|error| {
-            let line = error
-                .location()
-                .map_or(1, |at| usize::try_from(at.line()).unwrap_or(1));
-            SyntaxError {
-                line: self.line_of(line),
-                message: error.without_snippet().to_string(),
-            }
-        })
+    fn syntax_error(&self, line: usize, message: String) -> SyntaxError {
+        SyntaxError {
+            line: self.line_of(line),
+            message,
+        }
     }
 
     /// A line of the document as a line of the file.
@@ -146,6 +160,11 @@ fn has_content(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+
+    use serde::{Deserialize, Deserializer};
+    use serde_json::Value;
+
     use super::*;
 
     fn texts(text: &str) -> Vec<(usize, usize, &str)> {
@@ -182,35 +201,53 @@ mod tests {
         assert_eq!(texts("a: 1\n----\n").len(), 1);
     }
 
+    /// All values, or the error after some of them.
+    fn values(document: &Document<'_>) -> Result<Vec<Value>, SyntaxError> {
+        struct Seed<'a>(&'a RefCell<Vec<Value>>);
+        impl<'de> DeserializeSeed<'de> for Seed<'_> {
+            type Value = ();
+
+            fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+                self.0.borrow_mut().push(Value::deserialize(deserializer)?);
+                Ok(())
+            }
+        }
+        let found = RefCell::default();
+        document.read(|| Seed(&found))?;
+        Ok(found.into_inner())
+    }
+
     #[test]
     fn a_syntax_error_names_the_line_of_the_file() {
         let text = "a: 1\n---\nb: 2\nc: [1, 2\n";
         let documents = split(text, Format::Yaml);
-        let error = documents[1].parse().unwrap_err();
+        let error = values(&documents[1]).unwrap_err();
         assert!((3..=5).contains(&error.line), "{error:?}");
-        assert!(documents[0].parse().is_ok());
+        assert!(values(&documents[0]).is_ok());
     }
 
     #[test]
     fn duplicate_keys_are_an_error() {
         let documents = split("a: 1\na: 2\n", Format::Yaml);
-        assert_eq!(documents[0].parse().unwrap_err().line, 2);
+        assert_eq!(values(&documents[0]).unwrap_err().line, 2);
     }
 
     #[test]
     fn yes_is_a_text_and_numbers_are_numbers() {
         let documents = split("a: yes\nb: 80\nc: 10.0.0.1\nd: true\n", Format::Yaml);
         assert_eq!(
-            documents[0].parse().unwrap(),
+            values(&documents[0]).unwrap(),
             [serde_json::json!({"a": "yes", "b": 80, "c": "10.0.0.1", "d": true})]
         );
     }
 
     #[test]
     fn json_values_follow_each_other() {
-        let documents = split("{\"a\": 1}\n{\"b\": 2}", Format::Json);
-        assert_eq!(documents[0].parse().unwrap().len(), 2);
+        let documents = split("{\"a\": 1}\n{\"b\": 2} ", Format::Json);
+        assert_eq!(values(&documents[0]).unwrap().len(), 2);
         let documents = split("{\"a\": 1}\n{\"b\": ", Format::Json);
-        assert_eq!(documents[0].parse().unwrap_err().line, 2);
+        assert_eq!(values(&documents[0]).unwrap_err().line, 2);
+        let documents = split("{\"a\": 1} x", Format::Json);
+        assert_eq!(values(&documents[0]).unwrap_err().line, 1);
     }
 }

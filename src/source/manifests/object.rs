@@ -2,6 +2,7 @@
 //! A parsed document becomes objects of the kinds that the proxy knows. A field that nobody knows,
 //! or one of the wrong type, is named and left out.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::sync::Arc;
 
@@ -14,7 +15,12 @@ use tracing::info;
 
 use super::super::convert::{Converted, Converter, object_name};
 use super::super::problem::{Problem, reason};
+use super::document::{Document, SyntaxError};
 use crate::model::{EndpointSlice, NodeInfo, Service};
+
+mod items;
+
+use items::ItemType;
 
 /// What makes an object the same one, in the order in which kinds are sent.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,28 +69,34 @@ pub(super) struct Contents {
     pub(super) broken: bool,
 }
 
-/// Reads the values of a document of the file `path`.
-pub(super) fn read(values: Vec<Value>, path: &str, converter: &mut Converter) -> Contents {
-    let mut reader = Reader {
+/// Reads the objects of a document in the file `path`. A syntax error comes after what could be
+/// read before it.
+pub(super) fn read(
+    document: &Document<'_>,
+    path: &str,
+    converter: &mut Converter,
+) -> (Contents, Result<(), SyntaxError>) {
+    let reader = RefCell::new(Reader {
         path,
         converter,
         contents: Contents::default(),
-    };
-    for value in values {
-        reader.value(value, None);
-    }
-    reader.contents
+    });
+    let result = document.read(|| items::Seed::new(&reader));
+    let mut contents = reader.into_inner().contents;
+    contents.broken |= result.is_err();
+    (contents, result)
 }
 
-struct Reader<'a> {
+/// Takes objects one by one.
+pub(super) struct Reader<'a> {
     path: &'a str,
     converter: &'a mut Converter,
     contents: Contents,
 }
 
 impl Reader<'_> {
-    /// `list_kind` is the kind of the items where a typed list says it.
-    fn value(&mut self, mut value: Value, list_kind: Option<(&str, &str)>) {
+    /// One object. `list` is what the list that it stands in says of its items.
+    fn value(&mut self, mut value: Value, list: Option<&ItemType>) {
         if value.is_null() {
             return;
         }
@@ -92,10 +104,11 @@ impl Reader<'_> {
             self.refuse("it is not an object", reason::TYPE);
             return;
         };
-        if let Some((api_version, kind)) = list_kind {
+        if let Some(item) = list {
             // The items of a typed list do not repeat what they are.
+            let api_version = item.api_version.as_str();
             fields.entry("apiVersion").or_insert(api_version.into());
-            fields.entry("kind").or_insert(kind.into());
+            fields.entry("kind").or_insert(item.kind.as_str().into());
         }
         let text = |field| value.get(field).and_then(Value::as_str).map(str::to_owned);
         let (Some(api_version), Some(kind)) = (text("apiVersion"), text("kind")) else {
@@ -122,19 +135,6 @@ impl Reader<'_> {
             (_, "Service" | "EndpointSlice" | "Node" | "ServiceCIDR") => {
                 let message = format!("{kind} of {api_version} is not supported");
                 self.refuse(&message, reason::METADATA);
-            }
-            (_, list) if list.ends_with("List") => {
-                let item = list.strip_suffix("List").unwrap_or_default();
-                let typed = (!item.is_empty()).then_some((api_version.as_str(), item));
-                match value.get_mut("items").map(Value::take) {
-                    Some(Value::Array(items)) => {
-                        for item in items {
-                            self.value(item, typed);
-                        }
-                    }
-                    None | Some(Value::Null) => {}
-                    Some(_) => self.refuse("items is not a list", reason::TYPE),
-                }
             }
             _ => info!(
                 file = self.path,

@@ -15,7 +15,7 @@ use super::super::problem::{Problem, ProblemLog, reason};
 use super::super::{Observer, Options, Update};
 use super::document::{self, Document, Format};
 use super::files;
-use super::object::{self, Contents, Key, Kind, Object};
+use super::object::{self, Key, Kind, Object};
 use crate::model::{Event, NodeInfo, ServiceName, SliceName};
 
 #[derive(Debug)]
@@ -206,19 +206,15 @@ impl Store {
         parsed: &mut Parsed,
     ) -> DocumentState {
         let shown = path.display().to_string();
-        let contents = match document.parse() {
-            Ok(values) => object::read(values, &shown, &mut self.converter),
-            Err(error) => Contents {
-                problems: vec![Problem {
-                    object: format!("{shown} (document {})", document.number),
-                    field: format!("line {}", error.line),
-                    message: error.message,
-                    reason: reason::SYNTAX,
-                }],
-                broken: true,
-                ..Contents::default()
-            },
-        };
+        let (mut contents, result) = object::read(document, &shown, &mut self.converter);
+        if let Err(error) = result {
+            contents.problems.push(Problem {
+                object: format!("{shown} (document {})", document.number),
+                field: format!("line {}", error.line),
+                message: error.message,
+                reason: reason::SYNTAX,
+            });
+        }
         let fingerprint = document.fingerprint();
         let mut keys = Vec::new();
         for (key, object) in contents.objects {

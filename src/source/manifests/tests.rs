@@ -294,6 +294,55 @@ async fn a_broken_document_leaves_in_force_what_it_held() {
 }
 
 #[tokio::test]
+async fn a_typed_list_may_say_last_what_its_items_are() {
+    let mut fixture = Fixture::new();
+    let item = |name: &str, ip: &str| {
+        format!(r#"{{"metadata": {{"name": "{name}"}}, "spec": {{"clusterIP": "{ip}"}}}}"#)
+    };
+    let items = [item("a", "10.96.0.1"), item("b", "10.96.0.2")].join(", ");
+    let list = format!(r#"{{"items": [{items}], "kind": "ServiceList", "apiVersion": "v1"}}"#);
+    fixture.write("list.json", &list);
+    let first = fixture.start().await;
+    let both = [named("a", "10.96.0.1"), named("b", "10.96.0.2")];
+    assert_eq!(services(&first), both);
+    assert_eq!(fixture.problems(), []);
+}
+
+#[tokio::test]
+async fn a_list_that_breaks_off_loses_nothing() {
+    let mut fixture = Fixture::new();
+    let item = |name: &str, ip: &str| {
+        format!(
+            "- {{apiVersion: v1, kind: Service, metadata: {{name: {name}}}, \
+             spec: {{clusterIP: {ip}}}}}\n"
+        )
+    };
+    let list = |items: &str| format!("apiVersion: v1\nkind: List\nitems:\n{items}");
+    let whole = [item("a", "10.96.0.1"), item("b", "10.96.0.2")].concat();
+    fixture.write("list.yaml", &list(&whole));
+    fixture.start().await;
+    let half = format!("{}- {{apiVersion: v1, kind: Serv", item("a", "10.96.0.11"));
+    fixture.write("list.yaml", &list(&half));
+    assert_eq!(fixture.next_service().await, named("a", "10.96.0.11"));
+    fixture.write("z.yaml", &service("z", "10.96.0.99"));
+    assert_eq!(fixture.next_service().await, named("z", "10.96.0.99"));
+    assert_eq!(fixture.problems().len(), 1);
+}
+
+#[tokio::test]
+async fn a_document_that_is_no_object_is_named() {
+    let mut fixture = Fixture::new();
+    fixture.write(
+        "web.yaml",
+        &format!("- 1\n---\n5\n---\n{}", service("a", "10.96.0.1")),
+    );
+    let first = fixture.start().await;
+    assert_eq!(services(&first), [named("a", "10.96.0.1")]);
+    let problem = ("web.yaml".to_owned(), String::new(), reason::TYPE);
+    assert_eq!(fixture.problems(), [problem.clone(), problem]);
+}
+
+#[tokio::test]
 async fn an_emptied_file_loses_nothing_until_it_is_removed() {
     let mut fixture = Fixture::new();
     fixture.write("a.yaml", &service("a", "10.96.0.1"));
