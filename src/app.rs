@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info};
 
 use crate::clock::Clock;
@@ -222,10 +222,13 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
 
     let (stop, stopped) = watch::channel(false);
     let (inputs, received) = mpsc::channel(QUEUED_UPDATES);
+    let (ended, loop_ended) = oneshot::channel::<()>();
     // Netlink calls block, so the loop has a thread and a small runtime to itself.
     let sync = std::thread::Builder::new()
         .name("sync".to_owned())
         .spawn(move || {
+            // Dropped when the loop ends, however it ends.
+            let _ended = ended;
             block_on(async {
                 reconciler.run(received, stopped).await;
                 Ok(())
@@ -239,6 +242,7 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
         () = forward(forwarded, inputs) => {}
         ended = serve(health_server) => { ended?; }
         ended = serve(admin_server) => { ended?; }
+        _ = loop_ended => {}
         () = signalled() => info!("asked to stop"),
     }
     health.set_shutting_down();
