@@ -12,11 +12,12 @@ use crate::plan::{Failure, FailureKind, Outcome, Plan, Prerequisites, Report, St
 /// How a step fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Nothing happens.
+    /// Nothing happens, and the answer says so.
     Refused,
     /// It happens, but the answer is lost.
     AnswerLost,
-    /// A batch of rules is made for its first table only. Of other steps nothing happens.
+    /// A batch of rules is made for its first table only. Of other steps nothing happens, which the
+    /// answer does not tell.
     Partial,
 }
 
@@ -72,7 +73,10 @@ impl FakeKernel {
     fn make(&mut self, step: &Step, fault: Option<Fault>) -> Outcome {
         let injected = || {
             Outcome::Failed(Failure {
-                kind: FailureKind::Other,
+                kind: match fault {
+                    Some(Fault::Refused) => FailureKind::Busy,
+                    _ => FailureKind::Other,
+                },
                 message: "injected".to_owned(),
             })
         };

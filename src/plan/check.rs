@@ -2,9 +2,9 @@
 //! PURE: rules that every plan obeys. Tests run them over every plan that they see.
 
 use super::object::VirtualServerKey;
-use super::ruleset::Table;
+use super::ruleset::{Edit, Table};
 use super::set::{SetEntry, SetId};
-use super::state::{Refusal, State};
+use super::state::{Refusal, SetState, State};
 use super::step::{Plan, Step};
 use crate::model::IpFamily;
 
@@ -37,7 +37,7 @@ pub enum Breach {
 }
 
 /// Checks the order of a plan, that a kernel in the state `believed` would take every step, that every
-/// step changes something, and that no step leaves a gap. Costs a copy of the state for each step.
+/// step changes something, and that no step leaves a gap. Costs one copy of the state.
 pub fn check(plan: &Plan, believed: &State) -> Result<(), Violation> {
     let mut state = believed.clone();
     let mut last = None;
@@ -47,12 +47,12 @@ pub fn check(plan: &Plan, believed: &State) -> Result<(), Violation> {
             return Err(Violation::Order(text()));
         }
         last = Some(*phase);
-        let before = state.clone();
+        let was_done = is_done(step, &state);
         state.apply(step).map_err(|refusal| Violation::Refused {
             step: text(),
             refusal,
         })?;
-        if state == before {
+        if was_done {
             return Err(Violation::Idle(text()));
         }
         if let Some(breach) = breach(step, &state) {
@@ -61,6 +61,49 @@ pub fn check(plan: &Plan, believed: &State) -> Result<(), Violation> {
         }
     }
     Ok(())
+}
+
+/// A kernel in this state would take the step and be as before.
+fn is_done(step: &Step, state: &State) -> bool {
+    let has = |set, entry| {
+        let set: Option<&SetState> = state.sets.get(set);
+        set.is_some_and(|set| set.entries.contains(entry))
+    };
+    match step {
+        Step::SetSysctl { key, value } => {
+            state.node.sysctls.get(key).map(String::as_str) == Some(*value)
+        }
+        Step::SetTimeouts(timeouts) => timeouts.satisfied_by(state.node.timeouts),
+        Step::AddEntry { set, entry } => has(set, entry),
+        Step::DeleteEntry { set, entry } => !has(set, entry),
+        Step::AddAddress { address } => state.addresses.contains(address),
+        Step::DeleteAddress { address } => !state.addresses.contains(address),
+        Step::SetVirtualServer { key, server } => {
+            let present = state.virtual_servers.get(key);
+            present.is_some_and(|present| present.server == *server)
+        }
+        Step::SetRealServer { vs, key, server } => {
+            let present = state.virtual_servers.get(vs);
+            present.is_some_and(|present| present.real_servers.get(key) == Some(server))
+        }
+        Step::EditRules(rules) => rules.edits.iter().all(|edit| match edit {
+            Edit::Replace {
+                table,
+                chain,
+                rules,
+            } => state.rules.rules(*table, chain) == Some(rules.as_slice()),
+            _ => false,
+        }),
+        // The kernel refuses to do these twice.
+        Step::CreateLink
+        | Step::CreateSet(_)
+        | Step::SwapSets { .. }
+        | Step::DestroySet { .. }
+        | Step::AddVirtualServer { .. }
+        | Step::DeleteVirtualServer { .. }
+        | Step::AddRealServer { .. }
+        | Step::DeleteRealServer { .. } => false,
+    }
 }
 
 /// What is wrong about a state just after a step.

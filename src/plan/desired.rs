@@ -199,6 +199,9 @@ impl Desired {
                 if !entries.contains_key(&entry) {
                     touched.entries.insert((set, entry));
                 }
+                if entries.is_empty() {
+                    self.entries.remove(&set);
+                }
             }
         }
     }

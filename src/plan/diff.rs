@@ -165,8 +165,13 @@ impl Comparison<'_> {
     }
 
     /// A virtual server at the address is not wanted any more, but its connections go on: without
-    /// the address the packets of its clients would not be for this node.
-    fn is_drained_at(&self, address: IpAddr, counts: impl Fn(&VirtualServerKey) -> bool) -> bool {
+    /// the address the packets of its clients would not be for this node. `counts` says which to
+    /// look at.
+    pub fn is_drained_at(
+        &self,
+        address: IpAddr,
+        counts: impl Fn(&VirtualServerKey) -> bool,
+    ) -> bool {
         let key = |port, protocol| VirtualServerKey::Address {
             address,
             port,

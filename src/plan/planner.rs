@@ -37,7 +37,8 @@ pub struct Planner {
     believed: State,
     /// Changed since the last plan that worked.
     touched: Touched,
-    /// Virtual servers that some Service wants or wanted since we started.
+    /// Virtual servers that some Service wants or wanted since we started, and those that were found
+    /// to be ours.
     owned: BTreeSet<VirtualServerKey>,
     /// Believed real servers of weight 0 that nobody wants: deleted when their connections ended.
     draining: BTreeSet<RealServerOf>,
@@ -86,7 +87,8 @@ impl Planner {
         self.is_full || self.is_foundation_due || !self.touched.is_empty()
     }
 
-    /// Belief about links, sets or rules is in doubt: the kernel must be observed before the next plan.
+    /// Belief about addresses, sets or rules is in doubt: the kernel must be observed before the
+    /// next plan.
     pub fn needs_observation(&self) -> bool {
         self.needs_observation
     }
@@ -138,6 +140,10 @@ impl Planner {
         self.draining.clear();
         let keys: Vec<VirtualServerKey> = self.believed.virtual_servers.keys().copied().collect();
         for key in keys {
+            // What shows now that it is ours may go before it does.
+            if self.owns(&key) {
+                self.owned.insert(key);
+            }
             self.find_draining(&key);
         }
     }
@@ -328,16 +334,24 @@ impl Planner {
 
     /// Touches an address that is bound for no reason any more.
     fn release_address(&mut self, address: IpAddr) {
-        if self.believed.addresses.contains(&address) && !self.desired.wants_address(&address) {
+        let owns = |key: &VirtualServerKey| self.owns(key);
+        let is_drained = self.comparison(&owns).is_drained_at(address, |_| true);
+        let is_wanted = is_drained || self.desired.wants_address(&address);
+        if self.believed.addresses.contains(&address) && !is_wanted {
             self.touched.addresses.insert(address);
             let entry = (SetId::IpvsIps, SetEntry::Ip(address));
             self.touched.entries.insert(entry);
         }
     }
 
-    /// Remembers that a step may or may not have happened.
+    /// Takes in a step that failed. Returns the virtual server that must be looked at for that.
     fn doubt(&mut self, step: &Step, why: Option<FailureKind>) -> Option<VirtualServerKey> {
+        use FailureKind::{Busy, Permission, Unsupported};
         self.keep_pending(step);
+        if matches!(why, Some(Busy | Permission | Unsupported)) {
+            // Nothing happened, and nothing says that belief is wrong.
+            return None;
+        }
         match step {
             Step::AddVirtualServer { key, .. }
             | Step::SetVirtualServer { key, .. }
@@ -345,18 +359,12 @@ impl Planner {
             | Step::AddRealServer { vs: key, .. }
             | Step::SetRealServer { vs: key, .. }
             | Step::DeleteRealServer { vs: key, .. } => return Some(*key),
-            // Done a second time they lead to the same, unless what they need is not there.
-            Step::SetSysctl { .. }
-            | Step::SetTimeouts(_)
-            | Step::AddAddress { .. }
+            // Wanted as long as we run, and made again without harm.
+            Step::SetSysctl { .. } | Step::SetTimeouts(_) | Step::CreateLink => {}
+            Step::AddAddress { .. }
             | Step::DeleteAddress { .. }
             | Step::AddEntry { .. }
-            | Step::DeleteEntry { .. } => {
-                use FailureKind::{AlreadyExists, Full, NotFound};
-                self.needs_observation |=
-                    matches!(why, None | Some(NotFound | AlreadyExists | Full));
-            }
-            Step::CreateLink
+            | Step::DeleteEntry { .. }
             | Step::CreateSet(_)
             | Step::SwapSets { .. }
             | Step::DestroySet { .. }

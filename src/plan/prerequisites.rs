@@ -23,6 +23,8 @@ pub struct Prerequisites {
     missing_reject_entries: BTreeSet<IpAddr>,
     bound_addresses: BTreeSet<IpAddr>,
     missing_servers: BTreeSet<VirtualServerKey>,
+    /// Addresses of virtual servers that should have gone.
+    serving_addresses: BTreeSet<IpAddr>,
 }
 
 impl Prerequisites {
@@ -47,6 +49,7 @@ impl Prerequisites {
             Step::AddVirtualServer { key, .. } => {
                 self.missing_servers.insert(*key);
             }
+            Step::DeleteVirtualServer { key } => self.serving_addresses.extend(key.address()),
             Step::DeleteAddress { address } => {
                 self.bound_addresses.insert(*address);
             }
@@ -75,6 +78,8 @@ impl Prerequisites {
                     || self.has_no_rules
                     || self.missing_reject_entries.contains(address)
             }
+            // The address tells whose the virtual server is.
+            Step::DeleteAddress { address } => self.serving_addresses.contains(address),
             Step::DeleteEntry { set, entry } => {
                 rejected(set, entry).is_some_and(|address| self.bound_addresses.contains(&address))
             }

@@ -4,6 +4,7 @@
 mod drain;
 mod failures;
 mod ownership;
+mod properties;
 
 use super::*;
 use crate::model::testing::{endpoint, service, slice, tracker};
@@ -316,8 +317,7 @@ fn one_endpoint_costs_the_same_among_many_services() {
             .collect();
         let tracker = tracker(all, slices);
         let mut proxy = Proxy::start(context(IpFamily::V4), tracker, State::default());
-        let plan = proxy.planner.plan();
-        proxy.finish(&plan);
+        proxy.sync();
         let endpoints = vec![endpoint(&at(7)), endpoint("10.0.1.2")];
         proxy.take_in([Event::SliceApplied(
             slice("ns/s7", "a", endpoints).port(8080),
@@ -325,9 +325,7 @@ fn one_endpoint_costs_the_same_among_many_services() {
         let touched = proxy.planner.touched.clone();
         assert_eq!(touched.virtual_servers.len(), 3);
         assert!(touched.addresses.is_empty() && touched.entries.is_empty());
-        let plan = proxy.planner.plan();
-        proxy.finish(&plan);
-        lines(&plan)
+        lines(&proxy.sync())
     };
     let few = cost(10);
     assert_eq!(

@@ -71,6 +71,15 @@ fn a_reject_entry_stays_with_its_address() {
 }
 
 #[test]
+fn an_address_stays_with_its_virtual_server() {
+    let key = tcp("10.96.0.1:80");
+    let failed = lacking(&[Step::DeleteVirtualServer { key }]);
+    let unbind = |at: &str| Step::DeleteAddress { address: ip(at) };
+    assert!(failed.forbid(&unbind("10.96.0.1")));
+    assert!(!failed.forbid(&unbind("10.96.0.2")));
+}
+
+#[test]
 fn a_set_replaces_another_only_if_it_is_complete() {
     let new = ips().replacement();
     let swap = Step::SwapSets {

@@ -99,8 +99,7 @@ fn any_step_of_a_drain_may_fail_once() {
                 (at == index + 1).then_some(fault)
             });
             let doubtful = proxy.planner.report_part(&plan, &report);
-            let states = proxy.kernel.virtual_servers(&doubtful);
-            proxy.planner.observed_virtual_servers(states);
+            proxy.look_again(&doubtful);
             proxy.sync();
             proxy.drain_all();
             assert_eq!(

@@ -58,6 +58,16 @@ fn a_virtual_server_is_ours_by_its_address() {
 }
 
 #[test]
+fn what_was_found_to_be_ours_stays_ours() {
+    let key = udp("203.0.113.1:80");
+    let mut proxy = finding(key, &["203.0.113.1"], context(IpFamily::V4));
+    proxy.kernel.state.addresses.clear();
+    proxy.observe();
+    proxy.sync();
+    assert_eq!(proxy.kernel.state.virtual_servers, BTreeMap::new());
+}
+
+#[test]
 fn other_virtual_servers_are_foreign() {
     let context = || context(IpFamily::V4);
     assert!(survives(tcp("203.0.113.1:80"), &[], context()));
