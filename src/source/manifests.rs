@@ -48,6 +48,8 @@ pub async fn run(
         source,
     };
     drop(tokio::fs::read_dir(directory).await.map_err(failed)?);
+    // Events name files by their absolute paths.
+    let directory = &std::path::absolute(directory).map_err(failed)?;
     // Watched before it is read: no change falls between the two.
     let mut changes = Changes::watch(directory);
     let mut store = Store::new(directory, &options, observer);

@@ -70,12 +70,16 @@ impl Fixture {
 
     /// Starts the source; returns the four updates of the first reading.
     async fn start(&mut self) -> Vec<Update> {
+        let directory = self.path().to_owned();
+        self.start_at(directory).await
+    }
+
+    async fn start_at(&mut self, directory: PathBuf) -> Vec<Update> {
         let (sender, receiver) = mpsc::channel(1);
         let options = Options {
             node_name: "here".into(),
             allow_external_ips: true,
         };
-        let directory = self.path().to_owned();
         let recorder = self.recorder.clone();
         self.updates = Some(receiver);
         self.task = Some(tokio::spawn(async move {
@@ -405,25 +409,25 @@ async fn a_config_map_volume_is_updated_in_one_step() {
 }
 
 #[tokio::test]
+async fn a_relative_directory_is_watched_too() {
+    let mut fixture = Fixture::new();
+    let up = std::env::current_dir().unwrap().components().count() - 1;
+    let from_root = fixture.path().strip_prefix("/").unwrap();
+    let relative = Path::new(&"../".repeat(up)).join(from_root);
+    assert!(relative.is_relative());
+    fixture.start_at(relative).await;
+    fixture.write("a.yaml", &service("a", "10.96.0.1"));
+    assert_eq!(fixture.next_service().await, named("a", "10.96.0.1"));
+}
+
+#[tokio::test]
 async fn a_directory_that_is_replaced_is_watched_again() {
     let mut fixture = Fixture::new();
     let outer = TempDir::new_in(fixture.path()).unwrap();
     let inner = outer.path().join("manifests");
     fs::create_dir(&inner).unwrap();
     fs::write(inner.join("a.yaml"), service("a", "10.96.0.1")).unwrap();
-    let (sender, receiver) = mpsc::channel(1);
-    let options = Options {
-        node_name: "here".into(),
-        allow_external_ips: true,
-    };
-    fixture.updates = Some(receiver);
-    let (directory, recorder) = (inner.clone(), fixture.recorder.clone());
-    fixture.task = Some(tokio::spawn(async move {
-        run(&directory, options, recorder, sender).await
-    }));
-    for _ in 0..4 {
-        fixture.next().await;
-    }
+    fixture.start_at(inner.clone()).await;
     let next = outer.path().join("next");
     fs::create_dir(&next).unwrap();
     fs::write(next.join("a.yaml"), service("a", "10.96.0.11")).unwrap();
