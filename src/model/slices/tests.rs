@@ -42,8 +42,13 @@ fn ready() -> Conditions {
     Conditions::from_api(None, None, None)
 }
 
-fn terminating() -> Conditions {
-    Conditions::from_api(Some(false), Some(true), Some(true))
+/// As Services that publish addresses that are not ready have them.
+fn terminating_and_ready() -> Conditions {
+    Conditions::from_api(Some(true), Some(true), Some(true))
+}
+
+fn not_ready() -> Conditions {
+    Conditions::from_api(Some(false), Some(false), None)
 }
 
 /// Address and port of the endpoints by port name.
@@ -103,14 +108,14 @@ fn ports_of_equal_name_and_other_protocol_are_apart() {
 #[test]
 fn of_two_copies_the_one_that_is_not_terminating_counts() {
     let slices = [
-        slice("a", &[("", 80)], vec![endpoint(1, terminating())]),
-        slice("b", &[("", 80)], vec![endpoint(1, ready())]),
+        slice("a", &[("", 80)], vec![endpoint(1, terminating_and_ready())]),
+        slice("b", &[("", 80)], vec![endpoint(1, not_ready())]),
     ];
     for order in [[&slices[0], &slices[1]], [&slices[1], &slices[0]]] {
         let merged = merge(order.into_iter(), IpFamily::V4);
         let endpoints = merged.values().next().unwrap();
         assert_eq!(endpoints.len(), 1);
-        assert_eq!(endpoints[0].conditions, ready());
+        assert_eq!(endpoints[0].conditions, not_ready());
     }
 }
 
