@@ -38,7 +38,7 @@ use resolve::CommandLine;
 use types::KubeProxyConfiguration;
 use validation::ValidationErrors;
 
-use crate::telemetry::ErrorChain;
+use crate::error_chain::ErrorChain;
 
 /// The kube-proxy whose behaviour this is.
 pub const KUBERNETES_VERSION: &str = "v1.37.2";

@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Logging: what is written, in which form, and how an error is printed with its causes.
+//! Logging: what is written, and in which form.
 //!
 //! Set up once by `main`, before anything else runs. All lines go to stderr.
 
-use std::error::Error;
-use std::fmt;
 use std::io;
 
 use tracing::level_filters::LevelFilter;
@@ -15,6 +13,8 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::{Registry, filter};
 
 use crate::config::{LogFormat, LogSettings};
+
+pub use crate::error_chain::ErrorChain;
 
 /// The first part of the targets of our own events.
 const OWN_TARGET: &str = env!("CARGO_CRATE_NAME");
@@ -124,28 +124,6 @@ const fn library_level(verbosity: u32) -> LevelFilter {
         4 | 5 => LevelFilter::INFO,
         6 | 7 => LevelFilter::DEBUG,
         _ => LevelFilter::TRACE,
-    }
-}
-
-/// Prints an error and all its causes in one line: `cannot open the set: permission denied`.
-#[derive(Clone, Copy)]
-pub struct ErrorChain<'a>(pub &'a dyn Error);
-
-impl fmt::Display for ErrorChain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Debug for ErrorChain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
     }
 }
 

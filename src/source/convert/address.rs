@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Addresses as Kubernetes reads them: leading zeros in IPv4 are decimal, and an IPv4-mapped IPv6
-//! address is the IPv4 address.
+//! Addresses in objects: read as [`crate::model::address`] does, and such that traffic can go there.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
+
+use crate::model::address::{self, InvalidCidr};
 
 /// Why a text is no usable address or range.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -19,7 +20,9 @@ pub(super) enum AddressError {
 
 /// The address of something that packets are sent to.
 pub(super) fn parse_ip(text: &str) -> Result<IpAddr, AddressError> {
-    let address = parse(text).ok_or_else(|| AddressError::Address(text.to_owned()))?;
+    let Ok(address) = address::parse_ip(text) else {
+        return Err(AddressError::Address(text.to_owned()));
+    };
     if address.is_unspecified() || address.is_multicast() {
         return Err(AddressError::Unusable(text.to_owned()));
     }
@@ -28,52 +31,7 @@ pub(super) fn parse_ip(text: &str) -> Result<IpAddr, AddressError> {
 
 /// A range with its host bits cleared.
 pub(super) fn parse_cidr(text: &str) -> Result<IpNet, AddressError> {
-    cidr(text).ok_or_else(|| AddressError::Range(text.to_owned()))
-}
-
-fn parse(text: &str) -> Option<IpAddr> {
-    if text.contains(':') {
-        text.parse::<Ipv6Addr>()
-            .ok()
-            .map(|ip| IpAddr::V6(ip).to_canonical())
-    } else {
-        parse_v4(text).map(IpAddr::V4)
-    }
-}
-
-/// Four decimal numbers; as many leading zeros as one likes.
-fn parse_v4(text: &str) -> Option<Ipv4Addr> {
-    let mut octets = [0; 4];
-    let mut parts = text.split('.');
-    for octet in &mut octets {
-        *octet = decimal(parts.next()?)?;
-    }
-    parts.next().is_none().then(|| Ipv4Addr::from(octets))
-}
-
-/// A number without sign.
-fn decimal(text: &str) -> Option<u8> {
-    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    text.parse().ok()
-}
-
-fn cidr(text: &str) -> Option<IpNet> {
-    let (address, prefix) = text.split_once('/')?;
-    let prefix = decimal(prefix)?;
-    let net = if address.contains(':') {
-        let address: Ipv6Addr = address.parse().ok()?;
-        match address.to_ipv4_mapped() {
-            Some(mapped) if prefix >= 96 => {
-                IpNet::V4(Ipv4Net::new(mapped, prefix.checked_sub(96)?).ok()?)
-            }
-            _ => IpNet::V6(Ipv6Net::new(address, prefix).ok()?),
-        }
-    } else {
-        IpNet::V4(Ipv4Net::new(parse_v4(address)?, prefix).ok()?)
-    };
-    Some(net.trunc())
+    address::parse_cidr(text).map_err(|InvalidCidr(text)| AddressError::Range(text))
 }
 
 #[cfg(test)]
