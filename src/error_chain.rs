@@ -25,3 +25,32 @@ impl fmt::Debug for ErrorChain<'_> {
         fmt::Display::fmt(self, f)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot apply the plan")]
+    struct Outer(#[source] Middle);
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot open the set")]
+    struct Middle(#[source] io::Error);
+
+    #[test]
+    fn an_error_is_printed_with_its_causes() {
+        let cause = io::Error::from_raw_os_error(libc::EPERM);
+        let expected = format!("cannot apply the plan: cannot open the set: {cause}");
+        let error = Outer(Middle(cause));
+        assert_eq!(ErrorChain(&error).to_string(), expected);
+        assert_eq!(format!("{:?}", ErrorChain(&error)), expected);
+    }
+
+    #[test]
+    fn an_error_without_cause_is_itself() {
+        assert_eq!(ErrorChain(&fmt::Error).to_string(), fmt::Error.to_string());
+    }
+}
