@@ -205,6 +205,7 @@ impl<K: Kernel> Reconciler<K> {
             self.drain();
             self.next_drain = self.clock.monotonic() + DRAIN_PERIOD;
         }
+        self.observer.cost(&self.kernel.cost());
     }
 
     /// One round over all families.

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::clock::Clock;
 use crate::config::settings::Settings;
+use crate::dataplane::kernel::Cost;
 use crate::health::ProxyHealth;
 use crate::metrics::{
     self, DataplaneMetrics, DriftState, HealthMetrics, MetricsError, SourceMetrics, SyncMetrics,
@@ -151,8 +152,6 @@ impl Observer for LoopObserver {
         let (internal, external) = round.no_local_endpoints;
         self.sync
             .no_local_endpoints(round.family, internal, external);
-        self.dataplane.netlink_round_trips(round.round_trips);
-        self.dataplane.processes_started(round.processes);
         if round.succeeded {
             self.health.round_succeeded(round.family);
             let mine = round
@@ -170,6 +169,10 @@ impl Observer for LoopObserver {
 
     fn draining(&self, servers: usize) {
         self.sync.draining_servers(servers);
+    }
+
+    fn cost(&self, cost: &Cost) {
+        self.dataplane.kernel_cost(cost);
     }
 
     fn node(&self, node: Option<&NodeInfo>) {

@@ -34,7 +34,11 @@ pub enum Extent {
 pub struct Cost {
     /// Times that it was asked over netlink and answered, however many messages that took.
     pub round_trips: u64,
-    pub messages: u64,
+    /// Netlink messages in each direction, and their bytes.
+    pub messages_sent: u64,
+    pub messages_received: u64,
+    pub bytes_sent: u64,
+    pub bytes_received: u64,
     /// Programs that were started.
     pub processes: u64,
 }

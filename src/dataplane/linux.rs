@@ -475,11 +475,18 @@ impl Kernel for Linux {
             self.ipset.stats(),
             self.links.stats(),
         ];
-        Cost {
-            round_trips: sockets.iter().map(|stats| stats.round_trips).sum(),
-            messages: sockets.iter().map(|stats| stats.messages_sent).sum(),
+        let mut cost = Cost {
             processes: self.exec.started(),
+            ..Cost::default()
+        };
+        for stats in sockets {
+            cost.round_trips += stats.round_trips;
+            cost.messages_sent += stats.messages_sent;
+            cost.messages_received += stats.messages_received;
+            cost.bytes_sent += stats.bytes_sent;
+            cost.bytes_received += stats.bytes_received;
         }
+        cost
     }
 
     fn node_addresses(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError> {

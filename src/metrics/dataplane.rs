@@ -4,6 +4,7 @@
 use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Registry};
 
 use super::{MetricsError, counter, counters, gauges};
+use crate::dataplane::kernel::Cost;
 
 /// What became of a difference that an audit found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub enum DriftState {
 #[derive(Clone, Debug)]
 pub struct DataplaneMetrics {
     round_trips: IntCounter,
+    messages: IntCounterVec,
+    bytes: IntCounterVec,
     processes: IntCounter,
     drift: IntCounterVec,
     capabilities: IntGaugeVec,
@@ -33,6 +36,18 @@ impl DataplaneMetrics {
                 r,
                 "kube_proxy_rs_netlink_round_trips_total",
                 "Times that the kernel was asked over netlink and answered, however many messages it took",
+            )?,
+            messages: counters(
+                r,
+                "kube_proxy_rs_netlink_messages_total",
+                "Netlink messages to the kernel and from it",
+                &["direction"],
+            )?,
+            bytes: counters(
+                r,
+                "kube_proxy_rs_netlink_bytes_total",
+                "Bytes of netlink messages to the kernel and from it",
+                &["direction"],
             )?,
             processes: counter(
                 r,
@@ -60,14 +75,18 @@ impl DataplaneMetrics {
         })
     }
 
-    /// The kernel answered over netlink.
-    pub fn netlink_round_trips(&self, count: u64) {
-        self.round_trips.inc_by(count);
-    }
-
-    /// External programs were started.
-    pub fn processes_started(&self, count: u64) {
-        self.processes.inc_by(count);
+    /// What talking to the kernel cost since the start.
+    pub fn kernel_cost(&self, total: &Cost) {
+        raise(&self.round_trips, total.round_trips);
+        raise(&self.processes, total.processes);
+        for (direction, messages, bytes) in [
+            ("sent", total.messages_sent, total.bytes_sent),
+            ("received", total.messages_received, total.bytes_received),
+        ] {
+            let labels = [direction];
+            raise(&self.messages.with_label_values(&labels), messages);
+            raise(&self.bytes.with_label_values(&labels), bytes);
+        }
     }
 
     /// Objects of one kind drifted, or were repaired.
@@ -94,4 +113,9 @@ impl DataplaneMetrics {
             .with_label_values(&[name])
             .set(i64::from(!ok));
     }
+}
+
+/// Sets a counter to a total that somebody else counts.
+fn raise(counter: &IntCounter, total: u64) {
+    counter.inc_by(total.saturating_sub(counter.get()));
 }

@@ -9,6 +9,7 @@ use prometheus::TextEncoder;
 use super::*;
 use crate::clock::{Clock, ManualClock};
 use crate::config::ProxyMode;
+use crate::dataplane::kernel::Cost;
 use crate::model::net::IpFamily;
 use crate::source::{Observer, Problem, Request};
 
@@ -290,8 +291,16 @@ fn values_reach_their_series() {
 fn the_dataplane_counts_what_it_does() {
     let registry = Registry::new();
     let metrics = DataplaneMetrics::register(&registry).unwrap();
-    metrics.netlink_round_trips(3);
-    metrics.processes_started(1);
+    for round_trips in [1, 3] {
+        metrics.kernel_cost(&Cost {
+            round_trips,
+            messages_sent: 4,
+            messages_received: 5,
+            bytes_sent: 600,
+            bytes_received: 700,
+            processes: 1,
+        });
+    }
     metrics.drift("rule", DriftState::Found, 2);
     metrics.drift("rule", DriftState::Repaired, 1);
     metrics.kernel_capability("ip_vs", true);
@@ -300,6 +309,22 @@ fn the_dataplane_counts_what_it_does() {
     for (series, expected) in [
         ("kube_proxy_rs_netlink_round_trips_total", 3.0),
         ("kube_proxy_rs_processes_started_total", 1.0),
+        (
+            "kube_proxy_rs_netlink_messages_total{direction=\"sent\"}",
+            4.0,
+        ),
+        (
+            "kube_proxy_rs_netlink_messages_total{direction=\"received\"}",
+            5.0,
+        ),
+        (
+            "kube_proxy_rs_netlink_bytes_total{direction=\"sent\"}",
+            600.0,
+        ),
+        (
+            "kube_proxy_rs_netlink_bytes_total{direction=\"received\"}",
+            700.0,
+        ),
         (
             "kube_proxy_rs_drift_total{kind=\"rule\",state=\"found\"}",
             2.0,

@@ -113,7 +113,6 @@ impl Family {
     ) -> bool {
         let start = clock.monotonic();
         observer.round_started(self.family());
-        let cost = kernel.cost();
         let extent = if trigger.is_audit && !self.is_unknown {
             Some(Extent::WithoutRules)
         } else if self.is_unknown {
@@ -137,8 +136,6 @@ impl Family {
             succeeded,
             changes: trigger.changes,
             no_local_endpoints: self.planner.desired().no_local_endpoints(),
-            round_trips: kernel.cost().round_trips - cost.round_trips,
-            processes: kernel.cost().processes - cost.processes,
         });
         succeeded
     }

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::dataplane::kernel::Cost;
 use crate::model::{Changes, IpFamily, NodeInfo};
 use crate::plan::{Plan, Report};
 
@@ -19,9 +20,6 @@ pub struct Round<'a> {
     pub changes: &'a Changes,
     /// Service ports with a Local policy and no endpoint here: internal, external.
     pub no_local_endpoints: (usize, usize),
-    /// Times that the kernel answered over netlink, and programs that were started.
-    pub round_trips: u64,
-    pub processes: u64,
 }
 
 /// Is told what happens. All calls come from the loop's thread and must not block.
@@ -46,6 +44,9 @@ pub trait Observer: Send + Sync {
 
     /// Number of real servers that are waited for.
     fn draining(&self, _servers: usize) {}
+
+    /// What talking to the kernel cost since the start.
+    fn cost(&self, _cost: &Cost) {}
 
     fn node(&self, _node: Option<&NodeInfo>) {}
 }
