@@ -230,7 +230,9 @@ impl Progress {
             // `sendInitialEvents` is not known, or not allowed.
             Some(400 | 422) if streaming && !self.listed => Remedy::List,
             Some(410) => Remedy::Relist,
-            Some(_) if self.listed && self.refusals >= MAX_REFUSALS => {
+            // Other refusals (no role yet, too many requests) pass, and lists from all nodes would
+            // make them last.
+            Some(400 | 422 | 504) if self.listed && self.refusals >= MAX_REFUSALS => {
                 self.refusals = 0;
                 Remedy::Relist
             }
@@ -359,6 +361,25 @@ mod tests {
         progress.ever_listed = true;
         assert_eq!(progress.remedy(&refusal(403), true, true), Remedy::Resume);
         assert_eq!(progress.remedy(&refusal(404), true, true), Remedy::Resume);
+    }
+
+    #[test]
+    fn only_what_may_be_about_the_version_makes_a_list_necessary() {
+        for (code, relists) in [
+            (403, false),
+            (429, false),
+            (503, false),
+            (400, true),
+            (504, true),
+        ] {
+            let mut progress = Progress {
+                listed: true,
+                ..progress()
+            };
+            let mut remedy = || progress.remedy(&refusal(code), true, false);
+            let remedies: Vec<_> = (0..MAX_REFUSALS).map(|_| remedy()).collect();
+            assert_eq!(remedies.contains(&Remedy::Relist), relists, "{code}");
+        }
     }
 
     #[test]
