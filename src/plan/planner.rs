@@ -108,6 +108,7 @@ impl Planner {
         for service in tracker.services() {
             self.update(tracker, &service.name);
         }
+        self.find_owned();
         Ok(())
     }
 
@@ -138,9 +139,13 @@ impl Planner {
         self.is_foundation_due = false;
         self.needs_observation = false;
         self.draining.clear();
+        self.find_owned();
+    }
+
+    /// Finds all that is ours: what shows it now may go before the virtual server does.
+    fn find_owned(&mut self) {
         let keys: Vec<VirtualServerKey> = self.believed.virtual_servers.keys().copied().collect();
         for key in keys {
-            // What shows now that it is ours may go before it does.
             if self.owns(&key) {
                 self.owned.insert(key);
             }
