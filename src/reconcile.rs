@@ -177,6 +177,9 @@ impl<K: Kernel> Reconciler<K> {
         if self.is_ready() {
             due.extend(self.runner.due());
             due.push(self.next_audit);
+            if self.families.iter().any(Family::is_auditing) {
+                due.push(now);
+            }
             if self.families.iter().any(Family::is_draining) {
                 due.push(self.next_drain);
             }
@@ -200,6 +203,7 @@ impl<K: Kernel> Reconciler<K> {
         if self.runner.due().is_some_and(|due| due <= now) || is_audit {
             self.round(is_audit);
         }
+        self.audit_slice();
         let now = self.clock.monotonic();
         if now >= self.next_drain && self.families.iter().any(Family::is_draining) {
             self.drain();
@@ -239,6 +243,14 @@ impl<K: Kernel> Reconciler<K> {
                 failures = self.runner.failures(),
                 "round failed, it will be retried"
             );
+        }
+    }
+
+    fn audit_slice(&mut self) {
+        let auditing = self.families.iter_mut().find(|family| family.is_auditing());
+        let Some(family) = auditing else { return };
+        if !family.audit_slice(&mut self.kernel, &self.clock, &*self.observer) {
+            self.runner.end(self.clock.monotonic(), false);
         }
     }
 

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::model::IpFamily;
-use crate::plan::object::VirtualServerKey;
+use crate::plan::object::{RealServers, VirtualServerKey};
 use crate::plan::planner::RealServerOf;
 use crate::plan::state::VirtualServerState;
 use crate::plan::{Plan, Report, State};
@@ -25,8 +25,9 @@ pub struct ObserveError {
 pub enum Extent {
     /// All that a plan is about.
     Everything,
-    /// All that can be read without starting a process, which leaves out the iptables rules.
-    WithoutRules,
+    /// What an audit begins with: no iptables rules, which would take a process, and no real
+    /// servers, which take a request for each virtual server ([`Kernel::observe_real_servers`]).
+    Outline,
 }
 
 /// What talking to the kernel cost so far.
@@ -53,6 +54,12 @@ pub trait Kernel: Send {
         &mut self,
         keys: &BTreeSet<VirtualServerKey>,
     ) -> Result<BTreeMap<VirtualServerKey, Option<VirtualServerState>>, ObserveError>;
+
+    /// The real servers of some virtual servers; those of one that does not exist are none.
+    fn observe_real_servers(
+        &mut self,
+        keys: &[VirtualServerKey],
+    ) -> Result<BTreeMap<VirtualServerKey, RealServers>, ObserveError>;
 
     /// Makes the steps in order. What [`crate::plan::Prerequisites`] forbids after a failure is not tried.
     fn apply(&mut self, plan: &Plan) -> Report;

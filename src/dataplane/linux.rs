@@ -5,6 +5,7 @@
 //! pipelined batch, all entries of a set in few messages, all addresses in one batch.
 
 mod ipvs;
+mod observe;
 mod sets;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,15 +21,13 @@ use super::links::{Address, Links, Scope};
 use super::netlink::{KernelError, KernelErrorKind};
 use super::sysctl::{SysctlError, Sysctls};
 use crate::model::IpFamily;
-use crate::plan::object::VirtualServerKey;
+use crate::plan::object::{RealServers, VirtualServerKey};
 use crate::plan::planner::RealServerOf;
 use crate::plan::ruleset::{Ruleset, Table};
-use crate::plan::set::{SetEntry, SetId, SetName};
-use crate::plan::state::{NodeState, SetState, VirtualServerState};
+use crate::plan::set::{SetEntry, SetName};
+use crate::plan::state::VirtualServerState;
 use crate::plan::step::LINK;
-use crate::plan::{
-    Failure, FailureKind, Outcome, Plan, Prerequisites, Report, State, Step, sysctl,
-};
+use crate::plan::{Failure, FailureKind, Outcome, Plan, Prerequisites, Report, State, Step};
 use crate::telemetry::ErrorChain;
 
 /// The tables that have rules of ours.
@@ -67,119 +66,6 @@ impl Linux {
             iptables,
             exec,
         }
-    }
-
-    fn observe_sets(
-        &mut self,
-        family: IpFamily,
-    ) -> Result<BTreeMap<SetName, SetState>, ipset::Error> {
-        let present = self.ipset.names()?;
-        let mut states = BTreeMap::new();
-        for id in SetId::ALL {
-            for name in [id.name(family), id.name(family).replacement()] {
-                let Ok(wire_name) = sets::name(&name) else {
-                    continue;
-                };
-                if !present.contains(&wire_name) {
-                    continue;
-                }
-                let Some((info, entries)) = self.ipset.entries(&wire_name)? else {
-                    continue;
-                };
-                // A set of our name that is not of our making: creating ours will say so.
-                let Some(spec) = info.spec else { continue };
-                let (set_type, max_entries) = sets::shape(&spec);
-                let entries = entries
-                    .iter()
-                    .filter_map(|entry| sets::entry(&entry.entry))
-                    .collect();
-                states.insert(
-                    name,
-                    SetState {
-                        set_type,
-                        max_entries,
-                        entries,
-                    },
-                );
-            }
-        }
-        Ok(states)
-    }
-
-    fn observe_servers(
-        &mut self,
-        family: IpFamily,
-    ) -> Result<BTreeMap<VirtualServerKey, VirtualServerState>, super::ipvs::Error> {
-        let mut states = BTreeMap::new();
-        for status in self.ipvs.services()? {
-            let Some(key) = ipvs::virtual_server_key(&status.service.key) else {
-                continue;
-            };
-            if key.family() != family {
-                continue;
-            }
-            let destinations = self.ipvs.destinations(&status.service.key)?;
-            let state = VirtualServerState {
-                server: ipvs::virtual_server(&status.service),
-                real_servers: destinations
-                    .iter()
-                    .map(|status| ipvs::real_server(&status.destination))
-                    .collect(),
-            };
-            states.insert(key, state);
-        }
-        Ok(states)
-    }
-
-    fn observe_node(&mut self) -> Result<NodeState, ObserveError> {
-        let timeouts = self
-            .ipvs
-            .timeouts()
-            .map_err(|error| unobserved("IPVS timeouts", error))?;
-        let link = self
-            .links
-            .find(LINK)
-            .map_err(|error| unobserved("links", error))?;
-        self.link = link.map(|link| link.index);
-        // A setting that cannot be read is missing from the state; writing it will say why.
-        let sysctls = sysctl::KEYS
-            .into_iter()
-            .filter_map(|key| Some((key, self.sysctls.read(key).ok()?)))
-            .collect();
-        Ok(NodeState {
-            link_exists: self.link.is_some(),
-            sysctls,
-            timeouts: ipvs::timeouts(timeouts),
-        })
-    }
-
-    fn observe_rules(&self, family: IpFamily) -> Result<Ruleset, IptablesError> {
-        let Some(iptables) = self.iptables.get(&family) else {
-            return Ok(Ruleset::new());
-        };
-        let mut rules = iptables.save(&TABLES)?;
-        // What others have is of no interest, and may be a hundred thousand rules.
-        rules.chains.retain(|(table, chain), _| {
-            table.has_built_in(chain) || chain.as_str().starts_with("KUBE-")
-        });
-        Ok(rules)
-    }
-
-    fn observe_addresses(&mut self, family: IpFamily) -> Result<BTreeSet<IpAddr>, ObserveError> {
-        let Some(link) = self.link else {
-            return Ok(BTreeSet::new());
-        };
-        let addresses = self
-            .links
-            .addresses_of(link)
-            .map_err(|error| unobserved("addresses of the link", error))?;
-        // Others than host addresses are not ours.
-        let ours = |address: &&Address| address.family() == family && address.is_host();
-        Ok(addresses
-            .iter()
-            .filter(ours)
-            .map(|address| address.ip)
-            .collect())
     }
 
     fn apply_servers(&mut self, steps: &[&Step]) -> Vec<Outcome> {
@@ -362,7 +248,7 @@ impl Kernel for Linux {
             Extent::Everything => self
                 .observe_rules(family)
                 .map_err(|error| unobserved("iptables rules", error))?,
-            Extent::WithoutRules => Ruleset::new(),
+            Extent::Outline => Ruleset::new(),
         };
         Ok(State {
             node: self.observe_node()?,
@@ -371,7 +257,7 @@ impl Kernel for Linux {
                 .observe_sets(family)
                 .map_err(|error| unobserved("ipsets", error))?,
             virtual_servers: self
-                .observe_servers(family)
+                .observe_servers(family, extent)
                 .map_err(|error| unobserved("virtual servers", error))?,
             addresses: self.observe_addresses(family)?,
         })
@@ -389,17 +275,24 @@ impl Kernel for Linux {
             let state = match present {
                 Some(found) => Some(VirtualServerState {
                     server: ipvs::virtual_server(&found.service),
-                    real_servers: self
-                        .ipvs
-                        .destinations(&wire_key)
-                        .map_err(failed)?
-                        .iter()
-                        .map(|found| ipvs::real_server(&found.destination))
-                        .collect(),
+                    real_servers: self.real_servers(&wire_key).map_err(failed)?,
                 }),
                 None => None,
             };
             states.insert(*key, state);
+        }
+        Ok(states)
+    }
+
+    fn observe_real_servers(
+        &mut self,
+        keys: &[VirtualServerKey],
+    ) -> Result<BTreeMap<VirtualServerKey, RealServers>, ObserveError> {
+        let mut states = BTreeMap::new();
+        for key in keys {
+            let real_servers = self.real_servers(&ipvs::service_key(key));
+            let real_servers = real_servers.map_err(|error| unobserved("real servers", error))?;
+            states.insert(*key, real_servers);
         }
         Ok(states)
     }

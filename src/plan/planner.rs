@@ -13,7 +13,7 @@ use super::context::Context;
 use super::desired::{Desired, Touched};
 use super::diff::{self, Comparison};
 use super::fragment::{Fragment, fragment};
-use super::object::{RealServerKey, VirtualServerKey};
+use super::object::{RealServerKey, RealServers, VirtualServerKey};
 use super::report::{FailureKind, Outcome, Report};
 use super::rules::{FixedRules, fixed_rules};
 use super::ruleset::InvalidChainName;
@@ -151,6 +151,53 @@ impl Planner {
             }
             self.find_draining(&key);
         }
+    }
+
+    /// Replaces belief by what was observed, except for rules and real servers, which were not; the
+    /// next plan is a full one. Returns the virtual servers that are news: nothing is known of
+    /// their real servers, so they must be observed before that plan.
+    pub fn observed_outline(&mut self, mut state: State) -> BTreeSet<VirtualServerKey> {
+        let mut news = BTreeSet::new();
+        for (key, present) in &mut state.virtual_servers {
+            match self.believed.virtual_servers.remove(key) {
+                Some(before) => present.real_servers = before.real_servers,
+                None => {
+                    news.insert(*key);
+                }
+            }
+        }
+        state.rules = std::mem::take(&mut self.believed.rules);
+        let needs_observation = self.needs_observation;
+        self.observed(state);
+        // Of what was not looked at, nothing new is known.
+        self.needs_observation = needs_observation;
+        news
+    }
+
+    /// The virtual servers whose real servers an audit looks at.
+    pub fn audited(&self) -> Vec<VirtualServerKey> {
+        let present = self.believed.virtual_servers.keys();
+        present.filter(|key| self.owns(key)).copied().collect()
+    }
+
+    /// Replaces belief about the real servers of some virtual servers. Says whether any were not as
+    /// believed.
+    pub fn observed_real_servers(
+        &mut self,
+        observed: BTreeMap<VirtualServerKey, RealServers>,
+    ) -> bool {
+        let mut differs = false;
+        for (key, real_servers) in observed {
+            if let Some(believed) = self.believed.virtual_servers.get_mut(&key)
+                && believed.real_servers != real_servers
+            {
+                believed.real_servers = real_servers;
+                self.find_draining(&key);
+                self.touched.virtual_servers.insert(key);
+                differs = true;
+            }
+        }
+        differs
     }
 
     /// Replaces belief about some virtual servers; absent ones do not exist.

@@ -2,6 +2,7 @@
 //! The rounds of one family.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use tracing::{debug, error, info, warn};
 
@@ -10,12 +11,19 @@ use crate::clock::Clock;
 use crate::dataplane::kernel::{Extent, Kernel, ObserveError};
 use crate::model::{Changes, IpFamily, ServiceName, Tracker};
 use crate::plan::desired::Conflict;
+use crate::plan::object::VirtualServerKey;
 use crate::plan::ruleset::InvalidChainName;
 use crate::plan::{Context, FailureKind, Plan, Planner, Report};
 use crate::telemetry::ErrorChain;
 
 /// Most failed steps that are logged for one plan.
 const LOGGED_FAILURES: usize = 10;
+
+/// How long an audit looks at real servers before it lets changes through.
+const AUDIT_SLICE: Duration = Duration::from_millis(5);
+
+/// Virtual servers between two looks at the clock.
+const AUDITED_AT_ONCE: usize = 8;
 
 /// The Services that every other part of a cluster needs; they are served before all others.
 fn first_services() -> [ServiceName; 3] {
@@ -42,6 +50,8 @@ pub(super) struct Family {
     /// No round has succeeded yet.
     is_first: bool,
     conflicts: BTreeSet<Conflict>,
+    /// The virtual servers whose real servers the present audit has yet to look at.
+    unaudited: Vec<VirtualServerKey>,
 }
 
 impl Family {
@@ -51,6 +61,7 @@ impl Family {
             is_unknown: true,
             is_first: true,
             conflicts: BTreeSet::new(),
+            unaudited: Vec::new(),
         })
     }
 
@@ -94,11 +105,21 @@ impl Family {
         kernel: &mut impl Kernel,
         extent: Extent,
     ) -> Result<(), ObserveError> {
-        let mut state = kernel.observe(self.family(), extent)?;
-        if extent == Extent::WithoutRules {
-            state.rules = self.planner.believed().rules.clone();
+        let state = kernel.observe(self.family(), extent)?;
+        match extent {
+            Extent::Everything => {
+                self.planner.observed(state);
+                self.unaudited.clear();
+            }
+            Extent::Outline => {
+                let news = self.planner.observed_outline(state);
+                if !news.is_empty() {
+                    let states = kernel.observe_virtual_servers(&news)?;
+                    self.planner.observed_virtual_servers(states);
+                }
+                self.unaudited = self.planner.audited();
+            }
         }
-        self.planner.observed(state);
         self.is_unknown = false;
         Ok(())
     }
@@ -114,7 +135,7 @@ impl Family {
         let start = clock.monotonic();
         observer.round_started(self.family());
         let extent = if trigger.is_audit && !self.is_unknown {
-            Some(Extent::WithoutRules)
+            Some(Extent::Outline)
         } else if self.is_unknown {
             Some(Extent::Everything)
         } else {
@@ -138,6 +159,39 @@ impl Family {
             no_local_endpoints: self.planner.desired().no_local_endpoints(),
         });
         succeeded
+    }
+
+    /// An audit has begun and not ended.
+    pub(super) fn is_auditing(&self) -> bool {
+        !self.unaudited.is_empty()
+    }
+
+    /// Goes on with an audit for a short time, so that changes need not wait for its end. Says
+    /// whether the kernel is as wanted, as far as it was looked at.
+    pub(super) fn audit_slice(
+        &mut self,
+        kernel: &mut impl Kernel,
+        clock: &Clock,
+        observer: &dyn Observer,
+    ) -> bool {
+        let start = clock.monotonic();
+        let mut differs = false;
+        while self.is_auditing() && clock.monotonic().saturating_sub(start) < AUDIT_SLICE {
+            let rest = self.unaudited.len().saturating_sub(AUDITED_AT_ONCE);
+            let keys = self.unaudited.split_off(rest);
+            match kernel.observe_real_servers(&keys) {
+                Ok(found) => differs |= self.planner.observed_real_servers(found),
+                Err(error) => {
+                    warn!(family = %self.family(), error = %ErrorChain(&error), "audit cut short");
+                    self.unaudited.clear();
+                }
+            }
+        }
+        let trigger = Trigger {
+            is_audit: true,
+            changes: &Changes::default(),
+        };
+        !differs || self.plan_and_apply(kernel, observer, trigger)
     }
 
     fn plan_and_apply(
@@ -202,11 +256,7 @@ impl Family {
     }
 
     /// Observes the virtual servers about which belief is in doubt.
-    fn look_again(
-        &mut self,
-        kernel: &mut impl Kernel,
-        doubtful: &BTreeSet<crate::plan::object::VirtualServerKey>,
-    ) {
+    fn look_again(&mut self, kernel: &mut impl Kernel, doubtful: &BTreeSet<VirtualServerKey>) {
         if doubtful.is_empty() {
             return;
         }

@@ -14,7 +14,7 @@ use crate::dataplane::fake::{FakeKernel, Fault};
 use crate::dataplane::kernel::{Cost, ObserveError};
 use crate::model::Event;
 use crate::model::testing::{endpoint, ip, service, service_name, slice};
-use crate::plan::object::VirtualServerKey;
+use crate::plan::object::{RealServers, VirtualServerKey};
 use crate::plan::planner::RealServerOf;
 use crate::plan::state::VirtualServerState;
 use crate::plan::testing::{rs, tcp};
@@ -33,6 +33,10 @@ struct Node {
     troubles: VecDeque<Trouble>,
     is_unreadable: bool,
     observations: Vec<Extent>,
+    /// Virtual servers whose real servers were looked at.
+    audited: usize,
+    /// Time that passes with each such look.
+    slow: Option<(ManualClock, Duration)>,
     applied: Vec<String>,
 }
 
@@ -51,8 +55,11 @@ impl Kernel for Shared {
             });
         }
         let mut state = node.kernel.state.clone();
-        if extent == Extent::WithoutRules {
+        if extent == Extent::Outline {
             state.rules = crate::plan::ruleset::Ruleset::new();
+            for server in state.virtual_servers.values_mut() {
+                server.real_servers.clear();
+            }
         }
         Ok(state)
     }
@@ -62,6 +69,23 @@ impl Kernel for Shared {
         keys: &BTreeSet<VirtualServerKey>,
     ) -> Result<BTreeMap<VirtualServerKey, Option<VirtualServerState>>, ObserveError> {
         Ok(self.lock().unwrap().kernel.virtual_servers(keys))
+    }
+
+    fn observe_real_servers(
+        &mut self,
+        keys: &[VirtualServerKey],
+    ) -> Result<BTreeMap<VirtualServerKey, RealServers>, ObserveError> {
+        let mut node = self.lock().unwrap();
+        if let Some((hand, pace)) = &node.slow {
+            hand.advance(*pace);
+        }
+        node.audited += keys.len();
+        let servers = &node.kernel.state.virtual_servers;
+        let of = |key| servers.get(key).map(|server| server.real_servers.clone());
+        Ok(keys
+            .iter()
+            .map(|key| (*key, of(key).unwrap_or_default()))
+            .collect())
     }
 
     fn apply(&mut self, plan: &Plan) -> Report {
@@ -397,9 +421,66 @@ fn audit_finds_and_repairs_what_others_changed() {
     assert_eq!(*fixture.watcher.0.lock().unwrap(), 2);
     assert_eq!(
         fixture.lock().observations,
-        [Extent::WithoutRules],
+        [Extent::Outline],
         "an audit starts no process"
     );
+}
+
+#[test]
+fn change_does_not_wait_for_the_end_of_an_audit() {
+    let mut fixture = Fixture::programmed();
+    let others = 0..100_u8;
+    let name = |index| format!("ns/other-{index}");
+    let mut services = vec![service("ns/web").port(80)];
+    services.extend(others.map(|index| {
+        service(&name(index))
+            .cluster_ips(&[&format!("10.96.9.{index}")])
+            .port(80)
+    }));
+    fixture.model(Event::ServicesReplaced(services));
+    fixture.work();
+    let slow = (fixture.time.clone(), Duration::from_millis(10));
+    fixture.lock().slow = Some(slow);
+    fixture.wait(Duration::from_secs(30));
+    assert!(fixture.lock().audited < 50, "{}", fixture.lock().audited);
+    fixture.scale(&["10.1.0.5"]);
+    fixture.work();
+    assert!(fixture.lock().audited < 50);
+    assert_eq!(fixture.real_servers(), [("10.1.0.5:8080", 1)]);
+    while fixture
+        .reconciler
+        .pause()
+        .is_some_and(|pause| pause.is_zero())
+    {
+        fixture.work();
+    }
+    assert_eq!(fixture.lock().audited, 101);
+    assert_eq!(*fixture.watcher.0.lock().unwrap(), 0);
+}
+
+#[test]
+fn audit_finds_foreign_servers_where_ours_belong() {
+    let mut fixture = Fixture::programmed();
+    let (mut kernel, stray) = (fixture.lock().kernel.clone(), rs("10.1.0.9:8080"));
+    let server = kernel.state.virtual_servers[&web()].clone();
+    let address = service("ns/web").cluster_ips[0];
+    let unknown = tcp(&format!("{address}:81"));
+    kernel.state.virtual_servers.insert(unknown, server.clone());
+    let servers = &mut kernel
+        .state
+        .virtual_servers
+        .get_mut(&web())
+        .unwrap()
+        .real_servers;
+    let weight = *servers.values().next().unwrap();
+    servers.insert(stray, weight);
+    fixture.lock().kernel = kernel;
+    fixture.wait(Duration::from_secs(30));
+    fixture.wait(Duration::from_secs(1));
+    fixture.work();
+    let node = fixture.lock();
+    assert_eq!(node.kernel.state.virtual_servers.len(), 1);
+    assert_eq!(node.kernel.state.virtual_servers[&web()], server);
 }
 
 #[test]

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the kernel holds, kind by kind, in the planner's words. Changes nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use super::super::ipset;
+use super::super::iptables::IptablesError;
+use super::super::ipvs::{Error as IpvsError, ServiceKey};
+use super::super::kernel::{Extent, ObserveError};
+use super::super::links::Address;
+use super::{Linux, TABLES, ipvs, sets, unobserved};
+use crate::model::IpFamily;
+use crate::plan::object::{RealServers, VirtualServerKey};
+use crate::plan::ruleset::Ruleset;
+use crate::plan::set::{SetId, SetName};
+use crate::plan::state::{NodeState, SetState, VirtualServerState};
+use crate::plan::step::LINK;
+use crate::plan::sysctl;
+
+impl Linux {
+    pub(super) fn observe_sets(
+        &mut self,
+        family: IpFamily,
+    ) -> Result<BTreeMap<SetName, SetState>, ipset::Error> {
+        let present = self.ipset.names()?;
+        let mut states = BTreeMap::new();
+        for id in SetId::ALL {
+            for name in [id.name(family), id.name(family).replacement()] {
+                let Ok(wire_name) = sets::name(&name) else {
+                    continue;
+                };
+                if !present.contains(&wire_name) {
+                    continue;
+                }
+                let Some((info, entries)) = self.ipset.entries(&wire_name)? else {
+                    continue;
+                };
+                // A set of our name that is not of our making: creating ours will say so.
+                let Some(spec) = info.spec else { continue };
+                let (set_type, max_entries) = sets::shape(&spec);
+                let entries = entries
+                    .iter()
+                    .filter_map(|entry| sets::entry(&entry.entry))
+                    .collect();
+                states.insert(
+                    name,
+                    SetState {
+                        set_type,
+                        max_entries,
+                        entries,
+                    },
+                );
+            }
+        }
+        Ok(states)
+    }
+
+    pub(super) fn observe_servers(
+        &mut self,
+        family: IpFamily,
+        extent: Extent,
+    ) -> Result<BTreeMap<VirtualServerKey, VirtualServerState>, IpvsError> {
+        let mut states = BTreeMap::new();
+        for status in self.ipvs.services()? {
+            let Some(key) = ipvs::virtual_server_key(&status.service.key) else {
+                continue;
+            };
+            if key.family() != family {
+                continue;
+            }
+            let real_servers = match extent {
+                Extent::Everything => self.real_servers(&status.service.key)?,
+                Extent::Outline => RealServers::new(),
+            };
+            let server = ipvs::virtual_server(&status.service);
+            states.insert(
+                key,
+                VirtualServerState {
+                    server,
+                    real_servers,
+                },
+            );
+        }
+        Ok(states)
+    }
+
+    pub(super) fn real_servers(&mut self, key: &ServiceKey) -> Result<RealServers, IpvsError> {
+        let destinations = self.ipvs.destinations(key)?;
+        Ok(destinations
+            .iter()
+            .map(|found| ipvs::real_server(&found.destination))
+            .collect())
+    }
+
+    pub(super) fn observe_node(&mut self) -> Result<NodeState, ObserveError> {
+        let timeouts = self
+            .ipvs
+            .timeouts()
+            .map_err(|error| unobserved("IPVS timeouts", error))?;
+        let link = self
+            .links
+            .find(LINK)
+            .map_err(|error| unobserved("links", error))?;
+        self.link = link.map(|link| link.index);
+        // A setting that cannot be read is missing from the state; writing it will say why.
+        let sysctls = sysctl::KEYS
+            .into_iter()
+            .filter_map(|key| Some((key, self.sysctls.read(key).ok()?)))
+            .collect();
+        Ok(NodeState {
+            link_exists: self.link.is_some(),
+            sysctls,
+            timeouts: ipvs::timeouts(timeouts),
+        })
+    }
+
+    pub(super) fn observe_rules(&self, family: IpFamily) -> Result<Ruleset, IptablesError> {
+        let Some(iptables) = self.iptables.get(&family) else {
+            return Ok(Ruleset::new());
+        };
+        let mut rules = iptables.save(&TABLES)?;
+        // What others have is of no interest, and may be a hundred thousand rules.
+        rules.chains.retain(|(table, chain), _| {
+            table.has_built_in(chain) || chain.as_str().starts_with("KUBE-")
+        });
+        Ok(rules)
+    }
+
+    pub(super) fn observe_addresses(
+        &mut self,
+        family: IpFamily,
+    ) -> Result<BTreeSet<IpAddr>, ObserveError> {
+        let Some(link) = self.link else {
+            return Ok(BTreeSet::new());
+        };
+        let addresses = self
+            .links
+            .addresses_of(link)
+            .map_err(|error| unobserved("addresses of the link", error))?;
+        // Others than host addresses are not ours.
+        let ours = |address: &&Address| address.family() == family && address.is_host();
+        Ok(addresses
+            .iter()
+            .filter(ours)
+            .map(|address| address.ip)
+            .collect())
+    }
+}
