@@ -10,6 +10,7 @@
 //! [`planner::Planner`] holds these for one family. Nothing here talks to a kernel.
 
 pub mod check;
+pub mod compact;
 pub mod context;
 pub mod desired;
 pub mod diff;

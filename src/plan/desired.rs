@@ -51,7 +51,8 @@ type EntryOf = (SetId, SetEntry);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
     fragments: BTreeMap<ServicePortName, Fragment>,
-    virtual_servers: BTreeMap<VirtualServerKey, BTreeSet<Claim>>,
+    /// Claims in order, the one that wins first. There is rarely a second.
+    virtual_servers: BTreeMap<VirtualServerKey, Vec<Claim>>,
     /// Those with more than one claim.
     contested: BTreeSet<VirtualServerKey>,
     addresses: BTreeMap<IpAddr, u32>,
@@ -123,30 +124,29 @@ impl Desired {
                 self.claim(*key, (new.created, name.clone()));
             }
         }
-        let (old_entries, old_addresses) = match &old {
-            Some(old) => (old.entries.clone(), old.addresses.clone()),
-            None => Default::default(),
-        };
-        released.extend(old_entries);
         let mut acquired: Vec<EntryOf> = Vec::new();
         if let Some(new) = new {
             set_member(&mut self.no_local_internal, &name, new.no_local_internal);
             set_member(&mut self.no_local_external, &name, new.no_local_external);
             acquired.extend(&new.entries);
+            // Wanting comes before releasing: what both want is never counted down to 0.
             for address in &new.addresses {
-                *self.addresses.entry(*address).or_default() += 1;
+                if count_up(&mut self.addresses, *address) {
+                    touched.addresses.insert(*address);
+                }
             }
-            touched
-                .addresses
-                .extend(new.addresses.symmetric_difference(&old_addresses));
             self.fragments.insert(name, new);
         } else {
             self.no_local_internal.remove(&name);
             self.no_local_external.remove(&name);
-            touched.addresses.extend(&old_addresses);
         }
-        for address in &old_addresses {
-            count_down(&mut self.addresses, address);
+        if let Some(old) = &old {
+            released.extend(&old.entries);
+            for address in &old.addresses {
+                if count_down(&mut self.addresses, address) {
+                    touched.addresses.insert(*address);
+                }
+            }
         }
         for key in &changed {
             if let Some(wanted) = self.virtual_server(key) {
@@ -159,7 +159,10 @@ impl Desired {
 
     fn claim(&mut self, key: VirtualServerKey, claim: Claim) {
         let claims = self.virtual_servers.entry(key).or_default();
-        claims.insert(claim);
+        if let Err(index) = claims.binary_search(&claim) {
+            claims.reserve_exact(1);
+            claims.insert(index, claim);
+        }
         if claims.len() > 1 {
             self.contested.insert(key);
         }
@@ -167,7 +170,7 @@ impl Desired {
 
     fn withdraw(&mut self, key: &VirtualServerKey, claim: &Claim) {
         if let Some(claims) = self.virtual_servers.get_mut(key) {
-            claims.remove(claim);
+            claims.retain(|other| other != claim);
             if claims.len() < 2 {
                 self.contested.remove(key);
             }
@@ -184,24 +187,20 @@ impl Desired {
         acquired: Vec<EntryOf>,
         touched: &mut Touched,
     ) {
-        // Wanting comes before releasing: what both want is never counted down to 0.
         for (set, entry) in acquired {
-            let count = self.entries.entry(set).or_default().entry(entry);
-            let count = count.or_insert_with(|| {
+            if count_up(self.entries.entry(set).or_default(), entry) {
                 touched.entries.insert((set, entry));
-                0
-            });
-            *count += 1;
+            }
         }
         for (set, entry) in released {
-            if let Some(entries) = self.entries.get_mut(&set) {
-                count_down(entries, &entry);
-                if !entries.contains_key(&entry) {
-                    touched.entries.insert((set, entry));
-                }
-                if entries.is_empty() {
-                    self.entries.remove(&set);
-                }
+            let Some(entries) = self.entries.get_mut(&set) else {
+                continue;
+            };
+            if count_down(entries, &entry) {
+                touched.entries.insert((set, entry));
+            }
+            if entries.is_empty() {
+                self.entries.remove(&set);
             }
         }
     }
@@ -305,13 +304,24 @@ fn set_member(members: &mut BTreeSet<ServicePortName>, name: &ServicePortName, i
     }
 }
 
-fn count_down<K: Ord>(counts: &mut BTreeMap<K, u32>, key: &K) {
-    if let Some(count) = counts.get_mut(key) {
-        *count -= 1;
-        if *count == 0 {
-            counts.remove(key);
-        }
+/// Says whether nobody wanted it before.
+fn count_up<K: Ord>(counts: &mut BTreeMap<K, u32>, key: K) -> bool {
+    let count = counts.entry(key).or_default();
+    *count += 1;
+    *count == 1
+}
+
+/// Says whether nobody wants it any more.
+fn count_down<K: Ord>(counts: &mut BTreeMap<K, u32>, key: &K) -> bool {
+    let Some(count) = counts.get_mut(key) else {
+        return false;
+    };
+    *count -= 1;
+    let is_last = *count == 0;
+    if is_last {
+        counts.remove(key);
     }
+    is_last
 }
 
 /// The ports of one Service are neighbours.

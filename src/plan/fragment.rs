@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::compact::CompactMap;
 use super::context::Context;
 use super::object::{
     Forwarding, RealServer, RealServerKey, RealServers, VirtualServer, VirtualServerKey, flags,
@@ -19,10 +20,11 @@ use crate::model::{Endpoint, Protocol, ServicePort};
 pub struct Fragment {
     /// The Service's age; the oldest claim on a virtual server wins.
     pub created: i64,
-    pub virtual_servers: BTreeMap<VirtualServerKey, WantedServer>,
-    pub addresses: BTreeSet<IpAddr>,
+    pub virtual_servers: CompactMap<VirtualServerKey, WantedServer>,
+    /// In order, each once, as are entries.
+    pub addresses: Box<[IpAddr]>,
     /// The entries that belong to no virtual server.
-    pub entries: BTreeSet<(SetId, SetEntry)>,
+    pub entries: Box<[(SetId, SetEntry)]>,
     /// The internal, the external policy is Local and no endpoint is on this node, though
     /// elsewhere there are some.
     pub no_local_internal: bool,
@@ -36,7 +38,7 @@ pub struct WantedServer {
     pub real_servers: Arc<RealServers>,
     /// The entries that admit, masquerade or filter its packets. Only the claimant that has the
     /// virtual server gets them: another Service's source ranges must not open or close it.
-    pub entries: BTreeSet<(SetId, SetEntry)>,
+    pub entries: Box<[(SetId, SetEntry)]>,
 }
 
 /// The kinds of addresses at which a Service port answers.
@@ -73,15 +75,9 @@ pub fn fragment(service_port: &ServicePort, endpoints: &[Endpoint], context: &Co
     let server = virtual_server(service_port, context);
     let cluster = real_servers(&choice.cluster);
     let local = real_servers(&choice.local);
-    let mut fragment = Fragment {
-        created: service_port.created,
-        no_local_internal: lacks_local(&choice, service_port.internal_policy_local),
-        no_local_external: lacks_local(
-            &choice,
-            service_port.external_policy_local && service_port.is_externally_accessible(),
-        ),
-        ..Fragment::default()
-    };
+    let mut virtual_servers: BTreeMap<_, (&Arc<RealServers>, BTreeSet<_>)> = BTreeMap::new();
+    let mut addresses = BTreeSet::new();
+    let mut entries = BTreeSet::new();
     for frontend in frontends(service_port, context) {
         let is_local = frontend.role.is_local(service_port);
         let key = VirtualServerKey::Address {
@@ -92,29 +88,41 @@ pub fn fragment(service_port: &ServicePort, endpoints: &[Endpoint], context: &Co
         let real_servers = if is_local { &local } else { &cluster };
         // An address may have two roles (an external IP that is also a load balancer's). Both have
         // the same policy, so only their entries add up.
-        let wanted = fragment
-            .virtual_servers
+        let (_, of_server) = virtual_servers
             .entry(key)
-            .or_insert_with(|| WantedServer {
-                server: server.clone(),
-                real_servers: real_servers.clone(),
-                entries: BTreeSet::new(),
-            });
-        add_entries(&mut wanted.entries, &frontend, service_port, context);
+            .or_insert_with(|| (real_servers, BTreeSet::new()));
+        add_entries(of_server, &frontend, service_port, context);
         if frontend.role != Role::NodePort && !context.node_addresses.contains(&frontend.address) {
-            fragment.addresses.insert(frontend.address);
-            fragment
-                .entries
-                .insert((SetId::IpvsIps, SetEntry::Ip(frontend.address)));
+            addresses.insert(frontend.address);
+            entries.insert((SetId::IpvsIps, SetEntry::Ip(frontend.address)));
         }
     }
-    add_loop_back_entries(&mut fragment.entries, service_port.name.protocol, endpoints);
+    add_loop_back_entries(&mut entries, service_port.name.protocol, endpoints);
     if let Some(port) = service_port.health_check_node_port {
-        fragment
-            .entries
-            .insert((SetId::HealthCheckNodePort, SetEntry::Port(port.get())));
+        entries.insert((SetId::HealthCheckNodePort, SetEntry::Port(port.get())));
     }
-    fragment
+    let virtual_servers: BTreeMap<_, _> = virtual_servers
+        .into_iter()
+        .map(|(key, (real_servers, entries))| {
+            let wanted = WantedServer {
+                server: server.clone(),
+                real_servers: real_servers.clone(),
+                entries: entries.into_iter().collect(),
+            };
+            (key, wanted)
+        })
+        .collect();
+    Fragment {
+        created: service_port.created,
+        virtual_servers: virtual_servers.into(),
+        addresses: addresses.into_iter().collect(),
+        entries: entries.into_iter().collect(),
+        no_local_internal: lacks_local(&choice, service_port.internal_policy_local),
+        no_local_external: lacks_local(
+            &choice,
+            service_port.external_policy_local && service_port.is_externally_accessible(),
+        ),
+    }
 }
 
 fn frontends(service_port: &ServicePort, context: &Context) -> Vec<Frontend> {

@@ -41,6 +41,10 @@ fn servers(fragment: &Fragment) -> Vec<(String, Vec<String>)> {
         .collect()
 }
 
+fn wanted_at(fragment: &Fragment, key: VirtualServerKey) -> &WantedServer {
+    fragment.virtual_servers.get(&key).unwrap()
+}
+
 /// All entries as `SET entry`, in the order of names.
 fn entries(fragment: &Fragment) -> Vec<String> {
     let of_servers = fragment.virtual_servers.values();
@@ -88,7 +92,7 @@ fn a_cluster_ip_is_bound_and_masqueraded() {
 fn real_servers_have_weight_1_and_are_masqueraded() {
     let service = service("ns/web").port(80);
     let fragment = of(&service, local_and_remote(), &context(IpFamily::V4));
-    let wanted = &fragment.virtual_servers[&tcp("10.96.0.1:80")];
+    let wanted = wanted_at(&fragment, tcp("10.96.0.1:80"));
     let server = RealServer {
         weight: 1,
         forwarding: Forwarding::Masquerade,
@@ -377,7 +381,7 @@ fn without_node_port_addresses_the_rest_is_still_served() {
 fn affinity_makes_a_virtual_server_persistent() {
     let service = service("ns/web").port(80).affinity(10_800);
     let fragment = of(&service, vec![], &context(IpFamily::V4));
-    let server = &fragment.virtual_servers[&tcp("10.96.0.1:80")].server;
+    let server = &wanted_at(&fragment, tcp("10.96.0.1:80")).server;
     assert_eq!(
         (server.flags, server.timeout, server.netmask),
         (0x1, 10_800, 32)
@@ -392,9 +396,7 @@ fn hashing_schedulers_skip_draining_servers() {
             ..context(IpFamily::V4)
         };
         let fragment = of(&service("ns/web").port(80), vec![], &context);
-        let server = fragment.virtual_servers[&tcp("10.96.0.1:80")]
-            .server
-            .clone();
+        let server = wanted_at(&fragment, tcp("10.96.0.1:80")).server.clone();
         assert_eq!(&*server.scheduler, scheduler);
         server.flags
     };
@@ -410,10 +412,7 @@ fn affinity_and_scheduler_flags_add_up() {
         ..context(IpFamily::V4)
     };
     let fragment = of(&service("ns/web").port(80).affinity(5), vec![], &context);
-    assert_eq!(
-        fragment.virtual_servers[&tcp("10.96.0.1:80")].server.flags,
-        0x19
-    );
+    assert_eq!(wanted_at(&fragment, tcp("10.96.0.1:80")).server.flags, 0x19);
 }
 
 #[test]
@@ -498,7 +497,7 @@ fn endpoints_serve_the_port_of_their_name_and_protocol_only() {
         slice("ns/web", "a", vec![endpoint("10.0.2.1")]).named_port("dns", Protocol::Tcp, 8080);
     let fragment = of_slice(&service, &slice, &context(IpFamily::V4));
     assert!(
-        fragment.virtual_servers[&udp("10.96.0.1:53")]
+        wanted_at(&fragment, udp("10.96.0.1:53"))
             .real_servers
             .is_empty()
     );
@@ -535,7 +534,7 @@ fn a_family_sees_its_own_addresses_only() {
     }
     assert_eq!(
         fragment.addresses,
-        [ip("fd00:96::1"), ip("2001:db8::1"), ip("2001:db8::2")].into()
+        [ip("2001:db8::1"), ip("2001:db8::2"), ip("fd00:96::1")].into()
     );
     let sources: Vec<_> = entries(&fragment)
         .into_iter()

@@ -96,7 +96,7 @@ fn the_policies_pick_the_real_servers_of_each_role() {
         service.external_policy_local = external;
         let fragment = of(&service, local_and_remote(), &context(IpFamily::V4));
         let count = |at: &str| {
-            fragment.virtual_servers[&vs(Protocol::Tcp, at)]
+            wanted_at(&fragment, vs(Protocol::Tcp, at))
                 .real_servers
                 .len()
         };
