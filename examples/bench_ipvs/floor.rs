@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The floor: the kernel objects of the cluster, made through our clients by requests that were
+//! prepared before the clock starts. No source, no model, no planning, no reading.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use kube_proxy_rs::clock::Clock;
+use kube_proxy_rs::dataplane::exec::System;
+use kube_proxy_rs::dataplane::ipset::{
+    Client as Ipset, Entry, HashType, SetEntry, SetName, SetSpec,
+};
+use kube_proxy_rs::dataplane::iptables::{Backends, Iptables};
+use kube_proxy_rs::dataplane::ipvs::{
+    Client as Ipvs, Destination, DestinationKey, KernelName, Operation, Protocol, Service,
+    ServiceKey,
+};
+use kube_proxy_rs::dataplane::links::Links;
+use kube_proxy_rs::dataplane::netlink::SocketStats;
+use kube_proxy_rs::model::IpFamily;
+use kube_proxy_rs::model::node::LocalDetector;
+use kube_proxy_rs::plan::object::Timeouts;
+use kube_proxy_rs::plan::ruleset::Ruleset;
+use kube_proxy_rs::plan::set::{SetId, SetType};
+use kube_proxy_rs::plan::{Context, KernelVersion, rules};
+use serde_json::{Value, json};
+
+use crate::{Shape, cluster, kernel, save};
+
+const TCP: u8 = 6;
+
+pub(crate) fn measure(clock: &Clock, shape: Shape, out: &Path) -> anyhow::Result<()> {
+    let mut ipvs = Ipvs::open()?;
+    ipvs.probe_scheduler(KernelName::ROUND_ROBIN)?;
+    let mut ipset = Ipset::open()?;
+    let mut links = Links::open()?;
+    let exec = Arc::new(System::new(clock.clone(), System::DEFAULT_DEADLINE));
+    let backends = Backends::detect(&*exec, None)?;
+    let sets = sets()?;
+    let mut edits = Vec::new();
+    for family in IpFamily::ALL {
+        let wanted = rules::fixed_rules(&context(family))?;
+        edits.push((family, rules::edits(&wanted, &Ruleset::new())));
+    }
+    let addresses: Vec<_> = (0..shape.services)
+        .map(|number| cluster::cluster_ip(number).into())
+        .collect();
+    let entries = entries(shape)?;
+    let operations = operations(shape);
+
+    let mut phases = Vec::new();
+    let mut phase = |what: &str, begin: Duration, objects: usize, before, after| {
+        let elapsed = clock.monotonic().saturating_sub(begin);
+        phases.push(phase_json(what, elapsed, objects, before, after));
+        elapsed
+    };
+    let mut total = Duration::ZERO;
+
+    let (begin, before) = (clock.monotonic(), ipset.stats());
+    for set in &sets {
+        ipset.create(set)?;
+    }
+    total += phase("sets", begin, sets.len(), before, ipset.stats());
+
+    let (begin, before) = (clock.monotonic(), SocketStats::default());
+    for (family, edits) in &edits {
+        Iptables::new(exec.clone(), backends.programs(*family)).restore(edits)?;
+    }
+    total += phase("rules", begin, edits.len(), before, before);
+
+    let (begin, before) = (clock.monotonic(), ipset.stats());
+    let mut count = 0;
+    for (set, entries) in &entries {
+        let failures = ipset.add(set, entries)?;
+        anyhow::ensure!(failures.is_empty(), "{failures:?}");
+        count += entries.len();
+    }
+    total += phase("entries", begin, count, before, ipset.stats());
+
+    let (begin, before) = (clock.monotonic(), ipvs.socket_stats());
+    for result in ipvs.apply(&operations)? {
+        result.context("a server was refused")?;
+    }
+    let count = operations.len();
+    let servers = phase("servers", begin, count, before, ipvs.socket_stats());
+    total += servers;
+
+    let (begin, before) = (clock.monotonic(), links.stats());
+    let link = links.ensure_dummy(kube_proxy_rs::plan::step::LINK)?;
+    let failures = links.add_addresses(link.index, &addresses)?;
+    anyhow::ensure!(failures.is_empty(), "{failures:?}");
+    total += phase("addresses", begin, addresses.len(), before, links.stats());
+
+    let result = json!({
+        "kind": "floor",
+        "services": shape.services,
+        "endpoints": shape.endpoints,
+        "seconds": total.as_secs_f64(),
+        "serversSeconds": servers.as_secs_f64(),
+        "phases": phases,
+        "kernel": kernel::count()?.to_json(),
+    });
+    save(out, &result)
+}
+
+fn phase_json(
+    what: &str,
+    elapsed: Duration,
+    objects: usize,
+    before: SocketStats,
+    after: SocketStats,
+) -> Value {
+    json!({
+        "what": what,
+        "seconds": elapsed.as_secs_f64(),
+        "objects": objects,
+        "roundTrips": after.round_trips - before.round_trips,
+        "messagesSent": after.messages_sent - before.messages_sent,
+        "messagesReceived": after.messages_received - before.messages_received,
+        "bytesSent": after.bytes_sent - before.bytes_sent,
+        "bytesReceived": after.bytes_received - before.bytes_received,
+    })
+}
+
+/// The sets of both families, as the proxy makes them.
+fn sets() -> anyhow::Result<Vec<SetSpec>> {
+    let mut sets = Vec::new();
+    for family in IpFamily::ALL {
+        for id in SetId::ALL {
+            let name = SetName::new(id.name(family).as_str())?;
+            let hash = |hash_type| SetSpec::hash(name.clone(), hash_type, family);
+            sets.push(match id.set_type() {
+                SetType::HashIp => hash(HashType::Ip),
+                SetType::HashIpPort => hash(HashType::IpPort),
+                SetType::HashIpPortIp => hash(HashType::IpPortIp),
+                SetType::HashIpPortNet => hash(HashType::IpPortNet),
+                SetType::BitmapPort => SetSpec::bitmap_port(name),
+            });
+        }
+    }
+    Ok(sets)
+}
+
+/// The entries of cluster IPs, and of endpoints on this node.
+fn entries(shape: Shape) -> anyhow::Result<Vec<(SetName, Vec<SetEntry>)>> {
+    let mut of_set: [(SetId, Vec<SetEntry>); 3] = [
+        (SetId::IpvsIps, Vec::new()),
+        (SetId::ClusterIp, Vec::new()),
+        (SetId::LoopBack, Vec::new()),
+    ];
+    let [(_, ips), (_, cluster_ips), (_, loop_back)] = &mut of_set;
+    for number in 0..shape.services {
+        let ip = cluster::cluster_ip(number).into();
+        let (protocol, port) = (TCP, cluster::PORT);
+        ips.push(Entry::Ip(ip).into());
+        cluster_ips.push(Entry::IpPort { ip, protocol, port }.into());
+        for index in (0..shape.endpoints).filter(|index| cluster::is_local(*index)) {
+            let ip = cluster::endpoint(number, index).into();
+            let (port, ip2) = (cluster::TARGET_PORT, ip);
+            let entry = Entry::IpPortIp {
+                ip,
+                protocol,
+                port,
+                ip2,
+            };
+            loop_back.push(entry.into());
+        }
+    }
+    of_set
+        .into_iter()
+        .map(|(id, entries)| Ok((SetName::new(id.name(IpFamily::V4).as_str())?, entries)))
+        .collect()
+}
+
+fn operations(shape: Shape) -> Vec<Operation> {
+    (0..shape.services)
+        .flat_map(|number| {
+            let address = cluster::cluster_ip(number).into();
+            let key = ServiceKey::new(Protocol::Tcp, address, cluster::PORT);
+            let add = Operation::AddService(Service::new(key, KernelName::ROUND_ROBIN));
+            let servers = (0..shape.endpoints).map(move |index| {
+                let server = DestinationKey {
+                    address: cluster::endpoint(number, index).into(),
+                    port: cluster::TARGET_PORT,
+                };
+                Operation::AddDestination(key, Destination::new(server, 1))
+            });
+            std::iter::once(add).chain(servers)
+        })
+        .collect()
+}
+
+/// A node without anything special: the rules hardly depend on it.
+fn context(family: IpFamily) -> Context {
+    Context {
+        family,
+        owns_node: false,
+        zone: None,
+        node_ip: None,
+        node_addresses: BTreeSet::new(),
+        node_port_addresses: BTreeSet::new(),
+        scheduler: "rr".into(),
+        exclude_cidrs: Vec::new(),
+        service_cidrs: Vec::new(),
+        masquerade_all: false,
+        masquerade_mark: 0x4000,
+        local_detector: LocalDetector::None,
+        strict_arp: false,
+        timeouts: Timeouts::default(),
+        kernel: KernelVersion { major: 6, minor: 1 },
+    }
+}

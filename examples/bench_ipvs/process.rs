@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A process from outside: memory, processor time, and what its `/metrics` say.
+
+use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use serde_json::{Value, json};
+
+/// Where both proxies serve their metrics.
+const METRICS: ([u8; 4], u16) = ([127, 0, 0, 1], 10_249);
+
+/// `VmRSS`, `VmHWM` in kB and the number of threads.
+pub(crate) fn memory(pid: u32) -> anyhow::Result<Value> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let number = |name: &str| {
+        let line = status.lines().find(|line| line.starts_with(name))?;
+        line.split_whitespace().nth(1)?.parse::<u64>().ok()
+    };
+    Ok(json!({
+        "rssKb": number("VmRSS:"),
+        "peakKb": number("VmHWM:"),
+        "threads": number("Threads:"),
+    }))
+}
+
+/// Processor time in seconds: the scheduler's nanoseconds where the kernel counts them, else ticks.
+pub(crate) fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
+    let mut nanoseconds = 0_u64;
+    let mut is_counted = false;
+    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let Ok(text) = std::fs::read_to_string(task?.path().join("schedstat")) else {
+            continue;
+        };
+        if let Some(time) = text
+            .split_whitespace()
+            .next()
+            .and_then(|t| t.parse::<u64>().ok())
+        {
+            nanoseconds += time;
+            is_counted = true;
+        }
+    }
+    if is_counted && nanoseconds > 0 {
+        return Ok(Duration::from_nanos(nanoseconds).as_secs_f64());
+    }
+    ticks(pid)
+}
+
+/// Processor time of `/proc/PID/stat`, in hundredths of a second (`USER_HZ`).
+pub(crate) fn ticks(pid: u32) -> anyhow::Result<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name, which may hold blanks, ends with the last parenthesis; then comes field 3.
+    let (_, fields) = stat.rsplit_once(')').context("stat has no name")?;
+    let mut fields = fields.split_whitespace().skip(11);
+    let mut next = || -> Option<u32> { fields.next()?.parse().ok() };
+    let (user, system) = next().zip(next()).context("stat is short")?;
+    Ok(f64::from(user + system) / 100.0)
+}
+
+/// Processes and threads that this kernel has made since it booted.
+pub(crate) fn forks() -> anyhow::Result<u64> {
+    let stat = std::fs::read_to_string("/proc/stat")?;
+    let line = stat
+        .lines()
+        .find_map(|line| line.strip_prefix("processes "));
+    Ok(line.context("no count of processes")?.trim().parse()?)
+}
+
+/// The values of `/metrics`, by series.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Metrics(BTreeMap<String, f64>);
+
+impl Metrics {
+    /// `None` while nobody serves them.
+    pub(crate) fn read() -> Option<Self> {
+        let address = SocketAddr::from(METRICS);
+        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(10)).ok()?;
+        stream
+            .set_read_timeout(Some(Duration::from_secs(30)))
+            .ok()?;
+        let request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nAccept: text/plain\r\nConnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).ok()?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).ok()?;
+        let text = String::from_utf8_lossy(&answer);
+        let values = text
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .filter_map(|line| {
+                let (series, value) = line.rsplit_once(' ')?;
+                Some((series.to_owned(), value.parse().ok()?))
+            });
+        Some(Self(values.collect()))
+    }
+
+    /// All series of a metric.
+    pub(crate) fn series<'a>(&'a self, name: &'a str) -> impl Iterator<Item = (&'a str, f64)> {
+        self.0
+            .iter()
+            .filter(move |(series, _)| series.split('{').next() == Some(name))
+            .map(|(series, value)| (series.as_str(), *value))
+    }
+
+    /// The sum of a metric over its labels that contain `label`; `None` where there is no such series.
+    pub(crate) fn sum(&self, name: &str, label: &str) -> Option<f64> {
+        self.series(name)
+            .filter(|(series, _)| series.contains(label))
+            .map(|(_, value)| value)
+            .reduce(|a, b| a + b)
+    }
+
+    /// What the proxy did since it started: rounds, netlink, processes.
+    pub(crate) fn work(&self) -> BTreeMap<&'static str, f64> {
+        let metrics = [
+            (
+                "rounds",
+                "kubeproxy_sync_proxy_rules_duration_seconds_count",
+                "",
+            ),
+            (
+                "roundSeconds",
+                "kubeproxy_sync_proxy_rules_duration_seconds_sum",
+                "",
+            ),
+            ("roundTrips", "kube_proxy_rs_netlink_round_trips_total", ""),
+            (
+                "messagesSent",
+                "kube_proxy_rs_netlink_messages_total",
+                "\"sent\"",
+            ),
+            (
+                "messagesReceived",
+                "kube_proxy_rs_netlink_messages_total",
+                "\"received\"",
+            ),
+            ("bytesSent", "kube_proxy_rs_netlink_bytes_total", "\"sent\""),
+            (
+                "bytesReceived",
+                "kube_proxy_rs_netlink_bytes_total",
+                "\"received\"",
+            ),
+            ("processes", "kube_proxy_rs_processes_started_total", ""),
+            ("steps", "kube_proxy_rs_plan_steps_total", ""),
+        ];
+        metrics
+            .into_iter()
+            .filter_map(|(key, name, label)| Some((key, self.sum(name, label)?)))
+            .collect()
+    }
+}
+
+/// What was done between two readings.
+pub(crate) fn difference(
+    before: &BTreeMap<&'static str, f64>,
+    after: &BTreeMap<&'static str, f64>,
+) -> Value {
+    after
+        .iter()
+        .map(|(key, value)| {
+            let change = value - before.get(key).copied().unwrap_or_default();
+            ((*key).to_owned(), json!(change))
+        })
+        .collect::<serde_json::Map<_, _>>()
+        .into()
+}
