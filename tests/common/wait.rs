@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Waiting for a condition, with a limit. The one place that reads the clock or sleeps: no test
+//! waits for a fixed time.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+/// Long enough for anything that must happen, on a slow and busy machine.
+pub const LIMIT: Duration = Duration::from_mins(1);
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(25);
+
+/// Repeats `look` until it succeeds; after [`LIMIT`] its last error is returned.
+pub fn until<T>(what: &str, look: impl FnMut() -> Result<T>) -> Result<T> {
+    until_within(LIMIT, what, look)
+}
+
+/// The same with another limit.
+pub fn until_within<T>(
+    limit: Duration,
+    what: &str,
+    mut look: impl FnMut() -> Result<T>,
+) -> Result<T> {
+    let start = now();
+    loop {
+        match look() {
+            Ok(found) => return Ok(found),
+            Err(error) if start.elapsed() > limit => {
+                return Err(error).with_context(|| format!("waited {limit:?} until {what}"));
+            }
+            Err(_) => pause(),
+        }
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "tests against the real kernel need the real clock"
+)]
+pub fn now() -> Instant {
+    Instant::now()
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the pause between two looks at a condition"
+)]
+pub fn pause() {
+    std::thread::sleep(PAUSE);
+}

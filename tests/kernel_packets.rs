@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+//! IPVS mode with real packets, in a kernel that has `ip_vs`: the table of cases, then scenarios. The
+//! proxy is the real program; other programs say what the kernel holds.
+
+#![cfg(test)]
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Trial};
+
+use cases::Mode;
+use cases::run::SharedWorld;
+use common::requirements::{is_required, lacks_ipvs};
+use common::traffic::Protocol;
+
+mod cases;
+mod common;
+mod scenarios;
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // One world: tests that change it must not meet.
+    arguments.test_threads = Some(1);
+    let binary = Path::new(env!("CARGO_BIN_EXE_kube-proxy-rs"));
+    let world = SharedWorld::default();
+    let direct = {
+        let world = world.clone();
+        move || cases::run::direct(&world, &Protocol::ALL).map_err(cases::run::failed)
+    };
+    let mut trials = vec![Trial::test("cluster::direct", direct)];
+    let table = cases::run::trials(Mode::Ipvs, binary, &Protocol::ALL, &world);
+    trials.extend(table);
+    trials.extend(scenarios::trials(binary));
+    if let Some(reason) = lacks_ipvs() {
+        if is_required("REQUIRE_KERNEL") {
+            trials = vec![Trial::test("kernel", move || Err(reason.into()))];
+        } else {
+            eprintln!("ignored: {reason}");
+            trials = trials
+                .into_iter()
+                .map(|trial| trial.with_ignored_flag(true))
+                .collect();
+        }
+    }
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    // Ends the proxy, which `exit` would leave behind.
+    drop(world);
+    conclusion.exit_code()
+}

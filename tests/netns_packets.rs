@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The proxy on this machine's kernel, in network namespaces.
+
+#![cfg(test)]
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Result, ensure};
+use libtest_mimic::{Arguments, Trial};
+
+use cases::run::{SharedWorld, failed};
+use common::manifests::{ManifestDirectory, Service};
+use common::namespace::Namespace;
+use common::proxy::{Invocation, Proxy};
+use common::requirements::{is_required, lacks_ipvs};
+use common::topology::{Family, Host};
+use common::traffic::{Protocol, is_supported};
+
+mod cases;
+mod common;
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // One world: tests that change it must not meet.
+    arguments.test_threads = Some(1);
+    let world = SharedWorld::default();
+    let protocols: Vec<Protocol> = Protocol::ALL
+        .into_iter()
+        .filter(|p| is_supported(*p))
+        .collect();
+    let direct = {
+        let world = world.clone();
+        move || cases::run::direct(&world, &protocols).map_err(failed)
+    };
+    let mut trials = vec![Trial::test("cluster::direct", direct)];
+    // Where the kernel has IPVS there is no way to see how its absence is met.
+    if lacks_ipvs().is_some() {
+        trials.push(Trial::test("ipvs::kernel_without_it", || {
+            kernel_without_ipvs().map_err(failed)
+        }));
+    }
+    if !nix::unistd::geteuid().is_root() {
+        if is_required("REQUIRE_NETNS") {
+            trials = vec![Trial::test("netns", || Err("needs root".into()))];
+        } else {
+            trials = trials
+                .into_iter()
+                .map(|trial| trial.with_ignored_flag(true))
+                .collect();
+        }
+    }
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    // Ends the proxy, which `exit` would leave behind.
+    drop(world);
+    conclusion.exit_code()
+}
+
+/// IPVS mode in a kernel without `ip_vs`: the start is refused with the cause, and nothing is changed.
+fn kernel_without_ipvs() -> Result<()> {
+    let node = Namespace::new()?;
+    node.ip("link set lo up\n")?;
+    let manifests = ManifestDirectory::new(&[Service::new("web", 1, &[Host::Web1])])?;
+    let invocation = Invocation {
+        binary: Path::new(env!("CARGO_BIN_EXE_kube-proxy-rs")).to_owned(),
+        manifests: manifests.path().to_owned(),
+        mode: "ipvs".to_owned(),
+        flags: Vec::new(),
+    };
+    let (status, log) = Proxy::spawn(&node, invocation.command())?.wait()?;
+    ensure!(!status.success(), "it ended with {status}:\n{log}");
+    ensure!(
+        log.contains("ip_vs"),
+        "the log does not name the module:\n{log}"
+    );
+    for family in Family::ALL {
+        let rules = common::oracle::rules(&node, family)?;
+        ensure!(
+            !rules.iter().any(|rule| rule.contains("KUBE-")),
+            "there are rules:\n{}",
+            rules.join("\n")
+        );
+    }
+    let links = node.run("ip", &["-o", "link"])?;
+    ensure!(!links.contains("kube-ipvs0"), "there is a link:\n{links}");
+    Ok(())
+}

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+//! IPVS mode over time: changes, restarts, endpoints that leave, schedulers, bad input. Each scenario has
+//! a cluster of its own; after each step other programs must see what the manifests want, and
+//! planning again must find nothing to do.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use libtest_mimic::Trial;
+
+use crate::cases::run::failed;
+use crate::common::manifests::{ManifestDirectory, Service};
+use crate::common::namespace::Namespace;
+use crate::common::oracle;
+use crate::common::proxy::{self, Invocation, Planned, Proxy};
+use crate::common::topology::{CLUSTER_CIDRS, Family, Host, Topology};
+use crate::common::traffic::Servers;
+use crate::common::wait;
+
+mod bad_input;
+mod drain;
+mod restart;
+mod schedulers;
+mod state;
+
+/// All scenarios as tests.
+pub(super) fn trials(binary: &'static Path) -> Vec<Trial> {
+    let scenario = |name: &str, run: fn(&Path) -> Result<()>| {
+        Trial::test(format!("ipvs::{name}"), move || run(binary).map_err(failed))
+    };
+    vec![
+        scenario("state::follows_every_change", state::follows_every_change),
+        scenario("restart::keeps_connections", restart::keeps_connections),
+        scenario("restart::catches_up", restart::catches_up),
+        scenario("drain::lets_connections_end", drain::lets_connections_end),
+        scenario("schedulers::all_by_flag", schedulers::all_by_flag),
+        scenario("bad_input::is_skipped", bad_input::is_skipped),
+        scenario("bad_input::scheduler", bad_input::scheduler),
+        scenario("bad_input::capability", bad_input::capability),
+    ]
+}
+
+/// A cluster, and how the proxy is started in it.
+struct Lab {
+    topology: Topology,
+    _servers: Servers,
+    manifests: ManifestDirectory,
+    invocation: Invocation,
+}
+
+impl Lab {
+    fn new(binary: &Path, services: &[Service], flags: &[&str]) -> Result<Self> {
+        let topology = Topology::new().context("cannot lay out the cluster")?;
+        let servers = Servers::new(&topology)?;
+        let manifests = ManifestDirectory::new(services)?;
+        let mut all_flags = vec![format!("--cluster-cidr={CLUSTER_CIDRS}")];
+        all_flags.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        Ok(Self {
+            invocation: Invocation {
+                binary: binary.to_owned(),
+                manifests: manifests.path().to_owned(),
+                mode: "ipvs".to_owned(),
+                flags: all_flags,
+            },
+            topology,
+            _servers: servers,
+            manifests,
+        })
+    }
+
+    fn node(&self) -> &Namespace {
+        self.topology.host(Host::Node)
+    }
+
+    fn start(&self) -> Result<Proxy> {
+        Proxy::start(self.node(), &self.invocation)
+    }
+
+    fn plan(&self) -> Result<Planned> {
+        proxy::plan(self.node(), &self.invocation)
+    }
+
+    /// The plan is empty, says so by its exit code, and prints nothing else.
+    fn nothing_to_do(&self) -> Result<()> {
+        let planned = self.plan()?;
+        ensure!(
+            planned.code == Some(0) && steps(&planned).is_empty(),
+            "wanted an empty plan, got exit code {:?} and\n{}{}",
+            planned.code,
+            planned.text,
+            planned.errors
+        );
+        Ok(())
+    }
+
+    /// Waits until the kernel holds exactly what these Services want, as other programs see it.
+    fn settles_at(&self, services: &[Service], scheduler: &str) -> Result<()> {
+        let wanted = oracle::wanted_virtual_servers(services, scheduler, &oracle::node_addresses());
+        wait::until("ipvsadm shows what is wanted", || {
+            let found = oracle::virtual_servers(self.node())?;
+            let differences = oracle::differences(&wanted, &found);
+            ensure!(differences.is_empty(), "{}", differences.join("\n"));
+            Ok(())
+        })?;
+        let wanted = oracle::wanted_addresses(services);
+        wait::until("kube-ipvs0 has the wanted addresses", || {
+            let found = oracle::bound_addresses(self.node())?;
+            ensure!(found == wanted, "wanted {wanted:?}, found {found:?}");
+            Ok(())
+        })?;
+        let wanted = oracle::wanted_sets(services);
+        wait::until("the sets have the wanted members", || {
+            let found = oracle::sets(self.node())?;
+            for (name, wanted) in &wanted {
+                let found = found
+                    .get(name)
+                    .with_context(|| format!("there is no set {name}"))?;
+                ensure!(
+                    found == wanted,
+                    "{name}: wanted {wanted:?}, found {found:?}"
+                );
+            }
+            Ok(())
+        })?;
+        self.has_its_rules()?;
+        self.nothing_to_do()
+    }
+
+    /// The jumps from the built-in chains are there, and the chains they lead to.
+    fn has_its_rules(&self) -> Result<()> {
+        const JUMPS: [(&str, &str, &str); 9] = [
+            ("nat", "OUTPUT", "KUBE-SERVICES"),
+            ("nat", "PREROUTING", "KUBE-SERVICES"),
+            ("nat", "POSTROUTING", "KUBE-POSTROUTING"),
+            ("filter", "FORWARD", "KUBE-FORWARD"),
+            ("filter", "INPUT", "KUBE-NODE-PORT"),
+            ("filter", "INPUT", "KUBE-PROXY-FIREWALL"),
+            ("filter", "FORWARD", "KUBE-PROXY-FIREWALL"),
+            ("filter", "INPUT", "KUBE-IPVS-FILTER"),
+            ("filter", "OUTPUT", "KUBE-IPVS-OUT-FILTER"),
+        ];
+        for family in Family::ALL {
+            let rules = oracle::rules(self.node(), family)?;
+            for (table, chain, target) in JUMPS {
+                let in_table = rules
+                    .iter()
+                    .skip_while(|line| **line != format!("*{table}"))
+                    .take_while(|line| *line != "COMMIT");
+                let jumps: Vec<_> = in_table
+                    .filter(|line| {
+                        line.starts_with(&format!("-A {chain} "))
+                            && line.ends_with(&format!("-j {target}"))
+                    })
+                    .collect();
+                ensure!(
+                    jumps.len() == 1,
+                    "{family} {table} {chain}: wanted one jump to {target}, found {jumps:?}"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing of the proxy is in the kernel.
+    fn is_untouched(&self) -> Result<()> {
+        let found = oracle::virtual_servers(self.node())?;
+        ensure!(found.is_empty(), "there are virtual servers: {found:?}");
+        let sets = oracle::sets(self.node())?;
+        ensure!(sets.is_empty(), "there are sets: {sets:?}");
+        if oracle::bound_addresses(self.node()).is_ok() {
+            bail!("there is kube-ipvs0");
+        }
+        for family in Family::ALL {
+            let rules = oracle::rules(self.node(), family)?;
+            ensure!(
+                !rules.iter().any(|rule| rule.contains("KUBE-")),
+                "there are rules:\n{}",
+                rules.join("\n")
+            );
+        }
+        Ok(())
+    }
+}
+
+/// The lines of a plan that are steps.
+fn steps(planned: &Planned) -> Vec<&str> {
+    const VERBS: [&str; 7] = ["set", "create", "add", "delete", "swap", "destroy", "edit"];
+    planned
+        .text
+        .lines()
+        .map(str::trim_start)
+        .filter(|line| {
+            VERBS
+                .iter()
+                .any(|verb| line.starts_with(&format!("{verb} ")))
+        })
+        .collect()
+}
