@@ -204,7 +204,7 @@ pub fn failed(error: anyhow::Error) -> Failed {
     format!("{error:#}").into()
 }
 
-/// All probes of a case. Those that wait for silence do so at the same time; the others take turns, because
+/// All probes of a case. Those that are to get no answer wait at the same time; the others take turns, because
 /// two clients in step could always meet the same backends.
 fn run(world: &World, mode: Mode, case: &Case, family: Family, protocol: Protocol) -> Result<()> {
     let probe = |probe: &Probe| {
@@ -213,16 +213,16 @@ fn run(world: &World, mode: Mode, case: &Case, family: Family, protocol: Protoco
             .err()
             .map(|error| format!("{error:#}"))
     };
-    let (silent, answered): (Vec<_>, Vec<_>) = case.probes.iter().partition(|probe| {
+    let (answered, unanswered): (Vec<_>, Vec<_>) = case.probes.iter().partition(|probe| {
         matches!(
             wanted(probe, mode, protocol),
-            Want::Dropped | Want::NoAnswer
+            Want::Answer(..) | Want::OneOf(..)
         )
     });
     let problems: Vec<String> = thread::scope(|scope| {
-        let waiting: Vec<_> = silent
+        let waiting: Vec<_> = unanswered
             .into_iter()
-            .map(|silent| scope.spawn(move || probe(silent)))
+            .map(|unanswered| scope.spawn(move || probe(unanswered)))
             .collect();
         let mut problems: Vec<String> = answered.into_iter().filter_map(probe).collect();
         problems.extend(waiting.into_iter().filter_map(|waiting| {
