@@ -4,16 +4,10 @@
 //! `KPR_TESTBED` names the folder that `hack/testbed/up` made; without it every test reads *ignored*.
 //! The API server is stopped and started by some tests, so they run one after the other.
 #![cfg(test)]
-#![expect(
-    clippy::disallowed_methods,
-    reason = "kubectl and the scripts of the test bed are started"
-)]
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Output, Stdio};
+use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -22,9 +16,14 @@ use kube_proxy_rs::model::{Event, IpFamily, NodeInfo, ServiceName, Tracker};
 use kube_proxy_rs::source::{
     self, Observer, Options, Problem, Request, Source, Update, kubernetes,
 };
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Arguments, Trial};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+
+use testbed::{Restart, Testbed};
+
+#[path = "cluster/testbed.rs"]
+mod testbed;
 
 /// Nothing that is waited for takes this long on a machine that works.
 const LIMIT: Duration = Duration::from_mins(2);
@@ -66,103 +65,6 @@ fn main() -> ExitCode {
         ),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()
-}
-
-/// A control plane that `hack/testbed/up` started.
-struct Testbed {
-    directory: PathBuf,
-    env: BTreeMap<String, String>,
-}
-
-impl Testbed {
-    fn open(directory: &Path) -> Result<Self, Failed> {
-        let text = std::fs::read_to_string(directory.join("env"))
-            .map_err(|error| format!("no test bed in {}: {error}", directory.display()))?;
-        let env = text
-            .lines()
-            .filter_map(|line| line.split_once('='))
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .collect();
-        Ok(Self {
-            directory: directory.to_owned(),
-            env,
-        })
-    }
-
-    fn env(&self, name: &str) -> &str {
-        self.env.get(name).expect("the test bed says so")
-    }
-
-    fn kubeconfig(&self, user: &str) -> PathBuf {
-        self.directory.join(format!("{user}.kubeconfig"))
-    }
-
-    /// Runs kubectl as a user.
-    fn kubectl_as(&self, user: &str, arguments: &[&str], input: &str) -> Output {
-        let built = Path::new(self.env("BIN")).join("kubectl");
-        let program = if built.exists() {
-            built
-        } else {
-            PathBuf::from("kubectl")
-        };
-        let mut child = Command::new(program)
-            .arg("--kubeconfig")
-            .arg(self.kubeconfig(user))
-            .arg("--cache-dir")
-            .arg(self.directory.join("kubectl-cache"))
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("kubectl starts");
-        let mut stdin = child.stdin.take().expect("it is piped");
-        stdin.write_all(input.as_bytes()).expect("kubectl reads");
-        drop(stdin);
-        child.wait_with_output().expect("kubectl ends")
-    }
-
-    fn kubectl(&self, arguments: &[&str]) {
-        succeeded(arguments, &self.kubectl_as("admin", arguments, ""));
-    }
-
-    fn apply(&self, manifest: &str) {
-        let arguments = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
-        succeeded(&arguments, &self.kubectl_as("admin", &arguments, manifest));
-    }
-
-    /// `stop` or `start`.
-    fn apiserver(&self, action: &str) {
-        let script = format!(
-            "{}/hack/testbed/apiserver-{action}",
-            env!("CARGO_MANIFEST_DIR")
-        );
-        let output = Command::new(script)
-            .arg(&self.directory)
-            .output()
-            .expect("the script starts");
-        succeeded(&[action], &output);
-    }
-
-    /// A request to etcd's HTTP gateway.
-    fn etcd(&self, path: &str, body: &str) {
-        let url = format!("{}{path}", self.env("ETCD"));
-        let arguments = ["-sSf", "--max-time", "20", "--data", body, &url];
-        let output = Command::new("curl")
-            .args(arguments)
-            .output()
-            .expect("curl starts");
-        succeeded(&arguments, &output);
-    }
-}
-
-fn succeeded(arguments: &[&str], output: &Output) {
-    assert!(
-        output.status.success(),
-        "{arguments:?}: {}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
 }
 
 /// Counts what the source observes.
@@ -484,15 +386,6 @@ fn one_reading_is_complete(testbed: &Testbed) {
     assert!(!tracker.endpoints(&kubernetes, IpFamily::V4).is_empty());
 }
 
-/// Starts the API server again, also when the test fails.
-struct Restart<'a>(&'a Testbed);
-
-impl Drop for Restart<'_> {
-    fn drop(&mut self) {
-        self.0.apiserver("start");
-    }
-}
-
 fn an_api_server_that_restarts_loses_nothing(testbed: &Testbed) {
     let mut cluster = Cluster::follow(testbed);
     cluster.make("service", "kpr-web", &service("kpr-web", 80));
@@ -534,15 +427,8 @@ fn an_expired_watch_finds_what_it_missed(testbed: &Testbed) {
     testbed.apiserver("stop");
     // Behind the server's back one is deleted, and history moves on: the version that the watch
     // stands at is older than all that the server will know.
-    let key = base64("/registry/services/specs/default/kpr-lost");
-    testbed.etcd("/v3/kv/deleterange", &format!(r#"{{"key": "{key}"}}"#));
-    let key = base64("/kpr/history");
-    for _ in 0..10 {
-        testbed.etcd(
-            "/v3/kv/put",
-            &format!(r#"{{"key": "{key}", "value": "{key}"}}"#),
-        );
-    }
+    testbed.delete_from_etcd("/registry/services/specs/default/kpr-lost");
+    testbed.move_history_on();
     drop(restart);
     cluster.until("the deletion is found", |c| c.service("kpr-lost").is_none());
     assert_eq!(cluster.lists, lists + 1, "the watch had expired");
@@ -560,23 +446,4 @@ fn the_role_of_kube_proxy_is_enough_and_nothing_more(testbed: &Testbed) {
     assert!(may("watch", "services"));
     assert!(!may("get", "services"));
     assert!(!may("list", "secrets"));
-}
-
-/// etcd's gateway takes keys in this form.
-fn base64(text: &str) -> String {
-    const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut encoded = String::new();
-    for chunk in text.as_bytes().chunks(3) {
-        let byte = |index: usize| u32::from(chunk.get(index).copied().unwrap_or(0));
-        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
-        for digit in 0..4 {
-            let value = (bits >> (18 - 6 * digit)) & 0x3f;
-            encoded.push(if digit <= chunk.len() {
-                char::from(DIGITS[value as usize])
-            } else {
-                '='
-            });
-        }
-    }
-    encoded
 }

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A control plane that `hack/testbed/up` started: kubectl as a user, its API server stopped and
+//! started, its etcd changed behind the server's back. Knows nothing of the proxy.
+
+#![allow(
+    dead_code,
+    reason = "every test program is a crate of its own and uses a part of this"
+)]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "kubectl and the scripts of the test bed are started"
+)]
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+/// The folder of a test bed, and what its `env` file says.
+#[derive(Clone, Debug)]
+pub(crate) struct Testbed {
+    directory: PathBuf,
+    env: BTreeMap<String, String>,
+}
+
+impl Testbed {
+    pub(crate) fn open(directory: &Path) -> Result<Self, String> {
+        let text = std::fs::read_to_string(directory.join("env"))
+            .map_err(|error| format!("no test bed in {}: {error}", directory.display()))?;
+        let env = text
+            .lines()
+            .filter_map(|line| line.split_once('='))
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
+        Ok(Self {
+            directory: directory.to_owned(),
+            env,
+        })
+    }
+
+    pub(crate) fn env(&self, name: &str) -> &str {
+        self.env.get(name).expect("the test bed says so")
+    }
+
+    pub(crate) fn kubeconfig(&self, user: &str) -> PathBuf {
+        self.directory.join(format!("{user}.kubeconfig"))
+    }
+
+    /// Runs kubectl as a user.
+    pub(crate) fn kubectl_as(&self, user: &str, arguments: &[&str], input: &str) -> Output {
+        let built = Path::new(self.env("BIN")).join("kubectl");
+        let program = if built.exists() {
+            built
+        } else {
+            PathBuf::from("kubectl")
+        };
+        let mut child = Command::new(program)
+            .arg("--kubeconfig")
+            .arg(self.kubeconfig(user))
+            .arg("--cache-dir")
+            .arg(self.directory.join("kubectl-cache"))
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("kubectl starts");
+        let mut stdin = child.stdin.take().expect("it is piped");
+        stdin.write_all(input.as_bytes()).expect("kubectl reads");
+        drop(stdin);
+        child.wait_with_output().expect("kubectl ends")
+    }
+
+    /// Runs kubectl as the administrator and returns what it prints.
+    pub(crate) fn kubectl(&self, arguments: &[&str]) -> String {
+        succeeded(arguments, &self.kubectl_as("admin", arguments, ""))
+    }
+
+    pub(crate) fn apply(&self, manifest: &str) {
+        let arguments = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
+        succeeded(&arguments, &self.kubectl_as("admin", &arguments, manifest));
+    }
+
+    /// `stop` or `start`.
+    pub(crate) fn apiserver(&self, action: &str) {
+        self.script(&format!("apiserver-{action}"), &[]);
+    }
+
+    /// Ends the API server without giving it time for anything.
+    pub(crate) fn kill_apiserver(&self) {
+        self.script("apiserver-stop", &["--kill"]);
+    }
+
+    /// Runs a script of the test bed and returns what it prints.
+    pub(crate) fn script(&self, name: &str, options: &[&str]) -> String {
+        let script = format!("{}/hack/testbed/{name}", env!("CARGO_MANIFEST_DIR"));
+        let output = Command::new(script)
+            .arg(&self.directory)
+            .args(options)
+            .output()
+            .expect("the script starts");
+        succeeded(&[name], &output)
+    }
+
+    /// A request to etcd's HTTP gateway, and its answer.
+    pub(crate) fn etcd(&self, path: &str, body: &str) -> String {
+        let url = format!("{}{path}", self.env("ETCD"));
+        let arguments = ["-sSf", "--max-time", "20", "--data", body, &url];
+        let output = Command::new("curl")
+            .args(arguments)
+            .output()
+            .expect("curl starts");
+        succeeded(&arguments, &output)
+    }
+
+    /// Deletes an object in etcd, so that no watch ever tells of it.
+    pub(crate) fn delete_from_etcd(&self, key: &str) {
+        let key = base64(key);
+        self.etcd("/v3/kv/deleterange", &format!(r#"{{"key": "{key}"}}"#));
+    }
+
+    /// Makes etcd's history longer; returns etcd's answer to the last write.
+    pub(crate) fn move_history_on(&self) -> String {
+        let key = base64("/kpr/history");
+        let body = format!(r#"{{"key": "{key}", "value": "{key}"}}"#);
+        let answers: Vec<String> = (0..10).map(|_| self.etcd("/v3/kv/put", &body)).collect();
+        answers.last().expect("there are ten").clone()
+    }
+}
+
+/// What a command printed that must have succeeded.
+pub(crate) fn succeeded(arguments: &[&str], output: &Output) -> String {
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        output.status.success(),
+        "{arguments:?}: {printed}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    printed
+}
+
+/// Starts the API server again, also when the test fails.
+pub(crate) struct Restart<'a>(pub(crate) &'a Testbed);
+
+impl Drop for Restart<'_> {
+    fn drop(&mut self) {
+        self.0.apiserver("start");
+    }
+}
+
+/// etcd's gateway takes keys in this form.
+fn base64(text: &str) -> String {
+    const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut encoded = String::new();
+    for chunk in text.as_bytes().chunks(3) {
+        let byte = |index: usize| u32::from(chunk.get(index).copied().unwrap_or(0));
+        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
+        for digit in 0..4 {
+            let value = (bits >> (18 - 6 * digit)) & 0x3f;
+            encoded.push(if digit <= chunk.len() {
+                char::from(DIGITS[value as usize])
+            } else {
+                '='
+            });
+        }
+    }
+    encoded
+}
