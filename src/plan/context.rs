@@ -26,7 +26,8 @@ pub struct Context {
     /// Those of them on which node ports answer.
     pub node_port_addresses: BTreeSet<IpAddr>,
     pub scheduler: Arc<str>,
-    /// Virtual servers in these ranges are somebody else's, whatever else speaks for us.
+    /// Virtual servers in these ranges are somebody else's, unless a Service wants or wanted them
+    /// since we started.
     pub exclude_cidrs: Vec<IpNet>,
     /// The cluster's ranges of Service addresses, where they are known.
     pub service_cidrs: Vec<IpNet>,

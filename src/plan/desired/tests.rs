@@ -88,6 +88,20 @@ fn a_claim_passes_on_and_does_not_come_back_to_a_younger_service() {
 }
 
 #[test]
+fn a_service_that_gets_younger_loses_its_claim() {
+    let (first, second) = (
+        claimant("ns/a", 100, "10.96.0.1"),
+        claimant("ns/b", 200, "10.96.0.2"),
+    );
+    let mut desired = Desired::default();
+    set(&mut desired, &first);
+    set(&mut desired, &second);
+    let touched = set(&mut desired, &first.created(300));
+    assert_eq!(winner(&desired), "ns/b");
+    assert!(touched.virtual_servers.contains(&tcp("203.0.113.1:80")));
+}
+
+#[test]
 fn conflicts_name_winner_and_losers() {
     let mut desired = Desired::default();
     assert_eq!(desired.conflicts(), BTreeSet::new());

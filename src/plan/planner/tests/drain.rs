@@ -195,6 +195,25 @@ fn an_address_stays_until_all_ports_have_drained() {
 }
 
 #[test]
+fn an_address_on_which_tcp_drains_outlives_udp() {
+    let both = service("ns/web")
+        .named_port("t", Protocol::Tcp, 53)
+        .named_port("u", Protocol::Udp, 53);
+    let endpoints = slice("ns/web", "a", vec![endpoint("10.0.1.1")])
+        .named_port("t", Protocol::Tcp, 53)
+        .named_port("u", Protocol::Udp, 53);
+    let mut proxy = synced(vec![both], vec![endpoints]);
+    proxy.take_in([Event::ServicesReplaced(vec![])]);
+    // `sync` sees to it that nothing is pending after it.
+    proxy.sync();
+    let left: Vec<_> = proxy.kernel.state.virtual_servers.keys().copied().collect();
+    assert_eq!(left, [tcp("10.96.0.1:53")]);
+    assert!(is_bound(&proxy, "10.96.0.1"));
+    proxy.drain_all();
+    assert!(!is_bound(&proxy, "10.96.0.1"));
+}
+
+#[test]
 fn an_address_that_another_service_uses_survives_the_drain() {
     let mut proxy = synced(
         vec![

@@ -225,6 +225,18 @@ fn drained_servers_of_foreign_virtual_servers_are_not_ours_to_delete() {
 }
 
 #[test]
+fn looking_at_a_foreign_virtual_server_does_not_make_it_ours() {
+    let mut proxy = synced(vec![], vec![]);
+    let key = tcp("203.0.113.1:80");
+    let state = present(&[("10.9.9.9:80", 1)]);
+    proxy.kernel.state.virtual_servers.insert(key, state);
+    let states = proxy.kernel.virtual_servers(&[key].into());
+    proxy.planner.observed_virtual_servers(states);
+    assert!(proxy.sync().is_empty());
+    assert!(proxy.planner.draining().is_empty());
+}
+
+#[test]
 fn a_service_that_came_and_went_unseen_claims_nothing() {
     let mut proxy = synced(vec![], vec![]);
     let web = service("ns/web").port(80).external_ip("203.0.113.1");
