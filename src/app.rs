@@ -205,6 +205,7 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
         clock: clock.clone(),
         sync: metrics.sync.clone(),
         dataplane: metrics.dataplane.clone(),
+        is_large: false.into(),
     });
     let parts = parts(settings, clock, &exec, observer)?;
     let links = Monitor::open().context("cannot watch addresses")?;

@@ -15,6 +15,7 @@ pub mod config;
 pub mod dataplane;
 pub mod error_chain;
 pub mod health;
+pub mod memory;
 pub mod metrics;
 pub mod model;
 pub mod plan;

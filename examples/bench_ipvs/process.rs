@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 /// Where both proxies serve their metrics.
 const METRICS: ([u8; 4], u16) = ([127, 0, 0, 1], 10_249);
 
-/// `VmRSS`, `VmHWM` in kB and the number of threads.
+/// `VmRSS` and its parts, `VmHWM` in kB and the number of threads.
 pub(crate) fn memory(pid: u32) -> anyhow::Result<Value> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let number = |name: &str| {
@@ -22,6 +22,8 @@ pub(crate) fn memory(pid: u32) -> anyhow::Result<Value> {
     Ok(json!({
         "rssKb": number("VmRSS:"),
         "peakKb": number("VmHWM:"),
+        // Of which not from files (the program itself), which all its processes would share.
+        "anonymousKb": number("RssAnon:"),
         "threads": number("Threads:"),
     }))
 }

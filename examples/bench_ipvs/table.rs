@@ -322,8 +322,9 @@ fn memory(out: &mut impl fmt::Write, results: &Results) -> fmt::Result {
         };
         write!(
             out,
-            "  {services:>6} x 10  {label:<22} after the cold start {:.1}, peak {:.1}",
+            "  {services:>6} x 10  {label:<22} after the cold start {:.1} (without the program's own pages {:.1}), peak {:.1}",
             mb("/cold/memory/rssKb").median(),
+            mb("/cold/memory/anonymousKb").median(),
             mb("/cold/memory/peakKb").median(),
         )?;
         for part in ["latency", "idle"] {

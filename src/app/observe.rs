@@ -2,6 +2,7 @@
 //! Metrics and health, fed by what the loop and the source tell.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -53,7 +54,12 @@ pub(super) struct LoopObserver {
     pub(super) dataplane: DataplaneMetrics,
     pub(super) health: ProxyHealth,
     pub(super) board: Arc<Board>,
+    /// The present round applied a large plan.
+    pub(super) is_large: AtomicBool,
 }
+
+/// A plan of so many steps is a cold start or a large change: what it freed is given back.
+const LARGE_PLAN: usize = 1_000;
 
 /// Most steps of a plan that the board shows: a cold start has a hundred thousand.
 const SHOWN_STEPS: usize = 1_000;
@@ -127,6 +133,9 @@ impl Observer for LoopObserver {
 
     fn applied(&self, family: IpFamily, plan: &Plan, report: &Report) {
         self.board.show(family, self.clock.now(), plan, report);
+        if plan.len() >= LARGE_PLAN {
+            self.is_large.store(true, Ordering::Relaxed);
+        }
         for ((kind, ok), count) in counts(plan, report) {
             self.sync.steps_applied(kind, family, ok, count);
         }
@@ -142,6 +151,9 @@ impl Observer for LoopObserver {
     }
 
     fn round(&self, round: &Round<'_>) {
+        if self.is_large.swap(false, Ordering::Relaxed) {
+            crate::memory::release();
+        }
         let scope = if round.is_full {
             SyncScope::Full
         } else {

@@ -30,6 +30,9 @@ use crate::plan::step::LINK;
 use crate::plan::{Failure, FailureKind, Outcome, Plan, Prerequisites, Report, State, Step};
 use crate::telemetry::ErrorChain;
 
+/// Most steps that are turned into messages at a time. More saves nothing and takes memory.
+const LONGEST_RUN: usize = 2_048;
+
 /// The tables that have rules of ours.
 const TABLES: [Table; 3] = [Table::Mangle, Table::Nat, Table::Filter];
 
@@ -305,6 +308,7 @@ impl Kernel for Linux {
         while let Some(first) = rest.first() {
             let run = rest
                 .iter()
+                .take(LONGEST_RUN)
                 .take_while(|step| goes_with(first, step))
                 .count()
                 .max(1);
