@@ -175,13 +175,26 @@ fn cold_start(out: &mut impl fmt::Write, results: &Results) -> fmt::Result {
         }
         let sample = results.sample(label, services, "/cold/seconds");
         let floor = results.sample("floor", services, "/seconds").median();
-        let servers = results
-            .sample("floor", services, "/serversSeconds")
+        let process = results
+            .sample("floor", services, "/processSeconds")
             .median();
         write!(out, "  {services:>6} x 10  {label:<34} {sample}")?;
         if floor.is_finite() {
-            let (all, servers) = (sample.median() / floor, sample.median() / servers);
-            write!(out, "  = {all:.2} x floor, {servers:.2} x servers alone")?;
+            write!(out, "  = {:.2} x floor", sample.median() / floor)?;
+            // The floor has two already.
+            let processes = results
+                .sample(label, services, "/cold/work/processes")
+                .median()
+                - 2.0;
+            if processes > 0.0 && process.is_finite() {
+                let more = floor + processes * process;
+                write!(
+                    out,
+                    ", {:.2} x floor with {processes} more processes ({:.0} ms each here)",
+                    sample.median() / more,
+                    process * 1e3,
+                )?;
+            }
         }
         writeln!(out)?;
         let rounds = results.sample(label, services, "/cold/work/roundSeconds");
