@@ -398,8 +398,8 @@ fn an_api_server_that_restarts_loses_nothing(testbed: &Testbed) {
     let cidrs = cluster.cidrs.clone();
     let restart = Restart(testbed);
     testbed.apiserver("stop");
-    // Long enough for every watch to have failed several times: half a minute or so.
-    cluster.until_unanswered(40);
+    // Long enough for every watch to have failed several times; `cluster_ipvs` waits half a minute.
+    cluster.until_unanswered(16);
     // What it said on its way out (its own endpoint goes) is taken in; nothing of ours is lost.
     cluster.take_in_all();
     let unchanged =
@@ -424,7 +424,7 @@ fn an_expired_watch_finds_what_it_missed(testbed: &Testbed) {
     });
     let lists = cluster.lists;
     let restart = Restart(testbed);
-    testbed.apiserver("stop");
+    testbed.kill_apiserver();
     // Behind the server's back one is deleted, and history moves on: the version that the watch
     // stands at is older than all that the server will know.
     testbed.delete_from_etcd("/registry/services/specs/default/kpr-lost");

@@ -161,7 +161,7 @@ fn an_expired_watch_finds_what_it_missed(world: &mut World) {
     let web = world.cluster_ips("web")[0];
     let testbed = Testbed::clone(&world.testbed);
     let restart = Restart(&testbed);
-    testbed.apiserver("stop");
+    testbed.kill_apiserver();
     // Behind the server's back a Service and a slice are deleted, and history moves on and is
     // forgotten: the version at which the proxy's watches stand is older than all that is known.
     testbed.delete_from_etcd(&format!("/registry/services/specs/{NAMESPACE}/lost"));
