@@ -186,6 +186,21 @@ impl Fixture {
         fixture
     }
 
+    /// 101 Services instead of one; to look at real servers takes as long as is said.
+    fn many_and_slow(&mut self, pace: Duration) {
+        let mut services = vec![service("ns/web").port(80)];
+        services.extend((0..100).map(|index| {
+            let address = format!("10.96.9.{index}");
+            service(&format!("ns/other-{index}"))
+                .cluster_ips(&[&address])
+                .port(80)
+        }));
+        self.model(Event::ServicesReplaced(services));
+        self.work();
+        let slow = (self.time.clone(), pace);
+        self.lock().slow = Some(slow);
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Node> {
         self.node.lock().unwrap()
     }
@@ -429,18 +444,7 @@ fn audit_finds_and_repairs_what_others_changed() {
 #[test]
 fn change_does_not_wait_for_the_end_of_an_audit() {
     let mut fixture = Fixture::programmed();
-    let others = 0..100_u8;
-    let name = |index| format!("ns/other-{index}");
-    let mut services = vec![service("ns/web").port(80)];
-    services.extend(others.map(|index| {
-        service(&name(index))
-            .cluster_ips(&[&format!("10.96.9.{index}")])
-            .port(80)
-    }));
-    fixture.model(Event::ServicesReplaced(services));
-    fixture.work();
-    let slow = (fixture.time.clone(), Duration::from_millis(10));
-    fixture.lock().slow = Some(slow);
+    fixture.many_and_slow(Duration::from_millis(10));
     fixture.wait(Duration::from_secs(30));
     assert!(fixture.lock().audited < 50, "{}", fixture.lock().audited);
     fixture.scale(&["10.1.0.5"]);
@@ -456,6 +460,20 @@ fn change_does_not_wait_for_the_end_of_an_audit() {
     }
     assert_eq!(fixture.lock().audited, 101);
     assert_eq!(*fixture.watcher.0.lock().unwrap(), 0);
+}
+
+#[test]
+fn audit_that_takes_longer_than_its_period_is_finished() {
+    let mut fixture = Fixture::programmed();
+    fixture.many_and_slow(Duration::from_secs(10));
+    fixture.lock().observations.clear();
+    fixture.wait(Duration::from_secs(30));
+    while fixture.lock().audited < 101 {
+        fixture.work();
+    }
+    assert_eq!(fixture.lock().observations, [Extent::Outline]);
+    fixture.work();
+    assert_eq!(fixture.lock().observations.len(), 2);
 }
 
 #[test]
