@@ -17,7 +17,7 @@ use crate::clock::Clock;
 use crate::config::settings::{Settings, SourceSettings};
 use crate::config::{self, Command, OutputFormat};
 use crate::dataplane::exec::{Exec, System};
-use crate::dataplane::kernel::Kernel as _;
+use crate::dataplane::kernel::Kernel;
 use crate::dataplane::links::{LinkError, Links, Monitor};
 use crate::health::{AdminSurface, ProxyHealth, Server, admin_routes, health_routes};
 use crate::reconcile::context::NodeFacts;
@@ -160,7 +160,7 @@ fn parts(
     clock: Clock,
     exec: &Arc<dyn Exec>,
     observer: Arc<dyn crate::reconcile::observer::Observer>,
-) -> anyhow::Result<Parts<crate::dataplane::linux::Linux>> {
+) -> anyhow::Result<Parts<Box<dyn Kernel>>> {
     let mut opened = start::open(&settings, exec)?;
     let facts = NodeFacts {
         addresses: opened.kernel.node_addresses()?,

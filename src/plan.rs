@@ -15,6 +15,8 @@ pub mod context;
 pub mod desired;
 pub mod diff;
 pub mod fragment;
+pub mod iptables;
+pub mod mode;
 pub mod object;
 pub mod planner;
 pub mod prerequisites;
@@ -28,7 +30,7 @@ pub mod sysctl;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use context::{Context, KernelVersion};
+pub use context::{Context, IptablesContext, KernelVersion};
 pub use planner::Planner;
 pub use prerequisites::Prerequisites;
 pub use report::{Failure, FailureKind, Outcome, Report};

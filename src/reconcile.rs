@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 
 use crate::clock::Clock;
-use crate::config::settings::Settings;
+use crate::config::settings::{ProxyMode, Settings};
 use crate::dataplane::kernel::{Extent, Kernel};
 use crate::model::{Changes, IpFamily, Tracker};
 use crate::source::Update;
@@ -86,11 +86,20 @@ impl<K: Kernel> Reconciler<K> {
         let families = families
             .into_iter()
             .enumerate()
-            .map(|(index, family)| Family::new(context(&settings, &facts, family, index == 0)))
+            .map(|(index, family)| {
+                Family::new(
+                    context(&settings, &facts, family, index == 0),
+                    settings.mode,
+                )
+            })
             .collect::<Result<_, _>>()?;
         let now = clock.monotonic();
+        let runner = Runner::new(settings.sync.min_period, settings.sync.period);
         Ok(Self {
-            runner: Runner::new(settings.sync.min_period, settings.sync.period),
+            runner: match settings.mode {
+                ProxyMode::Ipvs => runner,
+                ProxyMode::Iptables => runner.following_cost(),
+            },
             next_audit: now + settings.sync.period,
             next_drain: now,
             families,
@@ -215,7 +224,7 @@ impl<K: Kernel> Reconciler<K> {
 
     /// One round over all families.
     fn round(&mut self, is_audit: bool) {
-        self.runner.begin();
+        self.runner.begin(self.clock.monotonic());
         let changes = self.tracker.take();
         self.observer.changes_taken(&changes);
         if std::mem::take(&mut self.facts_changed) {

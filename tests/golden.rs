@@ -18,7 +18,7 @@ use kube_proxy_rs::model::{Event, IpFamily, ServiceName, Tracker};
 use kube_proxy_rs::plan::check::check;
 use kube_proxy_rs::plan::object::Timeouts;
 use kube_proxy_rs::plan::planner::Planner;
-use kube_proxy_rs::plan::{Context, KernelVersion, Plan, State};
+use kube_proxy_rs::plan::{Context, IptablesContext, KernelVersion, Plan, State};
 use kube_proxy_rs::source::{Options, Unobserved, Update, manifests};
 use serde::Serialize;
 
@@ -236,5 +236,6 @@ fn context(family: IpFamily) -> Context {
         strict_arp: false,
         timeouts: Timeouts::default(),
         kernel: KernelVersion { major: 6, minor: 1 },
+        iptables: IptablesContext::default(),
     }
 }

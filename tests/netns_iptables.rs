@@ -11,8 +11,16 @@ use harness::{Need, Test, run};
 mod harness;
 #[path = "kernel_netfilter/iptables.rs"]
 mod iptables;
+#[path = "kernel_netfilter/iptables_mode.rs"]
+mod iptables_mode;
 
 fn main() -> ExitCode {
-    let tests = [iptables::LEGACY, iptables::NFT, iptables::BOTH].concat();
+    let tests = [
+        iptables::LEGACY,
+        iptables::NFT,
+        iptables::BOTH,
+        iptables_mode::TESTS,
+    ]
+    .concat();
     harness::main("REQUIRE_NETNS", tests, &[])
 }

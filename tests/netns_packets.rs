@@ -31,9 +31,12 @@ fn main() -> ExitCode {
         .collect();
     let direct = {
         let world = world.clone();
+        let protocols = protocols.clone();
         move || cases::run::direct(&world, &protocols).map_err(failed)
     };
     let mut trials = vec![Trial::test("cluster::direct", direct)];
+    let binary = Path::new(env!("CARGO_BIN_EXE_kube-proxy-rs"));
+    trials.extend(cases::run::trials(cases::Mode::Iptables, binary, &protocols, &world));
     // Where the kernel has IPVS there is no way to see how its absence is met.
     if lacks_ipvs().is_some() {
         trials.push(Trial::test("ipvs::kernel_without_it", || {

@@ -25,7 +25,7 @@ use kube_proxy_rs::model::node::LocalDetector;
 use kube_proxy_rs::plan::object::Timeouts;
 use kube_proxy_rs::plan::ruleset::Ruleset;
 use kube_proxy_rs::plan::set::{SetId, SetType};
-use kube_proxy_rs::plan::{Context, KernelVersion, rules};
+use kube_proxy_rs::plan::{Context, IptablesContext, KernelVersion, rules};
 use serde_json::{Value, json};
 
 use crate::{Shape, cluster, kernel, save};
@@ -222,6 +222,7 @@ fn context(family: IpFamily) -> Context {
         local_detector: LocalDetector::None,
         strict_arp: false,
         timeouts: Timeouts::default(),
+        iptables: IptablesContext::default(),
         kernel: KernelVersion { major: 6, minor: 1 },
     }
 }

@@ -16,7 +16,7 @@ use crate::dataplane::kernel::Cost;
 use crate::health::ProxyHealth;
 use crate::metrics::{
     self, DataplaneMetrics, DriftState, HealthMetrics, MetricsError, SourceMetrics, SyncMetrics,
-    SyncScope,
+    SyncScope, Table,
 };
 use crate::model::{Changes, IpFamily, NodeInfo};
 use crate::plan::{Outcome, Plan, Report, Step};
@@ -139,6 +139,11 @@ impl Observer for LoopObserver {
         for ((kind, ok), count) in counts(plan, report) {
             self.sync.steps_applied(kind, family, ok, count);
         }
+        for (step, _) in report.failures(plan) {
+            if matches!(step, Step::EditRules(_)) {
+                self.sync.restore_failed(family);
+            }
+        }
     }
 
     fn drift(&self, _family: IpFamily, plan: &Plan, report: &Report) {
@@ -164,6 +169,12 @@ impl Observer for LoopObserver {
         let (internal, external) = round.no_local_endpoints;
         self.sync
             .no_local_endpoints(round.family, internal, external);
+        if let Some(((nat, nat_written), (filter, filter_written))) = round.rules {
+            self.sync
+                .iptables_rules(round.family, Table::Nat, nat, nat_written);
+            self.sync
+                .iptables_rules(round.family, Table::Filter, filter, filter_written);
+        }
         if round.succeeded {
             self.health.round_succeeded(round.family);
             let mine = round

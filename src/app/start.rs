@@ -12,8 +12,9 @@ use tracing::{info, warn};
 use crate::config::settings::{ProxyMode, Settings};
 use crate::dataplane::exec::Exec;
 use crate::dataplane::iptables::{Backends, Iptables};
+use crate::dataplane::kernel::Kernel;
 use crate::dataplane::links::Links;
-use crate::dataplane::linux::Linux;
+use crate::dataplane::linux::{Linux, Netfilter};
 use crate::dataplane::sysctl::Sysctls;
 use crate::dataplane::{ipset, ipvs};
 use crate::model::IpFamily;
@@ -24,23 +25,18 @@ use crate::telemetry::ErrorChain;
 /// A kernel that can be programmed, and for which families.
 #[derive(Debug)]
 pub(super) struct Opened {
-    pub(super) kernel: Linux,
+    pub(super) kernel: Box<dyn Kernel>,
     pub(super) families: Vec<IpFamily>,
     pub(super) version: KernelVersion,
 }
 
-/// Opens the kernel of this network namespace for IPVS mode.
+/// Opens the kernel of this network namespace for a mode.
 pub(super) fn open(settings: &Settings, exec: &Arc<dyn Exec>) -> anyhow::Result<Opened> {
-    if settings.mode == ProxyMode::Iptables {
-        bail!("mode iptables is not available yet: use --proxy-mode=ipvs");
-    }
-    let mut ipvs = ipvs::Client::open().context("cannot use IPVS")?;
-    let scheduler = settings
-        .ipvs
-        .scheduler
-        .parse()
-        .context("invalid IPVS scheduler")?;
-    ipvs.probe_scheduler(scheduler).context("cannot use IPVS")?;
+    // Opened first: without it the mode is wrong, whatever else is there.
+    let ipvs = match settings.mode {
+        ProxyMode::Ipvs => Some(open_ipvs(settings)?),
+        ProxyMode::Iptables => None,
+    };
     let iptables = iptables(exec)?;
     let families = iptables.keys().copied().collect();
     let sysctls = Sysctls::new("/proc/sys");
@@ -49,19 +45,31 @@ pub(super) fn open(settings: &Settings, exec: &Arc<dyn Exec>) -> anyhow::Result<
         .ok()
         .and_then(|release| KernelVersion::parse(&release))
         .context("cannot read the kernel's version")?;
-    let kernel = Linux::new(
-        ipvs,
-        ipset::Client::open().context("cannot use ipset")?,
-        Links::open().context("cannot use route netlink")?,
-        sysctls,
-        iptables,
-        exec.clone(),
-    );
+    let links = Links::open().context("cannot use route netlink")?;
+    let exec = exec.clone();
+    let kernel: Box<dyn Kernel> = match ipvs {
+        Some(ipvs) => {
+            let ipset = ipset::Client::open().context("cannot use ipset")?;
+            Box::new(Linux::new(ipvs, ipset, links, sysctls, iptables, exec))
+        }
+        None => Box::new(Netfilter::new(links, sysctls, iptables, exec)),
+    };
     Ok(Opened {
         kernel,
         families,
         version,
     })
+}
+
+fn open_ipvs(settings: &Settings) -> anyhow::Result<ipvs::Client> {
+    let mut ipvs = ipvs::Client::open().context("cannot use IPVS")?;
+    let scheduler = settings
+        .ipvs
+        .scheduler
+        .parse()
+        .context("invalid IPVS scheduler")?;
+    ipvs.probe_scheduler(scheduler).context("cannot use IPVS")?;
+    Ok(ipvs)
 }
 
 /// The families that this machine can serve: those whose `nat` table can be read, and IPv6 only

@@ -3,6 +3,7 @@
 //! the real one, [`super::fake`] the one of tests. Implementations decide nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
 
 use crate::model::IpFamily;
@@ -74,4 +75,49 @@ pub trait Kernel: Send {
 
     /// The addresses of this node on links other than ours, without loopback and link-local ones.
     fn node_addresses(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError>;
+}
+
+impl fmt::Debug for dyn Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Kernel")
+    }
+}
+
+impl Kernel for Box<dyn Kernel> {
+    fn observe(&mut self, family: IpFamily, extent: Extent) -> Result<State, ObserveError> {
+        (**self).observe(family, extent)
+    }
+
+    fn observe_virtual_servers(
+        &mut self,
+        keys: &BTreeSet<VirtualServerKey>,
+    ) -> Result<BTreeMap<VirtualServerKey, Option<VirtualServerState>>, ObserveError> {
+        (**self).observe_virtual_servers(keys)
+    }
+
+    fn observe_real_servers(
+        &mut self,
+        keys: &[VirtualServerKey],
+    ) -> Result<BTreeMap<VirtualServerKey, RealServers>, ObserveError> {
+        (**self).observe_real_servers(keys)
+    }
+
+    fn apply(&mut self, plan: &Plan) -> Report {
+        (**self).apply(plan)
+    }
+
+    fn idle(
+        &mut self,
+        candidates: &BTreeSet<RealServerOf>,
+    ) -> Result<BTreeSet<RealServerOf>, ObserveError> {
+        (**self).idle(candidates)
+    }
+
+    fn cost(&self) -> Cost {
+        (**self).cost()
+    }
+
+    fn node_addresses(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError> {
+        (**self).node_addresses()
+    }
 }

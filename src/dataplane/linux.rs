@@ -5,7 +5,9 @@
 //! pipelined batch, all entries of a set in few messages, all addresses in one batch.
 
 mod ipvs;
+mod netfilter;
 mod observe;
+mod parts;
 mod sets;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,24 +19,24 @@ use super::ipset::{self, Client as IpsetClient};
 use super::iptables::{Iptables, IptablesError, RestoreFailureKind};
 use super::ipvs::{Client as IpvsClient, Operation};
 use super::kernel::{Cost, Extent, Kernel, ObserveError};
-use super::links::{Address, Links, Scope};
+use super::links::Links;
 use super::netlink::{KernelError, KernelErrorKind};
 use super::sysctl::{SysctlError, Sysctls};
 use crate::model::IpFamily;
 use crate::plan::object::{RealServers, VirtualServerKey};
 use crate::plan::planner::RealServerOf;
-use crate::plan::ruleset::{Ruleset, Table};
+use crate::plan::ruleset::Ruleset;
 use crate::plan::set::{SetEntry, SetName};
 use crate::plan::state::VirtualServerState;
 use crate::plan::step::LINK;
 use crate::plan::{Failure, FailureKind, Outcome, Plan, Prerequisites, Report, State, Step};
 use crate::telemetry::ErrorChain;
 
+pub use netfilter::Netfilter;
+use parts::{apply_rules, cost_of, node_addresses, observe_rules};
+
 /// Most steps that are turned into messages at a time. More saves nothing and takes memory.
 const LONGEST_RUN: usize = 2_048;
-
-/// The tables that have rules of ours.
-const TABLES: [Table; 3] = [Table::Mangle, Table::Nat, Table::Filter];
 
 /// See the module.
 #[derive(Debug)]
@@ -226,10 +228,7 @@ impl Linux {
                 Ok(name) => outcome(&self.ipset.destroy(&name), ipset_failure_kind),
                 Err(error) => failed(FailureKind::Other, &error),
             },
-            Step::EditRules(edits) => match self.iptables.get(&edits.family) {
-                Some(iptables) => outcome(&iptables.restore(&edits.edits), iptables_failure_kind),
-                None => Outcome::NotTried,
-            },
+            Step::EditRules(edits) => apply_rules(&self.iptables, edits),
             // Steps that go in runs.
             Step::AddEntry { .. }
             | Step::DeleteEntry { .. }
@@ -248,8 +247,7 @@ impl Linux {
 impl Kernel for Linux {
     fn observe(&mut self, family: IpFamily, extent: Extent) -> Result<State, ObserveError> {
         let rules = match extent {
-            Extent::Everything => self
-                .observe_rules(family)
+            Extent::Everything => observe_rules(&self.iptables, family)
                 .map_err(|error| unobserved("iptables rules", error))?,
             Extent::Outline => Ruleset::new(),
         };
@@ -372,39 +370,14 @@ impl Kernel for Linux {
             self.ipset.stats(),
             self.links.stats(),
         ];
-        let mut cost = Cost {
+        Cost {
             processes: self.exec.started(),
-            ..Cost::default()
-        };
-        for stats in sockets {
-            cost.round_trips += stats.round_trips;
-            cost.messages_sent += stats.messages_sent;
-            cost.messages_received += stats.messages_received;
-            cost.bytes_sent += stats.bytes_sent;
-            cost.bytes_received += stats.bytes_received;
+            ..cost_of(&sockets)
         }
-        cost
     }
 
     fn node_addresses(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError> {
-        let failed = |error| unobserved("addresses of the node", error);
-        let addresses = self.links.addresses().map_err(failed)?;
-        let ours = self
-            .links
-            .find(LINK)
-            .map_err(failed)?
-            .map(|link| link.index);
-        let counts = |address: &&Address| {
-            Some(address.link) != ours
-                && address.scope == Scope::Global
-                && !address.is_tentative
-                && !address.ip.is_loopback()
-        };
-        Ok(addresses
-            .iter()
-            .filter(counts)
-            .map(|address| address.ip)
-            .collect())
+        node_addresses(&mut self.links)
     }
 }
 

@@ -38,6 +38,19 @@ pub struct Context {
     pub strict_arp: bool,
     pub timeouts: Timeouts,
     pub kernel: KernelVersion,
+    pub iptables: IptablesContext,
+}
+
+/// What only iptables mode asks about the node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IptablesContext {
+    /// Node ports answer on all addresses of the node, so that rules need not name them.
+    pub node_ports_everywhere: bool,
+    /// Node ports answer on 127.0.0.0/8 (IPv4 only).
+    pub localhost_node_ports: bool,
+    /// Packets that conntrack calls invalid are dropped before they can reset a connection; not where conntrack is told
+    /// to be liberal.
+    pub drop_invalid: bool,
 }
 
 /// Major and minor version of the running kernel.

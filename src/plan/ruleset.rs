@@ -112,6 +112,12 @@ impl ChainName {
         Ok(Self(name))
     }
 
+    /// A name put together from parts that make it a valid one, whatever they are.
+    pub(crate) fn composed(name: String) -> Self {
+        debug_assert!(Self::new(name.clone()).is_ok(), "{name}");
+        Self(name)
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::check::check;
-use super::context::{Context, KernelVersion};
+use super::context::{Context, IptablesContext, KernelVersion};
 use super::object::{RealServerKey, Timeouts, VirtualServerKey};
 use super::planner::RealServerOf;
 use super::step::Step;
@@ -37,6 +37,11 @@ pub(crate) fn context(family: IpFamily) -> Context {
         strict_arp: false,
         timeouts: Timeouts::default(),
         kernel: KernelVersion { major: 6, minor: 1 },
+        iptables: IptablesContext {
+            node_ports_everywhere: true,
+            localhost_node_ports: family == IpFamily::V4,
+            drop_invalid: true,
+        },
     }
 }
 

@@ -12,7 +12,7 @@ use crate::config::settings::{IpvsTimeouts, Settings};
 use crate::model::node::NodeIps;
 use crate::model::{IpFamily, NodeInfo};
 use crate::plan::object::Timeouts;
-use crate::plan::{Context, KernelVersion};
+use crate::plan::{Context, IptablesContext, KernelVersion};
 
 /// What is known of the node at the moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -65,6 +65,13 @@ pub fn context(
         strict_arp: settings.ipvs.strict_arp,
         timeouts: timeouts(&settings.ipvs.timeouts),
         kernel: facts.kernel,
+        iptables: IptablesContext {
+            node_ports_everywhere: ranges.matches_all(),
+            localhost_node_ports: family == IpFamily::V4
+                && settings.localhost_node_ports
+                && ranges.contains_loopback(),
+            drop_invalid: !settings.conntrack.tcp_be_liberal,
+        },
     }
 }
 

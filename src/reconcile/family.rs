@@ -8,12 +8,14 @@ use tracing::{debug, error, info, warn};
 
 use super::observer::{Observer, Round};
 use crate::clock::Clock;
+use crate::config::settings::ProxyMode;
 use crate::dataplane::kernel::{Extent, Kernel, ObserveError};
-use crate::model::{Changes, IpFamily, ServiceName, Tracker};
-use crate::plan::desired::Conflict;
+use crate::model::{Changes, IpFamily, ServiceName, ServicePortName, Tracker};
+use crate::plan::mode::{Conflict, ModePlanner};
 use crate::plan::object::VirtualServerKey;
-use crate::plan::ruleset::InvalidChainName;
-use crate::plan::{Context, FailureKind, Plan, Planner, Report};
+use crate::plan::ruleset::{Edit, InvalidChainName, Table};
+use crate::plan::step::RuleEdits;
+use crate::plan::{Context, FailureKind, Plan, Report, Step};
 use crate::telemetry::ErrorChain;
 
 /// Most failed steps that are logged for one plan.
@@ -41,10 +43,42 @@ pub(super) struct Trigger<'a> {
     pub(super) changes: &'a Changes,
 }
 
+/// Most plans that one round makes to find what the kernel refuses.
+const MAX_ISOLATION: usize = 32;
+
+/// Rules by table.
+#[derive(Clone, Copy, Debug, Default)]
+struct RuleCounts {
+    nat: usize,
+    filter: usize,
+}
+
+impl RuleCounts {
+    fn add(&mut self, plan: &Plan) {
+        for step in plan.steps() {
+            let Step::EditRules(RuleEdits { edits, .. }) = step else {
+                continue;
+            };
+            for edit in edits {
+                let count = match edit {
+                    Edit::Replace { rules, .. } => rules.len(),
+                    Edit::Prepend { .. } | Edit::Append { .. } => 1,
+                    Edit::Delete { .. } | Edit::DeleteChain { .. } => 0,
+                };
+                match edit.table() {
+                    Table::Nat => self.nat += count,
+                    Table::Filter => self.filter += count,
+                    Table::Raw | Table::Mangle => {}
+                }
+            }
+        }
+    }
+}
+
 /// One family's planner and what is known of its kernel.
 #[derive(Debug)]
 pub(super) struct Family {
-    planner: Planner,
+    planner: ModePlanner,
     /// The kernel must be observed before the next plan.
     is_unknown: bool,
     /// No round has succeeded yet.
@@ -52,21 +86,29 @@ pub(super) struct Family {
     conflicts: BTreeSet<Conflict>,
     /// The virtual servers whose real servers the present audit has yet to look at.
     unaudited: Vec<VirtualServerKey>,
+    set_aside: BTreeSet<ServicePortName>,
+    /// Rules that the present round wrote.
+    written: RuleCounts,
 }
 
 impl Family {
-    pub(super) fn new(context: Context) -> Result<Self, InvalidChainName> {
+    pub(super) fn new(context: Context, mode: ProxyMode) -> Result<Self, InvalidChainName> {
         Ok(Self {
-            planner: Planner::new(context)?,
+            planner: match mode {
+                ProxyMode::Ipvs => ModePlanner::ipvs(context)?,
+                ProxyMode::Iptables => ModePlanner::iptables(context),
+            },
             is_unknown: true,
             is_first: true,
             conflicts: BTreeSet::new(),
             unaudited: Vec::new(),
+            set_aside: BTreeSet::new(),
+            written: RuleCounts::default(),
         })
     }
 
     pub(super) fn family(&self) -> IpFamily {
-        self.planner.context().family
+        self.planner.family()
     }
 
     pub(super) fn set_context(
@@ -134,29 +176,39 @@ impl Family {
     ) -> bool {
         let start = clock.monotonic();
         observer.round_started(self.family());
-        let extent = if trigger.is_audit && !self.is_unknown {
+        let extent = if self.is_unknown {
+            Some(Extent::Everything)
+        } else if trigger.is_audit && self.planner.audits_without_rules() {
             Some(Extent::Outline)
-        } else if self.is_unknown {
+        } else if trigger.is_audit {
             Some(Extent::Everything)
         } else {
             None
         };
         let is_full = extent.is_some();
-        let succeeded = match extent.map_or(Ok(()), |extent| self.observe(kernel, extent)) {
-            Ok(()) => self.plan_and_apply(kernel, observer, trigger),
-            Err(error) => {
-                error!(family = %self.family(), error = %ErrorChain(&error), "kernel not observed");
-                false
+        self.written = RuleCounts::default();
+        let mut succeeded = self.observe_and_apply(kernel, observer, trigger, extent);
+        // Others wait while it is looked for what the kernel refuses.
+        for _ in 0..MAX_ISOLATION {
+            if !self.planner.is_isolating() {
+                break;
             }
-        };
+            let extent = self.is_unknown.then_some(Extent::Everything);
+            succeeded = self.observe_and_apply(kernel, observer, trigger, extent);
+        }
         self.log_conflicts();
+        self.log_set_aside();
+        let count = |table, written| Some((self.planner.rule_count(table)?, written));
+        let rules =
+            count(Table::Nat, self.written.nat).zip(count(Table::Filter, self.written.filter));
         observer.round(&Round {
             family: self.family(),
             duration: clock.monotonic().saturating_sub(start),
             is_full,
             succeeded,
             changes: trigger.changes,
-            no_local_endpoints: self.planner.desired().no_local_endpoints(),
+            no_local_endpoints: self.planner.no_local_endpoints(),
+            rules,
         });
         succeeded
     }
@@ -194,6 +246,22 @@ impl Family {
         !differs || self.plan_and_apply(kernel, observer, trigger)
     }
 
+    fn observe_and_apply(
+        &mut self,
+        kernel: &mut impl Kernel,
+        observer: &dyn Observer,
+        trigger: Trigger<'_>,
+        extent: Option<Extent>,
+    ) -> bool {
+        match extent.map_or(Ok(()), |extent| self.observe(kernel, extent)) {
+            Ok(()) => self.plan_and_apply(kernel, observer, trigger),
+            Err(error) => {
+                error!(family = %self.family(), error = %ErrorChain(&error), "kernel not observed");
+                false
+            }
+        }
+    }
+
     fn plan_and_apply(
         &mut self,
         kernel: &mut impl Kernel,
@@ -225,7 +293,7 @@ impl Family {
         succeeded
     }
 
-    fn apply(&self, kernel: &mut impl Kernel, observer: &dyn Observer, plan: &Plan) -> Report {
+    fn apply(&mut self, kernel: &mut impl Kernel, observer: &dyn Observer, plan: &Plan) -> Report {
         let family = self.family();
         if plan.is_empty() {
             return Report::default();
@@ -233,6 +301,7 @@ impl Family {
         for step in plan.steps() {
             debug!(%family, %step, "step");
         }
+        self.written.add(plan);
         let report = kernel.apply(plan);
         let mut failed = 0;
         for (step, failure) in report.failures(plan) {
@@ -289,11 +358,24 @@ impl Family {
 
     /// Says once who did not get what two Services claim.
     fn log_conflicts(&mut self) {
-        let conflicts = self.planner.desired().conflicts();
+        let conflicts = self.planner.conflicts();
         for conflict in conflicts.difference(&self.conflicts) {
-            let Conflict { loser, winner, key } = conflict;
-            warn!(service = %loser, %winner, vs = %key, "address and port belong to another Service");
+            let Conflict {
+                loser,
+                winner,
+                place,
+            } = conflict;
+            warn!(service = %loser, %winner, %place, "address and port belong to another Service");
         }
         self.conflicts = conflicts;
+    }
+
+    /// Says once whose rules the kernel refused.
+    fn log_set_aside(&mut self) {
+        let set_aside = self.planner.set_aside();
+        for service in set_aside.difference(&self.set_aside) {
+            error!(family = %self.family(), %service, "kernel refuses its rules, it keeps those that it had");
+        }
+        self.set_aside = set_aside;
     }
 }

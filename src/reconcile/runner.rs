@@ -15,6 +15,10 @@ const FIRST_RETRY: Duration = Duration::from_millis(500);
 pub struct Runner {
     min_period: Duration,
     max_retry: Duration,
+    /// The pause is as long as the last round took, and the minimum period its upper limit.
+    follows_cost: bool,
+    begin: Duration,
+    cost: Duration,
     last_end: Option<Duration>,
     is_requested: bool,
     failures: u32,
@@ -25,9 +29,29 @@ impl Runner {
         Self {
             min_period,
             max_retry,
+            follows_cost: false,
+            begin: Duration::ZERO,
+            cost: Duration::ZERO,
             last_end: None,
             is_requested: false,
             failures: 0,
+        }
+    }
+
+    /// Rounds need not be further apart than they are long: half of the time is left to others then.
+    #[must_use]
+    pub fn following_cost(self) -> Self {
+        Self {
+            follows_cost: true,
+            ..self
+        }
+    }
+
+    fn pause(&self) -> Duration {
+        if self.follows_cost {
+            self.min_period.min(self.cost)
+        } else {
+            self.min_period
         }
     }
 
@@ -39,19 +63,21 @@ impl Runner {
     /// When the next round is due, if one is.
     pub fn due(&self) -> Option<Duration> {
         let after = |pause| self.last_end.map_or(Duration::ZERO, |end| end + pause);
-        let requested = self.is_requested.then(|| after(self.min_period));
-        let retry = (self.failures > 0).then(|| after(self.retry_pause().max(self.min_period)));
+        let requested = self.is_requested.then(|| after(self.pause()));
+        let retry = (self.failures > 0).then(|| after(self.retry_pause().max(self.pause())));
         requested.into_iter().chain(retry).min()
     }
 
     /// A round begins: what is requested from here on is for the next one.
-    pub fn begin(&mut self) {
+    pub fn begin(&mut self, now: Duration) {
+        self.begin = now;
         self.is_requested = false;
     }
 
     /// A round ended.
     pub fn end(&mut self, now: Duration, succeeded: bool) {
         self.last_end = Some(now);
+        self.cost = now.saturating_sub(self.begin);
         self.failures = if succeeded {
             0
         } else {
@@ -100,17 +126,29 @@ mod tests {
     fn next_round_waits_from_the_end_of_the_last() {
         let mut runner = runner();
         runner.request();
-        runner.begin();
+        runner.begin(ms(0));
         runner.request();
         runner.end(ms(5_000), true);
         assert_eq!(runner.due(), Some(ms(6_000)));
     }
 
     #[test]
+    fn pause_follows_the_cost_up_to_the_minimum_period() {
+        let mut runner = runner().following_cost();
+        for (end, due) in [(200, 400), (5_000, 6_000)] {
+            runner.request();
+            runner.begin(ms(0));
+            runner.request();
+            runner.end(ms(end), true);
+            assert_eq!(runner.due(), Some(ms(due)));
+        }
+    }
+
+    #[test]
     fn request_after_quiet_time_is_due_at_once() {
         let mut runner = runner();
         runner.request();
-        runner.begin();
+        runner.begin(ms(0));
         runner.end(ms(100), true);
         assert_eq!(runner.due(), None);
         runner.request();
@@ -122,7 +160,7 @@ mod tests {
         let mut runner = Runner::new(ms(0), ms(30_000));
         let mut pauses = Vec::new();
         for _ in 0..9 {
-            runner.begin();
+            runner.begin(ms(0));
             runner.end(ms(0), false);
             pauses.push(runner.due().map(|due| due.as_millis()));
         }
@@ -131,7 +169,7 @@ mod tests {
         ]
         .map(Some);
         assert_eq!(pauses, expected);
-        runner.begin();
+        runner.begin(ms(0));
         runner.end(ms(0), true);
         assert_eq!(runner.due(), None);
     }
@@ -139,7 +177,7 @@ mod tests {
     #[test]
     fn change_does_not_wait_for_the_retry() {
         let mut runner = Runner::new(ms(0), ms(30_000));
-        runner.begin();
+        runner.begin(ms(0));
         runner.end(ms(100), false);
         runner.request();
         assert_eq!(runner.due(), Some(ms(100)));

@@ -286,6 +286,15 @@ impl Topology {
         }
         if node == Host::Remote {
             commands.push(service_routes());
+        } else {
+            // The way to everything else, which swallows what it gets.
+            for family in Family::ALL {
+                let router = wire_address(family, 254);
+                commands.push(format!(
+                    "neigh add {router} lladdr 02:00:00:00:00:fe dev eth0 nud permanent\n\
+                     route add default via {router}\n"
+                ));
+            }
         }
         let pods = || Host::ALL.into_iter().filter(|pod| pod.node() == Some(node));
         commands.extend(pods().map(|pod| {

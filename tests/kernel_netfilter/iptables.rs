@@ -11,7 +11,7 @@ use kube_proxy_rs::dataplane::iptables::{
 };
 use kube_proxy_rs::model::net::IpFamily;
 use kube_proxy_rs::model::node::LocalDetector;
-use kube_proxy_rs::plan::context::{Context, KernelVersion};
+use kube_proxy_rs::plan::context::{Context, IptablesContext, KernelVersion};
 use kube_proxy_rs::plan::object::Timeouts;
 use kube_proxy_rs::plan::rules::{FixedRules, edits, fixed_rules};
 use kube_proxy_rs::plan::ruleset::{ChainName, Edit, Rule, Ruleset, Table};
@@ -119,6 +119,7 @@ fn context(family: IpFamily, masquerade_all: bool, local_detector: LocalDetector
         strict_arp: false,
         timeouts: Timeouts::default(),
         kernel: KernelVersion::default(),
+        iptables: IptablesContext::default(),
     }
 }
 

@@ -5,14 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::super::ipset;
-use super::super::iptables::IptablesError;
 use super::super::ipvs::{Error as IpvsError, ServiceKey};
 use super::super::kernel::{Extent, ObserveError};
 use super::super::links::Address;
-use super::{Linux, TABLES, ipvs, sets, unobserved};
+use super::{Linux, ipvs, sets, unobserved};
 use crate::model::IpFamily;
 use crate::plan::object::{RealServers, VirtualServerKey};
-use crate::plan::ruleset::Ruleset;
 use crate::plan::set::{SetId, SetName};
 use crate::plan::state::{NodeState, SetState, VirtualServerState};
 use crate::plan::step::LINK;
@@ -113,18 +111,6 @@ impl Linux {
             sysctls,
             timeouts: ipvs::timeouts(timeouts),
         })
-    }
-
-    pub(super) fn observe_rules(&self, family: IpFamily) -> Result<Ruleset, IptablesError> {
-        let Some(iptables) = self.iptables.get(&family) else {
-            return Ok(Ruleset::new());
-        };
-        let mut rules = iptables.save(&TABLES)?;
-        // What others have is of no interest, and may be a hundred thousand rules.
-        rules.chains.retain(|(table, chain), _| {
-            table.has_built_in(chain) || chain.as_str().starts_with("KUBE-")
-        });
-        Ok(rules)
     }
 
     pub(super) fn observe_addresses(

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The kernel as iptables mode uses it: rules and one setting. It works where IPVS and ipset are missing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::parts::{apply_rules, cost_of, node_addresses, observe_rules};
+use super::{outcome, sysctl_failure_kind, unobserved};
+use crate::dataplane::exec::Exec;
+use crate::dataplane::iptables::Iptables;
+use crate::dataplane::kernel::{Cost, Extent, Kernel, ObserveError};
+use crate::dataplane::links::Links;
+use crate::dataplane::sysctl::Sysctls;
+use crate::model::IpFamily;
+use crate::plan::iptables::fixed::ROUTE_LOCALNET;
+use crate::plan::object::{RealServers, VirtualServerKey};
+use crate::plan::planner::RealServerOf;
+use crate::plan::ruleset::Ruleset;
+use crate::plan::state::{NodeState, VirtualServerState};
+use crate::plan::step::Phase;
+use crate::plan::{Outcome, Plan, Report, State, Step};
+
+/// See the module.
+#[derive(Debug)]
+pub struct Netfilter {
+    links: Links,
+    sysctls: Sysctls,
+    /// One for each family that is served.
+    iptables: BTreeMap<IpFamily, Iptables>,
+    /// Counts the programs that `iptables` starts.
+    exec: Arc<dyn Exec>,
+}
+
+impl Netfilter {
+    pub fn new(
+        links: Links,
+        sysctls: Sysctls,
+        iptables: BTreeMap<IpFamily, Iptables>,
+        exec: Arc<dyn Exec>,
+    ) -> Self {
+        Self {
+            links,
+            sysctls,
+            iptables,
+            exec,
+        }
+    }
+
+    fn apply_one(&self, step: &Step) -> Outcome {
+        match step {
+            Step::SetSysctl { key, value } => {
+                let result = self.sysctls.ensure(key, value).map(|_changed| ());
+                outcome(&result, sysctl_failure_kind)
+            }
+            Step::EditRules(edits) => apply_rules(&self.iptables, edits),
+            // Steps of IPVS mode.
+            _ => Outcome::NotTried,
+        }
+    }
+}
+
+impl Kernel for Netfilter {
+    fn observe(&mut self, family: IpFamily, extent: Extent) -> Result<State, ObserveError> {
+        let rules = match extent {
+            Extent::Everything => observe_rules(&self.iptables, family)
+                .map_err(|error| unobserved("iptables rules", error))?,
+            Extent::Outline => Ruleset::new(),
+        };
+        // A setting that cannot be read is missing from the state; writing it will say why.
+        let sysctls = self
+            .sysctls
+            .read(ROUTE_LOCALNET)
+            .map(|value| (ROUTE_LOCALNET, value));
+        Ok(State {
+            node: NodeState {
+                sysctls: sysctls.into_iter().collect(),
+                ..NodeState::default()
+            },
+            rules,
+            ..State::default()
+        })
+    }
+
+    /// There are none.
+    fn observe_virtual_servers(
+        &mut self,
+        keys: &BTreeSet<VirtualServerKey>,
+    ) -> Result<BTreeMap<VirtualServerKey, Option<VirtualServerState>>, ObserveError> {
+        Ok(keys.iter().map(|key| (*key, None)).collect())
+    }
+
+    /// There are none.
+    fn observe_real_servers(
+        &mut self,
+        _keys: &[VirtualServerKey],
+    ) -> Result<BTreeMap<VirtualServerKey, RealServers>, ObserveError> {
+        Ok(BTreeMap::new())
+    }
+
+    fn apply(&mut self, plan: &Plan) -> Report {
+        let mut outcomes = Vec::with_capacity(plan.len());
+        for (phase, step) in plan.phases() {
+            let outcome = self.apply_one(step);
+            let is_broken = *phase == Phase::Rules && outcome != Outcome::Done;
+            outcomes.push(outcome);
+            if is_broken {
+                break;
+            }
+        }
+        outcomes.resize(plan.len(), Outcome::NotTried);
+        Report { outcomes }
+    }
+
+    fn idle(
+        &mut self,
+        candidates: &BTreeSet<RealServerOf>,
+    ) -> Result<BTreeSet<RealServerOf>, ObserveError> {
+        Ok(candidates.clone())
+    }
+
+    fn cost(&self) -> Cost {
+        Cost {
+            processes: self.exec.started(),
+            ..cost_of(&[self.links.stats()])
+        }
+    }
+
+    fn node_addresses(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError> {
+        node_addresses(&mut self.links)
+    }
+}

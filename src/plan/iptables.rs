@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+//! PURE: what iptables mode wants in the kernel, and the edits that get it there.
+//!
+//! ```text
+//! ServicePort + endpoints -> fragment (chains, frontends) -> desired (claims -> trees) --+
+//!                                                                                       +-> planner -> Plan
+//! observed rules, reports -> believed (a digest of each chain) --------------------------+
+//! ```
+//!
+//! The layout differs from kube-proxy's in two ways, behaviour does not:
+//! - [`tree`]: a packet finds its Service by branching on prefixes, not by walking all Services;
+//! - [`fragment`]: without affinity an endpoint is one rule of `KUBE-SVC-*`. Whether a pod has reached itself is
+//!   asked once, in `KUBE-HAIRPIN`, and not by a rule for each endpoint.
+
+pub mod believed;
+pub mod desired;
+pub mod fixed;
+pub mod fragment;
+pub mod name;
+pub mod planner;
+pub mod text;
+pub mod tree;
+
+#[cfg(test)]
+mod tests;
+
+pub use planner::Planner;

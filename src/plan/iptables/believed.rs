@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+//! PURE: what we know that the kernel holds. Chains of ours are kept as digests: sixty thousand rules are compared,
+//! never read.
+
+use std::collections::BTreeMap;
+
+use sha2::{Digest as _, Sha256};
+
+use super::fixed::SHARED_CHAIN;
+use super::name;
+use super::tree::TreeId;
+use crate::plan::ruleset::{ChainName, Edit, Rule, Ruleset, Table};
+
+/// Where a chain is.
+pub type ChainId = (Table, ChainName);
+
+/// Stands for the rules of a chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fingerprint([u8; 32]);
+
+impl Fingerprint {
+    pub fn of(rules: &[Rule]) -> Self {
+        let mut digest = Sha256::new();
+        for rule in rules {
+            digest.update(rule.as_str().as_bytes());
+            digest.update(b"\n");
+        }
+        Self(digest.finalize().into())
+    }
+}
+
+/// See the module.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Believed {
+    /// With the number of rules.
+    chains: BTreeMap<ChainId, (Fingerprint, usize)>,
+    /// Built-in chains and the one that kubelet shares: rules stand beside those of others.
+    shared: BTreeMap<ChainId, Vec<Rule>>,
+    pub sysctls: BTreeMap<&'static str, String>,
+}
+
+impl Believed {
+    pub fn observed(rules: &Ruleset, sysctls: BTreeMap<&'static str, String>) -> Self {
+        let mut believed = Self {
+            sysctls,
+            ..Self::default()
+        };
+        for (id, rules) in &rules.chains {
+            if is_shared(id) {
+                believed.shared.insert(id.clone(), rules.clone());
+            } else {
+                let known = (Fingerprint::of(rules), rules.len());
+                believed.chains.insert(id.clone(), known);
+            }
+        }
+        believed
+    }
+
+    /// The chain has just these rules.
+    pub fn has(&self, id: &ChainId, rules: &[Rule]) -> bool {
+        self.chains
+            .get(id)
+            .is_some_and(|(of, count)| *count == rules.len() && *of == Fingerprint::of(rules))
+    }
+
+    pub fn contains(&self, id: &ChainId) -> bool {
+        self.chains.contains_key(id)
+    }
+
+    /// All chains but shared ones.
+    pub fn chains(&self) -> impl Iterator<Item = &ChainId> {
+        self.chains.keys()
+    }
+
+    /// Number of rules in our chains of a table.
+    pub fn rule_count(&self, table: Table) -> usize {
+        let of_table = self.chains.iter().filter(|((of, _), _)| *of == table);
+        of_table.map(|(_, (_, count))| count).sum()
+    }
+
+    /// What is missing of rules in shared chains. A rule that is somewhere in its chain is left where it is: an
+    /// administrator may have put something before it.
+    pub fn lacking(&self, wanted: &[Edit]) -> Vec<Edit> {
+        let mut missing = Vec::new();
+        for edit in wanted {
+            let (Edit::Prepend { table, chain, rule } | Edit::Append { table, chain, rule }) = edit
+            else {
+                continue;
+            };
+            let id = (*table, chain.clone());
+            match self.shared.get(&id) {
+                Some(rules) if rules.contains(rule) => {}
+                None if !table.has_built_in(chain) => missing.push(Edit::Replace {
+                    table: *table,
+                    chain: chain.clone(),
+                    rules: vec![rule.clone()],
+                }),
+                _ => missing.push(edit.clone()),
+            }
+        }
+        missing
+    }
+
+    /// Follows edits that were made.
+    pub fn follow(&mut self, edits: &[Edit]) {
+        for edit in edits {
+            let id = (edit.table(), edit.chain().clone());
+            match edit {
+                Edit::Replace { rules, .. } if is_shared(&id) => {
+                    self.shared.insert(id, rules.clone());
+                }
+                Edit::Replace { rules, .. } => {
+                    let known = (Fingerprint::of(rules), rules.len());
+                    self.chains.insert(id, known);
+                }
+                Edit::Prepend { rule, .. } => {
+                    self.shared.entry(id).or_default().insert(0, rule.clone());
+                }
+                Edit::Append { rule, .. } => {
+                    self.shared.entry(id).or_default().push(rule.clone());
+                }
+                Edit::Delete { rule, .. } => {
+                    if let Some(rules) = self.shared.get_mut(&id)
+                        && let Some(at) = rules.iter().position(|other| other == rule)
+                    {
+                        rules.remove(at);
+                    }
+                }
+                Edit::DeleteChain { .. } => {
+                    self.chains.remove(&id);
+                }
+            }
+        }
+    }
+}
+
+fn is_shared((table, chain): &ChainId) -> bool {
+    table.has_built_in(chain) || (*table == Table::Filter && chain.as_str() == SHARED_CHAIN)
+}
+
+/// A chain that only this mode, or kube-proxy's, makes for Services. If nobody wants it, it goes.
+pub fn is_of_a_service((table, chain): &ChainId) -> bool {
+    let begins = |prefix: &str| chain.as_str().starts_with(prefix);
+    (*table == Table::Nat && name::SERVICE_PREFIXES.into_iter().any(begins))
+        || TreeId::ALL
+            .into_iter()
+            .any(|tree| tree.table() == *table && begins(tree.branch()))
+}

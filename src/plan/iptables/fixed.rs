@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+//! PURE: the rules of iptables mode that no Service changes: fixed chains, what stands behind the trees, and the
+//! jumps from chains that are not ours alone. Comments and order are kube-proxy's.
+//!
+//! One jump is not kube-proxy's: `OUTPUT` of `filter` leads to `KUBE-EXTERNAL-SERVICES` too, so that the node itself is
+//! told at once, and not by a time-out, that an external address has no endpoints.
+
+use super::text::{self, comment};
+use super::tree::TreeId;
+use crate::model::IpFamily;
+use crate::plan::context::Context;
+use crate::plan::ruleset::{ChainName, Edit, Rule, Table};
+use crate::plan::sysctl::Sysctl;
+
+/// kubelet has rules in it as well.
+pub const SHARED_CHAIN: &str = "KUBE-FIREWALL";
+
+/// The only kernel setting that this mode writes: lets packets from and to 127.0.0.0/8 leave the node, which
+/// `KUBE-FIREWALL` then keeps others from abusing.
+pub const ROUTE_LOCALNET: &str = "net/ipv4/conf/all/route_localnet";
+
+/// The settings that a context wants.
+pub fn sysctls(context: &Context) -> Vec<Sysctl> {
+    let wanted = context.iptables.localhost_node_ports && context.family == IpFamily::V4;
+    wanted
+        .then_some((ROUTE_LOCALNET, "1"))
+        .into_iter()
+        .collect()
+}
+
+/// A chain of ours with its rules.
+pub type Chain = (Table, ChainName, Vec<Rule>);
+
+/// The chains that have no tree.
+pub fn chains(context: &Context) -> Vec<Chain> {
+    let mark = text::mark(context.masquerade_mark);
+    let chain = |table, name: &str, rules: Vec<String>| {
+        let rules = rules.into_iter().map(Rule::new).collect();
+        (table, ChainName::composed(name.to_owned()), rules)
+    };
+    let mut forward = Vec::new();
+    if context.iptables.drop_invalid {
+        // An answer that conntrack does not know would reach the client with the endpoint's address, and the
+        // client would reset the connection.
+        forward.push("-m conntrack --ctstate INVALID -j DROP".to_owned());
+    }
+    forward.push(format!(
+        "{} -m mark --mark {mark} -j ACCEPT",
+        comment("kubernetes forwarding rules")
+    ));
+    forward.push(format!(
+        "{} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+        comment("kubernetes forwarding conntrack rule")
+    ));
+    let postrouting = vec![
+        "-m conntrack --ctstate DNAT -j KUBE-HAIRPIN".to_owned(),
+        format!("-m mark ! --mark {mark} -j RETURN"),
+        // Taken off again, so that a packet that passes here twice is not masqueraded twice.
+        format!("-j MARK --set-xmark {:#x}/0x0", context.masquerade_mark),
+        format!(
+            "{} -j MASQUERADE --random-fully",
+            comment("kubernetes service traffic requiring SNAT")
+        ),
+    ];
+    vec![
+        chain(
+            Table::Nat,
+            "KUBE-MARK-MASQ",
+            vec![format!("-j MARK --set-xmark {mark}")],
+        ),
+        chain(Table::Nat, "KUBE-POSTROUTING", postrouting),
+        chain(Table::Filter, "KUBE-FORWARD", forward),
+    ]
+}
+
+/// What stands behind the rules of a tree's root.
+pub fn behind(tree: TreeId, context: &Context) -> Vec<Rule> {
+    match tree {
+        TreeId::Services => node_port_jumps(
+            context,
+            "kubernetes service nodeports; NOTE: this must be the last rule in this chain",
+            TreeId::NodePorts.root(),
+        ),
+        TreeId::RefusedExternal => node_port_jumps(
+            context,
+            "kubernetes service nodeports without endpoints",
+            TreeId::RefusedNodePorts.root(),
+        ),
+        _ => Vec::new(),
+    }
+}
+
+/// The jumps for packets to addresses on which node ports answer.
+fn node_port_jumps(context: &Context, note: &str, target: &str) -> Vec<Rule> {
+    let note = comment(note);
+    let localhost = context.iptables.localhost_node_ports;
+    if context.iptables.node_ports_everywhere {
+        let not_loopback = match context.family {
+            IpFamily::V4 if localhost => "",
+            IpFamily::V4 => "! -d 127.0.0.0/8 ",
+            IpFamily::V6 => "! -d ::1/128 ",
+        };
+        let local = "-m addrtype --dst-type LOCAL";
+        return vec![Rule::new(format!(
+            "{not_loopback}{note} {local} -j {target}"
+        ))];
+    }
+    let loopback = (localhost && context.family == IpFamily::V4).then_some("127.0.0.0/8");
+    context
+        .node_port_addresses
+        .iter()
+        .map(|address| text::host(*address))
+        .chain(loopback.map(str::to_owned))
+        .map(|to| Rule::new(format!("-d {to} {note} -j {target}")))
+        .collect()
+}
+
+const NEW: &str = "-m conntrack --ctstate NEW ";
+
+/// Table, chain, match, comment, chain of ours. Each is put on top, so the last one comes first.
+const JUMPS: [(Table, &str, &str, &str, &str); 13] = {
+    use Table::{Filter, Nat};
+    const EXTERNAL: (&str, &str) = (
+        "kubernetes externally-visible service portals",
+        "KUBE-EXTERNAL-SERVICES",
+    );
+    const PORTALS: (&str, &str) = ("kubernetes service portals", "KUBE-SERVICES");
+    const FIREWALL: (&str, &str) = ("kubernetes load balancer firewall", "KUBE-PROXY-FIREWALL");
+    [
+        (Filter, "INPUT", NEW, EXTERNAL.0, EXTERNAL.1),
+        (Filter, "FORWARD", NEW, EXTERNAL.0, EXTERNAL.1),
+        (Filter, "OUTPUT", NEW, EXTERNAL.0, EXTERNAL.1),
+        (
+            Filter,
+            "INPUT",
+            "",
+            "kubernetes health check service ports",
+            "KUBE-NODEPORTS",
+        ),
+        (Filter, "FORWARD", NEW, PORTALS.0, PORTALS.1),
+        (Filter, "OUTPUT", NEW, PORTALS.0, PORTALS.1),
+        (
+            Filter,
+            "FORWARD",
+            "",
+            "kubernetes forwarding rules",
+            "KUBE-FORWARD",
+        ),
+        (Filter, "INPUT", NEW, FIREWALL.0, FIREWALL.1),
+        (Filter, "OUTPUT", NEW, FIREWALL.0, FIREWALL.1),
+        (Filter, "FORWARD", NEW, FIREWALL.0, FIREWALL.1),
+        (Nat, "OUTPUT", "", PORTALS.0, PORTALS.1),
+        (Nat, "PREROUTING", "", PORTALS.0, PORTALS.1),
+        (
+            Nat,
+            "POSTROUTING",
+            "",
+            "kubernetes postrouting rules",
+            "KUBE-POSTROUTING",
+        ),
+    ]
+};
+
+/// The rules in chains that are not ours alone, each as the edit that makes it, in the order of making.
+pub fn shared(context: &Context) -> Vec<Edit> {
+    let mut edits: Vec<Edit> = JUMPS
+        .into_iter()
+        .map(|(table, chain, state, note, target)| Edit::Prepend {
+            table,
+            chain: ChainName::composed(chain.to_owned()),
+            rule: Rule::new(format!("{state}{} -j {target}", comment(note))),
+        })
+        .collect();
+    if context.iptables.localhost_node_ports && context.family == IpFamily::V4 {
+        edits.push(Edit::Append {
+            table: Table::Filter,
+            chain: ChainName::composed(SHARED_CHAIN.to_owned()),
+            rule: Rule::new(format!(
+                "! -s 127.0.0.0/8 -d 127.0.0.0/8 {} -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP",
+                comment("block incoming localnet connections")
+            )),
+        });
+        edits.extend(["INPUT", "OUTPUT"].map(|chain| Edit::Prepend {
+            table: Table::Filter,
+            chain: ChainName::composed(chain.to_owned()),
+            rule: Rule::new(format!("-j {SHARED_CHAIN}")),
+        }));
+    }
+    edits
+}

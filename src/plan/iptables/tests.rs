@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Tests of iptables mode without a kernel.
+
+mod isolation;
+mod layout;
+mod planner;
+mod proxy;
+mod trace;
+mod tracer;
+mod tree;

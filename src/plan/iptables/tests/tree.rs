@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The dispatch tree as a function of its keys.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use proptest::prelude::*;
+
+use crate::model::{IpFamily, Protocol};
+use crate::plan::iptables::tree::{Key, LEAF, Prefix, Tree, TreeId};
+use crate::plan::ruleset::{ChainName, Rule};
+
+/// Addresses that cluster as real ones do: few networks, many hosts.
+fn v4() -> impl Strategy<Value = IpAddr> {
+    prop_oneof![
+        (0_u32..2_000).prop_map(|n| 0x0a60_0000 + n),
+        (0_u32..200).prop_map(|n| 0xcb00_7100 + n),
+        any::<u32>(),
+    ]
+    .prop_map(|bits| IpAddr::V4(Ipv4Addr::from_bits(bits)))
+}
+
+fn v6() -> impl Strategy<Value = IpAddr> {
+    prop_oneof![
+        (0_u128..2_000).prop_map(|n| 0xfd00_0096 << 96 | n),
+        (0_u128..200).prop_map(|n| 0xfd00_0096 << 96 | n << 61),
+        any::<u128>(),
+    ]
+    .prop_map(|bits| IpAddr::V6(Ipv6Addr::from_bits(bits)))
+}
+
+fn service() -> impl Strategy<Value = (Protocol, u16)> {
+    let protocol = prop_oneof![
+        Just(Protocol::Tcp),
+        Just(Protocol::Udp),
+        Just(Protocol::Sctp)
+    ];
+    let port = prop_oneof![Just(80), Just(443), 30_000_u16..30_100, any::<u16>()];
+    (protocol, port)
+}
+
+type Destination = (Option<IpAddr>, Option<(Protocol, u16)>);
+
+fn destinations() -> impl Strategy<Value = (TreeId, IpFamily, Vec<Destination>)> {
+    let some = |address: BoxedStrategy<IpAddr>| {
+        prop::collection::vec((address.prop_map(Some), service().prop_map(Some)), 0..400)
+    };
+    prop_oneof![
+        some(v4().boxed()).prop_map(|all| (TreeId::Services, IpFamily::V4, all)),
+        some(v6().boxed()).prop_map(|all| (TreeId::Services, IpFamily::V6, all)),
+        // Many ports of one address.
+        some(Just(IpAddr::V4(Ipv4Addr::new(10, 96, 0, 1))).boxed()).prop_map(|all| (
+            TreeId::Services,
+            IpFamily::V4,
+            all
+        )),
+        some(Just(IpAddr::V6(Ipv6Addr::LOCALHOST)).boxed()).prop_map(|all| (
+            TreeId::Services,
+            IpFamily::V6,
+            all
+        )),
+        prop::collection::vec((Just(None), service().prop_map(Some)), 0..400).prop_map(|all| (
+            TreeId::NodePorts,
+            IpFamily::V4,
+            all
+        )),
+        prop::collection::vec((v4().prop_map(Some), Just(None)), 0..400).prop_map(|all| (
+            TreeId::Hairpin,
+            IpFamily::V4,
+            all
+        )),
+    ]
+}
+
+fn key((address, service): Destination) -> Key {
+    Key::new(address, service)
+}
+
+fn rule(destination: Destination) -> Rule {
+    Rule::new(format!("{destination:?} -j HERE"))
+}
+
+type Chains = BTreeMap<ChainName, Vec<Rule>>;
+
+fn chains(tree: &Tree, id: TreeId, family: IpFamily) -> Chains {
+    let nodes = tree.nodes();
+    let chains: Chains = nodes
+        .iter()
+        .map(|node| {
+            (
+                id.chain(*node, family),
+                tree.rules(id, *node, family).unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(chains.len(), nodes.len(), "two nodes of one name");
+    chains
+}
+
+/// Number of rules that a packet meets until it finds `wanted`, or all that match.
+fn walk(chains: &Chains, at: &str, to: Destination, wanted: &Rule) -> Result<usize, usize> {
+    let mut met = 0;
+    for rule in &chains[&ChainName::new(at).unwrap()] {
+        met += 1;
+        if rule == wanted {
+            return Ok(met);
+        }
+        if rule.target() == Some("HERE") || !matches(rule, to) {
+            continue;
+        }
+        match walk(chains, rule.target().unwrap(), to, wanted) {
+            Ok(more) => return Ok(met + more),
+            Err(more) => met += more,
+        }
+    }
+    Err(met)
+}
+
+/// Whether the rule that leads to a node matches.
+fn matches(rule: &Rule, (address, service): Destination) -> bool {
+    let words: Vec<&str> = rule.as_str().split(' ').collect();
+    let after = |word: &str| {
+        let at = words.iter().position(|other| *other == word)?;
+        words.get(at + 1).copied()
+    };
+    let address_matches = after("-d").is_none_or(|net| {
+        let net: ipnet::IpNet = net.parse().unwrap();
+        assert_eq!(net, net.trunc(), "iptables would print it otherwise");
+        net.contains(&address.unwrap())
+    });
+    let protocol_matches = after("-p").is_none_or(|p| p == service.unwrap().0.lowercase());
+    let port_matches = after("--dport").is_none_or(|ports| {
+        let (from, to) = ports.split_once(':').unwrap_or((ports, ports));
+        let range: std::ops::RangeInclusive<u16> = from.parse().unwrap()..=to.parse().unwrap();
+        range.contains(&service.unwrap().1)
+    });
+    address_matches && protocol_matches && port_matches
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn every_key_is_found_in_small_chains((id, family, all) in destinations()) {
+        let mut tree = Tree::default();
+        let mut touched = BTreeSet::new();
+        for to in &all {
+            tree.set(key(*to), Some(rule(*to)), &mut touched);
+        }
+        let chains = chains(&tree, id, family);
+        for rules in chains.values() {
+            prop_assert!(rules.len() <= LEAF.max(16));
+        }
+        for to in &all {
+            let met = walk(&chains, id.root(), *to, &rule(*to));
+            prop_assert!(met.is_ok(), "{to:?}");
+        }
+    }
+
+    #[test]
+    fn changes_touch_all_that_differs(
+        (id, family, all) in destinations(),
+        removed in prop::collection::vec(any::<prop::sample::Index>(), 0..60),
+    ) {
+        let mut tree = Tree::default();
+        let mut ignored = BTreeSet::new();
+        let (first, later) = all.split_at(all.len() / 2);
+        for to in first {
+            tree.set(key(*to), Some(rule(*to)), &mut ignored);
+        }
+        let before = chains(&tree, id, family);
+        let mut touched = BTreeSet::new();
+        for to in later {
+            tree.set(key(*to), Some(rule(*to)), &mut touched);
+        }
+        for index in removed.iter().filter(|_| !all.is_empty()) {
+            tree.set(key(*index.get(&all)), None, &mut touched);
+        }
+        let after = chains(&tree, id, family);
+        let mut followed = before;
+        for node in touched {
+            let name = id.chain(node, family);
+            match tree.rules(id, node, family) {
+                Some(rules) => followed.insert(name, rules),
+                None => followed.remove(&name),
+            };
+        }
+        prop_assert_eq!(followed, after);
+    }
+
+    #[test]
+    fn order_of_changes_does_not_matter((id, family, mut all) in destinations()) {
+        let build = |all: &[Destination]| {
+            let mut tree = Tree::default();
+            for to in all {
+                tree.set(key(*to), Some(rule(*to)), &mut BTreeSet::new());
+            }
+            chains(&tree, id, family)
+        };
+        let forth = build(&all);
+        all.reverse();
+        prop_assert_eq!(forth, build(&all));
+    }
+}
+
+/// Nodes that one change of a large tree touches, and rules that a packet meets.
+#[test]
+fn large_tree_is_shallow() {
+    let mut tree = Tree::default();
+    let all: Vec<Destination> = (0..20_000_u32)
+        .map(|n| {
+            // Multiplying by an odd number scatters over the range as allocation at random does.
+            let bits = 0x0a60_0000 | (n.wrapping_mul(2_654_435_761) >> 12);
+            let address = IpAddr::V4(Ipv4Addr::from_bits(bits));
+            (Some(address), Some((Protocol::Tcp, 80)))
+        })
+        .collect();
+    for to in &all {
+        tree.set(key(*to), Some(rule(*to)), &mut BTreeSet::new());
+    }
+    let chains = chains(&tree, TreeId::Services, IpFamily::V4);
+    let rules: usize = chains.values().map(Vec::len).sum();
+    assert!(
+        rules - tree.len() < tree.len() / 4,
+        "{rules} for {}",
+        tree.len()
+    );
+    for to in &all {
+        let met = walk(&chains, "KUBE-SERVICES", *to, &rule(*to)).unwrap();
+        assert!(met <= 80, "{met} for {to:?}");
+    }
+    let mut touched = BTreeSet::new();
+    tree.set(key(all[7]), None, &mut touched);
+    assert!(touched.len() <= 80, "{}", touched.len());
+    assert!(touched.contains(&Prefix::ROOT));
+}
+
+#[test]
+fn names_and_matches_of_nodes() {
+    let mut tree = Tree::default();
+    for n in 0..200_u16 {
+        let [high, low] = n.to_be_bytes();
+        let address = IpAddr::V4(Ipv4Addr::new(10, 96, high, low));
+        let to = (Some(address), Some((Protocol::Tcp, 80)));
+        tree.set(key(to), Some(Rule::new("-j HERE")), &mut BTreeSet::new());
+    }
+    let root = tree
+        .rules(TreeId::Services, Prefix::ROOT, IpFamily::V4)
+        .unwrap();
+    assert_eq!(root.len(), 13);
+    assert_eq!(
+        root[1].as_str(),
+        "-d 10.96.0.16/28 -j KUBE-DST-10.96.0.16-28"
+    );
+    let mut ports = Tree::default();
+    for port in 30_000..30_100 {
+        let to = (None, Some((Protocol::Udp, port)));
+        ports.set(key(to), Some(Rule::new("-j HERE")), &mut BTreeSet::new());
+    }
+    let root = ports
+        .rules(TreeId::NodePorts, Prefix::ROOT, IpFamily::V4)
+        .unwrap();
+    assert_eq!(
+        root[0].as_str(),
+        "-p udp -m udp --dport 30000:30015 -j KUBE-NPT-udp-30000-30015"
+    );
+}

@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+//! PURE: one planner, whichever mode it is for. The sync loop knows no other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use super::context::Context;
+use super::iptables::{self, fragment::Frontend};
+use super::object::{RealServers, VirtualServerKey};
+use super::planner::{Planner, RealServerOf};
+use super::report::Report;
+use super::ruleset::{InvalidChainName, Table};
+use super::state::{State, VirtualServerState};
+use super::step::Plan;
+use crate::model::{IpFamily, ServiceName, ServicePortName, Tracker};
+
+/// The planner of a mode.
+#[derive(Debug)]
+pub enum ModePlanner {
+    Ipvs(Box<Planner>),
+    Iptables(Box<iptables::Planner>),
+}
+
+/// Two Service ports claim one place; the second does not get it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Conflict {
+    pub loser: ServicePortName,
+    pub winner: ServicePortName,
+    pub place: Place,
+}
+
+/// What can be claimed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    VirtualServer(VirtualServerKey),
+    Frontend(Frontend),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::VirtualServer(key) => key.fmt(f),
+            Self::Frontend(frontend) => frontend.fmt(f),
+        }
+    }
+}
+
+impl ModePlanner {
+    pub fn ipvs(context: Context) -> Result<Self, InvalidChainName> {
+        Ok(Self::Ipvs(Box::new(Planner::new(context)?)))
+    }
+
+    pub fn iptables(context: Context) -> Self {
+        Self::Iptables(Box::new(iptables::Planner::new(context)))
+    }
+
+    pub fn family(&self) -> IpFamily {
+        match self {
+            Self::Ipvs(planner) => planner.context().family,
+            Self::Iptables(planner) => planner.context().family,
+        }
+    }
+
+    pub fn set_context(
+        &mut self,
+        context: Context,
+        tracker: &Tracker,
+    ) -> Result<(), InvalidChainName> {
+        match self {
+            Self::Ipvs(planner) => planner.set_context(context, tracker),
+            Self::Iptables(planner) => {
+                planner.set_context(context, tracker);
+                Ok(())
+            }
+        }
+    }
+
+    /// Computes what one Service wants anew.
+    pub fn update(&mut self, tracker: &Tracker, service: &ServiceName) {
+        match self {
+            Self::Ipvs(planner) => planner.update(tracker, service),
+            Self::Iptables(planner) => planner.update(tracker, service),
+        }
+    }
+
+    /// An audit need not read the rules: no Service changes them, and what else tells of drift costs less.
+    pub fn audits_without_rules(&self) -> bool {
+        matches!(self, Self::Ipvs(_))
+    }
+
+    /// Replaces belief by what was observed.
+    pub fn observed(&mut self, state: State) {
+        match self {
+            Self::Ipvs(planner) => planner.observed(state),
+            Self::Iptables(planner) => planner.observed(state),
+        }
+    }
+
+    /// What an audit begins with; see [`Planner::observed_outline`].
+    pub fn observed_outline(&mut self, state: State) -> BTreeSet<VirtualServerKey> {
+        match self {
+            Self::Ipvs(planner) => planner.observed_outline(state),
+            Self::Iptables(_) => BTreeSet::new(),
+        }
+    }
+
+    /// The virtual servers whose real servers an audit has to look at.
+    pub fn audited(&self) -> Vec<VirtualServerKey> {
+        match self {
+            Self::Ipvs(planner) => planner.audited(),
+            Self::Iptables(_) => Vec::new(),
+        }
+    }
+
+    /// What an audit found; says whether it is not as believed.
+    pub fn observed_real_servers(
+        &mut self,
+        found: BTreeMap<VirtualServerKey, RealServers>,
+    ) -> bool {
+        match self {
+            Self::Ipvs(planner) => planner.observed_real_servers(found),
+            Self::Iptables(_) => false,
+        }
+    }
+
+    /// Replaces belief about some virtual servers; absent ones do not exist.
+    pub fn observed_virtual_servers(
+        &mut self,
+        states: BTreeMap<VirtualServerKey, Option<VirtualServerState>>,
+    ) {
+        if let Self::Ipvs(planner) = self {
+            planner.observed_virtual_servers(states);
+        }
+    }
+
+    pub fn needs_observation(&self) -> bool {
+        match self {
+            Self::Ipvs(planner) => planner.needs_observation(),
+            Self::Iptables(planner) => planner.needs_observation(),
+        }
+    }
+
+    pub fn is_pending(&self) -> bool {
+        match self {
+            Self::Ipvs(planner) => planner.is_pending(),
+            Self::Iptables(planner) => planner.is_pending(),
+        }
+    }
+
+    /// Plans look for what the kernel refuses: the next one should follow at once.
+    pub fn is_isolating(&self) -> bool {
+        matches!(self, Self::Iptables(planner) if planner.is_isolating())
+    }
+
+    /// Service ports that the kernel refused.
+    pub fn set_aside(&self) -> BTreeSet<ServicePortName> {
+        match self {
+            Self::Ipvs(_) => BTreeSet::new(),
+            Self::Iptables(planner) => planner.set_aside().clone(),
+        }
+    }
+
+    /// The steps that serve the given Services before all others. One batch of rules serves all Services at once.
+    pub fn plan_first(&self, services: &[ServiceName]) -> Plan {
+        match self {
+            Self::Ipvs(planner) => planner.plan_first(services),
+            Self::Iptables(_) => Plan::default(),
+        }
+    }
+
+    /// The steps from Believed to Desired, for what changed.
+    pub fn plan(&self) -> Plan {
+        match self {
+            Self::Ipvs(planner) => planner.plan(),
+            Self::Iptables(planner) => planner.plan(),
+        }
+    }
+
+    /// Takes in what became of [`Self::plan`]. Returns the virtual servers about which belief is in doubt.
+    pub fn report(&mut self, plan: &Plan, report: &Report) -> BTreeSet<VirtualServerKey> {
+        match self {
+            Self::Ipvs(planner) => planner.report(plan, report),
+            Self::Iptables(planner) => {
+                planner.report(plan, report);
+                BTreeSet::new()
+            }
+        }
+    }
+
+    /// The same for a plan that was only a part of what is pending.
+    pub fn report_part(&mut self, plan: &Plan, report: &Report) -> BTreeSet<VirtualServerKey> {
+        match self {
+            Self::Ipvs(planner) => planner.report_part(plan, report),
+            // There are no such plans.
+            Self::Iptables(_) => BTreeSet::new(),
+        }
+    }
+
+    /// The real servers that are waited for. Rules need nobody to wait: conntrack keeps open connections.
+    pub fn draining(&self) -> &BTreeSet<RealServerOf> {
+        static NONE: BTreeSet<RealServerOf> = BTreeSet::new();
+        match self {
+            Self::Ipvs(planner) => planner.draining(),
+            Self::Iptables(_) => &NONE,
+        }
+    }
+
+    /// The steps that delete drained real servers.
+    pub fn plan_drained(&self, idle: &BTreeSet<RealServerOf>) -> Plan {
+        match self {
+            Self::Ipvs(planner) => planner.plan_drained(idle),
+            Self::Iptables(_) => Plan::default(),
+        }
+    }
+
+    /// Number of Services with a Local policy and no endpoint on this node: internal, external.
+    pub fn no_local_endpoints(&self) -> (usize, usize) {
+        match self {
+            Self::Ipvs(planner) => planner.desired().no_local_endpoints(),
+            Self::Iptables(planner) => planner.desired().no_local_endpoints(),
+        }
+    }
+
+    /// Claims that lost.
+    pub fn conflicts(&self) -> BTreeSet<Conflict> {
+        match self {
+            Self::Ipvs(planner) => {
+                let conflicts = planner.desired().conflicts().into_iter();
+                let of = |conflict: super::desired::Conflict| Conflict {
+                    loser: conflict.loser,
+                    winner: conflict.winner,
+                    place: Place::VirtualServer(conflict.key),
+                };
+                conflicts.map(of).collect()
+            }
+            Self::Iptables(planner) => {
+                let conflicts = planner.desired().conflicts().into_iter();
+                let of = |conflict: iptables::desired::Conflict| Conflict {
+                    loser: conflict.loser,
+                    winner: conflict.winner,
+                    place: Place::Frontend(conflict.frontend),
+                };
+                conflicts.map(of).collect()
+            }
+        }
+    }
+
+    /// Number of rules in our chains of a table, where the mode counts them.
+    pub fn rule_count(&self, table: Table) -> Option<usize> {
+        match self {
+            Self::Ipvs(_) => None,
+            Self::Iptables(planner) => Some(planner.believed().rule_count(table)),
+        }
+    }
+}
