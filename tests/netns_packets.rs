@@ -36,7 +36,12 @@ fn main() -> ExitCode {
     };
     let mut trials = vec![Trial::test("cluster::direct", direct)];
     let binary = Path::new(env!("CARGO_BIN_EXE_kube-proxy-rs"));
-    trials.extend(cases::run::trials(cases::Mode::Iptables, binary, &protocols, &world));
+    trials.extend(cases::run::trials(
+        cases::Mode::Iptables,
+        binary,
+        &protocols,
+        &world,
+    ));
     // Where the kernel has IPVS there is no way to see how its absence is met.
     if lacks_ipvs().is_some() {
         trials.push(Trial::test("ipvs::kernel_without_it", || {

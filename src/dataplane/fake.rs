@@ -14,6 +14,8 @@ use crate::plan::{Failure, FailureKind, Outcome, Plan, Prerequisites, Report, St
 pub enum Fault {
     /// Nothing happens, and the answer says so.
     Refused,
+    /// Nothing happens, and nobody judged the step: a lock is held.
+    Locked,
     /// It happens, but the answer is lost.
     AnswerLost,
     /// A batch of rules is made for its first table only. Of other steps nothing happens, which the
@@ -75,13 +77,14 @@ impl FakeKernel {
             Outcome::Failed(Failure {
                 kind: match fault {
                     Some(Fault::Refused) => FailureKind::Busy,
+                    Some(Fault::Locked) => FailureKind::Transient,
                     _ => FailureKind::Other,
                 },
                 message: "injected".to_owned(),
             })
         };
         match fault {
-            Some(Fault::Refused) => return injected(),
+            Some(Fault::Refused | Fault::Locked) => return injected(),
             Some(Fault::Partial) => {
                 if let Step::EditRules(rules) = step {
                     let part = Step::EditRules(of_first_table(rules));

@@ -424,5 +424,5 @@ fn is_base(chain: &ChainName) -> bool {
 
 /// The same batch may work later.
 const fn is_transient(kind: FailureKind) -> bool {
-    matches!(kind, FailureKind::Busy | FailureKind::Permission)
+    matches!(kind, FailureKind::Transient | FailureKind::Permission)
 }

@@ -156,3 +156,19 @@ fn refused_base_blames_no_service() {
     without_trouble.sync();
     assert_eq!(proxy.kernel.state.rules, without_trouble.kernel.state.rules);
 }
+
+#[test]
+fn held_lock_blames_nobody_and_starts_no_search() {
+    fn locked(step: &Step) -> Option<Fault> {
+        matches!(step, Step::EditRules(_)).then_some(Fault::Locked)
+    }
+    let mut proxy = some(40);
+    let whole = proxy.planner.plan();
+    for _ in 0..3 {
+        let tried = proxy.try_sync(locked);
+        assert_eq!(tried.steps().last(), whole.steps().last());
+        assert!(!proxy.planner.is_isolating());
+    }
+    proxy.sync();
+    assert!(proxy.planner.set_aside().is_empty());
+}
