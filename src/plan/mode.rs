@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::context::Context;
-use super::iptables::{self, fragment::Frontend};
+use super::iptables::desired::Conflict as FrontendConflict;
+use super::iptables::{Planner as IptablesPlanner, fragment::Frontend};
 use super::object::{RealServers, VirtualServerKey};
 use super::planner::{Planner, RealServerOf};
 use super::report::Report;
@@ -18,7 +19,7 @@ use crate::model::{IpFamily, ServiceName, ServicePortName, Tracker};
 #[derive(Debug)]
 pub enum ModePlanner {
     Ipvs(Box<Planner>),
-    Iptables(Box<iptables::Planner>),
+    Iptables(Box<IptablesPlanner>),
 }
 
 /// Two Service ports claim one place; the second does not get it.
@@ -51,7 +52,7 @@ impl ModePlanner {
     }
 
     pub fn iptables(context: Context) -> Self {
-        Self::Iptables(Box::new(iptables::Planner::new(context)))
+        Self::Iptables(Box::new(IptablesPlanner::new(context)))
     }
 
     pub fn family(&self) -> IpFamily {
@@ -235,7 +236,7 @@ impl ModePlanner {
             }
             Self::Iptables(planner) => {
                 let conflicts = planner.desired().conflicts().into_iter();
-                let of = |conflict: iptables::desired::Conflict| Conflict {
+                let of = |conflict: FrontendConflict| Conflict {
                     loser: conflict.loser,
                     winner: conflict.winner,
                     place: Place::Frontend(conflict.frontend),
