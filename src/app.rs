@@ -16,6 +16,7 @@ use tracing::{error, info};
 use crate::clock::Clock;
 use crate::config::settings::{Settings, SourceSettings};
 use crate::config::{self, Command, OutputFormat};
+use crate::dataplane::conntrack::tuning::ConntrackSettings;
 use crate::dataplane::exec::{Exec, System};
 use crate::dataplane::kernel::Kernel;
 use crate::dataplane::links::{LinkError, Links, Monitor};
@@ -165,6 +166,7 @@ fn parts(
     let facts = NodeFacts {
         addresses: opened.kernel.node_addresses()?,
         kernel: opened.version,
+        tcp_is_liberal: ConntrackSettings::default().is_liberal(),
         ..NodeFacts::default()
     };
     Ok(Parts {
@@ -208,6 +210,7 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
         is_large: false.into(),
     });
     let parts = parts(settings, clock, &exec, observer)?;
+    start::tune_conntrack(&parts.settings, &metrics.dataplane);
     let links = Monitor::open().context("cannot watch addresses")?;
     info!(
         version = env!("CARGO_PKG_VERSION"),

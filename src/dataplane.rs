@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The kernel's side: observe what it holds, apply a plan. Decides nothing.
 
+pub mod conntrack;
 pub mod exec;
 pub mod fake;
 pub mod ipset;

@@ -11,6 +11,7 @@
 
 pub mod check;
 pub mod compact;
+pub mod conntrack;
 pub mod context;
 pub mod desired;
 pub mod diff;

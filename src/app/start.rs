@@ -10,6 +10,7 @@ use anyhow::{Context as _, bail};
 use tracing::{info, warn};
 
 use crate::config::settings::{ProxyMode, Settings};
+use crate::dataplane::conntrack::tuning::{ConntrackSettings, Unwritable};
 use crate::dataplane::exec::Exec;
 use crate::dataplane::iptables::{Backends, Iptables};
 use crate::dataplane::kernel::Kernel;
@@ -17,8 +18,10 @@ use crate::dataplane::links::Links;
 use crate::dataplane::linux::{Linux, Netfilter};
 use crate::dataplane::sysctl::Sysctls;
 use crate::dataplane::{ipset, ipvs};
+use crate::metrics::DataplaneMetrics;
 use crate::model::IpFamily;
 use crate::plan::KernelVersion;
+use crate::plan::conntrack::tuning::Tuning;
 use crate::plan::ruleset::Table;
 use crate::telemetry::ErrorChain;
 
@@ -106,6 +109,29 @@ fn iptables(exec: &Arc<dyn Exec>) -> anyhow::Result<BTreeMap<IpFamily, Iptables>
 fn ipv6_is_enabled() -> bool {
     let disabled = Sysctls::new("/proc/sys").read("net/ipv6/conf/all/disable_ipv6");
     Path::new("/proc/net/if_inet6").exists() && disabled.is_ok_and(|value| value != "1")
+}
+
+/// Makes the settings of connection tracking as wanted. One that cannot be written (in a container without the right
+/// to, or because only the first network namespace may) is told, and is no reason not to serve.
+pub(super) fn tune_conntrack(settings: &Settings, metrics: &DataplaneMetrics) {
+    let conntrack = &settings.conntrack;
+    let tuning = Tuning {
+        max_per_core: conntrack.max_per_core,
+        min: conntrack.min,
+        tcp_established_timeout: conntrack.tcp_established_timeout,
+        tcp_close_wait_timeout: conntrack.tcp_close_wait_timeout,
+        tcp_be_liberal: conntrack.tcp_be_liberal,
+        udp_timeout: conntrack.udp_timeout,
+        udp_stream_timeout: conntrack.udp_stream_timeout,
+    };
+    let (met, unwritable) = ConntrackSettings::default().apply(&tuning);
+    for setting in met {
+        metrics.sysctl_written(setting.path, true);
+    }
+    for Unwritable { setting, error } in unwritable {
+        metrics.sysctl_written(setting.path, false);
+        warn!(setting = setting.path, error = %ErrorChain(&error), "kernel setting not written");
+    }
 }
 
 /// The name of our Node object: the override, else the host's name.

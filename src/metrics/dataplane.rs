@@ -107,7 +107,7 @@ impl DataplaneMetrics {
             .set(i64::from(available));
     }
 
-    /// A sysctl could, or could not, be written. `name` is its path below `/proc/sys`.
+    /// A sysctl could, or could not, be written. `name` is its path below `/proc/sys` or `/sys`.
     pub fn sysctl_written(&self, name: &'static str, ok: bool) {
         self.unwritable_sysctls
             .with_label_values(&[name])

@@ -23,6 +23,8 @@ pub struct NodeFacts {
     pub addresses: BTreeSet<IpAddr>,
     pub service_cidrs: Vec<IpNet>,
     pub kernel: KernelVersion,
+    /// Conntrack lets TCP packets pass that are outside of their connection's window.
+    pub tcp_is_liberal: bool,
 }
 
 impl NodeFacts {
@@ -70,7 +72,7 @@ pub fn context(
             localhost_node_ports: family == IpFamily::V4
                 && settings.localhost_node_ports
                 && ranges.contains_loopback(),
-            drop_invalid: !settings.conntrack.tcp_be_liberal,
+            drop_invalid: !settings.conntrack.tcp_be_liberal && !facts.tcp_is_liberal,
         },
     }
 }
@@ -86,5 +88,32 @@ fn timeouts(settings: &IpvsTimeouts) -> Timeouts {
         tcp: seconds(settings.tcp),
         tcp_fin: seconds(settings.tcp_fin),
         udp: seconds(settings.udp),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use super::*;
+    use crate::config::{self, Command};
+
+    #[test]
+    fn invalid_packets_pass_where_operator_or_kernel_is_liberal() {
+        let drops = |flags: &[&str], tcp_is_liberal| {
+            let arguments = ["kube-proxy-rs"].iter().chain(flags).map(OsString::from);
+            let Command::Run(settings) = config::parse(arguments).unwrap() else {
+                panic!("not a command to run")
+            };
+            let facts = NodeFacts {
+                tcp_is_liberal,
+                ..NodeFacts::default()
+            };
+            let context = context(&settings, &facts, IpFamily::V4, true);
+            context.iptables.drop_invalid
+        };
+        assert!(drops(&[], false));
+        assert!(!drops(&[], true));
+        assert!(!drops(&["--conntrack-tcp-be-liberal"], false));
     }
 }
