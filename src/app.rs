@@ -163,6 +163,8 @@ fn parts(
     observer: Arc<dyn crate::reconcile::observer::Observer>,
 ) -> anyhow::Result<Parts<Box<dyn Kernel>>> {
     let mut opened = start::open(&settings, exec)?;
+    let chosen = &opened.backends;
+    observer.iptables_backend(chosen.backend.as_str(), chosen.reason.as_str());
     let facts = NodeFacts {
         addresses: opened.kernel.node_addresses()?,
         kernel: opened.version,

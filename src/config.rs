@@ -194,6 +194,7 @@ fn settings(
     let command_line = CommandLine {
         master: flags.master.clone(),
         manifests: flags.manifests.clone(),
+        iptables_backend: flags.iptables_backend.unwrap_or_default(),
         metrics_disabled: config_file.is_none() && flags.metrics_port == Some(0),
         config_file,
         kubernetes_version,

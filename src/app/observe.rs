@@ -111,6 +111,10 @@ impl LoopObserver {
 }
 
 impl Observer for LoopObserver {
+    fn iptables_backend(&self, backend: &'static str, reason: &'static str) {
+        self.dataplane.iptables_backend(backend, reason);
+    }
+
     fn queued(&self, family: IpFamily) {
         self.sync.sync_queued(family);
         self.health.change_queued(family);

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use tracing::{info, warn};
 
-use crate::config::settings::{ProxyMode, Settings};
+use crate::config::settings::{IptablesBackend, ProxyMode, Settings};
 use crate::dataplane::conntrack::tuning::{ConntrackSettings, Unwritable};
 use crate::dataplane::exec::Exec;
-use crate::dataplane::iptables::{Backends, Iptables};
+use crate::dataplane::iptables::{Backend, Backends, Iptables};
 use crate::dataplane::kernel::Kernel;
 use crate::dataplane::links::Links;
 use crate::dataplane::linux::{Linux, Netfilter};
@@ -31,6 +31,7 @@ pub(super) struct Opened {
     pub(super) kernel: Box<dyn Kernel>,
     pub(super) families: Vec<IpFamily>,
     pub(super) version: KernelVersion,
+    pub(super) backends: Backends,
 }
 
 /// Opens the kernel of this network namespace for a mode.
@@ -40,7 +41,7 @@ pub(super) fn open(settings: &Settings, exec: &Arc<dyn Exec>) -> anyhow::Result<
         ProxyMode::Ipvs => Some(open_ipvs(settings)?),
         ProxyMode::Iptables => None,
     };
-    let iptables = iptables(exec)?;
+    let (backends, iptables) = iptables(settings.iptables_backend, exec)?;
     let families = iptables.keys().copied().collect();
     let sysctls = Sysctls::new("/proc/sys");
     let version = sysctls
@@ -61,6 +62,7 @@ pub(super) fn open(settings: &Settings, exec: &Arc<dyn Exec>) -> anyhow::Result<
         kernel,
         families,
         version,
+        backends,
     })
 }
 
@@ -77,9 +79,23 @@ fn open_ipvs(settings: &Settings) -> anyhow::Result<ipvs::Client> {
 
 /// The families that this machine can serve: those whose `nat` table can be read, and IPv6 only
 /// where the kernel has it switched on.
-fn iptables(exec: &Arc<dyn Exec>) -> anyhow::Result<BTreeMap<IpFamily, Iptables>> {
-    let backends = Backends::detect(&**exec, None).context("cannot use iptables")?;
-    info!(backend = %backends.backend, reason = %backends.reason, "iptables backend chosen");
+fn iptables(
+    wanted: IptablesBackend,
+    exec: &Arc<dyn Exec>,
+) -> anyhow::Result<(Backends, BTreeMap<IpFamily, Iptables>)> {
+    let wanted = match wanted {
+        IptablesBackend::Auto => None,
+        IptablesBackend::Legacy => Some(Backend::Legacy),
+        IptablesBackend::Nft => Some(Backend::Nft),
+    };
+    let backends = Backends::detect(&**exec, wanted).context("cannot use iptables")?;
+    let Backends {
+        backend,
+        reason,
+        version,
+        ..
+    } = &backends;
+    info!(%backend, %reason, %version, "iptables backend chosen");
     let mut usable = BTreeMap::new();
     let mut last_error = None;
     for family in IpFamily::ALL {
@@ -102,7 +118,7 @@ fn iptables(exec: &Arc<dyn Exec>) -> anyhow::Result<BTreeMap<IpFamily, Iptables>
         Some(error) if usable.is_empty() => {
             Err(error).context("iptables is not available on this host")
         }
-        _ => Ok(usable),
+        _ => Ok((backends, usable)),
     }
 }
 

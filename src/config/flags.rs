@@ -13,10 +13,11 @@ use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use super::duration::GoDuration;
+use super::settings::IptablesBackend;
 use super::types::VmoduleItem;
 
 /// Flags that count although `--config` is given. All others are replaced by the file.
-const BESIDE_CONFIG: [&str; 17] = [
+const BESIDE_CONFIG: [&str; 18] = [
     "config",
     "write_config_to",
     "cleanup",
@@ -24,6 +25,7 @@ const BESIDE_CONFIG: [&str; 17] = [
     "version",
     "master",
     "manifests",
+    "iptables_backend",
     "hostname_override",
     "verbosity",
     "vmodule",
@@ -102,6 +104,9 @@ pub(super) struct Flags {
     /// Read Services and EndpointSlices from the files in this directory, not from an API server.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["master", "kubeconfig"])]
     pub(super) manifests: Option<PathBuf>,
+    /// Which iptables to write to, if this machine has both; `auto` takes the one that kubelet uses [default: auto].
+    #[arg(long, value_name = "BACKEND", value_enum)]
+    pub(super) iptables_backend: Option<IptablesBackend>,
     /// Feature gates, `Name=true,Other=false`.
     #[arg(long, value_name = "LIST")]
     pub(super) feature_gates: Vec<String>,

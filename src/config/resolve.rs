@@ -17,8 +17,8 @@ use super::defaults::{SCHEDULER, split_host_port};
 use super::duration::GoDuration;
 use super::gates::FeatureGates;
 use super::settings::{
-    ClientSettings, ConntrackSettings, IpvsSettings, IpvsTimeouts, LogFormat, LogSettings, Notice,
-    ProxyMode, Settings, SourceSettings, SyncSettings,
+    ClientSettings, ConntrackSettings, IptablesBackend, IpvsSettings, IpvsTimeouts, LogFormat,
+    LogSettings, Notice, ProxyMode, Settings, SourceSettings, SyncSettings,
 };
 use super::types::{KubeProxyConfiguration, Logging};
 use super::validation::{Errors, Problem, ValidationErrors};
@@ -42,6 +42,7 @@ const MAX_SCHEDULER_NAME: usize = 15;
 pub(super) struct CommandLine {
     pub(super) master: Option<String>,
     pub(super) manifests: Option<PathBuf>,
+    pub(super) iptables_backend: IptablesBackend,
     pub(super) config_file: Option<PathBuf>,
     /// `--metrics-port=0`.
     pub(super) metrics_disabled: bool,
@@ -127,6 +128,7 @@ pub(super) fn resolve(
         sync,
         masquerade_all: config.iptables.masquerade_all,
         masquerade_bit,
+        iptables_backend: command_line.iptables_backend,
         localhost_node_ports: config.iptables.localhost_node_ports.unwrap_or(true),
         ipvs,
         detect_local,

@@ -90,6 +90,16 @@ pub struct SyncSettings {
     pub config_period: Duration,
 }
 
+/// Which of the two iptables of a machine is written to (`--iptables-backend`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum IptablesBackend {
+    /// The one that kubelet uses.
+    #[default]
+    Auto,
+    Legacy,
+    Nft,
+}
+
 /// Settings of ipvs mode.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IpvsSettings {
@@ -205,6 +215,8 @@ pub struct Settings {
     pub masquerade_all: bool,
     /// Bit of the packet mark that asks for masquerading: 0 to 31.
     pub masquerade_bit: u8,
+    /// Which iptables is written to.
+    pub iptables_backend: IptablesBackend,
     /// Node ports answer on loopback addresses.
     pub localhost_node_ports: bool,
     /// Settings of ipvs mode.

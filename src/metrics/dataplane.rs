@@ -23,6 +23,7 @@ pub struct DataplaneMetrics {
     bytes: IntCounterVec,
     processes: IntCounter,
     drift: IntCounterVec,
+    iptables_backend: IntGaugeVec,
     capabilities: IntGaugeVec,
     unwritable_sysctls: IntGaugeVec,
 }
@@ -59,6 +60,12 @@ impl DataplaneMetrics {
                 "kube_proxy_rs_drift_total",
                 "Objects in the kernel that somebody else changed, by kind",
                 &["kind", "state"],
+            )?,
+            iptables_backend: gauges(
+                r,
+                "kube_proxy_rs_iptables_backend",
+                "1 for the iptables that is written to, and why it was chosen",
+                &["backend", "reason"],
             )?,
             capabilities: gauges(
                 r,
@@ -98,6 +105,13 @@ impl DataplaneMetrics {
         self.drift
             .with_label_values(&[kind, state])
             .inc_by(count as u64);
+    }
+
+    /// This iptables was chosen at start.
+    pub fn iptables_backend(&self, backend: &'static str, reason: &'static str) {
+        self.iptables_backend
+            .with_label_values(&[backend, reason])
+            .set(1);
     }
 
     /// The kernel can, or cannot, do something.

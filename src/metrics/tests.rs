@@ -304,6 +304,7 @@ fn the_dataplane_counts_what_it_does() {
     metrics.drift("rule", DriftState::Found, 2);
     metrics.drift("rule", DriftState::Repaired, 1);
     metrics.kernel_capability("ip_vs", true);
+    metrics.iptables_backend("nft", "hint");
     metrics.sysctl_written("net/netfilter/nf_conntrack_max", false);
     let text = text(&registry);
     for (series, expected) in [
@@ -334,6 +335,10 @@ fn the_dataplane_counts_what_it_does() {
             1.0,
         ),
         ("kube_proxy_rs_kernel_capability{name=\"ip_vs\"}", 1.0),
+        (
+            "kube_proxy_rs_iptables_backend{backend=\"nft\",reason=\"hint\"}",
+            1.0,
+        ),
         (
             "kube_proxy_rs_sysctl_unwritable{name=\"net/netfilter/nf_conntrack_max\"}",
             1.0,

@@ -94,7 +94,7 @@ fn every_linux_flag_of_upstream_is_taken() {
     // Every flag that is not listed as counting beside --config is reported as ignored.
     assert_eq!(
         all.ignored.len(),
-        arguments.len() - (BESIDE_CONFIG.len() - 2),
+        arguments.len() - (BESIDE_CONFIG.len() - 3),
         "{:?}",
         all.ignored
     );
@@ -325,4 +325,16 @@ fn manifests_exclude_an_api_server() {
         try_parse(&["--manifests=d", "--kubeconfig=k"]),
         Err(FlagError::Usage(_))
     ));
+}
+
+#[test]
+fn iptables_backend_is_one_of_three_and_counts_beside_a_file() {
+    let parsed = parsed(&["--config=c", "--iptables-backend=legacy"]);
+    assert_eq!(
+        parsed.cli.flags.iptables_backend,
+        Some(IptablesBackend::Legacy)
+    );
+    assert_eq!(parsed.ignored, [""; 0]);
+    let error = try_parse(&["--iptables-backend=nftables"]).unwrap_err();
+    assert!(error.to_string().contains("auto, legacy, nft"), "{error}");
 }

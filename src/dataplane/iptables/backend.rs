@@ -2,13 +2,14 @@
 //! Which iptables to use: there may be two on a machine (`legacy` and `nft`) whose rules do not see each other.
 //!
 //! Ours must be those that kubelet uses. The way of finding out is that of
-//! <https://github.com/kubernetes-sigs/iptables-wrappers>: look for the chains that kubelet leaves as a hint, else for
-//! the one that has more rules, else take what plain `iptables` is.
+//! <https://github.com/kubernetes-sigs/iptables-wrappers>: look for the chains that kubelet leaves as a hint. Without
+//! kubelet that takes nft; we take the one that works, else the one that has more rules, else what plain `iptables` is.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
-use tracing::{debug, info};
+use tracing::debug;
 
 use super::IptablesError;
 use crate::dataplane::exec::Exec;
@@ -22,8 +23,6 @@ pub enum Backend {
 }
 
 impl Backend {
-    const ALL: [Self; 2] = [Self::Nft, Self::Legacy];
-
     /// `legacy` or `nft`, as in the names of the programs.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -125,6 +124,19 @@ pub enum Reason {
     OnlyOne,
 }
 
+impl Reason {
+    /// A word for metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Configured => "configured",
+            Self::Hint => "hint",
+            Self::Rules => "rules",
+            Self::Default => "default",
+            Self::OnlyOne => "only-one",
+        }
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -147,7 +159,7 @@ pub struct Backends {
     has_variants: bool,
 }
 
-/// The rules of one backend, as far as detection cares.
+/// What a backend has, as far as detection cares.
 #[derive(Clone, Copy, Debug, Default)]
 struct Seen {
     installed: bool,
@@ -159,37 +171,26 @@ struct Seen {
 impl Backends {
     /// Finds the iptables to use. `wanted` overrides what would be found.
     pub fn detect(exec: &dyn Exec, wanted: Option<Backend>) -> Result<Self, IptablesError> {
-        let [nft, legacy] = Backend::ALL.map(|backend| look(exec, backend));
-        let (nft, legacy) = (nft?, legacy?);
-        debug!(?nft, ?legacy, "iptables backends");
-        let has_variants = nft.installed || legacy.installed;
         let default = default_of(exec)?;
         let (backend, reason) = match wanted {
             Some(backend) => (backend, Reason::Configured),
-            None => choose(nft, legacy, default),
+            None => choose(exec, default)?,
         };
-        let version_of = |variant| version(exec, &Programs::new(IpFamily::V4, variant).restore);
-        let (program, version) = if has_variants {
-            let seen = match backend {
-                Backend::Nft => nft,
-                Backend::Legacy => legacy,
-            };
-            if !seen.installed {
-                return Err(IptablesError::NotInstalled {
-                    looked_for: Programs::new(IpFamily::V4, Some(backend)).save,
-                });
+        let restore_of = |variant| Programs::new(IpFamily::V4, variant).restore;
+        let variant = restore_of(Some(backend));
+        let (program, text, has_variants) = match version_text(exec, &variant)? {
+            Some(text) => (variant, text, true),
+            // The plain programs do if they are of this backend.
+            None if default == Some(backend) => {
+                let plain = restore_of(None);
+                let text = version_text(exec, &plain)?;
+                let text = text.ok_or_else(|| not_installed(&plain))?;
+                (plain, text, false)
             }
-            version_of(Some(backend))?
-        } else {
-            let found = default.ok_or_else(|| IptablesError::NotInstalled {
-                looked_for: "iptables, iptables-nft, iptables-legacy".to_owned(),
-            })?;
-            if found != backend {
-                return Err(IptablesError::NotInstalled {
-                    looked_for: Programs::new(IpFamily::V4, Some(backend)).save,
-                });
-            }
-            version_of(None)?
+            None => return Err(not_installed(&variant)),
+        };
+        let Ok(version) = text.parse() else {
+            return Err(IptablesError::UnknownVersion { program, text });
         };
         if version < OLDEST {
             return Err(IptablesError::TooOld {
@@ -198,7 +199,6 @@ impl Backends {
                 needed: OLDEST,
             });
         }
-        info!(%backend, %reason, %version, "iptables found");
         Ok(Self {
             backend,
             reason,
@@ -213,33 +213,48 @@ impl Backends {
     }
 }
 
-fn choose(nft: Seen, legacy: Seen, default: Option<Backend>) -> (Backend, Reason) {
-    if nft.hints > 0 {
-        return (Backend::Nft, Reason::Hint);
+fn choose(exec: &dyn Exec, default: Option<Backend>) -> Result<(Backend, Reason), IptablesError> {
+    // Reading one table is cheap even where another one is large. legacy would make the table if there is none.
+    let hint = look(exec, Backend::Nft, &["-t", "mangle"])?;
+    if hint.hints > 0 {
+        return Ok((Backend::Nft, Reason::Hint));
     }
+    let legacy = look(exec, Backend::Legacy, &[])?;
+    debug!(nft_mangle = ?hint, ?legacy, "iptables backends");
     if legacy.hints > 0 {
-        return (Backend::Legacy, Reason::Hint);
+        return Ok((Backend::Legacy, Reason::Hint));
     }
-    match (nft.works, legacy.works) {
-        (true, false) => return (Backend::Nft, Reason::OnlyOne),
-        (false, true) => return (Backend::Legacy, Reason::OnlyOne),
+    match (hint.works, legacy.works) {
+        (true, false) => return Ok((Backend::Nft, Reason::OnlyOne)),
+        (false, true) => return Ok((Backend::Legacy, Reason::OnlyOne)),
+        (false, false) if !(hint.installed || legacy.installed) => {
+            // Plain programs, from before there were two.
+            let only =
+                default.ok_or_else(|| not_installed("iptables, iptables-nft, iptables-legacy"))?;
+            return Ok((only, Reason::OnlyOne));
+        }
         _ => {}
     }
-    if legacy.rules > nft.rules {
-        return (Backend::Legacy, Reason::Rules);
+    let nft = look(exec, Backend::Nft, &[])?;
+    Ok(match legacy.rules.cmp(&nft.rules) {
+        Ordering::Greater => (Backend::Legacy, Reason::Rules),
+        Ordering::Less => (Backend::Nft, Reason::Rules),
+        Ordering::Equal => (default.unwrap_or(Backend::Nft), Reason::Default),
+    })
+}
+
+fn not_installed(looked_for: &str) -> IptablesError {
+    IptablesError::NotInstalled {
+        looked_for: looked_for.to_owned(),
     }
-    if nft.rules > legacy.rules {
-        return (Backend::Nft, Reason::Rules);
-    }
-    (default.unwrap_or(Backend::Nft), Reason::Default)
 }
 
 /// Reads the rules of both families of one backend.
-fn look(exec: &dyn Exec, backend: Backend) -> Result<Seen, IptablesError> {
+fn look(exec: &dyn Exec, backend: Backend, args: &[&str]) -> Result<Seen, IptablesError> {
     let mut seen = Seen::default();
     for family in IpFamily::ALL {
         let program = Programs::new(family, Some(backend)).save;
-        let output = match exec.run(&program, &[], b"") {
+        let output = match exec.run(&program, args, b"") {
             Ok(output) => output,
             Err(error) if error.is_missing() => continue,
             Err(error) => return Err(IptablesError::Exec(error)),
@@ -285,16 +300,13 @@ fn default_of(exec: &dyn Exec) -> Result<Option<Backend>, IptablesError> {
     Ok(Some(backend))
 }
 
-fn version(exec: &dyn Exec, program: &str) -> Result<(String, Version), IptablesError> {
-    let output = exec
-        .run(program, &["--version"], b"")
-        .map_err(IptablesError::Exec)?;
-    let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    match text.parse() {
-        Ok(version) => Ok((program.to_owned(), version)),
-        Err(()) => Err(IptablesError::UnknownVersion {
-            program: program.to_owned(),
-            text,
-        }),
+/// What a program says of its version; `None` if there is no such program.
+fn version_text(exec: &dyn Exec, program: &str) -> Result<Option<String>, IptablesError> {
+    match exec.run(program, &["--version"], b"") {
+        Ok(output) => Ok(Some(
+            String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+        )),
+        Err(error) if error.is_missing() => Ok(None),
+        Err(error) => Err(IptablesError::Exec(error)),
     }
 }

@@ -31,6 +31,8 @@ impl Machine {
         let v6 = format!("ip6tables-{backend}");
         self.with(&format!("{v4}-save"), "", 0, rules, "")
             .with(&format!("{v6}-save"), "", 0, "", "")
+            .with(&format!("{v4}-save"), "-t", 0, rules, "")
+            .with(&format!("{v6}-save"), "-t", 0, "", "")
             .with(&format!("{v4}-restore"), "--version", 0, version, "")
     }
 }
@@ -99,6 +101,43 @@ fn kubelets_hint_outweighs_the_number_of_rules() {
 }
 
 #[test]
+fn with_a_hint_or_a_setting_large_tables_are_not_read() {
+    let machine = both(HINT, TWO_RULES);
+    detected(&machine, None);
+    let saves = |machine: &Machine| {
+        let runs = machine.runs.lock().unwrap();
+        let saves = runs.iter().filter(|run| run.contains("-save"));
+        saves.cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(
+        saves(&machine),
+        [
+            "iptables-nft-save -t mangle",
+            "ip6tables-nft-save -t mangle"
+        ]
+    );
+    let machine = both(HINT, TWO_RULES);
+    detected(&machine, Some(Backend::Legacy));
+    assert_eq!(saves(&machine), [""; 0]);
+}
+
+#[test]
+fn configured_backend_that_is_missing_is_named() {
+    let machine = Machine::default().with_backend("nft", NFT, "").with(
+        "iptables",
+        "--version",
+        0,
+        "iptables v1.8.9 (nf_tables)\n",
+        "",
+    );
+    let error = Backends::detect(&machine, Some(Backend::Legacy)).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "iptables is not installed (looked for iptables-legacy-restore)"
+    );
+}
+
+#[test]
 fn without_a_hint_the_backend_with_more_rules_is_taken() {
     assert_eq!(
         detected(&both(ONE_RULE, TWO_RULES), None),
@@ -126,21 +165,13 @@ fn without_rules_the_default_is_taken_and_a_setting_beats_all() {
 
 #[test]
 fn a_backend_that_the_kernel_lacks_is_not_taken() {
-    let machine = both("", "")
-        .with(
-            "iptables-nft-save",
-            "",
-            1,
-            "",
-            "Failed to initialize nft: Protocol not supported",
-        )
-        .with(
-            "ip6tables-nft-save",
-            "",
-            1,
-            "",
-            "Failed to initialize nft: Protocol not supported",
-        );
+    let no_nft = "Failed to initialize nft: Protocol not supported";
+    let mut machine = both("", "");
+    for program in ["iptables-nft-save", "ip6tables-nft-save"] {
+        for arg in ["", "-t"] {
+            machine = machine.with(program, arg, 1, "", no_nft);
+        }
+    }
     assert_eq!(detected(&machine, None), (Backend::Legacy, Reason::OnlyOne));
 }
 
