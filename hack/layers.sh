@@ -18,7 +18,7 @@ use strict;
 use warnings;
 
 # Where the purity ends. A path is forbidden when it starts with one of these.
-my @layers = qw(app config source dataplane reconcile health metrics telemetry clock);
+my @layers = qw(app config source dataplane reconcile health metrics events telemetry clock);
 my %prefixes = (
     (map { ($_ => 'is IO or a runtime') }
         qw(tokio futures axum notify libc nix rtnetlink iptables prometheus std::process std::fs std::io

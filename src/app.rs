@@ -2,6 +2,7 @@
 //! Composition root: the only place that knows every part. Builds and checks them, binds sockets,
 //! runs, and stops in order.
 
+mod health_checks;
 mod observe;
 mod start;
 
@@ -20,7 +21,8 @@ use crate::dataplane::conntrack::tuning::ConntrackSettings;
 use crate::dataplane::exec::{Exec, System};
 use crate::dataplane::kernel::Kernel;
 use crate::dataplane::links::{LinkError, Links, Monitor};
-use crate::health::{AdminSurface, ProxyHealth, Server, admin_routes, health_routes};
+use crate::events::{Event, Events, action, reason};
+use crate::health::{AdminSurface, ProxyHealth, ServeError, Server, admin_routes, health_routes};
 use crate::reconcile::context::NodeFacts;
 use crate::reconcile::{Input, Parts, Reconciler};
 use crate::source::{self, Source, Update, kubernetes};
@@ -181,7 +183,10 @@ fn parts(
     })
 }
 
-/// Is the proxy until a signal ends it.
+/// How long a proxy that gives up waits until the API server has heard why.
+const FAREWELL: std::time::Duration = std::time::Duration::from_secs(3);
+
+/// Is the proxy until a signal ends it. If it gives up, its Node says why.
 async fn run(settings: Settings) -> anyhow::Result<()> {
     for notice in &settings.notices {
         tracing::warn!(
@@ -191,10 +196,36 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
         );
     }
     let clock = Clock::system();
+    let metrics = observe::Metrics::new(&settings, &clock)?;
+    let (events, writing) = start::events(&settings, &metrics, &clock).await?;
+    let ended = proxy(settings, clock, metrics, events.clone()).await;
+    if let Err(error) = &ended {
+        let reason = match error.downcast_ref::<ServeError>() {
+            Some(error) if error.name == HEALTH_SERVER => reason::HEALTH_SERVER_FAILED,
+            Some(_) => reason::METRICS_SERVER_FAILED,
+            None => reason::START_FAILED,
+        };
+        events.send(Event::node(reason, action::START, format!("{error:#}")));
+        drop(events);
+        // Whether it was heard in time or not: there is no more to do.
+        drop(tokio::time::timeout(FAREWELL, writing).await);
+    }
+    ended
+}
+
+/// The names of the two servers.
+const HEALTH_SERVER: &str = "healthz";
+const METRICS_SERVER: &str = "metrics";
+
+async fn proxy(
+    settings: Settings,
+    clock: Clock,
+    metrics: observe::Metrics,
+    events: Events,
+) -> anyhow::Result<()> {
     let exec: Arc<dyn Exec> = Arc::new(System::new(clock.clone(), System::DEFAULT_DEADLINE));
     let options = source_options(&settings)?;
     let source = source_of(&settings);
-    let metrics = observe::Metrics::new(&settings, &clock)?;
     let health = ProxyHealth::new(clock.clone(), settings.sync.period);
     if matches!(settings.source, SourceSettings::Manifests(_)) {
         // Files need no Node object; who has one there can still mark it.
@@ -202,9 +233,12 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
     }
     let board = Arc::new(observe::Board::default());
     let (health_server, admin_server) = servers(&settings, &metrics, &health, board.clone())?;
+    let (health_checks, wanted_checks) = health_checks::Board::new();
     let observer = Arc::new(observe::LoopObserver {
         health: health.clone(),
         board,
+        health_checks,
+        events: events.clone(),
         started: clock.now(),
         clock: clock.clone(),
         sync: metrics.sync.clone(),
@@ -242,12 +276,20 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
         })?;
     watch_links(links, inputs.clone())?;
     let (updates, forwarded) = mpsc::channel(QUEUED_UPDATES);
-    let reading = source::run(source, options, Arc::new(metrics.source), updates);
+    let node = options.node_name.clone();
+    let source_observer = observe::SourceObserver {
+        metrics: metrics.source,
+        events: events.clone(),
+    };
+    let reading = source::run(source, options, Arc::new(source_observer), updates);
+    let checking = health_checks::run(wanted_checks, health.clone(), events.clone(), &node);
+    events.send(Event::starting());
     tokio::select! {
         ended = reading => { ended?; }
         () = forward(forwarded, inputs) => {}
         ended = serve(health_server) => { ended?; }
         ended = serve(admin_server) => { ended?; }
+        () = checking => {}
         _ = loop_ended => {}
         () = signalled() => info!("asked to stop"),
     }
@@ -285,8 +327,8 @@ fn servers(
         state: Arc::new(move || board.to_json()),
     })?;
     Ok((
-        bind("healthz", settings.healthz_address, health_routes)?,
-        bind("metrics", settings.metrics_address, admin_routes)?,
+        bind(HEALTH_SERVER, settings.healthz_address, health_routes)?,
+        bind(METRICS_SERVER, settings.metrics_address, admin_routes)?,
     ))
 }
 

@@ -14,6 +14,7 @@ pub mod clock;
 pub mod config;
 pub mod dataplane;
 pub mod error_chain;
+pub mod events;
 pub mod health;
 pub mod memory;
 pub mod metrics;

@@ -5,11 +5,13 @@
 //! with labels appears once it was touched. Values are written where things happen and read only by `/metrics`.
 
 mod dataplane;
+mod events;
 mod healthz;
 mod source;
 mod sync;
 
 pub use dataplane::{DataplaneMetrics, DriftState};
+pub use events::EventMetrics;
 pub use healthz::HealthMetrics;
 pub use source::SourceMetrics;
 pub use sync::{SyncMetrics, SyncScope, Table};

@@ -6,6 +6,7 @@
 
 pub mod context;
 mod family;
+pub mod health_checks;
 pub mod observer;
 pub mod runner;
 
@@ -24,6 +25,7 @@ use crate::telemetry::ErrorChain;
 
 use context::{NodeFacts, context};
 use family::{Family, Trigger};
+use health_checks::HealthChecks;
 use observer::Observer;
 use runner::Runner;
 
@@ -60,6 +62,8 @@ pub struct Parts<K> {
 pub struct Reconciler<K> {
     settings: Arc<Settings>,
     families: Vec<Family>,
+    /// Of the families, in the same order.
+    health_checks: Vec<HealthChecks>,
     facts: NodeFacts,
     facts_changed: bool,
     node_listed: bool,
@@ -83,6 +87,10 @@ impl<K: Kernel> Reconciler<K> {
             clock,
             observer,
         } = parts;
+        let health_checks = families
+            .iter()
+            .map(|family| HealthChecks::new(*family, &settings, &facts))
+            .collect();
         let families = families
             .into_iter()
             .enumerate()
@@ -103,6 +111,7 @@ impl<K: Kernel> Reconciler<K> {
             next_audit: now + settings.sync.period,
             next_drain: now,
             families,
+            health_checks,
             facts,
             facts_changed: false,
             node_listed: false,
@@ -231,13 +240,18 @@ impl<K: Kernel> Reconciler<K> {
             self.renew_contexts();
         }
         let mut succeeded = true;
-        for family in &mut self.families {
+        for (family, checks) in self.families.iter_mut().zip(&mut self.health_checks) {
             family.take_in(&self.tracker, &changes);
+            checks.take_in(&self.tracker, &changes.services);
             let trigger = Trigger {
                 is_audit,
                 changes: &changes,
             };
-            succeeded &= family.round(&mut self.kernel, &self.clock, &*self.observer, trigger);
+            let is_synced = family.round(&mut self.kernel, &self.clock, &*self.observer, trigger);
+            if is_synced {
+                self.observer.health_checks(checks);
+            }
+            succeeded &= is_synced;
         }
         // What was drained in this round may be idle already.
         self.next_drain = self.clock.monotonic();
@@ -270,6 +284,9 @@ impl<K: Kernel> Reconciler<K> {
             if let Err(error) = family.set_context(context, &self.tracker) {
                 warn!(error = %ErrorChain(&error), "node change not taken in");
             }
+        }
+        for checks in &mut self.health_checks {
+            checks.set_node(&self.settings, &self.facts);
         }
         debug!("node facts changed");
     }

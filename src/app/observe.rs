@@ -10,17 +10,21 @@ use jiff::Timestamp;
 use prometheus::Registry;
 use serde_json::{Value, json};
 
+use super::health_checks;
 use crate::clock::Clock;
 use crate::config::settings::Settings;
 use crate::dataplane::kernel::Cost;
+use crate::events::{Event, Events, action, reason};
 use crate::health::ProxyHealth;
 use crate::metrics::{
-    self, DataplaneMetrics, DriftState, HealthMetrics, MetricsError, SourceMetrics, SyncMetrics,
-    SyncScope, Table,
+    self, DataplaneMetrics, DriftState, EventMetrics, HealthMetrics, MetricsError, SourceMetrics,
+    SyncMetrics, SyncScope, Table,
 };
 use crate::model::{Changes, IpFamily, NodeInfo};
 use crate::plan::{Outcome, Plan, Report, Step};
+use crate::reconcile::health_checks::HealthChecks;
 use crate::reconcile::observer::{Observer, Round};
+use crate::source::{self, Problem};
 
 /// The metrics of all parts, in one registry.
 #[derive(Debug)]
@@ -30,6 +34,7 @@ pub(super) struct Metrics {
     pub(super) sync: SyncMetrics,
     pub(super) dataplane: DataplaneMetrics,
     pub(super) health: HealthMetrics,
+    pub(super) events: EventMetrics,
 }
 
 impl Metrics {
@@ -40,6 +45,7 @@ impl Metrics {
             sync: SyncMetrics::register(&registry, settings.mode, clock.clone())?,
             dataplane: DataplaneMetrics::register(&registry)?,
             health: HealthMetrics::register(&registry)?,
+            events: EventMetrics::register(&registry)?,
             registry,
         })
     }
@@ -54,6 +60,8 @@ pub(super) struct LoopObserver {
     pub(super) dataplane: DataplaneMetrics,
     pub(super) health: ProxyHealth,
     pub(super) board: Arc<Board>,
+    pub(super) health_checks: health_checks::Board,
+    pub(super) events: Events,
     /// The present round applied a large plan.
     pub(super) is_large: AtomicBool,
 }
@@ -205,6 +213,39 @@ impl Observer for LoopObserver {
     fn node(&self, node: Option<&NodeInfo>) {
         self.health
             .set_node_eligible(node.is_some_and(|node| !node.is_leaving()));
+    }
+
+    fn health_checks(&self, checks: &HealthChecks) {
+        self.health_checks.show(checks);
+    }
+
+    fn event(&self, event: Event) {
+        self.events.send(event);
+    }
+}
+
+/// Turns what the source tells into metrics and events.
+#[derive(Debug)]
+pub(super) struct SourceObserver {
+    pub(super) metrics: SourceMetrics,
+    pub(super) events: Events,
+}
+
+impl source::Observer for SourceObserver {
+    fn problem(&self, problem: &Problem) {
+        self.metrics.problem(problem);
+        if let Some(service) = &problem.service {
+            self.events.send(Event::service(
+                service.clone(),
+                reason::INVALID_SERVICE,
+                action::PROGRAM,
+                problem.to_string(),
+            ));
+        }
+    }
+
+    fn request(&self, request: &source::Request<'_>) {
+        self.metrics.request(request);
     }
 }
 

@@ -7,8 +7,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
+use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
+use super::observe::Metrics;
+use crate::clock::Clock;
 use crate::config::settings::{IptablesBackend, ProxyMode, Settings};
 use crate::dataplane::conntrack::tuning::{ConntrackSettings, Unwritable};
 use crate::dataplane::exec::Exec;
@@ -18,11 +21,13 @@ use crate::dataplane::links::Links;
 use crate::dataplane::linux::{Linux, Netfilter};
 use crate::dataplane::sysctl::Sysctls;
 use crate::dataplane::{ipset, ipvs};
+use crate::events::{Events, Reporter, publish};
 use crate::metrics::DataplaneMetrics;
 use crate::model::IpFamily;
 use crate::plan::KernelVersion;
 use crate::plan::conntrack::tuning::Tuning;
 use crate::plan::ruleset::Table;
+use crate::source::{Source, kubernetes};
 use crate::telemetry::ErrorChain;
 
 /// A kernel that can be programmed, and for which families.
@@ -150,13 +155,38 @@ pub(super) fn tune_conntrack(settings: &Settings, metrics: &DataplaneMetrics) {
     }
 }
 
+/// Where events go: to the API server, and a task that writes them there.
+pub(super) async fn events(
+    settings: &Settings,
+    metrics: &Metrics,
+    clock: &Clock,
+) -> anyhow::Result<(Events, JoinHandle<()>)> {
+    let Source::Kubernetes(config) = super::source_of(settings) else {
+        let nothing = tokio::spawn(async {});
+        return Ok((Events::nowhere(metrics.events.clone()), nothing));
+    };
+    let client = kubernetes::client(&config, Arc::new(metrics.source.clone())).await?;
+    let reporter = Reporter {
+        node: node_name(settings)?,
+        host: host_name()?.into(),
+    };
+    let (events, queue) = Events::queue(metrics.events.clone());
+    let (clock, metrics) = (clock.clone(), metrics.events.clone());
+    let writing = publish::run(client, reporter, clock, metrics, queue);
+    Ok((events, tokio::spawn(writing)))
+}
+
+fn host_name() -> anyhow::Result<String> {
+    Sysctls::new("/proc/sys")
+        .read("kernel/hostname")
+        .context("cannot read the host's name")
+}
+
 /// The name of our Node object: the override, else the host's name.
 pub(super) fn node_name(settings: &Settings) -> anyhow::Result<Arc<str>> {
     let name = match &settings.hostname_override {
         Some(name) => name.clone(),
-        None => Sysctls::new("/proc/sys")
-            .read("kernel/hostname")
-            .context("cannot read the host's name")?,
+        None => host_name()?,
     };
     let name = name.trim().to_lowercase();
     if name.is_empty() {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The servers behind `healthCheckNodePort`: they tell a load balancer whether this node has endpoints of a Service.
 //!
-//! The loop calls [`ServiceHealthServers::sync`] after each round that succeeded. A port that cannot be opened is tried again at the
-//! next call.
+//! What is wanted comes from the loop, after rounds that succeeded. A port that cannot be opened is tried again at the next
+//! [`ServiceHealthServers::sync`].
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::{fmt, io};
 
@@ -20,7 +20,6 @@ use super::state::ProxyHealth;
 use super::{JSON, answer};
 use crate::model::ServiceName;
 use crate::model::net::IpFamily;
-use crate::model::node::NodePortRanges;
 
 /// A port that could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -42,8 +41,8 @@ struct Key {
     address: SocketAddr,
 }
 
-/// Local ready endpoints of each Service that has a health check port.
-type Counts = Arc<RwLock<BTreeMap<ServiceName, usize>>>;
+/// Local ready endpoints of each Service that has a health check port, in each family: one may be ready for IPv4 only.
+type Counts = Arc<RwLock<BTreeMap<(IpFamily, ServiceName), usize>>>;
 
 /// All health check ports that are open. Dropping it closes them.
 #[derive(Debug)]
@@ -82,20 +81,14 @@ impl ServiceHealthServers {
         }
     }
 
-    /// Opens and closes ports of one family so that exactly `wanted` are open, on the node's addresses that node ports answer on.
-    /// Ports that stay are not touched. Must be called within a tokio runtime.
+    /// Opens and closes ports of one family so that exactly `wanted` are open at `addresses`; the unspecified address is every
+    /// one of its family. Ports that stay are not touched. Must be called within a tokio runtime.
     pub async fn sync(
         &mut self,
-        ranges: &NodePortRanges,
-        node_addresses: &BTreeSet<IpAddr>,
+        family: IpFamily,
+        addresses: &BTreeSet<IpAddr>,
         wanted: &BTreeMap<ServiceName, u16>,
     ) -> Vec<ListenFailure> {
-        let family = ranges.family();
-        let addresses = if ranges.matches_all() {
-            BTreeSet::from([unspecified(family)])
-        } else {
-            ranges.select(node_addresses)
-        };
         let keys: BTreeSet<Key> = wanted
             .iter()
             .flat_map(|(service, &port)| {
@@ -123,7 +116,7 @@ impl ServiceHealthServers {
             }
             match listen(key.address, Families::One) {
                 Ok(listener) => {
-                    let task = self.serve(listener, &key.service);
+                    let task = self.serve(listener, family, &key.service);
                     self.open.insert(key, task);
                 }
                 Err(source) => {
@@ -140,7 +133,7 @@ impl ServiceHealthServers {
     }
 
     /// How many addresses of local ready endpoints each Service has; the others have none.
-    pub fn set_local_endpoints(&self, counts: BTreeMap<ServiceName, usize>) {
+    pub fn set_local_endpoints(&self, counts: BTreeMap<(IpFamily, ServiceName), usize>) {
         *self.counts.write().unwrap_or_else(PoisonError::into_inner) = counts;
     }
 
@@ -149,26 +142,19 @@ impl ServiceHealthServers {
         self.open.keys().map(|key| (&key.service, key.address))
     }
 
-    fn serve(&self, listener: TcpListener, service: &ServiceName) -> Task {
+    fn serve(&self, listener: TcpListener, family: IpFamily, service: &ServiceName) -> Task {
         let (health, counts) = (self.health.clone(), Arc::clone(&self.counts));
-        let service = service.clone();
+        let key = (family, service.clone());
         let routes = Router::new().fallback(move || {
             let counts = counts.read().unwrap_or_else(PoisonError::into_inner);
-            let count = counts.get(&service).copied().unwrap_or(0);
-            let response = respond(&service, count, health.is_serving());
+            let count = counts.get(&key).copied().unwrap_or(0);
+            let response = respond(&key.1, count, health.is_serving());
             async move { response }
         });
         Task(tokio::spawn(async move {
             // It ends only when the task is aborted.
             drop(axum::serve(listener, routes).await);
         }))
-    }
-}
-
-const fn unspecified(family: IpFamily) -> IpAddr {
-    match family {
-        IpFamily::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        IpFamily::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     }
 }
 

@@ -19,7 +19,6 @@ use crate::config::types::KubeProxyConfiguration;
 use crate::metrics::{self, HealthMetrics};
 use crate::model::ServiceName;
 use crate::model::net::IpFamily;
-use crate::model::node::{NodeIps, NodePortAddresses, NodePortRanges};
 
 /// How long a condition may take to come true before a test fails.
 const LIMIT: Duration = Duration::from_mins(1);
@@ -338,10 +337,6 @@ fn free_port() -> u16 {
         .port()
 }
 
-fn localhost_ranges(family: IpFamily) -> NodePortRanges {
-    NodePortAddresses::new(vec!["localhost".parse().unwrap()]).ranges(family, &NodeIps::default())
-}
-
 fn web() -> ServiceName {
     ServiceName::new("default", "web")
 }
@@ -351,10 +346,7 @@ fn wanted(pairs: &[(ServiceName, u16)]) -> BTreeMap<ServiceName, u16> {
 }
 
 fn loopback() -> BTreeSet<IpAddr> {
-    ["127.0.0.1", "192.0.2.1"]
-        .into_iter()
-        .map(|ip| ip.parse().unwrap())
-        .collect()
+    BTreeSet::from(["127.0.0.1".parse().unwrap()])
 }
 
 #[tokio::test]
@@ -362,9 +354,8 @@ async fn a_service_with_local_endpoints_answers_upstreams_bytes() {
     let (health, _) = proxy_health();
     let mut servers = ServiceHealthServers::new(health.clone());
     let port = free_port();
-    let ranges = localhost_ranges(IpFamily::V4);
     let failures = servers
-        .sync(&ranges, &loopback(), &wanted(&[(web(), port)]))
+        .sync(IpFamily::V4, &loopback(), &wanted(&[(web(), port)]))
         .await;
     assert!(failures.is_empty(), "{failures:?}");
     let address = SocketAddr::new("127.0.0.1".parse().unwrap(), port);
@@ -373,7 +364,7 @@ async fn a_service_with_local_endpoints_answers_upstreams_bytes() {
         [(&web(), address)]
     );
 
-    servers.set_local_endpoints([(web(), 2)].into());
+    servers.set_local_endpoints([((IpFamily::V4, web()), 2), ((IpFamily::V6, web()), 1)].into());
     let answer = ask(address, "POST", "/any/path").await;
     assert_eq!(answer.code, 200);
     assert_eq!(
@@ -395,14 +386,13 @@ async fn an_unhealthy_proxy_fails_the_checks_of_services_and_an_ineligible_node_
     let (health, hand) = proxy_health();
     let mut servers = ServiceHealthServers::new(health.clone());
     let port = free_port();
-    let ranges = localhost_ranges(IpFamily::V4);
     assert!(
         servers
-            .sync(&ranges, &loopback(), &wanted(&[(web(), port)]))
+            .sync(IpFamily::V4, &loopback(), &wanted(&[(web(), port)]))
             .await
             .is_empty()
     );
-    servers.set_local_endpoints([(web(), 1)].into());
+    servers.set_local_endpoints([((IpFamily::V4, web()), 1)].into());
     let address = SocketAddr::new("127.0.0.1".parse().unwrap(), port);
     health.set_node_eligible(false);
     assert_eq!(get(address, "/").await.code, 200);
@@ -422,23 +412,22 @@ async fn ports_are_closed_and_may_move_to_another_service_at_once() {
     let (health, _) = proxy_health();
     let mut servers = ServiceHealthServers::new(health);
     let port = free_port();
-    let ranges = localhost_ranges(IpFamily::V4);
     let other = ServiceName::new("default", "other");
     assert!(
         servers
-            .sync(&ranges, &loopback(), &wanted(&[(web(), port)]))
+            .sync(IpFamily::V4, &loopback(), &wanted(&[(web(), port)]))
             .await
             .is_empty()
     );
     let moved = servers
-        .sync(&ranges, &loopback(), &wanted(&[(other.clone(), port)]))
+        .sync(IpFamily::V4, &loopback(), &wanted(&[(other.clone(), port)]))
         .await;
     assert!(moved.is_empty(), "{moved:?}");
     let address = SocketAddr::new("127.0.0.1".parse().unwrap(), port);
     assert!(get(address, "/").await.body.contains("\"name\": \"other\""));
     assert!(
         servers
-            .sync(&ranges, &loopback(), &wanted(&[]))
+            .sync(IpFamily::V4, &loopback(), &wanted(&[]))
             .await
             .is_empty()
     );
@@ -451,9 +440,8 @@ async fn a_port_that_is_taken_is_reported_and_tried_again() {
     let mut servers = ServiceHealthServers::new(health);
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
-    let ranges = localhost_ranges(IpFamily::V4);
     let wanted = wanted(&[(web(), address.port())]);
-    let failures = servers.sync(&ranges, &loopback(), &wanted).await;
+    let failures = servers.sync(IpFamily::V4, &loopback(), &wanted).await;
     let texts: Vec<String> = failures.iter().map(ToString::to_string).collect();
     assert_eq!(
         texts,
@@ -462,7 +450,12 @@ async fn a_port_that_is_taken_is_reported_and_tried_again() {
         )]
     );
     drop(taken);
-    assert!(servers.sync(&ranges, &loopback(), &wanted).await.is_empty());
+    assert!(
+        servers
+            .sync(IpFamily::V4, &loopback(), &wanted)
+            .await
+            .is_empty()
+    );
     assert_eq!(get(address, "/").await.code, 503);
 }
 
@@ -476,14 +469,18 @@ async fn each_family_opens_and_closes_its_own_ports() {
     let port = free_port();
     let wanted = wanted(&[(web(), port)]);
     // Match-all in both families: two strict sockets on one port.
+    let everywhere = |family| match family {
+        IpFamily::V4 => BTreeSet::from(["0.0.0.0".parse().unwrap()]),
+        IpFamily::V6 => BTreeSet::from(["::".parse().unwrap()]),
+    };
     for family in IpFamily::ALL {
-        let ranges = NodePortRanges::all(family);
-        let failures = servers.sync(&ranges, &BTreeSet::new(), &wanted).await;
+        let failures = servers.sync(family, &everywhere(family), &wanted).await;
         assert!(failures.is_empty(), "{failures:?}");
     }
     assert_eq!(servers.open_ports().count(), 2);
-    let v4 = NodePortRanges::all(IpFamily::V4);
-    servers.sync(&v4, &BTreeSet::new(), &BTreeMap::new()).await;
+    servers
+        .sync(IpFamily::V4, &everywhere(IpFamily::V4), &BTreeMap::new())
+        .await;
     assert_eq!(servers.open_ports().count(), 1);
     assert!(TcpStream::connect(("127.0.0.1", port)).await.is_err());
     assert_eq!(

@@ -368,6 +368,7 @@ fn the_source_counts_requests_and_skipped_objects() {
         field: "spec.clusterIP".to_owned(),
         message: "not an address".to_owned(),
         reason: "address",
+        service: None,
     });
     let text = text(&registry);
     for (series, expected) in [

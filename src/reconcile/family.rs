@@ -10,6 +10,7 @@ use super::observer::{Observer, Round};
 use crate::clock::Clock;
 use crate::config::settings::ProxyMode;
 use crate::dataplane::kernel::{Extent, Kernel, ObserveError};
+use crate::events::{Event, action, reason};
 use crate::model::{Changes, IpFamily, ServiceName, ServicePortName, Tracker};
 use crate::plan::mode::{Conflict, ModePlanner};
 use crate::plan::object::VirtualServerKey;
@@ -196,8 +197,8 @@ impl Family {
             let extent = self.is_unknown.then_some(Extent::Everything);
             succeeded = self.observe_and_apply(kernel, observer, trigger, extent);
         }
-        self.log_conflicts();
-        self.log_set_aside();
+        self.tell_conflicts(observer);
+        self.tell_set_aside(observer);
         let count = |table, written| Some((self.planner.rule_count(table)?, written));
         let rules =
             count(Table::Nat, self.written.nat).zip(count(Table::Filter, self.written.filter));
@@ -357,7 +358,7 @@ impl Family {
     }
 
     /// Says once who did not get what two Services claim.
-    fn log_conflicts(&mut self) {
+    fn tell_conflicts(&mut self, observer: &dyn Observer) {
         let conflicts = self.planner.conflicts();
         for conflict in conflicts.difference(&self.conflicts) {
             let Conflict {
@@ -366,15 +367,32 @@ impl Family {
                 place,
             } = conflict;
             warn!(service = %loser, %winner, %place, "address and port belong to another Service");
+            observer.event(Event::service(
+                loser.service.clone(),
+                reason::ADDRESS_CONFLICT,
+                action::PROGRAM,
+                format!(
+                    "port {loser} does not get {place}: it belongs to {winner}, which is older"
+                ),
+            ));
         }
         self.conflicts = conflicts;
     }
 
     /// Says once whose rules the kernel refused.
-    fn log_set_aside(&mut self) {
+    fn tell_set_aside(&mut self, observer: &dyn Observer) {
         let set_aside = self.planner.set_aside();
         for service in set_aside.difference(&self.set_aside) {
             error!(family = %self.family(), %service, "kernel refuses its rules, it keeps those that it had");
+            observer.event(Event::service(
+                service.service.clone(),
+                reason::REFUSED_BY_KERNEL,
+                action::PROGRAM,
+                format!(
+                    "the kernel refuses the {} rules of port {service}; it keeps those that it had",
+                    self.family()
+                ),
+            ));
         }
         self.set_aside = set_aside;
     }

@@ -4,7 +4,9 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::health_checks::HealthChecks;
 use crate::dataplane::kernel::Cost;
+use crate::events::Event;
 use crate::model::{Changes, IpFamily, NodeInfo};
 use crate::plan::{Plan, Report};
 
@@ -54,6 +56,12 @@ pub trait Observer: Send + Sync {
     fn cost(&self, _cost: &Cost) {}
 
     fn node(&self, _node: Option<&NodeInfo>) {}
+
+    /// What load balancers may ask about in one family, after a round that succeeded.
+    fn health_checks(&self, _checks: &HealthChecks) {}
+
+    /// Something that operators should hear of; who says it has logged it.
+    fn event(&self, _event: Event) {}
 }
 
 /// An observer that looks away.

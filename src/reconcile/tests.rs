@@ -20,6 +20,8 @@ use crate::plan::state::VirtualServerState;
 use crate::plan::testing::{rs, tcp};
 use crate::plan::{Plan, Report, State, Step};
 
+mod told;
+
 /// What happens to the first step of a kind that is tried.
 type Trouble = (&'static str, Fault);
 
@@ -121,13 +123,25 @@ impl Kernel for Shared {
     }
 }
 
-/// Counts drift.
+/// Counts drift, and keeps what it is told.
 #[derive(Debug, Default)]
-struct Watcher(Mutex<usize>);
+struct Watcher {
+    drift: Mutex<usize>,
+    health_checks: Mutex<Vec<HealthChecks>>,
+    events: Mutex<Vec<crate::events::Event>>,
+}
 
 impl Observer for Watcher {
     fn drift(&self, _family: IpFamily, plan: &Plan, _report: &Report) {
-        *self.0.lock().unwrap() += plan.len();
+        *self.drift.lock().unwrap() += plan.len();
+    }
+
+    fn health_checks(&self, checks: &HealthChecks) {
+        self.health_checks.lock().unwrap().push(checks.clone());
+    }
+
+    fn event(&self, event: crate::events::Event) {
+        self.events.lock().unwrap().push(event);
     }
 }
 
@@ -433,7 +447,7 @@ fn audit_finds_and_repairs_what_others_changed() {
     fixture.wait(Duration::from_secs(1));
     assert_eq!(fixture.real_servers().len(), 2);
     assert!(fixture.lock().kernel.state.addresses.contains(&address));
-    assert_eq!(*fixture.watcher.0.lock().unwrap(), 2);
+    assert_eq!(*fixture.watcher.drift.lock().unwrap(), 2);
     assert_eq!(
         fixture.lock().observations,
         [Extent::Outline],
@@ -459,7 +473,7 @@ fn change_does_not_wait_for_the_end_of_an_audit() {
         fixture.work();
     }
     assert_eq!(fixture.lock().audited, 101);
-    assert_eq!(*fixture.watcher.0.lock().unwrap(), 0);
+    assert_eq!(*fixture.watcher.drift.lock().unwrap(), 0);
 }
 
 #[test]

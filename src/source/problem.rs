@@ -9,6 +9,7 @@ use std::sync::Arc;
 use tracing::warn;
 
 use super::Observer;
+use crate::model::ServiceName;
 
 /// A part of an object that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,6 +22,8 @@ pub struct Problem {
     pub message: String,
     /// A label for metrics; one of [`reason`].
     pub reason: &'static str,
+    /// The Service, if it is one that has the problem.
+    pub service: Option<ServiceName>,
 }
 
 /// The values of [`Problem::reason`].

@@ -10,12 +10,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::super::problem::{Problem, reason};
 use super::address::{parse_cidr, parse_ip};
-use crate::model::Protocol;
+use crate::model::{Protocol, ServiceName};
 
 /// The problems of one object.
 pub(super) struct Problems {
     kind: &'static str,
     object: String,
+    service: Option<ServiceName>,
     pub(super) found: Vec<Problem>,
 }
 
@@ -24,6 +25,7 @@ impl Problems {
         Self {
             kind,
             object: object_name(kind, meta),
+            service: service_of(kind, meta),
             found: Vec::new(),
         }
     }
@@ -34,6 +36,7 @@ impl Problems {
             field: field.to_owned(),
             message: message.into(),
             reason,
+            service: self.service.clone(),
         });
     }
 
@@ -121,6 +124,17 @@ impl Problems {
             }
         }
     }
+}
+
+/// The Service that an object is, or belongs to.
+fn service_of(kind: &str, meta: &ObjectMeta) -> Option<ServiceName> {
+    let name = match kind {
+        "Service" => meta.name.as_deref()?,
+        "EndpointSlice" => meta.labels.as_ref()?.get(super::SERVICE_NAME_LABEL)?,
+        _ => return None,
+    };
+    let namespace = meta.namespace.as_deref().unwrap_or("default");
+    Some(ServiceName::new(namespace, name))
 }
 
 /// `Service default/web`, or `Node worker` for what has no namespace.

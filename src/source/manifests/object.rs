@@ -254,6 +254,7 @@ impl Reader<'_> {
             field: field.to_owned(),
             message: message.to_owned(),
             reason,
+            service: None,
         });
     }
 
@@ -265,6 +266,7 @@ impl Reader<'_> {
             field: String::new(),
             message: message.to_owned(),
             reason,
+            service: None,
         });
     }
 }

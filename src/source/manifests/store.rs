@@ -166,6 +166,7 @@ impl Store {
                 field: String::new(),
                 message: "the file is empty; what it held stays in force".to_owned(),
                 reason: reason::UNREADABLE,
+                service: None,
             });
             return Some(reading);
         }
@@ -213,6 +214,7 @@ impl Store {
                 field: format!("line {}", error.line),
                 message: error.message,
                 reason: reason::SYNTAX,
+                service: None,
             });
         }
         let fingerprint = document.fingerprint();
@@ -267,6 +269,7 @@ impl Store {
                                 owner.path.display()
                             ),
                             reason: reason::DUPLICATE_OBJECT,
+                            service: None,
                         });
                     } else {
                         let owner = Owner {
@@ -408,5 +411,6 @@ fn unreadable(path: &str, error: &io::Error) -> Problem {
         field: String::new(),
         message: format!("cannot read it: {error}; what it held stays in force"),
         reason: reason::UNREADABLE,
+        service: None,
     }
 }

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What operators hear of as Kubernetes Events, on the Node and on Services.
+//!
+//! Whoever has something to say makes an [`Event`] and gives it to the loop's or the source's observer, or to [`Events`].
+//! Nobody ever waits: events go into a bounded queue, and what does not fit is counted and dropped. A task of its own
+//! ([`publish`]) thins them out and writes them. Everything that is an event is in the log too, so that nothing depends
+//! on it, and a proxy without an API server has the log alone.
+
+mod limit;
+pub mod publish;
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use crate::metrics::EventMetrics;
+use crate::model::ServiceName;
+
+/// Events that may wait. A cluster full of mistakes makes more than anybody reads.
+const QUEUED: usize = 128;
+
+/// The values of [`Event::reason`]. The first three are kube-proxy's.
+pub mod reason {
+    pub const STARTING: &str = "Starting";
+    pub const HEALTH_SERVER_FAILED: &str = "FailedToStartProxierHealthcheck";
+    pub const METRICS_SERVER_FAILED: &str = "FailedToStartMetricServer";
+    /// kube-proxy's too.
+    pub const SERVICE_HEALTH_CHECK_FAILED: &str = "FailedToStartServiceHealthcheck";
+    /// The proxy cannot work here: no IPVS, no scheduler, no iptables.
+    pub const START_FAILED: &str = "FailedToStart";
+    /// A changed configuration file cannot be used.
+    pub const INVALID_CONFIGURATION: &str = "InvalidConfiguration";
+    /// A part of a Service cannot be used.
+    pub const INVALID_SERVICE: &str = "InvalidService";
+    /// Another Service has the address and port.
+    pub const ADDRESS_CONFLICT: &str = "AddressConflict";
+    /// The kernel does not take what the Service needs.
+    pub const REFUSED_BY_KERNEL: &str = "RefusedByKernel";
+}
+
+/// The values of [`Event::action`]; the first two are kube-proxy's.
+pub mod action {
+    pub const START: &str = "StartKubeProxy";
+    pub const LISTEN: &str = "Listen";
+    pub const CONFIGURE: &str = "Configure";
+    pub const PROGRAM: &str = "Program";
+}
+
+/// What an event is about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Regarding {
+    /// Our own Node.
+    Node,
+    Service(ServiceName),
+}
+
+/// How an event is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    Normal,
+    Warning,
+}
+
+/// Something that an operator should hear of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    pub regarding: Regarding,
+    pub severity: Severity,
+    /// One of [`reason`].
+    pub reason: &'static str,
+    /// One of [`action`].
+    pub action: &'static str,
+    /// For people.
+    pub note: String,
+}
+
+impl Event {
+    /// A warning about the node.
+    pub fn node(reason: &'static str, action: &'static str, note: impl Into<String>) -> Self {
+        Self {
+            regarding: Regarding::Node,
+            severity: Severity::Warning,
+            reason,
+            action,
+            note: note.into(),
+        }
+    }
+
+    /// A warning about a Service.
+    pub fn service(
+        service: ServiceName,
+        reason: &'static str,
+        action: &'static str,
+        note: impl Into<String>,
+    ) -> Self {
+        Self {
+            regarding: Regarding::Service(service),
+            severity: Severity::Warning,
+            reason,
+            action,
+            note: note.into(),
+        }
+    }
+
+    /// The proxy starts.
+    pub fn starting() -> Self {
+        Self {
+            severity: Severity::Normal,
+            ..Self::node(reason::STARTING, action::START, "")
+        }
+    }
+}
+
+/// Where events are left. Clones share the queue.
+#[derive(Clone, Debug)]
+pub struct Events {
+    /// None: the log is all there is.
+    queue: Option<mpsc::Sender<Event>>,
+    metrics: EventMetrics,
+}
+
+/// The other end of the queue.
+pub type Queue = mpsc::Receiver<Event>;
+
+impl Events {
+    /// Where nobody reads events, because there is no API server.
+    pub const fn nowhere(metrics: EventMetrics) -> Self {
+        Self {
+            queue: None,
+            metrics,
+        }
+    }
+
+    /// A queue and its end, which [`publish::run`] reads.
+    pub fn queue(metrics: EventMetrics) -> (Self, Queue) {
+        let (sender, queue) = mpsc::channel(QUEUED);
+        let events = Self {
+            queue: Some(sender),
+            metrics,
+        };
+        (events, queue)
+    }
+
+    /// Leaves an event; never waits.
+    pub fn send(&self, event: Event) {
+        if let Some(queue) = &self.queue
+            && queue.try_send(event).is_err()
+        {
+            self.metrics.dropped();
+        }
+    }
+}
+
+/// Who says so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reporter {
+    /// The name of our Node object.
+    pub node: Arc<str>,
+    /// The machine's own name.
+    pub host: Arc<str>,
+}
+
+#[cfg(test)]
+mod tests;

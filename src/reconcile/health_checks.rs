@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What load balancers ask this node about: the Services with a `healthCheckNodePort`, and how many endpoints of each are
+//! ready here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::context::NodeFacts;
+use crate::config::settings::Settings;
+use crate::model::{IpFamily, ServiceName, ServicePort, Tracker};
+
+/// The health checks of one family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthChecks {
+    pub family: IpFamily,
+    /// Where node ports answer; only the unspecified address if that is everywhere.
+    pub addresses: BTreeSet<IpAddr>,
+    pub services: BTreeMap<ServiceName, HealthCheck>,
+}
+
+/// The health check of one Service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    pub port: u16,
+    /// Addresses of ready endpoints on this node, over all ports of the Service.
+    pub local_endpoints: usize,
+}
+
+impl HealthChecks {
+    pub(super) fn new(family: IpFamily, settings: &Settings, facts: &NodeFacts) -> Self {
+        Self {
+            family,
+            addresses: addresses(family, settings, facts),
+            services: BTreeMap::new(),
+        }
+    }
+
+    /// The node is another.
+    pub(super) fn set_node(&mut self, settings: &Settings, facts: &NodeFacts) {
+        self.addresses = addresses(self.family, settings, facts);
+    }
+
+    /// Services changed, or their endpoints.
+    pub(super) fn take_in<'a>(
+        &mut self,
+        tracker: &Tracker,
+        changed: impl IntoIterator<Item = &'a ServiceName>,
+    ) {
+        for name in changed {
+            match health_check(tracker, name, self.family) {
+                Some(check) => {
+                    self.services.insert(name.clone(), check);
+                }
+                None => {
+                    self.services.remove(name);
+                }
+            }
+        }
+    }
+}
+
+fn health_check(tracker: &Tracker, name: &ServiceName, family: IpFamily) -> Option<HealthCheck> {
+    let service = tracker.service(name)?;
+    let port = service.health_check_node_port?;
+    // A Service without an address in this family is none of it.
+    let ports = ServicePort::of(service, family);
+    ports.first()?;
+    let endpoints = tracker.endpoints(name, family);
+    let local: BTreeSet<IpAddr> = endpoints
+        .values()
+        .flatten()
+        .filter(|endpoint| endpoint.local && endpoint.is_ready())
+        .map(|endpoint| endpoint.address)
+        .collect();
+    Some(HealthCheck {
+        port: port.get(),
+        local_endpoints: local.len(),
+    })
+}
+
+fn addresses(family: IpFamily, settings: &Settings, facts: &NodeFacts) -> BTreeSet<IpAddr> {
+    let ranges = settings
+        .node_port_addresses
+        .ranges(family, &facts.node_ips(settings));
+    let (unspecified, loopback) = match family {
+        IpFamily::V4 => (
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V4(Ipv4Addr::LOCALHOST),
+        ),
+        IpFamily::V6 => (
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+            IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ),
+    };
+    if ranges.matches_all() {
+        return BTreeSet::from([unspecified]);
+    }
+    // Loopback addresses are not among the node's: they are no place to send traffic to. Asking there is fine.
+    ranges.select(facts.addresses.iter().chain([&loopback]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, Command};
+    use crate::model::Event;
+    use crate::model::testing::{endpoint, ip, service, service_name, slice, tracker};
+
+    fn settings(flags: &[&str]) -> Settings {
+        let arguments = ["kube-proxy-rs", "--manifests=/m"].iter().chain(flags);
+        match config::parse(arguments.map(Into::into)).unwrap() {
+            Command::Run(settings) => *settings,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn facts() -> NodeFacts {
+        NodeFacts {
+            addresses: ["192.0.2.1", "198.51.100.1", "2001:db8::1"].map(ip).into(),
+            ..NodeFacts::default()
+        }
+    }
+
+    fn texts(addresses: &BTreeSet<IpAddr>) -> Vec<String> {
+        addresses.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn ports_are_open_where_node_ports_answer() {
+        for (flag, v4, v6) in [
+            ("all", &["0.0.0.0"][..], &["::"][..]),
+            // As kube-proxy: the family without an entry answers everywhere.
+            ("192.0.2.0/24", &["192.0.2.1"], &["::"]),
+            ("localhost", &["127.0.0.1"], &["::1"]),
+            (
+                "198.51.100.0/24,127.0.0.0/8,2001:db8::/32",
+                &["127.0.0.1", "198.51.100.1"],
+                &["2001:db8::1"],
+            ),
+            ("203.0.113.0/24,2001:db8:1::/48", &[], &[]),
+        ] {
+            let settings = settings(&[&format!("--nodeport-addresses={flag}")]);
+            for (family, expected) in [(IpFamily::V4, v4), (IpFamily::V6, v6)] {
+                let checks = HealthChecks::new(family, &settings, &facts());
+                assert_eq!(texts(&checks.addresses), expected, "{flag} {family}");
+            }
+        }
+    }
+
+    #[test]
+    fn addresses_follow_the_node() {
+        let settings = settings(&["--nodeport-addresses=192.0.2.0/24"]);
+        let mut checks = HealthChecks::new(IpFamily::V4, &settings, &facts());
+        let mut moved = facts();
+        moved.addresses.insert(ip("192.0.2.7"));
+        moved.addresses.remove(&ip("192.0.2.1"));
+        checks.set_node(&settings, &moved);
+        assert_eq!(texts(&checks.addresses), ["192.0.2.7"]);
+    }
+
+    #[test]
+    fn addresses_of_local_ready_endpoints_are_counted_once() {
+        let web = service("ns/web").port(80).health_check(30_000);
+        let name = service_name("ns/web");
+        let both = |port| {
+            let endpoints = vec![
+                endpoint("10.0.0.1").local(),
+                endpoint("10.0.0.2").local().unready(),
+                endpoint("10.0.0.3").local().terminating(),
+                endpoint("10.0.0.4"),
+            ];
+            slice("ns/web", &format!("{port}"), endpoints).port(port)
+        };
+        let tracker = tracker(vec![web.clone()], vec![both(8080), both(8081)]);
+        let settings = settings(&[]);
+        let mut checks = HealthChecks::new(IpFamily::V4, &settings, &facts());
+        checks.take_in(&tracker, [&name]);
+        let expected = HealthCheck {
+            port: 30_000,
+            local_endpoints: 1,
+        };
+        assert_eq!(checks.services, [(name.clone(), expected)].into());
+
+        let mut v6 = HealthChecks::new(IpFamily::V6, &settings, &facts());
+        v6.take_in(&tracker, [&name]);
+        assert_eq!(v6.services, BTreeMap::new(), "it has no IPv6 address");
+    }
+
+    #[test]
+    fn a_service_that_is_gone_has_no_health_check() {
+        let web = service("ns/web").port(80).health_check(30_000);
+        let name = service_name("ns/web");
+        let mut tracker = tracker(vec![web], vec![]);
+        let mut checks = HealthChecks::new(IpFamily::V4, &settings(&[]), &facts());
+        checks.take_in(&tracker, [&name]);
+        assert_eq!(checks.services.len(), 1);
+        tracker.apply(Event::ServiceDeleted(name.clone()));
+        checks.take_in(&tracker, [&name]);
+        assert_eq!(checks.services, BTreeMap::new());
+    }
+}

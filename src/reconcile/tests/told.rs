@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the loop tells others: health checks of Services, events.
+
+use super::*;
+use crate::events::{Regarding, reason};
+
+impl Fixture {
+    /// Local endpoints of `ns/web` by the port of its health check, as often as that was told.
+    fn told(&self) -> Vec<Option<(u16, usize)>> {
+        let told = std::mem::take(&mut *self.watcher.health_checks.lock().unwrap());
+        let of_web = |checks: &HealthChecks| {
+            let check = checks.services.get(&service_name("ns/web"))?;
+            Some((check.port, check.local_endpoints))
+        };
+        told.iter().map(of_web).collect()
+    }
+}
+
+#[test]
+fn health_checks_are_told_when_the_kernel_has_the_change() {
+    let mut fixture = Fixture::programmed();
+    fixture.told();
+    let checked = service("ns/web").port(80).health_check(30_000);
+    fixture.model(Event::ServiceApplied(checked));
+    let local = vec![endpoint("10.1.0.5").local(), endpoint("10.1.0.7").local()];
+    fixture.model(Event::SliceApplied(slice("ns/web", "a", local).port(8080)));
+    assert_eq!(fixture.told(), []);
+    fixture
+        .lock()
+        .troubles
+        .push_back(("add-real-server", Fault::Refused));
+    fixture.work();
+    assert_eq!(fixture.told(), [], "the endpoint is not there yet");
+    fixture.wait(Duration::from_secs(1));
+    assert_eq!(fixture.told(), [Some((30_000, 2))]);
+
+    fixture.model(Event::ServiceDeleted(service_name("ns/web")));
+    fixture.work();
+    assert_eq!(fixture.told(), [None]);
+}
+
+#[test]
+fn a_clash_of_addresses_is_an_event_of_the_younger_service_once() {
+    let mut fixture = Fixture::programmed();
+    let younger = service("ns/younger").port(80).created(5);
+    fixture.model(Event::ServiceApplied(younger));
+    fixture.work();
+    fixture.scale(&["10.1.0.5"]);
+    fixture.work();
+    let events = fixture.watcher.events.lock().unwrap();
+    let [event] = events.as_slice() else {
+        panic!("{events:?}")
+    };
+    assert_eq!(
+        event.regarding,
+        Regarding::Service(service_name("ns/younger"))
+    );
+    assert_eq!(event.reason, reason::ADDRESS_CONFLICT);
+    assert_eq!(
+        event.note,
+        "port ns/younger does not get TCP 10.96.0.1:80: it belongs to ns/web, which is older"
+    );
+}
