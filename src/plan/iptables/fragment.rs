@@ -396,18 +396,17 @@ impl<'a> Texts<'a> {
         let port = &self.fragment.service_port;
         let external = self.chain(name::EXTERNAL);
         let note = comment(&format!("{} loadbalancer IP", self.name));
-        let admit = |source: String| Rule::new(format!("-s {source} {note} -j {external}"));
         let mut rules: Vec<Rule> = port
             .load_balancer_source_ranges
             .iter()
-            .map(|range| admit(range.to_string()))
+            .map(|range| Rule::new(format!("-s {range} {note} -j {external}")))
             .collect();
         if port.admits_node(self.context.node_ip) {
-            rules.extend(
-                port.load_balancer_vips
-                    .iter()
-                    .map(|vip| admit(text::host(*vip))),
-            );
+            // A node may have several addresses, that of the load balancer among them, and which one its own
+            // connections come from is the kernel's choice.
+            rules.push(Rule::new(format!(
+                "{note} -m addrtype --src-type LOCAL -j {external}"
+            )));
         }
         rules.push(Rule::new(comment(&format!(
             "other traffic to {} will be dropped by KUBE-PROXY-FIREWALL",

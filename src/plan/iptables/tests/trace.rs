@@ -271,13 +271,18 @@ fn source_ranges() {
         assert_eq!(ask(&proxy, Client::OtherPod, to), masqueraded(BOTH));
     }
     assert_eq!(ask(&proxy, Client::Pod, CLUSTER_IP), direct(BOTH));
-    // The node is in a range, so what it sends from the address itself is admitted too.
+    // The node is in a range, so it is admitted from whichever of its addresses the kernel chooses.
     let proxy = node(vec![(web().source_range("192.168.0.0/24"), both())]);
-    let mut from_vip = Client::Node.packet(vip);
-    assert_eq!(ends(&proxy, &from_vip), masqueraded(BOTH));
-    from_vip.from = ip("203.0.113.2");
-    assert_eq!(ends(&proxy, &from_vip), masqueraded(BOTH));
+    let mut from_node = Client::Node.packet(vip);
+    for source in ["192.168.0.10", "172.16.0.10"] {
+        from_node.from = ip(source);
+        assert_eq!(ends(&proxy, &from_node), masqueraded(BOTH), "{source}");
+    }
     assert_eq!(ask(&proxy, Client::Outside, vip), just(End::Dropped));
+    // Another node of that network is not this one.
+    let proxy = node(vec![(web().source_range("192.168.0.99/32"), both())]);
+    from_node.from = ip("172.16.0.10");
+    assert_eq!(ends(&proxy, &from_node), just(End::Dropped));
     // An address that is an external IP as well does not escape the ranges.
     let both_roles = web()
         .external_ip("203.0.113.2")
