@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Trial};
 
-use cases::Mode;
+use cases::Dataplane;
 use cases::run::SharedWorld;
 use common::requirements::{is_required, lacks_ipvs};
 use common::traffic::Protocol;
@@ -23,13 +23,13 @@ fn main() -> ExitCode {
     // One world: tests that change it must not meet.
     arguments.test_threads = Some(1);
     let binary = Path::new(env!("CARGO_BIN_EXE_kube-proxy-rs"));
-    let world = SharedWorld::default();
+    let world = SharedWorld::new(Dataplane::Ipvs);
     let direct = {
         let world = world.clone();
         move || cases::run::direct(&world, &Protocol::ALL).map_err(cases::run::failed)
     };
     let mut trials = vec![Trial::test("cluster::direct", direct)];
-    let table = cases::run::trials(Mode::Ipvs, binary, &Protocol::ALL, &world);
+    let table = cases::run::trials(&world, binary, &Protocol::ALL);
     trials.extend(table);
     trials.extend(scenarios::trials(binary));
     if let Some(reason) = lacks_ipvs() {

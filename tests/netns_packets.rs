@@ -10,6 +10,7 @@ use anyhow::{Result, ensure};
 use libtest_mimic::{Arguments, Trial};
 
 use cases::run::{SharedWorld, failed};
+use cases::{Backend, Dataplane};
 use common::manifests::{ManifestDirectory, Service};
 use common::namespace::Namespace;
 use common::proxy::{Invocation, Proxy};
@@ -22,26 +23,31 @@ mod common;
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    // One world: tests that change it must not meet.
-    arguments.test_threads = Some(1);
-    let world = SharedWorld::default();
+    // They mostly wait for what does not come.
+    arguments.test_threads = Some(12);
     let protocols: Vec<Protocol> = Protocol::ALL
         .into_iter()
         .filter(|p| is_supported(*p))
         .collect();
-    let direct = {
-        let world = world.clone();
-        let protocols = protocols.clone();
-        move || cases::run::direct(&world, &protocols).map_err(failed)
-    };
-    let mut trials = vec![Trial::test("cluster::direct", direct)];
+    if protocols.len() < Protocol::ALL.len() {
+        eprintln!("absent: this kernel has no SCTP; kernel_packets_iptables has those cases");
+    }
     let binary = Path::new(env!("CARGO_BIN_EXE_kube-proxy-rs"));
-    trials.extend(cases::run::trials(
-        cases::Mode::Iptables,
-        binary,
-        &protocols,
-        &world,
-    ));
+    let mut worlds = Vec::new();
+    let mut trials = Vec::new();
+    for backend in Backend::ALL {
+        let world = SharedWorld::new(Dataplane::Iptables(backend));
+        let direct = {
+            let (world, protocols) = (world.clone(), protocols.clone());
+            move || cases::run::direct(&world, &protocols).map_err(failed)
+        };
+        trials.push(Trial::test(
+            format!("iptables-{}::cluster", backend.name()),
+            direct,
+        ));
+        trials.extend(cases::run::trials(&world, binary, &protocols));
+        worlds.push(world);
+    }
     // Where the kernel has IPVS there is no way to see how its absence is met.
     if lacks_ipvs().is_some() {
         trials.push(Trial::test("ipvs::kernel_without_it", || {
@@ -60,7 +66,7 @@ fn main() -> ExitCode {
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
     // Ends the proxy, which `exit` would leave behind.
-    drop(world);
+    drop(worlds);
     conclusion.exit_code()
 }
 

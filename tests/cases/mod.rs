@@ -13,15 +13,19 @@
     reason = "every test program is a crate of its own and uses a part of this"
 )]
 
-use std::net::{IpAddr, SocketAddr};
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::common::manifests::Service;
 use crate::common::topology::{
     CLUSTER_CIDRS, Family, Host, SECOND_NETWORKS, cluster_ip, external_ip, load_balancer_vip,
-    node_port, second_node_address,
+    node_port, second, second_node_address,
 };
 
 mod basic;
+mod detectors;
+mod endpoints;
 mod policies;
 pub mod run;
 
@@ -41,6 +45,59 @@ impl Mode {
     }
 }
 
+/// One of the two iptables, whose rules do not see each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    Legacy,
+    Nft,
+}
+
+impl Backend {
+    pub const ALL: [Self; 2] = [Self::Legacy, Self::Nft];
+
+    /// As in the names of its programs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Legacy => "legacy",
+            Self::Nft => "nft",
+        }
+    }
+
+    /// Its program for a family.
+    pub fn program(self, family: Family) -> String {
+        let base = match family {
+            Family::V4 => "iptables",
+            Family::V6 => "ip6tables",
+        };
+        format!("{base}-{}", self.name())
+    }
+}
+
+/// What carries out the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dataplane {
+    Ipvs,
+    Iptables(Backend),
+}
+
+impl Dataplane {
+    pub const fn mode(self) -> Mode {
+        match self {
+            Self::Ipvs => Mode::Ipvs,
+            Self::Iptables(_) => Mode::Iptables,
+        }
+    }
+}
+
+impl fmt::Display for Dataplane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ipvs => f.write_str("ipvs"),
+            Self::Iptables(backend) => write!(f, "iptables-{}", backend.name()),
+        }
+    }
+}
+
 /// The flags that a case needs. One proxy serves all cases of a setup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Setup {
@@ -51,14 +108,23 @@ pub enum Setup {
     MasqueradeAll,
     /// Node ports only on the node's second address.
     NodePortAddresses,
+    /// Pods are those of this node, and node ports answer on its second address and on loopback.
+    NodeCidr,
+    /// Pods are what comes in by their bridge; no node ports on loopback.
+    Bridge,
+    /// Pods are what comes in by links of a name; another masquerade bit.
+    InterfacePrefix,
 }
 
 impl Setup {
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 7] = [
         Self::ClusterCidr,
         Self::NoDetector,
         Self::MasqueradeAll,
         Self::NodePortAddresses,
+        Self::NodeCidr,
+        Self::Bridge,
+        Self::InterfacePrefix,
     ];
 
     pub fn flags(self) -> Vec<String> {
@@ -70,6 +136,20 @@ impl Setup {
             Self::NodePortAddresses => {
                 vec![cidr, format!("--nodeport-addresses={SECOND_NETWORKS}")]
             }
+            Self::NodeCidr => vec![
+                "--detect-local-mode=NodeCIDR".to_owned(),
+                format!("--nodeport-addresses=127.0.0.0/8,{SECOND_NETWORKS}"),
+            ],
+            Self::Bridge => vec![
+                "--detect-local-mode=BridgeInterface".to_owned(),
+                "--pod-bridge-interface=cni0".to_owned(),
+                "--iptables-localhost-nodeports=false".to_owned(),
+            ],
+            Self::InterfacePrefix => vec![
+                "--detect-local-mode=InterfaceNamePrefix".to_owned(),
+                "--pod-interface-name-prefix=cni".to_owned(),
+                "--iptables-masquerade-bit=20".to_owned(),
+            ],
         }
     }
 }
@@ -91,6 +171,11 @@ pub enum At {
     NodePort,
     /// The node port on the node's second address.
     SecondNodePort,
+    /// The node port on the loopback address.
+    Localhost,
+    /// Another external IP and VIP of the same Service.
+    SecondExternalIp,
+    SecondVip,
 }
 
 impl At {
@@ -106,6 +191,9 @@ impl At {
             Self::Vip => (load_balancer_vip(family, n), port),
             Self::NodePort => (Host::Node.address(family), node_port(n)),
             Self::SecondNodePort => (second_node_address(family), node_port(n)),
+            Self::Localhost => (loopback(family), node_port(n)),
+            Self::SecondExternalIp => (external_ip(family, second(n)), port),
+            Self::SecondVip => (load_balancer_vip(family, second(n)), port),
         };
         SocketAddr::new(ip, port)
     }
@@ -117,7 +205,18 @@ impl At {
             Self::Vip => "VIP",
             Self::NodePort => "node port",
             Self::SecondNodePort => "node port of the second address",
+            Self::Localhost => "node port on localhost",
+            Self::SecondExternalIp => "second external IP",
+            Self::SecondVip => "second VIP",
         }
+    }
+}
+
+/// The loopback address.
+pub const fn loopback(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        Family::V6 => IpAddr::V6(Ipv6Addr::LOCALHOST),
     }
 }
 
@@ -128,14 +227,27 @@ pub enum Source {
     Own,
     /// The node: masqueraded.
     Node,
+    /// The node by a client that has reached itself, else the client's own address.
+    NodeByItself,
     /// The address that was asked: a client on the node itself has it.
     Asked,
 }
 
 impl Source {
-    pub fn admits(self, seen: IpAddr, client: Host, asked: SocketAddr, family: Family) -> bool {
+    /// Whether a backend may have seen this address.
+    pub fn admits(
+        self,
+        seen: IpAddr,
+        by: &str,
+        client: Host,
+        asked: SocketAddr,
+        family: Family,
+    ) -> bool {
         match self {
-            Self::Own => seen == client.address(family),
+            Self::NodeByItself if by == client.name() => {
+                Self::Node.admits(seen, by, client, asked, family)
+            }
+            Self::Own | Self::NodeByItself => seen == client.address(family),
             Self::Node => Host::Node.addresses(family).contains(&seen),
             Self::Asked => seen == asked.ip(),
         }
@@ -147,6 +259,8 @@ impl Source {
 pub enum Want {
     /// Exactly these answer, in turns, each of them sees this source.
     Answer(&'static [Host], Source),
+    /// The same, where each host answers at ports of its own.
+    AnswerAt(&'static [(Host, &'static [u16])], Source),
     /// One of these answers, always the same one.
     OneOf(&'static [Host], Source),
     /// Told at once that nobody is there.
@@ -155,6 +269,26 @@ pub enum Want {
     Dropped,
     /// No answer, however the client learns it.
     NoAnswer,
+}
+
+impl Want {
+    /// Names of the hosts that answer and their ports, and whom they see. `target`: the port of those that have
+    /// none of their own.
+    pub fn answers(self, target: u16) -> Option<(BTreeSet<(&'static str, u16)>, Source)> {
+        match self {
+            Self::Answer(hosts, source) | Self::OneOf(hosts, source) => {
+                let all = hosts.iter().map(|host| (host.name(), target));
+                Some((all.collect(), source))
+            }
+            Self::AnswerAt(hosts, source) => {
+                let all = hosts
+                    .iter()
+                    .flat_map(|(host, ports)| ports.iter().map(|port| (host.name(), *port)));
+                Some((all.collect(), source))
+            }
+            Self::Refused | Self::Dropped | Self::NoAnswer => None,
+        }
+    }
 }
 
 /// A client, an address, and what it meets there.
@@ -167,6 +301,8 @@ pub struct Probe {
     /// The port on which the backend listens.
     pub target: u16,
     pub want: Want,
+    /// Only in this family.
+    pub only: Option<Family>,
     /// What a mode does instead, and why.
     pub instead: Option<(Mode, Want, &'static str)>,
 }
@@ -179,7 +315,16 @@ impl Probe {
             port: 80,
             target: 8080,
             want,
+            only: None,
             instead: None,
+        }
+    }
+
+    #[must_use]
+    pub const fn only(self, family: Family) -> Self {
+        Self {
+            only: Some(family),
+            ..self
         }
     }
 
@@ -214,10 +359,21 @@ impl Probe {
     }
 }
 
+impl Case {
+    /// The probes of a family.
+    pub fn probes(&self, family: Family) -> impl Iterator<Item = &Probe> {
+        self.probes
+            .iter()
+            .filter(move |probe| probe.only.is_none_or(|only| only == family))
+    }
+}
+
 /// All cases, those of a setup together.
 pub fn all() -> Vec<Case> {
     let mut cases = basic::cases();
     cases.extend(policies::cases());
+    cases.extend(detectors::cases());
+    cases.extend(endpoints::cases());
     let order = |case: &Case| Setup::ALL.iter().position(|setup| *setup == case.setup);
     cases.sort_by_key(order);
     cases

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::topology::{
-    Family, Host, cluster_ip, external_ip, load_balancer_vip, node_port, second_node_address,
+    Family, Host, cluster_ip, external_ip, load_balancer_vip, node_port, second,
+    second_node_address,
 };
 use super::traffic::Protocol;
 
@@ -108,8 +109,12 @@ pub struct Service {
     pub protocols: Vec<Protocol>,
     pub ports: Vec<Port>,
     pub endpoints: Vec<Endpoint>,
+    /// Slices beside the one with those, whose endpoints serve at another port.
+    pub elsewhere: Vec<(u16, Vec<Endpoint>)>,
     pub external: bool,
     pub load_balancer: bool,
+    /// Twice as many external IPs and VIPs.
+    pub has_second: bool,
     /// Fields of `spec` beside those.
     pub spec: Value,
     /// `ipMode` of the load balancer's addresses.
@@ -129,8 +134,10 @@ impl Service {
                 node_port: None,
             }],
             endpoints: endpoints.iter().copied().map(Endpoint::ready).collect(),
+            elsewhere: Vec::new(),
             external: false,
             load_balancer: false,
+            has_second: false,
             spec: json!({}),
             ip_mode: None,
         }
@@ -171,6 +178,21 @@ impl Service {
         self
     }
 
+    /// One more slice: pods that serve all ports of the Service at another number.
+    #[must_use]
+    pub fn elsewhere(mut self, target: u16, endpoints: &[Host]) -> Self {
+        let endpoints = endpoints.iter().copied().map(Endpoint::ready).collect();
+        self.elsewhere.push((target, endpoints));
+        self
+    }
+
+    /// Another external IP and another VIP.
+    #[must_use]
+    pub fn twice(mut self) -> Self {
+        self.has_second = true;
+        self
+    }
+
     #[must_use]
     pub fn ip_mode(mut self, mode: &'static str) -> Self {
         self.ip_mode = Some(mode);
@@ -194,7 +216,11 @@ impl Service {
 
     pub fn service_manifest(&self) -> Value {
         let of_both = |address: fn(Family, u8) -> std::net::IpAddr| {
-            Family::ALL.map(|family| address(family, self.n).to_string())
+            let second = self.has_second.then(|| second(self.n));
+            let numbers = [self.n].into_iter().chain(second);
+            numbers
+                .flat_map(|n| Family::ALL.map(|family| address(family, n).to_string()))
+                .collect::<Vec<String>>()
         };
         let has_node_port = self.ports.iter().any(|port| port.node_port.is_some());
         let ports: Vec<Value> = self
@@ -212,7 +238,7 @@ impl Service {
                 value
             })
             .collect();
-        let cluster_ips = of_both(cluster_ip);
+        let cluster_ips = Family::ALL.map(|family| cluster_ip(family, self.n).to_string());
         let [first_cluster_ip, _] = &cluster_ips;
         let mut spec = json!({
             "type": match (self.load_balancer, has_node_port) {
@@ -239,52 +265,66 @@ impl Service {
             "spec": spec,
         });
         if self.load_balancer {
-            let ingress = of_both(load_balancer_vip).map(|ip| match self.ip_mode {
-                Some(mode) => json!({ "ip": ip, "ipMode": mode }),
-                None => json!({ "ip": ip }),
-            });
+            let ingress: Vec<Value> = of_both(load_balancer_vip)
+                .into_iter()
+                .map(|ip| match self.ip_mode {
+                    Some(mode) => json!({ "ip": ip, "ipMode": mode }),
+                    None => json!({ "ip": ip }),
+                })
+                .collect();
             manifest["status"] = json!({ "loadBalancer": { "ingress": ingress } });
         }
         manifest
     }
 
-    /// One slice per family.
-    pub fn slice_manifests(&self) -> [Value; 2] {
+    /// One slice per family, and one more for each target elsewhere.
+    pub fn slice_manifests(&self) -> Vec<Value> {
+        let here = (None, &self.endpoints);
+        let elsewhere = self.elsewhere.iter();
+        [here]
+            .into_iter()
+            .chain(elsewhere.map(|(target, endpoints)| (Some(*target), endpoints)))
+            .flat_map(|(target, endpoints)| {
+                Family::ALL.map(|family| self.slice_manifest(family, target, endpoints))
+            })
+            .collect()
+    }
+
+    fn slice_manifest(&self, family: Family, target: Option<u16>, endpoints: &[Endpoint]) -> Value {
         let ports: Vec<Value> = self
             .port_names()
             .map(|(name, protocol, port)| {
                 json!({
                     "name": name,
                     "protocol": protocol.manifest_name(),
-                    "port": port.target,
+                    "port": target.unwrap_or(port.target),
                 })
             })
             .collect();
-        Family::ALL.map(|family| {
-            let endpoints: Vec<Value> = self
-                .endpoints
-                .iter()
-                .map(|endpoint| endpoint.manifest(family))
-                .collect();
-            json!({
-                "apiVersion": "discovery.k8s.io/v1",
-                "kind": "EndpointSlice",
-                "metadata": {
-                    "namespace": NAMESPACE,
-                    "name": format!("{}-{family}", self.name),
-                    "labels": { "kubernetes.io/service-name": self.name },
-                },
-                "addressType": match family { Family::V4 => "IPv4", Family::V6 => "IPv6" },
-                "ports": ports,
-                "endpoints": endpoints,
-            })
+        let endpoints: Vec<Value> = endpoints
+            .iter()
+            .map(|endpoint| endpoint.manifest(family))
+            .collect();
+        let suffix = target.map_or_else(String::new, |target| format!("-{target}"));
+        json!({
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {
+                "namespace": NAMESPACE,
+                "name": format!("{}-{family}{suffix}", self.name),
+                "labels": { "kubernetes.io/service-name": self.name },
+            },
+            "addressType": match family { Family::V4 => "IPv4", Family::V6 => "IPv6" },
+            "ports": ports,
+            "endpoints": endpoints,
         })
     }
 
     /// All of it, as one `List`.
     pub fn manifest(&self) -> Value {
-        let [v4, v6] = self.slice_manifests();
-        list(&[self.service_manifest(), v4, v6])
+        let mut items = vec![self.service_manifest()];
+        items.extend(self.slice_manifests());
+        list(&items)
     }
 }
 

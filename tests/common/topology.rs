@@ -188,12 +188,21 @@ pub const fn load_balancer_vip(family: Family, n: u8) -> IpAddr {
     }
 }
 
+/// The number of the second external IP and VIP of Service number `n`.
+pub const fn second(n: u8) -> u8 {
+    n + 100
+}
+
 /// Node port number `n`.
 pub const fn node_port(n: u8) -> u16 {
     30_000 + n as u16
 }
 
 const UP: &str = "link set lo up\nlink set eth0 up\n";
+
+/// Makes a neighbour that tries what must not work: to reach what the node serves on its loopback address.
+const TO_LOOPBACK_OF_NODE: &str =
+    "address del 127.0.0.1/8 dev lo\nroute add 127.0.0.0/8 via 172.20.0.10\n";
 
 /// Where Services have their addresses.
 const SERVICE_NETWORKS: [&str; 6] = [
@@ -255,9 +264,11 @@ impl Topology {
         let at_client = [UP.to_owned(), addresses(Host::Client)]
             .into_iter()
             .chain(to_second)
-            .chain([service_routes()]);
-        self.host(Host::Client)
-            .ip(&at_client.collect::<String>())
+            .chain([service_routes(), TO_LOOPBACK_OF_NODE.to_owned()]);
+        let client = self.host(Host::Client);
+        client
+            .sysctl(&[("net/ipv4/conf/all/route_localnet", "1")])
+            .and_then(|()| client.ip(&at_client.collect::<String>()))
             .context("in client")
     }
 

@@ -67,6 +67,10 @@ impl fmt::Display for Protocol {
 
 /// Where web pods serve.
 pub const WEB_PORTS: [u16; 2] = [8080, 9090];
+/// Where they serve as well, so that few pods stand for many endpoints.
+pub const MANY_PORTS: [u16; 12] = [
+    7000, 7001, 7002, 7003, 7004, 7005, 7006, 7007, 7008, 7009, 7010, 7011,
+];
 /// Where the node itself serves, on all of its addresses: something that no Service may expose.
 pub const HOST_PORT: u16 = 8888;
 
@@ -130,9 +134,10 @@ impl Servers {
             .worker_threads(1)
             .enable_all()
             .build()?;
-        let web = Host::WEB
-            .into_iter()
-            .flat_map(|host| WEB_PORTS.map(|port| (host, port)));
+        let web = Host::WEB.into_iter().flat_map(|host| {
+            let ports = WEB_PORTS.into_iter().chain(MANY_PORTS);
+            ports.map(move |port| (host, port))
+        });
         for (host, port) in web.chain([(Host::Node, HOST_PORT)]) {
             for protocol in Protocol::ALL.into_iter().filter(|p| is_supported(*p)) {
                 for family in Family::ALL {

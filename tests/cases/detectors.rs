@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Who counts as a pod of this node, in each way of telling: such traffic keeps its address and takes short cuts.
+
+use serde_json::json;
+
+use super::Host::{Client, Node, Remote, RemoteShell, Shell, Web1, Web3};
+use super::{At, Case, Host, Mode, Setup, Source, Want, probes};
+use crate::common::manifests::Service;
+
+const BOTH: &[Host] = &[Web1, Web3];
+const NEAR: &[Host] = &[Web1];
+
+/// One virtual server has one set of real servers, for everybody.
+const ONE_SET: &str = "pending issue 5: everybody gets the local endpoints only";
+const UNMASQUERADED: &str = "pending issue 5: the node's own packets are not masqueraded";
+
+pub fn cases() -> Vec<Case> {
+    [
+        (Setup::NodeCidr, "node-cidr", 60),
+        (Setup::Bridge, "bridge", 62),
+        (Setup::InterfacePrefix, "interface-prefix", 64),
+    ]
+    .into_iter()
+    .flat_map(|(setup, name, n)| {
+        let service = |kind: &str, n| Service::new(&format!("{name}-{kind}"), n, BOTH).exposed();
+        [
+            Case {
+                setup,
+                service: service("cluster", n),
+                probes: cluster(),
+            },
+            Case {
+                setup,
+                service: service("local", n + 1).with("externalTrafficPolicy", json!("Local")),
+                probes: local(),
+            },
+        ]
+    })
+    .collect()
+}
+
+fn cluster() -> Vec<super::Probe> {
+    use At::{ClusterIp, ExternalIp, SecondNodePort, Vip};
+    let mut all = probes(&[Shell], &[ClusterIp], Want::Answer(BOTH, Source::Own));
+    // Pods of other nodes are not told from strangers.
+    all.extend(probes(
+        &[Node, Remote, RemoteShell],
+        &[ClusterIp],
+        Want::Answer(BOTH, Source::Node),
+    ));
+    all.extend(probes(
+        &[Client, Shell],
+        &[SecondNodePort, ExternalIp, Vip],
+        Want::Answer(BOTH, Source::Node),
+    ));
+    all
+}
+
+fn local() -> Vec<super::Probe> {
+    use At::{ExternalIp, SecondNodePort, Vip};
+    let external = [SecondNodePort, ExternalIp, Vip];
+    let mut all = probes(
+        &[Client, RemoteShell],
+        &external,
+        Want::Answer(NEAR, Source::Own),
+    );
+    all.extend(
+        probes(&[Shell], &external, Want::Answer(BOTH, Source::Own))
+            .into_iter()
+            .map(|probe| probe.but(Mode::Ipvs, Want::Answer(NEAR, Source::Own), ONE_SET)),
+    );
+    let from_node = |at: &[At]| probes(&[Node], at, Want::Answer(BOTH, Source::Node));
+    all.extend(
+        from_node(&[ExternalIp, Vip])
+            .into_iter()
+            .map(|probe| probe.but(Mode::Ipvs, Want::Answer(NEAR, Source::Asked), UNMASQUERADED)),
+    );
+    all.extend(
+        from_node(&[SecondNodePort])
+            .into_iter()
+            .map(|probe| probe.but(Mode::Ipvs, Want::Answer(NEAR, Source::Node), ONE_SET)),
+    );
+    all
+}
