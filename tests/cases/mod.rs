@@ -26,6 +26,7 @@ use crate::common::topology::{
 mod basic;
 mod detectors;
 mod endpoints;
+mod localhost;
 mod policies;
 pub mod run;
 
@@ -374,6 +375,7 @@ pub fn all() -> Vec<Case> {
     cases.extend(policies::cases());
     cases.extend(detectors::cases());
     cases.extend(endpoints::cases());
+    cases.extend(localhost::cases());
     let order = |case: &Case| Setup::ALL.iter().position(|setup| *setup == case.setup);
     cases.sort_by_key(order);
     cases

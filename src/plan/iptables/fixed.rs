@@ -90,28 +90,37 @@ pub fn behind(tree: TreeId, context: &Context) -> Vec<Rule> {
     }
 }
 
-/// The jumps for packets to addresses on which node ports answer.
+/// The jumps for packets to addresses on which node ports answer. On loopback they answer the node itself alone:
+/// `route_localnet` lets a neighbour's packet to 127.0.0.1 in, and what is translated here gets past `KUBE-FIREWALL`.
 fn node_port_jumps(context: &Context, note: &str, target: &str) -> Vec<Rule> {
     let note = comment(note);
-    let localhost = context.iptables.localhost_node_ports;
+    let localhost = context.iptables.localhost_node_ports && context.family == IpFamily::V4;
     if context.iptables.node_ports_everywhere {
+        let mut rules = Vec::new();
         let not_loopback = match context.family {
-            IpFamily::V4 if localhost => "",
+            IpFamily::V4 if localhost => {
+                rules.push(Rule::new(format!(
+                    "-d 127.0.0.0/8 {note} -m addrtype ! --src-type LOCAL -j RETURN"
+                )));
+                ""
+            }
             IpFamily::V4 => "! -d 127.0.0.0/8 ",
             IpFamily::V6 => "! -d ::1/128 ",
         };
         let local = "-m addrtype --dst-type LOCAL";
-        return vec![Rule::new(format!(
+        rules.push(Rule::new(format!(
             "{not_loopback}{note} {local} -j {target}"
-        ))];
+        )));
+        return rules;
     }
-    let loopback = (localhost && context.family == IpFamily::V4).then_some("127.0.0.0/8");
+    let loopback = localhost
+        .then(|| format!("-d 127.0.0.0/8 {note} -m addrtype --src-type LOCAL -j {target}"));
     context
         .node_port_addresses
         .iter()
-        .map(|address| text::host(*address))
-        .chain(loopback.map(str::to_owned))
-        .map(|to| Rule::new(format!("-d {to} {note} -j {target}")))
+        .map(|address| format!("-d {} {note} -j {target}", text::host(*address)))
+        .chain(loopback)
+        .map(Rule::new)
         .collect()
 }
 

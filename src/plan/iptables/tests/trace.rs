@@ -309,6 +309,17 @@ fn node_ports_and_where_they_answer() {
     // Packets to 127.0.0.0/8 from elsewhere are an attack that route_localnet makes possible.
     let mut martian = Client::Outside.packet("127.0.0.1:22");
     assert_eq!(ends(&proxy, &martian), just(End::Dropped));
+    martian.to = "127.0.0.1:30080".parse().unwrap();
+    assert_eq!(ends(&proxy, &martian), just(End::Dropped));
+    let mut selected = proxy.planner.context().clone();
+    selected.iptables.node_ports_everywhere = false;
+    selected.node_port_addresses.clear();
+    let selected = with(selected, vec![(web(), both())]);
+    assert_eq!(ends(&selected, &martian), just(End::Dropped));
+    assert_eq!(
+        ask(&selected, Client::Loopback, "127.0.0.1:30080"),
+        masqueraded(BOTH)
+    );
     martian.to = "192.168.0.10:22".parse().unwrap();
     assert_eq!(ends(&proxy, &martian), just(End::Untouched));
     let mut narrow = proxy.planner.context().clone();
