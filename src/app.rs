@@ -2,6 +2,7 @@
 //! Composition root: the only place that knows every part. Builds and checks them, binds sockets,
 //! runs, and stops in order.
 
+mod cleanup;
 mod health_checks;
 mod observe;
 mod start;
@@ -78,9 +79,21 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
             println!("{}", text.trim_end());
             Ok(ExitCode::SUCCESS)
         }
-        Command::Cleanup(_) | Command::InitOnly(_) => {
-            anyhow::bail!("--cleanup and --init-only are not available yet")
+        Command::Cleanup(settings) => {
+            telemetry::init(&settings.logging)?;
+            let exec: Arc<dyn Exec> =
+                Arc::new(System::new(Clock::system(), System::DEFAULT_DEADLINE));
+            let left = cleanup::run(&settings, &exec)?;
+            if left.is_empty() {
+                return Ok(ExitCode::SUCCESS);
+            }
+            // The words are kube-proxy's.
+            anyhow::bail!(
+                "encountered an error while tearing down rules: {}",
+                left.join("; ")
+            )
         }
+        Command::InitOnly(_) => anyhow::bail!("--init-only is not available yet"),
     }
 }
 

@@ -10,6 +10,7 @@
 //! [`planner::Planner`] holds these for one family. Nothing here talks to a kernel.
 
 pub mod check;
+pub mod cleanup;
 pub mod compact;
 pub mod conntrack;
 pub mod context;
@@ -21,6 +22,7 @@ pub mod mode;
 pub mod object;
 pub mod planner;
 pub mod prerequisites;
+pub mod remains;
 pub mod report;
 pub mod rules;
 pub mod ruleset;

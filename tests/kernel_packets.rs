@@ -16,6 +16,7 @@ use common::traffic::Protocol;
 
 mod cases;
 mod common;
+mod lifecycle;
 mod scenarios;
 
 fn main() -> ExitCode {
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
     let table = cases::run::trials(&world, binary, &Protocol::ALL);
     trials.extend(table);
     trials.extend(scenarios::trials(binary));
+    trials.extend(lifecycle::trials(binary, true));
     if let Some(reason) = lacks_ipvs() {
         if is_required("REQUIRE_KERNEL") {
             trials = vec![Trial::test("kernel", move || Err(reason.into()))];

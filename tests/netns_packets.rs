@@ -20,6 +20,7 @@ use common::traffic::{Protocol, is_supported};
 
 mod cases;
 mod common;
+mod lifecycle;
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         trials.extend(cases::run::trials(&world, binary, &protocols));
         worlds.push(world);
     }
+    trials.extend(lifecycle::trials(binary, false));
     // Where the kernel has IPVS there is no way to see how its absence is met.
     if lacks_ipvs().is_some() {
         trials.push(Trial::test("ipvs::kernel_without_it", || {

@@ -104,7 +104,8 @@ impl FakeKernel {
             | (Err(Refusal::AlreadyExists), Step::CreateLink)
             | (
                 Err(Refusal::NotFound),
-                Step::DeleteVirtualServer { .. }
+                Step::DeleteLink
+                | Step::DeleteVirtualServer { .. }
                 | Step::DeleteRealServer { .. }
                 | Step::DestroySet { .. },
             ) => Outcome::Done,

@@ -19,7 +19,7 @@ use super::ipset::{self, Client as IpsetClient};
 use super::iptables::{Iptables, IptablesError, RestoreFailureKind};
 use super::ipvs::{Client as IpvsClient, Operation};
 use super::kernel::{Cost, Extent, Kernel, ObserveError};
-use super::links::Links;
+use super::links::{LinkError, Links};
 use super::netlink::{KernelError, KernelErrorKind};
 use super::sysctl::{SysctlError, Sysctls};
 use crate::model::IpFamily;
@@ -33,7 +33,8 @@ use crate::plan::{Failure, FailureKind, Outcome, Plan, Prerequisites, Report, St
 use crate::telemetry::ErrorChain;
 
 pub use netfilter::Netfilter;
-use parts::{apply_rules, cost_of, node_addresses, observe_rules};
+pub use parts::node_addresses;
+use parts::{apply_rules, cost_of, observe_rules};
 
 /// Most steps that are turned into messages at a time. More saves nothing and takes memory.
 const LONGEST_RUN: usize = 2_048;
@@ -215,6 +216,11 @@ impl Linux {
                     .ensure_dummy(LINK)
                     .map(|link| self.link = Some(link.index));
                 outcome(&result, |_| FailureKind::Unsupported)
+            }
+            Step::DeleteLink => {
+                let result = self.links.delete_dummy(LINK);
+                self.link = None;
+                outcome(&result, link_failure_kind)
             }
             Step::CreateSet(spec) => match sets::spec(spec) {
                 Ok(spec) => outcome(&self.ipset.create(&spec), ipset_failure_kind),
@@ -439,6 +445,13 @@ const fn kernel_failure_kind(error: &KernelError) -> FailureKind {
         KernelErrorKind::Full => FailureKind::Full,
         KernelErrorKind::Permission => FailureKind::Permission,
         KernelErrorKind::Unsupported => FailureKind::Unsupported,
+        _ => FailureKind::Other,
+    }
+}
+
+const fn link_failure_kind(error: &LinkError) -> FailureKind {
+    match error {
+        LinkError::Refused { source, .. } => kernel_failure_kind(source),
         _ => FailureKind::Other,
     }
 }

@@ -96,6 +96,7 @@ fn is_done(step: &Step, state: &State) -> bool {
         }),
         // The kernel refuses to do these twice.
         Step::CreateLink
+        | Step::DeleteLink
         | Step::CreateSet(_)
         | Step::SwapSets { .. }
         | Step::DestroySet { .. }

@@ -23,7 +23,7 @@ use super::step::{Plan, Step};
 use crate::model::{ServiceName, ServicePort, ServicePortName, Tracker};
 
 /// The ports that the API server hands out as node ports by default.
-const NODE_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
+pub const NODE_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
 
 /// A real server of a virtual server.
 pub type RealServerOf = (VirtualServerKey, RealServerKey);
@@ -412,7 +412,8 @@ impl Planner {
             | Step::SetRealServer { vs: key, .. }
             | Step::DeleteRealServer { vs: key, .. } => return Some(*key),
             // Wanted as long as we run, and made again without harm.
-            Step::SetSysctl { .. } | Step::SetTimeouts(_) | Step::CreateLink => {}
+            Step::SetSysctl { .. } | Step::SetTimeouts(_) | Step::CreateLink | Step::DeleteLink => {
+            }
             Step::AddAddress { .. }
             | Step::DeleteAddress { .. }
             | Step::AddEntry { .. }
@@ -459,6 +460,7 @@ impl Planner {
             Step::SetSysctl { .. }
             | Step::SetTimeouts(_)
             | Step::CreateLink
+            | Step::DeleteLink
             | Step::EditRules(_) => self.is_foundation_due = true,
         }
     }

@@ -7,9 +7,11 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use super::iptables::fixed::{ROUTE_LOCALNET, SHARED_CHAIN};
 use super::object::VirtualServerKey;
+use super::ruleset::Edit;
 use super::set::{SetEntry, SetId, SetName};
-use super::step::Step;
+use super::step::{RuleEdits, Step};
 use crate::model::IpFamily;
 
 /// What failed so far in one plan.
@@ -17,6 +19,8 @@ use crate::model::IpFamily;
 pub struct Prerequisites {
     has_no_link: bool,
     has_no_rules: bool,
+    /// Packets to 127.0.0.0/8 are still routed.
+    routes_localnet: bool,
     missing_sets: BTreeSet<SetName>,
     /// Sets that lack an entry which a step should have added.
     incomplete_sets: BTreeSet<SetName>,
@@ -32,6 +36,10 @@ impl Prerequisites {
     pub fn lack(&mut self, step: &Step) {
         match step {
             Step::CreateLink => self.has_no_link = true,
+            Step::SetSysctl {
+                key: ROUTE_LOCALNET,
+                value: "0",
+            } => self.routes_localnet = true,
             Step::EditRules(_) => self.has_no_rules = true,
             Step::CreateSet(spec) => {
                 self.missing_sets.insert(spec.name.clone());
@@ -61,7 +69,9 @@ impl Prerequisites {
     pub fn forbid(&self, step: &Step) -> bool {
         match step {
             // Rules that name a missing set are refused, and the program started in vain.
-            Step::EditRules(_) => !self.missing_sets.is_empty(),
+            Step::EditRules(rules) => {
+                !self.missing_sets.is_empty() || (self.routes_localnet && opens_localnet(rules))
+            }
             Step::AddEntry { set, .. } | Step::DestroySet { set } => {
                 self.missing_sets.contains(set)
             }
@@ -86,6 +96,13 @@ impl Prerequisites {
             _ => false,
         }
     }
+}
+
+/// The rule goes that keeps others from 127.0.0.0/8.
+fn opens_localnet(rules: &RuleEdits) -> bool {
+    let is_removal = |edit: &Edit| matches!(edit, Edit::Delete { .. } | Edit::DeleteChain { .. });
+    let mut removals = rules.edits.iter().filter(|edit| is_removal(edit));
+    removals.any(|edit| edit.chain().as_str() == SHARED_CHAIN)
 }
 
 /// The address whose unknown ports an entry makes refuse.

@@ -320,17 +320,24 @@ pub fn fixed_rules(context: &Context) -> Result<FixedRules, InvalidChainName> {
             rules.into_iter().map(Rule::new).collect(),
         );
     }
-    let jumps = JUMPS
+    Ok(FixedRules {
+        chains,
+        jumps: jumps(),
+    })
+}
+
+/// The jumps from built-in chains, in the order in which each is put on top.
+pub fn jumps() -> Vec<(Table, ChainName, Rule)> {
+    JUMPS
         .into_iter()
         .map(|(table, chain, comment, target)| {
             let rule = Rule::new(format!(
                 "-m comment --comment {} -j {target}",
                 quote(comment)
             ));
-            Ok((table, ChainName::new(chain)?, rule))
+            (table, ChainName::composed(chain.to_owned()), rule)
         })
-        .collect::<Result<_, _>>()?;
-    Ok(FixedRules { chains, jumps })
+        .collect()
 }
 
 /// The edits that lead from the present rules to the wanted ones. A jump that is somewhere in its

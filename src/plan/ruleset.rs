@@ -176,6 +176,17 @@ impl Rule {
     }
 }
 
+impl Rule {
+    /// The sets that it matches against.
+    pub fn sets(&self) -> impl Iterator<Item = &str> {
+        let mut words = self.0.split(' ');
+        std::iter::from_fn(move || {
+            words.by_ref().find(|word| *word == "--match-set")?;
+            words.next()
+        })
+    }
+}
+
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::object::{RealServers, Timeouts, VirtualServer, VirtualServerKey};
-use super::ruleset::{Edit, Rule, Ruleset, Table};
+use super::ruleset::{Edit, Ruleset, Table};
 use super::set::{SetEntry, SetName, SetType};
 use super::step::Step;
 
@@ -70,6 +70,12 @@ impl State {
                 if std::mem::replace(&mut self.node.link_exists, true) {
                     return Err(Refusal::AlreadyExists);
                 }
+            }
+            Step::DeleteLink => {
+                if !std::mem::replace(&mut self.node.link_exists, false) {
+                    return Err(Refusal::NotFound);
+                }
+                self.addresses.clear();
             }
             Step::CreateSet(spec) => {
                 let state = SetState {
@@ -186,7 +192,7 @@ impl State {
                             .any(|(chain, _)| chain.as_str() == target)
                 });
                 let known = |name: &str| self.sets.keys().any(|set| set.as_str() == name);
-                if to_missing_chain || !set_names(rule).all(known) {
+                if to_missing_chain || !rule.sets().all(known) {
                     return Err(Refusal::NotFound);
                 }
             }
@@ -246,19 +252,10 @@ fn apply_edit(rules: &mut Ruleset, edit: &Edit) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The sets that a rule matches against.
-fn set_names(rule: &Rule) -> impl Iterator<Item = &str> {
-    let mut words = rule.as_str().split(' ');
-    std::iter::from_fn(move || {
-        words.by_ref().find(|word| *word == "--match-set")?;
-        words.next()
-    })
-}
-
 fn refers_to_set(rules: &Ruleset, set: &SetName) -> bool {
     rules
         .chains
         .values()
         .flatten()
-        .any(|rule| set_names(rule).any(|name| name == set.as_str()))
+        .any(|rule| rule.sets().any(|name| name == set.as_str()))
 }

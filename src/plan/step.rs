@@ -25,6 +25,8 @@ pub enum Step {
     },
     SetTimeouts(Timeouts),
     CreateLink,
+    /// Its addresses go with it.
+    DeleteLink,
     CreateSet(SetSpec),
     AddEntry {
         set: SetName,
@@ -109,6 +111,7 @@ impl Step {
             Self::SetSysctl { .. } => "set-sysctl",
             Self::SetTimeouts(_) => "set-timeouts",
             Self::CreateLink => "create-link",
+            Self::DeleteLink => "delete-link",
             Self::CreateSet(_) => "create-set",
             Self::AddEntry { .. } => "add-entry",
             Self::DeleteEntry { .. } => "delete-entry",
@@ -137,6 +140,7 @@ impl fmt::Display for Step {
                 timeouts.tcp, timeouts.tcp_fin, timeouts.udp
             ),
             Self::CreateLink => write!(f, "create link {LINK}"),
+            Self::DeleteLink => write!(f, "delete link {LINK}"),
             Self::CreateSet(spec) => {
                 write!(f, "create set {} {}", spec.name, spec.set_type.as_str())?;
                 if spec.set_type.is_hash() {

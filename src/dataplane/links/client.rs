@@ -110,6 +110,18 @@ impl Links {
         }
     }
 
+    /// Deletes the dummy link of a name with its addresses. One that is not there is success; one of another kind stays.
+    pub fn delete_dummy(&mut self, name: &str) -> Result<(), LinkError> {
+        match self.find(name)? {
+            Some(link) if link.kind.as_deref() == Some("dummy") => self.delete(link.index),
+            Some(link) => Err(LinkError::NotDummy {
+                name: name.to_owned(),
+                kind: link.kind.unwrap_or_else(|| "physical".to_owned()),
+            }),
+            None => Ok(()),
+        }
+    }
+
     /// The addresses of one link, both families. A link that is not there has none.
     pub fn addresses_of(&mut self, link: u32) -> Result<Vec<Address>, LinkError> {
         match self.addresses_where(Some(link)) {

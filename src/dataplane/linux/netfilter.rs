@@ -19,7 +19,7 @@ use crate::plan::planner::RealServerOf;
 use crate::plan::ruleset::Ruleset;
 use crate::plan::state::{NodeState, VirtualServerState};
 use crate::plan::step::Phase;
-use crate::plan::{Outcome, Plan, Report, State, Step};
+use crate::plan::{Outcome, Plan, Prerequisites, Report, State, Step};
 
 /// See the module.
 #[derive(Debug)]
@@ -99,9 +99,17 @@ impl Kernel for Netfilter {
     }
 
     fn apply(&mut self, plan: &Plan) -> Report {
+        let mut lacking = Prerequisites::default();
         let mut outcomes = Vec::with_capacity(plan.len());
         for (phase, step) in plan.phases() {
-            let outcome = self.apply_one(step);
+            let outcome = if lacking.forbid(step) {
+                Outcome::NotTried
+            } else {
+                self.apply_one(step)
+            };
+            if outcome != Outcome::Done {
+                lacking.lack(step);
+            }
             let is_broken = *phase == Phase::Rules && outcome != Outcome::Done;
             outcomes.push(outcome);
             if is_broken {

@@ -25,9 +25,14 @@ pub(super) fn observe_rules(
         return Ok(Ruleset::new());
     };
     let mut rules = iptables.save(&TABLES)?;
-    // What others have is of no interest, and may be a hundred thousand rules.
-    rules.chains.retain(|(table, chain), _| {
-        table.has_built_in(chain) || chain.as_str().starts_with("KUBE-")
+    // What others have is of no interest, and may be a hundred thousand rules; but a chain or a set of ours that
+    // they use cannot be deleted.
+    rules.chains.retain(|(table, chain), rules| {
+        if table.has_built_in(chain) || chain.as_str().starts_with("KUBE-") {
+            return true;
+        }
+        rules.retain(|rule| rule.as_str().contains(" KUBE-"));
+        !rules.is_empty()
     });
     Ok(rules)
 }
@@ -51,7 +56,8 @@ pub(super) fn cost_of(sockets: &[SocketStats]) -> Cost {
     cost
 }
 
-pub(super) fn node_addresses(links: &mut Links) -> Result<BTreeSet<IpAddr>, ObserveError> {
+/// The addresses of this node on links other than ours, without loopback and link-local ones.
+pub fn node_addresses(links: &mut Links) -> Result<BTreeSet<IpAddr>, ObserveError> {
     let failed = |error| unobserved("addresses of the node", error);
     let addresses = links.addresses().map_err(failed)?;
     let ours = links.find(LINK).map_err(failed)?.map(|link| link.index);

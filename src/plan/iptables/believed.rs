@@ -48,7 +48,7 @@ impl Believed {
         for (id, rules) in &rules.chains {
             if is_shared(id) {
                 believed.shared.insert(id.clone(), rules.clone());
-            } else {
+            } else if id.1.as_str().starts_with("KUBE-") {
                 let known = (Fingerprint::of(rules), rules.len());
                 believed.chains.insert(id.clone(), known);
             }

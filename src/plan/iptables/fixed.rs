@@ -172,28 +172,45 @@ const JUMPS: [(Table, &str, &str, &str, &str); 13] = {
 
 /// The rules in chains that are not ours alone, each as the edit that makes it, in the order of making.
 pub fn shared(context: &Context) -> Vec<Edit> {
-    let mut edits: Vec<Edit> = JUMPS
+    let mut edits: Vec<Edit> = jumps()
         .into_iter()
-        .map(|(table, chain, state, note, target)| Edit::Prepend {
-            table,
-            chain: ChainName::composed(chain.to_owned()),
-            rule: Rule::new(format!("{state}{} -j {target}", comment(note))),
-        })
+        .map(|(table, chain, rule)| Edit::Prepend { table, chain, rule })
         .collect();
     if context.iptables.localhost_node_ports && context.family == IpFamily::V4 {
         edits.push(Edit::Append {
             table: Table::Filter,
             chain: ChainName::composed(SHARED_CHAIN.to_owned()),
-            rule: Rule::new(format!(
-                "! -s 127.0.0.0/8 -d 127.0.0.0/8 {} -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP",
-                comment("block incoming localnet connections")
-            )),
+            rule: localnet_rule(),
         });
         edits.extend(["INPUT", "OUTPUT"].map(|chain| Edit::Prepend {
             table: Table::Filter,
             chain: ChainName::composed(chain.to_owned()),
-            rule: Rule::new(format!("-j {SHARED_CHAIN}")),
+            rule: shared_jump(),
         }));
     }
     edits
+}
+
+/// The jumps from built-in chains to chains of ours, in the order in which each is put on top.
+pub fn jumps() -> Vec<(Table, ChainName, Rule)> {
+    JUMPS
+        .into_iter()
+        .map(|(table, chain, state, note, target)| {
+            let rule = Rule::new(format!("{state}{} -j {target}", comment(note)));
+            (table, ChainName::composed(chain.to_owned()), rule)
+        })
+        .collect()
+}
+
+/// What keeps others from reaching 127.0.0.0/8 while [`ROUTE_LOCALNET`] is set. kubelet has the same rule.
+pub fn localnet_rule() -> Rule {
+    Rule::new(format!(
+        "! -s 127.0.0.0/8 -d 127.0.0.0/8 {} -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP",
+        comment("block incoming localnet connections")
+    ))
+}
+
+/// The rule of a built-in chain that leads to [`SHARED_CHAIN`].
+pub fn shared_jump() -> Rule {
+    Rule::new(format!("-j {SHARED_CHAIN}"))
 }

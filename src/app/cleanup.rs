@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `--cleanup`: observes, lets `plan::cleanup` decide, applies, and says what is left. It goes on after an error.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use tracing::{debug, info, warn};
+
+use crate::config::settings::Settings;
+use crate::dataplane::exec::Exec;
+use crate::dataplane::iptables::{Backend, Backends, Iptables, IptablesError};
+use crate::dataplane::kernel::{Extent, Kernel};
+use crate::dataplane::links::Links;
+use crate::dataplane::linux::{Linux, Netfilter};
+use crate::dataplane::sysctl::Sysctls;
+use crate::dataplane::{ipset, ipvs};
+use crate::model::IpFamily;
+use crate::plan::cleanup::{self, Facts, Obstacle};
+use crate::plan::iptables::fixed::ROUTE_LOCALNET;
+use crate::plan::ruleset::Table;
+use crate::plan::step::LINK;
+use crate::plan::{Outcome, Plan, State, Step};
+use crate::telemetry::ErrorChain;
+
+/// What could not be removed, in words.
+type Left = Vec<String>;
+
+/// Removes what kube-proxy or we made. Returns what is left of it; nothing, if all went well.
+pub(super) fn run(settings: &Settings, exec: &Arc<dyn Exec>) -> anyhow::Result<Left> {
+    let mut left = Left::new();
+    let mut links = Links::open().context("cannot use route netlink")?;
+    let facts = Facts {
+        node_addresses: crate::dataplane::linux::node_addresses(&mut links)?,
+        exclude_cidrs: settings.ipvs.exclude_cidrs.clone(),
+    };
+    let mut ipvs = match open_ipvs(&mut links, exec) {
+        Ok(ipvs) => ipvs,
+        Err(error) => {
+            left.push(format!("{error:#}"));
+            None
+        }
+    };
+    // Read before the first of the plans takes away what the others go by.
+    let mut observed = Vec::new();
+    if let Some(kernel) = &mut ipvs {
+        for family in IpFamily::ALL {
+            observed.push((family, kernel.observe(family, Extent::Everything)?));
+        }
+        for (_, state) in &observed {
+            apply(kernel, &cleanup::servers(state, &facts), &mut left);
+        }
+    }
+    let mut obstacles = Vec::new();
+    for (mut kernel, families) in backends(exec, &mut left)? {
+        for family in families {
+            match kernel.observe(family, Extent::Everything) {
+                Ok(state) => {
+                    let localnet = state.node.sysctls.get(ROUTE_LOCALNET);
+                    let localnet = localnet.map(|value| value.trim());
+                    let (plan, used) = cleanup::rules(&state.rules, family, localnet);
+                    apply(&mut kernel, &plan, &mut left);
+                    obstacles.extend(used);
+                }
+                Err(error) => left.push(ErrorChain(&error).to_string()),
+            }
+        }
+    }
+    if let Some(kernel) = &mut ipvs {
+        for (family, State { sets, .. }) in &observed {
+            apply(kernel, &cleanup::sets(sets, *family, &obstacles), &mut left);
+        }
+    }
+    // A set that somebody else uses is an obstacle only if it is there.
+    let is_present = |obstacle: &Obstacle| match obstacle {
+        Obstacle::Chain(_) => true,
+        Obstacle::Set { set, .. } => observed.iter().any(|(_, s)| s.sets.contains_key(set)),
+    };
+    left.extend(
+        obstacles
+            .iter()
+            .filter(|o| is_present(o))
+            .map(ToString::to_string),
+    );
+    Ok(left)
+}
+
+/// What IPVS mode uses, if there is anything of it: asking for IPVS would load its module.
+fn open_ipvs(links: &mut Links, exec: &Arc<dyn Exec>) -> anyhow::Result<Option<Linux>> {
+    let has_link = links.find(LINK)?.is_some();
+    let ipset = match ipset::Client::open() {
+        Ok(mut ipset) => {
+            let has_sets = ipset
+                .names()?
+                .iter()
+                .any(|name| name.as_str().starts_with("KUBE-"));
+            Ok((ipset, has_sets))
+        }
+        Err(error) => Err(error),
+    };
+    let has_sets = ipset.as_ref().is_ok_and(|(_, has_sets)| *has_sets);
+    if !has_link && !has_sets && !Path::new("/proc/net/ip_vs").exists() {
+        debug!("nothing of ipvs mode here");
+        return Ok(None);
+    }
+    let (ipset, _) = ipset.context("cannot use ipset")?;
+    let ipvs = ipvs::Client::open().context("cannot use IPVS")?;
+    Ok(Some(Linux::new(
+        ipvs,
+        ipset,
+        Links::open().context("cannot use route netlink")?,
+        Sysctls::new("/proc/sys"),
+        BTreeMap::new(),
+        exec.clone(),
+    )))
+}
+
+/// Each iptables of this machine, with the families that it has here: the rules of a former kube-proxy may be in the
+/// one that we would not choose.
+fn backends(
+    exec: &Arc<dyn Exec>,
+    left: &mut Left,
+) -> anyhow::Result<Vec<(Netfilter, Vec<IpFamily>)>> {
+    let mut kernels = Vec::new();
+    let mut errors = Vec::new();
+    for backend in [Backend::Nft, Backend::Legacy] {
+        let backends = match Backends::detect(&**exec, Some(backend)) {
+            Ok(backends) => backends,
+            Err(IptablesError::NotInstalled { .. }) => continue,
+            Err(error) => {
+                left.push(ErrorChain(&error).to_string());
+                continue;
+            }
+        };
+        let mut usable = BTreeMap::new();
+        for family in IpFamily::ALL {
+            let iptables = Iptables::new(exec.clone(), backends.programs(family));
+            match iptables.save(&[Table::Mangle, Table::Nat, Table::Filter]) {
+                Ok(_) => {
+                    usable.insert(family, iptables);
+                }
+                Err(error) => errors.push((backend, family, error)),
+            }
+        }
+        let families = usable.keys().copied().collect::<Vec<_>>();
+        if !families.is_empty() {
+            let links = Links::open().context("cannot use route netlink")?;
+            let kernel = Netfilter::new(links, Sysctls::new("/proc/sys"), usable, exec.clone());
+            kernels.push((kernel, families));
+        }
+    }
+    // A kernel may lack one of the two, or IPv6; it does not lack both for IPv4.
+    for (backend, family, error) in errors {
+        let error = ErrorChain(&error).to_string();
+        if kernels.is_empty() {
+            left.push(error);
+        } else {
+            debug!(%backend, %family, error, "no iptables here");
+        }
+    }
+    Ok(kernels)
+}
+
+/// Makes the steps and notes those that failed.
+fn apply(kernel: &mut impl Kernel, plan: &Plan, left: &mut Left) {
+    if plan.is_empty() {
+        return;
+    }
+    let report = kernel.apply(plan);
+    info!(
+        steps = plan.len(),
+        failed = report.failures(plan).count(),
+        "clean-up applied"
+    );
+    for (step, outcome) in plan.steps().zip(&report.outcomes) {
+        match outcome {
+            Outcome::Done => debug!(%step, "removed"),
+            Outcome::Failed(failure) => {
+                warn!(step = in_short(step), error = %failure, "not removed");
+                left.push(format!("{}: {failure}", in_short(step)));
+            }
+            Outcome::NotTried => {
+                left.push(format!(
+                    "{}: not tried after another failure",
+                    in_short(step)
+                ));
+            }
+        }
+    }
+}
+
+/// A batch of rules may have thousands of lines; its failure names the one that matters.
+fn in_short(step: &Step) -> String {
+    match step {
+        Step::EditRules(rules) => format!("edit {} rules of {}", rules.edits.len(), rules.family),
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+//! PURE: which iptables rules a kube-proxy (ours or not) of one mode leaves behind, and the edits that remove them.
+//!
+//! Whose a chain is shows in its name: [`Modes::of`]. Of the rules in chains that are not ours alone only those go that
+//! lead to a chain that goes, so what an administrator or kubelet put beside them stays.
+
+use std::collections::BTreeSet;
+
+use super::iptables::believed::{ChainId, is_of_a_service};
+use super::iptables::fixed;
+use super::iptables::tree::TreeId;
+use super::rules;
+use super::ruleset::{ChainName, Edit, Rule, Ruleset, Table};
+
+/// What kube-proxy in iptables mode looks at to see that somebody flushed its rules.
+const CANARY: &str = "KUBE-PROXY-CANARY";
+
+/// Chains of IPVS mode only.
+const OF_IPVS: [(Table, &str); 8] = [
+    (Table::Mangle, "KUBE-IPVS-OUT-FILTER"),
+    (Table::Mangle, "KUBE-SOURCE-RANGES-FIREWALL"),
+    (Table::Nat, "KUBE-LOAD-BALANCER"),
+    (Table::Nat, "KUBE-NODE-PORT"),
+    (Table::Filter, "KUBE-NODE-PORT"),
+    (Table::Filter, "KUBE-SOURCE-RANGES-FIREWALL"),
+    (Table::Filter, "KUBE-IPVS-FILTER"),
+    (Table::Filter, "KUBE-IPVS-OUT-FILTER"),
+];
+
+/// Chains of both modes.
+const OF_BOTH: [(Table, &str); 5] = [
+    (Table::Nat, "KUBE-SERVICES"),
+    (Table::Nat, "KUBE-POSTROUTING"),
+    (Table::Nat, "KUBE-MARK-MASQ"),
+    (Table::Filter, "KUBE-FORWARD"),
+    (Table::Filter, "KUBE-PROXY-FIREWALL"),
+];
+
+/// The modes that have a chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Modes {
+    Iptables,
+    Ipvs,
+    Both,
+}
+
+impl Modes {
+    /// `None`: the chain is not kube-proxy's, or not its alone.
+    pub fn of(id: &ChainId) -> Option<Self> {
+        let (table, chain) = id;
+        let is_in = |chains: &[(Table, &str)]| chains.contains(&(*table, chain.as_str()));
+        if is_in(&OF_BOTH) {
+            return Some(Self::Both);
+        }
+        if is_in(&OF_IPVS) {
+            return Some(Self::Ipvs);
+        }
+        let is_root = TreeId::ALL
+            .into_iter()
+            .any(|tree| tree.table() == *table && tree.root() == chain.as_str());
+        let is_canary = chain.as_str() == CANARY && *table != Table::Raw;
+        (is_root || is_canary || is_of_a_service(id)).then_some(Self::Iptables)
+    }
+}
+
+/// A chain that cannot be deleted, because a rule of somebody else's leads to it. It is emptied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    pub chain: ChainId,
+    /// The chain of that rule.
+    pub user: ChainId,
+}
+
+/// See [`removal`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Removal {
+    /// One batch.
+    pub edits: Vec<Edit>,
+    pub kept: Vec<Kept>,
+}
+
+/// The edits that remove chains of ours and the rules in built-in chains that lead to them. `goes` chooses among the
+/// chains that are ours; `rewritten` are chains whose present rules are replaced in the same batch.
+pub fn removal(
+    present: &Ruleset,
+    goes: impl Fn(Modes) -> bool,
+    rewritten: &BTreeSet<ChainId>,
+) -> Removal {
+    let doomed: BTreeSet<&ChainId> = present
+        .chains
+        .keys()
+        .filter(|id| Modes::of(id).is_some_and(&goes))
+        .collect();
+    let mut removal = Removal::default();
+    let mut kept = BTreeSet::new();
+    for (id, rules) in &present.chains {
+        if doomed.contains(id) || rewritten.contains(id) {
+            continue;
+        }
+        let (table, chain) = id;
+        for rule in rules {
+            let Some(target) = target_among(*table, rule, &doomed) else {
+                continue;
+            };
+            if table.has_built_in(chain) {
+                removal.edits.push(Edit::Delete {
+                    table: *table,
+                    chain: chain.clone(),
+                    rule: rule.clone(),
+                });
+            } else if kept.insert(target) {
+                removal.kept.push(Kept {
+                    chain: target.clone(),
+                    user: id.clone(),
+                });
+            }
+        }
+    }
+    for id in doomed {
+        let (table, chain) = id.clone();
+        if !kept.contains(id) {
+            removal.edits.push(Edit::DeleteChain { table, chain });
+        } else if present
+            .chains
+            .get(id)
+            .is_some_and(|rules| !rules.is_empty())
+        {
+            let rules = Vec::new();
+            removal.edits.push(Edit::Replace {
+                table,
+                chain,
+                rules,
+            });
+        }
+    }
+    removal
+}
+
+/// The chain among some that a rule leads to.
+fn target_among<'a>(
+    table: Table,
+    rule: &Rule,
+    chains: &BTreeSet<&'a ChainId>,
+) -> Option<&'a ChainId> {
+    let chain = ChainName::new(rule.target()?).ok()?;
+    chains.get(&(table, chain)).copied()
+}
+
+/// The edits that delete rules of built-in chains which lead to chains of both modes the way one mode does it, as far
+/// as the other one does not.
+pub fn foreign_jumps(present: &Ruleset, former: Modes) -> Vec<Edit> {
+    let (mine, theirs) = match former {
+        Modes::Iptables => (rules::jumps(), fixed::jumps()),
+        Modes::Ipvs => (fixed::jumps(), rules::jumps()),
+        Modes::Both => return Vec::new(),
+    };
+    theirs
+        .into_iter()
+        .filter(|jump| !mine.contains(jump))
+        .filter(|(table, _, rule)| {
+            let target = rule.target().and_then(|name| ChainName::new(name).ok());
+            // Others go together with the chain.
+            target.is_some_and(|chain| Modes::of(&(*table, chain)) == Some(Modes::Both))
+        })
+        .filter(|(table, chain, rule)| {
+            let rules = present.rules(*table, chain);
+            rules.is_some_and(|rules| rules.contains(rule))
+        })
+        .map(|(table, chain, rule)| Edit::Delete { table, chain, rule })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;
