@@ -36,6 +36,8 @@ pub mod reason {
     pub const ADDRESS_CONFLICT: &str = "AddressConflict";
     /// The kernel does not take what the Service needs.
     pub const REFUSED_BY_KERNEL: &str = "RefusedByKernel";
+    /// What an annotation asks for cannot be done here.
+    pub const SETTING_NOT_POSSIBLE: &str = "SettingNotPossible";
 }
 
 /// The values of [`Event::action`]; the first two are kube-proxy's.

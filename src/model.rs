@@ -8,6 +8,7 @@
 
 pub mod address;
 pub mod endpoint;
+pub mod ipvs_options;
 pub mod name;
 pub mod net;
 pub mod node;
@@ -21,6 +22,7 @@ pub mod topology;
 pub mod tracker;
 
 pub use endpoint::{Endpoint, EndpointSlice, NodeHint, SliceEndpoint, SlicePort};
+pub use ipvs_options::IpvsOptions;
 pub use name::{ServiceName, ServicePortName, SliceName};
 pub use net::{IpFamily, Protocol};
 pub use node_info::NodeInfo;

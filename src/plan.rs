@@ -16,6 +16,7 @@ pub mod conntrack;
 pub mod context;
 pub mod desired;
 pub mod diff;
+pub mod finding;
 pub mod fragment;
 pub mod iptables;
 pub mod mode;

@@ -5,10 +5,12 @@
 //! is locked. It runs on a thread of its own, because netlink calls block.
 
 pub mod context;
+mod drain;
 mod family;
 pub mod health_checks;
 pub mod observer;
 pub mod runner;
+mod schedulers;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +30,7 @@ use family::{Family, Trigger};
 use health_checks::HealthChecks;
 use observer::Observer;
 use runner::Runner;
+use schedulers::Schedulers;
 
 /// How long the first round waits for the Node object: without it zone and node address are
 /// unknown. Upstream waits as long.
@@ -74,6 +77,7 @@ pub struct Reconciler<K> {
     runner: Runner,
     next_audit: Duration,
     next_drain: Duration,
+    schedulers: Schedulers,
 }
 
 impl<K: Kernel> Reconciler<K> {
@@ -110,6 +114,7 @@ impl<K: Kernel> Reconciler<K> {
             },
             next_audit: now + settings.sync.period,
             next_drain: now,
+            schedulers: Schedulers::default(),
             families,
             health_checks,
             facts,
@@ -195,7 +200,9 @@ impl<K: Kernel> Reconciler<K> {
         if self.is_ready() {
             due.extend(self.runner.due());
             due.push(self.next_audit);
-            if self.families.iter().any(Family::is_auditing) {
+            let is_looking =
+                |family: &Family| family.is_auditing() || family.is_looking_at_draining();
+            if self.families.iter().any(is_looking) {
                 due.push(now);
             }
             if self.families.iter().any(Family::is_draining) {
@@ -223,11 +230,7 @@ impl<K: Kernel> Reconciler<K> {
             self.round(is_audit);
         }
         self.audit_slice();
-        let now = self.clock.monotonic();
-        if now >= self.next_drain && self.families.iter().any(Family::is_draining) {
-            self.drain();
-            self.next_drain = self.clock.monotonic() + DRAIN_PERIOD;
-        }
+        self.drain();
         self.observer.cost(&self.kernel.cost());
     }
 
@@ -236,6 +239,7 @@ impl<K: Kernel> Reconciler<K> {
         self.runner.begin(self.clock.monotonic());
         let changes = self.tracker.take();
         self.observer.changes_taken(&changes);
+        self.look_for_schedulers(&changes, is_audit);
         if std::mem::take(&mut self.facts_changed) {
             self.renew_contexts();
         }
@@ -253,8 +257,6 @@ impl<K: Kernel> Reconciler<K> {
             }
             succeeded &= is_synced;
         }
-        // What was drained in this round may be idle already.
-        self.next_drain = self.clock.monotonic();
         if is_audit {
             self.next_audit = self.clock.monotonic() + self.settings.sync.period;
         }
@@ -291,10 +293,36 @@ impl<K: Kernel> Reconciler<K> {
         debug!("node facts changed");
     }
 
-    fn drain(&mut self) {
-        for family in &mut self.families {
-            family.drain(&mut self.kernel, &*self.observer);
+    /// A Service may ask for a scheduler that the kernel lacks: it gets the usual one.
+    fn look_for_schedulers(&mut self, changes: &Changes, is_audit: bool) {
+        if self.settings.mode != ProxyMode::Ipvs {
+            return;
         }
+        if is_audit {
+            self.schedulers.try_again(&mut self.kernel);
+        }
+        self.schedulers
+            .follow(&mut self.kernel, &self.tracker, changes);
+        if self.facts.missing_schedulers != *self.schedulers.missing() {
+            self.facts.missing_schedulers = self.schedulers.missing().clone();
+            self.facts_changed = true;
+        }
+    }
+
+    /// Looks at some of the draining real servers: those of the last round at once, all of them in every period.
+    fn drain(&mut self) {
+        let now = self.clock.monotonic();
+        if now >= self.next_drain && self.families.iter().any(Family::is_draining) {
+            self.next_drain = now + DRAIN_PERIOD;
+            for family in &mut self.families {
+                family.look_at_draining(&self.clock);
+            }
+        }
+        let mut families = self.families.iter_mut();
+        let Some(family) = families.find(|family| family.is_looking_at_draining()) else {
+            return;
+        };
+        family.drain_slice(&mut self.kernel, &self.clock, &*self.observer);
         self.observer
             .draining(self.families.iter().map(Family::draining).sum());
         // The last connection of a Service that is gone takes its virtual server and address along.
@@ -314,11 +342,12 @@ impl<K: Kernel> Reconciler<K> {
         for update in updates {
             self.take_in(Input::Source(update));
         }
-        self.renew_contexts();
         let mut changes = Changes::default();
         changes
             .services
             .extend(self.tracker.services().map(|service| service.name.clone()));
+        self.look_for_schedulers(&changes, false);
+        self.renew_contexts();
         let mut plans = Vec::new();
         for family in &mut self.families {
             family.take_in(&self.tracker, &changes);

@@ -11,6 +11,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use kube_proxy_rs::dataplane::fake::FakeKernel;
 use kube_proxy_rs::model::node::LocalDetector;
@@ -228,6 +229,8 @@ fn context(family: IpFamily) -> Context {
         node_addresses: [node].into(),
         node_port_addresses: [node].into(),
         scheduler: "rr".into(),
+        missing_schedulers: BTreeSet::new(),
+        drain_limit: Duration::from_hours(1),
         exclude_cidrs: Vec::new(),
         service_cidrs: vec![services.parse().unwrap()],
         masquerade_all: false,

@@ -215,6 +215,8 @@ fn context(family: IpFamily) -> Context {
         node_addresses: BTreeSet::new(),
         node_port_addresses: BTreeSet::new(),
         scheduler: "rr".into(),
+        missing_schedulers: BTreeSet::new(),
+        drain_limit: Duration::from_hours(1),
         exclude_cidrs: Vec::new(),
         service_cidrs: Vec::new(),
         masquerade_all: false,

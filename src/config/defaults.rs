@@ -3,6 +3,8 @@
 //!
 //! Flags start from the same values and then replace them, so that a zero given as a flag stays a zero.
 
+use std::time::Duration;
+
 use crate::model::address::parse_ip;
 
 use super::duration::GoDuration;
@@ -16,6 +18,8 @@ pub const METRICS_PORT: u16 = 10249;
 pub const CONTENT_TYPE: &str = "application/vnd.kubernetes.protobuf";
 /// The kernel's round robin.
 pub const SCHEDULER: &str = "rr";
+/// Of `--ipvs-drain-limit`. Long enough for all but the longest connections, and something must bound them.
+pub const IPVS_DRAIN_LIMIT: Duration = Duration::from_hours(1);
 /// Bit of the packet mark that asks for masquerading.
 pub const MASQUERADE_BIT: i32 = 14;
 

@@ -17,7 +17,7 @@ use super::settings::IptablesBackend;
 use super::types::VmoduleItem;
 
 /// Flags that count although `--config` is given. All others are replaced by the file.
-const BESIDE_CONFIG: [&str; 18] = [
+const BESIDE_CONFIG: [&str; 19] = [
     "config",
     "write_config_to",
     "cleanup",
@@ -27,6 +27,7 @@ const BESIDE_CONFIG: [&str; 18] = [
     "manifests",
     "iptables_backend",
     "hostname_override",
+    "ipvs_drain_limit",
     "verbosity",
     "vmodule",
     "logging_format",
@@ -197,6 +198,9 @@ pub(super) struct Flags {
     /// Time-out of IPVS UDP; 0 leaves the kernel's.
     #[arg(long, value_name = "DURATION")]
     pub(super) ipvs_udp_timeout: Option<GoDuration>,
+    /// How long a removed endpoint may keep its connections in ipvs mode [default: 1h].
+    #[arg(long, value_name = "DURATION")]
+    pub(super) ipvs_drain_limit: Option<GoDuration>,
 
     /// How traffic of local pods is told: `ClusterCIDR`, `NodeCIDR`, `BridgeInterface`, `InterfaceNamePrefix` [default: `ClusterCIDR`].
     #[arg(long, value_name = "MODE")]

@@ -13,7 +13,7 @@ use crate::model::address::{parse_cidr, parse_ip};
 use crate::model::net::IpFamily;
 use crate::model::node::{DetectLocal, InterfaceName, NodePortAddress, NodePortAddresses};
 
-use super::defaults::{SCHEDULER, split_host_port};
+use super::defaults::{IPVS_DRAIN_LIMIT, SCHEDULER, split_host_port};
 use super::duration::GoDuration;
 use super::gates::FeatureGates;
 use super::settings::{
@@ -43,6 +43,8 @@ pub(super) struct CommandLine {
     pub(super) master: Option<String>,
     pub(super) manifests: Option<PathBuf>,
     pub(super) iptables_backend: IptablesBackend,
+    /// kube-proxy's file has no place for it, and must stay one that kube-proxy takes.
+    pub(super) ipvs_drain_limit: Option<GoDuration>,
     pub(super) config_file: Option<PathBuf>,
     /// `--metrics-port=0`.
     pub(super) metrics_disabled: bool,
@@ -63,7 +65,13 @@ pub(super) fn resolve(
         errors.invalid_text("featureGates", &config.feature_gates, &error.to_string());
     }
     let masquerade_bit = masquerade_bit(config, &mut errors);
-    let ipvs = ipvs(config, &mut errors);
+    let mut ipvs = ipvs(config, &mut errors);
+    if let Some(limit) = command_line.ipvs_drain_limit {
+        if limit.is_negative() {
+            errors.invalid("--ipvs-drain-limit", limit, NOT_NEGATIVE);
+        }
+        ipvs.drain_limit = limit.to_duration();
+    }
     let conntrack = conntrack(config, &mut errors);
     let oom_score_adj = oom_score_adj(config, &mut errors);
     let mode = mode(&config.mode, gates, &mut errors);
@@ -182,6 +190,7 @@ fn ipvs(config: &KubeProxyConfiguration, errors: &mut Errors) -> IpvsSettings {
         exclude_cidrs: Vec::new(),
         strict_arp: section.strict_arp,
         timeouts: IpvsTimeouts::default(),
+        drain_limit: IPVS_DRAIN_LIMIT,
     };
     if config.mode != ProxyMode::Ipvs.as_str() {
         return settings;

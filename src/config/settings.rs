@@ -111,6 +111,8 @@ pub struct IpvsSettings {
     pub strict_arp: bool,
     /// Time-outs of connection entries.
     pub timeouts: IpvsTimeouts,
+    /// How long a removed endpoint may keep its connections.
+    pub drain_limit: Duration,
 }
 
 /// The kernel's three IPVS time-outs; `None` leaves the kernel's value.

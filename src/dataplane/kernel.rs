@@ -7,6 +7,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use crate::model::IpFamily;
+use crate::model::ipvs_options::Scheduler;
 use crate::plan::object::{RealServers, VirtualServerKey};
 use crate::plan::planner::RealServerOf;
 use crate::plan::state::VirtualServerState;
@@ -73,6 +74,9 @@ pub trait Kernel: Send {
 
     fn cost(&self) -> Cost;
 
+    /// Whether it has an IPVS scheduler; it may load it for that.
+    fn has_scheduler(&mut self, scheduler: Scheduler) -> Result<bool, ObserveError>;
+
     /// The addresses of this node on links other than ours, without loopback and link-local ones.
     fn node_addresses(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError>;
 }
@@ -115,6 +119,10 @@ impl Kernel for Box<dyn Kernel> {
 
     fn cost(&self) -> Cost {
         (**self).cost()
+    }
+
+    fn has_scheduler(&mut self, scheduler: Scheduler) -> Result<bool, ObserveError> {
+        (**self).has_scheduler(scheduler)
     }
 
     fn node_addresses(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError> {

@@ -17,12 +17,13 @@ use std::sync::Arc;
 use super::exec::Exec;
 use super::ipset::{self, Client as IpsetClient};
 use super::iptables::{Iptables, IptablesError, RestoreFailureKind};
-use super::ipvs::{Client as IpvsClient, Operation};
+use super::ipvs::{Client as IpvsClient, Error as IpvsError, Operation};
 use super::kernel::{Cost, Extent, Kernel, ObserveError};
 use super::links::{LinkError, Links};
 use super::netlink::{KernelError, KernelErrorKind};
 use super::sysctl::{SysctlError, Sysctls};
 use crate::model::IpFamily;
+use crate::model::ipvs_options::Scheduler;
 use crate::plan::object::{RealServers, VirtualServerKey};
 use crate::plan::planner::RealServerOf;
 use crate::plan::ruleset::Ruleset;
@@ -379,6 +380,18 @@ impl Kernel for Linux {
         Cost {
             processes: self.exec.started(),
             ..cost_of(&sockets)
+        }
+    }
+
+    fn has_scheduler(&mut self, scheduler: Scheduler) -> Result<bool, ObserveError> {
+        let name = scheduler
+            .as_str()
+            .parse()
+            .map_err(|error| unobserved("IPVS schedulers", error))?;
+        match self.ipvs.try_scheduler(name) {
+            Ok(()) => Ok(true),
+            Err(IpvsError::SchedulerNotAvailable { .. }) => Ok(false),
+            Err(error) => Err(unobserved("IPVS schedulers", error)),
         }
     }
 

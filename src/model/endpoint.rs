@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::ipvs_options::Weight;
 use super::{IpFamily, Protocol, ServiceName, SliceName};
 
 /// An EndpointSlice (discovery.k8s.io/v1) of one Service and one family.
@@ -40,6 +41,8 @@ pub struct SliceEndpoint {
     pub node_hint: NodeHint,
     /// `hints.forZones[].name`; empty: no hint.
     pub zone_hints: Arc<[Arc<str>]>,
+    /// What an annotation of the slice says.
+    pub weight: Option<Weight>,
 }
 
 /// `conditions` of an endpoint with the API's defaults filled in.
@@ -81,6 +84,7 @@ pub struct Endpoint {
     pub conditions: Conditions,
     pub node_hint: NodeHint,
     pub zone_hints: Arc<[Arc<str>]>,
+    pub weight: Option<Weight>,
 }
 
 impl Endpoint {

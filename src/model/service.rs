@@ -2,7 +2,6 @@
 //! A Service, reduced to what a proxy needs. Both IP families are in it; [`super::ServicePort`] is
 //! the view of one family.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -10,7 +9,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{Protocol, ServiceName};
+use super::{IpvsOptions, Protocol, ServiceName};
 
 /// A Service that the proxy serves. Headless and `ExternalName` Services, and those that another
 /// proxy serves, never become one (`source::convert` drops them).
@@ -37,9 +36,8 @@ pub struct Service {
     pub internal_policy_local: bool,
     /// `healthCheckNodePort` of a `LoadBalancer` Service with `externalTrafficPolicy: Local`.
     pub health_check_node_port: Option<NonZeroU16>,
-    /// The annotations that configure the proxy (own prefix and kube-router's); all others are
-    /// dropped, they only cost memory.
-    pub annotations: BTreeMap<Arc<str>, Arc<str>>,
+    /// What its annotations ask of IPVS mode.
+    pub ipvs: Option<Arc<IpvsOptions>>,
 }
 
 /// `spec.ports[]` of a Service.

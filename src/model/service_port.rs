@@ -3,11 +3,12 @@
 
 use std::net::IpAddr;
 use std::num::NonZeroU16;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{IpFamily, Service, ServicePortName};
+use super::{IpFamily, IpvsOptions, Service, ServicePortName};
 
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,8 @@ pub struct ServicePort {
     pub internal_policy_local: bool,
     pub external_policy_local: bool,
     pub health_check_node_port: Option<NonZeroU16>,
+    /// What the Service asks of IPVS mode.
+    pub ipvs: Option<Arc<IpvsOptions>>,
 }
 
 impl ServicePort {
@@ -69,6 +72,7 @@ impl ServicePort {
                 internal_policy_local: service.internal_policy_local,
                 external_policy_local: service.external_policy_local,
                 health_check_node_port: service.health_check_node_port,
+                ipvs: service.ipvs.clone(),
             })
             .collect()
     }

@@ -33,6 +33,7 @@ pub fn merge<'a>(
                     conditions: endpoint.conditions,
                     node_hint: endpoint.node_hint,
                     zone_hints: endpoint.zone_hints.clone(),
+                    weight: endpoint.weight,
                 };
                 endpoints
                     .entry((endpoint.address, port.port))
@@ -62,5 +63,6 @@ fn usefulness(endpoint: &Endpoint) -> impl Ord + use<'_> {
         endpoint.local,
         endpoint.node_hint as u8,
         &endpoint.zone_hints,
+        endpoint.weight,
     )
 }

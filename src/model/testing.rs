@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::endpoint::Conditions;
+use super::ipvs_options::{IpvsOptions, Scheduler, Weight};
 use super::{
     EndpointSlice, Event, IpFamily, NodeHint, PortSpec, Protocol, Service, ServiceName,
     SliceEndpoint, SliceName, SlicePort, Tracker,
@@ -27,7 +28,7 @@ pub(crate) fn service(name: &str) -> Service {
         external_policy_local: false,
         internal_policy_local: false,
         health_check_node_port: None,
-        annotations: std::collections::BTreeMap::default(),
+        ipvs: None,
     }
 }
 
@@ -51,6 +52,23 @@ impl Service {
     pub(crate) fn cluster_ips(mut self, addresses: &[&str]) -> Self {
         self.cluster_ips = addresses.iter().copied().map(ip).collect();
         self
+    }
+
+    /// Changes what its annotations ask of IPVS mode.
+    pub(crate) fn options(mut self, change: impl FnOnce(&mut IpvsOptions)) -> Self {
+        let options = self.ipvs.take().map(Arc::unwrap_or_clone);
+        let mut options = options.unwrap_or_default();
+        change(&mut options);
+        self.ipvs = Some(Arc::new(options));
+        self
+    }
+
+    pub(crate) fn scheduler(self, scheduler: Scheduler) -> Self {
+        self.options(|options| options.scheduler = Some(scheduler))
+    }
+
+    pub(crate) fn drain_limit(self, limit: Duration) -> Self {
+        self.options(|options| options.drain_limit = Some(limit))
     }
 
     /// Adds an unnamed TCP port.
@@ -159,6 +177,7 @@ pub(crate) fn endpoint_at(address: IpAddr) -> SliceEndpoint {
         conditions: Conditions::from_api(None, None, None),
         node_hint: NodeHint::Absent,
         zone_hints: Arc::new([]),
+        weight: None,
     }
 }
 
@@ -178,6 +197,11 @@ impl SliceEndpoint {
     /// Shutting down, but still serving.
     pub(crate) fn terminating(mut self) -> Self {
         self.conditions = Conditions::from_api(Some(false), Some(true), Some(true));
+        self
+    }
+
+    pub(crate) fn weight(mut self, weight: u16) -> Self {
+        self.weight = Weight::new(weight);
         self
     }
 

@@ -4,11 +4,13 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
 use super::object::Timeouts;
 use crate::model::IpFamily;
+use crate::model::ipvs_options::Scheduler;
 use crate::model::node::LocalDetector;
 
 /// Node and settings as one family sees them. A change of it is a full plan.
@@ -26,6 +28,10 @@ pub struct Context {
     /// Those of them on which node ports answer.
     pub node_port_addresses: BTreeSet<IpAddr>,
     pub scheduler: Arc<str>,
+    /// Schedulers that some Service asked for and that the kernel lacks.
+    pub missing_schedulers: BTreeSet<Scheduler>,
+    /// How long a removed endpoint may keep its connections, where its Service does not say.
+    pub drain_limit: Duration,
     /// Virtual servers in these ranges are somebody else's, unless a Service wants or wanted them
     /// since we started.
     pub exclude_cidrs: Vec<IpNet>,

@@ -6,7 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Duration;
 
+use super::finding::Finding;
 use super::fragment::{Fragment, WantedServer};
 use super::object::VirtualServerKey;
 use super::set::{SetEntry, SetId};
@@ -59,6 +61,8 @@ pub struct Desired {
     entries: BTreeMap<SetId, BTreeMap<SetEntry, u32>>,
     no_local_internal: BTreeSet<ServicePortName>,
     no_local_external: BTreeSet<ServicePortName>,
+    /// Those that ask for what cannot be done.
+    with_findings: BTreeSet<ServicePortName>,
 }
 
 impl Desired {
@@ -128,6 +132,11 @@ impl Desired {
         if let Some(new) = new {
             set_member(&mut self.no_local_internal, &name, new.no_local_internal);
             set_member(&mut self.no_local_external, &name, new.no_local_external);
+            let has_findings = new
+                .extras
+                .as_ref()
+                .is_some_and(|extras| !extras.findings.is_empty());
+            set_member(&mut self.with_findings, &name, has_findings);
             acquired.extend(&new.entries);
             // Wanting comes before releasing: what both want is never counted down to 0.
             for address in &new.addresses {
@@ -139,6 +148,7 @@ impl Desired {
         } else {
             self.no_local_internal.remove(&name);
             self.no_local_external.remove(&name);
+            self.with_findings.remove(&name);
         }
         if let Some(old) = &old {
             released.extend(&old.entries);
@@ -271,6 +281,38 @@ impl Desired {
             }
         }
         conflicts
+    }
+
+    /// What Services ask for and do not get. Costs what there is of that.
+    pub fn findings(&self) -> impl Iterator<Item = (&ServicePortName, &Finding)> {
+        self.with_findings.iter().flat_map(|name| {
+            let extras = self.fragments.get(name).and_then(|f| f.extras.as_deref());
+            let findings = extras.map_or(&[][..], |extras| &extras.findings);
+            findings.iter().map(move |finding| (name, finding))
+        })
+    }
+
+    /// What the Service that has a virtual server says about its removed endpoints.
+    pub fn drain_limit(&self, key: &VirtualServerKey) -> Option<Duration> {
+        let fragment = self.fragments.get(self.claimants(key).next()?)?;
+        fragment.extras.as_ref()?.drain_limit
+    }
+
+    /// The virtual servers of a Service that says how long its removed endpoints may keep connections.
+    pub fn drain_limits(&self, service: &ServiceName) -> Vec<(VirtualServerKey, Duration)> {
+        let fragments = self
+            .ports_of(service)
+            .filter_map(|name| self.fragments.get(name));
+        let limited = fragments.filter_map(|fragment| {
+            let limit = fragment.extras.as_ref()?.drain_limit?;
+            Some(
+                fragment
+                    .virtual_servers
+                    .keys()
+                    .map(move |key| (*key, limit)),
+            )
+        });
+        limited.flatten().collect()
     }
 
     /// Who claims a virtual server, the winner first.

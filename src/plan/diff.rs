@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use super::context::Context;
 use super::desired::{Desired, Touched};
 use super::fragment::WantedServer;
-use super::object::{RealServer, RealServerKey, VirtualServerKey};
+use super::object::{RealServer, RealServerKey, VirtualServer, VirtualServerKey};
 use super::rules::{self, FixedRules};
 use super::set::{DEFAULT_MAX_ENTRIES, SetEntry, SetId, SetName, SetSpec};
 use super::state::{State, VirtualServerState};
@@ -36,9 +36,14 @@ impl fmt::Debug for Comparison<'_> {
     }
 }
 
-/// Only TCP has connections whose end can be seen.
+/// It has connections whose end can be seen. UDP has none: its flows must move at once.
 pub fn drains(vs: &VirtualServerKey) -> bool {
-    vs.protocol() == Some(Protocol::Tcp)
+    matches!(vs.protocol(), Some(Protocol::Tcp | Protocol::Sctp))
+}
+
+/// A real server that a virtual server wants no more may keep its connections.
+pub fn drains_beside(vs: &VirtualServerKey, wanted: &VirtualServer) -> bool {
+    drains(vs) && wanted.passes_over_weight_0()
 }
 
 impl Comparison<'_> {
@@ -330,7 +335,7 @@ fn compare_virtual_server(
         .flat_map(|present| &present.real_servers)
         .filter(|(key, _)| !wanted.real_servers.contains_key(*key));
     for (key, server) in unwanted {
-        if drains(&vs) {
+        if drains_beside(&vs, &wanted.server) {
             drain(plan, vs, *key, *server);
         } else {
             plan.push(Phase::OldServers, Step::DeleteRealServer { vs, key: *key });

@@ -4,9 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::compact::CompactMap;
 use super::context::Context;
+use super::finding::Finding;
 use super::object::{
     Forwarding, RealServer, RealServerKey, RealServers, VirtualServer, VirtualServerKey, flags,
 };
@@ -29,6 +31,16 @@ pub struct Fragment {
     /// elsewhere there are some.
     pub no_local_internal: bool,
     pub no_local_external: bool,
+    /// What follows from annotations. Nearly no Service has any.
+    pub extras: Option<Box<Extras>>,
+}
+
+/// What the annotations of a Service lead to, beside other objects.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Extras {
+    pub drain_limit: Option<Duration>,
+    /// What was asked for and is not possible.
+    pub findings: Vec<Finding>,
 }
 
 /// A virtual server and its real servers. Those of one Service port and policy share the latter.
@@ -72,9 +84,23 @@ struct Frontend {
 /// Computes the fragment of a Service port from all of its endpoints.
 pub fn fragment(service_port: &ServicePort, endpoints: &[Endpoint], context: &Context) -> Fragment {
     let choice = topology::choose(service_port, endpoints, context.zone.as_deref());
-    let server = virtual_server(service_port, context);
-    let cluster = real_servers(&choice.cluster);
-    let local = real_servers(&choice.local);
+    let mut extras = Extras {
+        drain_limit: service_port
+            .ipvs
+            .as_ref()
+            .and_then(|options| options.drain_limit),
+        findings: Vec::new(),
+    };
+    let server = virtual_server(service_port, context, &mut extras.findings);
+    let leaving = leaving(service_port, endpoints);
+    let cluster = real_servers(
+        service_port,
+        &server,
+        &choice.cluster,
+        leaving.iter().copied(),
+    );
+    let local_leaving = leaving.iter().copied().filter(|endpoint| endpoint.local);
+    let local = real_servers(service_port, &server, &choice.local, local_leaving);
     let mut virtual_servers: BTreeMap<_, (&Arc<RealServers>, BTreeSet<_>)> = BTreeMap::new();
     let mut addresses = BTreeSet::new();
     let mut entries = BTreeSet::new();
@@ -122,6 +148,7 @@ pub fn fragment(service_port: &ServicePort, endpoints: &[Endpoint], context: &Co
             &choice,
             service_port.external_policy_local && service_port.is_externally_accessible(),
         ),
+        extras: (extras != Extras::default()).then(|| Box::new(extras)),
     }
 }
 
@@ -151,44 +178,86 @@ fn frontends(service_port: &ServicePort, context: &Context) -> Vec<Frontend> {
     frontends
 }
 
-fn virtual_server(service_port: &ServicePort, context: &Context) -> VirtualServer {
+fn virtual_server(
+    service_port: &ServicePort,
+    context: &Context,
+    findings: &mut Vec<Finding>,
+) -> VirtualServer {
+    let options = service_port.ipvs.as_deref();
+    let scheduler = match options.and_then(|options| options.scheduler) {
+        None => context.scheduler.clone(),
+        Some(wanted) if context.missing_schedulers.contains(&wanted) => {
+            let used = context.scheduler.clone();
+            findings.push(Finding::SchedulerMissing { wanted, used });
+            context.scheduler.clone()
+        }
+        Some(wanted) => wanted.as_str().into(),
+    };
+    let hashes_port = options.and_then(|options| options.hashes_port);
     // A server of weight 0 is draining: hashing must not choose it. The port makes `mh` spread the
     // connections of one client, as kube-proxy has it.
-    let mut server_flags = match &*context.scheduler {
-        "mh" => flags::SCHED_FALLBACK | flags::SCHED_PORT,
-        "sh" => flags::SCHED_FALLBACK,
-        _ => 0,
+    let mut server_flags = match (&*scheduler, hashes_port) {
+        ("mh", None | Some(true)) | ("sh", Some(true)) => flags::SCHED_FALLBACK | flags::SCHED_PORT,
+        ("mh", Some(false)) | ("sh", None | Some(false)) => flags::SCHED_FALLBACK,
+        (_, None) => 0,
+        (_, Some(_)) => {
+            let scheduler = scheduler.clone();
+            findings.push(Finding::NoSchedulerFlags { scheduler });
+            0
+        }
     };
     let mut timeout = 0;
+    let mut netmask = service_port.family.host_prefix_len();
     if let Some(affinity) = service_port.client_ip_affinity {
         server_flags |= flags::PERSISTENT;
         timeout = u32::try_from(affinity.as_secs()).unwrap_or(u32::MAX);
+        let wanted = options.and_then(|options| options.persistence_prefix(service_port.family));
+        netmask = wanted.unwrap_or(netmask);
     }
     VirtualServer {
-        scheduler: context.scheduler.clone(),
+        scheduler,
         flags: server_flags,
         timeout,
-        netmask: service_port.family.host_prefix_len(),
+        netmask,
     }
 }
 
-/// This is where an endpoint becomes a real server.
-fn real_servers(endpoints: &[&Endpoint]) -> Arc<RealServers> {
-    let server = RealServer {
-        weight: 1,
-        forwarding: Forwarding::Masquerade,
+/// UDP flows have no end that could be seen: those to an endpoint that shuts down stay as long as it serves, and then
+/// move at once. Other protocols need nothing here: what is not wanted any more drains.
+fn leaving<'a>(service_port: &ServicePort, endpoints: &'a [Endpoint]) -> Vec<&'a Endpoint> {
+    let is_udp = service_port.name.protocol == Protocol::Udp;
+    endpoints
+        .iter()
+        .filter(|endpoint| is_udp && endpoint.is_serving_while_terminating())
+        .collect()
+}
+
+/// This is where an endpoint becomes a real server. Those that leave get no new connections, unless they were chosen.
+fn real_servers<'a>(
+    service_port: &ServicePort,
+    server: &VirtualServer,
+    chosen: &[&Endpoint],
+    leaving: impl Iterator<Item = &'a Endpoint>,
+) -> Arc<RealServers> {
+    let options = service_port.ipvs.as_deref();
+    let weight = |endpoint: &Endpoint| {
+        let of_service = || options.and_then(|options| options.weight_of(endpoint.address));
+        let weight = endpoint.weight.or_else(of_service);
+        weight.map_or(1, |weight| weight.get().into())
     };
+    let leaving = leaving.map(|endpoint| (endpoint, 0));
+    let chosen = chosen.iter().map(|endpoint| (*endpoint, weight(endpoint)));
     Arc::new(
-        endpoints
-            .iter()
-            .map(|e| {
-                (
-                    RealServerKey {
-                        address: e.address,
-                        port: e.port,
-                    },
-                    server,
-                )
+        leaving
+            .chain(chosen)
+            .filter(|(_, weight)| *weight > 0 || server.passes_over_weight_0())
+            .map(|(endpoint, weight)| {
+                let key = RealServerKey {
+                    address: endpoint.address,
+                    port: endpoint.port,
+                };
+                let forwarding = Forwarding::Masquerade;
+                (key, RealServer { weight, forwarding })
             })
             .collect(),
     )

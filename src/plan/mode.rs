@@ -3,8 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::time::Duration;
 
 use super::context::Context;
+use super::finding::Finding;
 use super::iptables::desired::Conflict as FrontendConflict;
 use super::iptables::{Planner as IptablesPlanner, fragment::Frontend};
 use super::object::{RealServers, VirtualServerKey};
@@ -203,6 +205,35 @@ impl ModePlanner {
         match self {
             Self::Ipvs(planner) => planner.draining(),
             Self::Iptables(_) => &NONE,
+        }
+    }
+
+    /// Those of one virtual server.
+    pub fn draining_of(&self, vs: &VirtualServerKey) -> Vec<RealServerOf> {
+        match self {
+            Self::Ipvs(planner) => planner.draining_of(vs).collect(),
+            Self::Iptables(_) => Vec::new(),
+        }
+    }
+
+    /// How long the removed real servers of a virtual server may keep their connections.
+    pub fn drain_limit(&self, key: &VirtualServerKey) -> Duration {
+        match self {
+            Self::Ipvs(planner) => planner.drain_limit(key),
+            Self::Iptables(planner) => planner.context().drain_limit,
+        }
+    }
+
+    /// What Services ask of this mode and do not get.
+    pub fn findings(&self) -> BTreeSet<(ServicePortName, Finding)> {
+        match self {
+            Self::Ipvs(planner) => {
+                let findings = planner.desired().findings();
+                findings
+                    .map(|(name, finding)| (name.clone(), finding.clone()))
+                    .collect()
+            }
+            Self::Iptables(_) => BTreeSet::new(),
         }
     }
 

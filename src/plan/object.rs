@@ -84,6 +84,14 @@ pub struct VirtualServer {
     pub netmask: u8,
 }
 
+impl VirtualServer {
+    /// A real server of weight 0 gets no new connections, and others get them all. `dh` has no fallback: it refuses
+    /// those that such a server would have.
+    pub fn passes_over_weight_0(&self) -> bool {
+        &*self.scheduler != "dh"
+    }
+}
+
 fn as_str<S: Serializer>(text: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(text)
 }

@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use super::context::Context;
 use super::desired::{Desired, Touched};
@@ -42,6 +43,8 @@ pub struct Planner {
     owned: BTreeSet<VirtualServerKey>,
     /// Believed real servers of weight 0 that nobody wants: deleted when their connections ended.
     draining: BTreeSet<RealServerOf>,
+    /// How long connections may last to virtual servers whose Service is gone, where it said so.
+    last_limits: BTreeMap<VirtualServerKey, Duration>,
     /// The next plan looks at everything.
     is_full: bool,
     /// What does not belong to a Service is not as it should be.
@@ -59,6 +62,7 @@ impl Planner {
             touched: Touched::default(),
             owned: BTreeSet::new(),
             draining: BTreeSet::new(),
+            last_limits: BTreeMap::new(),
             is_full: true,
             is_foundation_due: false,
             needs_observation: false,
@@ -80,6 +84,28 @@ impl Planner {
     /// The real servers that are waited for.
     pub fn draining(&self) -> &BTreeSet<RealServerOf> {
         &self.draining
+    }
+
+    /// Those of one virtual server.
+    pub fn draining_of(
+        &self,
+        vs: &VirtualServerKey,
+    ) -> impl Iterator<Item = RealServerOf> + use<'_> {
+        let key = |address, port| (*vs, RealServerKey { address, port });
+        let (first, last) = (
+            key(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
+            key(IpAddr::V6(Ipv6Addr::from_bits(u128::MAX)), u16::MAX),
+        );
+        self.draining.range(first..=last).copied()
+    }
+
+    /// How long the removed real servers of a virtual server may keep their connections.
+    pub fn drain_limit(&self, key: &VirtualServerKey) -> Duration {
+        let limit = match self.desired.virtual_server(key) {
+            Some(_) => self.desired.drain_limit(key),
+            None => self.last_limits.get(key).copied(),
+        };
+        limit.unwrap_or(self.context.drain_limit)
     }
 
     /// There is something to plan.
@@ -124,7 +150,10 @@ impl Planner {
             }
         }
         let mut touched = Touched::default();
+        self.last_limits.extend(self.desired.drain_limits(name));
         self.desired.replace_service(name, fragments, &mut touched);
+        let (desired, limits) = (&self.desired, &mut self.last_limits);
+        limits.retain(|key, _| desired.virtual_server(key).is_none());
         self.owned.extend(&touched.virtual_servers);
         for key in &touched.virtual_servers {
             self.find_draining(key);
@@ -256,6 +285,7 @@ impl Planner {
             let exists = self.believed.virtual_servers.contains_key(&key);
             if !exists && !doubtful.contains(&key) && self.desired.virtual_server(&key).is_none() {
                 self.owned.remove(&key);
+                self.last_limits.remove(&key);
             }
         }
         doubtful
@@ -327,12 +357,7 @@ impl Planner {
 
     /// Finds the real servers of a virtual server that are waited for: of weight 0, and unwanted.
     fn find_draining(&mut self, vs: &VirtualServerKey) {
-        let key = |address, port| (*vs, RealServerKey { address, port });
-        let (first, last) = (
-            key(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
-            key(IpAddr::V6(Ipv6Addr::from_bits(u128::MAX)), u16::MAX),
-        );
-        let former: Vec<RealServerOf> = self.draining.range(first..=last).copied().collect();
+        let former: Vec<RealServerOf> = self.draining_of(vs).collect();
         for real_server in &former {
             self.draining.remove(real_server);
         }
@@ -340,7 +365,11 @@ impl Planner {
             return;
         };
         let wanted = self.desired.virtual_server(vs);
-        if !diff::drains(vs) || (wanted.is_none() && !self.owns(vs)) {
+        let drains = match wanted {
+            Some(wanted) => diff::drains_beside(vs, &wanted.server),
+            None => diff::drains(vs) && self.owns(vs),
+        };
+        if !drains {
             return;
         }
         let drained = present
@@ -375,6 +404,7 @@ impl Planner {
             }
             Step::DeleteVirtualServer { key } => {
                 self.find_draining(key);
+                self.last_limits.remove(key);
                 if self.desired.virtual_server(key).is_none() {
                     self.owned.remove(key);
                     gone.extend(key.address());

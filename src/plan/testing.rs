@@ -2,6 +2,7 @@
 //! A node and a planner with a fake kernel, for tests.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::check::check;
 use super::context::{Context, IptablesContext, KernelVersion};
@@ -29,6 +30,8 @@ pub(crate) fn context(family: IpFamily) -> Context {
         node_addresses: addresses.clone(),
         node_port_addresses: addresses,
         scheduler: "rr".into(),
+        missing_schedulers: BTreeSet::new(),
+        drain_limit: Duration::from_hours(1),
         exclude_cidrs: Vec::new(),
         service_cidrs: vec![services.parse().unwrap()],
         masquerade_all: false,

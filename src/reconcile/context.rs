@@ -9,6 +9,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::config::settings::{IpvsTimeouts, Settings};
+use crate::model::ipvs_options::Scheduler;
 use crate::model::node::NodeIps;
 use crate::model::{IpFamily, NodeInfo};
 use crate::plan::object::Timeouts;
@@ -25,6 +26,8 @@ pub struct NodeFacts {
     pub kernel: KernelVersion,
     /// Conntrack lets TCP packets pass that are outside of their connection's window.
     pub tcp_is_liberal: bool,
+    /// IPVS schedulers that some Service asked for and that the kernel lacks.
+    pub missing_schedulers: BTreeSet<Scheduler>,
 }
 
 impl NodeFacts {
@@ -59,6 +62,8 @@ pub fn context(
         node_port_addresses: ranges.select(&mine),
         node_addresses: mine,
         scheduler: Arc::from(settings.ipvs.scheduler.as_str()),
+        missing_schedulers: facts.missing_schedulers.clone(),
+        drain_limit: settings.ipvs.drain_limit,
         exclude_cidrs: settings.ipvs.exclude_cidrs.clone(),
         service_cidrs: facts.service_cidrs.clone(),
         masquerade_all: settings.masquerade_all,

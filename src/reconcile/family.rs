@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use tracing::{debug, error, info, warn};
 
+use super::drain::Waiting;
 use super::observer::{Observer, Round};
 use crate::clock::Clock;
 use crate::config::settings::ProxyMode;
 use crate::dataplane::kernel::{Extent, Kernel, ObserveError};
 use crate::events::{Event, action, reason};
 use crate::model::{Changes, IpFamily, ServiceName, ServicePortName, Tracker};
+use crate::plan::finding::Finding;
 use crate::plan::mode::{Conflict, ModePlanner};
 use crate::plan::object::VirtualServerKey;
 use crate::plan::ruleset::{Edit, InvalidChainName, Table};
@@ -22,11 +24,11 @@ use crate::telemetry::ErrorChain;
 /// Most failed steps that are logged for one plan.
 const LOGGED_FAILURES: usize = 10;
 
-/// How long an audit looks at real servers before it lets changes through.
-const AUDIT_SLICE: Duration = Duration::from_millis(5);
+/// How long real servers are looked at before changes are let through.
+const SLICE: Duration = Duration::from_millis(5);
 
 /// Virtual servers between two looks at the clock.
-const AUDITED_AT_ONCE: usize = 8;
+const LOOKED_AT_AT_ONCE: usize = 8;
 
 /// The Services that every other part of a cluster needs; they are served before all others.
 fn first_services() -> [ServiceName; 3] {
@@ -88,6 +90,8 @@ pub(super) struct Family {
     /// The virtual servers whose real servers the present audit has yet to look at.
     unaudited: Vec<VirtualServerKey>,
     set_aside: BTreeSet<ServicePortName>,
+    findings: BTreeSet<(ServicePortName, Finding)>,
+    waiting: Waiting,
     /// Rules that the present round wrote.
     written: RuleCounts,
 }
@@ -104,6 +108,8 @@ impl Family {
             conflicts: BTreeSet::new(),
             unaudited: Vec::new(),
             set_aside: BTreeSet::new(),
+            findings: BTreeSet::new(),
+            waiting: Waiting::default(),
             written: RuleCounts::default(),
         })
     }
@@ -188,17 +194,18 @@ impl Family {
         };
         let is_full = extent.is_some();
         self.written = RuleCounts::default();
-        let mut succeeded = self.observe_and_apply(kernel, observer, trigger, extent);
+        let mut succeeded = self.observe_and_apply(kernel, clock, observer, trigger, extent);
         // Others wait while it is looked for what the kernel refuses.
         for _ in 0..MAX_ISOLATION {
             if !self.planner.is_isolating() {
                 break;
             }
             let extent = self.is_unknown.then_some(Extent::Everything);
-            succeeded = self.observe_and_apply(kernel, observer, trigger, extent);
+            succeeded = self.observe_and_apply(kernel, clock, observer, trigger, extent);
         }
         self.tell_conflicts(observer);
         self.tell_set_aside(observer);
+        self.tell_findings(observer);
         let count = |table, written| Some((self.planner.rule_count(table)?, written));
         let rules =
             count(Table::Nat, self.written.nat).zip(count(Table::Filter, self.written.filter));
@@ -229,8 +236,8 @@ impl Family {
     ) -> bool {
         let start = clock.monotonic();
         let mut differs = false;
-        while self.is_auditing() && clock.monotonic().saturating_sub(start) < AUDIT_SLICE {
-            let rest = self.unaudited.len().saturating_sub(AUDITED_AT_ONCE);
+        while self.is_auditing() && clock.monotonic().saturating_sub(start) < SLICE {
+            let rest = self.unaudited.len().saturating_sub(LOOKED_AT_AT_ONCE);
             let keys = self.unaudited.split_off(rest);
             match kernel.observe_real_servers(&keys) {
                 Ok(found) => differs |= self.planner.observed_real_servers(found),
@@ -244,18 +251,19 @@ impl Family {
             is_audit: true,
             changes: &Changes::default(),
         };
-        !differs || self.plan_and_apply(kernel, observer, trigger)
+        !differs || self.plan_and_apply(kernel, clock, observer, trigger)
     }
 
     fn observe_and_apply(
         &mut self,
         kernel: &mut impl Kernel,
+        clock: &Clock,
         observer: &dyn Observer,
         trigger: Trigger<'_>,
         extent: Option<Extent>,
     ) -> bool {
         match extent.map_or(Ok(()), |extent| self.observe(kernel, extent)) {
-            Ok(()) => self.plan_and_apply(kernel, observer, trigger),
+            Ok(()) => self.plan_and_apply(kernel, clock, observer, trigger),
             Err(error) => {
                 error!(family = %self.family(), error = %ErrorChain(&error), "kernel not observed");
                 false
@@ -266,6 +274,7 @@ impl Family {
     fn plan_and_apply(
         &mut self,
         kernel: &mut impl Kernel,
+        clock: &Clock,
         observer: &dyn Observer,
         trigger: Trigger<'_>,
     ) -> bool {
@@ -281,8 +290,10 @@ impl Family {
         }
         let plan = self.planner.plan();
         let report = self.apply(kernel, observer, &plan);
+        let now = clock.monotonic();
         let is_drift = trigger.is_audit && trigger.changes.is_empty() && !plan.is_empty();
         let doubtful = self.planner.report(&plan, &report);
+        self.waiting.follow(&self.planner, &plan, now);
         self.look_again(kernel, &doubtful);
         if is_drift {
             warn!(family = %self.family(), steps = plan.len(), "kernel was changed by others");
@@ -339,22 +350,50 @@ impl Family {
         }
     }
 
-    /// Deletes the drained real servers whose connections have ended.
-    pub(super) fn drain(&mut self, kernel: &mut impl Kernel, observer: &dyn Observer) {
-        if !self.is_draining() {
-            return;
-        }
-        let idle = match kernel.idle(self.planner.draining()) {
-            Ok(idle) => idle,
-            Err(error) => {
-                warn!(family = %self.family(), error = %ErrorChain(&error), "drain not looked at");
-                return;
+    /// Draining real servers are being looked at.
+    pub(super) fn is_looking_at_draining(&self) -> bool {
+        self.waiting.is_looking()
+    }
+
+    /// All draining real servers are to be looked at.
+    pub(super) fn look_at_draining(&mut self, clock: &Clock) {
+        self.waiting.look_at_all(&self.planner, clock.monotonic());
+    }
+
+    /// Looks at draining real servers for a short time and deletes those whose connections have ended or
+    /// whose time is over.
+    pub(super) fn drain_slice(
+        &mut self,
+        kernel: &mut impl Kernel,
+        clock: &Clock,
+        observer: &dyn Observer,
+    ) {
+        let start = clock.monotonic();
+        while self.waiting.is_looking() && clock.monotonic().saturating_sub(start) < SLICE {
+            let servers = self.waiting.next(&self.planner, LOOKED_AT_AT_ONCE);
+            if servers.is_empty() {
+                continue;
             }
-        };
-        let plan = self.planner.plan_drained(&idle);
-        let report = self.apply(kernel, observer, &plan);
-        let doubtful = self.planner.report_part(&plan, &report);
-        self.look_again(kernel, &doubtful);
+            let mut done = match kernel.idle(&servers) {
+                Ok(idle) => idle,
+                Err(error) => {
+                    warn!(family = %self.family(), error = %ErrorChain(&error), "drain not looked at");
+                    self.waiting.stop_looking();
+                    return;
+                }
+            };
+            let now = clock.monotonic();
+            let overdue = self.waiting.overdue(&self.planner, &servers, now);
+            for (vs, rs) in overdue.difference(&done) {
+                info!(family = %self.family(), %vs, %rs, "drain limit reached, connections are cut");
+            }
+            done.extend(overdue);
+            let plan = self.planner.plan_drained(&done);
+            let report = self.apply(kernel, observer, &plan);
+            let doubtful = self.planner.report_part(&plan, &report);
+            self.waiting.follow(&self.planner, &plan, now);
+            self.look_again(kernel, &doubtful);
+        }
     }
 
     /// Says once who did not get what two Services claim.
@@ -395,5 +434,20 @@ impl Family {
             ));
         }
         self.set_aside = set_aside;
+    }
+
+    /// Says once what a Service asks for and does not get.
+    fn tell_findings(&mut self, observer: &dyn Observer) {
+        let findings = self.planner.findings();
+        for (service, finding) in findings.difference(&self.findings) {
+            warn!(family = %self.family(), %service, %finding, "a setting is not possible");
+            observer.event(Event::service(
+                service.service.clone(),
+                reason::SETTING_NOT_POSSIBLE,
+                action::PROGRAM,
+                format!("port {service}, {}: {finding}", self.family()),
+            ));
+        }
+        self.findings = findings;
     }
 }

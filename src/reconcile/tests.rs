@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+mod drain;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsString;
 use std::net::IpAddr;
@@ -13,6 +15,7 @@ use crate::config::{self, Command};
 use crate::dataplane::fake::{FakeKernel, Fault};
 use crate::dataplane::kernel::{Cost, ObserveError};
 use crate::model::Event;
+use crate::model::ipvs_options::Scheduler;
 use crate::model::testing::{endpoint, ip, service, service_name, slice};
 use crate::plan::object::{RealServers, VirtualServerKey};
 use crate::plan::planner::RealServerOf;
@@ -32,6 +35,7 @@ struct Node {
     addresses: BTreeSet<IpAddr>,
     /// Real servers that have connections.
     busy: BTreeSet<RealServerOf>,
+    missing_schedulers: BTreeSet<Scheduler>,
     troubles: VecDeque<Trouble>,
     is_unreadable: bool,
     observations: Vec<Extent>,
@@ -116,6 +120,10 @@ impl Kernel for Shared {
 
     fn cost(&self) -> Cost {
         Cost::default()
+    }
+
+    fn has_scheduler(&mut self, scheduler: Scheduler) -> Result<bool, ObserveError> {
+        Ok(!self.lock().unwrap().missing_schedulers.contains(&scheduler))
     }
 
     fn node_addresses(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError> {

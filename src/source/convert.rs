@@ -3,7 +3,6 @@
 //! in detail, and it knows no source: the same rules hold for the API server and for manifests.
 //! What cannot be used is left out and named as a [`Problem`].
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,11 +22,13 @@ use crate::model::{
 use super::Options;
 use super::problem::{Problem, reason};
 use address::parse_cidr;
+use annotations::SliceWeights;
 use intern::Interner;
 use problems::Problems;
 pub(crate) use problems::object_name;
 
 mod address;
+mod annotations;
 mod intern;
 mod problems;
 #[cfg(test)]
@@ -42,8 +43,6 @@ pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 const TRIGGER_ANNOTATION: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 const AUTOSCALER_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
-/// Annotations that configure a proxy; all others are dropped.
-const ANNOTATION_PREFIXES: [&str; 2] = ["kube-proxy-rs.io/", "kube-router.io/"];
 /// The API's default of `sessionAffinityConfig.clientIP.timeoutSeconds`.
 const DEFAULT_AFFINITY_SECONDS: i32 = 10_800;
 /// The API's limit for it: one day.
@@ -132,7 +131,7 @@ impl Converter {
             external_policy_local,
             internal_policy_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
             health_check_node_port,
-            annotations: self.annotations(meta),
+            ipvs: annotations::ipvs_options(meta, problems),
         })
     }
 
@@ -181,19 +180,6 @@ impl Converter {
         ports
     }
 
-    fn annotations(&mut self, meta: &ObjectMeta) -> BTreeMap<Arc<str>, Arc<str>> {
-        meta.annotations
-            .iter()
-            .flatten()
-            .filter(|(key, _)| {
-                ANNOTATION_PREFIXES
-                    .iter()
-                    .any(|prefix| key.starts_with(prefix))
-            })
-            .map(|(key, value)| (self.interner.text(key), self.interner.text(value)))
-            .collect()
-    }
-
     /// An EndpointSlice; `None` for those of headless Services and of no Service.
     pub fn slice(&mut self, object: &discovery::EndpointSlice) -> Converted<EndpointSlice> {
         let mut problems = Problems::of("EndpointSlice", &object.metadata);
@@ -239,12 +225,17 @@ impl Converter {
                 });
             }
         }
+        let weights = SliceWeights::of(meta, problems);
         let mut endpoints: Vec<SliceEndpoint> = object
             .endpoints
             .iter()
             .flatten()
             .enumerate()
             .filter_map(|(index, endpoint)| self.endpoint(index, endpoint, family, problems))
+            .map(|endpoint| SliceEndpoint {
+                weight: weights.of_endpoint(endpoint.address),
+                ..endpoint
+            })
             .collect();
         // Slices are kept as long as they live, and there are many.
         endpoints.shrink_to_fit();
@@ -303,6 +294,7 @@ impl Converter {
             zone_hints: self
                 .interner
                 .list(zones.into_iter().flatten().map(|zone| zone.name.as_str())),
+            weight: None,
         })
     }
 

@@ -33,6 +33,7 @@ pub mod reason {
     pub const PROTOCOL: &str = "protocol";
     pub const SOURCE_RANGE: &str = "source_range";
     pub const VALUE: &str = "value";
+    pub const ANNOTATION: &str = "annotation";
     pub const DUPLICATE: &str = "duplicate";
     pub const DUPLICATE_OBJECT: &str = "duplicate_object";
     pub const NO_CLUSTER_IP: &str = "no_cluster_ip";

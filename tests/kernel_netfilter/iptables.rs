@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kube_proxy_rs::clock::Clock;
 use kube_proxy_rs::dataplane::exec::{Exec, System};
@@ -111,6 +112,8 @@ fn context(family: IpFamily, masquerade_all: bool, local_detector: LocalDetector
         node_addresses: BTreeSet::new(),
         node_port_addresses: BTreeSet::new(),
         scheduler: "rr".into(),
+        missing_schedulers: BTreeSet::new(),
+        drain_limit: Duration::from_hours(1),
         exclude_cidrs: Vec::new(),
         service_cidrs: Vec::new(),
         masquerade_all,

@@ -2,7 +2,7 @@
 //! iptables mode's rules in a real kernel: what the planner wants is what `iptables-save` prints, so that a second look
 //! finds nothing to do.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -86,6 +86,8 @@ fn contexts(family: IpFamily) -> Vec<Context> {
         node_addresses: node.clone(),
         node_port_addresses: node,
         scheduler: "rr".into(),
+        missing_schedulers: BTreeSet::new(),
+        drain_limit: Duration::from_hours(1),
         exclude_cidrs: Vec::new(),
         service_cidrs: Vec::new(),
         masquerade_all: false,
@@ -166,7 +168,7 @@ fn objects(family: IpFamily) -> Vec<Event> {
             external_policy_local: is(6),
             internal_policy_local: is(9),
             health_check_node_port: NonZeroU16::new(if is(12) { 32_500 + n } else { 0 }),
-            annotations: BTreeMap::new(),
+            ipvs: None,
         });
         let endpoints = if is(10) { 0 } else { n };
         let slice_port = |name: &str, protocol| SlicePort {
@@ -193,6 +195,7 @@ fn objects(family: IpFamily) -> Vec<Event> {
                     conditions: Conditions::from_api(None, None, None),
                     node_hint: NodeHint::Absent,
                     zone_hints: Arc::new([]),
+                    weight: None,
                 })
                 .collect(),
             last_change_trigger: None,

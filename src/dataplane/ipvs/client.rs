@@ -186,6 +186,11 @@ impl Client {
         {
             return Ok(());
         }
+        self.try_scheduler(scheduler)
+    }
+
+    /// The same without looking for a service that uses it, which costs what there are of services.
+    pub fn try_scheduler(&mut self, scheduler: KernelName) -> Result<(), Error> {
         let mut taken = None;
         for port in PROBE_PORTS {
             let key = ServiceKey::new(Protocol::Tcp, PROBE_ADDRESS, port);

@@ -13,6 +13,7 @@ use crate::dataplane::kernel::{Cost, Extent, Kernel, ObserveError};
 use crate::dataplane::links::Links;
 use crate::dataplane::sysctl::Sysctls;
 use crate::model::IpFamily;
+use crate::model::ipvs_options::Scheduler;
 use crate::plan::iptables::fixed::ROUTE_LOCALNET;
 use crate::plan::object::{RealServers, VirtualServerKey};
 use crate::plan::planner::RealServerOf;
@@ -132,6 +133,11 @@ impl Kernel for Netfilter {
             processes: self.exec.started(),
             ..cost_of(&[self.links.stats()])
         }
+    }
+
+    /// Nobody asks for one in this mode.
+    fn has_scheduler(&mut self, _scheduler: Scheduler) -> Result<bool, ObserveError> {
+        Ok(true)
     }
 
     fn node_addresses(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError> {

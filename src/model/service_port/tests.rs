@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What one family sees of a Service.
 
-use std::collections::BTreeMap;
-
 use super::*;
 use crate::model::{PortSpec, Protocol, ServiceName};
 
@@ -33,7 +31,7 @@ fn service() -> Service {
         external_policy_local: false,
         internal_policy_local: false,
         health_check_node_port: None,
-        annotations: BTreeMap::new(),
+        ipvs: None,
     }
 }
 

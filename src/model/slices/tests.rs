@@ -35,6 +35,7 @@ fn endpoint(last: u8, conditions: Conditions) -> SliceEndpoint {
         conditions,
         node_hint: NodeHint::Absent,
         zone_hints: Vec::new().into(),
+        weight: None,
     }
 }
 
@@ -153,6 +154,7 @@ fn any_slice() -> impl Strategy<Value = EndpointSlice> {
                 local,
                 node_hint,
                 zone_hints: zones.into(),
+                weight: None,
                 ..endpoint(last, conditions)
             },
         ),

@@ -18,6 +18,7 @@ fn endpoint(last: u8) -> Endpoint {
         conditions: Conditions::from_api(None, None, None),
         node_hint: NodeHint::Absent,
         zone_hints: Vec::new().into(),
+        weight: None,
     }
 }
 
@@ -63,6 +64,7 @@ impl With for Endpoint {
         let zones: Vec<Arc<str>> = zones.map(Arc::from).to_vec();
         Self {
             zone_hints: zones.into(),
+            weight: None,
             ..self
         }
     }
@@ -88,6 +90,7 @@ fn cluster() -> ServicePort {
         internal_policy_local: false,
         external_policy_local: false,
         health_check_node_port: None,
+        ipvs: None,
     }
 }
 

@@ -40,7 +40,7 @@ fn service(name: &str, port: u16) -> Service {
         external_policy_local: false,
         internal_policy_local: false,
         health_check_node_port: None,
-        annotations: BTreeMap::new(),
+        ipvs: None,
     }
 }
 
@@ -60,6 +60,7 @@ fn slice(name: &str, of: &str, last: u8) -> EndpointSlice {
             conditions: Conditions::from_api(None, None, None),
             node_hint: NodeHint::Absent,
             zone_hints: Vec::new().into(),
+            weight: None,
         }],
         last_change_trigger: None,
     }

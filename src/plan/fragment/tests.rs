@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What one Service port wants: kube-proxy's tables of virtual servers, addresses and set entries.
 
+mod options;
 mod policies;
 
 use super::*;
@@ -426,7 +427,10 @@ fn every_local_endpoint_can_reach_itself_whatever_its_condition() {
     let fragment = of(&service, endpoints, &context(IpFamily::V4));
     assert_eq!(
         servers(&fragment),
-        [pair("UDP 10.96.0.1:53", &["10.0.2.1:8080"])]
+        [pair(
+            "UDP 10.96.0.1:53",
+            &["10.0.1.2:8080", "10.0.2.1:8080"]
+        )]
     );
     assert_eq!(
         entries(&fragment),

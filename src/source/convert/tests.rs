@@ -6,7 +6,8 @@ use std::num::NonZeroU16;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::model::Protocol;
+use crate::model::ipvs_options::Scheduler;
+use crate::model::{IpvsOptions, Protocol};
 
 fn converter() -> Converter {
     Converter::new(&Options {
@@ -83,7 +84,7 @@ fn a_service_keeps_what_a_proxy_needs() {
         "metadata": {
             "creationTimestamp": "2026-01-02T03:04:05Z",
             "annotations": {
-                "kube-proxy-rs.io/a": "1", "kube-router.io/service.scheduler": "lc",
+                "kube-router.io/service.scheduler": "lc",
                 "kubectl.kubernetes.io/last-applied-configuration": "{}",
             },
         },
@@ -119,10 +120,10 @@ fn a_service_keeps_what_a_proxy_needs() {
         external_policy_local: false,
         internal_policy_local: false,
         health_check_node_port: None,
-        annotations: BTreeMap::from([
-            ("kube-proxy-rs.io/a".into(), "1".into()),
-            ("kube-router.io/service.scheduler".into(), "lc".into()),
-        ]),
+        ipvs: Some(Arc::new(IpvsOptions {
+            scheduler: Some(Scheduler::Lc),
+            ..IpvsOptions::default()
+        })),
     };
     assert_eq!(service, expected);
 }
@@ -398,6 +399,7 @@ fn a_slice_keeps_what_a_proxy_needs() {
             conditions: Conditions::from_api(None, None, None),
             node_hint: NodeHint::Absent,
             zone_hints: Vec::new().into(),
+            weight: None,
         }],
         last_change_trigger: Some(1_000_000_002),
     };

@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Real servers and virtual servers that wait for the end of their connections.
 
+use std::time::Duration;
+
 use super::*;
+use crate::model::Service;
+use crate::model::ipvs_options::Scheduler;
+use crate::model::testing::service_name;
 
 fn is_bound(proxy: &Proxy, address: &str) -> bool {
     proxy
@@ -34,23 +39,119 @@ fn a_removed_tcp_endpoint_drains() {
 }
 
 #[test]
-fn a_removed_udp_or_sctp_endpoint_goes_at_once() {
-    for protocol in [Protocol::Udp, Protocol::Sctp] {
-        let slice = |endpoints| slice("ns/web", "a", endpoints).named_port("p", protocol, 8080);
-        let mut proxy = synced(
-            vec![service("ns/web").named_port("p", protocol, 80)],
-            vec![slice(vec![endpoint("10.0.1.1")])],
-        );
-        proxy.take_in([Event::SliceApplied(slice(vec![]))]);
-        let lines = lines(&proxy.sync());
-        assert_eq!(
-            lines,
-            [format!(
-                "delete real server {protocol} 10.96.0.1:80 -> 10.0.1.1:8080"
-            )]
-        );
-        assert!(proxy.planner.draining().is_empty());
-    }
+fn a_removed_udp_endpoint_goes_at_once() {
+    let slice = |endpoints| slice("ns/web", "a", endpoints).named_port("p", Protocol::Udp, 8080);
+    let mut proxy = synced(
+        vec![service("ns/web").named_port("p", Protocol::Udp, 80)],
+        vec![slice(vec![endpoint("10.0.1.1")])],
+    );
+    proxy.take_in([Event::SliceApplied(slice(vec![]))]);
+    assert_eq!(
+        lines(&proxy.sync()),
+        ["delete real server UDP 10.96.0.1:80 -> 10.0.1.1:8080"]
+    );
+    assert!(proxy.planner.draining().is_empty());
+}
+
+#[test]
+fn udp_flows_stay_with_an_endpoint_that_shuts_down_as_long_as_it_serves() {
+    let slice = |endpoints| slice("ns/web", "a", endpoints).named_port("p", Protocol::Udp, 8080);
+    let mut proxy = synced(
+        vec![service("ns/web").named_port("p", Protocol::Udp, 80)],
+        vec![slice(vec![endpoint("10.0.1.1"), endpoint("10.0.1.2")])],
+    );
+    let leaving = vec![endpoint("10.0.1.1").terminating(), endpoint("10.0.1.2")];
+    proxy.take_in([Event::SliceApplied(slice(leaving))]);
+    assert_eq!(
+        lines(&proxy.sync()),
+        ["set real server UDP 10.96.0.1:80 -> 10.0.1.1:8080 weight 0 masquerade"]
+    );
+    // Its end is not waited for: the endpoint says when it is there.
+    assert!(proxy.planner.draining().is_empty());
+    proxy.take_in([Event::SliceApplied(slice(vec![endpoint("10.0.1.2")]))]);
+    assert_eq!(
+        lines(&proxy.sync()),
+        ["delete real server UDP 10.96.0.1:80 -> 10.0.1.1:8080"]
+    );
+}
+
+#[test]
+fn a_removed_sctp_endpoint_drains() {
+    let slice = |endpoints| slice("ns/web", "a", endpoints).named_port("p", Protocol::Sctp, 8080);
+    let mut proxy = synced(
+        vec![service("ns/web").named_port("p", Protocol::Sctp, 80)],
+        vec![slice(vec![endpoint("10.0.1.1")])],
+    );
+    proxy.take_in([Event::SliceApplied(slice(vec![]))]);
+    assert_eq!(
+        lines(&proxy.sync()),
+        ["set real server SCTP 10.96.0.1:80 -> 10.0.1.1:8080 weight 0 masquerade"]
+    );
+    assert_eq!(
+        lines(&proxy.drain_all()),
+        ["delete real server SCTP 10.96.0.1:80 -> 10.0.1.1:8080"]
+    );
+}
+
+/// `dh` would send connections to a server of weight 0 and so refuse them.
+#[test]
+fn with_dh_nothing_drains_as_long_as_the_service_is_there() {
+    let dh = |service: Service| service.scheduler(Scheduler::Dh);
+    let mut proxy = synced(
+        vec![dh(service("ns/web").port(80))],
+        vec![web(vec![endpoint("10.0.1.1"), endpoint("10.0.1.2")])],
+    );
+    proxy.take_in([Event::SliceApplied(web(vec![endpoint("10.0.1.2")]))]);
+    assert_eq!(
+        lines(&proxy.sync()),
+        ["delete real server TCP 10.96.0.1:80 -> 10.0.1.1:8080"]
+    );
+    proxy.take_in([Event::ServiceDeleted(service_name("ns/web"))]);
+    proxy.sync();
+    let waiting = (tcp("10.96.0.1:80"), rs("10.0.1.2:8080"));
+    assert_eq!(*proxy.planner.draining(), [waiting].into());
+}
+
+#[test]
+fn what_drains_goes_when_dh_is_chosen() {
+    let mut proxy = serving_one();
+    proxy.take_in([Event::SliceApplied(web(vec![endpoint("10.0.1.2")]))]);
+    proxy.sync();
+    assert_eq!(proxy.planner.draining().len(), 1);
+    let dh = service("ns/web").port(80).scheduler(Scheduler::Dh);
+    proxy.take_in([Event::ServiceApplied(dh)]);
+    assert_eq!(
+        lines(&proxy.sync()),
+        [
+            "set virtual server TCP 10.96.0.1:80 scheduler dh",
+            "delete real server TCP 10.96.0.1:80 -> 10.0.1.1:8080",
+        ]
+    );
+    assert!(proxy.planner.draining().is_empty());
+}
+
+#[test]
+fn the_limit_of_a_service_holds_after_its_end_until_its_server_is_gone() {
+    let limit = Duration::from_secs(5);
+    let limited = service("ns/web").port(80).drain_limit(limit);
+    let mut proxy = serving_one();
+    let key = tcp("10.96.0.1:80");
+    let usual = proxy.planner.context().drain_limit;
+    assert_eq!(proxy.planner.drain_limit(&key), usual);
+    proxy.take_in([Event::ServiceApplied(limited)]);
+    assert_eq!(proxy.planner.drain_limit(&key), limit);
+    assert!(proxy.sync().is_empty(), "a limit is nothing for the kernel");
+    proxy.take_in([Event::ServiceDeleted(service_name("ns/web"))]);
+    proxy.sync();
+    assert_eq!(proxy.planner.drain_limit(&key), limit);
+    proxy.take_in([Event::ServiceApplied(service("ns/web").port(80))]);
+    assert_eq!(proxy.planner.drain_limit(&key), usual);
+    proxy.sync();
+    proxy.take_in([Event::ServiceDeleted(service_name("ns/web"))]);
+    proxy.sync();
+    proxy.drain_all();
+    proxy.sync();
+    assert_eq!(proxy.planner.drain_limit(&key), usual);
 }
 
 #[test]
@@ -110,7 +211,7 @@ fn a_server_that_others_gave_weight_0_serves_again() {
 #[test]
 fn a_deleted_service_refuses_new_connections_and_keeps_open_ones() {
     let mut proxy = serving_one();
-    let name = crate::model::testing::service_name("ns/web");
+    let name = service_name("ns/web");
     proxy.take_in([Event::ServiceDeleted(name)]);
     assert_eq!(
         lines(&proxy.sync()),
@@ -136,7 +237,7 @@ fn a_deleted_service_refuses_new_connections_and_keeps_open_ones() {
 #[test]
 fn a_deleted_service_without_connections_to_end_goes_at_once() {
     let mut proxy = synced(vec![service("ns/web").port(80)], vec![]);
-    let name = crate::model::testing::service_name("ns/web");
+    let name = service_name("ns/web");
     proxy.take_in([Event::ServiceDeleted(name)]);
     assert_eq!(
         lines(&proxy.sync()),

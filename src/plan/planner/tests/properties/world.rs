@@ -2,6 +2,8 @@
 //! Random Services, slices and kernels. Few names, addresses and ports, so that they meet.
 
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use proptest::collection::vec;
 use proptest::option;
@@ -9,8 +11,9 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
 use super::*;
+use crate::model::ipvs_options::{Scheduler, Weight};
 use crate::model::testing::{endpoint_at, ip, service_name};
-use crate::model::{ServiceName, SliceName};
+use crate::model::{IpvsOptions, ServiceName, SliceName};
 use crate::plan::object::{Forwarding, RealServer, VirtualServer};
 use crate::plan::ruleset::{ChainName, Rule, Ruleset, Table};
 use crate::plan::set::SetType;
@@ -61,6 +64,30 @@ fn addresses(
     subsequence(all, 0..=most)
 }
 
+/// What a Service's annotations may say; mostly nothing.
+fn options() -> impl Strategy<Value = Option<IpvsOptions>> {
+    let scheduler = select(&[Scheduler::Dh, Scheduler::Mh, Scheduler::Sh, Scheduler::Twos][..]);
+    let weights = vec(
+        (select(&["10.0.1.0/30", "fd00:10::/64"][..]), 0..3_u16),
+        0..2,
+    );
+    let settings = (option::of(scheduler), option::of(any::<bool>()), weights);
+    option::weighted(0.3, settings).prop_map(|settings| {
+        let (scheduler, hashes_port, weights) = settings?;
+        let weights = weights
+            .into_iter()
+            .map(|(range, weight)| (range.parse().unwrap(), Weight::new(weight).unwrap()));
+        Some(IpvsOptions {
+            scheduler,
+            hashes_port,
+            weights: weights.collect(),
+            persistence_ipv4: Some(24),
+            drain_limit: Some(Duration::from_secs(5)),
+            ..IpvsOptions::default()
+        })
+    })
+}
+
 /// Any Service. Cluster IPs mostly differ by name, as the API server sees to; a directory of
 /// manifests does not.
 fn any_service(family: IpFamily) -> impl Strategy<Value = Service> {
@@ -93,6 +120,7 @@ fn any_service(family: IpFamily) -> impl Strategy<Value = Service> {
         any::<bool>(),
         option::of(select(&[31_000, 31_001][..])),
         0..3_i64,
+        options(),
     );
     (select(&NAMES[..]), 0..8_u16, ports, from_outside, settings).prop_map(
         move |(name, clash, ports, (external, vips, ranges), settings)| {
@@ -115,7 +143,9 @@ fn any_service(family: IpFamily) -> impl Strategy<Value = Service> {
             for range in ranges {
                 service = service.source_range(range);
             }
-            let (affinity, internal_local, external_local, health_check, created) = settings;
+            let (affinity, internal_local, external_local, health_check, created, options) =
+                settings;
+            service.ipvs = options.map(Arc::new);
             if let Some(seconds) = affinity {
                 service = service.affinity(seconds);
             }
@@ -130,8 +160,16 @@ fn any_service(family: IpFamily) -> impl Strategy<Value = Service> {
 }
 
 fn any_endpoint(family: IpFamily) -> impl Strategy<Value = SliceEndpoint> {
-    (1..5_u16, any::<bool>(), 0..4_u8, 0..3_u8).prop_map(move |(n, is_local, condition, zone)| {
-        let endpoint = endpoint_at(at(family, "endpoint", n));
+    let endpoint = (
+        1..5_u16,
+        any::<bool>(),
+        0..4_u8,
+        0..3_u8,
+        option::weighted(0.1, 0..2_u16),
+    );
+    endpoint.prop_map(move |(n, is_local, condition, zone, weight)| {
+        let mut endpoint = endpoint_at(at(family, "endpoint", n));
+        endpoint.weight = weight.and_then(Weight::new);
         let endpoint = if is_local { endpoint.local() } else { endpoint };
         let endpoint = match condition {
             0 => endpoint.unready(),

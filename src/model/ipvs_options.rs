@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a Service may ask of IPVS mode beside the Service API: its annotations, as typed values.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+use std::str::FromStr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::IpFamily;
+
+/// The settings of one Service. Nearly none has any, so a Service holds a pointer to them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IpvsOptions {
+    /// Instead of the scheduler of the command line.
+    pub scheduler: Option<Scheduler>,
+    /// `sh` and `mh` hash the client's port too; `None`: as is usual for the scheduler.
+    pub hashes_port: Option<bool>,
+    /// Weights by address; the first range that holds an endpoint counts.
+    pub weights: Vec<(IpNet, Weight)>,
+    /// The weight of all other endpoints.
+    pub weight: Option<Weight>,
+    /// How long a removed endpoint may keep its connections.
+    pub drain_limit: Option<Duration>,
+    /// Clients in one network of this prefix length share an endpoint under session affinity.
+    pub persistence_ipv4: Option<u8>,
+    pub persistence_ipv6: Option<u8>,
+    pub forwarding: ForwardingMethod,
+}
+
+impl IpvsOptions {
+    /// The weight of an endpoint that has none of its own.
+    pub fn weight_of(&self, address: IpAddr) -> Option<Weight> {
+        let ranges = self.weights.iter();
+        let mut ranges = ranges.filter(|(range, _)| range.contains(&address));
+        ranges.next().map(|(_, weight)| *weight).or(self.weight)
+    }
+
+    pub const fn persistence_prefix(&self, family: IpFamily) -> Option<u8> {
+        match family {
+            IpFamily::V4 => self.persistence_ipv4,
+            IpFamily::V6 => self.persistence_ipv6,
+        }
+    }
+}
+
+/// A share of the connections, 0 to [`Weight::MAX`]. 0 takes no new ones.
+///
+/// Kept one higher, so that an endpoint that has none costs no byte more than one that has.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Weight(NonZeroU16);
+
+impl Weight {
+    pub const MAX: u16 = u16::MAX - 1;
+
+    pub const fn new(weight: u16) -> Option<Self> {
+        match weight.checked_add(1) {
+            Some(higher) => match NonZeroU16::new(higher) {
+                Some(higher) => Some(Self(higher)),
+                None => None,
+            },
+            None => None,
+        }
+    }
+
+    pub const fn get(self) -> u16 {
+        self.0.get() - 1
+    }
+}
+
+impl fmt::Debug for Weight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Weight({})", self.get())
+    }
+}
+
+/// How packets from outside get from a VIP to an endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ForwardingMethod {
+    /// Network address translation: replies come back through the node.
+    #[default]
+    Masquerade,
+    /// The packet as it is, to the endpoint's link-layer address.
+    DirectRouting,
+    /// The packet in a tunnel to the endpoint.
+    Tunnel(Tunnel),
+}
+
+/// An encapsulation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tunnel {
+    IpIp,
+    Gre,
+    /// In UDP, to this port.
+    Gue(NonZeroU16),
+}
+
+/// As the annotation has it.
+impl fmt::Display for ForwardingMethod {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Masquerade => "masquerade",
+            Self::DirectRouting => "direct-routing",
+            Self::Tunnel(Tunnel::IpIp) => "ipip",
+            Self::Tunnel(Tunnel::Gre) => "gre",
+            Self::Tunnel(Tunnel::Gue(_)) => "gue",
+        })
+    }
+}
+
+/// The schedulers of the kernel (`net/netfilter/ipvs`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scheduler {
+    Rr,
+    Wrr,
+    Lc,
+    Wlc,
+    Lblc,
+    Lblcr,
+    Dh,
+    Sh,
+    Sed,
+    Nq,
+    Fo,
+    Ovf,
+    Mh,
+    Twos,
+}
+
+impl Scheduler {
+    pub const ALL: [Self; 14] = [
+        Self::Rr,
+        Self::Wrr,
+        Self::Lc,
+        Self::Wlc,
+        Self::Lblc,
+        Self::Lblcr,
+        Self::Dh,
+        Self::Sh,
+        Self::Sed,
+        Self::Nq,
+        Self::Fo,
+        Self::Ovf,
+        Self::Mh,
+        Self::Twos,
+    ];
+
+    /// The kernel's name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Rr => "rr",
+            Self::Wrr => "wrr",
+            Self::Lc => "lc",
+            Self::Wlc => "wlc",
+            Self::Lblc => "lblc",
+            Self::Lblcr => "lblcr",
+            Self::Dh => "dh",
+            Self::Sh => "sh",
+            Self::Sed => "sed",
+            Self::Nq => "nq",
+            Self::Fo => "fo",
+            Self::Ovf => "ovf",
+            Self::Mh => "mh",
+            Self::Twos => "twos",
+        }
+    }
+}
+
+impl fmt::Display for Scheduler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A text that is no name of a scheduler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no scheduler of the kernel")]
+pub struct UnknownScheduler;
+
+impl FromStr for Scheduler {
+    type Err = UnknownScheduler;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        let mut all = Self::ALL.into_iter();
+        all.find(|scheduler| scheduler.as_str() == name)
+            .ok_or(UnknownScheduler)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{SliceEndpoint, testing};
+    use super::*;
+
+    #[test]
+    fn weights_keep_their_value() {
+        for weight in [0, 1, 7, Weight::MAX] {
+            assert_eq!(Weight::new(weight).map(Weight::get), Some(weight));
+        }
+        assert_eq!(Weight::new(u16::MAX), None);
+    }
+
+    #[test]
+    fn no_weight_costs_no_memory() {
+        assert_eq!(size_of::<Option<Weight>>(), 2);
+        // Address, locality, conditions, hints: what an endpoint took without weights.
+        assert_eq!(size_of::<SliceEndpoint>(), 40);
+    }
+
+    #[test]
+    fn the_first_range_that_holds_an_endpoint_counts() {
+        let weight = |n| Weight::new(n).unwrap();
+        let options = IpvsOptions {
+            weights: vec![
+                ("10.0.0.7/32".parse().unwrap(), weight(0)),
+                ("10.0.0.0/24".parse().unwrap(), weight(3)),
+            ],
+            weight: Some(weight(2)),
+            ..IpvsOptions::default()
+        };
+        let of = |address| options.weight_of(testing::ip(address)).map(Weight::get);
+        assert_eq!(of("10.0.0.7"), Some(0));
+        assert_eq!(of("10.0.0.8"), Some(3));
+        assert_eq!(of("10.0.1.8"), Some(2));
+    }
+
+    #[test]
+    fn schedulers_have_the_names_of_the_kernel() {
+        for scheduler in Scheduler::ALL {
+            assert_eq!(scheduler.as_str().parse(), Ok(scheduler));
+        }
+        assert_eq!("".parse::<Scheduler>(), Err(UnknownScheduler));
+    }
+}

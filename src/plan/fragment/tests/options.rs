@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What annotations change.
+
+use super::*;
+use crate::model::ipvs_options::{Scheduler, Weight};
+
+fn web() -> Service {
+    service("ns/web").port(80)
+}
+
+fn server_of(service: &Service, context: &Context) -> VirtualServer {
+    let fragment = of(service, vec![], context);
+    wanted_at(&fragment, tcp("10.96.0.1:80")).server.clone()
+}
+
+fn findings(fragment: &Fragment) -> Vec<String> {
+    let extras = fragment.extras.iter();
+    let findings = extras.flat_map(|extras| &extras.findings);
+    findings.map(ToString::to_string).collect()
+}
+
+fn weights(fragment: &Fragment) -> Vec<(String, u32)> {
+    let servers = &wanted_at(fragment, tcp("10.96.0.1:80")).real_servers;
+    let weight = |(key, server): (&RealServerKey, &RealServer)| (key.to_string(), server.weight);
+    servers.iter().map(weight).collect()
+}
+
+#[test]
+fn a_service_without_settings_has_no_extras() {
+    let fragment = of(&web(), vec![], &context(IpFamily::V4));
+    assert_eq!(fragment.extras, None);
+}
+
+#[test]
+fn a_service_chooses_its_scheduler() {
+    let server = server_of(&web().scheduler(Scheduler::Wlc), &context(IpFamily::V4));
+    assert_eq!((&*server.scheduler, server.flags), ("wlc", 0));
+}
+
+#[test]
+fn flags_follow_the_scheduler_that_is_used() {
+    let flags = |scheduler, hashes_port| {
+        let service = web()
+            .scheduler(scheduler)
+            .options(|options| options.hashes_port = hashes_port);
+        server_of(&service, &context(IpFamily::V4)).flags
+    };
+    let (fallback, port) = (flags::SCHED_FALLBACK, flags::SCHED_PORT);
+    assert_eq!(flags(Scheduler::Mh, None), fallback | port);
+    assert_eq!(flags(Scheduler::Mh, Some(false)), fallback);
+    assert_eq!(flags(Scheduler::Sh, None), fallback);
+    assert_eq!(flags(Scheduler::Sh, Some(true)), fallback | port);
+    assert_eq!(flags(Scheduler::Rr, Some(true)), 0);
+}
+
+#[test]
+fn flags_of_a_scheduler_that_has_none_are_a_finding() {
+    let service = web().options(|options| options.hashes_port = Some(true));
+    let fragment = of(&service, vec![], &context(IpFamily::V4));
+    assert_eq!(
+        findings(&fragment),
+        ["scheduler rr has no flags, only sh and mh have; they are ignored"]
+    );
+}
+
+#[test]
+fn a_scheduler_that_the_kernel_lacks_is_a_finding_and_the_usual_one_is_used() {
+    let context = Context {
+        missing_schedulers: [Scheduler::Twos].into(),
+        ..context(IpFamily::V4)
+    };
+    let service = web().scheduler(Scheduler::Twos);
+    assert_eq!(&*server_of(&service, &context).scheduler, "rr");
+    let fragment = of(&service, vec![], &context);
+    assert_eq!(
+        findings(&fragment),
+        ["this node's kernel has no scheduler twos (module ip_vs_twos); rr is used"]
+    );
+}
+
+#[test]
+fn the_netmask_counts_with_affinity_only() {
+    let service = web().options(|options| options.persistence_ipv4 = Some(24));
+    let netmask = |service: &Service| server_of(service, &context(IpFamily::V4)).netmask;
+    assert_eq!(netmask(&service), 32);
+    assert_eq!(netmask(&service.affinity(5)), 24);
+    assert_eq!(netmask(&web().affinity(5)), 32);
+}
+
+#[test]
+fn an_endpoints_own_weight_comes_before_those_of_its_service() {
+    let weight = |n| Weight::new(n).unwrap();
+    let service = web().options(|options| {
+        options.weights = vec![("10.0.1.0/24".parse().unwrap(), weight(3))];
+        options.weight = Some(weight(2));
+    });
+    let endpoints = vec![
+        endpoint("10.0.1.1"),
+        endpoint("10.0.1.2").weight(7),
+        endpoint("10.0.2.1"),
+    ];
+    let context = context(IpFamily::V4);
+    let expected = [
+        ("10.0.1.1:8080", 3),
+        ("10.0.1.2:8080", 7),
+        ("10.0.2.1:8080", 2),
+    ];
+    let expected = expected.map(|(key, weight)| (key.to_owned(), weight));
+    assert_eq!(
+        weights(&of(&service, endpoints.clone(), &context)),
+        expected
+    );
+    let bare = weights(&of(&web(), endpoints, &context));
+    assert_eq!(
+        bare.iter().map(|(_, weight)| *weight).sum::<u32>(),
+        1 + 7 + 1
+    );
+}
+
+/// It would refuse the connections that it gives to such a server.
+#[test]
+fn dh_has_no_servers_of_weight_0() {
+    let endpoints = vec![endpoint("10.0.1.1").weight(0), endpoint("10.0.1.2")];
+    let context = context(IpFamily::V4);
+    let fragment = of(&web(), endpoints.clone(), &context);
+    assert_eq!(weights(&fragment).len(), 2);
+    let fragment = of(&web().scheduler(Scheduler::Dh), endpoints, &context);
+    assert_eq!(weights(&fragment), [("10.0.1.2:8080".to_owned(), 1)]);
+}
+
+#[test]
+fn udp_flows_stay_with_endpoints_that_shut_down() {
+    let service = service("ns/web").named_port("dns", Protocol::Udp, 53);
+    let endpoints = vec![
+        endpoint("10.0.1.1").terminating(),
+        endpoint("10.0.1.2").unready(),
+        endpoint("10.0.1.3"),
+    ];
+    let weights = |endpoints| {
+        let fragment = of(&service, endpoints, &context(IpFamily::V4));
+        let servers = &wanted_at(&fragment, udp("10.96.0.1:53")).real_servers;
+        let weight =
+            |(key, server): (&RealServerKey, &RealServer)| (key.to_string(), server.weight);
+        servers.iter().map(weight).collect::<Vec<_>>()
+    };
+    let leaving = ("10.0.1.1:8080".to_owned(), 0);
+    assert_eq!(
+        weights(endpoints),
+        [leaving, ("10.0.1.3:8080".to_owned(), 1)]
+    );
+    // The last resort when nothing is ready gets new flows too.
+    let last = ("10.0.1.1:8080".to_owned(), 1);
+    assert_eq!(weights(vec![endpoint("10.0.1.1").terminating()]), [last]);
+}

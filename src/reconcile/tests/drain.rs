@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+//! How long connections of removed real servers are waited for.
+
+use super::*;
+use crate::events::{Regarding, reason};
+
+fn waiting() -> RealServerOf {
+    (web(), rs("10.1.0.6:8080"))
+}
+
+/// One of two endpoints is removed while it has connections.
+fn draining() -> Fixture {
+    let mut fixture = Fixture::programmed();
+    fixture.lock().busy.insert(waiting());
+    fixture.scale(&["10.1.0.5"]);
+    fixture.work();
+    assert_eq!(
+        fixture.real_servers(),
+        [("10.1.0.5:8080", 1), ("10.1.0.6:8080", 0)]
+    );
+    fixture
+}
+
+const LIMIT: Duration = Duration::from_hours(1);
+/// A period less.
+const ALMOST: Duration = Duration::from_secs(3_599);
+
+#[test]
+fn connections_are_cut_at_the_limit() {
+    let mut fixture = draining();
+    fixture.wait(ALMOST);
+    assert_eq!(fixture.real_servers().len(), 2);
+    fixture.wait(DRAIN_PERIOD);
+    assert_eq!(fixture.real_servers(), [("10.1.0.5:8080", 1)]);
+}
+
+#[test]
+fn a_service_says_how_long_and_may_change_its_mind() {
+    let mut fixture = draining();
+    let limited = |seconds| {
+        let service = service("ns/web").port(80);
+        Event::ServiceApplied(service.drain_limit(Duration::from_secs(seconds)))
+    };
+    fixture.model(limited(60));
+    fixture.wait(Duration::from_secs(50));
+    assert_eq!(fixture.real_servers().len(), 2);
+    fixture.model(limited(10));
+    fixture.wait(DRAIN_PERIOD);
+    assert_eq!(fixture.real_servers(), [("10.1.0.5:8080", 1)]);
+}
+
+#[test]
+fn a_limit_of_nothing_cuts_at_once() {
+    let mut fixture = Fixture::programmed();
+    fixture.lock().busy.insert(waiting());
+    let service = service("ns/web").port(80).drain_limit(Duration::ZERO);
+    fixture.model(Event::ServiceApplied(service));
+    fixture.scale(&["10.1.0.5"]);
+    fixture.work();
+    assert_eq!(fixture.real_servers(), [("10.1.0.5:8080", 1)]);
+}
+
+#[test]
+fn an_endpoint_that_returned_meanwhile_has_the_whole_limit_again() {
+    let mut fixture = draining();
+    fixture.wait(ALMOST);
+    fixture.scale(&["10.1.0.5", "10.1.0.6"]);
+    fixture.work();
+    fixture.scale(&["10.1.0.5"]);
+    fixture.work();
+    fixture.wait(ALMOST);
+    assert_eq!(fixture.real_servers().len(), 2);
+    fixture.wait(DRAIN_PERIOD);
+    assert_eq!(fixture.real_servers().len(), 1);
+}
+
+#[test]
+fn a_service_that_is_made_anew_keeps_its_servers() {
+    let mut fixture = draining();
+    fixture.model(Event::ServiceDeleted(service_name("ns/web")));
+    fixture.work();
+    fixture.model(Event::ServiceApplied(service("ns/web").port(80)));
+    fixture.work();
+    fixture.wait(LIMIT);
+    assert_eq!(fixture.real_servers(), [("10.1.0.5:8080", 1)]);
+    fixture.wait(LIMIT);
+    assert_eq!(fixture.real_servers(), [("10.1.0.5:8080", 1)]);
+}
+
+#[test]
+fn what_an_earlier_process_left_waits_the_whole_limit() {
+    let mut fixture = Fixture::new();
+    fixture.lock().kernel = draining().lock().kernel.clone();
+    fixture.lock().busy.insert(waiting());
+    fixture.node(None);
+    fixture.model(Event::ServicesReplaced(vec![service("ns/web").port(80)]));
+    let slice = slice("ns/web", "a", vec![endpoint("10.1.0.5")]).port(8080);
+    fixture.model(Event::SlicesReplaced(vec![slice]));
+    fixture.work();
+    fixture.wait(ALMOST);
+    assert_eq!(fixture.real_servers().len(), 2);
+    fixture.wait(DRAIN_PERIOD);
+    assert_eq!(fixture.real_servers().len(), 1);
+}
+
+#[test]
+fn a_scheduler_that_appears_is_used_after_the_next_audit() {
+    let mut fixture = Fixture::programmed();
+    fixture.lock().missing_schedulers.insert(Scheduler::Mh);
+    let scheduler = |fixture: &Fixture| {
+        let node = fixture.lock();
+        let server = &node.kernel.state.virtual_servers[&web()].server;
+        server.scheduler.to_string()
+    };
+    let service = service("ns/web").port(80).scheduler(Scheduler::Mh);
+    fixture.model(Event::ServiceApplied(service));
+    fixture.work();
+    assert_eq!(scheduler(&fixture), "rr");
+    let told = std::mem::take(&mut *fixture.watcher.events.lock().unwrap());
+    let [event] = &told[..] else {
+        panic!("wanted one event, got {told:?}")
+    };
+    assert_eq!(event.reason, reason::SETTING_NOT_POSSIBLE);
+    assert_eq!(event.regarding, Regarding::Service(service_name("ns/web")));
+    assert!(event.note.contains("ip_vs_mh"), "{}", event.note);
+    fixture.lock().missing_schedulers.clear();
+    fixture.wait(Duration::from_secs(30));
+    assert_eq!(scheduler(&fixture), "mh");
+}

@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Annotations that configure IPVS mode: ours, and kube-router's names for the same things.
+//!
+//! A value that cannot be used is named as a [`Problem`](super::Problem) of the object, and the default holds.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use super::address::{parse_cidr, parse_ip};
+use super::problems::Problems;
+use super::reason;
+use crate::config::duration::GoDuration;
+use crate::model::ipvs_options::{ForwardingMethod, IpvsOptions, Scheduler, Tunnel, Weight};
+
+const OWN: &str = "kube-proxy-rs.io/";
+const KUBE_ROUTER: &str = "kube-router.io/service.";
+
+/// The port of GUE (IANA: `gue`).
+const GUE_PORT: u16 = 6080;
+
+/// What annotations say about the weights of the endpoints of one slice.
+#[derive(Debug, Default)]
+pub(super) struct SliceWeights {
+    by_address: Vec<(IpNet, Weight)>,
+    all: Option<Weight>,
+}
+
+impl SliceWeights {
+    pub(super) fn of(meta: &ObjectMeta, problems: &mut Problems) -> Self {
+        let mut weights = Self::default();
+        for (key, text) in own(meta) {
+            let mut value = Value::new(key, text, problems);
+            match key.strip_prefix(OWN) {
+                Some("weight") => weights.all = value.weight(),
+                Some("weights") => weights.by_address = value.weights(),
+                _ => value.is_unknown(),
+            }
+        }
+        weights
+    }
+
+    pub(super) fn of_endpoint(&self, address: std::net::IpAddr) -> Option<Weight> {
+        let mut ranges = self.by_address.iter();
+        ranges
+            .find(|(range, _)| range.contains(&address))
+            .map(|(_, weight)| *weight)
+            .or(self.all)
+    }
+}
+
+/// The settings of a Service; `None` if it has none that can be used.
+pub(super) fn ipvs_options(meta: &ObjectMeta, problems: &mut Problems) -> Option<Arc<IpvsOptions>> {
+    let mut options = IpvsOptions::default();
+    let mut gue_port = None;
+    // Ours come last, so that they win over kube-router's.
+    let aliases = annotations(meta).filter(|(key, _)| key.starts_with(KUBE_ROUTER));
+    for (key, text) in aliases.chain(own(meta)) {
+        let mut value = Value::new(key, text, problems);
+        match key {
+            "kube-router.io/service.scheduler" | "kube-proxy-rs.io/scheduler" => {
+                options.scheduler = value.scheduler().or(options.scheduler);
+            }
+            "kube-router.io/service.schedflags" | "kube-proxy-rs.io/scheduler-flags" => {
+                options.hashes_port = value.hashes_port().or(options.hashes_port);
+            }
+            // Its only value, and the only method that it has.
+            "kube-router.io/service.dsr" => match text {
+                "tunnel" => options.forwarding = ForwardingMethod::Tunnel(Tunnel::IpIp),
+                _ => value.is_not("tunnel"),
+            },
+            "kube-proxy-rs.io/forwarding-method" => {
+                options.forwarding = value.forwarding().unwrap_or(options.forwarding);
+            }
+            "kube-proxy-rs.io/gue-port" => gue_port = value.port(),
+            "kube-proxy-rs.io/weight" => options.weight = value.weight(),
+            "kube-proxy-rs.io/weights" => options.weights = value.weights(),
+            "kube-proxy-rs.io/drain-limit" => options.drain_limit = value.duration(),
+            "kube-proxy-rs.io/persistence-netmask" => {
+                (options.persistence_ipv4, options.persistence_ipv6) = value.netmasks();
+            }
+            // A client that is its own endpoint always gets its answer.
+            "kube-router.io/service.hairpin" | "kube-router.io/service.hairpin.externalips" => {}
+            _ => value.is_unknown(),
+        }
+    }
+    if let (ForwardingMethod::Tunnel(Tunnel::Gue(port)), Some(wanted)) =
+        (&mut options.forwarding, gue_port)
+    {
+        *port = wanted;
+    }
+    (options != IpvsOptions::default()).then(|| Arc::new(options))
+}
+
+fn annotations(meta: &ObjectMeta) -> impl Iterator<Item = (&str, &str)> {
+    let all = meta.annotations.iter().flat_map(BTreeMap::iter);
+    all.map(|(key, value)| (key.as_str(), value.as_str()))
+}
+
+fn own(meta: &ObjectMeta) -> impl Iterator<Item = (&str, &str)> {
+    annotations(meta).filter(|(key, _)| key.starts_with(OWN))
+}
+
+/// An annotation that is being read.
+struct Value<'a> {
+    key: &'a str,
+    text: &'a str,
+    problems: &'a mut Problems,
+}
+
+impl<'a> Value<'a> {
+    fn new(key: &'a str, text: &'a str, problems: &'a mut Problems) -> Self {
+        Self {
+            key,
+            text: text.trim(),
+            problems,
+        }
+    }
+
+    fn problem(&mut self, message: String) {
+        let field = format!("metadata.annotations[{}]", self.key);
+        self.problems.add(&field, reason::ANNOTATION, message);
+    }
+
+    fn is_not(&mut self, wanted: &str) {
+        self.problem(format!("{:?} must be {wanted}; it is ignored", self.text));
+    }
+
+    /// It looks as if it were for us, but nobody reads it.
+    fn is_unknown(&mut self) {
+        self.problem("there is no such setting; it is ignored".to_owned());
+    }
+
+    fn scheduler(&mut self) -> Option<Scheduler> {
+        let scheduler = self.text.parse().ok();
+        if scheduler.is_none() {
+            let names = Scheduler::ALL.map(Scheduler::as_str).join(", ");
+            self.is_not(&format!("one of {names}"));
+        }
+        scheduler
+    }
+
+    /// Flags of `sh` and `mh`. To pass over endpoints of weight 0 (fallback) is no choice: those are the ones that
+    /// leave, so it may be named but is always on.
+    fn hashes_port(&mut self) -> Option<bool> {
+        let mut hashes_port = false;
+        for flag in list(self.text) {
+            match flag {
+                "port" | "sh-port" | "mh-port" | "flag-2" => hashes_port = true,
+                "fallback" | "sh-fallback" | "mh-fallback" | "flag-1" => {}
+                _ => {
+                    self.is_not("a list of port and fallback");
+                    return None;
+                }
+            }
+        }
+        Some(hashes_port)
+    }
+
+    fn weight(&mut self) -> Option<Weight> {
+        let weight = weight(self.text);
+        if weight.is_none() {
+            self.is_not(&format!("a weight of 0 to {}", Weight::MAX));
+        }
+        weight
+    }
+
+    fn weights(&mut self) -> Vec<(IpNet, Weight)> {
+        let parse = |item: &str| {
+            let (range, share) = item.split_once('=')?;
+            let range = range.trim();
+            let range = match parse_ip(range) {
+                Ok(address) => address.into(),
+                Err(_) => parse_cidr(range).ok()?,
+            };
+            Some((range, weight(share.trim())?))
+        };
+        let weights: Option<Vec<_>> = list(self.text).map(parse).collect();
+        weights.unwrap_or_else(|| {
+            let max = Weight::MAX;
+            self.is_not(&format!(
+                "a list of ADDRESS=WEIGHT or CIDR=WEIGHT with weights of 0 to {max}"
+            ));
+            Vec::new()
+        })
+    }
+
+    fn duration(&mut self) -> Option<std::time::Duration> {
+        let duration: Option<GoDuration> = self.text.parse().ok();
+        let duration = duration.filter(|duration| !duration.is_negative());
+        if duration.is_none() {
+            self.is_not("a duration such as 30s, 10m or 0s");
+        }
+        duration.map(GoDuration::to_duration)
+    }
+
+    /// Prefix lengths for IPv4 and IPv6.
+    fn netmasks(&mut self) -> (Option<u8>, Option<u8>) {
+        let (mut ipv4, mut ipv6) = (None, None);
+        for item in list(self.text) {
+            let (name, length) = item.split_once('/').unwrap_or((item, ""));
+            let length: Option<u8> = length.parse().ok().filter(|length| *length > 0);
+            match (name.trim(), length) {
+                ("ipv4", Some(length @ ..=32)) => ipv4 = Some(length),
+                ("ipv6", Some(length @ ..=128)) => ipv6 = Some(length),
+                _ => {
+                    self.is_not("ipv4/1 to ipv4/32, ipv6/1 to ipv6/128, or both with a comma");
+                    return (None, None);
+                }
+            }
+        }
+        (ipv4, ipv6)
+    }
+
+    fn forwarding(&mut self) -> Option<ForwardingMethod> {
+        Some(match self.text {
+            "masquerade" => ForwardingMethod::Masquerade,
+            "direct-routing" => ForwardingMethod::DirectRouting,
+            "ipip" => ForwardingMethod::Tunnel(Tunnel::IpIp),
+            "gre" => ForwardingMethod::Tunnel(Tunnel::Gre),
+            "gue" => ForwardingMethod::Tunnel(Tunnel::Gue(NonZeroU16::new(GUE_PORT)?)),
+            _ => {
+                self.is_not("masquerade, direct-routing, ipip, gue or gre");
+                return None;
+            }
+        })
+    }
+
+    fn port(&mut self) -> Option<NonZeroU16> {
+        let port = self.text.parse().ok();
+        if port.is_none() {
+            self.is_not("a port of 1 to 65535");
+        }
+        port
+    }
+}
+
+/// The items of a list with commas.
+fn list(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',')
+        .map(str::trim)
+        .filter(|item| !item.is_empty())
+}
+
+fn weight(text: &str) -> Option<Weight> {
+    text.parse().ok().and_then(Weight::new)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+
+use std::time::Duration;
+
+use super::super::super::Problem;
+use super::*;
+use crate::model::testing::ip;
+
+fn meta(annotations: &[(&str, &str)]) -> ObjectMeta {
+    let pairs = annotations.iter();
+    ObjectMeta {
+        name: Some("web".to_owned()),
+        annotations: Some(
+            pairs
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect(),
+        ),
+        ..ObjectMeta::default()
+    }
+}
+
+fn options(annotations: &[(&str, &str)]) -> (Option<IpvsOptions>, Vec<Problem>) {
+    let meta = meta(annotations);
+    let mut problems = Problems::of("Service", &meta);
+    let options = ipvs_options(&meta, &mut problems);
+    (options.map(Arc::unwrap_or_clone), problems.found)
+}
+
+fn good(annotations: &[(&str, &str)]) -> IpvsOptions {
+    let (options, problems) = options(annotations);
+    assert_eq!(problems, []);
+    options.unwrap()
+}
+
+/// A value that is refused: its problem names the annotation and the value, and nothing is set.
+fn bad(key: &str, value: &str) {
+    let (options, problems) = options(&[(key, value)]);
+    assert_eq!(options, None, "{key}: {value}");
+    assert_eq!(problems.len(), 1, "{key}: {value}");
+    let text = problems[0].to_string();
+    let field = format!("metadata.annotations[{key}]");
+    assert!(
+        text.contains(&field) && text.contains(&format!("{value:?}")),
+        "{text}"
+    );
+    assert_eq!(problems[0].reason, reason::ANNOTATION);
+}
+
+fn weight_of(number: u16) -> Weight {
+    Weight::new(number).unwrap()
+}
+
+#[test]
+fn services_without_settings_hold_none() {
+    assert_eq!(options(&[]), (None, Vec::new()));
+    assert_eq!(options(&[("example.com/x", "y")]), (None, Vec::new()));
+    let default = [("kube-proxy-rs.io/forwarding-method", "masquerade")];
+    assert_eq!(options(&default), (None, Vec::new()));
+}
+
+#[test]
+fn every_setting_is_read() {
+    let options = good(&[
+        ("kube-proxy-rs.io/scheduler", "mh"),
+        ("kube-proxy-rs.io/scheduler-flags", "port, fallback"),
+        (
+            "kube-proxy-rs.io/weights",
+            "10.1.0.0/16=3, 10.2.0.1=0,fd00::1=7",
+        ),
+        ("kube-proxy-rs.io/weight", "2"),
+        ("kube-proxy-rs.io/drain-limit", "1m30s"),
+        ("kube-proxy-rs.io/persistence-netmask", "ipv4/24,ipv6/64"),
+        ("kube-proxy-rs.io/forwarding-method", "direct-routing"),
+    ]);
+    let expected = IpvsOptions {
+        scheduler: Some(Scheduler::Mh),
+        hashes_port: Some(true),
+        weights: vec![
+            ("10.1.0.0/16".parse().unwrap(), weight_of(3)),
+            ("10.2.0.1/32".parse().unwrap(), weight_of(0)),
+            ("fd00::1/128".parse().unwrap(), weight_of(7)),
+        ],
+        weight: Some(weight_of(2)),
+        drain_limit: Some(Duration::from_secs(90)),
+        persistence_ipv4: Some(24),
+        persistence_ipv6: Some(64),
+        forwarding: ForwardingMethod::DirectRouting,
+    };
+    assert_eq!(options, expected);
+}
+
+#[test]
+fn forwarding_methods_are_told_apart() {
+    let method = |name| good(&[("kube-proxy-rs.io/forwarding-method", name)]).forwarding;
+    let gue = |port| ForwardingMethod::Tunnel(Tunnel::Gue(NonZeroU16::new(port).unwrap()));
+    assert_eq!(method("ipip"), ForwardingMethod::Tunnel(Tunnel::IpIp));
+    assert_eq!(method("gre"), ForwardingMethod::Tunnel(Tunnel::Gre));
+    assert_eq!(method("gue"), gue(6080));
+    let elsewhere = good(&[
+        ("kube-proxy-rs.io/forwarding-method", "gue"),
+        ("kube-proxy-rs.io/gue-port", "5555"),
+    ]);
+    assert_eq!(elsewhere.forwarding, gue(5555));
+}
+
+#[test]
+fn kube_routers_names_mean_the_same_and_ours_win() {
+    let theirs = [
+        ("kube-router.io/service.dsr", "tunnel"),
+        ("kube-router.io/service.hairpin", ""),
+        ("kube-router.io/service.schedflags", "flag-1,flag-2"),
+        ("kube-router.io/service.scheduler", "mh"),
+    ];
+    let options = good(&theirs);
+    assert_eq!(options.scheduler, Some(Scheduler::Mh));
+    assert_eq!(options.hashes_port, Some(true));
+    assert_eq!(options.forwarding, ForwardingMethod::Tunnel(Tunnel::IpIp));
+    let both = [theirs[3], ("kube-proxy-rs.io/scheduler", "sh")];
+    assert_eq!(good(&both).scheduler, Some(Scheduler::Sh));
+    assert_eq!(
+        good(&[("kube-router.io/service.schedflags", "flag-1")]).hashes_port,
+        Some(false)
+    );
+}
+
+#[test]
+fn bad_values_are_named_and_ignored() {
+    bad("kube-proxy-rs.io/scheduler", "fastest");
+    bad("kube-router.io/service.scheduler", "");
+    bad("kube-proxy-rs.io/scheduler-flags", "port,stripes");
+    bad("kube-router.io/service.schedflags", "flag-3");
+    bad("kube-router.io/service.dsr", "route");
+    bad("kube-proxy-rs.io/forwarding-method", "nat");
+    bad("kube-proxy-rs.io/gue-port", "0");
+    bad("kube-proxy-rs.io/weight", "65535");
+    bad("kube-proxy-rs.io/weight", "-1");
+    bad("kube-proxy-rs.io/weights", "10.0.0.1");
+    bad("kube-proxy-rs.io/weights", "10.0.0.1=1,nowhere=2");
+    bad("kube-proxy-rs.io/drain-limit", "-5s");
+    bad("kube-proxy-rs.io/drain-limit", "soon");
+    bad("kube-proxy-rs.io/persistence-netmask", "ipv4/33");
+    bad("kube-proxy-rs.io/persistence-netmask", "ipv4/0");
+    bad("kube-proxy-rs.io/persistence-netmask", "255.255.255.0");
+}
+
+#[test]
+fn a_bad_value_of_ours_leaves_kube_routers() {
+    let (options, problems) = options(&[
+        ("kube-router.io/service.scheduler", "lc"),
+        ("kube-proxy-rs.io/scheduler", "fastest"),
+    ]);
+    assert_eq!(options.unwrap().scheduler, Some(Scheduler::Lc));
+    assert_eq!(problems.len(), 1);
+}
+
+#[test]
+fn names_that_nobody_reads_are_named() {
+    for key in ["kube-proxy-rs.io/schedular", "kube-router.io/service.local"] {
+        let (options, problems) = options(&[(key, "x")]);
+        assert_eq!(options, None);
+        assert!(problems[0].field.contains(key), "{problems:?}");
+    }
+}
+
+#[test]
+fn a_slice_may_weigh_its_endpoints() {
+    let meta = meta(&[
+        ("kube-proxy-rs.io/weight", "4"),
+        ("kube-proxy-rs.io/weights", "10.1.0.1=0"),
+    ]);
+    let mut problems = Problems::of("EndpointSlice", &meta);
+    let weights = SliceWeights::of(&meta, &mut problems);
+    assert_eq!(problems.found, []);
+    assert_eq!(weights.of_endpoint(ip("10.1.0.1")), Some(weight_of(0)));
+    assert_eq!(weights.of_endpoint(ip("10.1.0.2")), Some(weight_of(4)));
+    assert_eq!(SliceWeights::default().of_endpoint(ip("10.1.0.1")), None);
+}
+
+#[test]
+fn a_bad_weight_of_a_slice_is_named() {
+    let meta = meta(&[("kube-proxy-rs.io/weight", "heavy")]);
+    let mut problems = Problems::of("EndpointSlice", &meta);
+    let weights = SliceWeights::of(&meta, &mut problems);
+    assert_eq!(weights.of_endpoint(ip("10.1.0.1")), None);
+    assert_eq!(problems.found.len(), 1);
+    assert!(problems.found[0].message.contains("\"heavy\""));
+}
