@@ -119,8 +119,7 @@ fn addresses() -> Vec<Case> {
 /// Nobody is behind the address or the port.
 fn nobody() -> Vec<Case> {
     use At::{ClusterIp, ExternalIp, Vip};
-    const AS_UPSTREAM: &str =
-        "as upstream: the packet is sent on to wherever the address is routed";
+    const AS_UPSTREAM: &str = "iptables mode takes only the ports of Services from the way that packets go; as kube-proxy";
     let mut no_endpoints = probes(&[Shell, Node, Remote], &[ClusterIp], Want::Refused);
     no_endpoints.extend(probes(&[Client, Shell, Node], &At::EXTERNAL, Want::Refused));
     let addresses = [ClusterIp, ExternalIp, Vip];

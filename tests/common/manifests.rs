@@ -363,9 +363,10 @@ pub struct ManifestDirectory {
 impl ManifestDirectory {
     /// A directory with the Node object and these Services, one file each.
     pub fn new(services: &[Service]) -> Result<Self> {
-        let directory = tempfile::Builder::new()
-            .prefix("kpr-manifests-")
-            .tempdir_in(MEMORY)?;
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("kpr-manifests-");
+        // Only root may write there, and needs to.
+        let directory = builder.tempdir_in(MEMORY).or_else(|_| builder.tempdir())?;
         let manifests = Self { directory };
         manifests.write("node.json", &node_manifest().to_string())?;
         for service in services {
