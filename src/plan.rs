@@ -16,6 +16,7 @@ pub mod conntrack;
 pub mod context;
 pub mod desired;
 pub mod diff;
+pub mod drift;
 pub mod finding;
 pub mod fragment;
 pub mod iptables;
@@ -35,6 +36,7 @@ pub mod sysctl;
 pub(crate) mod testing;
 
 pub use context::{Context, IptablesContext, KernelVersion};
+pub use drift::Drift;
 pub use planner::Planner;
 pub use prerequisites::Prerequisites;
 pub use report::{Failure, FailureKind, Outcome, Report};

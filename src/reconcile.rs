@@ -39,6 +39,12 @@ const NODE_PATIENCE: Duration = Duration::from_secs(30);
 /// How often draining real servers are looked at.
 const DRAIN_PERIOD: Duration = Duration::from_secs(1);
 
+/// How often it is asked, without a process, whether others changed rules.
+const WATCH_PERIOD: Duration = Duration::from_secs(1);
+
+/// Audits may take one part in so many of the time.
+const AUDIT_SHARE: u32 = 100;
+
 /// What reaches the loop from outside.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "updates are what it is for")]
@@ -76,6 +82,7 @@ pub struct Reconciler<K> {
     observer: Arc<dyn Observer>,
     runner: Runner,
     next_audit: Duration,
+    next_watch: Duration,
     next_drain: Duration,
     schedulers: Schedulers,
 }
@@ -113,6 +120,7 @@ impl<K: Kernel> Reconciler<K> {
                 ProxyMode::Iptables => runner.following_cost(),
             },
             next_audit: now + settings.sync.period,
+            next_watch: now + WATCH_PERIOD,
             next_drain: now,
             schedulers: Schedulers::default(),
             families,
@@ -200,6 +208,8 @@ impl<K: Kernel> Reconciler<K> {
         if self.is_ready() {
             due.extend(self.runner.due());
             due.push(self.next_audit);
+            due.push(self.next_watch);
+            due.extend(self.families.iter().filter_map(Family::look_due));
             let is_looking =
                 |family: &Family| family.is_auditing() || family.is_looking_at_draining();
             if self.families.iter().any(is_looking) {
@@ -230,13 +240,15 @@ impl<K: Kernel> Reconciler<K> {
             self.round(is_audit);
         }
         self.audit_slice();
+        self.watch_rules();
         self.drain();
         self.observer.cost(&self.kernel.cost());
     }
 
     /// One round over all families.
     fn round(&mut self, is_audit: bool) {
-        self.runner.begin(self.clock.monotonic());
+        let start = self.clock.monotonic();
+        self.runner.begin(start);
         let changes = self.tracker.take();
         self.observer.changes_taken(&changes);
         self.look_for_schedulers(&changes, is_audit);
@@ -258,7 +270,9 @@ impl<K: Kernel> Reconciler<K> {
             succeeded &= is_synced;
         }
         if is_audit {
-            self.next_audit = self.clock.monotonic() + self.settings.sync.period;
+            let now = self.clock.monotonic();
+            let pause = now.saturating_sub(start) * AUDIT_SHARE;
+            self.next_audit = now + self.settings.sync.period.max(pause);
         }
         self.runner.end(self.clock.monotonic(), succeeded);
         if succeeded && self.families.iter().any(Family::is_pending) {
@@ -276,7 +290,25 @@ impl<K: Kernel> Reconciler<K> {
         let auditing = self.families.iter_mut().find(|family| family.is_auditing());
         let Some(family) = auditing else { return };
         if !family.audit_slice(&mut self.kernel, &self.clock, &*self.observer) {
-            self.runner.end(self.clock.monotonic(), false);
+            self.runner.failed(self.clock.monotonic());
+        }
+    }
+
+    /// Asks whether others changed rules, and looks at those that they may have changed.
+    fn watch_rules(&mut self) {
+        let now = self.clock.monotonic();
+        if now >= self.next_watch {
+            self.next_watch = now + WATCH_PERIOD;
+            for family in &mut self.families {
+                family.watch_rules(&mut self.kernel);
+            }
+        }
+        for family in &mut self.families {
+            if family.look_due().is_some_and(|due| due <= now)
+                && !family.look_at_rules(&mut self.kernel, &self.clock, &*self.observer)
+            {
+                self.runner.failed(self.clock.monotonic());
+            }
         }
     }
 

@@ -17,6 +17,8 @@ mod iptables;
 mod links;
 #[path = "kernel_netfilter/settings.rs"]
 mod settings;
+#[path = "kernel_netfilter/watch.rs"]
+mod watch;
 
 fn main() -> ExitCode {
     let tests = [
@@ -24,6 +26,7 @@ fn main() -> ExitCode {
         links::TESTS,
         iptables::LEGACY,
         settings::TESTS,
+        watch::LEGACY,
     ]
     .concat();
     harness::main("REQUIRE_KERNEL", tests, ipset::INNER)

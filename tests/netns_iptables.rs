@@ -13,6 +13,8 @@ mod harness;
 mod iptables;
 #[path = "kernel_netfilter/iptables_mode.rs"]
 mod iptables_mode;
+#[path = "kernel_netfilter/watch.rs"]
+mod watch;
 
 fn main() -> ExitCode {
     let tests = [
@@ -20,6 +22,8 @@ fn main() -> ExitCode {
         iptables::NFT,
         iptables::BOTH,
         iptables_mode::TESTS,
+        watch::LEGACY,
+        watch::NFT,
     ]
     .concat();
     harness::main("REQUIRE_NETNS", tests, &[])

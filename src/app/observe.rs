@@ -21,7 +21,7 @@ use crate::metrics::{
     SyncMetrics, SyncScope, Table,
 };
 use crate::model::{Changes, IpFamily, NodeInfo};
-use crate::plan::{Outcome, Plan, Report, Step};
+use crate::plan::{Drift, Outcome, Plan, Report, Step};
 use crate::reconcile::health_checks::HealthChecks;
 use crate::reconcile::observer::{Observer, Round};
 use crate::source::{self, Problem};
@@ -158,11 +158,13 @@ impl Observer for LoopObserver {
         }
     }
 
-    fn drift(&self, _family: IpFamily, plan: &Plan, report: &Report) {
-        for ((kind, ok), count) in counts(plan, report) {
-            self.dataplane.drift(kind, DriftState::Found, count);
-            if ok {
-                self.dataplane.drift(kind, DriftState::Repaired, count);
+    fn drift(&self, _family: IpFamily, drift: &Drift) {
+        for (state, counts) in [
+            (DriftState::Found, &drift.found),
+            (DriftState::Repaired, &drift.repaired),
+        ] {
+            for (kind, count) in counts {
+                self.dataplane.drift(kind, state, *count);
             }
         }
     }

@@ -7,6 +7,7 @@
 
 mod backend;
 mod restore;
+mod watch;
 
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use tracing::trace;
 
 pub use backend::{Backend, Backends, Programs, Reason, Version};
 pub use restore::{RestoreFailure, RestoreFailureKind};
+pub use watch::Watch;
 
 use super::exec::{Exec, ExecError};
 use crate::model::net::IpFamily;

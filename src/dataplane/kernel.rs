@@ -30,6 +30,8 @@ pub enum Extent {
     /// What an audit begins with: no iptables rules, which would take a process, and no real
     /// servers, which take a request for each virtual server ([`Kernel::observe_real_servers`]).
     Outline,
+    /// iptables rules only.
+    Rules,
 }
 
 /// What talking to the kernel cost so far.
@@ -71,6 +73,10 @@ pub trait Kernel: Send {
         &mut self,
         candidates: &BTreeSet<RealServerOf>,
     ) -> Result<BTreeSet<RealServerOf>, ObserveError>;
+
+    /// Whether somebody else may have changed rules of ours since they were last observed. Reads no rules and starts no
+    /// process.
+    fn rules_have_changed(&mut self, family: IpFamily) -> bool;
 
     fn cost(&self) -> Cost;
 
@@ -115,6 +121,10 @@ impl Kernel for Box<dyn Kernel> {
         candidates: &BTreeSet<RealServerOf>,
     ) -> Result<BTreeSet<RealServerOf>, ObserveError> {
         (**self).idle(candidates)
+    }
+
+    fn rules_have_changed(&mut self, family: IpFamily) -> bool {
+        (**self).rules_have_changed(family)
     }
 
     fn cost(&self) -> Cost {

@@ -8,6 +8,7 @@ mod ipvs;
 mod netfilter;
 mod observe;
 mod parts;
+mod rules;
 mod sets;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,8 +35,9 @@ use crate::plan::{Failure, FailureKind, Outcome, Plan, Prerequisites, Report, St
 use crate::telemetry::ErrorChain;
 
 pub use netfilter::Netfilter;
+use parts::cost_of;
 pub use parts::node_addresses;
-use parts::{apply_rules, cost_of, observe_rules};
+use rules::Rules;
 
 /// Most steps that are turned into messages at a time. More saves nothing and takes memory.
 const LONGEST_RUN: usize = 2_048;
@@ -49,8 +51,7 @@ pub struct Linux {
     /// The index of our link, where it exists.
     link: Option<u32>,
     sysctls: Sysctls,
-    /// One for each family that is served.
-    iptables: BTreeMap<IpFamily, Iptables>,
+    rules: Rules,
     /// Counts the programs that `iptables` starts.
     exec: Arc<dyn Exec>,
 }
@@ -70,7 +71,7 @@ impl Linux {
             links,
             link: None,
             sysctls,
-            iptables,
+            rules: Rules::new(iptables),
             exec,
         }
     }
@@ -235,7 +236,7 @@ impl Linux {
                 Ok(name) => outcome(&self.ipset.destroy(&name), ipset_failure_kind),
                 Err(error) => failed(FailureKind::Other, &error),
             },
-            Step::EditRules(edits) => apply_rules(&self.iptables, edits),
+            Step::EditRules(edits) => self.rules.apply(edits),
             // Steps that go in runs.
             Step::AddEntry { .. }
             | Step::DeleteEntry { .. }
@@ -254,10 +255,18 @@ impl Linux {
 impl Kernel for Linux {
     fn observe(&mut self, family: IpFamily, extent: Extent) -> Result<State, ObserveError> {
         let rules = match extent {
-            Extent::Everything => observe_rules(&self.iptables, family)
+            Extent::Everything | Extent::Rules => self
+                .rules
+                .observe(family)
                 .map_err(|error| unobserved("iptables rules", error))?,
             Extent::Outline => Ruleset::new(),
         };
+        if extent == Extent::Rules {
+            return Ok(State {
+                rules,
+                ..State::default()
+            });
+        }
         Ok(State {
             node: self.observe_node()?,
             rules,
@@ -369,6 +378,10 @@ impl Kernel for Linux {
             idle.extend(waiting);
         }
         Ok(idle)
+    }
+
+    fn rules_have_changed(&mut self, family: IpFamily) -> bool {
+        self.rules.have_changed(family)
     }
 
     fn cost(&self) -> Cost {

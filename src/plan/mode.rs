@@ -12,7 +12,7 @@ use super::iptables::{Planner as IptablesPlanner, fragment::Frontend};
 use super::object::{RealServers, VirtualServerKey};
 use super::planner::{Planner, RealServerOf};
 use super::report::Report;
-use super::ruleset::{InvalidChainName, Table};
+use super::ruleset::{ChainName, InvalidChainName, Ruleset, Table};
 use super::state::{State, VirtualServerState};
 use super::step::Plan;
 use crate::model::{IpFamily, ServiceName, ServicePortName, Tracker};
@@ -96,6 +96,14 @@ impl ModePlanner {
         match self {
             Self::Ipvs(planner) => planner.observed(state),
             Self::Iptables(planner) => planner.observed(state),
+        }
+    }
+
+    /// Replaces belief about rules by what was observed.
+    pub fn observed_rules(&mut self, rules: Ruleset) {
+        match self {
+            Self::Ipvs(planner) => planner.observed_rules(rules),
+            Self::Iptables(planner) => planner.observed_rules(&rules),
         }
     }
 
@@ -274,6 +282,14 @@ impl ModePlanner {
                 };
                 conflicts.map(of).collect()
             }
+        }
+    }
+
+    /// Whether the kernel is believed to have a chain.
+    pub fn has_chain(&self, table: Table, chain: &ChainName) -> bool {
+        match self {
+            Self::Ipvs(planner) => planner.believed().rules.rules(table, chain).is_some(),
+            Self::Iptables(planner) => planner.believed().contains(&(table, chain.clone())),
         }
     }
 

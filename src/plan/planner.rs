@@ -17,7 +17,7 @@ use super::fragment::{Fragment, fragment};
 use super::object::{RealServerKey, RealServers, VirtualServerKey};
 use super::report::{FailureKind, Outcome, Report};
 use super::rules::{FixedRules, fixed_rules};
-use super::ruleset::InvalidChainName;
+use super::ruleset::{InvalidChainName, Ruleset};
 use super::set::{SetEntry, SetId, SetName, SetSpec};
 use super::state::{State, VirtualServerState};
 use super::step::{Plan, Step};
@@ -201,6 +201,12 @@ impl Planner {
         // Of what was not looked at, nothing new is known.
         self.needs_observation = needs_observation;
         news
+    }
+
+    /// Replaces belief about the rules by what was observed; the next plan compares them.
+    pub fn observed_rules(&mut self, rules: Ruleset) {
+        self.believed.rules = rules;
+        self.is_foundation_due = true;
     }
 
     /// The virtual servers whose real servers an audit looks at.

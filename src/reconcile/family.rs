@@ -18,7 +18,7 @@ use crate::plan::mode::{Conflict, ModePlanner};
 use crate::plan::object::VirtualServerKey;
 use crate::plan::ruleset::{Edit, InvalidChainName, Table};
 use crate::plan::step::RuleEdits;
-use crate::plan::{Context, FailureKind, Plan, Report, Step};
+use crate::plan::{Context, Drift, FailureKind, Plan, Report, Step};
 use crate::telemetry::ErrorChain;
 
 /// Most failed steps that are logged for one plan.
@@ -26,6 +26,9 @@ const LOGGED_FAILURES: usize = 10;
 
 /// How long real servers are looked at before changes are let through.
 const SLICE: Duration = Duration::from_millis(5);
+
+/// To read rules that others may have changed may take one part in so many of the time, whatever they do.
+const LOOK_SHARE: u32 = 20;
 
 /// Virtual servers between two looks at the clock.
 const LOOKED_AT_AT_ONCE: usize = 8;
@@ -92,6 +95,10 @@ pub(super) struct Family {
     set_aside: BTreeSet<ServicePortName>,
     findings: BTreeSet<(ServicePortName, Finding)>,
     waiting: Waiting,
+    /// Somebody else may have changed rules.
+    is_suspect: bool,
+    /// When rules may be read again for that.
+    next_look: Duration,
     /// Rules that the present round wrote.
     written: RuleCounts,
 }
@@ -110,6 +117,8 @@ impl Family {
             set_aside: BTreeSet::new(),
             findings: BTreeSet::new(),
             waiting: Waiting::default(),
+            is_suspect: false,
+            next_look: Duration::ZERO,
             written: RuleCounts::default(),
         })
     }
@@ -160,6 +169,7 @@ impl Family {
                 self.planner.observed(state);
                 self.unaudited.clear();
             }
+            Extent::Rules => self.planner.observed_rules(state.rules),
             Extent::Outline => {
                 let news = self.planner.observed_outline(state);
                 if !news.is_empty() {
@@ -169,7 +179,14 @@ impl Family {
                 self.unaudited = self.planner.audited();
             }
         }
-        self.is_unknown = false;
+        match extent {
+            Extent::Everything => {
+                self.is_unknown = false;
+                self.is_suspect = false;
+            }
+            Extent::Rules => self.is_suspect = false,
+            Extent::Outline => {}
+        }
         Ok(())
     }
 
@@ -194,14 +211,15 @@ impl Family {
         };
         let is_full = extent.is_some();
         self.written = RuleCounts::default();
-        let mut succeeded = self.observe_and_apply(kernel, clock, observer, trigger, extent);
+        let is_audit = trigger.is_audit && trigger.changes.is_empty();
+        let mut succeeded = self.observe_and_apply(kernel, clock, observer, is_audit, extent);
         // Others wait while it is looked for what the kernel refuses.
         for _ in 0..MAX_ISOLATION {
             if !self.planner.is_isolating() {
                 break;
             }
             let extent = self.is_unknown.then_some(Extent::Everything);
-            succeeded = self.observe_and_apply(kernel, clock, observer, trigger, extent);
+            succeeded = self.observe_and_apply(kernel, clock, observer, false, extent);
         }
         self.tell_conflicts(observer);
         self.tell_set_aside(observer);
@@ -247,23 +265,47 @@ impl Family {
                 }
             }
         }
-        let trigger = Trigger {
-            is_audit: true,
-            changes: &Changes::default(),
-        };
-        !differs || self.plan_and_apply(kernel, clock, observer, trigger)
+        !differs || self.plan_and_apply(kernel, clock, observer, true)
     }
 
+    /// Asks whether somebody else may have changed rules.
+    pub(super) fn watch_rules(&mut self, kernel: &mut impl Kernel) {
+        // One that is unknown is looked at in any case.
+        self.is_suspect |= !self.is_unknown && kernel.rules_have_changed(self.family());
+    }
+
+    /// When rules that somebody else may have changed are to be looked at; `None` if there are none.
+    pub(super) fn look_due(&self) -> Option<Duration> {
+        (self.is_suspect && !self.is_unknown).then_some(self.next_look)
+    }
+
+    /// Looks at rules that somebody else may have changed, and makes what is missing. Says whether the kernel is as
+    /// wanted then.
+    pub(super) fn look_at_rules(
+        &mut self,
+        kernel: &mut impl Kernel,
+        clock: &Clock,
+        observer: &dyn Observer,
+    ) -> bool {
+        let start = clock.monotonic();
+        let succeeded = self.observe_and_apply(kernel, clock, observer, true, Some(Extent::Rules));
+        let end = clock.monotonic();
+        self.next_look = end + end.saturating_sub(start) * LOOK_SHARE;
+        succeeded
+    }
+
+    /// `tells_drift`: nothing has changed but what others changed.
     fn observe_and_apply(
         &mut self,
         kernel: &mut impl Kernel,
         clock: &Clock,
         observer: &dyn Observer,
-        trigger: Trigger<'_>,
+        tells_drift: bool,
         extent: Option<Extent>,
     ) -> bool {
+        let tells_drift = tells_drift && !self.is_unknown && !self.planner.is_pending();
         match extent.map_or(Ok(()), |extent| self.observe(kernel, extent)) {
-            Ok(()) => self.plan_and_apply(kernel, clock, observer, trigger),
+            Ok(()) => self.plan_and_apply(kernel, clock, observer, tells_drift),
             Err(error) => {
                 error!(family = %self.family(), error = %ErrorChain(&error), "kernel not observed");
                 false
@@ -276,7 +318,7 @@ impl Family {
         kernel: &mut impl Kernel,
         clock: &Clock,
         observer: &dyn Observer,
-        trigger: Trigger<'_>,
+        tells_drift: bool,
     ) -> bool {
         if self.is_first {
             let plan = self.planner.plan_first(&first_services());
@@ -291,14 +333,14 @@ impl Family {
         let plan = self.planner.plan();
         let report = self.apply(kernel, observer, &plan);
         let now = clock.monotonic();
-        let is_drift = trigger.is_audit && trigger.changes.is_empty() && !plan.is_empty();
+        if tells_drift && !plan.is_empty() {
+            let drift = Drift::of(&self.planner, &plan, &report);
+            warn!(family = %self.family(), found = ?drift.found, "kernel was changed by others");
+            observer.drift(self.family(), &drift);
+        }
         let doubtful = self.planner.report(&plan, &report);
         self.waiting.follow(&self.planner, &plan, now);
         self.look_again(kernel, &doubtful);
-        if is_drift {
-            warn!(family = %self.family(), steps = plan.len(), "kernel was changed by others");
-            observer.drift(self.family(), &plan, &report);
-        }
         self.is_unknown |= self.planner.needs_observation();
         let succeeded = report.is_success() && !self.is_unknown;
         self.is_first &= !succeeded;

@@ -8,7 +8,7 @@ use super::health_checks::HealthChecks;
 use crate::dataplane::kernel::Cost;
 use crate::events::Event;
 use crate::model::{Changes, IpFamily, NodeInfo};
-use crate::plan::{Plan, Report};
+use crate::plan::{Drift, Plan, Report};
 
 /// A finished round of one family.
 #[derive(Debug)]
@@ -44,8 +44,8 @@ pub trait Observer: Send + Sync {
 
     fn applied(&self, _family: IpFamily, _plan: &Plan, _report: &Report) {}
 
-    /// An audit found that the kernel is not as believed.
-    fn drift(&self, _family: IpFamily, _plan: &Plan, _report: &Report) {}
+    /// The kernel was not as believed.
+    fn drift(&self, _family: IpFamily, _drift: &Drift) {}
 
     fn round(&self, _round: &Round<'_>) {}
 

@@ -76,13 +76,19 @@ impl Runner {
 
     /// A round ended.
     pub fn end(&mut self, now: Duration, succeeded: bool) {
-        self.last_end = Some(now);
         self.cost = now.saturating_sub(self.begin);
-        self.failures = if succeeded {
-            0
+        if succeeded {
+            self.last_end = Some(now);
+            self.failures = 0;
         } else {
-            self.failures.saturating_add(1)
-        };
+            self.failed(now);
+        }
+    }
+
+    /// Work between rounds failed.
+    pub fn failed(&mut self, now: Duration) {
+        self.last_end = Some(now);
+        self.failures = self.failures.saturating_add(1);
     }
 
     /// Rounds that failed in a row.
@@ -172,6 +178,43 @@ mod tests {
         runner.begin(ms(0));
         runner.end(ms(0), true);
         assert_eq!(runner.due(), None);
+    }
+
+    #[test]
+    fn pause_after_a_quiet_time_is_that_of_the_last_round_whatever_failed_since() {
+        let mut runner = runner().following_cost();
+        runner.begin(ms(0));
+        runner.end(ms(200), true);
+        runner.failed(ms(50_000));
+        assert_eq!(runner.due(), Some(ms(50_500)));
+        runner.request();
+        assert_eq!(runner.due(), Some(ms(50_200)));
+    }
+
+    #[test]
+    fn burst_is_one_round_and_what_comes_during_it_the_next() {
+        let mut runner = runner().following_cost();
+        for _ in 0..100 {
+            runner.request();
+        }
+        assert_eq!(runner.due(), Some(ms(0)));
+        runner.begin(ms(10));
+        for _ in 0..100 {
+            runner.request();
+        }
+        runner.end(ms(310), true);
+        assert_eq!(runner.due(), Some(ms(610)));
+        runner.begin(ms(610));
+        runner.end(ms(700), true);
+        assert_eq!(runner.due(), None);
+    }
+
+    #[test]
+    fn failed_round_is_not_retried_before_the_pause() {
+        let mut runner = Runner::new(ms(10_000), ms(30_000)).following_cost();
+        runner.begin(ms(0));
+        runner.end(ms(4_000), false);
+        assert_eq!(runner.due(), Some(ms(8_000)));
     }
 
     #[test]

@@ -21,9 +21,10 @@ use crate::plan::object::{RealServers, VirtualServerKey};
 use crate::plan::planner::RealServerOf;
 use crate::plan::state::VirtualServerState;
 use crate::plan::testing::{rs, tcp};
-use crate::plan::{Plan, Report, State, Step};
+use crate::plan::{Drift, Plan, Report, State, Step};
 
 mod told;
+mod watch;
 
 /// What happens to the first step of a kind that is tried.
 type Trouble = (&'static str, Fault);
@@ -44,6 +45,8 @@ struct Node {
     /// Time that passes with each such look.
     slow: Option<(ManualClock, Duration)>,
     applied: Vec<String>,
+    /// Somebody else may have changed rules since they were observed.
+    rules_changed: bool,
 }
 
 /// The loop owns its kernel; tests keep a handle.
@@ -53,6 +56,14 @@ impl Kernel for Shared {
     fn observe(&mut self, _family: IpFamily, extent: Extent) -> Result<State, ObserveError> {
         let mut node = self.lock().unwrap();
         node.observations.push(extent);
+        if extent != Extent::Outline {
+            node.rules_changed = false;
+        }
+        if extent == Extent::Rules
+            && let Some((hand, pace)) = &node.slow
+        {
+            hand.advance(*pace);
+        }
         if node.is_unreadable {
             let source = Box::new(std::io::Error::other("injected"));
             return Err(ObserveError {
@@ -118,6 +129,10 @@ impl Kernel for Shared {
             .collect())
     }
 
+    fn rules_have_changed(&mut self, _family: IpFamily) -> bool {
+        self.lock().unwrap().rules_changed
+    }
+
     fn cost(&self) -> Cost {
         Cost::default()
     }
@@ -140,8 +155,8 @@ struct Watcher {
 }
 
 impl Observer for Watcher {
-    fn drift(&self, _family: IpFamily, plan: &Plan, _report: &Report) {
-        *self.drift.lock().unwrap() += plan.len();
+    fn drift(&self, _family: IpFamily, drift: &Drift) {
+        *self.drift.lock().unwrap() += drift.found.values().sum::<usize>();
     }
 
     fn health_checks(&self, checks: &HealthChecks) {

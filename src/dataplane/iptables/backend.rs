@@ -84,6 +84,7 @@ const fn is_digit(c: char) -> bool {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Programs {
     pub family: IpFamily,
+    pub backend: Backend,
     /// Such as `ip6tables-nft-save`.
     pub save: String,
     /// Such as `ip6tables-nft-restore`.
@@ -91,18 +92,20 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// The programs of a variant, or the plain ones.
-    fn new(family: IpFamily, variant: Option<Backend>) -> Self {
+    /// The programs of a backend, under its name or plain ones.
+    fn new(family: IpFamily, backend: Backend, has_variants: bool) -> Self {
         let base = match family {
             IpFamily::V4 => "iptables",
             IpFamily::V6 => "ip6tables",
         };
-        let base = match variant {
-            Some(backend) => format!("{base}-{backend}"),
-            None => base.to_owned(),
+        let base = if has_variants {
+            format!("{base}-{backend}")
+        } else {
+            base.to_owned()
         };
         Self {
             family,
+            backend,
             save: format!("{base}-save"),
             restore: format!("{base}-restore"),
         }
@@ -176,13 +179,13 @@ impl Backends {
             Some(backend) => (backend, Reason::Configured),
             None => choose(exec, default)?,
         };
-        let restore_of = |variant| Programs::new(IpFamily::V4, variant).restore;
-        let variant = restore_of(Some(backend));
+        let restore_of = |has_variants| Programs::new(IpFamily::V4, backend, has_variants).restore;
+        let variant = restore_of(true);
         let (program, text, has_variants) = match version_text(exec, &variant)? {
             Some(text) => (variant, text, true),
             // The plain programs do if they are of this backend.
             None if default == Some(backend) => {
-                let plain = restore_of(None);
+                let plain = restore_of(false);
                 let text = version_text(exec, &plain)?;
                 let text = text.ok_or_else(|| not_installed(&plain))?;
                 (plain, text, false)
@@ -209,7 +212,7 @@ impl Backends {
 
     /// The programs for a family.
     pub fn programs(&self, family: IpFamily) -> Programs {
-        Programs::new(family, self.has_variants.then_some(self.backend))
+        Programs::new(family, self.backend, self.has_variants)
     }
 }
 
@@ -253,7 +256,7 @@ fn not_installed(looked_for: &str) -> IptablesError {
 fn look(exec: &dyn Exec, backend: Backend, args: &[&str]) -> Result<Seen, IptablesError> {
     let mut seen = Seen::default();
     for family in IpFamily::ALL {
-        let program = Programs::new(family, Some(backend)).save;
+        let program = Programs::new(family, backend, true).save;
         let output = match exec.run(&program, args, b"") {
             Ok(output) => output,
             Err(error) if error.is_missing() => continue,

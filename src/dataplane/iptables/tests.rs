@@ -247,6 +247,7 @@ fn iptables(machine: Machine) -> (Arc<Machine>, Iptables) {
     let machine = Arc::new(machine);
     let programs = Programs {
         family: IpFamily::V4,
+        backend: Backend::Nft,
         save: "iptables-nft-save".into(),
         restore: "iptables-nft-restore".into(),
     };

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::parts::{apply_rules, cost_of, node_addresses, observe_rules};
+use super::parts::{cost_of, node_addresses};
+use super::rules::Rules;
 use super::{outcome, sysctl_failure_kind, unobserved};
 use crate::dataplane::exec::Exec;
 use crate::dataplane::iptables::Iptables;
@@ -27,8 +28,7 @@ use crate::plan::{Outcome, Plan, Prerequisites, Report, State, Step};
 pub struct Netfilter {
     links: Links,
     sysctls: Sysctls,
-    /// One for each family that is served.
-    iptables: BTreeMap<IpFamily, Iptables>,
+    rules: Rules,
     /// Counts the programs that `iptables` starts.
     exec: Arc<dyn Exec>,
 }
@@ -43,18 +43,18 @@ impl Netfilter {
         Self {
             links,
             sysctls,
-            iptables,
+            rules: Rules::new(iptables),
             exec,
         }
     }
 
-    fn apply_one(&self, step: &Step) -> Outcome {
+    fn apply_one(&mut self, step: &Step) -> Outcome {
         match step {
             Step::SetSysctl { key, value } => {
                 let result = self.sysctls.ensure(key, value).map(|_changed| ());
                 outcome(&result, sysctl_failure_kind)
             }
-            Step::EditRules(edits) => apply_rules(&self.iptables, edits),
+            Step::EditRules(edits) => self.rules.apply(edits),
             // Steps of IPVS mode.
             _ => Outcome::NotTried,
         }
@@ -64,7 +64,9 @@ impl Netfilter {
 impl Kernel for Netfilter {
     fn observe(&mut self, family: IpFamily, extent: Extent) -> Result<State, ObserveError> {
         let rules = match extent {
-            Extent::Everything => observe_rules(&self.iptables, family)
+            Extent::Everything | Extent::Rules => self
+                .rules
+                .observe(family)
                 .map_err(|error| unobserved("iptables rules", error))?,
             Extent::Outline => Ruleset::new(),
         };
@@ -126,6 +128,10 @@ impl Kernel for Netfilter {
         candidates: &BTreeSet<RealServerOf>,
     ) -> Result<BTreeSet<RealServerOf>, ObserveError> {
         Ok(candidates.clone())
+    }
+
+    fn rules_have_changed(&mut self, family: IpFamily) -> bool {
+        self.rules.have_changed(family)
     }
 
     fn cost(&self) -> Cost {

@@ -69,7 +69,7 @@ impl Linux {
             }
             let real_servers = match extent {
                 Extent::Everything => self.real_servers(&status.service.key)?,
-                Extent::Outline => RealServers::new(),
+                Extent::Outline | Extent::Rules => RealServers::new(),
             };
             let server = ipvs::virtual_server(&status.service);
             states.insert(

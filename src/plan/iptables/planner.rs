@@ -15,7 +15,7 @@ use super::tree::{Prefix, TreeId};
 use crate::model::{ServiceName, ServicePort, ServicePortName, Tracker};
 use crate::plan::context::Context;
 use crate::plan::report::{FailureKind, Outcome, Report};
-use crate::plan::ruleset::{ChainName, Edit, Rule, Table};
+use crate::plan::ruleset::{ChainName, Edit, Rule, Ruleset, Table};
 use crate::plan::state::State;
 use crate::plan::step::{Phase, Plan, RuleEdits, Step};
 
@@ -168,6 +168,14 @@ impl Planner {
     /// Replaces belief by what was observed; the next plan is a full one.
     pub fn observed(&mut self, state: State) {
         self.believed = Believed::observed(&state.rules, state.node.sysctls);
+        self.is_full = true;
+        self.needs_observation = false;
+    }
+
+    /// Replaces belief about the rules; the next plan is a full one.
+    pub fn observed_rules(&mut self, rules: &Ruleset) {
+        let sysctls = std::mem::take(&mut self.believed.sysctls);
+        self.believed = Believed::observed(rules, sysctls);
         self.is_full = true;
         self.needs_observation = false;
     }

@@ -147,7 +147,7 @@ fn unwanted_addresses_of_our_link_go() {
 
 #[test]
 fn sets_and_chains_of_others_stay() {
-    let foreign = crate::plan::ruleset::Ruleset::parse(
+    let foreign = Ruleset::parse(
         "*filter\n:INPUT ACCEPT [0:0]\n:MINE - [0:0]\n-A INPUT -j MINE\n-A MINE -j DROP\nCOMMIT\n",
     );
     let mut state = State {

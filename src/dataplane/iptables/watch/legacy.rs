@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `getsockopt` of `ip_tables`: what `iptables-legacy` itself asks before it reads a table.
+//!
+//! `IPT_SO_GET_INFO` tells the number of entries, their size and where the built-in chains begin and end, in a
+//! microsecond however large the table is: every flush, deletion and insertion shows. A rule that was replaced by one
+//! of the same size does not, so tables up to [`LARGEST_READ`] are read (`IPT_SO_GET_ENTRIES`) and hashed, without
+//! their packet counters.
+
+use std::collections::BTreeMap;
+use std::ffi::c_int;
+use std::fs;
+use std::hash::{DefaultHasher, Hasher as _};
+use std::io;
+use std::os::fd::AsRawFd as _;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tracing::debug;
+
+use crate::model::net::IpFamily;
+
+/// Bytes of a table that are read at each look: some thousand rules, for which it takes about a millisecond.
+const LARGEST_READ: usize = 1 << 20;
+
+// include/uapi/linux/netfilter_ipv4/ip_tables.h; ip6_tables has the same numbers.
+const IPT_SO_GET_INFO: c_int = 64;
+const IPT_SO_GET_ENTRIES: c_int = 65;
+
+/// `XT_TABLE_MAXNAMELEN`.
+const NAME: usize = 32;
+
+/// `struct ipt_getinfo`: a name and thirteen numbers, the last of which is the size of all entries.
+const INFO: usize = NAME + 13 * 4;
+
+/// `struct ipt_get_entries` before its entries: name and size, padded to where a `u64` may be.
+const ENTRIES: usize = (NAME + 4).next_multiple_of(align_of::<u64>());
+
+/// The tables that rules of ours may be in.
+const TABLES: [&str; 3] = ["mangle", "nat", "filter"];
+
+/// Where things are in `struct ipt_entry` or `struct ip6t_entry`.
+#[derive(Clone, Copy, Debug)]
+struct Layout {
+    /// `target_offset`; `next_offset` follows it, then `comefrom` and the counters.
+    offsets: usize,
+    /// Where matches and target begin.
+    elements: usize,
+}
+
+/// What a table looks like from outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Outline {
+    info: [u8; INFO],
+    /// Of small tables.
+    hash: Option<u64>,
+}
+
+type Outlines = BTreeMap<&'static str, Outline>;
+
+/// Watches the tables of one family.
+#[derive(Debug)]
+pub(super) struct Watch {
+    socket: Socket,
+    family: IpFamily,
+    /// As it was when the rules were read or last written by us.
+    known: Option<Outlines>,
+    /// It was not as known before a write of ours.
+    is_suspect: bool,
+}
+
+impl Watch {
+    pub(super) fn open(family: IpFamily) -> io::Result<Self> {
+        let domain = match family {
+            IpFamily::V4 => Domain::IPV4,
+            IpFamily::V6 => Domain::IPV6,
+        };
+        // A raw socket of this protocol receives nothing.
+        let raw = Type::from(libc::SOCK_RAW);
+        let protocol = Protocol::from(libc::IPPROTO_RAW);
+        Ok(Self {
+            socket: Socket::new(domain, raw, Some(protocol))?,
+            family,
+            known: None,
+            is_suspect: false,
+        })
+    }
+
+    pub(super) fn before_look(&mut self) {
+        self.known = Some(self.outlines());
+        self.is_suspect = false;
+    }
+
+    pub(super) fn has_changed(&mut self) -> bool {
+        self.is_suspect = self.is_suspect
+            || self
+                .known
+                .as_ref()
+                .is_some_and(|known| *known != self.outlines());
+        self.is_suspect
+    }
+
+    /// Between the two looks the lock of iptables keeps others out, except for the moments in which it is not yet, or
+    /// no more, held; what is changed then is left to the audit.
+    pub(super) fn around_write<E>(
+        &mut self,
+        write: impl FnOnce() -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.has_changed();
+        let result = write();
+        if self.known.is_some() {
+            self.known = Some(self.outlines());
+        }
+        result
+    }
+
+    fn outlines(&self) -> Outlines {
+        // To ask for a table that is not there would make it.
+        let loaded = fs::read_to_string(match self.family {
+            IpFamily::V4 => "/proc/thread-self/net/ip_tables_names",
+            IpFamily::V6 => "/proc/thread-self/net/ip6_tables_names",
+        })
+        .unwrap_or_default();
+        let loaded = |table: &&str| loaded.lines().any(|line| line == *table);
+        let mut outlines = BTreeMap::new();
+        for table in TABLES.into_iter().filter(loaded) {
+            match self.outline(table) {
+                Ok(outline) => {
+                    outlines.insert(table, outline);
+                }
+                // It changed between two calls, or is gone: different from what it was in any case.
+                Err(error) => debug!(table, %error, "table not looked at"),
+            }
+        }
+        outlines
+    }
+
+    fn outline(&self, table: &str) -> io::Result<Outline> {
+        let mut info = [0; INFO];
+        put_name(&mut info, table);
+        self.ask(IPT_SO_GET_INFO, &mut info)?;
+        let size = info
+            .last_chunk()
+            .map_or(0, |size| u32::from_ne_bytes(*size));
+        let size = usize::try_from(size).unwrap_or(usize::MAX);
+        let hash = (size <= LARGEST_READ)
+            .then(|| self.hash(table, size))
+            .transpose()?;
+        Ok(Outline { info, hash })
+    }
+
+    fn hash(&self, table: &str, size: usize) -> io::Result<u64> {
+        let mut buffer = vec![0; ENTRIES + size];
+        put_name(&mut buffer, table);
+        let wire_size = u32::try_from(size).unwrap_or(u32::MAX).to_ne_bytes();
+        if let Some(place) = buffer.get_mut(NAME..NAME + 4) {
+            place.copy_from_slice(&wire_size);
+        }
+        self.ask(IPT_SO_GET_ENTRIES, &mut buffer)?;
+        let layout = match self.family {
+            IpFamily::V4 => Layout {
+                offsets: 88,
+                elements: 112,
+            },
+            IpFamily::V6 => Layout {
+                offsets: 140,
+                elements: 168,
+            },
+        };
+        Ok(hash_entries(
+            buffer.get(ENTRIES..).unwrap_or_default(),
+            layout,
+        ))
+    }
+
+    /// One `getsockopt`, whose buffer holds a question and takes the answer.
+    fn ask(&self, option: c_int, buffer: &mut [u8]) -> io::Result<()> {
+        let level = match self.family {
+            IpFamily::V4 => libc::IPPROTO_IP,
+            IpFamily::V6 => libc::IPPROTO_IPV6,
+        };
+        let mut length = libc::socklen_t::try_from(buffer.len()).map_err(io::Error::other)?;
+        #[expect(unsafe_code, reason = "no library has these options of a socket")]
+        // SAFETY: the socket is open as long as `self`; the kernel reads and writes at most `length` bytes of
+        // `buffer`, which is that long and borrowed for the call, and writes `length`, which is too.
+        let result = unsafe {
+            libc::getsockopt(
+                self.socket.as_raw_fd(),
+                level,
+                option,
+                buffer.as_mut_ptr().cast(),
+                &raw mut length,
+            )
+        };
+        if result == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
+    }
+}
+
+fn put_name(buffer: &mut [u8], table: &str) {
+    for (to, from) in buffer.iter_mut().zip(table.bytes()) {
+        *to = from;
+    }
+}
+
+/// Hashes entries without what packets change: `comefrom`, which the kernel leaves undefined, and counters.
+fn hash_entries(entries: &[u8], layout: Layout) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    let mut rest = entries;
+    while !rest.is_empty() {
+        let next = rest
+            .get(layout.offsets + 2..layout.offsets + 4)
+            .and_then(|bytes| bytes.try_into().ok())
+            .map_or(0, |bytes| usize::from(u16::from_ne_bytes(bytes)));
+        let parts = rest
+            .get(..layout.offsets + 4)
+            .zip(rest.get(layout.elements..next))
+            .zip(rest.get(next..));
+        let Some(((head, elements), later)) = parts else {
+            // Not what we think it is: better a false alarm than none.
+            hasher.write(rest);
+            break;
+        };
+        hasher.write(head);
+        hasher.write(elements);
+        rest = later;
+    }
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LAYOUT: Layout = Layout {
+        offsets: 4,
+        elements: 16,
+    };
+
+    /// Four bytes of match, offsets, four bytes of `comefrom`, four of counters, then elements.
+    fn entry(what: u8, counter: u8, element: u8) -> Vec<u8> {
+        let mut bytes = vec![what; 4];
+        bytes.extend_from_slice(&16_u16.to_ne_bytes());
+        bytes.extend_from_slice(&20_u16.to_ne_bytes());
+        bytes.extend_from_slice(&[counter; 8]);
+        bytes.extend_from_slice(&[element; 4]);
+        bytes
+    }
+
+    fn hash(entries: &[Vec<u8>]) -> u64 {
+        hash_entries(&entries.concat(), LAYOUT)
+    }
+
+    #[test]
+    fn counters_do_not_count_but_all_else_does() {
+        let of = |counter| hash(&[entry(1, counter, 2), entry(3, counter, 4)]);
+        assert_eq!(of(0), of(9));
+        assert_ne!(of(0), hash(&[entry(1, 0, 2), entry(3, 0, 5)]));
+        assert_ne!(of(0), hash(&[entry(1, 0, 2), entry(9, 0, 4)]));
+        assert_ne!(of(0), hash(&[entry(3, 0, 4), entry(1, 0, 2)]));
+        assert_ne!(of(0), hash(&[entry(1, 0, 2)]));
+    }
+
+    #[test]
+    fn broken_entries_end() {
+        let mut endless = entry(1, 0, 2);
+        endless[6..8].fill(0);
+        assert_ne!(hash(&[endless.clone()]), hash(&[entry(1, 0, 2)]));
+        assert_ne!(hash(&[vec![1; 7]]), hash(&[vec![2; 7]]));
+    }
+}

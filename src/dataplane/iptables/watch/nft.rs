@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Notifications of nftables. The kernel sends what each transaction changed, then the number of the new generation.
+//!
+//! While we write ourselves we do not listen: sixty thousand notifications would cost more than the write. That nobody
+//! else wrote meanwhile the generation tells: it rose by one for each table of ours.
+
+use std::collections::BTreeSet;
+use std::io;
+
+use netlink_packet_core::{NetlinkBuffer, NlasIterator};
+use netlink_sys::protocols::NETLINK_NETFILTER;
+use netlink_sys::{Socket, SocketAddr};
+use tracing::{debug, warn};
+
+use crate::dataplane::netlink;
+use crate::model::net::IpFamily;
+use crate::telemetry::ErrorChain;
+
+// include/uapi/linux/netfilter/nfnetlink.h and nf_tables.h.
+const NFNLGRP_NFTABLES: u32 = 7;
+const NFNL_SUBSYS_NFTABLES: u16 = 10;
+const NFT_MSG_DELTABLE: u16 = kind(2);
+const NFT_MSG_NEWCHAIN: u16 = kind(3);
+const NFT_MSG_DELCHAIN: u16 = kind(5);
+const NFT_MSG_NEWRULE: u16 = kind(6);
+const NFT_MSG_DELRULE: u16 = kind(8);
+const NFT_MSG_NEWGEN: u16 = kind(15);
+const NFT_MSG_GETGEN: u16 = kind(16);
+const NFTA_GEN_ID: u16 = 1;
+
+/// `struct nfgenmsg`.
+const HEADER: usize = 4;
+
+const fn kind(message: u16) -> u16 {
+    (NFNL_SUBSYS_NFTABLES << 8) | message
+}
+
+/// Bytes for one datagram; the kernel fills 8 KiB at most unless one rule is longer.
+const DATAGRAM: usize = 64 * 1024;
+
+/// All our chains, and all jumps to them, have it in a name.
+const OURS: &[u8] = b"KUBE-";
+
+/// Watches all families.
+#[derive(Debug)]
+pub(super) struct Watch {
+    notifications: Socket,
+    requests: netlink::Socket,
+    heard: Heard,
+}
+
+/// What the notifications told.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Heard {
+    /// Families in which rules of ours may have changed.
+    changed: BTreeSet<IpFamily>,
+    /// The generations since the last own write.
+    generations: BTreeSet<u32>,
+}
+
+impl Heard {
+    fn all(&mut self) {
+        self.changed.extend(IpFamily::ALL);
+    }
+
+    /// Notes what a datagram tells.
+    fn note(&mut self, datagram: &[u8]) {
+        let mut rest = datagram;
+        while let Ok(message) = NetlinkBuffer::new_checked(rest) {
+            let payload = message.payload();
+            let family = match payload.first().map(|family| libc::c_int::from(*family)) {
+                Some(libc::AF_INET) => Some(IpFamily::V4),
+                Some(libc::AF_INET6) => Some(IpFamily::V6),
+                _ => None,
+            };
+            match message.message_type() {
+                NFT_MSG_NEWGEN => self.generations.extend(generation(payload)),
+                NFT_MSG_DELTABLE => self.changed.extend(family),
+                NFT_MSG_NEWCHAIN | NFT_MSG_DELCHAIN | NFT_MSG_NEWRULE | NFT_MSG_DELRULE
+                    if payload.windows(OURS.len()).any(|bytes| bytes == OURS) =>
+                {
+                    self.changed.extend(family);
+                }
+                _ => {}
+            }
+            let length = usize::try_from(message.length()).unwrap_or(usize::MAX);
+            match rest.get(length.saturating_add(3) & !3..) {
+                Some(next) if length > 0 => rest = next,
+                _ => return,
+            }
+        }
+    }
+}
+
+/// The number in a message about a generation.
+fn generation(payload: &[u8]) -> Option<u32> {
+    NlasIterator::new(payload.get(HEADER..)?)
+        .filter_map(Result::ok)
+        .find(|attribute| attribute.kind() == NFTA_GEN_ID)
+        .and_then(|attribute| attribute.value().try_into().ok())
+        .map(u32::from_be_bytes)
+}
+
+impl Watch {
+    pub(super) fn open() -> io::Result<Self> {
+        let mut notifications = Socket::new(NETLINK_NETFILTER)?;
+        notifications.bind_auto()?;
+        notifications.set_non_blocking(true)?;
+        notifications.add_membership(NFNLGRP_NFTABLES)?;
+        let requests = netlink::Socket::open(NETLINK_NETFILTER).map_err(io::Error::other)?;
+        Ok(Self {
+            notifications,
+            requests,
+            heard: Heard::default(),
+        })
+    }
+
+    pub(super) fn before_look(&mut self, family: IpFamily) {
+        self.listen();
+        self.heard.changed.remove(&family);
+    }
+
+    pub(super) fn has_changed(&mut self, family: IpFamily) -> bool {
+        self.listen();
+        // Only writes of our own need them.
+        self.heard.generations.clear();
+        self.heard.changed.contains(&family)
+    }
+
+    pub(super) fn around_write<E>(
+        &mut self,
+        tables: usize,
+        write: impl FnOnce() -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.heard.generations.clear();
+        let before = self.generation();
+        self.follow(false);
+        let result = write();
+        self.follow(true);
+        let after = self.generation();
+        self.listen();
+        match before.zip(after) {
+            Some((before, after)) => {
+                let since = |id: u32| id.wrapping_sub(before);
+                let heard = self.heard.generations.iter();
+                let heard = heard.filter(|id| since(**id) <= since(after)).count();
+                let unheard = usize::try_from(since(after))
+                    .unwrap_or(usize::MAX)
+                    .saturating_sub(heard);
+                // Of a write that failed the first tables may have been written.
+                let is_ours = if result.is_ok() {
+                    unheard == tables
+                } else {
+                    unheard <= tables
+                };
+                if !is_ours {
+                    debug!(unheard, tables, "somebody else wrote at the same time");
+                    self.heard.all();
+                }
+            }
+            None => self.heard.all(),
+        }
+        result
+    }
+
+    /// Takes in all notifications that are there.
+    fn listen(&mut self) {
+        let mut buffer = Vec::with_capacity(DATAGRAM);
+        loop {
+            buffer.clear();
+            match self
+                .notifications
+                .recv_from(&mut buffer, libc::MSG_DONTWAIT | libc::MSG_TRUNC)
+            {
+                // Any process may send to our port; only port 0 is the kernel.
+                Ok((_, sender)) if sender != SocketAddr::new(0, sender.multicast_groups()) => {}
+                Ok((length, _)) if length > buffer.len() => self.heard.all(),
+                Ok(_) => self.heard.note(&buffer),
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => return,
+                    io::ErrorKind::Interrupted => {}
+                    _ => {
+                        // Too many to be kept for us, or worse.
+                        self.heard.all();
+                        if error.raw_os_error() != Some(libc::ENOBUFS) {
+                            warn!(%error, "notifications of nftables lost");
+                            return;
+                        }
+                    }
+                },
+            }
+        }
+    }
+
+    /// Joins the notifications' group or leaves it.
+    fn follow(&mut self, join: bool) {
+        let socket = &mut self.notifications;
+        let result = if join {
+            socket.add_membership(NFNLGRP_NFTABLES)
+        } else {
+            socket.drop_membership(NFNLGRP_NFTABLES)
+        };
+        if let Err(error) = result {
+            warn!(%error, "notifications of nftables not switched");
+            self.heard.all();
+        }
+    }
+
+    /// The present generation.
+    fn generation(&mut self) -> Option<u32> {
+        let request = netlink::Request {
+            kind: NFT_MSG_GETGEN,
+            flags: 0,
+            payload: vec![0; HEADER],
+        };
+        match self.requests.get(request) {
+            Ok(Ok(replies)) => replies.iter().find_map(|reply| generation(&reply.payload)),
+            Ok(Err(error)) => {
+                debug!(error = %ErrorChain(&error), "generation unknown");
+                None
+            }
+            Err(error) => {
+                debug!(error = %ErrorChain(&error), "generation unknown");
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(kind: u16, family: i32, content: &[u8]) -> Vec<u8> {
+        let length = 16 + HEADER + content.len();
+        let mut bytes = Vec::new();
+        bytes.extend_from_slice(&u32::try_from(length).unwrap().to_ne_bytes());
+        bytes.extend_from_slice(&kind.to_ne_bytes());
+        bytes.extend_from_slice(&[0; 10]);
+        bytes.extend_from_slice(&[u8::try_from(family).unwrap(), 0, 0, 0]);
+        bytes.extend_from_slice(content);
+        bytes.resize(length.next_multiple_of(4), 0);
+        bytes
+    }
+
+    fn heard(messages: &[Vec<u8>]) -> Heard {
+        let mut heard = Heard::default();
+        heard.note(&messages.concat());
+        heard
+    }
+
+    #[test]
+    fn rules_and_chains_with_our_names_count_in_their_family() {
+        let rule = message(NFT_MSG_DELRULE, libc::AF_INET6, b"INPUT KUBE-SERVICES");
+        let foreign = message(NFT_MSG_DELRULE, libc::AF_INET, b"INPUT DOCKER");
+        let bridge = message(NFT_MSG_NEWRULE, libc::AF_BRIDGE, b"KUBE-SERVICES");
+        assert_eq!(
+            heard(&[foreign, bridge, rule]).changed,
+            BTreeSet::from([IpFamily::V6])
+        );
+        let table = message(NFT_MSG_DELTABLE, libc::AF_INET, b"nat");
+        assert_eq!(heard(&[table]).changed, BTreeSet::from([IpFamily::V4]));
+    }
+
+    #[test]
+    fn generations_are_counted() {
+        // NFTA_GEN_ID = 7, NFTA_GEN_PROC_PID.
+        let content = [0, 8, 0, 1, 0, 0, 0, 7, 0, 8, 0, 2, 0, 0, 0, 1];
+        let mut native = content;
+        native[..2].copy_from_slice(&8_u16.to_ne_bytes());
+        native[2..4].copy_from_slice(&1_u16.to_ne_bytes());
+        native[8..10].copy_from_slice(&8_u16.to_ne_bytes());
+        native[10..12].copy_from_slice(&2_u16.to_ne_bytes());
+        let heard = heard(&[message(NFT_MSG_NEWGEN, 0, &native)]);
+        assert_eq!(heard.generations, BTreeSet::from([7]));
+        assert!(heard.changed.is_empty());
+    }
+
+    #[test]
+    fn broken_messages_say_nothing() {
+        let mut endless = message(NFT_MSG_DELTABLE, libc::AF_BRIDGE, b"");
+        endless[0] = 0;
+        assert_eq!(heard(&[endless, vec![0; 15]]), Heard::default());
+        assert_eq!(
+            heard(&[message(NFT_MSG_NEWGEN, 0, &[8, 0])]),
+            Heard::default()
+        );
+    }
+}
