@@ -21,6 +21,7 @@ use crate::metrics::{
     SyncMetrics, SyncScope, Table,
 };
 use crate::model::{Changes, IpFamily, NodeInfo};
+use crate::plan::step::RuleEdits;
 use crate::plan::{Drift, Outcome, Plan, Report, Step};
 use crate::reconcile::health_checks::HealthChecks;
 use crate::reconcile::observer::{Observer, Round};
@@ -66,10 +67,10 @@ pub(super) struct LoopObserver {
     pub(super) is_large: AtomicBool,
 }
 
-/// A plan of so many steps is a cold start or a large change: what it freed is given back.
+/// A plan of this size is a cold start or a large change: what it freed is given back.
 const LARGE_PLAN: usize = 1_000;
 
-/// Most steps of a plan that the board shows: a cold start has a hundred thousand.
+/// Most steps of a plan that the board shows, and most edits of one: a cold start has a hundred thousand.
 const SHOWN_STEPS: usize = 1_000;
 
 /// The last plan of each family, for `/state`.
@@ -81,9 +82,9 @@ impl Board {
         let failures: Vec<Value> = report
             .failures(plan)
             .take(SHOWN_STEPS)
-            .map(|(step, failure)| json!({ "step": step, "error": failure.message }))
+            .map(|(step, failure)| json!({ "step": shown(step), "error": failure.message }))
             .collect();
-        let steps: Vec<&Step> = plan.steps().take(SHOWN_STEPS).collect();
+        let steps: Vec<Value> = plan.steps().take(SHOWN_STEPS).map(shown).collect();
         let shown = json!({
             "time": time.to_string(),
             "stepCount": plan.len(),
@@ -103,6 +104,18 @@ impl Board {
             .map(|(family, plan)| (family.to_string(), plan.clone()))
             .collect();
         json!({ "lastPlan": plans })
+    }
+}
+
+/// A step as the board shows it.
+fn shown(step: &Step) -> Value {
+    match step {
+        Step::EditRules(rules) if rules.edits.len() > SHOWN_STEPS => {
+            let edits = rules.edits.iter().take(SHOWN_STEPS).cloned().collect();
+            let family = rules.family;
+            json!(Step::EditRules(RuleEdits { family, edits }))
+        }
+        step => json!(step),
     }
 }
 
@@ -145,7 +158,7 @@ impl Observer for LoopObserver {
 
     fn applied(&self, family: IpFamily, plan: &Plan, report: &Report) {
         self.board.show(family, self.clock.now(), plan, report);
-        if plan.len() >= LARGE_PLAN {
+        if plan.size() >= LARGE_PLAN {
             self.is_large.store(true, Ordering::Relaxed);
         }
         for ((kind, ok), count) in counts(plan, report) {

@@ -260,6 +260,15 @@ impl Plan {
         self.steps.len()
     }
 
+    /// Objects that the plan changes: a batch of rules counts by its chains.
+    pub fn size(&self) -> usize {
+        let size = |step: &Step| match step {
+            Step::EditRules(rules) => rules.edits.len(),
+            _ => 1,
+        };
+        self.steps().map(size).sum()
+    }
+
     pub fn steps(&self) -> impl ExactSizeIterator<Item = &Step> {
         self.steps.iter().map(|(_, step)| step)
     }

@@ -45,7 +45,8 @@ type Claim = (i64, ServicePortName);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
     fragments: BTreeMap<ServicePortName, Fragment>,
-    claims: BTreeMap<Frontend, BTreeSet<Claim>>,
+    /// Sorted. Nearly all have one, and a tree of one element is the size of eleven.
+    claims: BTreeMap<Frontend, Vec<Claim>>,
     /// Those with more than one claim, without endpoints, which all claimants want alike.
     contested: BTreeSet<Frontend>,
     trees: BTreeMap<TreeId, Tree>,
@@ -210,7 +211,10 @@ impl Desired {
 
     fn claim(&mut self, frontend: Frontend, claim: Claim) {
         let claims = self.claims.entry(frontend).or_default();
-        claims.insert(claim);
+        if let Err(index) = claims.binary_search(&claim) {
+            claims.reserve_exact(1);
+            claims.insert(index, claim);
+        }
         if claims.len() > 1 && !matches!(frontend, Frontend::LocalEndpoint(_)) {
             self.contested.insert(frontend);
         }
@@ -218,7 +222,7 @@ impl Desired {
 
     fn withdraw(&mut self, frontend: Frontend, claim: &Claim) {
         if let Some(claims) = self.claims.get_mut(&frontend) {
-            claims.remove(claim);
+            claims.retain(|other| other != claim);
             if claims.len() < 2 {
                 self.contested.remove(&frontend);
             }
