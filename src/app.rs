@@ -184,6 +184,7 @@ fn parts(
         addresses: opened.kernel.node_addresses()?,
         kernel: opened.version,
         tcp_is_liberal: ConntrackSettings::default().is_liberal(),
+        comparing: opened.comparing,
         ..NodeFacts::default()
     };
     Ok(Parts {

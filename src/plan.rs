@@ -35,7 +35,7 @@ pub mod sysctl;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use context::{Context, IptablesContext, KernelVersion};
+pub use context::{Context, Hairpin, IptablesContext, KernelVersion};
 pub use drift::Drift;
 pub use planner::Planner;
 pub use prerequisites::Prerequisites;

@@ -2,7 +2,7 @@
 //! What must be there before anything is served: IP families, IPVS, the scheduler, iptables. A proxy
 //! that cannot work here says why and does not start.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -26,7 +26,8 @@ use crate::metrics::DataplaneMetrics;
 use crate::model::IpFamily;
 use crate::plan::KernelVersion;
 use crate::plan::conntrack::tuning::Tuning;
-use crate::plan::ruleset::Table;
+use crate::plan::iptables::text;
+use crate::plan::ruleset::{Rule, Table};
 use crate::source::{Source, kubernetes};
 use crate::telemetry::ErrorChain;
 
@@ -37,6 +38,8 @@ pub(super) struct Opened {
     pub(super) families: Vec<IpFamily>,
     pub(super) version: KernelVersion,
     pub(super) backends: Backends,
+    /// Families in which one rule can compare source and destination; only iptables mode asks.
+    pub(super) comparing: BTreeSet<IpFamily>,
 }
 
 /// Opens the kernel of this network namespace for a mode.
@@ -48,6 +51,10 @@ pub(super) fn open(settings: &Settings, exec: &Arc<dyn Exec>) -> anyhow::Result<
     };
     let (backends, iptables) = iptables(settings.iptables_backend, exec)?;
     let families = iptables.keys().copied().collect();
+    let comparing = match settings.mode {
+        ProxyMode::Ipvs => BTreeSet::new(),
+        ProxyMode::Iptables => comparing(&iptables)?,
+    };
     let sysctls = Sysctls::new("/proc/sys");
     let version = sysctls
         .read("kernel/osrelease")
@@ -68,7 +75,25 @@ pub(super) fn open(settings: &Settings, exec: &Arc<dyn Exec>) -> anyhow::Result<
         families,
         version,
         backends,
+        comparing,
     })
+}
+
+/// Those of the families whose kernel compares source and destination for us.
+fn comparing(iptables: &BTreeMap<IpFamily, Iptables>) -> anyhow::Result<BTreeSet<IpFamily>> {
+    let mut comparing = BTreeSet::new();
+    for (family, iptables) in iptables {
+        let matches = Rule::new(text::reaches_itself(*family));
+        if iptables
+            .knows(Table::Nat, &matches)
+            .context("cannot use iptables")?
+        {
+            comparing.insert(*family);
+        } else {
+            info!(%family, "no match bpf: each endpoint on this node has a rule for reaching itself");
+        }
+    }
+    Ok(comparing)
 }
 
 fn open_ipvs(settings: &Settings) -> anyhow::Result<ipvs::Client> {

@@ -19,7 +19,9 @@ pub use watch::Watch;
 
 use super::exec::{Exec, ExecError};
 use crate::model::net::IpFamily;
-use crate::plan::ruleset::{Edit, ParseError, Ruleset, Table, incompatible_tables, render_edits};
+use crate::plan::ruleset::{
+    Edit, ParseError, Rule, Ruleset, Table, incompatible_tables, render_edits,
+};
 
 /// Seconds that iptables waits for its lock, which kubelet and others take too. kube-proxy's value.
 const LOCK_WAIT: &str = "5";
@@ -131,6 +133,20 @@ impl Iptables {
             .chains
             .retain(|(table, _), _| tables.contains(table));
         Ok(ruleset)
+    }
+
+    /// Whether program and kernel know what a rule asks for. Changes nothing.
+    pub fn knows(&self, table: Table, rule: &Rule) -> Result<bool, IptablesError> {
+        let chain = "KUBE-PROBE";
+        let batch = format!("*{table}\n:{chain} - [0:0]\n-A {chain} {rule}\nCOMMIT\n");
+        let program = self.programs.restore.as_str();
+        let args = ["-w", LOCK_WAIT, "--noflush", "--test"];
+        let output = self
+            .exec
+            .run(program, &args, batch.as_bytes())
+            .map_err(IptablesError::Exec)?;
+        // What the kernel lacks is a warning and no failure: nothing reaches the kernel.
+        Ok(output.succeeded() && !output.stderr_text().contains("not supported"))
     }
 
     /// Makes all edits with one process. Each table is atomic by itself; tables are written in the order of [`Table`],

@@ -57,6 +57,17 @@ pub struct IptablesContext {
     /// Packets that conntrack calls invalid are dropped before they can reset a connection; not where conntrack is told
     /// to be liberal.
     pub drop_invalid: bool,
+    pub hairpin: Hairpin,
+}
+
+/// How it is told that a pod reaches itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Hairpin {
+    /// Each endpoint on this node has a rule.
+    #[default]
+    PerEndpoint,
+    /// One rule compares source and destination; the kernel needs `xt_bpf` for it.
+    OneRule,
 }
 
 /// Major and minor version of the running kernel.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::check::check;
-use super::context::{Context, IptablesContext, KernelVersion};
+use super::context::{Context, Hairpin, IptablesContext, KernelVersion};
 use super::object::{RealServerKey, Timeouts, VirtualServerKey};
 use super::planner::RealServerOf;
 use super::step::Step;
@@ -44,6 +44,7 @@ pub(crate) fn context(family: IpFamily) -> Context {
             node_ports_everywhere: true,
             localhost_node_ports: family == IpFamily::V4,
             drop_invalid: true,
+            hairpin: Hairpin::PerEndpoint,
         },
     }
 }

@@ -13,7 +13,7 @@ use crate::model::ipvs_options::Scheduler;
 use crate::model::node::NodeIps;
 use crate::model::{IpFamily, NodeInfo};
 use crate::plan::object::Timeouts;
-use crate::plan::{Context, IptablesContext, KernelVersion};
+use crate::plan::{Context, Hairpin, IptablesContext, KernelVersion};
 
 /// What is known of the node at the moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,6 +28,8 @@ pub struct NodeFacts {
     pub tcp_is_liberal: bool,
     /// IPVS schedulers that some Service asked for and that the kernel lacks.
     pub missing_schedulers: BTreeSet<Scheduler>,
+    /// Families in which one rule can compare source and destination.
+    pub comparing: BTreeSet<IpFamily>,
 }
 
 impl NodeFacts {
@@ -78,6 +80,11 @@ pub fn context(
                 && settings.localhost_node_ports
                 && ranges.contains_loopback(),
             drop_invalid: !settings.conntrack.tcp_be_liberal && !facts.tcp_is_liberal,
+            hairpin: if facts.comparing.contains(&family) {
+                Hairpin::OneRule
+            } else {
+                Hairpin::PerEndpoint
+            },
         },
     }
 }

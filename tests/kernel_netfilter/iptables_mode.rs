@@ -21,7 +21,9 @@ use kube_proxy_rs::plan::iptables::Planner;
 use kube_proxy_rs::plan::object::Timeouts;
 use kube_proxy_rs::plan::ruleset::{ChainName, Edit, Table};
 use kube_proxy_rs::plan::step::RuleEdits;
-use kube_proxy_rs::plan::{Context, IptablesContext, KernelVersion, Outcome, Report, State, Step};
+use kube_proxy_rs::plan::{
+    Context, Hairpin, IptablesContext, KernelVersion, Outcome, Report, State, Step,
+};
 
 use super::{Need, Test};
 
@@ -100,11 +102,13 @@ fn contexts(family: IpFamily) -> Vec<Context> {
             node_ports_everywhere: true,
             localhost_node_ports: family == IpFamily::V4,
             drop_invalid: true,
+            hairpin: Hairpin::PerEndpoint,
         },
     };
     let mut narrow = plain.clone();
     narrow.iptables.node_ports_everywhere = false;
     narrow.iptables.drop_invalid = false;
+    narrow.iptables.hairpin = Hairpin::OneRule;
     narrow.masquerade_mark = 1 << 31;
     narrow.local_detector = LocalDetector::Cidr(pods.parse().unwrap());
     let mut bridge = plain.clone();

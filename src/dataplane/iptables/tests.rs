@@ -418,3 +418,18 @@ fn failures_of_both_backends_are_classified_and_located() {
         );
     }
 }
+
+#[test]
+fn a_rule_is_known_only_if_nobody_warns() {
+    let rule = Rule::new("-m bpf --bytecode \"1,6 0 0 0\"");
+    let warning = "Warning: Extension bpf revision 0 not supported, missing kernel module?\n";
+    for (status, stderr, known) in [(0, "", true), (0, warning, false), (2, "", false)] {
+        let machine = Machine::default().with("iptables-nft-restore", "-w", status, "", stderr);
+        let (_, iptables) = iptables(machine);
+        assert_eq!(
+            iptables.knows(Table::Nat, &rule).unwrap(),
+            known,
+            "{stderr}"
+        );
+    }
+}

@@ -8,7 +8,7 @@
 use super::text::{self, comment};
 use super::tree::TreeId;
 use crate::model::IpFamily;
-use crate::plan::context::Context;
+use crate::plan::context::{Context, Hairpin};
 use crate::plan::ruleset::{ChainName, Edit, Rule, Table};
 use crate::plan::sysctl::Sysctl;
 
@@ -73,6 +73,9 @@ pub fn chains(context: &Context) -> Vec<Chain> {
     ]
 }
 
+/// Why a packet is masqueraded whose source is its destination.
+pub const REACHES_ITSELF: &str = "masquerade a pod that reaches itself";
+
 /// What stands behind the rules of a tree's root.
 pub fn behind(tree: TreeId, context: &Context) -> Vec<Rule> {
     match tree {
@@ -86,6 +89,13 @@ pub fn behind(tree: TreeId, context: &Context) -> Vec<Rule> {
             "kubernetes service nodeports without endpoints",
             TreeId::RefusedNodePorts.root(),
         ),
+        TreeId::Hairpin if context.iptables.hairpin == Hairpin::OneRule => {
+            vec![Rule::new(format!(
+                "{} {} -j KUBE-MARK-MASQ",
+                text::reaches_itself(context.family),
+                comment(REACHES_ITSELF),
+            ))]
+        }
         _ => Vec::new(),
     }
 }

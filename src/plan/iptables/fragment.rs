@@ -5,12 +5,13 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
+use super::fixed::REACHES_ITSELF;
 use super::name;
 use super::text::{self, Locality, comment};
 use super::tree::{Key, TreeId};
 use crate::model::topology::{self, Choice};
 use crate::model::{Endpoint, Protocol, ServicePort};
-use crate::plan::context::Context;
+use crate::plan::context::{Context, Hairpin};
 use crate::plan::ruleset::{ChainName, Rule};
 
 /// Most endpoints that a chain lists, and most parts that longer lists are split into. A new connection walks 8 rules
@@ -70,7 +71,7 @@ pub struct Fragment {
     /// For policy Cluster and Local, sorted and without repetitions.
     cluster: Vec<SocketAddr>,
     local: Vec<SocketAddr>,
-    /// Addresses of all endpoints on this node, in whatever condition they are.
+    /// Addresses of all endpoints on this node, in whatever condition they are. Empty where no rule needs them.
     local_addresses: Vec<IpAddr>,
     has_any: bool,
     /// Endpoints of all conditions, which is what kube-proxy counts for its large-cluster mode.
@@ -95,9 +96,10 @@ impl Fragment {
             local,
             has_any,
         } = &choice;
+        let needs_addresses = context.iptables.hairpin == Hairpin::PerEndpoint;
         let mut local_addresses: Vec<IpAddr> = endpoints
             .iter()
-            .filter(|endpoint| endpoint.local)
+            .filter(|endpoint| needs_addresses && endpoint.local)
             .map(|endpoint| endpoint.address)
             .collect();
         local_addresses.sort_unstable();
@@ -177,7 +179,7 @@ impl Fragment {
         }
         for address in &self.local_addresses {
             let host = text::host(*address);
-            let note = comment("masquerade a pod that reaches itself");
+            let note = comment(REACHES_ITSELF);
             let rule = Rule::new(format!("-s {host} -d {host} {note} -j KUBE-MARK-MASQ"));
             frontends.insert(
                 Frontend::LocalEndpoint(*address),

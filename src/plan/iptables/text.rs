@@ -83,6 +83,22 @@ pub fn mark(mark: u32) -> String {
     format!("{mark:#x}/{mark:#x}")
 }
 
+/// The match of a packet whose source is its destination: a program that compares both in its IP header.
+pub const fn reaches_itself(family: IpFamily) -> &'static str {
+    // `length,CODE JUMP-IF JUMP-IF-NOT VALUE,...`: for each word of the address 32 (load) source, 7 (keep), 32
+    // destination, 29 (equal, or jump to the end); 6 returns yes (65535) or no.
+    match family {
+        IpFamily::V4 => {
+            "-m bpf --bytecode \"6,32 0 0 12,7 0 0 0,32 0 0 16,29 0 1 0,6 0 0 65535,6 0 0 0\""
+        }
+        IpFamily::V6 => concat!(
+            "-m bpf --bytecode \"18,32 0 0 8,7 0 0 0,32 0 0 24,29 0 13 0,",
+            "32 0 0 12,7 0 0 0,32 0 0 28,29 0 9 0,32 0 0 16,7 0 0 0,32 0 0 32,29 0 5 0,",
+            "32 0 0 20,7 0 0 0,32 0 0 36,29 0 1 0,6 0 0 65535,6 0 0 0\""
+        ),
+    }
+}
+
 /// `REJECT` as a port that nobody listens on would answer.
 pub const fn reject(family: IpFamily) -> &'static str {
     match family {

@@ -9,10 +9,10 @@ use super::tracer::{End, Packet, Tracer};
 use crate::model::node::LocalDetector;
 use crate::model::testing::{endpoint, ip, service, slice, tracker};
 use crate::model::{EndpointSlice, Event, IpFamily, Protocol, Service};
-use crate::plan::Context;
 use crate::plan::iptables::name::endpoint_chain;
 use crate::plan::ruleset::{Rule, Ruleset, Table};
 use crate::plan::testing::context;
+use crate::plan::{Context, Hairpin};
 
 /// A node at 192.168.0.10 whose pods are in 10.1.0.0/24; pods of other nodes are in 10.2.0.0/24.
 fn node(objects: Vec<(Service, EndpointSlice)>) -> Proxy {
@@ -188,6 +188,17 @@ fn pod_that_reaches_itself_is_masqueraded() {
         .collect();
     assert_eq!(masqueraded, [&End::Masqueraded(at(HERE))]);
     assert_eq!(ends.len(), 200);
+}
+
+#[test]
+fn one_rule_masquerades_all_pods_that_reach_themselves() {
+    let mut comparing = node(vec![]).planner.context().clone();
+    comparing.iptables.hairpin = Hairpin::OneRule;
+    let proxy = with(comparing, vec![(web(), both())]);
+    let expected = BTreeSet::from([End::Masqueraded(at(HERE)), End::To(at(THERE))]);
+    assert_eq!(ask(&proxy, Client::Endpoint, CLUSTER_IP), expected);
+    let rules = proxy.rules(Table::Nat, "KUBE-HAIRPIN");
+    assert_eq!(rules.len(), 1, "{rules:?}");
 }
 
 #[test]

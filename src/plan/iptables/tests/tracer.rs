@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use crate::model::Protocol;
+use crate::model::{IpFamily, Protocol};
+use crate::plan::iptables::text;
 use crate::plan::ruleset::{ChainName, Rule, Ruleset, Table};
 
 /// What becomes of a connection.
@@ -240,6 +241,7 @@ impl Tracer<'_> {
                         "addrtype",
                         "statistic",
                         "recent",
+                        "bpf",
                     ];
                     let module = value();
                     assert!(known.contains(&module), "unknown match {module}");
@@ -277,6 +279,15 @@ impl Tracer<'_> {
                 }
                 "--src-type" => value() == "LOCAL" && self.local.contains(&packet.from),
                 "--dst-type" => value() == "LOCAL" && self.local.contains(&packet.to.ip()),
+                "--bytecode" => {
+                    let family = IpFamily::of(packet.from);
+                    let program = format!("\"{}\"", value());
+                    assert!(
+                        text::reaches_itself(family).ends_with(&program),
+                        "unknown program {program}"
+                    );
+                    packet.from == packet.to.ip()
+                }
                 "--mode" => value() == "random",
                 "--probability" => {
                     chance *= value().parse::<f64>().unwrap();
