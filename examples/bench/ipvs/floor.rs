@@ -28,7 +28,8 @@ use kube_proxy_rs::plan::set::{SetId, SetType};
 use kube_proxy_rs::plan::{Context, IptablesContext, KernelVersion, rules};
 use serde_json::{Value, json};
 
-use crate::{Shape, cluster, kernel, save};
+use super::kernel;
+use crate::{Shape, cluster, save};
 
 const TCP: u8 = 6;
 

@@ -5,19 +5,15 @@
 //! the kernel it sleeps: the guest has one processor, and the proxy needs it.
 
 use std::net::IpAddr;
-use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Context as _;
-use k8s_openapi::api::core::v1::Service;
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointSlice};
-use kube::api::{Api, PostParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions};
 use kube_proxy_rs::clock::Clock;
 use kube_proxy_rs::dataplane::ipvs::{Client as Ipvs, Protocol, ServiceKey};
 use serde_json::{Value, json};
 
-use crate::{cluster, pause};
+use crate::api::Writer;
+use crate::{cluster, micros, pause};
 
 /// Changes go to so many Services in turn.
 const SERVICES: u16 = 50;
@@ -30,42 +26,6 @@ const LIMIT: Duration = Duration::from_mins(5);
 
 /// The endpoint that comes and goes.
 const EXTRA: u8 = 250;
-
-/// A connection to the API server.
-pub(crate) struct Writer {
-    runtime: tokio::runtime::Runtime,
-    services: Api<Service>,
-    slices: Api<EndpointSlice>,
-}
-
-impl Writer {
-    pub(crate) fn new(kubeconfig: &Path, namespace: &str) -> anyhow::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let client = runtime.block_on(async {
-            let file = Kubeconfig::read_from(kubeconfig)?;
-            let options = KubeConfigOptions::default();
-            let config = kube::Config::from_custom_kubeconfig(file, &options).await?;
-            anyhow::Ok(kube::Client::try_from(config)?)
-        })?;
-        Ok(Self {
-            services: Api::namespaced(client.clone(), namespace),
-            slices: Api::namespaced(client, namespace),
-            runtime,
-        })
-    }
-
-    fn virtual_server(&self, name: &str) -> anyhow::Result<ServiceKey> {
-        let service = self.runtime.block_on(self.services.get(name))?;
-        let address: IpAddr = service
-            .spec
-            .and_then(|spec| spec.cluster_ip)
-            .context("a Service has no cluster IP")?
-            .parse()?;
-        Ok(ServiceKey::new(Protocol::Tcp, address, cluster::PORT))
-    }
-}
 
 /// One change.
 #[derive(Clone, Copy, Debug)]
@@ -99,10 +59,6 @@ pub(crate) fn measure(clock: &Clock, writer: &Writer, changes: u16) -> anyhow::R
     Ok(results)
 }
 
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
-}
-
 fn one(
     clock: &Clock,
     writer: &Writer,
@@ -112,8 +68,8 @@ fn one(
 ) -> anyhow::Result<Change> {
     let name = format!("svc-{number:05}");
     let slice_name = format!("{name}-0");
-    let key = writer.virtual_server(&name)?;
-    let mut slice = writer.runtime.block_on(writer.slices.get(&slice_name))?;
+    let key = ServiceKey::new(Protocol::Tcp, writer.cluster_ip(&name)?, cluster::PORT);
+    let mut slice = writer.slice(&slice_name)?;
     let address = cluster::endpoint(number, EXTRA);
     let text = address.to_string();
     let endpoints = slice.endpoints.get_or_insert_default();
@@ -129,10 +85,8 @@ fn one(
             ..Endpoint::default()
         });
     }
-    let parameters = PostParams::default();
     let begin = clock.monotonic();
-    let write = writer.slices.replace(&slice_name, &parameters, &slice);
-    writer.runtime.block_on(write)?;
+    writer.replace(&slice)?;
     let answer = clock.monotonic().saturating_sub(begin);
     let mut last_look = clock.monotonic();
     loop {

@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The part of `hack/bench-ipvs` that is no shell: what runs inside a guest kernel, and the table.
+//! The part of the benchmarks under `hack/` that is no shell. It measures and prints tables.
 //!
-//! `floor` makes the kernel objects of a cluster through our clients alone; `proxy` starts a proxy
-//! and watches what it does with the same cluster; `manifests` writes the cluster as files; `table`
-//! reads the results. It measures and judges nothing.
+//! `manifests` writes a cluster as files, `ipvs` is what runs inside a guest kernel for `hack/bench-ipvs`, `iptables` what
+//! `hack/bench-iptables` does in network namespaces of this machine.
 
+mod api;
 mod cluster;
-mod floor;
-mod kernel;
-mod latency;
+mod iptables;
+mod ipvs;
+#[path = "../../tests/common/namespace.rs"]
+#[allow(unreachable_pub, dead_code, reason = "the tests use more of it")]
+mod namespace;
 mod process;
-mod proxy;
-mod table;
+mod running;
+mod sample;
 
 use std::path::PathBuf;
 
@@ -29,7 +31,7 @@ struct Shape {
 }
 
 #[derive(Debug, Parser)]
-#[command(name = "bench_ipvs")]
+#[command(name = "bench")]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -43,27 +45,20 @@ enum Command {
         #[command(flatten)]
         shape: Shape,
     },
-    /// Makes all kernel objects of the cluster with prepared messages, and times each kind.
-    Floor {
-        #[command(flatten)]
-        shape: Shape,
-        /// File of the result.
-        #[arg(long)]
-        out: PathBuf,
-    },
-    /// Starts a proxy, waits until all is programmed, changes endpoints, then lets it idle.
-    Proxy(proxy::Options),
-    /// Prints the table for a folder of results.
-    Table { folder: PathBuf },
+    /// IPVS mode, in a guest kernel.
+    #[command(subcommand)]
+    Ipvs(ipvs::Command),
+    /// iptables mode, on this machine's kernel.
+    #[command(subcommand)]
+    Iptables(iptables::Command),
 }
 
 fn main() -> anyhow::Result<()> {
     let clock = Clock::system();
     match Arguments::parse().command {
         Command::Manifests { folder, shape } => cluster::write(&folder, shape),
-        Command::Floor { shape, out } => floor::measure(&clock, shape, &out),
-        Command::Proxy(options) => proxy::measure(&clock, &options),
-        Command::Table { folder } => table::print(&folder),
+        Command::Ipvs(command) => ipvs::run(&clock, command),
+        Command::Iptables(command) => iptables::run(&clock, command),
     }
 }
 
@@ -81,4 +76,8 @@ fn save(path: &std::path::Path, result: &serde_json::Value) -> anyhow::Result<()
 )]
 fn pause(time: std::time::Duration) {
     std::thread::sleep(time);
+}
+
+fn micros(time: std::time::Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }

@@ -5,75 +5,14 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 
-use anyhow::Context as _;
 use serde_json::Value;
+
+use crate::sample::{self, Sample};
 
 /// The results of one folder.
 struct Results(Vec<Value>);
 
-/// Numbers that were measured in the same way.
-#[derive(Clone, Debug, Default)]
-struct Sample(Vec<f64>);
-
-impl Sample {
-    fn new(mut numbers: Vec<f64>) -> Self {
-        numbers.sort_by(f64::total_cmp);
-        Self(numbers)
-    }
-
-    /// The number below which a share of all others is, in percent.
-    fn percentile(&self, percent: usize) -> f64 {
-        let rank = (self.0.len() * percent).div_ceil(100).max(1) - 1;
-        self.0.get(rank).copied().unwrap_or(f64::NAN)
-    }
-
-    fn median(&self) -> f64 {
-        let middle = self.0.len() / 2;
-        match (self.0.get(middle.wrapping_sub(1)), self.0.get(middle)) {
-            (Some(low), Some(high)) if self.0.len().is_multiple_of(2) => f64::midpoint(*low, *high),
-            (_, Some(middle)) => *middle,
-            _ => f64::NAN,
-        }
-    }
-
-    fn scaled(&self, factor: f64) -> Self {
-        Self(self.0.iter().map(|number| number * factor).collect())
-    }
-}
-
-impl fmt::Display for Sample {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Some(min), Some(max)) = (self.0.first(), self.0.last()) else {
-            return f.write_str("-");
-        };
-        let median = self.median();
-        write!(
-            f,
-            "{median:>9.2}  [{min:.2} .. {max:.2}]  n={}",
-            self.0.len()
-        )
-    }
-}
-
 impl Results {
-    fn read(folder: &Path) -> anyhow::Result<Self> {
-        let mut paths = BTreeSet::new();
-        for entry in std::fs::read_dir(folder)? {
-            let path = entry?.path();
-            if path
-                .extension()
-                .is_some_and(|extension| extension == "json")
-            {
-                paths.insert(path);
-            }
-        }
-        let read = |path: &std::path::PathBuf| {
-            let text = std::fs::read_to_string(path)?;
-            serde_json::from_str(&text).with_context(|| path.display().to_string())
-        };
-        Ok(Self(paths.iter().map(read).collect::<Result<_, _>>()?))
-    }
-
     fn of<'a>(&'a self, label: &'a str, services: u64) -> impl Iterator<Item = &'a Value> {
         self.0
             .iter()
@@ -148,7 +87,7 @@ fn after_answer_us(change: &Value) -> Option<f64> {
 
 #[expect(clippy::print_stdout, reason = "the answer of a command")]
 pub(crate) fn print(folder: &Path) -> anyhow::Result<()> {
-    let results = Results::read(folder)?;
+    let results = Results(sample::read(folder)?);
     let mut text = String::new();
     write(&mut text, &results)?;
     println!("{text}");

@@ -2,7 +2,6 @@
 //! A proxy from its start on: until all is programmed, while endpoints change, while nothing happens.
 
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -10,17 +9,11 @@ use clap::Args;
 use kube_proxy_rs::clock::Clock;
 use serde_json::{Map, Value, json};
 
-use crate::latency::{self, Writer};
+use super::{kernel, latency};
+use crate::api::Writer;
 use crate::process::{self, Metrics};
-use crate::{Shape, kernel, pause, save};
-
-/// Between two looks at the proxy's metrics. Its own timestamps tell when things happened.
-const LOOK: Duration = Duration::from_millis(100);
-
-/// A cold start that takes longer has failed.
-const LIMIT: Duration = Duration::from_mins(30);
-
-const LAST_ROUND: &str = "kubeproxy_sync_proxy_rules_last_timestamp_seconds";
+use crate::running::{LAST_ROUND, Running};
+use crate::{Shape, pause, save};
 
 #[derive(Args, Debug)]
 pub(crate) struct Options {
@@ -48,60 +41,6 @@ pub(crate) struct Options {
     command: Vec<String>,
 }
 
-/// The proxy; it is ended with this.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It may have ended already.
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
-}
-
-impl Running {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the program that is measured, not a tool of the proxy"
-    )]
-    fn start(options: &Options) -> anyhow::Result<Self> {
-        let (program, arguments) = options.command.split_first().context("no proxy named")?;
-        let log = std::fs::File::create(options.out.with_extension("log"))?;
-        let child = Command::new(program)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .with_context(|| format!("cannot start {program}"))?;
-        Ok(Self(child))
-    }
-
-    /// Waits until each IP family had its first successful round.
-    fn wait_programmed(&mut self, clock: &Clock) -> anyhow::Result<Metrics> {
-        let begin = clock.monotonic();
-        loop {
-            if let Some(metrics) = Metrics::read()
-                && metrics
-                    .series(LAST_ROUND)
-                    .filter(|(_, at)| *at > 0.0)
-                    .count()
-                    >= 2
-            {
-                return Ok(metrics);
-            }
-            if let Some(status) = self.0.try_wait()? {
-                anyhow::bail!("the proxy ended: {status}");
-            }
-            anyhow::ensure!(
-                clock.monotonic().saturating_sub(begin) < LIMIT,
-                "not programmed after {LIMIT:?}"
-            );
-            pause(LOOK);
-        }
-    }
-}
-
 pub(crate) fn measure(clock: &Clock, options: &Options) -> anyhow::Result<()> {
     let shape = options.shape;
     let mut result = Map::new();
@@ -112,8 +51,9 @@ pub(crate) fn measure(clock: &Clock, options: &Options) -> anyhow::Result<()> {
 
     let forks = process::forks()?;
     let begin = clock.now();
-    let mut proxy = Running::start(options)?;
-    let pid = proxy.0.id();
+    let log = std::fs::File::create(options.out.with_extension("log"))?;
+    let mut proxy = Running::start(&options.command, &[], &log)?;
+    let pid = proxy.pid();
     let metrics = proxy.wait_programmed(clock)?;
     let begin = begin.as_duration().as_secs_f64();
     let rounds = metrics.series(LAST_ROUND);

@@ -5,6 +5,8 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 
 use anyhow::Context as _;
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::{Value, json};
 
 use crate::Shape;
@@ -31,6 +33,15 @@ pub(crate) fn endpoint(service: u16, index: u8) -> Ipv4Addr {
 
 pub(crate) const fn is_local(index: u8) -> bool {
     index.is_multiple_of(4)
+}
+
+/// A Service and its slice for an API server, which chooses the address.
+pub(crate) fn objects(number: u16, endpoints: u8) -> anyhow::Result<(Service, EndpointSlice)> {
+    let mut object: Service = serde_json::from_value(service(number))?;
+    if let Some(spec) = &mut object.spec {
+        (spec.cluster_ip, spec.cluster_ips) = (None, None);
+    }
+    Ok((object, serde_json::from_value(slice(number, endpoints))?))
 }
 
 /// Writes the Services and their slices as JSON lists, as `kubectl get -o json` has them.

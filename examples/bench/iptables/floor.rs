@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What iptables itself needs: for all rules that a proxy left in its node, and for one small change of them.
+
+use std::fs::File;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use kube_proxy_rs::clock::Clock;
+use serde_json::{Value, json};
+
+use super::Who;
+use super::world::{Node, World, find};
+use crate::namespace::{Namespace, command};
+
+const REPETITIONS: usize = 5;
+
+/// A chain of nobody's, so that nothing changes for packets.
+const SMALL: &str = "*nat\n:KPR-BENCH - [0:0]\n-A KPR-BENCH -j RETURN\nCOMMIT\n";
+const GONE: &str = "*nat\n:KPR-BENCH - [0:0]\n-X KPR-BENCH\nCOMMIT\n";
+
+pub(super) fn measure(
+    clock: &Clock,
+    world: &World,
+    node: &Node,
+    who: Who,
+) -> anyhow::Result<Value> {
+    let folder = tempfile::tempdir()?;
+    let file = |name: &str, text: &str| -> anyhow::Result<std::path::PathBuf> {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text)?;
+        Ok(path)
+    };
+    let save = find("iptables-legacy-save")?.display().to_string();
+    let all = file("all", &node.namespace.run(&save, &[])?)?;
+    let (small, gone) = (file("small", SMALL)?, file("gone", GONE)?);
+    let (mut full, mut partial) = (Vec::new(), Vec::new());
+    for _ in 0..REPETITIONS {
+        let fresh = Namespace::new()?;
+        full.push(restore(clock, world, &fresh, &all)?.as_secs_f64());
+        partial.push(restore(clock, world, &node.namespace, &small)?.as_secs_f64());
+        restore(clock, world, &node.namespace, &gone)?;
+    }
+    Ok(json!({
+        "kind": "floor",
+        "label": who.label(),
+        "fullSeconds": full,
+        "partialSeconds": partial,
+    }))
+}
+
+fn restore(
+    clock: &Clock,
+    world: &World,
+    namespace: &Namespace,
+    batch: &Path,
+) -> anyhow::Result<Duration> {
+    let mut restore = command(find("iptables-legacy-restore")?);
+    restore
+        .args(["-w", "5", "--noflush"])
+        .envs(world.environment(super::Backend::Legacy))
+        .stdin(File::open(batch)?)
+        .stdout(Stdio::null());
+    let begin = clock.monotonic();
+    let status = namespace.enter(|| restore.status())??;
+    let took = clock.monotonic().saturating_sub(begin);
+    anyhow::ensure!(status.success(), "iptables-restore: {status}");
+    Ok(took)
+}

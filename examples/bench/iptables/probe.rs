@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What connections meet, one after the other.
+
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use kube_proxy_rs::clock::Clock;
+use socket2::{Domain, SockRef, Socket, Type};
+
+use super::world::World;
+use crate::namespace::Namespace;
+use crate::{cluster, pause};
+
+/// Connections that nobody answers are given up after this time.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// Between two connections. What is looked for is known with about this precision.
+const LOOK: Duration = Duration::from_micros(300);
+
+/// A proxy that needs longer has failed.
+const LIMIT: Duration = Duration::from_mins(2);
+
+/// An endpoint that answers this many connections in a row not at all, although it would have its tenth part of them, is
+/// out: the chance that it is not is 1 in 300,000.
+const ABSENT: u32 = 120;
+
+/// The pods: each answers with its own address. They end with this.
+pub(super) struct Pods<'a> {
+    world: &'a World,
+    is_over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl<'a> Pods<'a> {
+    pub(super) fn new(world: &'a World) -> anyhow::Result<Self> {
+        let all = SocketAddr::from((Ipv4Addr::UNSPECIFIED, cluster::TARGET_PORT));
+        let listener = world.pods.enter(|| TcpListener::bind(all))??;
+        let is_over = Arc::new(AtomicBool::new(false));
+        let over = is_over.clone();
+        let serve = move || {
+            for stream in listener.incoming().flatten() {
+                if over.load(Ordering::Relaxed) {
+                    break;
+                }
+                if let (Ok(SocketAddr::V4(address)), mut stream) = (stream.local_addr(), stream) {
+                    // A client that is gone already needs no answer.
+                    drop(stream.write_all(&address.ip().octets()));
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().spawn(serve)?;
+        Ok(Self {
+            world,
+            is_over,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Pods<'_> {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        // Wakes it.
+        let to = SocketAddr::from((Ipv4Addr::LOCALHOST, cluster::TARGET_PORT));
+        drop(self.world.pods.enter(|| TcpStream::connect(to)));
+        drop(self.thread.take().map(JoinHandle::join));
+    }
+}
+
+/// Who answers.
+fn ask(to: SocketAddr) -> std::io::Result<Ipv4Addr> {
+    let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    // No TIME_WAIT: a new connection must not meet the remains of an old one.
+    SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
+    let mut answer = [0; 4];
+    stream.read_exact(&mut answer)?;
+    Ok(answer.into())
+}
+
+/// Looks from a network namespace, on a thread of its own.
+pub(super) struct Probe<'a> {
+    pub(super) clock: &'a Clock,
+    pub(super) from: &'a Namespace,
+    pub(super) service: IpAddr,
+}
+
+impl Probe<'_> {
+    fn to(&self) -> SocketAddr {
+        SocketAddr::new(self.service, cluster::PORT)
+    }
+
+    /// Does `change`, and says when (on the clock) the first connection was answered from then on.
+    pub(super) fn until_answered(
+        &self,
+        change: impl FnOnce() -> anyhow::Result<()>,
+    ) -> anyhow::Result<Duration> {
+        self.until(change, std::io::Result::is_ok)
+    }
+
+    /// Does `change`, and says when the first connection began that was not answered.
+    pub(super) fn until_refused(
+        &self,
+        change: impl FnOnce() -> anyhow::Result<()>,
+    ) -> anyhow::Result<Duration> {
+        self.until(change, std::io::Result::is_err)
+    }
+
+    fn until(
+        &self,
+        change: impl FnOnce() -> anyhow::Result<()>,
+        is_it: fn(&std::io::Result<Ipv4Addr>) -> bool,
+    ) -> anyhow::Result<Duration> {
+        self.beside(change, |give_up| {
+            let start = self.clock.monotonic();
+            loop {
+                let begin = self.clock.monotonic();
+                let result = ask(self.to());
+                if is_it(&result) {
+                    let now = self.clock.monotonic();
+                    return Ok(if result.is_ok() { now } else { begin });
+                }
+                anyhow::ensure!(
+                    now_is_in_time(self.clock, start) && !give_up.load(Ordering::Relaxed),
+                    "{} did not change, last: {result:?}",
+                    self.to()
+                );
+                pause(LOOK);
+            }
+        })
+    }
+
+    /// Does `change`, and says when the last connection was that `endpoint` answered.
+    pub(super) fn until_gone(
+        &self,
+        endpoint: Ipv4Addr,
+        change: impl FnOnce() -> anyhow::Result<()>,
+    ) -> anyhow::Result<Duration> {
+        let begun = AtomicBool::new(false);
+        let change = || {
+            begun.store(true, Ordering::Release);
+            change()
+        };
+        self.beside(change, |give_up| {
+            let start = self.clock.monotonic();
+            let mut last = start;
+            let mut others = 0;
+            while others < ABSENT {
+                if ask(self.to())? == endpoint {
+                    last = self.clock.monotonic();
+                    others = 0;
+                } else if begun.load(Ordering::Acquire) {
+                    others += 1;
+                }
+                anyhow::ensure!(
+                    now_is_in_time(self.clock, start) && !give_up.load(Ordering::Relaxed),
+                    "{endpoint} still answers"
+                );
+                pause(LOOK);
+            }
+            Ok(last)
+        })
+    }
+
+    /// Runs `look` on another thread in the namespace while `change` is done on this one.
+    fn beside<T: Send>(
+        &self,
+        change: impl FnOnce() -> anyhow::Result<()>,
+        look: impl FnOnce(&AtomicBool) -> anyhow::Result<T> + Send,
+    ) -> anyhow::Result<T> {
+        let give_up = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let looking = scope.spawn(|| self.from.enter(|| look(&give_up))?);
+            let changed = change();
+            if changed.is_err() {
+                give_up.store(true, Ordering::Relaxed);
+            }
+            let found = looking.join();
+            changed?;
+            found.map_err(|_panic| anyhow::anyhow!("the probe panicked"))?
+        })
+    }
+}
+
+fn now_is_in_time(clock: &Clock, start: Duration) -> bool {
+    clock.monotonic().saturating_sub(start) < LIMIT
+}
+
+/// A TCP socket of this thread's namespace that leaves nothing behind when it is closed.
+pub(super) fn socket(address: Ipv4Addr) -> anyhow::Result<Socket> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.set_linger(Some(Duration::ZERO))?;
+    if !address.is_unspecified() {
+        socket.bind(&SocketAddr::from((address, 0)).into())?;
+    }
+    Ok(socket)
+}
