@@ -16,6 +16,7 @@ use common::traffic::Protocol;
 
 mod cases;
 mod common;
+mod flows;
 mod lifecycle;
 mod scenarios;
 
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
     let mut trials = vec![Trial::test("cluster::direct", direct)];
     let table = cases::run::trials(&world, binary, &Protocol::ALL);
     trials.extend(table);
+    trials.extend(flows::trials(&world, binary));
     trials.extend(scenarios::trials(binary));
     trials.extend(lifecycle::trials(binary, true));
     if let Some(reason) = lacks_ipvs() {

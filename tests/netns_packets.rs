@@ -20,6 +20,7 @@ use common::traffic::{Protocol, is_supported};
 
 mod cases;
 mod common;
+mod flows;
 mod lifecycle;
 
 fn main() -> ExitCode {
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
             direct,
         ));
         trials.extend(cases::run::trials(&world, binary, &protocols));
+        trials.extend(flows::trials(&world, binary));
         worlds.push(world);
     }
     trials.extend(lifecycle::trials(binary, false));

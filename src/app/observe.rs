@@ -217,6 +217,10 @@ impl Observer for LoopObserver {
         }
     }
 
+    fn flows_cleaned(&self, family: IpFamily, duration: Duration, deleted: usize) {
+        self.sync.conntrack_cleaned(family, duration, deleted);
+    }
+
     fn draining(&self, servers: usize) {
         self.sync.draining_servers(servers);
     }

@@ -20,7 +20,7 @@ use crate::dataplane::kernel::Kernel;
 use crate::dataplane::links::Links;
 use crate::dataplane::linux::{Linux, Netfilter};
 use crate::dataplane::sysctl::Sysctls;
-use crate::dataplane::{ipset, ipvs};
+use crate::dataplane::{conntrack, ipset, ipvs};
 use crate::events::{Events, Reporter, publish};
 use crate::metrics::DataplaneMetrics;
 use crate::model::IpFamily;
@@ -62,13 +62,19 @@ pub(super) fn open(settings: &Settings, exec: &Arc<dyn Exec>) -> anyhow::Result<
         .and_then(|release| KernelVersion::parse(&release))
         .context("cannot read the kernel's version")?;
     let links = Links::open().context("cannot use route netlink")?;
+    let conntrack = conntrack::Client::open()
+        .inspect_err(|error| {
+            warn!(error = %ErrorChain(error), "UDP clients of removed endpoints will not be moved");
+        })
+        .ok();
     let exec = exec.clone();
-    let kernel: Box<dyn Kernel> = match ipvs {
-        Some(ipvs) => {
-            let ipset = ipset::Client::open().context("cannot use ipset")?;
-            Box::new(Linux::new(ipvs, ipset, links, sysctls, iptables, exec))
-        }
-        None => Box::new(Netfilter::new(links, sysctls, iptables, exec)),
+    let kernel: Box<dyn Kernel> = if let Some(ipvs) = ipvs {
+        let ipset = ipset::Client::open().context("cannot use ipset")?;
+        let linux = Linux::new(ipvs, ipset, links, sysctls, iptables, exec);
+        Box::new(linux.with_conntrack(conntrack))
+    } else {
+        let netfilter = Netfilter::new(links, sysctls, iptables, exec);
+        Box::new(netfilter.with_conntrack(conntrack))
     };
     Ok(Opened {
         kernel,

@@ -6,8 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
+use super::conntrack;
 use crate::model::IpFamily;
 use crate::model::ipvs_options::Scheduler;
+use crate::plan::conntrack::flows::Cleanup;
 use crate::plan::object::{RealServers, VirtualServerKey};
 use crate::plan::planner::RealServerOf;
 use crate::plan::state::VirtualServerState;
@@ -78,6 +80,9 @@ pub trait Kernel: Send {
     /// process.
     fn rules_have_changed(&mut self, family: IpFamily) -> bool;
 
+    /// Deletes the flows that must end; says how many there were.
+    fn delete_flows(&mut self, cleanup: &Cleanup) -> Result<usize, conntrack::Error>;
+
     fn cost(&self) -> Cost;
 
     /// Whether it has an IPVS scheduler; it may load it for that.
@@ -125,6 +130,10 @@ impl Kernel for Box<dyn Kernel> {
 
     fn rules_have_changed(&mut self, family: IpFamily) -> bool {
         (**self).rules_have_changed(family)
+    }
+
+    fn delete_flows(&mut self, cleanup: &Cleanup) -> Result<usize, conntrack::Error> {
+        (**self).delete_flows(cleanup)
     }
 
     fn cost(&self) -> Cost {

@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::conntrack;
 use super::exec::Exec;
 use super::ipset::{self, Client as IpsetClient};
 use super::iptables::{Iptables, IptablesError, RestoreFailureKind};
@@ -25,6 +26,7 @@ use super::netlink::{KernelError, KernelErrorKind};
 use super::sysctl::{SysctlError, Sysctls};
 use crate::model::IpFamily;
 use crate::model::ipvs_options::Scheduler;
+use crate::plan::conntrack::flows::Cleanup;
 use crate::plan::object::{RealServers, VirtualServerKey};
 use crate::plan::planner::RealServerOf;
 use crate::plan::ruleset::Ruleset;
@@ -35,8 +37,8 @@ use crate::plan::{Failure, FailureKind, Outcome, Plan, Prerequisites, Report, St
 use crate::telemetry::ErrorChain;
 
 pub use netfilter::Netfilter;
-use parts::cost_of;
 pub use parts::node_addresses;
+use parts::{conntrack_stats, cost_of, delete_flows};
 use rules::Rules;
 
 /// Most steps that are turned into messages at a time. More saves nothing and takes memory.
@@ -51,6 +53,8 @@ pub struct Linux {
     /// The index of our link, where it exists.
     link: Option<u32>,
     sysctls: Sysctls,
+    /// Where the kernel lets us look at flows.
+    conntrack: Option<conntrack::Client>,
     rules: Rules,
     /// Counts the programs that `iptables` starts.
     exec: Arc<dyn Exec>,
@@ -71,9 +75,16 @@ impl Linux {
             links,
             link: None,
             sysctls,
+            conntrack: None,
             rules: Rules::new(iptables),
             exec,
         }
+    }
+
+    /// The same, with a way to look at flows.
+    #[must_use]
+    pub fn with_conntrack(self, conntrack: Option<conntrack::Client>) -> Self {
+        Self { conntrack, ..self }
     }
 
     fn apply_servers(&mut self, steps: &[&Step]) -> Vec<Outcome> {
@@ -384,11 +395,16 @@ impl Kernel for Linux {
         self.rules.have_changed(family)
     }
 
+    fn delete_flows(&mut self, cleanup: &Cleanup) -> Result<usize, conntrack::Error> {
+        delete_flows(self.conntrack.as_mut(), cleanup)
+    }
+
     fn cost(&self) -> Cost {
         let sockets = [
             self.ipvs.socket_stats(),
             self.ipset.stats(),
             self.links.stats(),
+            conntrack_stats(self.conntrack.as_ref()),
         ];
         Cost {
             processes: self.exec.started(),

@@ -13,6 +13,7 @@ use crate::config::settings::ProxyMode;
 use crate::dataplane::kernel::{Extent, Kernel, ObserveError};
 use crate::events::{Event, action, reason};
 use crate::model::{Changes, IpFamily, ServiceName, ServicePortName, Tracker};
+use crate::plan::conntrack::flows::Flows;
 use crate::plan::finding::Finding;
 use crate::plan::mode::{Conflict, ModePlanner};
 use crate::plan::object::VirtualServerKey;
@@ -85,6 +86,7 @@ impl RuleCounts {
 #[derive(Debug)]
 pub(super) struct Family {
     planner: ModePlanner,
+    flows: Flows,
     /// The kernel must be observed before the next plan.
     is_unknown: bool,
     /// No round has succeeded yet.
@@ -106,6 +108,7 @@ pub(super) struct Family {
 impl Family {
     pub(super) fn new(context: Context, mode: ProxyMode) -> Result<Self, InvalidChainName> {
         Ok(Self {
+            flows: Flows::new(&context),
             planner: match mode {
                 ProxyMode::Ipvs => ModePlanner::ipvs(context)?,
                 ProxyMode::Iptables => ModePlanner::iptables(context),
@@ -132,12 +135,14 @@ impl Family {
         context: Context,
         tracker: &Tracker,
     ) -> Result<(), InvalidChainName> {
+        self.flows.set_context(&context);
         self.planner.set_context(context, tracker)
     }
 
     pub(super) fn take_in(&mut self, tracker: &Tracker, changes: &Changes) {
         for service in &changes.services {
             self.planner.update(tracker, service);
+            self.flows.update(tracker, service);
         }
     }
 
@@ -236,7 +241,39 @@ impl Family {
             no_local_endpoints: self.planner.no_local_endpoints(),
             rules,
         });
-        succeeded
+        succeeded & self.clean_flows(kernel, clock, observer, succeeded)
+    }
+
+    /// Deletes the flows that the changes have left behind. If not all changes were made, some may come back: then it is
+    /// done again after the next round.
+    fn clean_flows(
+        &mut self,
+        kernel: &mut impl Kernel,
+        clock: &Clock,
+        observer: &dyn Observer,
+        is_final: bool,
+    ) -> bool {
+        let family = self.family();
+        let Some(cleanup) = self.flows.due() else {
+            return true;
+        };
+        let start = clock.monotonic();
+        match kernel.delete_flows(&cleanup) {
+            Ok(deleted) => {
+                observer.flows_cleaned(family, clock.monotonic().saturating_sub(start), deleted);
+                if deleted > 0 {
+                    info!(%family, deleted, "flows to removed endpoints deleted");
+                }
+                if is_final {
+                    self.flows.done();
+                }
+                true
+            }
+            Err(error) => {
+                warn!(%family, error = %ErrorChain(&error), "stale flows not deleted");
+                false
+            }
+        }
     }
 
     /// An audit has begun and not ended.
@@ -337,6 +374,7 @@ impl Family {
             let drift = Drift::of(&self.planner, &plan, &report);
             warn!(family = %self.family(), found = ?drift.found, "kernel was changed by others");
             observer.drift(self.family(), &drift);
+            self.flows.recheck();
         }
         let doubtful = self.planner.report(&plan, &report);
         self.waiting.follow(&self.planner, &plan, now);

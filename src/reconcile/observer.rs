@@ -47,6 +47,9 @@ pub trait Observer: Send + Sync {
     /// The kernel was not as believed.
     fn drift(&self, _family: IpFamily, _drift: &Drift) {}
 
+    /// Stale flows were looked for, and so many deleted.
+    fn flows_cleaned(&self, _family: IpFamily, _duration: Duration, _deleted: usize) {}
+
     fn round(&self, _round: &Round<'_>) {}
 
     /// Number of real servers that are waited for.

@@ -12,17 +12,21 @@ use jiff::Timestamp;
 use super::*;
 use crate::clock::ManualClock;
 use crate::config::{self, Command};
+use crate::dataplane::conntrack;
 use crate::dataplane::fake::{FakeKernel, Fault};
 use crate::dataplane::kernel::{Cost, ObserveError};
+use crate::dataplane::netlink::KernelError;
 use crate::model::Event;
 use crate::model::ipvs_options::Scheduler;
 use crate::model::testing::{endpoint, ip, service, service_name, slice};
+use crate::plan::conntrack::flows::{Cleanup, Flow};
 use crate::plan::object::{RealServers, VirtualServerKey};
 use crate::plan::planner::RealServerOf;
 use crate::plan::state::VirtualServerState;
 use crate::plan::testing::{rs, tcp};
 use crate::plan::{Drift, Plan, Report, State, Step};
 
+mod flows;
 mod told;
 mod watch;
 
@@ -47,6 +51,12 @@ struct Node {
     applied: Vec<String>,
     /// Somebody else may have changed rules since they were observed.
     rules_changed: bool,
+    /// Of UDP clients.
+    flows: BTreeSet<Flow>,
+    /// Flows cannot be deleted.
+    keeps_flows: bool,
+    /// How often they were looked at.
+    cleanups: usize,
 }
 
 /// The loop owns its kernel; tests keep a handle.
@@ -131,6 +141,18 @@ impl Kernel for Shared {
 
     fn rules_have_changed(&mut self, _family: IpFamily) -> bool {
         self.lock().unwrap().rules_changed
+    }
+
+    fn delete_flows(&mut self, cleanup: &Cleanup) -> Result<usize, conntrack::Error> {
+        let mut node = self.lock().unwrap();
+        if node.keeps_flows {
+            let refusal = KernelError::from_errno(libc::EBUSY);
+            return Err(conntrack::Error::Unavailable(refusal));
+        }
+        let before = node.flows.len();
+        node.flows.retain(|flow| !cleanup.is_stale(flow));
+        node.cleanups += 1;
+        Ok(before - node.flows.len())
     }
 
     fn cost(&self) -> Cost {

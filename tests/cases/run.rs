@@ -54,6 +54,10 @@ impl SharedWorld {
         }
     }
 
+    pub const fn dataplane(&self) -> Dataplane {
+        self.dataplane
+    }
+
     /// Runs `f` with the world and no proxy.
     pub fn without_proxy<T>(&self, f: impl FnOnce(&World) -> Result<T>) -> Result<T> {
         self.alone(|world| {

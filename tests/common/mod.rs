@@ -13,6 +13,7 @@
     reason = "clippy.toml allows it in tests; the demo is not built as one"
 )]
 
+pub mod flows;
 pub mod manifests;
 pub mod namespace;
 pub mod oracle;

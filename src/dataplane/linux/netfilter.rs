@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::parts::{cost_of, node_addresses};
+use super::parts::{conntrack_stats, cost_of, delete_flows, node_addresses};
 use super::rules::Rules;
 use super::{outcome, sysctl_failure_kind, unobserved};
+use crate::dataplane::conntrack;
 use crate::dataplane::exec::Exec;
 use crate::dataplane::iptables::Iptables;
 use crate::dataplane::kernel::{Cost, Extent, Kernel, ObserveError};
@@ -15,6 +16,7 @@ use crate::dataplane::links::Links;
 use crate::dataplane::sysctl::Sysctls;
 use crate::model::IpFamily;
 use crate::model::ipvs_options::Scheduler;
+use crate::plan::conntrack::flows::Cleanup;
 use crate::plan::iptables::fixed::ROUTE_LOCALNET;
 use crate::plan::object::{RealServers, VirtualServerKey};
 use crate::plan::planner::RealServerOf;
@@ -28,6 +30,8 @@ use crate::plan::{Outcome, Plan, Prerequisites, Report, State, Step};
 pub struct Netfilter {
     links: Links,
     sysctls: Sysctls,
+    /// Where the kernel lets us look at flows.
+    conntrack: Option<conntrack::Client>,
     rules: Rules,
     /// Counts the programs that `iptables` starts.
     exec: Arc<dyn Exec>,
@@ -43,9 +47,16 @@ impl Netfilter {
         Self {
             links,
             sysctls,
+            conntrack: None,
             rules: Rules::new(iptables),
             exec,
         }
+    }
+
+    /// The same, with a way to look at flows.
+    #[must_use]
+    pub fn with_conntrack(self, conntrack: Option<conntrack::Client>) -> Self {
+        Self { conntrack, ..self }
     }
 
     fn apply_one(&mut self, step: &Step) -> Outcome {
@@ -134,10 +145,15 @@ impl Kernel for Netfilter {
         self.rules.have_changed(family)
     }
 
+    fn delete_flows(&mut self, cleanup: &Cleanup) -> Result<usize, conntrack::Error> {
+        delete_flows(self.conntrack.as_mut(), cleanup)
+    }
+
     fn cost(&self) -> Cost {
+        let conntrack = conntrack_stats(self.conntrack.as_ref());
         Cost {
             processes: self.exec.started(),
-            ..cost_of(&[self.links.stats()])
+            ..cost_of(&[self.links.stats(), conntrack])
         }
     }
 

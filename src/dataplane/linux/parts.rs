@@ -5,9 +5,11 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::unobserved;
+use crate::dataplane::conntrack;
 use crate::dataplane::kernel::{Cost, ObserveError};
 use crate::dataplane::links::{Address, Links, Scope};
 use crate::dataplane::netlink::SocketStats;
+use crate::plan::conntrack::flows::Cleanup;
 use crate::plan::step::LINK;
 
 pub(super) fn cost_of(sockets: &[SocketStats]) -> Cost {
@@ -20,6 +22,17 @@ pub(super) fn cost_of(sockets: &[SocketStats]) -> Cost {
         cost.bytes_received += stats.bytes_received;
     }
     cost
+}
+
+pub(super) fn delete_flows(
+    conntrack: Option<&mut conntrack::Client>,
+    cleanup: &Cleanup,
+) -> Result<usize, conntrack::Error> {
+    conntrack.map_or(Ok(0), |conntrack| conntrack.delete_stale(cleanup))
+}
+
+pub(super) fn conntrack_stats(conntrack: Option<&conntrack::Client>) -> SocketStats {
+    conntrack.map_or_else(SocketStats::default, conntrack::Client::stats)
 }
 
 /// The addresses of this node on links other than ours, without loopback and link-local ones.

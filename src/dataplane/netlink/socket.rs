@@ -116,7 +116,14 @@ impl Socket {
     pub fn dump(&mut self, request: Request) -> Result<Vec<Reply>, NetlinkError> {
         let request = [request];
         for attempt in 1..=DUMP_ATTEMPTS {
-            if let Some(replies) = self.dump_once(&request)? {
+            let mut replies = Vec::new();
+            let is_whole = self.dump_once(&request, &mut |kind, payload| {
+                replies.push(Reply {
+                    kind,
+                    payload: payload.to_vec(),
+                });
+            })?;
+            if is_whole {
                 return Ok(replies);
             }
             debug!(attempt, "dump interrupted by a change");
@@ -126,14 +133,37 @@ impl Socket {
         })
     }
 
-    /// `None` when the table changed meanwhile.
-    fn dump_once(&mut self, request: &[Request; 1]) -> Result<Option<Vec<Reply>>, NetlinkError> {
+    /// Dumps a table that may be too long to be kept: message type and payload of each answer are handed over as they come.
+    /// A dump that was interrupted by a change is repeated, and what it had so far comes again.
+    pub fn dump_each(
+        &mut self,
+        request: Request,
+        on_reply: &mut dyn FnMut(u16, &[u8]),
+    ) -> Result<(), NetlinkError> {
+        let request = [request];
+        for attempt in 1..=DUMP_ATTEMPTS {
+            if self.dump_once(&request, on_reply)? {
+                return Ok(());
+            }
+            debug!(attempt, "dump interrupted by a change");
+        }
+        Err(NetlinkError::DumpInterrupted {
+            attempts: DUMP_ATTEMPTS,
+        })
+    }
+
+    /// `false` when the table changed meanwhile.
+    fn dump_once(
+        &mut self,
+        request: &[Request; 1],
+        on_reply: &mut dyn FnMut(u16, &[u8]),
+    ) -> Result<bool, NetlinkError> {
         let sequence = self.send(request, NLM_F_DUMP)?;
-        let mut replies = Vec::new();
+        let mut replies = 0;
         let mut interrupted = false;
         let mut end = None;
         while end.is_none() {
-            self.receive(replies.len(), replies.len() + 1)?;
+            self.receive(replies, replies + 1)?;
             for incoming in Messages::new(&self.incoming) {
                 let incoming = incoming?;
                 self.stats.messages_received += 1;
@@ -144,10 +174,8 @@ impl Socket {
                 interrupted |= incoming.interrupted;
                 match incoming.answer {
                     Answer::Data { kind, payload } => {
-                        replies.push(Reply {
-                            kind,
-                            payload: payload.to_vec(),
-                        });
+                        replies += 1;
+                        on_reply(kind, payload);
                     }
                     Answer::Done(None) | Answer::Verdict(None) => end = Some(Ok(())),
                     Answer::Done(Some(error)) | Answer::Verdict(Some(error)) => {
@@ -161,7 +189,7 @@ impl Socket {
         self.unfinished = false;
         match end {
             Some(Err(refusal)) => Err(NetlinkError::Refused(refusal)),
-            _ => Ok((!interrupted).then_some(replies)),
+            _ => Ok(!interrupted),
         }
     }
 

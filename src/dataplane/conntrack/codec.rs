@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+//! PURE: requests about flows as bytes, answers as our types.
+//!
+//! `netlink-packet-netfilter` has headers and tuples. It lacks filters, flow ids and zones, which are written here.
+
+use std::net::SocketAddr;
+
+use netlink_packet_core::{Emitable, NlasIterator, Parseable};
+use netlink_packet_netfilter::conntrack::{
+    ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Protocol, Tuple,
+};
+use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
+
+use crate::dataplane::netlink::Request;
+use crate::dataplane::netlink::attribute::{AttributeTooLong, Writer};
+use crate::model::IpFamily;
+use crate::plan::conntrack::flows::{Filter, Flow};
+
+/// `NFNL_SUBSYS_CTNETLINK` of include/uapi/linux/netfilter/nfnetlink.h.
+const NFNL_SUBSYS_CTNETLINK: u8 = 1;
+
+// Messages and attributes of include/uapi/linux/netfilter/nfnetlink_conntrack.h.
+const IPCTNL_MSG_CT_NEW: u8 = 0;
+const IPCTNL_MSG_CT_GET: u8 = 1;
+const IPCTNL_MSG_CT_DELETE: u8 = 2;
+const IPCTNL_MSG_CT_GET_STATS: u8 = 5;
+const CTA_TUPLE_ORIG: u16 = 1;
+const CTA_TUPLE_REPLY: u16 = 2;
+const CTA_ID: u16 = 12;
+const CTA_ZONE: u16 = 18;
+const CTA_FILTER: u16 = 25;
+const CTA_FILTER_ORIG_FLAGS: u16 = 1;
+
+// Which parts of `CTA_TUPLE_ORIG` a flow must have, of net/netfilter/nf_internals.h (no header for users has them).
+const CTA_FILTER_F_CTA_IP_DST: u32 = 1 << 1;
+const CTA_FILTER_F_CTA_PROTO_NUM: u32 = 1 << 3;
+const CTA_FILTER_F_CTA_PROTO_DST_PORT: u32 = 1 << 5;
+
+/// Bytes of `struct nfgenmsg`.
+const NFGENMSG_LEN: usize = 4;
+
+/// Bytes that describe no flow.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("malformed description of a flow: {reason}")]
+pub struct DecodeError {
+    reason: String,
+}
+
+fn malformed(reason: &dyn std::fmt::Display) -> DecodeError {
+    DecodeError {
+        reason: reason.to_string(),
+    }
+}
+
+/// An entry of the table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) flow: Flow,
+    original: Vec<Tuple>,
+    /// Another flow of the same addresses and ports has another one.
+    id: Option<u32>,
+    /// Flows of other zones than the first may have the same addresses and ports.
+    zone: Option<u16>,
+}
+
+const fn kind(message: u8) -> u16 {
+    u16::from_be_bytes([NFNL_SUBSYS_CTNETLINK, message])
+}
+
+const fn family_of(family: IpFamily) -> NetfilterProtoFamily {
+    match family {
+        IpFamily::V4 => NetfilterProtoFamily::IPv4,
+        IpFamily::V6 => NetfilterProtoFamily::IPv6,
+    }
+}
+
+/// A request, with attributes behind those that the crate knows.
+fn request(
+    family: NetfilterProtoFamily,
+    command: u8,
+    message: ConntrackMessage,
+    more: impl FnOnce(&mut Writer),
+) -> Result<Request, AttributeTooLong> {
+    let message = NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), message);
+    let mut begin = vec![0; Emitable::buffer_len(&message)];
+    message.emit(&mut begin);
+    let mut writer = Writer::after(&begin);
+    more(&mut writer);
+    Ok(Request {
+        kind: kind(command),
+        flags: 0,
+        payload: writer.finish()?,
+    })
+}
+
+/// Asks how many flows there are. Loads what the kernel needs for all other questions.
+pub(super) fn count() -> Result<Request, AttributeTooLong> {
+    let message = ConntrackMessage::Get(Vec::new());
+    let family = NetfilterProtoFamily::Unspec;
+    request(family, IPCTNL_MSG_CT_GET_STATS, message, |_| {})
+}
+
+/// Asks for UDP flows. Kernels before 5.8 ignore the filter and list every flow of the family.
+pub(super) fn list(family: IpFamily, filter: &Filter) -> Result<Request, AttributeTooLong> {
+    let mut flags = CTA_FILTER_F_CTA_PROTO_NUM;
+    let mut tuple = Vec::new();
+    if let Some(address) = filter.address {
+        flags |= CTA_FILTER_F_CTA_IP_DST;
+        tuple.push(Tuple::Ip(vec![IPTuple::DestinationAddress(address)]));
+    }
+    let mut protocol = vec![ProtoTuple::Protocol(Protocol::Udp)];
+    if let Some(port) = filter.port {
+        flags |= CTA_FILTER_F_CTA_PROTO_DST_PORT;
+        protocol.push(ProtoTuple::DestinationPort(port));
+    }
+    tuple.push(Tuple::Proto(protocol));
+    let message = ConntrackMessage::Get(vec![ConntrackAttribute::CtaTupleOrig(tuple)]);
+    request(family_of(family), IPCTNL_MSG_CT_GET, message, |more| {
+        more.nested(CTA_FILTER, |filter| {
+            filter.u32(CTA_FILTER_ORIG_FLAGS, flags);
+        });
+    })
+}
+
+/// Deletes one flow, and only if it is still the same.
+pub(super) fn delete(family: IpFamily, entry: &Entry) -> Result<Request, AttributeTooLong> {
+    let tuple = ConntrackAttribute::CtaTupleOrig(entry.original.clone());
+    let message = ConntrackMessage::Delete(vec![tuple]);
+    request(family_of(family), IPCTNL_MSG_CT_DELETE, message, |more| {
+        if let Some(id) = entry.id {
+            more.u32_be(CTA_ID, id);
+        }
+        if let Some(zone) = entry.zone {
+            more.u16_be(CTA_ZONE, zone);
+        }
+    })
+}
+
+/// Reads an answer of [`list`]; `None` for one that is not about a UDP flow.
+pub(super) fn entry_of(message: u16, payload: &[u8]) -> Result<Option<Entry>, DecodeError> {
+    if message != kind(IPCTNL_MSG_CT_NEW) {
+        return Ok(None);
+    }
+    let attributes = payload
+        .get(NFGENMSG_LEN..)
+        .ok_or_else(|| malformed(&"it is shorter than its header"))?;
+    let (mut original, mut reply, mut id, mut zone) = (Vec::new(), Vec::new(), None, None);
+    for attribute in NlasIterator::new(attributes) {
+        let attribute = attribute.map_err(|error| malformed(&error))?;
+        match attribute.kind() {
+            CTA_TUPLE_ORIG | CTA_TUPLE_REPLY => {
+                match ConntrackAttribute::parse(&attribute).map_err(|error| malformed(&error))? {
+                    ConntrackAttribute::CtaTupleOrig(tuple) => original = tuple,
+                    ConntrackAttribute::CtaTupleReply(tuple) => reply = tuple,
+                    _ => {}
+                }
+            }
+            CTA_ID => id = attribute.value().try_into().ok().map(u32::from_be_bytes),
+            CTA_ZONE => zone = attribute.value().try_into().ok().map(u16::from_be_bytes),
+            _ => {}
+        }
+    }
+    let (Some((destination, _)), Some((_, answerer))) = (ends(&original), ends(&reply)) else {
+        return Ok(None);
+    };
+    Ok(Some(Entry {
+        flow: Flow {
+            destination,
+            answerer,
+        },
+        original,
+        id,
+        zone,
+    }))
+}
+
+/// Destination and source of a direction, if it is of UDP.
+fn ends(tuple: &[Tuple]) -> Option<(SocketAddr, SocketAddr)> {
+    let (mut to, mut from) = (None, None);
+    let (mut to_port, mut from_port) = (None, None);
+    let mut is_udp = false;
+    for part in tuple {
+        match part {
+            Tuple::Ip(addresses) => {
+                for address in addresses {
+                    match address {
+                        IPTuple::DestinationAddress(address) => to = Some(*address),
+                        IPTuple::SourceAddress(address) => from = Some(*address),
+                        _ => {}
+                    }
+                }
+            }
+            Tuple::Proto(parts) => {
+                for part in parts {
+                    match part {
+                        ProtoTuple::Protocol(protocol) => is_udp = *protocol == Protocol::Udp,
+                        ProtoTuple::DestinationPort(port) => to_port = Some(*port),
+                        ProtoTuple::SourcePort(port) => from_port = Some(*port),
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    is_udp.then_some(())?;
+    Some((
+        SocketAddr::new(to?, to_port?),
+        SocketAddr::new(from?, from_port?),
+    ))
+}

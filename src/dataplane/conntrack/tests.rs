@@ -1,0 +1,300 @@
+// SPDX-License-Identifier: Apache-2.0
+
+use std::net::SocketAddr;
+
+use netlink_packet_core::NetlinkBuffer;
+use proptest::prelude::*;
+
+use super::*;
+use crate::dataplane::netlink::scripted::{Header, Scripted, done, message, verdict};
+use crate::dataplane::netlink::{KernelErrorKind, Request};
+use crate::model::testing::{endpoint, service, service_name, slice, tracker};
+use crate::model::{IpFamily, Protocol};
+use crate::plan::conntrack::flows::{Cleanup, Filter, Flow, Flows};
+use crate::plan::testing::context;
+
+const CAPTURE: &str = include_str!("../../../tests/wire/conntrack.txt");
+
+/// The messages of a command: those that `conntrack` sent, or those that the kernel answered.
+fn captured(command: &str, direction: &str) -> Vec<Request> {
+    let mut messages = Vec::new();
+    let mut inside = false;
+    for line in CAPTURE.lines() {
+        if let Some(text) = line.strip_prefix("$ ") {
+            inside = text == command;
+        } else if inside && let Some(hex) = line.strip_prefix(direction) {
+            let bytes: Vec<u8> = hex
+                .split_whitespace()
+                .map(|byte| u8::from_str_radix(byte, 16).unwrap())
+                .collect();
+            let mut rest = bytes.as_slice();
+            while !rest.is_empty() {
+                let message = NetlinkBuffer::new_checked(rest).unwrap();
+                let length = message.length() as usize;
+                messages.push(Request {
+                    kind: message.message_type(),
+                    flags: message.flags(),
+                    payload: rest[16..length].to_vec(),
+                });
+                rest = rest.get((length + 3) & !3..).unwrap_or_default();
+            }
+        }
+    }
+    assert!(!messages.is_empty(), "{command} is not in the capture");
+    messages
+}
+
+/// What a listing says of UDP flows.
+fn listed(command: &str) -> Vec<codec::Entry> {
+    captured(command, "< ")
+        .iter()
+        .filter_map(|reply| codec::entry_of(reply.kind, &reply.payload).unwrap())
+        .collect()
+}
+
+fn flow(destination: &str, answerer: &str) -> Flow {
+    let at = |text: &str| -> SocketAddr { text.parse().unwrap() };
+    Flow {
+        destination: at(destination),
+        answerer: at(answerer),
+    }
+}
+
+#[test]
+fn flows_are_read_and_others_are_not() {
+    let flows = |command| -> Vec<Flow> { listed(command).iter().map(|e| e.flow).collect() };
+    // The TCP connection is not in it.
+    assert_eq!(
+        flows("conntrack -L"),
+        [
+            flow("127.0.0.1:99", "127.0.0.1:99"),
+            flow("[fd00:96::a]:53", "[fd00:244::9]:5353"),
+            flow("10.96.0.10:53", "10.244.0.9:5353"),
+        ]
+    );
+    assert_eq!(
+        flows("conntrack -L -f ipv6"),
+        [flow("[fd00:96::a]:53", "[fd00:244::9]:5353")]
+    );
+}
+
+#[test]
+fn first_request_counts_flows() {
+    let [sent] = &captured("conntrack -C", "> ")[..] else {
+        panic!("one request")
+    };
+    let ours = codec::count().unwrap();
+    assert_eq!((ours.kind, &ours.payload), (sent.kind, &sent.payload));
+}
+
+#[test]
+fn deletions_begin_like_those_of_the_tool_and_name_the_flow_by_its_id() {
+    for (command, listing, family, tuple_len, rest) in [
+        (
+            "conntrack -D -p udp --orig-dst 10.96.0.10",
+            "conntrack -L",
+            IpFamily::V4,
+            52,
+            8,
+        ),
+        (
+            "conntrack -D -f ipv6 -p udp",
+            "conntrack -L -f ipv6",
+            IpFamily::V6,
+            76,
+            8,
+        ),
+        // With its zone.
+        (
+            "conntrack -D -p udp -w 7",
+            "conntrack -L",
+            IpFamily::V4,
+            52,
+            16,
+        ),
+    ] {
+        let sent = captured(command, "> ").pop().unwrap();
+        // `nfgenmsg` and the tuple of the original direction.
+        let begin = &sent.payload[..4 + tuple_len];
+        let ours: Vec<Request> = listed(listing)
+            .iter()
+            .map(|entry| codec::delete(family, entry).unwrap())
+            .collect();
+        let same = ours.iter().find(|ours| ours.payload.starts_with(begin));
+        let same = same.unwrap_or_else(|| panic!("{command}: {ours:?}"));
+        assert_eq!(same.kind, sent.kind, "{command}");
+        assert_eq!(same.payload.len(), begin.len() + rest, "{command}");
+    }
+}
+
+#[test]
+fn filters_say_which_parts_count() {
+    let filter = Filter {
+        address: Some("10.96.0.10".parse().unwrap()),
+        port: Some(53),
+    };
+    let list = |filter: &Filter| codec::list(IpFamily::V4, filter).unwrap().payload;
+    #[rustfmt::skip]
+    let expected = [
+        2, 0, 0, 0,
+        // CTA_TUPLE_ORIG: CTA_TUPLE_IP (destination), CTA_TUPLE_PROTO (number, destination port)
+        36, 0, 1, 0x80, 12, 0, 1, 0x80, 8, 0, 2, 0, 10, 96, 0, 10,
+        20, 0, 2, 0x80, 5, 0, 1, 0, 17, 0, 0, 0, 6, 0, 3, 0, 0, 53, 0, 0,
+        // CTA_FILTER: CTA_FILTER_ORIG_FLAGS
+        12, 0, 25, 0x80, 8, 0, 1, 0, 0b10_1010, 0, 0, 0,
+    ];
+    assert_eq!(list(&filter), expected);
+    let all = Filter {
+        address: None,
+        port: None,
+    };
+    assert_eq!(
+        list(&all)[4..],
+        [
+            16, 0, 1, 0x80, 12, 0, 2, 0x80, 5, 0, 1, 0, 17, 0, 0, 0, //
+            12, 0, 25, 0x80, 8, 0, 1, 0, 0b1000, 0, 0, 0,
+        ]
+    );
+}
+
+/// DNS at 10.96.0.10 without endpoints, at a node port too: two filters.
+fn cleanup() -> Cleanup {
+    let dns = service("ns/dns")
+        .cluster_ips(&["10.96.0.10"])
+        .named_port("dns", Protocol::Udp, 53)
+        .node_port(30_053);
+    let slice = slice("ns/dns", "a", vec![endpoint("10.1.0.1")]);
+    let tracker = tracker(vec![dns], vec![slice.named_port("dns", Protocol::Udp, 53)]);
+    let mut flows = Flows::new(&context(IpFamily::V4));
+    flows.update(&tracker, &service_name("ns/dns"));
+    flows.due().unwrap()
+}
+
+fn client(script: Scripted) -> (Scripted, Client) {
+    let client = Client::over(script.socket()).unwrap();
+    (script, client)
+}
+
+fn counted(sent: &[Header]) -> Vec<std::io::Result<Vec<u8>>> {
+    vec![Ok(verdict(sent[0].sequence, 0))]
+}
+
+/// The flows of the captured listing, whatever is asked for.
+fn everything(sent: &[Header]) -> Vec<std::io::Result<Vec<u8>>> {
+    let sequence = sent[0].sequence;
+    let mut answers: Vec<_> = captured("conntrack -L", "< ")
+        .iter()
+        .filter(|reply| reply.kind == 0x100)
+        .map(|reply| Ok(message(reply.kind, 2, sequence, &reply.payload)))
+        .collect();
+    answers.push(Ok(done(sequence, 2)));
+    answers
+}
+
+fn nothing(sent: &[Header]) -> Vec<std::io::Result<Vec<u8>>> {
+    vec![Ok(done(sent[0].sequence, 2))]
+}
+
+#[test]
+fn kernel_that_ignores_filters_is_asked_for_everything_from_then_on() {
+    let script = Scripted::default()
+        .then(counted)
+        .then(everything)
+        .then(nothing)
+        .then(everything)
+        .then(counted)
+        .then(everything)
+        .then(counted);
+    let (script, mut client) = client(script);
+    assert_eq!(client.delete_stale(&cleanup()).unwrap(), 1);
+    assert_eq!(client.delete_stale(&cleanup()).unwrap(), 1);
+    let kinds: Vec<Vec<u16>> = script
+        .headers()
+        .iter()
+        .map(|sent| sent.iter().map(|(kind, ..)| *kind).collect())
+        .collect();
+    assert_eq!(
+        kinds,
+        [
+            [0x105],
+            [0x101],
+            [0x101],
+            [0x101],
+            [0x102],
+            [0x101],
+            [0x102]
+        ]
+    );
+}
+
+#[test]
+fn kernel_that_filters_is_asked_for_each_port() {
+    let script = Scripted::default()
+        .then(counted)
+        .then(nothing)
+        .then(nothing);
+    let (script, mut client) = client(script);
+    assert_eq!(client.delete_stale(&cleanup()).unwrap(), 0);
+    assert_eq!(script.headers().len(), 3);
+}
+
+#[test]
+fn flow_that_ended_meanwhile_is_no_failure_and_a_refused_deletion_is_one() {
+    let (_, mut gone) = client(
+        Scripted::default()
+            .then(counted)
+            .then(everything)
+            .then(nothing)
+            .then(everything)
+            .then(|sent| vec![Ok(verdict(sent[0].sequence, libc::ENOENT))]),
+    );
+    assert_eq!(gone.delete_stale(&cleanup()).unwrap(), 0);
+    let (_, mut refusing) = client(
+        Scripted::default()
+            .then(counted)
+            .then(everything)
+            .then(nothing)
+            .then(everything)
+            .then(|sent| vec![Ok(verdict(sent[0].sequence, libc::EPERM))]),
+    );
+    let error = refusing.delete_stale(&cleanup()).unwrap_err();
+    assert!(
+        matches!(&error, Error::Refused { failed: 1, deleted: 0, source }
+            if source.kind == KernelErrorKind::Permission),
+        "{error:?}"
+    );
+}
+
+#[test]
+fn kernel_without_ctnetlink_is_told_at_once() {
+    let script = Scripted::default().then(|sent| vec![Ok(verdict(sent[0].sequence, libc::EINVAL))]);
+    let error = Client::over(script.socket()).unwrap_err();
+    assert!(matches!(error, Error::Unavailable(_)), "{error:?}");
+    assert!(error.to_string().contains("nf_conntrack_netlink"));
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_read_without_a_panic(
+        kind in prop_oneof![Just(0x100_u16), any::<u16>()],
+        payload in proptest::collection::vec(any::<u8>(), 0..96),
+    ) {
+        drop(codec::entry_of(kind, &payload));
+    }
+
+    #[test]
+    fn damaged_answers_are_read_without_a_panic(
+        at in any::<prop::sample::Index>(),
+        byte in any::<u8>(),
+        length in any::<prop::sample::Index>(),
+    ) {
+        for reply in captured("conntrack -L", "< ") {
+            let mut payload = reply.payload;
+            let at = at.index(payload.len());
+            payload[at] = byte;
+            drop(codec::entry_of(reply.kind, &payload));
+            payload.truncate(length.index(payload.len()));
+            drop(codec::entry_of(reply.kind, &payload));
+        }
+    }
+}

@@ -1,0 +1,373 @@
+// SPDX-License-Identifier: Apache-2.0
+//! PURE: UDP flows that must end.
+//!
+//! Conntrack keeps the endpoint of a flow for as long as its client goes on sending, whatever rules or virtual servers
+//! say by then: a client with a fixed source port would talk to a removed endpoint for ever. So would one that began
+//! before its Service did, past all endpoints. Only UDP: a TCP connection or an SCTP association to an endpoint that is
+//! gone breaks, and its client opens another.
+//!
+//! ```text
+//! changed Services -> update -> due -> (kernel) -> done
+//! ```
+//! What is due depends on what changed since the kernel was last cleaned, never on how the changes came in.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use crate::model::{
+    Endpoint, IpFamily, Protocol, ServiceName, ServicePort, ServicePortName, Tracker,
+};
+use crate::plan::context::Context;
+
+/// Most ports that are asked for one by one. The kernel walks through its whole table each time, which costs as much as
+/// listing some thousand flows.
+const MOST_FILTERS: usize = 4;
+
+/// Where clients reach a Service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Frontend {
+    Address(SocketAddr),
+    /// On the addresses of the node where node ports answer.
+    NodePort(u16),
+}
+
+/// A flow as conntrack has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Flow {
+    /// Where the client sends to.
+    pub destination: SocketAddr,
+    /// Where answers come from: the endpoint; the destination itself if nothing translated it.
+    pub answerer: SocketAddr,
+}
+
+impl Flow {
+    fn is_translated(&self) -> bool {
+        self.answerer != self.destination
+    }
+}
+
+/// In order, each once.
+type Endpoints = Arc<[SocketAddr]>;
+
+/// Who may answer at a place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Answering {
+    These(Endpoints),
+    /// It is no frontend any more.
+    Gone,
+}
+
+/// Flows to some frontends are to end unless the right endpoints answer them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cleanup {
+    pub family: IpFamily,
+    frontends: BTreeMap<Frontend, Answering>,
+    node_port_addresses: Arc<BTreeSet<IpAddr>>,
+}
+
+/// A part of the flows that a kernel can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Filter {
+    pub address: Option<IpAddr>,
+    pub port: Option<u16>,
+}
+
+impl Filter {
+    /// Every flow.
+    pub const ALL: Self = Self {
+        address: None,
+        port: None,
+    };
+
+    pub fn admits(&self, flow: &Flow) -> bool {
+        self.address.is_none_or(|ip| flow.destination.ip() == ip)
+            && self.port.is_none_or(|port| flow.destination.port() == port)
+    }
+}
+
+impl Cleanup {
+    /// The flow must end.
+    pub fn is_stale(&self, flow: &Flow) -> bool {
+        match self.answering(flow) {
+            None => false,
+            Some(Answering::These(endpoints)) => endpoints.binary_search(&flow.answerer).is_err(),
+            // Whoever sends there without a Service is none of our business.
+            Some(Answering::Gone) => flow.is_translated(),
+        }
+    }
+
+    fn answering(&self, flow: &Flow) -> Option<&Answering> {
+        let destination = flow.destination;
+        if let Some(answering) = self.frontends.get(&Frontend::Address(destination)) {
+            return Some(answering);
+        }
+        // A program of the node may use the same port on the loopback address, where not every node port answers.
+        let answers_node_ports = self.node_port_addresses.contains(&destination.ip())
+            || (destination.ip().is_loopback() && flow.is_translated());
+        if !answers_node_ports {
+            return None;
+        }
+        self.frontends.get(&Frontend::NodePort(destination.port()))
+    }
+
+    /// The parts that have all flows that must end, few and small.
+    pub fn filters(&self) -> Vec<Filter> {
+        let mut ports: BTreeMap<u16, BTreeSet<Option<IpAddr>>> = BTreeMap::new();
+        for frontend in self.frontends.keys() {
+            let (port, address) = match frontend {
+                Frontend::Address(address) => (address.port(), Some(address.ip())),
+                Frontend::NodePort(port) => (*port, None),
+            };
+            ports.entry(port).or_default().insert(address);
+        }
+        if ports.len() > MOST_FILTERS {
+            return vec![Filter::ALL];
+        }
+        ports
+            .into_iter()
+            .map(|(port, addresses)| Filter {
+                // Of IPv6 kernels list all flows but those to the address (`ctnetlink_filter_match_tuple`, as of 6.18).
+                address: match addresses.first() {
+                    Some(address) if addresses.len() == 1 && self.family == IpFamily::V4 => {
+                        *address
+                    }
+                    _ => None,
+                },
+                port: Some(port),
+            })
+            .collect()
+    }
+
+    pub fn frontends(&self) -> impl ExactSizeIterator<Item = &Frontend> {
+        self.frontends.keys()
+    }
+}
+
+/// What a Service port contributes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Share {
+    created: i64,
+    frontends: BTreeSet<Frontend>,
+    endpoints: Endpoints,
+}
+
+/// Age, then name: the Service port that has a contested frontend, as in both dataplanes.
+type Claim = (i64, ServicePortName);
+
+/// The UDP frontends of one family, and those whose flows are to be looked at.
+#[derive(Clone, Debug)]
+pub struct Flows {
+    family: IpFamily,
+    node_port_addresses: Arc<BTreeSet<IpAddr>>,
+    shares: BTreeMap<ServicePortName, Share>,
+    claims: BTreeMap<Frontend, BTreeSet<Claim>>,
+    due: BTreeSet<Frontend>,
+    /// Nothing is known of the flows to any frontend, as at start.
+    is_full: bool,
+}
+
+impl Flows {
+    pub fn new(context: &Context) -> Self {
+        Self {
+            family: context.family,
+            node_port_addresses: Arc::new(context.node_port_addresses.clone()),
+            shares: BTreeMap::new(),
+            claims: BTreeMap::new(),
+            due: BTreeSet::new(),
+            is_full: true,
+        }
+    }
+
+    /// Takes in other addresses on which node ports answer.
+    pub fn set_context(&mut self, context: &Context) {
+        if *self.node_port_addresses == context.node_port_addresses {
+            return;
+        }
+        self.node_port_addresses = Arc::new(context.node_port_addresses.clone());
+        let node_ports = self.claims.keys();
+        let node_ports = node_ports.filter(|place| matches!(place, Frontend::NodePort(_)));
+        self.due.extend(node_ports);
+    }
+
+    /// Takes in one Service. Costs what that Service costs.
+    pub fn update(&mut self, tracker: &Tracker, name: &ServiceName) {
+        let mut shares = self.shares_of(tracker, name);
+        let gone: Vec<ServicePortName> = self
+            .ports_of(name)
+            .filter(|port| !shares.contains_key(*port))
+            .cloned()
+            .collect();
+        for port in gone {
+            self.replace(port, None);
+        }
+        while let Some((port, share)) = shares.pop_first() {
+            self.replace(port, Some(share));
+        }
+    }
+
+    /// Looks at all frontends again, because the kernel was found to have been changed by others.
+    pub fn recheck(&mut self) {
+        self.is_full = true;
+    }
+
+    /// The flows to look at, if any.
+    pub fn due(&self) -> Option<Cleanup> {
+        let mut frontends = self.due.clone();
+        if self.is_full {
+            frontends.extend(self.claims.keys());
+        }
+        // An address of the node may be a frontend of its own, with the same port.
+        let node_ports: Vec<u16> = frontends
+            .iter()
+            .filter_map(|place| match place {
+                Frontend::NodePort(port) => Some(*port),
+                Frontend::Address(_) => None,
+            })
+            .collect();
+        for port in node_ports {
+            let addresses = self.node_port_addresses.iter();
+            let places = addresses.map(|ip| Frontend::Address(SocketAddr::new(*ip, port)));
+            frontends.extend(places.filter(|place| self.claims.contains_key(place)));
+        }
+        (!frontends.is_empty()).then(|| Cleanup {
+            family: self.family,
+            frontends: frontends
+                .into_iter()
+                .map(|place| match self.endpoints(place) {
+                    Some(endpoints) => (place, Answering::These(endpoints)),
+                    None => (place, Answering::Gone),
+                })
+                .collect(),
+            node_port_addresses: self.node_port_addresses.clone(),
+        })
+    }
+
+    /// What was due is done.
+    pub fn done(&mut self) {
+        self.due.clear();
+        self.is_full = false;
+    }
+
+    fn shares_of(&self, tracker: &Tracker, name: &ServiceName) -> BTreeMap<ServicePortName, Share> {
+        let is_udp = |protocol: Protocol| protocol == Protocol::Udp;
+        let Some(service) = tracker.service(name) else {
+            return BTreeMap::new();
+        };
+        if !service.ports.iter().any(|port| is_udp(port.protocol)) {
+            return BTreeMap::new();
+        }
+        let endpoints = tracker.endpoints(name, self.family);
+        ServicePort::of(service, self.family)
+            .into_iter()
+            .filter(|port| is_udp(port.name.protocol))
+            .map(|port| {
+                let key = (port.name.port.clone(), Protocol::Udp);
+                let endpoints = endpoints.get(&key).map_or(&[][..], Vec::as_slice);
+                let share = share(&port, endpoints);
+                (port.name, share)
+            })
+            .collect()
+    }
+
+    fn ports_of<'a>(&'a self, name: &'a ServiceName) -> impl Iterator<Item = &'a ServicePortName> {
+        // The smallest possible name of a port of this Service.
+        let first = ServicePortName {
+            service: name.clone(),
+            port: "".into(),
+            protocol: Protocol::Tcp,
+        };
+        self.shares
+            .range(first..)
+            .map(|(port, _)| port)
+            .take_while(move |port| port.service == *name)
+    }
+
+    fn replace(&mut self, name: ServicePortName, share: Option<Share>) {
+        let old = self.shares.get(&name).cloned();
+        if old == share {
+            return;
+        }
+        let places: BTreeSet<Frontend> = old
+            .iter()
+            .chain(&share)
+            .flat_map(|share| share.frontends.iter().copied())
+            .collect();
+        let before: Vec<Option<Endpoints>> =
+            places.iter().map(|place| self.endpoints(*place)).collect();
+        if let Some(old) = self.shares.remove(&name) {
+            for place in old.frontends {
+                self.withdraw(place, &(old.created, name.clone()));
+            }
+        }
+        if let Some(share) = share {
+            for place in &share.frontends {
+                let claims = self.claims.entry(*place).or_default();
+                claims.insert((share.created, name.clone()));
+            }
+            self.shares.insert(name, share);
+        }
+        for (place, before) in places.into_iter().zip(before) {
+            if leaves_stale_flows(before.as_ref(), self.endpoints(place).as_ref()) {
+                self.due.insert(place);
+            }
+        }
+    }
+
+    fn withdraw(&mut self, place: Frontend, claim: &Claim) {
+        if let Some(claims) = self.claims.get_mut(&place) {
+            claims.remove(claim);
+            if claims.is_empty() {
+                self.claims.remove(&place);
+            }
+        }
+    }
+
+    /// Who may answer at a frontend; `None` if it is none.
+    fn endpoints(&self, place: Frontend) -> Option<Endpoints> {
+        let claims = self.claims.get(&place).or_else(|| match place {
+            Frontend::Address(address) if self.node_port_addresses.contains(&address.ip()) => {
+                self.claims.get(&Frontend::NodePort(address.port()))
+            }
+            _ => None,
+        });
+        let (_, winner) = claims?.first()?;
+        Some(self.shares.get(winner)?.endpoints.clone())
+    }
+}
+
+/// After the change there may be flows that none of the present endpoints answers: to one that went, or past all of
+/// them because there was none.
+fn leaves_stale_flows(before: Option<&Endpoints>, after: Option<&Endpoints>) -> bool {
+    match (before, after) {
+        (None, None) => false,
+        (None, Some(_)) | (Some(_), None) => true,
+        (Some(before), Some(after)) => {
+            (before.is_empty() && !after.is_empty())
+                || before.iter().any(|gone| after.binary_search(gone).is_err())
+        }
+    }
+}
+
+fn share(port: &ServicePort, endpoints: &[Endpoint]) -> Share {
+    let address = |ip: &IpAddr| Frontend::Address(SocketAddr::new(*ip, port.port));
+    let mut frontends = BTreeSet::from([address(&port.cluster_ip)]);
+    frontends.extend(port.external_ips.iter().map(address));
+    frontends.extend(port.load_balancer_vips.iter().map(address));
+    frontends.extend(port.node_port.map(|port| Frontend::NodePort(port.get())));
+    // Whatever policies and hints prefer now: who still serves may finish.
+    let answering = endpoints
+        .iter()
+        .filter(|endpoint| endpoint.conditions.serving || endpoint.is_ready());
+    let answering: BTreeSet<SocketAddr> = answering
+        .map(|endpoint| SocketAddr::new(endpoint.address, endpoint.port))
+        .collect();
+    Share {
+        created: port.created,
+        frontends,
+        endpoints: answering.into_iter().collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

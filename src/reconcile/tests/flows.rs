@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Flows of UDP clients are looked at after the rounds that may have made some of them stale.
+
+use super::*;
+use crate::model::Protocol;
+
+impl Fixture {
+    /// A loop that has programmed `ns/dns` with two endpoints, and two clients, one for each.
+    fn with_clients() -> Self {
+        let mut fixture = Self::new();
+        fixture.node(None);
+        let dns = service("ns/dns").named_port("", Protocol::Udp, 53);
+        fixture.model(Event::ServicesReplaced(vec![dns]));
+        fixture.model(Event::SlicesReplaced(vec![dns_at(&[
+            "10.1.0.5", "10.1.0.6",
+        ])]));
+        fixture.lock().flows = BTreeSet::from([
+            flow_to("10.1.0.5"),
+            flow_to("10.1.0.6"),
+            // Of a former self, to an endpoint that went while it was not running.
+            flow_to("10.1.0.4"),
+        ]);
+        fixture.work();
+        fixture
+    }
+
+    fn flows(&self) -> Vec<Flow> {
+        self.lock().flows.iter().copied().collect()
+    }
+
+    fn cleanups(&self) -> usize {
+        self.lock().cleanups
+    }
+}
+
+fn dns_at(addresses: &[&str]) -> crate::model::EndpointSlice {
+    let endpoints = addresses.iter().map(|address| endpoint(address)).collect();
+    slice("ns/dns", "a", endpoints).named_port("", Protocol::Udp, 53)
+}
+
+fn flow_to(address: &str) -> Flow {
+    Flow {
+        destination: "10.96.0.1:53".parse().unwrap(),
+        answerer: std::net::SocketAddr::new(ip(address), 53),
+    }
+}
+
+#[test]
+fn first_round_looks_at_all_flows_and_later_ones_only_when_there_is_reason() {
+    let mut fixture = Fixture::with_clients();
+    assert_eq!(fixture.flows(), [flow_to("10.1.0.5"), flow_to("10.1.0.6")]);
+    assert_eq!(fixture.cleanups(), 1);
+    fixture.model(Event::SliceApplied(dns_at(&[
+        "10.1.0.5", "10.1.0.6", "10.1.0.7",
+    ])));
+    fixture.work();
+    assert_eq!(fixture.cleanups(), 1, "none can be stale");
+    fixture.model(Event::SliceApplied(dns_at(&["10.1.0.6", "10.1.0.7"])));
+    fixture.work();
+    assert_eq!(fixture.flows(), [flow_to("10.1.0.6")]);
+    fixture.model(Event::ServiceDeleted(service_name("ns/dns")));
+    fixture.work();
+    assert_eq!(fixture.flows(), []);
+    assert_eq!(fixture.cleanups(), 3);
+}
+
+#[test]
+fn failed_cleanup_is_retried() {
+    let mut fixture = Fixture::with_clients();
+    fixture.lock().keeps_flows = true;
+    fixture.model(Event::SliceApplied(dns_at(&["10.1.0.6"])));
+    fixture.work();
+    assert_eq!(fixture.flows().len(), 2);
+    fixture.lock().keeps_flows = false;
+    let pause = fixture.reconciler.pause().unwrap();
+    assert!(pause < Duration::from_secs(1), "{pause:?}");
+    fixture.wait(pause);
+    assert_eq!(fixture.flows(), [flow_to("10.1.0.6")]);
+}
+
+#[test]
+fn flows_that_come_back_while_a_step_fails_are_deleted_again() {
+    let mut fixture = Fixture::with_clients();
+    fixture
+        .lock()
+        .troubles
+        .push_back(("delete-real-server", Fault::Refused));
+    fixture.model(Event::SliceApplied(dns_at(&["10.1.0.6"])));
+    fixture.work();
+    assert_eq!(fixture.flows(), [flow_to("10.1.0.6")]);
+    // The real server is still there.
+    fixture.lock().flows.insert(flow_to("10.1.0.5"));
+    let pause = fixture.reconciler.pause().unwrap();
+    fixture.wait(pause);
+    assert_eq!(fixture.flows(), [flow_to("10.1.0.6")]);
+    let cleanups = fixture.cleanups();
+    fixture.work();
+    assert_eq!(fixture.cleanups(), cleanups, "done");
+}
+
+#[test]
+fn after_drift_all_flows_are_looked_at() {
+    let mut fixture = Fixture::with_clients();
+    let past = Flow {
+        destination: "10.96.0.1:53".parse().unwrap(),
+        answerer: "10.96.0.1:53".parse().unwrap(),
+    };
+    fixture.lock().flows.insert(past);
+    // An audit that finds nothing costs nothing.
+    fixture.wait(Duration::from_secs(30));
+    assert_eq!(fixture.cleanups(), 1);
+    fixture.lock().kernel.state.addresses.clear();
+    fixture.wait(Duration::from_secs(30));
+    assert_eq!(fixture.cleanups(), 2);
+    assert!(!fixture.flows().contains(&past));
+}
