@@ -67,6 +67,7 @@ struct IptablesMetrics {
     rules: IntGaugeVec,
     rules_written: IntGaugeVec,
     partial_failures: IntCounterVec,
+    refused: IntGaugeVec,
 }
 
 const FAMILY: &[&str] = &["ip_family"];
@@ -244,6 +245,16 @@ impl SyncMetrics {
         }
     }
 
+    /// So many Service ports have rules that the kernel refuses. Iptables mode only.
+    pub fn refused(&self, family: IpFamily, count: usize) {
+        if let Some(iptables) = &self.iptables {
+            iptables
+                .refused
+                .with_label_values(&[family.as_str()])
+                .set(signed(count));
+        }
+    }
+
     /// A run of iptables-restore failed.
     pub fn restore_failed(&self, family: IpFamily) {
         self.restore_failures
@@ -310,6 +321,12 @@ impl IptablesMetrics {
                 r,
                 "kubeproxy_sync_proxy_rules_iptables_partial_restore_failures_total",
                 "Failed rounds that looked at changes only; a full one follows",
+                FAMILY,
+            )?,
+            refused: gauges(
+                r,
+                "kube_proxy_rs_refused_service_ports",
+                "Service ports whose rules the kernel refuses; the log names them",
                 FAMILY,
             )?,
         })

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::context::Context;
 use super::finding::Finding;
+use super::iptables::believed::ChainId;
 use super::iptables::desired::Conflict as FrontendConflict;
 use super::iptables::{Planner as IptablesPlanner, fragment::Frontend};
 use super::object::{RealServers, VirtualServerKey};
@@ -168,6 +169,14 @@ impl ModePlanner {
         match self {
             Self::Ipvs(_) => BTreeSet::new(),
             Self::Iptables(planner) => planner.set_aside().clone(),
+        }
+    }
+
+    /// Chains that nobody wants and the kernel does not let us delete.
+    pub fn stuck_chains(&self) -> BTreeSet<ChainId> {
+        match self {
+            Self::Ipvs(_) => BTreeSet::new(),
+            Self::Iptables(planner) => planner.stuck().clone(),
         }
     }
 

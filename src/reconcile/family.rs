@@ -15,6 +15,7 @@ use crate::events::{Event, action, reason};
 use crate::model::{Changes, IpFamily, ServiceName, ServicePortName, Tracker};
 use crate::plan::conntrack::flows::Flows;
 use crate::plan::finding::Finding;
+use crate::plan::iptables::believed::ChainId;
 use crate::plan::mode::{Conflict, ModePlanner};
 use crate::plan::object::VirtualServerKey;
 use crate::plan::ruleset::{Edit, InvalidChainName, Table};
@@ -95,6 +96,8 @@ pub(super) struct Family {
     /// The virtual servers whose real servers the present audit has yet to look at.
     unaudited: Vec<VirtualServerKey>,
     set_aside: BTreeSet<ServicePortName>,
+    /// Chains that could not be deleted.
+    stuck: BTreeSet<ChainId>,
     findings: BTreeSet<(ServicePortName, Finding)>,
     waiting: Waiting,
     /// Somebody else may have changed rules.
@@ -118,6 +121,7 @@ impl Family {
             conflicts: BTreeSet::new(),
             unaudited: Vec::new(),
             set_aside: BTreeSet::new(),
+            stuck: BTreeSet::new(),
             findings: BTreeSet::new(),
             waiting: Waiting::default(),
             is_suspect: false,
@@ -239,6 +243,7 @@ impl Family {
             succeeded,
             changes: trigger.changes,
             no_local_endpoints: self.planner.no_local_endpoints(),
+            set_aside: self.set_aside.len(),
             rules,
         });
         succeeded & self.clean_flows(kernel, clock, observer, succeeded)
@@ -498,7 +503,7 @@ impl Family {
         self.conflicts = conflicts;
     }
 
-    /// Says once whose rules the kernel refused.
+    /// Says once whose rules the kernel refused, and which chains it kept.
     fn tell_set_aside(&mut self, observer: &dyn Observer) {
         let set_aside = self.planner.set_aside();
         for service in set_aside.difference(&self.set_aside) {
@@ -514,6 +519,11 @@ impl Family {
             ));
         }
         self.set_aside = set_aside;
+        let stuck = self.planner.stuck_chains();
+        for (table, chain) in stuck.difference(&self.stuck) {
+            warn!(family = %self.family(), %table, %chain, "chain stays, others use it");
+        }
+        self.stuck = stuck;
     }
 
     /// Says once what a Service asks for and does not get.

@@ -22,6 +22,8 @@ pub struct Round<'a> {
     pub changes: &'a Changes,
     /// Service ports with a Local policy and no endpoint here: internal, external.
     pub no_local_endpoints: (usize, usize),
+    /// Service ports whose rules the kernel refused.
+    pub set_aside: usize,
     /// Tables `nat` and `filter`, where the mode counts rules: those that are ours, those that the round wrote.
     pub rules: Option<((usize, usize), (usize, usize))>,
 }

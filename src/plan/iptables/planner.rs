@@ -96,6 +96,11 @@ impl Planner {
         &self.set_aside
     }
 
+    /// Chains of nobody's that others jump to.
+    pub fn stuck(&self) -> &BTreeSet<ChainId> {
+        &self.stuck
+    }
+
     /// The next plans look for what the kernel refuses; they should follow at once.
     pub fn is_isolating(&self) -> bool {
         self.isolation != Isolation::Off
