@@ -19,9 +19,13 @@ use kube_proxy_rs::model::{Event, IpFamily, ServiceName, Tracker};
 use kube_proxy_rs::plan::check::check;
 use kube_proxy_rs::plan::object::Timeouts;
 use kube_proxy_rs::plan::planner::Planner;
-use kube_proxy_rs::plan::{Context, IptablesContext, KernelVersion, Plan, State};
+use kube_proxy_rs::plan::ruleset::{Edit, render_edits};
+use kube_proxy_rs::plan::{Context, IptablesContext, KernelVersion, Plan, State, Step};
 use kube_proxy_rs::source::{Options, Unobserved, Update, manifests};
 use serde::Serialize;
+
+#[path = "golden/iptables.rs"]
+mod iptables;
 
 /// One test for each case.
 macro_rules! cases {
@@ -81,6 +85,7 @@ fn run(case: &str) {
         .filter(|path| path.is_dir())
         .collect();
     let mut families: Vec<Family> = IpFamily::ALL.into_iter().map(Family::new).collect();
+    let mut iptables = IpFamily::ALL.map(iptables::Family::new);
     for step in steps {
         let events = read(&step);
         let outcomes: Vec<Outcome> = families
@@ -102,6 +107,18 @@ fn run(case: &str) {
         let json = serde_json::to_string_pretty(&outcomes).unwrap();
         compare(&step.with_extension("txt"), text.trim_end());
         compare(&step.with_extension("json"), &json);
+
+        let events = read(&step);
+        let plans = iptables.each_mut().map(|family| family.step(&events));
+        let mut text = String::new();
+        for plan in &plans {
+            let edits: Vec<Edit> = plan.steps().flat_map(Step::edits).cloned().collect();
+            let batch = render_edits(&edits);
+            write!(text, "{plan}\n{batch}\n").unwrap();
+        }
+        let json = serde_json::to_string_pretty(&plans).unwrap();
+        compare(&step.with_extension("iptables.txt"), text.trim_end());
+        compare(&step.with_extension("iptables.json"), &json);
     }
 }
 
@@ -239,6 +256,10 @@ fn context(family: IpFamily) -> Context {
         strict_arp: false,
         timeouts: Timeouts::default(),
         kernel: KernelVersion { major: 6, minor: 1 },
-        iptables: IptablesContext::default(),
+        iptables: IptablesContext {
+            node_ports_everywhere: true,
+            localhost_node_ports: family == IpFamily::V4,
+            ..IptablesContext::default()
+        },
     }
 }

@@ -2,7 +2,7 @@
 //! What `hack/demo` runs: a small cluster of network namespaces, the real proxy on a directory of
 //! manifests, real traffic, and what came of it in words. The exit code says whether all was as it should be.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -246,7 +246,28 @@ impl Demo {
         service: &Service,
     ) -> Result<()> {
         if arguments.mode != "ipvs" {
-            return Ok(());
+            let result = wait::until("iptables-save shows the endpoints", || {
+                for family in Family::ALL {
+                    let wanted: BTreeSet<String> = service
+                        .endpoints
+                        .iter()
+                        .map(|endpoint| (endpoint.host.address(family), 8080).into())
+                        .map(|target: std::net::SocketAddr| target.to_string())
+                        .collect();
+                    let found: BTreeSet<String> = oracle::rules(node, family)?
+                        .iter()
+                        .filter_map(|rule| rule.split_once("--to-destination "))
+                        .map(|(_, target)| target.to_owned())
+                        .collect();
+                    anyhow::ensure!(found == wanted, "{family}: {found:?}, not {wanted:?}");
+                }
+                Ok(())
+            });
+            self.check(
+                "iptables-save shows exactly the wanted endpoints",
+                result.is_ok(),
+            );
+            return result;
         }
         let services = std::slice::from_ref(service);
         let wanted = oracle::wanted_virtual_servers(
@@ -284,10 +305,11 @@ impl Demo {
         service: &Service,
         what: &str,
     ) -> Result<()> {
-        title(&format!(
-            "{what}: {CONNECTIONS} connections each, scheduler {}",
-            arguments.scheduler
-        ));
+        let how = match arguments.mode.as_str() {
+            "ipvs" => format!("scheduler {}", arguments.scheduler),
+            _ => "endpoints are drawn by lot".to_owned(),
+        };
+        title(&format!("{what}: {CONNECTIONS} connections each, {how}"));
         say(format!(
             "   {:<7} {:<14} {:<24} {:<5} answered by",
             "from", "to", "", ""
@@ -419,9 +441,25 @@ fn show_plan(planned: &Planned) {
     indented(planned.errors.trim_end());
 }
 
-/// `ipvsadm` about the VIP that clients use most here; the others look alike.
+/// What other programs show of the port that clients use most here; the others look alike.
 fn show_servers(node: &Namespace, arguments: &Arguments, service: &Service) -> Result<()> {
     if arguments.mode != "ipvs" {
+        let rules = oracle::rules(node, Family::V4)?;
+        let about = format!("/{}:tcp-80", service.name);
+        let shown = |rule: &&String| {
+            rule.starts_with("-A KUBE-SERVICES ") || rule.starts_with("-A KUBE-SVC-")
+        };
+        say(format!(
+            "\n   # iptables-save -t nat     (some of {} rules)",
+            rules.iter().filter(|rule| rule.starts_with("-A")).count()
+        ));
+        for rule in rules
+            .iter()
+            .filter(shown)
+            .filter(|rule| rule.contains(&about))
+        {
+            indented(rule);
+        }
         return Ok(());
     }
     let vip = Kind::Vip.address(service, Family::V4).to_string();

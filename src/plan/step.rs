@@ -105,6 +105,14 @@ impl Serialize for RuleEdits {
 }
 
 impl Step {
+    /// The edits of a step that edits rules.
+    pub fn edits(&self) -> &[Edit] {
+        match self {
+            Self::EditRules(rules) => &rules.edits,
+            _ => &[],
+        }
+    }
+
     /// The step's name in metrics and JSON.
     pub const fn kind(&self) -> &'static str {
         match self {
@@ -152,13 +160,10 @@ impl fmt::Display for Step {
             Self::DeleteEntry { set, entry } => write!(f, "delete entry {set} {entry}"),
             Self::SwapSets { a, b } => write!(f, "swap sets {a} {b}"),
             Self::DestroySet { set } => write!(f, "destroy set {set}"),
-            Self::EditRules(RuleEdits { family, edits }) => {
-                write!(f, "edit {family} rules:")?;
-                for (index, edit) in edits.iter().enumerate() {
-                    write!(f, "{} {edit}", if index == 0 { "" } else { ";" })?;
-                }
-                Ok(())
-            }
+            Self::EditRules(RuleEdits { family, edits }) => match edits.as_slice() {
+                [edit] => write!(f, "edit {family} rules: {edit}"),
+                edits => write!(f, "edit {family} rules: {} edits", edits.len()),
+            },
             Self::AddVirtualServer { key, server } => {
                 write!(f, "add virtual server {key} {server}")
             }
@@ -285,8 +290,14 @@ impl Serialize for Plan {
     }
 }
 
+/// One line for each step, and one for each of the edits that a step has.
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.steps().try_for_each(|step| writeln!(f, "{step}"))
+        self.steps().try_for_each(|step| {
+            writeln!(f, "{step}")?;
+            let edits = step.edits();
+            let listed = if edits.len() > 1 { edits } else { &[] };
+            listed.iter().try_for_each(|edit| writeln!(f, "  {edit}"))
+        })
     }
 }

@@ -397,6 +397,11 @@ impl Family {
         }
         for step in plan.steps() {
             debug!(%family, %step, "step");
+            if step.edits().len() > 1 {
+                for edit in step.edits() {
+                    debug!(%family, %edit, "edit");
+                }
+            }
         }
         self.written.add(plan);
         let report = kernel.apply(plan);

@@ -287,6 +287,9 @@ pub fn rules(node: &Namespace, family: Family) -> Result<Vec<String>> {
     Ok(text
         .lines()
         .filter(|line| !line.starts_with('#'))
-        .map(|line| line.split(" [").next().unwrap_or(line).to_owned())
+        .map(|line| match line.split_once(" [") {
+            Some((declaration, _)) if line.starts_with(':') => declaration.to_owned(),
+            _ => line.to_owned(),
+        })
         .collect())
 }

@@ -191,7 +191,10 @@ impl Node {
             if let Some(name) = line.strip_prefix('*') {
                 table = name;
             } else if line != "COMMIT" {
-                let rule = line.split(" [").next().unwrap_or(line);
+                let rule = match line.split_once(" [") {
+                    Some((declaration, _)) if line.starts_with(':') => declaration,
+                    _ => line,
+                };
                 rules.push(format!("{table} {rule}"));
             }
         }

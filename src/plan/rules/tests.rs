@@ -522,7 +522,7 @@ fn only_what_differs_is_edited() {
     assert_eq!(
         edits,
         [
-            "replace chain filter/KUBE-PROXY-FIREWALL with 1 rules",
+            "replace chain filter/KUBE-PROXY-FIREWALL with 1 rule",
             "prepend to nat/OUTPUT: -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES",
         ]
     );

@@ -67,11 +67,9 @@ impl fmt::Display for Edit {
                 chain,
                 rules,
             } => {
-                write!(
-                    f,
-                    "replace chain {table}/{chain} with {} rules",
-                    rules.len()
-                )
+                let plural = if rules.len() == 1 { "" } else { "s" };
+                let count = rules.len();
+                write!(f, "replace chain {table}/{chain} with {count} rule{plural}")
             }
             Self::Prepend { table, chain, rule } => write!(f, "prepend to {table}/{chain}: {rule}"),
             Self::Append { table, chain, rule } => write!(f, "append to {table}/{chain}: {rule}"),

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The same manifests in iptables mode.
+
+use kube_proxy_rs::dataplane::fake::FakeKernel;
+use kube_proxy_rs::model::{Event, IpFamily, Tracker};
+use kube_proxy_rs::plan::iptables::Planner;
+use kube_proxy_rs::plan::{Plan, State};
+
+/// One family of a node, with a kernel that is new.
+pub(super) struct Family {
+    tracker: Tracker,
+    planner: Planner,
+    kernel: FakeKernel,
+}
+
+impl Family {
+    pub(super) fn new(family: IpFamily) -> Self {
+        let mut planner = Planner::new(super::context(family));
+        planner.observed(State::default());
+        Self {
+            tracker: Tracker::default(),
+            planner,
+            kernel: FakeKernel::default(),
+        }
+    }
+
+    /// Takes in events, and does what they lead to.
+    pub(super) fn step(&mut self, events: &[Event]) -> Plan {
+        for event in events {
+            self.tracker.apply(event.clone());
+        }
+        for service in self.tracker.take().services {
+            self.planner.update(&self.tracker, &service);
+        }
+        let plan = self.planner.plan();
+        let report = self.kernel.apply(&plan);
+        assert!(report.is_success(), "{report:?}");
+        self.planner.report(&plan, &report);
+        self.is_settled();
+        plan
+    }
+
+    /// Neither we nor a new process would do anything more.
+    fn is_settled(&self) {
+        assert_eq!(self.planner.plan().to_string(), "");
+        let mut next = Planner::new(self.planner.context().clone());
+        next.observed(self.kernel.state.clone());
+        for service in self.tracker.services() {
+            next.update(&self.tracker, &service.name);
+        }
+        assert_eq!(next.plan().to_string(), "");
+    }
+}
