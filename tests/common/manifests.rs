@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Manifests: Services and EndpointSlices of the small cluster, and the directory that the proxy reads.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -119,6 +120,7 @@ pub struct Service {
     pub spec: Value,
     /// `ipMode` of the load balancer's addresses.
     pub ip_mode: Option<&'static str>,
+    pub annotations: BTreeMap<&'static str, String>,
 }
 
 impl Service {
@@ -140,6 +142,7 @@ impl Service {
             has_second: false,
             spec: json!({}),
             ip_mode: None,
+            annotations: BTreeMap::new(),
         }
     }
 
@@ -190,6 +193,12 @@ impl Service {
     #[must_use]
     pub fn twice(mut self) -> Self {
         self.has_second = true;
+        self
+    }
+
+    #[must_use]
+    pub fn annotated(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.annotations.insert(name, value.into());
         self
     }
 
@@ -261,7 +270,11 @@ impl Service {
         let mut manifest = json!({
             "apiVersion": "v1",
             "kind": "Service",
-            "metadata": { "namespace": NAMESPACE, "name": self.name },
+            "metadata": {
+                "namespace": NAMESPACE,
+                "name": self.name,
+                "annotations": self.annotations,
+            },
             "spec": spec,
         });
         if self.load_balancer {

@@ -281,7 +281,7 @@ impl Connection {
         Self::open_from(from, None, to, protocol, patience)
     }
 
-    fn open_from(
+    pub fn open_from(
         from: &Namespace,
         source: Option<IpAddr>,
         to: SocketAddr,

@@ -33,7 +33,10 @@ pub(super) fn trials(binary: &'static Path) -> Vec<Trial> {
         scenario("restart::keeps_connections", restart::keeps_connections),
         scenario("restart::catches_up", restart::catches_up),
         scenario("drain::lets_connections_end", drain::lets_connections_end),
-        scenario("schedulers::all_by_flag", schedulers::all_by_flag),
+        scenario(
+            "schedulers::show_what_defines_them",
+            schedulers::show_what_defines_them,
+        ),
         scenario("bad_input::is_skipped", bad_input::is_skipped),
         scenario("bad_input::scheduler", bad_input::scheduler),
         scenario("bad_input::capability", bad_input::capability),
