@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
+use crate::model::ipvs_options::Tunnel;
 use crate::model::{IpFamily, Protocol};
 
 /// What tells virtual servers apart (kernel: `ip_vs_svc_hashkey`).
@@ -126,8 +127,7 @@ impl Serialize for RealServerKey {
 }
 
 /// How packets reach a real server (kernel: `IP_VS_CONN_F_FWD_MASK`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Forwarding {
     /// Network address translation, IPVS's "masquerading".
     #[default]
@@ -135,11 +135,31 @@ pub enum Forwarding {
     /// The server is on this host.
     Local,
     /// In a tunnel.
-    Tunnel,
+    Tunnel(Tunnel),
     /// Direct routing: only the link-layer address changes.
     Route,
-    /// `IP_VS_CONN_F_BYPASS`: what a cache cluster uses. Never ours.
+    /// `IP_VS_CONN_F_BYPASS`: what a cache cluster uses, and whatever we do not know. Never ours.
     Bypass,
+}
+
+impl fmt::Display for Forwarding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Masquerade => f.write_str("masquerade"),
+            Self::Local => f.write_str("local"),
+            Self::Tunnel(Tunnel::IpIp) => f.write_str("ipip"),
+            Self::Tunnel(Tunnel::Gre) => f.write_str("gre"),
+            Self::Tunnel(Tunnel::Gue(port)) => write!(f, "gue to port {port}"),
+            Self::Route => f.write_str("route"),
+            Self::Bypass => f.write_str("bypass"),
+        }
+    }
+}
+
+impl Serialize for Forwarding {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
 }
 
 /// A real server's settings, all but its key.

@@ -200,18 +200,7 @@ impl fmt::Display for VirtualServer {
 
 impl fmt::Display for RealServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "weight {} {}",
-            self.weight,
-            match self.forwarding {
-                super::object::Forwarding::Masquerade => "masquerade",
-                super::object::Forwarding::Local => "local",
-                super::object::Forwarding::Tunnel => "tunnel",
-                super::object::Forwarding::Route => "route",
-                super::object::Forwarding::Bypass => "bypass",
-            }
-        )
+        write!(f, "weight {} {}", self.weight, self.forwarding)
     }
 }
 

@@ -26,6 +26,8 @@ pub fn set_name(base: &str, family: Family) -> String {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VirtualServer {
     pub scheduler: String,
+    /// Of the scheduler.
+    pub flags: Option<String>,
     pub persistent: Option<u32>,
     /// Real servers and their weights.
     pub real_servers: BTreeMap<SocketAddr, u32>,
@@ -62,6 +64,7 @@ fn parse_virtual_servers(text: &str) -> Result<VirtualServers> {
             Some(&"-A") => {
                 let server = VirtualServer {
                     scheduler: value_of("-s").unwrap_or_default().to_owned(),
+                    flags: value_of("-b").map(str::to_owned),
                     persistent: value_of("-p").map(str::parse).transpose()?,
                     real_servers: BTreeMap::new(),
                 };
@@ -106,6 +109,7 @@ pub fn wanted_virtual_servers(
                 }
                 let server = VirtualServer {
                     scheduler: scheduler.to_owned(),
+                    flags: None,
                     persistent: None,
                     real_servers: service
                         .endpoints

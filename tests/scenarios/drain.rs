@@ -12,7 +12,9 @@ use crate::cases::At;
 use crate::common::manifests::{Endpoint, Service};
 use crate::common::oracle;
 use crate::common::topology::{Family, Host};
-use crate::common::traffic::{Connection, Outcome, Patience, Protocol, ask};
+use crate::common::traffic::{
+    Connection, Outcome, Patience, Protocol, ask, ask_again, datagram_socket,
+};
 use crate::common::wait;
 
 pub(super) fn lets_connections_end(binary: &Path) -> Result<()> {
@@ -64,4 +66,65 @@ pub(super) fn lets_connections_end(binary: &Path) -> Result<()> {
     }
     lab.settles_at(&[service], "rr")
         .with_context(|| format!("after the connections ended; the log:\n{}", proxy.log()))
+}
+
+/// UDP flows stay with an endpoint that shuts down as long as it serves, and move when it does not.
+pub(super) fn udp_stays_while_it_serves(binary: &Path) -> Result<()> {
+    let hosts = [Host::Web1, Host::Web3];
+    let mut service = Service::new("web", 1, &hosts).protocols(&[Protocol::Udp]);
+    let lab = Lab::new(binary, &[service.clone()], &[])?;
+    let proxy = lab.start()?;
+    let shell = lab.topology.host(Host::Shell);
+    let mut flows = Vec::new();
+    // Round robin: two flows of each family meet both endpoints.
+    for family in Family::ALL {
+        let to = At::ClusterIp.address(&service, family, 80);
+        for _ in hosts {
+            let socket = datagram_socket(shell, to)?;
+            let by = answered(&ask_again(&socket, Patience::Long)?)?;
+            flows.push((to, socket, by));
+        }
+    }
+    service.endpoints = vec![
+        Endpoint::terminating(Host::Web1, true),
+        Endpoint::ready(Host::Web3),
+    ];
+    lab.manifests.apply(&service)?;
+    let weights = |wanted: &[u32]| {
+        wait::until("the weights are as wanted", || {
+            let found = oracle::virtual_servers(lab.node())?;
+            for (to, ..) in &flows {
+                let server = found
+                    .get(&(Protocol::Udp, *to))
+                    .context("no virtual server")?;
+                let found: Vec<u32> = server.real_servers.values().copied().collect();
+                ensure!(found == wanted, "{to}: {found:?}");
+            }
+            Ok(())
+        })
+        .with_context(|| format!("the log:\n{}", proxy.log()))
+    };
+    weights(&[0, 1])?;
+    for (to, socket, by) in &flows {
+        let now = answered(&ask_again(socket, Patience::Long)?)?;
+        ensure!(now == *by, "{to}: the flow moved from {by} to {now}");
+        let new = answered(&ask(shell, None, *to, Protocol::Udp, Patience::Long)?)?;
+        ensure!(new == Host::Web3.name(), "{to}: a new flow went to {new}");
+    }
+    lab.nothing_to_do()?;
+    service.endpoints = vec![Endpoint::ready(Host::Web3)];
+    lab.manifests.apply(&service)?;
+    weights(&[1])?;
+    for (to, socket, _) in &flows {
+        let now = answered(&ask_again(socket, Patience::Long)?)?;
+        ensure!(now == Host::Web3.name(), "{to}: the flow is at {now}");
+    }
+    Ok(())
+}
+
+fn answered(outcome: &Outcome) -> Result<String> {
+    match outcome {
+        Outcome::Answered(answer) => Ok(answer.by.clone()),
+        outcome => Err(anyhow!("a datagram was {outcome}")),
+    }
 }

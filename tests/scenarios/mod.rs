@@ -21,6 +21,7 @@ mod bad_input;
 mod drain;
 mod restart;
 mod schedulers;
+mod settings;
 mod state;
 
 /// All scenarios as tests.
@@ -34,9 +35,16 @@ pub(super) fn trials(binary: &'static Path) -> Vec<Trial> {
         scenario("restart::catches_up", restart::catches_up),
         scenario("drain::lets_connections_end", drain::lets_connections_end),
         scenario(
+            "drain::udp_stays_while_it_serves",
+            drain::udp_stays_while_it_serves,
+        ),
+        scenario(
             "schedulers::show_what_defines_them",
             schedulers::show_what_defines_them,
         ),
+        scenario("settings::change_live", settings::change_live),
+        scenario("settings::netmask", settings::netmask),
+        scenario("settings::drain_limit", settings::drain_limit),
         scenario("bad_input::is_skipped", bad_input::is_skipped),
         scenario("bad_input::scheduler", bad_input::scheduler),
         scenario("bad_input::capability", bad_input::capability),
@@ -94,6 +102,11 @@ impl Lab {
             planned.errors
         );
         Ok(())
+    }
+
+    /// The plan becomes empty.
+    fn nothing_to_do_soon(&self) -> Result<()> {
+        wait::until("there is nothing left to do", || self.nothing_to_do())
     }
 
     /// Waits until the kernel holds exactly what these Services want, as other programs see it.

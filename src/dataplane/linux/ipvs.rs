@@ -2,13 +2,15 @@
 //! Between the planner's virtual and real servers and the messages of [`crate::dataplane::ipvs`].
 
 use std::net::Ipv4Addr;
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use crate::dataplane::ipvs::{
     AddressFamily, Destination, DestinationKey, Forwarding as Method, InvalidName, KernelName,
     Netmask, Operation, Persistence, Protocol as Transport, Service, ServiceFlags, ServiceKey,
-    Timeouts as WireTimeouts, Tunnel,
+    Timeouts as WireTimeouts, Tunnel as WireTunnel, TunnelKind,
 };
+use crate::model::ipvs_options::Tunnel;
 use crate::model::{IpFamily, Protocol};
 use crate::plan::Step;
 use crate::plan::object::{
@@ -163,11 +165,35 @@ fn destination(key: RealServerKey, server: RealServer) -> Destination {
     destination.forwarding = match server.forwarding {
         Forwarding::Masquerade => Method::Masquerade,
         Forwarding::Local => Method::Local,
-        Forwarding::Tunnel => Method::Tunnel(Tunnel::default()),
+        Forwarding::Tunnel(tunnel) => Method::Tunnel(wire_tunnel(tunnel)),
         Forwarding::Route => Method::DirectRoute,
         Forwarding::Bypass => Method::Bypass,
     };
     destination
+}
+
+fn wire_tunnel(tunnel: Tunnel) -> WireTunnel {
+    let (kind, port) = match tunnel {
+        Tunnel::IpIp => (TunnelKind::IpIp, 0),
+        Tunnel::Gre => (TunnelKind::Gre, 0),
+        Tunnel::Gue(port) => (TunnelKind::Gue, port.get()),
+    };
+    WireTunnel {
+        kind,
+        port,
+        ..WireTunnel::default()
+    }
+}
+
+/// `None` for one that we never make.
+fn tunnel(wire: WireTunnel) -> Option<Tunnel> {
+    let tunnel = match wire.kind {
+        TunnelKind::IpIp => Tunnel::IpIp,
+        TunnelKind::Gre => Tunnel::Gre,
+        TunnelKind::Gue => Tunnel::Gue(NonZeroU16::new(wire.port)?),
+        TunnelKind::Other(_) => return None,
+    };
+    (wire_tunnel(tunnel) == wire).then_some(tunnel)
 }
 
 /// A real server as the planner compares it.
@@ -179,7 +205,10 @@ pub(super) fn real_server(destination: &Destination) -> (RealServerKey, RealServ
     let forwarding = match destination.forwarding {
         Method::Masquerade => Forwarding::Masquerade,
         Method::Local => Forwarding::Local,
-        Method::Tunnel(_) => Forwarding::Tunnel,
+        Method::Tunnel(wire) => match tunnel(wire) {
+            Some(tunnel) => Forwarding::Tunnel(tunnel),
+            None => Forwarding::Bypass,
+        },
         Method::DirectRoute => Forwarding::Route,
         // No method that we ever want: it differs, and is repaired where it is ours.
         Method::Bypass | Method::Other(_) => Forwarding::Bypass,
@@ -209,5 +238,43 @@ pub(super) fn wire_timeouts(timeouts: Timeouts) -> WireTimeouts {
         tcp: seconds(timeouts.tcp),
         tcp_fin: seconds(timeouts.tcp_fin),
         udp: seconds(timeouts.udp),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forwarding_methods_come_back_as_they_were_sent() {
+        let key = RealServerKey {
+            address: Ipv4Addr::new(10, 0, 0, 1).into(),
+            port: 80,
+        };
+        let gue = NonZeroU16::new(6080).unwrap();
+        for forwarding in [
+            Forwarding::Masquerade,
+            Forwarding::Route,
+            Forwarding::Tunnel(Tunnel::IpIp),
+            Forwarding::Tunnel(Tunnel::Gre),
+            Forwarding::Tunnel(Tunnel::Gue(gue)),
+        ] {
+            let server = RealServer {
+                weight: 3,
+                forwarding,
+            };
+            assert_eq!(real_server(&destination(key, server)), (key, server));
+        }
+    }
+
+    #[test]
+    fn a_tunnel_that_we_never_make_is_none_that_is_wanted() {
+        let checksummed = WireTunnel {
+            kind: TunnelKind::Gue,
+            port: 6080,
+            flags: 1,
+        };
+        assert_eq!(tunnel(checksummed), None);
+        assert_eq!(tunnel(WireTunnel::default()), Some(Tunnel::IpIp));
     }
 }
