@@ -18,6 +18,7 @@ mod cases;
 mod common;
 mod flows;
 mod lifecycle;
+mod rollout;
 mod scenarios;
 
 fn main() -> ExitCode {
@@ -36,6 +37,9 @@ fn main() -> ExitCode {
     trials.extend(flows::trials(&world, binary));
     trials.extend(scenarios::trials(binary));
     trials.extend(lifecycle::trials(binary, true));
+    trials.push(Trial::test("ipvs::rollout::loses_nothing", || {
+        rollout::loses_nothing(binary, "ipvs", &[]).map_err(cases::run::failed)
+    }));
     if let Some(reason) = lacks_ipvs() {
         if is_required("REQUIRE_KERNEL") {
             trials = vec![Trial::test("kernel", move || Err(reason.into()))];

@@ -22,6 +22,7 @@ mod cases;
 mod common;
 mod flows;
 mod lifecycle;
+mod rollout;
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
@@ -52,6 +53,9 @@ fn main() -> ExitCode {
         worlds.push(world);
     }
     trials.extend(lifecycle::trials(binary, false));
+    trials.push(Trial::test("iptables::rollout::loses_nothing", || {
+        rollout::loses_nothing(binary, "iptables", &[]).map_err(failed)
+    }));
     // Where the kernel has IPVS there is no way to see how its absence is met.
     if lacks_ipvs().is_some() {
         trials.push(Trial::test("ipvs::kernel_without_it", || {

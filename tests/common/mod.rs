@@ -14,6 +14,7 @@
 )]
 
 pub mod flows;
+pub mod load;
 pub mod manifests;
 pub mod namespace;
 pub mod oracle;

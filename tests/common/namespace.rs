@@ -36,6 +36,12 @@ impl Namespace {
         Ok(Self { file })
     }
 
+    /// Another handle of the same namespace.
+    pub fn try_clone(&self) -> Result<Self> {
+        let file = self.file.try_clone()?;
+        Ok(Self { file })
+    }
+
     /// Runs `f` on this thread inside the namespace. Sockets that it opens and programs that it starts
     /// stay in there.
     pub fn enter<T>(&self, f: impl FnOnce() -> T) -> Result<T> {
