@@ -96,13 +96,14 @@ impl Desired {
             .take_while(move |name| name.service == *service)
     }
 
-    /// Replaces the fragment of a Service port, and hands out the former one.
+    /// Replaces the fragment of a Service port, and hands out the former one. Without `touched` the caller looks at
+    /// everything anyway, which is cheaper than to note what changed.
     pub fn replace(
         &mut self,
         name: &ServicePortName,
         new: Option<Fragment>,
         context: &Context,
-        touched: &mut Touched,
+        mut touched: Option<&mut Touched>,
     ) -> Option<Fragment> {
         if self.fragments.get(name) == new.as_ref() {
             return new;
@@ -114,12 +115,14 @@ impl Desired {
         let (before, after) = (frontends(old.as_ref()), frontends(new.as_ref()));
         let claim = |of: Option<&Fragment>| of.map(|of| (of.service_port.created, name.clone()));
         let (old_claim, new_claim) = (claim(old.as_ref()), claim(new.as_ref()));
-        touched.service_ports.insert(name.clone());
-        if let Some(old) = &old {
+        if let Some(touched) = touched.as_deref_mut() {
+            touched.service_ports.insert(name.clone());
             // Comments change no names.
-            touched
-                .former_chains
-                .extend(old.chains(context, false).into_keys());
+            let chains = old.as_ref().map(|old| old.chains(context, false));
+            let chains = chains.into_iter().flat_map(BTreeMap::into_keys);
+            touched.former_chains.extend(chains);
+        }
+        if let Some(old) = &old {
             self.endpoint_count -= old.endpoint_count;
         }
         set_member(
@@ -172,7 +175,7 @@ impl Desired {
             } else {
                 self.entries_of(winner.as_ref(), frontend, context)
             };
-            self.exchange(frontend, &former, &present, touched);
+            self.exchange(frontend, &former, &present, touched.as_deref_mut());
         }
         old
     }
@@ -197,12 +200,15 @@ impl Desired {
         frontend: Frontend,
         former: &Entries,
         present: &Entries,
-        touched: &mut Touched,
+        mut touched: Option<&mut Touched>,
     ) {
         for id in former.keys().chain(present.keys()) {
-            let nodes = touched.nodes.entry(*id).or_default();
             let tree = self.trees.entry(*id).or_default();
-            tree.set(frontend.key(), present.get(id).cloned(), nodes);
+            let (key, rule) = (frontend.key(), present.get(id).cloned());
+            match touched.as_deref_mut() {
+                Some(touched) => tree.set(key, rule, touched.nodes.entry(*id).or_default()),
+                None => tree.put(key, rule),
+            }
             if tree.is_empty() {
                 self.trees.remove(id);
             }

@@ -195,7 +195,7 @@ impl Fragment {
         let port = &self.service_port;
         let mut chains = Chains::new();
         let internal_local = port.internal_policy_local;
-        let masquerade = texts.cluster_ip_masquerade();
+        let masquerade = texts.cluster_ip_masquerade(with_comments);
         let internal_is_served = self.refusal(internal_local).is_none();
         for (prefix, endpoints, is_local) in [
             (name::CLUSTER, &self.cluster, false),
@@ -350,8 +350,9 @@ impl<'a> Texts<'a> {
         Entries::from([(TreeId::HealthChecks, Rule::new(format!("{to} -j ACCEPT")))])
     }
 
-    /// The rule that masquerades what comes to the cluster IP from elsewhere than a local pod.
-    fn cluster_ip_masquerade(&self) -> Option<Rule> {
+    /// The rule that masquerades what comes to the cluster IP from elsewhere than a local pod. Each part of it costs time
+    /// whenever a table is written: it names the cluster IP only where the chain serves other addresses as well.
+    fn cluster_ip_masquerade(&self, with_comment: bool) -> Option<Rule> {
         let port = &self.fragment.service_port;
         let Locality { source, interface } = if self.context.masquerade_all {
             Locality::default()
@@ -359,12 +360,19 @@ impl<'a> Texts<'a> {
             Locality::of(&self.context.local_detector, true)?
         };
         let protocol = self.fragment.protocol().lowercase();
-        let note = comment(&format!("{} cluster IP", self.name));
-        Some(Rule::new(format!(
-            "{source}-d {} {interface}-p {protocol} {note} -m {protocol} --dport {} -j KUBE-MARK-MASQ",
-            text::host(port.cluster_ip),
-            port.port,
-        )))
+        let note = if with_comment {
+            format!("{} ", comment(&format!("{} cluster IP", self.name)))
+        } else {
+            String::new()
+        };
+        let target = "-j KUBE-MARK-MASQ";
+        Some(Rule::new(if port.is_externally_accessible() {
+            let to = text::host(port.cluster_ip);
+            let service = format!("-m {protocol} --dport {}", port.port);
+            format!("{source}-d {to} {interface}-p {protocol} {note}{service} {target}")
+        } else {
+            format!("{source}{interface}{note}{target}")
+        }))
     }
 
     fn external_chain(&self) -> Vec<Rule> {

@@ -164,9 +164,11 @@ impl Planner {
         if self.desired.fragments().get(&name) == fragment.as_ref() {
             return;
         }
+        // A full plan looks at everything.
+        let touched = (!self.is_full).then_some(&mut self.touched);
         let former = self
             .desired
-            .replace(&name, fragment, &self.context, &mut self.touched);
+            .replace(&name, fragment, &self.context, touched);
         self.former.entry(name).or_insert(former);
     }
 
@@ -408,8 +410,7 @@ impl Planner {
                 }
                 Some(name) if size == 1 && !self.set_aside.contains(&name) => {
                     let former = self.former.get(&name).cloned().flatten();
-                    self.desired
-                        .replace(&name, former, &self.context, &mut self.touched);
+                    self.desired.replace(&name, former, &self.context, None);
                     self.set_aside.insert(name);
                 }
                 Some(_) => {}

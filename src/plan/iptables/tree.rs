@@ -316,11 +316,16 @@ impl Tree {
             return;
         }
         self.visit_near(key, touched);
+        self.put(key, rule);
+        self.visit_near(key, touched);
+    }
+
+    /// Sets or removes the rule of a key.
+    pub fn put(&mut self, key: Key, rule: Option<Rule>) {
         match rule {
             Some(rule) => self.rules.insert(key, rule),
             None => self.rules.remove(&key),
         };
-        self.visit_near(key, touched);
     }
 
     /// The rules of a node; `None` if there is no such node. The root is always there.
