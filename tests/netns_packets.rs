@@ -19,6 +19,7 @@ use common::topology::{Family, Host};
 use common::traffic::{Protocol, is_supported};
 
 mod cases;
+mod changes;
 mod common;
 mod flows;
 mod lifecycle;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         ));
         trials.extend(cases::run::trials(&world, binary, &protocols));
         trials.extend(flows::trials(&world, binary));
+        trials.extend(changes::trials(backend, binary));
         worlds.push(world);
     }
     trials.extend(lifecycle::trials(binary, false));

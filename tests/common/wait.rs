@@ -49,3 +49,12 @@ pub fn now() -> Instant {
 pub fn pause() {
     std::thread::sleep(PAUSE);
 }
+
+/// Lets time pass where that is what a test is about: the kernel forgets something after it.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the time of a time-out has to pass"
+)]
+pub fn let_pass(time: Duration) {
+    std::thread::sleep(time);
+}

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+//! iptables mode with more than one packet: changes while connections are open, clients that are forgotten, a
+//! node with strict rules of its own, packets that belong to no connection. Each scenario has a cluster of its own.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use libtest_mimic::Trial;
+
+use crate::cases::run::{failed, hint_at};
+use crate::cases::{At, Backend};
+use crate::common::manifests::{ManifestDirectory, Service};
+use crate::common::namespace::Namespace;
+use crate::common::proxy::{Invocation, Proxy};
+use crate::common::topology::{CLUSTER_CIDRS, Family, Host, Topology};
+use crate::common::traffic::{Answer, Outcome, Patience, Protocol, Servers, ask};
+
+mod affinity;
+mod flows;
+mod invalid;
+mod strict;
+
+/// All scenarios as tests.
+pub(super) fn trials(backend: Backend, binary: &'static Path) -> Vec<Trial> {
+    let scenario = |name: &str, run: fn(&Path, Backend) -> Result<()>| {
+        let name = format!("iptables-{}::{name}", backend.name());
+        Trial::test(name, move || run(binary, backend).map_err(failed))
+    };
+    vec![
+        scenario("flows::follow_changes", flows::follow_changes),
+        scenario("affinity::expires", affinity::expires),
+        scenario(
+            "strict::services_are_let_through",
+            strict::services_are_let_through,
+        ),
+        scenario("invalid::is_dropped", invalid::is_dropped),
+        scenario(
+            "invalid::passes_where_liberal",
+            invalid::passes_where_liberal,
+        ),
+    ]
+}
+
+/// A cluster with a proxy.
+struct Lab {
+    topology: Topology,
+    backend: Backend,
+    manifests: ManifestDirectory,
+    proxy: Proxy,
+    _servers: Servers,
+}
+
+impl Lab {
+    fn new(binary: &Path, backend: Backend, services: &[Service], flags: &[&str]) -> Result<Self> {
+        let topology = Topology::new().context("cannot lay out the cluster")?;
+        hint_at(topology.host(Host::Node), backend)?;
+        let servers = Servers::new(&topology)?;
+        let manifests = ManifestDirectory::new(services)?;
+        let mut all_flags = vec![format!("--cluster-cidr={CLUSTER_CIDRS}")];
+        all_flags.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        let invocation = Invocation {
+            binary: binary.to_owned(),
+            manifests: manifests.path().to_owned(),
+            mode: "iptables".to_owned(),
+            flags: all_flags,
+        };
+        let proxy = Proxy::start(topology.host(Host::Node), &invocation)?;
+        Ok(Self {
+            topology,
+            backend,
+            manifests,
+            proxy,
+            _servers: servers,
+        })
+    }
+
+    fn host(&self, host: Host) -> &Namespace {
+        self.topology.host(host)
+    }
+
+    fn ask(&self, from: Host, to: SocketAddr, protocol: Protocol) -> Result<Outcome> {
+        ask(self.host(from), None, to, protocol, Patience::Long)
+    }
+
+    /// No answer and no refusal.
+    fn meets_silence(&self, from: Host, to: SocketAddr, protocol: Protocol) -> Result<()> {
+        let outcome = ask(self.host(from), None, to, protocol, Patience::Short)?;
+        ensure!(
+            outcome == Outcome::TimedOut,
+            "{from} to {to}, {protocol}: wanted silence, was {outcome}"
+        );
+        Ok(())
+    }
+
+    /// Runs the backend's program on the node.
+    fn iptables(&self, family: Family, arguments: &str) -> Result<()> {
+        let program = self.backend.program(family);
+        let arguments: Vec<&str> = ["-w"].into_iter().chain(arguments.split(' ')).collect();
+        self.host(Host::Node).run(&program, &arguments)?;
+        Ok(())
+    }
+}
+
+fn answered(outcome: Outcome) -> Result<Answer> {
+    match outcome {
+        Outcome::Answered(answer) => Ok(answer),
+        other => anyhow::bail!("wanted an answer, was {other}"),
+    }
+}
+
+fn at(at: At, service: &Service, family: Family) -> SocketAddr {
+    at.address(service, family, 80)
+}
