@@ -7,4 +7,5 @@ mod planner;
 mod proxy;
 mod trace;
 mod tracer;
+mod tracing;
 mod tree;

@@ -23,18 +23,21 @@ fn edits(plan: &Plan) -> Vec<&Edit> {
         .collect()
 }
 
-fn some_service(n: usize, shape: u8) -> Service {
+fn some_service(n: usize, shape: u8, family: IpFamily) -> Service {
     let [high, low] = u16::try_from(n).unwrap().to_be_bytes();
     let web = service(&format!("ns/web{n}"))
         .cluster_ips(&[&format!("10.96.{high}.{low}"), &format!("fd00:96::{n:x}")])
         .named_port("http", Protocol::Tcp, 80);
     // Some external addresses are claimed by several.
-    let shared = format!("203.0.113.{}", n % 3);
+    let (shared, range) = match family {
+        IpFamily::V4 => (format!("203.0.113.{}", n % 3), "192.0.2.0/24"),
+        IpFamily::V6 => (format!("2001:db8::{}", n % 3), "2001:db8:1::/64"),
+    };
     match shape % 8 {
         0 => web,
         1 => web.node_port(30_000 + u16::from(low)),
         2 => web.external_ip(&shared).external_local(),
-        3 => web.vip(&shared).source_range("192.0.2.0/24"),
+        3 => web.vip(&shared).source_range(range),
         4 => web.affinity(10).internal_local(),
         5 => web.named_port("dns", Protocol::Udp, 53),
         6 => web
@@ -46,10 +49,13 @@ fn some_service(n: usize, shape: u8) -> Service {
     }
 }
 
-fn some_slice(n: usize, endpoints: usize, shape: u8) -> EndpointSlice {
+fn some_slice(n: usize, endpoints: usize, shape: u8, family: IpFamily) -> EndpointSlice {
     let endpoints = (0..endpoints)
         .map(|e| {
-            let endpoint = endpoint(&format!("10.1.{}.{e}", n % 5));
+            let endpoint = match family {
+                IpFamily::V4 => endpoint(&format!("10.1.{}.{e}", n % 5)),
+                IpFamily::V6 => endpoint(&format!("fd00:1::{}:{e}", n % 5)),
+            };
             match shape.wrapping_add(u8::try_from(e).unwrap()) % 4 {
                 0 => endpoint.local(),
                 1 => endpoint.terminating(),
@@ -69,22 +75,47 @@ enum Change {
     NoService(usize),
     Slice(usize, usize, u8),
     NoSlice(usize),
+    Node(u8),
 }
 
 impl Change {
-    fn event(&self) -> Event {
-        match *self {
-            Self::Service(n, shape) => Event::ServiceApplied(some_service(n, shape)),
+    fn event(&self, family: IpFamily) -> Option<Event> {
+        Some(match *self {
+            Self::Service(n, shape) => Event::ServiceApplied(some_service(n, shape, family)),
             Self::NoService(n) => Event::ServiceDeleted(service_name(&format!("ns/web{n}"))),
             Self::Slice(n, endpoints, shape) => {
-                Event::SliceApplied(some_slice(n, endpoints, shape))
+                Event::SliceApplied(some_slice(n, endpoints, shape, family))
             }
             Self::NoSlice(n) => Event::SliceDeleted(SliceName {
                 namespace: "ns".into(),
                 name: format!("web{n}-a").into(),
             }),
-        }
+            Self::Node(_) => return None,
+        })
     }
+}
+
+/// A node as it may become while the proxy runs.
+fn some_node(family: IpFamily, shape: u8) -> Context {
+    let mut node = context(family);
+    let (pods, address) = match family {
+        IpFamily::V4 => ("10.1.1.0/24", "192.168.0.77"),
+        IpFamily::V6 => ("fd00:1::1:0/112", "fd00:192::77"),
+    };
+    if shape & 1 != 0 {
+        node.zone = None;
+    }
+    if shape & 2 != 0 {
+        node.local_detector = crate::model::node::LocalDetector::Cidr(pods.parse().unwrap());
+    }
+    if shape & 4 != 0 {
+        node.node_ip = Some(ip(address));
+    }
+    if shape & 8 != 0 {
+        node.node_port_addresses = BTreeSet::from([ip(address)]);
+    }
+    node.iptables.node_ports_everywhere = false;
+    node
 }
 
 fn changes() -> impl Strategy<Value = Vec<Change>> {
@@ -94,6 +125,7 @@ fn changes() -> impl Strategy<Value = Vec<Change>> {
         1 => n.clone().prop_map(Change::NoService),
         4 => (n.clone(), 0_usize..40, any::<u8>()).prop_map(|(n, e, s)| Change::Slice(n, e, s)),
         1 => n.prop_map(Change::NoSlice),
+        1 => any::<u8>().prop_map(Change::Node),
     ];
     prop::collection::vec(change, 1..60)
 }
@@ -112,21 +144,33 @@ fn fresh(context: Context, proxy: &Proxy) -> Ruleset {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
-    fn any_order_of_changes_is_a_fresh_start(changes in changes(), every in 1_usize..20) {
-        let mut proxy = Proxy::start(context(IpFamily::V4), tracker(vec![], vec![]), Ruleset::new());
+    fn any_order_of_changes_is_a_fresh_start(
+        changes in changes(),
+        every in 1_usize..20,
+        is_v6 in any::<bool>(),
+    ) {
+        let family = if is_v6 { IpFamily::V6 } else { IpFamily::V4 };
+        let mut node = some_node(family, 0);
+        let mut proxy = Proxy::start(node.clone(), tracker(vec![], vec![]), Ruleset::new());
         proxy.sync();
         for part in changes.chunks(every) {
-            proxy.take_in(part.iter().map(Change::event));
+            proxy.take_in(part.iter().filter_map(|change| change.event(family)));
+            for change in part {
+                if let Change::Node(shape) = change {
+                    node = some_node(family, *shape);
+                    proxy.planner.set_context(node.clone(), &proxy.tracker);
+                }
+            }
             proxy.sync();
         }
-        let expected = fresh(context(IpFamily::V4), &proxy);
+        let expected = fresh(node.clone(), &proxy);
         prop_assert_eq!(&proxy.kernel.state.rules, &expected);
         // A restart finds nothing to do.
         let again = tracker(
             proxy.tracker.services().cloned().collect(),
             proxy.tracker.slices().cloned().collect(),
         );
-        let restarted = Proxy::start(context(IpFamily::V4), again, expected);
+        let restarted = Proxy::start(node, again, expected);
         let plan = restarted.planner.plan();
         let edits = edits(&plan);
         prop_assert!(edits.is_empty(), "{plan}");
@@ -135,7 +179,7 @@ proptest! {
     #[test]
     fn chains_stay_short(changes in changes()) {
         let mut proxy = Proxy::start(context(IpFamily::V4), tracker(vec![], vec![]), Ruleset::new());
-        proxy.take_in(changes.iter().map(Change::event));
+        proxy.take_in(changes.iter().filter_map(|change| change.event(IpFamily::V4)));
         proxy.sync();
         for ((_, chain), rules) in &proxy.kernel.state.rules.chains {
             // Affinity looks at each endpoint's clients.
@@ -148,7 +192,7 @@ proptest! {
 fn many(services: usize, endpoints: usize) -> Proxy {
     let (mut all, mut slices) = (Vec::new(), Vec::new());
     for n in 0..services {
-        all.push(some_service(n, 0));
+        all.push(some_service(n, 0, IpFamily::V4));
         let endpoints = (0..endpoints)
             .map(|e| {
                 let at = u32::try_from(n * endpoints + e).unwrap();

@@ -264,3 +264,89 @@ fn names_and_matches_of_nodes() {
         "-p udp -m udp --dport 30000:30015 -j KUBE-NPT-udp-30000-30015"
     );
 }
+
+/// Sets of ten thousand keys that try to make chains long or trees deep.
+fn hard_sets() -> Vec<(&'static str, TreeId, IpFamily, Vec<Destination>)> {
+    const COUNT: u32 = 10_000;
+    let web = Some((Protocol::Tcp, 80));
+    let v4 = |bits: u32| (Some(IpAddr::V4(Ipv4Addr::from_bits(bits))), web);
+    let v6 = |bits: u128| (Some(IpAddr::V6(Ipv6Addr::from_bits(bits))), web);
+    let scattered = |n: u32| n.wrapping_mul(2_654_435_761);
+    let mut seed = 0x1234_5678_9abc_def0_u64;
+    let mut random = || {
+        // Knuth's MMIX generator.
+        seed = seed
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        seed >> 32
+    };
+    let random_v4: Vec<_> = (0..COUNT)
+        .map(|_| v4(u32::try_from(random()).unwrap()))
+        .collect();
+    let random_v6: Vec<_> = (0..COUNT)
+        .map(|_| v6((0..4).fold(0, |bits, _| bits << 32 | u128::from(random()))))
+        .collect();
+    // All that differ from one address in few bits: long shared prefixes of every length.
+    let comb: Vec<_> = (0..128_u32)
+        .flat_map(|high| (0..high).map(move |low| (high, low)))
+        .map(|(high, low)| v6(1 << high | 1 << low))
+        .chain((0..2_000).map(|n| v6(u128::MAX - n)))
+        .collect();
+    let strided: Vec<_> = (0..COUNT).map(|n| v4(n.rotate_right(14))).collect();
+    let dense: Vec<_> = (0..COUNT).map(|n| v4(0x0a60_0000 + n)).collect();
+    let ports_of = |address: Option<IpAddr>| -> Vec<Destination> {
+        (0..COUNT)
+            .map(|n| {
+                let protocol = Protocol::ALL[usize::try_from(n % 3).unwrap()];
+                let [_, _, high, low] = scattered(n).to_be_bytes();
+                (address, Some((protocol, u16::from_be_bytes([high, low]))))
+            })
+            .collect()
+    };
+    let one = Some(IpAddr::V6(Ipv6Addr::from_bits(1)));
+    let pods = (0..COUNT).map(|n| {
+        let (address, _) = v6(0xfd00_0244 << 96 | u128::from(scattered(n)) << 40);
+        (address, None)
+    });
+    let (four, six) = (IpFamily::V4, IpFamily::V6);
+    vec![
+        ("random", TreeId::Services, four, random_v4),
+        ("random", TreeId::Services, six, random_v6),
+        ("comb", TreeId::Refused, six, comb),
+        ("strided", TreeId::RefusedExternal, four, strided),
+        ("dense", TreeId::Firewall, four, dense),
+        ("ports of one", TreeId::Services, six, ports_of(one)),
+        ("node ports", TreeId::NodePorts, four, ports_of(None)),
+        ("pods", TreeId::Hairpin, six, pods.collect()),
+    ]
+}
+
+#[test]
+fn ten_thousand_keys_make_short_chains() {
+    for (kind, id, family, mut all) in hard_sets() {
+        let build = |all: &[Destination]| {
+            let mut tree = Tree::default();
+            for to in all {
+                tree.set(key(*to), Some(rule(*to)), &mut BTreeSet::new());
+            }
+            chains(&tree, id, family)
+        };
+        let forth = build(&all);
+        for (chain, rules) in &forth {
+            assert!(rules.len() <= LEAF, "{kind} {chain}: {}", rules.len());
+        }
+        for to in all.iter().step_by(7) {
+            let met = walk(&forth, id.root(), *to, &rule(*to));
+            // As many levels as there are digits, in the worst case.
+            assert!(
+                met.is_ok_and(|met| met <= 37 * 16),
+                "{kind} {to:?}: {met:?}"
+            );
+        }
+        // Smaller sets are tried in both orders above.
+        if kind == "comb" {
+            all.reverse();
+            assert!(forth == build(&all), "the order of changes matters");
+        }
+    }
+}
