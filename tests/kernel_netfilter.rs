@@ -7,6 +7,8 @@ use std::process::{ExitCode, Output};
 
 use harness::{Inner, Need, RUN_ONE, Test, output_of, run};
 
+#[path = "kernel_netfilter/flows.rs"]
+mod flows;
 #[path = "kernel_netfilter/harness.rs"]
 mod harness;
 #[path = "kernel_netfilter/ipset.rs"]
@@ -26,6 +28,7 @@ fn main() -> ExitCode {
         links::TESTS,
         iptables::LEGACY,
         settings::TESTS,
+        flows::TESTS,
         watch::LEGACY,
     ]
     .concat();

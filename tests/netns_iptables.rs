@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! iptables of both backends on this machine's kernel, in fresh network namespaces. The guest's kernel has no `nat`
+//! iptables of both backends, and flows, on this machine's kernel, in fresh network namespaces. The guest's kernel has no `nat`
 //! table of nft, so these tests are not in `kernel_netfilter`.
 #![cfg(test)]
 
@@ -7,6 +7,8 @@ use std::process::ExitCode;
 
 use harness::{Need, Test, run};
 
+#[path = "kernel_netfilter/flows.rs"]
+mod flows;
 #[path = "kernel_netfilter/harness.rs"]
 mod harness;
 #[path = "kernel_netfilter/iptables.rs"]
@@ -24,6 +26,8 @@ fn main() -> ExitCode {
         iptables_mode::TESTS,
         watch::LEGACY,
         watch::NFT,
+        flows::TESTS,
+        flows::ZONES,
     ]
     .concat();
     harness::main("REQUIRE_NETNS", tests, &[])

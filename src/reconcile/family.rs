@@ -111,7 +111,7 @@ pub(super) struct Family {
 impl Family {
     pub(super) fn new(context: Context, mode: ProxyMode) -> Result<Self, InvalidChainName> {
         Ok(Self {
-            flows: Flows::new(&context),
+            flows: Flows::new(context.family, context.node_port_addresses.clone()),
             planner: match mode {
                 ProxyMode::Ipvs => ModePlanner::ipvs(context)?,
                 ProxyMode::Iptables => ModePlanner::iptables(context),
@@ -139,7 +139,8 @@ impl Family {
         context: Context,
         tracker: &Tracker,
     ) -> Result<(), InvalidChainName> {
-        self.flows.set_context(&context);
+        self.flows
+            .set_node_port_addresses(&context.node_port_addresses);
         self.planner.set_context(context, tracker)
     }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use netlink_packet_core::NetlinkBuffer;
@@ -11,7 +12,6 @@ use crate::dataplane::netlink::{KernelErrorKind, Request};
 use crate::model::testing::{endpoint, service, service_name, slice, tracker};
 use crate::model::{IpFamily, Protocol};
 use crate::plan::conntrack::flows::{Cleanup, Filter, Flow, Flows};
-use crate::plan::testing::context;
 
 const CAPTURE: &str = include_str!("../../../tests/wire/conntrack.txt");
 
@@ -165,7 +165,7 @@ fn cleanup() -> Cleanup {
         .node_port(30_053);
     let slice = slice("ns/dns", "a", vec![endpoint("10.1.0.1")]);
     let tracker = tracker(vec![dns], vec![slice.named_port("dns", Protocol::Udp, 53)]);
-    let mut flows = Flows::new(&context(IpFamily::V4));
+    let mut flows = Flows::new(IpFamily::V4, BTreeSet::new());
     flows.update(&tracker, &service_name("ns/dns"));
     flows.due().unwrap()
 }

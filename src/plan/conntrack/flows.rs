@@ -18,11 +18,10 @@ use std::sync::Arc;
 use crate::model::{
     Endpoint, IpFamily, Protocol, ServiceName, ServicePort, ServicePortName, Tracker,
 };
-use crate::plan::context::Context;
 
-/// Most ports that are asked for one by one. The kernel walks through its whole table each time, which costs as much as
-/// listing some thousand flows.
-const MOST_FILTERS: usize = 4;
+/// Most ports that are asked for one by one. The kernel walks through its whole table each time: with 262,144 buckets that
+/// takes as long as listing ten to twenty thousand flows, and few nodes have more.
+const MOST_FILTERS: usize = 2;
 
 /// Where clients reach a Service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -168,10 +167,11 @@ pub struct Flows {
 }
 
 impl Flows {
-    pub fn new(context: &Context) -> Self {
+    /// With the addresses on which node ports answer.
+    pub fn new(family: IpFamily, node_port_addresses: BTreeSet<IpAddr>) -> Self {
         Self {
-            family: context.family,
-            node_port_addresses: Arc::new(context.node_port_addresses.clone()),
+            family,
+            node_port_addresses: Arc::new(node_port_addresses),
             shares: BTreeMap::new(),
             claims: BTreeMap::new(),
             due: BTreeSet::new(),
@@ -180,11 +180,11 @@ impl Flows {
     }
 
     /// Takes in other addresses on which node ports answer.
-    pub fn set_context(&mut self, context: &Context) {
-        if *self.node_port_addresses == context.node_port_addresses {
+    pub fn set_node_port_addresses(&mut self, addresses: &BTreeSet<IpAddr>) {
+        if *self.node_port_addresses == *addresses {
             return;
         }
-        self.node_port_addresses = Arc::new(context.node_port_addresses.clone());
+        self.node_port_addresses = Arc::new(addresses.clone());
         let node_ports = self.claims.keys();
         let node_ports = node_ports.filter(|place| matches!(place, Frontend::NodePort(_)));
         self.due.extend(node_ports);

@@ -3,9 +3,13 @@
 use super::*;
 use crate::model::testing::{endpoint, ip, service, service_name, slice, tracker};
 use crate::model::{Event, Service, SliceEndpoint, SliceName};
-use crate::plan::testing::context;
 
 mod properties;
+
+/// The addresses of the node.
+fn node() -> BTreeSet<IpAddr> {
+    BTreeSet::from([ip("192.168.0.10"), ip("172.16.0.10")])
+}
 
 fn at(address: &str) -> SocketAddr {
     address.parse().unwrap()
@@ -29,7 +33,7 @@ impl World {
     fn settled() -> Self {
         let mut world = Self {
             tracker: tracker(vec![dns()], vec![to(vec![one(), two()])]),
-            flows: Flows::new(&context(IpFamily::V4)),
+            flows: Flows::new(IpFamily::V4, node()),
         };
         world.take_in(vec![]);
         world.flows.update(&world.tracker, &service_name("ns/dns"));
@@ -208,15 +212,11 @@ fn everything_is_due_at_start_and_after_doubt() {
     let mut world = World::settled();
     world.flows.recheck();
     let again = world.flows.due().unwrap();
-    let mut fresh = Flows::new(&context(IpFamily::V4));
+    let mut fresh = Flows::new(IpFamily::V4, node());
     fresh.update(&world.tracker, &service_name("ns/dns"));
     assert_eq!(fresh.due().unwrap(), again);
     assert_eq!(again.frontends().len(), 4);
-    assert_eq!(
-        Flows::new(&context(IpFamily::V4)).due(),
-        None,
-        "no Services"
-    );
+    assert_eq!(Flows::new(IpFamily::V4, node()).due(), None, "no Services");
 }
 
 #[test]
@@ -276,11 +276,11 @@ fn address_of_the_node_that_is_a_frontend_itself_is_no_node_port() {
 #[test]
 fn other_node_addresses_make_node_ports_due() {
     let mut world = World::settled();
-    let mut context = context(IpFamily::V4);
-    world.flows.set_context(&context);
+    world.flows.set_node_port_addresses(&node());
     assert_eq!(world.flows.due(), None);
-    context.node_port_addresses = BTreeSet::from([ip("192.168.0.99")]);
-    world.flows.set_context(&context);
+    world
+        .flows
+        .set_node_port_addresses(&BTreeSet::from([ip("192.168.0.99")]));
     let cleanup = world.flows.due().unwrap();
     assert!(cleanup.is_stale(&flow("192.168.0.99:30053", "192.168.0.99:30053")));
     assert!(!cleanup.is_stale(&flow("192.168.0.10:30053", "192.168.0.10:30053")));

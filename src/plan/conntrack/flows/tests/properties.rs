@@ -108,7 +108,7 @@ fn happening() -> impl Strategy<Value = Happening> {
 
 /// Who answers at a place, worked out from all Services every time; `None`: it is no frontend.
 fn answerers(tracker: &Tracker, destination: SocketAddr) -> Option<BTreeSet<SocketAddr>> {
-    let node = &context(IpFamily::V4).node_port_addresses;
+    let node = node();
     let mut best: Option<(bool, i64, ServicePortName, BTreeSet<SocketAddr>)> = None;
     for service in tracker.services() {
         for port in ServicePort::of(service, IpFamily::V4) {
@@ -151,11 +151,10 @@ fn is_possible(tracker: &Tracker, flow: &Flow) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
     #[test]
     fn no_round_leaves_a_stale_flow(happenings in vec(happening(), 1..60)) {
         let mut tracker = tracker(vec![], vec![]);
-        let mut flows = Flows::new(&context(IpFamily::V4));
+        let mut flows = Flows::new(IpFamily::V4, node());
         let mut table: BTreeSet<Flow> = BTreeSet::new();
         // What the kernel was told in the last round.
         let mut told = super::tracker(vec![], vec![]);
