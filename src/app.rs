@@ -3,8 +3,10 @@
 //! runs, and stops in order.
 
 mod cleanup;
+mod config_file;
 mod health_checks;
 mod observe;
+mod reload;
 mod start;
 
 use std::ffi::OsString;
@@ -40,8 +42,9 @@ const PLAN_PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// Does what the command line says.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let result = match config::parse(arguments) {
-        Ok(command) => execute(command),
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let result = match config::parse(arguments.iter().cloned()) {
+        Ok(command) => execute(command, &arguments),
         Err(error) => Err(error.into()),
     };
     result.unwrap_or_else(|error| {
@@ -59,12 +62,14 @@ fn eprint_error(error: &anyhow::Error) {
 }
 
 #[expect(clippy::print_stdout, reason = "the answer of a command")]
-fn execute(command: Command) -> anyhow::Result<ExitCode> {
+fn execute(command: Command, arguments: &[OsString]) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run(settings) => {
             telemetry::init(&settings.logging)?;
-            block_on(run(*settings))?;
-            Ok(ExitCode::SUCCESS)
+            match block_on(run(*settings, arguments))? {
+                Ended::Stopped => Ok(ExitCode::SUCCESS),
+                Ended::Restart => Err(start::again(arguments)),
+            }
         }
         Command::Plan { settings, output } => {
             telemetry::init(&settings.logging)?;
@@ -150,7 +155,7 @@ async fn print_plan(settings: Settings, output: OutputFormat) -> anyhow::Result<
         .await
         .context("the source did not become complete in time")??;
     let parts = parts(
-        settings,
+        Arc::new(settings),
         clock,
         &exec,
         Arc::new(crate::reconcile::observer::Unobserved),
@@ -172,7 +177,7 @@ async fn print_plan(settings: Settings, output: OutputFormat) -> anyhow::Result<
 }
 
 fn parts(
-    settings: Settings,
+    settings: Arc<Settings>,
     clock: Clock,
     exec: &Arc<dyn Exec>,
     observer: Arc<dyn crate::reconcile::observer::Observer>,
@@ -188,7 +193,7 @@ fn parts(
         ..NodeFacts::default()
     };
     Ok(Parts {
-        settings: Arc::new(settings),
+        settings,
         families: opened.families,
         facts,
         kernel: opened.kernel,
@@ -201,7 +206,7 @@ fn parts(
 const FAREWELL: std::time::Duration = std::time::Duration::from_secs(3);
 
 /// Is the proxy until a signal ends it. If it gives up, its Node says why.
-async fn run(settings: Settings) -> anyhow::Result<()> {
+async fn run(settings: Settings, arguments: &[OsString]) -> anyhow::Result<Ended> {
     for notice in &settings.notices {
         tracing::warn!(
             subject = notice.subject,
@@ -212,7 +217,7 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
     let clock = Clock::system();
     let metrics = observe::Metrics::new(&settings, &clock)?;
     let (events, writing) = start::events(&settings, &metrics, &clock).await?;
-    let ended = proxy(settings, clock, metrics, events.clone()).await;
+    let ended = proxy(settings, arguments, clock, metrics, events.clone()).await;
     if let Err(error) = &ended {
         let reason = match error.downcast_ref::<ServeError>() {
             Some(error) if error.name == HEALTH_SERVER => reason::HEALTH_SERVER_FAILED,
@@ -227,16 +232,27 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
     ended
 }
 
+/// Why a proxy that could work does not any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// It was asked to, or nobody is left that wants anything.
+    Stopped,
+    /// The configuration file has changed in a way that only another start can take in.
+    Restart,
+}
+
 /// The names of the two servers.
 const HEALTH_SERVER: &str = "healthz";
 const METRICS_SERVER: &str = "metrics";
 
 async fn proxy(
     settings: Settings,
+    arguments: &[OsString],
     clock: Clock,
     metrics: observe::Metrics,
     events: Events,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Ended> {
+    start::set_oom_score(&settings);
     let exec: Arc<dyn Exec> = Arc::new(System::new(clock.clone(), System::DEFAULT_DEADLINE));
     let options = source_options(&settings)?;
     let source = source_of(&settings);
@@ -246,7 +262,9 @@ async fn proxy(
         health.set_node_eligible(true);
     }
     let board = Arc::new(observe::Board::default());
-    let (health_server, admin_server) = servers(&settings, &metrics, &health, board.clone())?;
+    let settings = Arc::new(settings);
+    let (newest, settings_now) = watch::channel(settings.clone());
+    let (health_server, admin_server) = servers(&settings_now, &metrics, &health, board.clone())?;
     let (health_checks, wanted_checks) = health_checks::Board::new();
     let observer = Arc::new(observe::LoopObserver {
         health: health.clone(),
@@ -295,15 +313,30 @@ async fn proxy(
         metrics: metrics.source,
         events: events.clone(),
     };
+    let following = reload::follow(
+        arguments,
+        reload::Told {
+            settings: newest,
+            inputs: inputs.clone(),
+            health: health.clone(),
+            dataplane: metrics.dataplane.clone(),
+            events: events.clone(),
+        },
+    );
     let reading = source::run(source, options, Arc::new(source_observer), updates);
     let checking = health_checks::run(wanted_checks, health.clone(), events.clone(), &node);
     events.send(Event::starting());
+    let mut outcome = Ended::Stopped;
     tokio::select! {
         ended = reading => { ended?; }
         () = forward(forwarded, inputs) => {}
         ended = serve(health_server) => { ended?; }
         ended = serve(admin_server) => { ended?; }
         () = checking => {}
+        fields = following => {
+            info!(fields = fields.join(", "), "configuration file has changed, which needs a restart: the kernel stays as it is");
+            outcome = Ended::Restart;
+        }
         _ = loop_ended => {}
         () = signalled() => info!("asked to stop"),
     }
@@ -312,7 +345,7 @@ async fn proxy(
     // A round in flight is finished; then nothing touches the kernel any more.
     let joined = tokio::task::spawn_blocking(move || sync.join()).await?;
     match joined {
-        Ok(result) => result,
+        Ok(result) => result.map(|()| outcome),
         Err(_panic) => {
             error!("the sync loop died");
             anyhow::bail!("the sync loop died")
@@ -322,11 +355,13 @@ async fn proxy(
 
 /// Binds the health and the metrics server, where they are wanted.
 fn servers(
-    settings: &Settings,
+    newest: &watch::Receiver<Arc<Settings>>,
     metrics: &observe::Metrics,
     health: &ProxyHealth,
     board: Arc<observe::Board>,
 ) -> anyhow::Result<(Option<Server>, Option<Server>)> {
+    let settings = newest.borrow().clone();
+    let configuration = newest.clone();
     let hard_fail = settings.bind_address_hard_fail;
     let bind = |name, address: Option<_>, routes| {
         address
@@ -337,7 +372,10 @@ fn servers(
     let admin_routes = admin_routes(AdminSurface {
         registry: metrics.registry.clone(),
         mode: settings.mode,
-        configuration: serde_json::to_value(&settings.configuration)?,
+        configuration: Arc::new(move || {
+            // Plain data always has a JSON form.
+            serde_json::to_value(&configuration.borrow().configuration).unwrap_or_default()
+        }),
         state: Arc::new(move || board.to_json()),
     })?;
     Ok((

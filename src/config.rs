@@ -9,6 +9,7 @@
 //! Nothing here touches the system, apart from reading and writing configuration files.
 
 mod apply;
+pub mod changes;
 pub mod check;
 pub mod defaults;
 pub mod duration;

@@ -52,6 +52,8 @@ pub enum Input {
     Source(Update),
     /// Addresses or links of the node changed.
     NodeAddresses,
+    /// Other settings of the same mode.
+    Settings(Arc<Settings>),
 }
 
 /// Settings and parts of the loop.
@@ -191,6 +193,15 @@ impl<K: Kernel> Reconciler<K> {
                 Ok(_) => {}
                 Err(error) => warn!(error = %ErrorChain(&error), "node addresses unknown"),
             },
+            Input::Settings(settings) => {
+                self.runner
+                    .set_periods(settings.sync.min_period, settings.sync.period);
+                let soonest = self.clock.monotonic() + settings.sync.period;
+                self.next_audit = self.next_audit.min(soonest);
+                self.settings = settings;
+                self.facts_changed = true;
+                self.request();
+            }
         }
     }
 

@@ -1,21 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The proxy as operators and load balancers see it, in iptables mode, in a network namespace of this machine: health
-//! check ports of Services, the two HTTP servers.
+//! check ports of Services, changes of the configuration file.
 #![cfg(test)]
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::json;
+use tempfile::TempDir;
 
 use common::manifests::{Endpoint, ManifestDirectory, Service};
-use common::namespace::Namespace;
+use common::namespace::{Namespace, command};
 use common::proxy::{Invocation, Proxy};
 use common::requirements::is_required;
 use common::topology::Host;
@@ -30,7 +35,11 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // Each test starts a proxy, and there are two processors.
     arguments.test_threads.get_or_insert(2);
-    let tests: [Test; 2] = [
+    let tests: [Test; 3] = [
+        (
+            "a_changed_configuration_file_costs_no_connection",
+            a_changed_configuration_file_costs_no_connection,
+        ),
         (
             "health_check_ports_answer_where_node_ports_do",
             health_check_ports_answer_where_node_ports_do,
@@ -203,4 +212,134 @@ fn health_check_ports_follow_the_nodes_addresses() -> Result<()> {
     answers(&node, "192.0.2.8:32000", 200)?;
     answers(&node, "192.0.2.1:32000", 200)?;
     Ok(())
+}
+
+/// A ConfigMap volume with one file, as the kubelet lays it out and updates it.
+struct ConfigMap {
+    directory: TempDir,
+    version: usize,
+}
+
+impl ConfigMap {
+    fn new(body: &str) -> Result<Self> {
+        let directory = tempfile::Builder::new().prefix("kpr-config-").tempdir()?;
+        let mut volume = Self {
+            directory,
+            version: 0,
+        };
+        volume.update(body)?;
+        symlink("..data/config.conf", volume.path())?;
+        Ok(volume)
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.path().join("config.conf")
+    }
+
+    fn update(&mut self, body: &str) -> Result<()> {
+        const HEAD: &str =
+            "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
+        let at = |name: &str| self.directory.path().join(name);
+        self.version += 1;
+        let version = format!("..{}", self.version);
+        fs::create_dir(at(&version))?;
+        fs::write(
+            at(&version).join("config.conf"),
+            format!("{HEAD}mode: iptables\nclusterCIDR: 10.244.0.0/16\n{body}"),
+        )?;
+        symlink(&version, at("..data_tmp"))?;
+        fs::rename(at("..data_tmp"), at("..data"))?;
+        Ok(())
+    }
+}
+
+/// Connects all the time, one connection after the other, and counts those that fail.
+struct Client {
+    stop: Arc<AtomicBool>,
+    counting: std::thread::JoinHandle<(usize, Vec<String>)>,
+}
+
+impl Client {
+    fn start(node: &Namespace, address: SocketAddr) -> Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let is_over = stop.clone();
+        let connect = move || {
+            let (mut count, mut failures) = (0, Vec::new());
+            while !is_over.load(Ordering::Relaxed) {
+                match TcpStream::connect_timeout(&address, Duration::from_secs(10)) {
+                    Ok(_) => count += 1,
+                    Err(error) => failures.push(error.to_string()),
+                }
+            }
+            (count, failures)
+        };
+        // The thread inherits the namespace.
+        let counting = node.enter(|| std::thread::spawn(connect))?;
+        Ok(Self { stop, counting })
+    }
+
+    /// All succeeded, and there were some.
+    fn finish(self) -> Result<()> {
+        self.stop.store(true, Ordering::Relaxed);
+        let counted = self.counting.join();
+        let (count, failures) = counted.map_err(|_| anyhow::anyhow!("the client died"))?;
+        ensure!(
+            failures.is_empty() && count > 0,
+            "{count} connections, failed: {failures:?}"
+        );
+        Ok(())
+    }
+}
+
+fn a_changed_configuration_file_costs_no_connection() -> Result<()> {
+    // The endpoint is the node itself.
+    let node = node(&["192.0.2.1/24", "198.51.100.1/24", "10.244.1.11/32"])?;
+    node.ip("route add 10.96.0.0/16 dev eth0\n")?;
+    let server = node.enter(|| TcpListener::bind("10.244.1.11:8080"))??;
+    std::thread::spawn(move || server.incoming().for_each(drop));
+    let manifests = ManifestDirectory::new(&[checked(&[Host::Web1])])?;
+    let mut volume = ConfigMap::new("nodePortAddresses: [192.0.2.0/24]\n")?;
+    let mut command = command(env!("CARGO_BIN_EXE_kube-proxy-rs"));
+    command.args([
+        format!("--config={}", volume.path().display()),
+        format!("--manifests={}", manifests.path().display()),
+        "--hostname-override=node".to_owned(),
+    ]);
+    let mut proxy = Proxy::spawn(&node, command)?;
+    answers(&node, "192.0.2.1:32000", 200)?;
+    let client = Client::start(&node, "10.96.0.1:80".parse()?)?;
+    let configz = |port: u16| -> Result<serde_json::Value> {
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let answer = get(&node, address, "/configz")?;
+        let value: serde_json::Value = serde_json::from_str(&answer.body)?;
+        Ok(value["kubeproxy.config.k8s.io"].clone())
+    };
+
+    volume.update("nodePortAddresses: [198.51.100.0/24]\n")?;
+    answers(&node, "198.51.100.1:32000", 200)?;
+    is_closed(&node, "192.0.2.1:32000")?;
+    let rules = node.run("iptables-save", &["-t", "nat"])?;
+    ensure!(
+        rules.contains("-d 198.51.100.1/32") && !rules.contains("-d 192.0.2.1/32"),
+        "{rules}"
+    );
+    ensure!(configz(10249)?["nodePortAddresses"] == json!(["198.51.100.0/24"]));
+    proxy.wait_for_log(&["taken in without a restart"])?;
+
+    volume.update("nodePortAddresses: [everywhere]\n")?;
+    proxy.wait_for_log(&["the former one stays in force", "NodePortAddresses[0]"])?;
+    volume.update("nodePortAddress: [all]\n")?;
+    proxy.wait_for_log(&["the former one stays in force", "config.conf:5:1"])?;
+    ensure!(configz(10249)?["nodePortAddresses"] == json!(["198.51.100.0/24"]));
+    answers(&node, "198.51.100.1:32000", 200)?;
+
+    volume.update("metricsBindAddress: 127.0.0.1:10248\n")?;
+    proxy.wait_for_log(&["needs a restart", "metricsBindAddress"])?;
+    wait::until("the new start answers", || configz(10248))?;
+    answers(&node, "192.0.2.1:32000", 200)?;
+    ensure!(proxy.is_running()?, "{}", proxy.log());
+    ensure!(configz(10249).is_err());
+    client
+        .finish()
+        .with_context(|| format!("the log:\n{}", proxy.log()))
 }

@@ -3,7 +3,9 @@
 //! that cannot work here says why and does not start.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
@@ -102,7 +104,7 @@ fn comparing(iptables: &BTreeMap<IpFamily, Iptables>) -> anyhow::Result<BTreeSet
     Ok(comparing)
 }
 
-fn open_ipvs(settings: &Settings) -> anyhow::Result<ipvs::Client> {
+pub(super) fn open_ipvs(settings: &Settings) -> anyhow::Result<ipvs::Client> {
     let mut ipvs = ipvs::Client::open().context("cannot use IPVS")?;
     let scheduler = settings
         .ipvs
@@ -205,6 +207,34 @@ pub(super) async fn events(
     let (clock, metrics) = (clock.clone(), metrics.events.clone());
     let writing = publish::run(client, reporter, clock, metrics, queue);
     Ok((events, tokio::spawn(writing)))
+}
+
+/// Tells the kernel how dear this process is when memory is short. Without the right to it is told, as upstream does.
+pub(super) fn set_oom_score(settings: &Settings) {
+    const PATH: &str = "/proc/self/oom_score_adj";
+    let score = settings.oom_score_adj.to_string();
+    if std::fs::read_to_string(PATH).is_ok_and(|current| current.trim() == score) {
+        return;
+    }
+    if let Err(error) = std::fs::write(PATH, &score) {
+        warn!(score, %error, "oomScoreAdj not written");
+    }
+}
+
+/// Starts this program again in place of this process, with the same arguments. Returns only if that cannot be; then
+/// whoever started us does it.
+pub(super) fn again(arguments: &[OsString]) -> anyhow::Error {
+    use std::os::unix::process::CommandExt as _;
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "no program is started beside this one"
+    )]
+    let mut program = Command::new("/proc/self/exe");
+    program.args(arguments.iter().skip(1));
+    if let Some(name) = arguments.first() {
+        program.arg0(name);
+    }
+    anyhow::Error::new(program.exec()).context("cannot start again")
 }
 
 fn host_name() -> anyhow::Result<String> {

@@ -33,8 +33,8 @@ pub struct AdminSurface {
     pub registry: Registry,
     /// For `/proxyMode`.
     pub mode: ProxyMode,
-    /// For `/configz`: the effective configuration.
-    pub configuration: Value,
+    /// For `/configz`: the effective configuration, which may change.
+    pub configuration: Arc<StateFn>,
     /// For `/state`: computed at each request.
     pub state: Arc<StateFn>,
 }
@@ -57,7 +57,6 @@ pub fn admin_routes(surface: AdminSurface) -> Result<Router, prometheus::Error> 
     } = surface;
     let slis = Slis::new()?;
     let ping = slis.clone();
-    let configz = json!({ CONFIG_GROUP: configuration }).to_string();
     Ok(Router::new()
         .route("/metrics", any(move || async move { metrics(&registry) }))
         .route(
@@ -81,7 +80,10 @@ pub fn admin_routes(surface: AdminSurface) -> Result<Router, prometheus::Error> 
         )
         .route(
             "/configz",
-            any(move || async move { answer(StatusCode::OK, JSON, configz) }),
+            any(move || async move {
+                let configz = json!({ CONFIG_GROUP: configuration() });
+                answer(StatusCode::OK, JSON, configz.to_string())
+            }),
         )
         .route(
             "/state",

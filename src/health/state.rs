@@ -18,13 +18,13 @@ use crate::model::net::IpFamily;
 #[derive(Clone, Debug)]
 pub struct ProxyHealth {
     clock: Clock,
-    /// A change that waits that long makes its family unhealthy.
-    limit: Duration,
     state: Arc<Mutex<State>>,
 }
 
 #[derive(Debug, Default)]
 struct State {
+    /// A change that waits that long makes its family unhealthy.
+    limit: Duration,
     families: BTreeMap<IpFamily, Family>,
     node_eligible: bool,
     shutting_down: bool,
@@ -85,12 +85,17 @@ pub struct FamilyStatus {
 impl ProxyHealth {
     /// The health of a proxy that has not started. It is not eligible until its Node is known.
     pub fn new(clock: Clock, sync_period: Duration) -> Self {
-        let limit = sync_period.saturating_mul(2);
-        Self {
+        let health = Self {
             clock,
-            limit,
             state: Arc::default(),
-        }
+        };
+        health.set_sync_period(sync_period);
+        health
+    }
+
+    /// Rounds are that far apart at most from here on.
+    pub fn set_sync_period(&self, sync_period: Duration) {
+        self.state().limit = sync_period.saturating_mul(2);
     }
 
     /// The loop of a family starts.
@@ -167,7 +172,7 @@ impl ProxyHealth {
 
     fn status(&self, state: &State, node_eligible: Option<bool>) -> HealthStatus {
         let now = self.clock.monotonic();
-        let is_late = |queued: Duration| now.saturating_sub(queued) >= self.limit;
+        let is_late = |queued: Duration| now.saturating_sub(queued) >= state.limit;
         let status: BTreeMap<_, _> = state
             .families
             .iter()

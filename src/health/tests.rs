@@ -92,7 +92,7 @@ fn admin_server() -> SocketAddr {
     let surface = AdminSurface {
         registry,
         mode: ProxyMode::Ipvs,
-        configuration: serde_json::to_value(configuration).unwrap(),
+        configuration: Arc::new(move || serde_json::to_value(&configuration).unwrap()),
         state: Arc::new(|| json!({"desired": 3})),
     };
     serve(admin_routes(surface).unwrap())

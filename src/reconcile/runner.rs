@@ -47,6 +47,12 @@ impl Runner {
         }
     }
 
+    /// Rounds are as far apart as other settings say from here on.
+    pub fn set_periods(&mut self, min_period: Duration, max_retry: Duration) {
+        self.min_period = min_period;
+        self.max_retry = max_retry;
+    }
+
     fn pause(&self) -> Duration {
         if self.follows_cost {
             self.min_period.min(self.cost)

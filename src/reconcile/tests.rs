@@ -27,6 +27,7 @@ use crate::plan::testing::{rs, tcp};
 use crate::plan::{Drift, Plan, Report, State, Step};
 
 mod flows;
+mod settings;
 mod told;
 mod watch;
 
@@ -199,11 +200,11 @@ struct Fixture {
 
 impl Fixture {
     fn new() -> Self {
-        let arguments = [
-            "kube-proxy-rs",
-            "--proxy-mode=ipvs",
-            "--ipvs-sync-period=30s",
-        ];
+        Self::with(&["--proxy-mode=ipvs", "--ipvs-sync-period=30s"])
+    }
+
+    fn with(flags: &[&str]) -> Self {
+        let arguments = ["kube-proxy-rs"].iter().chain(flags);
         let Command::Run(settings) = config::parse(arguments.map(OsString::from)).unwrap() else {
             panic!("not a command to run")
         };

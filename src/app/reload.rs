@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A changed configuration file: taken in live where that can be, else the reason to start again. One that cannot be used
+//! changes nothing.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+use tracing::{error, info, warn};
+
+use super::config_file::ConfigFile;
+use super::start;
+use crate::config::changes::needs_restart;
+use crate::config::settings::{ProxyMode, Settings};
+use crate::config::{self, Command};
+use crate::events::{Event, Events, action, reason};
+use crate::health::ProxyHealth;
+use crate::metrics::DataplaneMetrics;
+use crate::reconcile::Input;
+
+/// Who is told of new settings.
+pub(super) struct Told {
+    /// As they were read last.
+    pub(super) settings: watch::Sender<Arc<Settings>>,
+    pub(super) inputs: mpsc::Sender<Input>,
+    pub(super) health: ProxyHealth,
+    pub(super) dataplane: DataplaneMetrics,
+    pub(super) events: Events,
+}
+
+/// Follows the configuration file, if there is one. Ends with the names of the fields that only another start can take in.
+pub(super) async fn follow(arguments: &[OsString], told: Told) -> Vec<&'static str> {
+    let path = told.settings.borrow().config_file.clone();
+    let Some(path) = path else {
+        return std::future::pending().await;
+    };
+    let mut file = match ConfigFile::watch(&path) {
+        Ok(file) => file,
+        Err(error) => {
+            warn!(file = %path.display(), %error, "configuration file is not followed");
+            return std::future::pending().await;
+        }
+    };
+    // It may have changed between the start and the watch.
+    loop {
+        if let Some(fields) = told.read_again(&path, arguments).await {
+            return fields;
+        }
+        file.changed().await;
+    }
+}
+
+impl Told {
+    /// Reads the file; says which fields need a restart, if any do.
+    async fn read_again(&self, path: &Path, arguments: &[OsString]) -> Option<Vec<&'static str>> {
+        let old = self.settings.borrow().clone();
+        let new = match read(arguments, &old) {
+            Ok(new) => new,
+            Err(error) => {
+                let error = format!("{error:#}");
+                error!(
+                    file = path.display().to_string(),
+                    error, "configuration file cannot be used, the former one stays in force"
+                );
+                self.events.send(Event::node(
+                    reason::INVALID_CONFIGURATION,
+                    action::CONFIGURE,
+                    format!("{error}; the former configuration stays in force"),
+                ));
+                return None;
+            }
+        };
+        if new == *old {
+            return None;
+        }
+        let fields = needs_restart(&old, &new);
+        if !fields.is_empty() {
+            return Some(fields);
+        }
+        info!(file = %path.display(), "configuration file has changed, taken in without a restart");
+        for notice in &new.notices {
+            if !old.notices.contains(notice) {
+                warn!(
+                    subject = notice.subject,
+                    notice = notice.message,
+                    "configuration notice"
+                );
+            }
+        }
+        let new = Arc::new(new);
+        self.health.set_sync_period(new.sync.period);
+        start::set_oom_score(&new);
+        if new.conntrack != old.conntrack {
+            start::tune_conntrack(&new, &self.dataplane);
+        }
+        self.settings.send_replace(new.clone());
+        // A loop that has ended needs no settings.
+        drop(self.inputs.send(Input::Settings(new)).await);
+        None
+    }
+}
+
+fn read(arguments: &[OsString], old: &Settings) -> anyhow::Result<Settings> {
+    let Command::Run(new) = config::parse(arguments.iter().cloned())? else {
+        anyhow::bail!("it no longer says that the proxy shall run");
+    };
+    // A kernel without the scheduler would refuse every virtual server.
+    if new.mode == ProxyMode::Ipvs
+        && old.mode == ProxyMode::Ipvs
+        && new.ipvs.scheduler != old.ipvs.scheduler
+    {
+        start::open_ipvs(&new)?;
+    }
+    Ok(*new)
+}

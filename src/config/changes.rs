@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Which changes of settings a running proxy cannot take in.
+
+use super::settings::Settings;
+
+/// The flags or fields that differ and are read only at start; all others may change while the proxy runs.
+pub fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
+    // Without `..`, so that a new setting cannot be forgotten.
+    let Settings {
+        mode,
+        source,
+        hostname_override,
+        healthz_address,
+        metrics_address,
+        bind_address_hard_fail,
+        iptables_backend,
+        allow_external_ips,
+        logging,
+        kubernetes_version,
+        config_file,
+        // What planning reads, and the loop.
+        bind_address: _,
+        sync: _,
+        masquerade_all: _,
+        masquerade_bit: _,
+        localhost_node_ports: _,
+        ipvs: _,
+        detect_local: _,
+        node_port_addresses: _,
+        // Written again.
+        conntrack: _,
+        oom_score_adj: _,
+        // Without effect, or for people.
+        profiling: _,
+        notices: _,
+        configuration: _,
+    } = new;
+    [
+        (*mode != old.mode, "mode"),
+        (*source != old.source, "clientConnection"),
+        (
+            *hostname_override != old.hostname_override,
+            "hostnameOverride",
+        ),
+        (
+            *healthz_address != old.healthz_address,
+            "healthzBindAddress",
+        ),
+        (
+            *metrics_address != old.metrics_address,
+            "metricsBindAddress",
+        ),
+        (
+            *bind_address_hard_fail != old.bind_address_hard_fail,
+            "bindAddressHardFail",
+        ),
+        (
+            *iptables_backend != old.iptables_backend,
+            "--iptables-backend",
+        ),
+        (
+            *allow_external_ips != old.allow_external_ips,
+            "featureGates.AllowServiceExternalIPs",
+        ),
+        (*logging != old.logging, "logging"),
+        (*kubernetes_version != old.kubernetes_version, "--version"),
+        (*config_file != old.config_file, "--config"),
+    ]
+    .into_iter()
+    .filter_map(|(differs, name)| differs.then_some(name))
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Command, parse};
+
+    fn settings(body: &str) -> Settings {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("config.conf");
+        let head = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
+        std::fs::write(&path, format!("{head}{body}")).unwrap();
+        let config = format!("--config={}", path.display());
+        match parse(["kube-proxy-rs", &config].map(Into::into)).unwrap() {
+            // The folder is another one each time.
+            Command::Run(settings) => Settings {
+                config_file: None,
+                ..*settings
+            },
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn most_fields_change_while_the_proxy_runs() {
+        let old = settings("");
+        for body in [
+            "bindAddress: 192.0.2.1\nhealthzBindAddress: 0.0.0.0\nmetricsBindAddress: 127.0.0.1\n",
+            "clusterCIDR: 10.0.0.0/8\n",
+            "configSyncPeriod: 1m\n",
+            "conntrack: {min: 5, tcpBeLiberal: true}\n",
+            "detectLocal: {bridgeInterface: cni0}\ndetectLocalMode: BridgeInterface\n",
+            "enableProfiling: true\n",
+            "iptables: {masqueradeAll: true, masqueradeBit: 3, syncPeriod: 1m, minSyncPeriod: 5s, localhostNodePorts: false}\n",
+            "ipvs: {scheduler: lc, excludeCIDRs: [10.0.0.0/8], strictARP: true, tcpTimeout: 1m}\n",
+            "nodePortAddresses: [primary]\n",
+            "oomScoreAdj: 5\n",
+        ] {
+            assert_eq!(needs_restart(&old, &settings(body)), [""; 0], "{body}");
+        }
+    }
+
+    #[test]
+    fn what_is_read_at_start_needs_another() {
+        let old = settings("");
+        for (body, field) in [
+            ("mode: ipvs\n", "mode"),
+            ("clientConnection: {kubeconfig: /k}\n", "clientConnection"),
+            ("clientConnection: {qps: 50}\n", "clientConnection"),
+            ("hostnameOverride: other\n", "hostnameOverride"),
+            ("healthzBindAddress: 0.0.0.0:1\n", "healthzBindAddress"),
+            ("metricsBindAddress: 127.0.0.1:1\n", "metricsBindAddress"),
+            ("bindAddressHardFail: true\n", "bindAddressHardFail"),
+            (
+                "featureGates: {AllowServiceExternalIPs: false}\n",
+                "featureGates.AllowServiceExternalIPs",
+            ),
+            ("logging: {verbosity: 4}\n", "logging"),
+        ] {
+            assert_eq!(needs_restart(&old, &settings(body)), [field], "{body}");
+        }
+    }
+}
