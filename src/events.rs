@@ -30,6 +30,10 @@ pub mod reason {
     pub const START_FAILED: &str = "FailedToStart";
     /// A changed configuration file cannot be used.
     pub const INVALID_CONFIGURATION: &str = "InvalidConfiguration";
+    /// The Node object lacks what planning needs, for longer than is waited.
+    pub const NODE_INCOMPLETE: &str = "NodeIncomplete";
+    /// The configuration does not fit to this node.
+    pub const DOUBTFUL_CONFIGURATION: &str = "DoubtfulConfiguration";
     /// A part of a Service cannot be used.
     pub const INVALID_SERVICE: &str = "InvalidService";
     /// Another Service has the address and port.

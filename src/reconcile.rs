@@ -5,6 +5,7 @@
 //! is locked. It runs on a thread of its own, because netlink calls block.
 
 pub mod context;
+mod doubts;
 mod drain;
 mod family;
 pub mod health_checks;
@@ -12,29 +13,27 @@ pub mod observer;
 pub mod runner;
 mod schedulers;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::clock::Clock;
 use crate::config::settings::{ProxyMode, Settings};
 use crate::dataplane::kernel::{Extent, Kernel};
+use crate::events::{Event, action, reason};
 use crate::model::{Changes, IpFamily, Tracker};
 use crate::source::Update;
 use crate::telemetry::ErrorChain;
 
-use context::{NodeFacts, context};
+use context::{Missing, NodeFacts, context};
 use family::{Family, Trigger};
 use health_checks::HealthChecks;
 use observer::Observer;
 use runner::Runner;
 use schedulers::Schedulers;
-
-/// How long the first round waits for the Node object: without it zone and node address are
-/// unknown. Upstream waits as long.
-const NODE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// How often draining real servers are looked at.
 const DRAIN_PERIOD: Duration = Duration::from_secs(1);
@@ -47,7 +46,6 @@ const AUDIT_SHARE: u32 = 100;
 
 /// What reaches the loop from outside.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "updates are what it is for")]
 pub enum Input {
     Source(Update),
     /// Addresses or links of the node changed.
@@ -78,6 +76,10 @@ pub struct Reconciler<K> {
     facts: NodeFacts,
     facts_changed: bool,
     node_listed: bool,
+    /// There was a round.
+    is_started: bool,
+    /// What was told of them.
+    doubts: BTreeSet<String>,
     tracker: Tracker,
     kernel: K,
     clock: Clock,
@@ -130,6 +132,8 @@ impl<K: Kernel> Reconciler<K> {
             facts,
             facts_changed: false,
             node_listed: false,
+            is_started: false,
+            doubts: BTreeSet::new(),
             tracker: Tracker::default(),
             kernel,
             clock,
@@ -170,8 +174,9 @@ impl<K: Kernel> Reconciler<K> {
             }
             Input::Source(Update::Node(info)) => {
                 self.node_listed = true;
-                if self.facts.info != info {
-                    self.observer.node(info.as_ref());
+                self.observer.node(info.as_ref());
+                // What is known of one that was deleted stays true of this machine.
+                if info.is_some() && self.facts.info != info {
                     self.facts.info = info;
                     self.facts_changed = true;
                 }
@@ -229,15 +234,55 @@ impl<K: Kernel> Reconciler<K> {
             if self.families.iter().any(Family::is_draining) {
                 due.push(self.next_drain);
             }
-        } else if self.tracker.is_complete() {
-            due.push(NODE_PATIENCE);
+        } else if let Some(missing) = self.missing().filter(|_| self.tracker.is_complete()) {
+            due.push(missing.patience());
         }
         due.into_iter().min().map(|due| due.saturating_sub(now))
     }
 
     /// Everything that a correct first round needs is there.
     fn is_ready(&self) -> bool {
-        self.tracker.is_complete() && (self.node_listed || self.clock.monotonic() >= NODE_PATIENCE)
+        let is_patient =
+            |missing: Missing| !self.is_started && self.clock.monotonic() < missing.patience();
+        self.tracker.is_complete() && !self.missing().is_some_and(is_patient)
+    }
+
+    fn missing(&self) -> Option<Missing> {
+        if self.node_listed {
+            self.facts.missing(&self.settings)
+        } else {
+            Some(Missing::Node)
+        }
+    }
+
+    /// Says what is missing when the first round does not wait any longer.
+    fn start(&mut self) {
+        if !std::mem::replace(&mut self.is_started, true) {
+            if let Some(missing) = self.missing() {
+                error!(%missing, "not waited for any longer");
+                self.observer.event(Event::node(
+                    reason::NODE_INCOMPLETE,
+                    action::START,
+                    format!("{missing}; it is taken in when it comes"),
+                ));
+            }
+            self.tell_doubts();
+        }
+    }
+
+    /// Says once what does not fit together.
+    fn tell_doubts(&mut self) {
+        let families: Vec<IpFamily> = self.families.iter().map(Family::family).collect();
+        let doubts = doubts::doubts(&self.settings, &self.facts, &families);
+        for doubt in doubts.difference(&self.doubts) {
+            warn!(doubt, "configuration may be wrong for this node");
+            self.observer.event(Event::node(
+                reason::DOUBTFUL_CONFIGURATION,
+                action::CONFIGURE,
+                doubt,
+            ));
+        }
+        self.doubts = doubts;
     }
 
     fn work(&mut self) {
@@ -258,6 +303,7 @@ impl<K: Kernel> Reconciler<K> {
 
     /// One round over all families.
     fn round(&mut self, is_audit: bool) {
+        self.start();
         let start = self.clock.monotonic();
         self.runner.begin(start);
         let changes = self.tracker.take();
@@ -330,6 +376,7 @@ impl<K: Kernel> Reconciler<K> {
                 warn!(error = %ErrorChain(&error), "node change not taken in");
             }
         }
+        self.tell_doubts();
         for checks in &mut self.health_checks {
             checks.set_node(&self.settings, &self.facts);
         }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::json;
 use tempfile::TempDir;
@@ -281,8 +281,9 @@ impl Client {
     /// All succeeded, and there were some.
     fn finish(self) -> Result<()> {
         self.stop.store(true, Ordering::Relaxed);
-        let counted = self.counting.join();
-        let (count, failures) = counted.map_err(|_| anyhow::anyhow!("the client died"))?;
+        let Ok((count, failures)) = self.counting.join() else {
+            bail!("the client died");
+        };
         ensure!(
             failures.is_empty() && count > 0,
             "{count} connections, failed: {failures:?}"

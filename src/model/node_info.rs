@@ -24,6 +24,18 @@ pub struct NodeInfo {
 }
 
 impl NodeInfo {
+    /// A Node object that says nothing.
+    pub fn named(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            addresses: Vec::new(),
+            pod_cidrs: Vec::new(),
+            zone: None,
+            being_deleted: false,
+            marked_by_autoscaler: false,
+        }
+    }
+
     /// The node is about to go: load balancers should stop sending new connections here.
     pub fn is_leaving(&self) -> bool {
         self.being_deleted || self.marked_by_autoscaler

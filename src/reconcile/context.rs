@@ -2,13 +2,14 @@
 //! From settings, Node object and addresses to what planning needs to know of the node.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::config::settings::{IpvsTimeouts, Settings};
+use crate::config::settings::{IpvsTimeouts, Settings, SourceSettings};
 use crate::model::ipvs_options::Scheduler;
 use crate::model::node::NodeIps;
 use crate::model::{IpFamily, NodeInfo};
@@ -32,7 +33,50 @@ pub struct NodeFacts {
     pub comparing: BTreeSet<IpFamily>,
 }
 
+/// What the first round waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// The object, with an address: without it zone and node address are unknown.
+    Node,
+    /// `spec.podCIDRs`, where they tell which traffic is local.
+    PodCidrs,
+}
+
+impl Missing {
+    /// How long it is waited, from the start of the process on. Upstream waits as long.
+    pub const fn patience(self) -> Duration {
+        match self {
+            Self::Node => Duration::from_secs(30),
+            Self::PodCidrs => Duration::from_secs(30 + 5 * 60),
+        }
+    }
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Node => "there is no Node object with an address",
+            Self::PodCidrs => "the Node object has no pod CIDRs",
+        })
+    }
+}
+
 impl NodeFacts {
+    /// What the Node object lacks that a correct first round needs.
+    pub fn missing(&self, settings: &Settings) -> Option<Missing> {
+        // Files need no Node object.
+        if matches!(settings.source, SourceSettings::Manifests(_)) {
+            return None;
+        }
+        match &self.info {
+            Some(info) if !info.addresses.is_empty() => {
+                let lacks = settings.detect_local.needs_pod_cidrs() && info.pod_cidrs.is_empty();
+                lacks.then_some(Missing::PodCidrs)
+            }
+            _ => Some(Missing::Node),
+        }
+    }
+
     /// The addresses that stand for the node.
     pub fn node_ips(&self, settings: &Settings) -> NodeIps {
         let addresses = self.info.as_ref().map_or(&[][..], |info| &info.addresses);

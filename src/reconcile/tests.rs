@@ -27,6 +27,7 @@ use crate::plan::testing::{rs, tcp};
 use crate::plan::{Drift, Plan, Report, State, Step};
 
 mod flows;
+mod node;
 mod settings;
 mod told;
 mod watch;
@@ -175,6 +176,7 @@ struct Watcher {
     drift: Mutex<usize>,
     health_checks: Mutex<Vec<HealthChecks>>,
     events: Mutex<Vec<crate::events::Event>>,
+    node: Mutex<Vec<Option<crate::model::NodeInfo>>>,
 }
 
 impl Observer for Watcher {
@@ -184,6 +186,10 @@ impl Observer for Watcher {
 
     fn health_checks(&self, checks: &HealthChecks) {
         self.health_checks.lock().unwrap().push(checks.clone());
+    }
+
+    fn node(&self, node: Option<&crate::model::NodeInfo>) {
+        self.node.lock().unwrap().push(node.cloned());
     }
 
     fn event(&self, event: crate::events::Event) {
@@ -230,7 +236,7 @@ impl Fixture {
     /// A loop that has programmed `ns/web` with two endpoints.
     fn programmed() -> Self {
         let mut fixture = Self::new();
-        fixture.node(None);
+        fixture.known_node();
         fixture.model(Event::ServicesReplaced(vec![service("ns/web").port(80)]));
         let endpoints = vec![endpoint("10.1.0.5"), endpoint("10.1.0.6")];
         fixture.model(Event::SlicesReplaced(vec![
@@ -273,6 +279,10 @@ impl Fixture {
         self.reconciler.take_in(Input::Source(Update::Node(info)));
     }
 
+    fn known_node(&mut self) {
+        self.node(Some(here()));
+    }
+
     fn scale(&mut self, addresses: &[&str]) {
         let endpoints = addresses.iter().map(|address| endpoint(address)).collect();
         self.model(Event::SliceApplied(
@@ -309,6 +319,14 @@ impl Fixture {
     }
 }
 
+/// Our Node.
+fn here() -> crate::model::NodeInfo {
+    crate::model::NodeInfo {
+        addresses: vec![ip("192.0.2.1")],
+        ..crate::model::NodeInfo::named("worker")
+    }
+}
+
 fn web() -> VirtualServerKey {
     let cluster_ip = service("ns/web").cluster_ips[0];
     tcp(&format!("{cluster_ip}:80"))
@@ -317,7 +335,7 @@ fn web() -> VirtualServerKey {
 #[test]
 fn nothing_is_touched_before_services_and_slices_are_complete() {
     let mut fixture = Fixture::new();
-    fixture.node(None);
+    fixture.known_node();
     fixture.model(Event::ServicesReplaced(vec![service("ns/web").port(80)]));
     fixture.wait(Duration::from_mins(5));
     assert_eq!(fixture.lock().observations, []);
@@ -345,7 +363,7 @@ fn first_round_waits_for_the_node_but_not_for_ever() {
 #[test]
 fn api_server_and_dns_are_served_before_all_others() {
     let mut fixture = Fixture::new();
-    fixture.node(None);
+    fixture.known_node();
     let services = [
         "default/kubernetes",
         "kube-system/kube-dns",
@@ -443,7 +461,7 @@ fn failed_rules_are_observed_again_before_they_are_retried() {
         .lock()
         .troubles
         .push_back(("edit-rules", Fault::Partial));
-    fixture.node(None);
+    fixture.known_node();
     fixture.model(Event::ServicesReplaced(vec![service("ns/web").port(80)]));
     fixture.model(Event::SlicesReplaced(vec![]));
     fixture.work();
@@ -463,7 +481,7 @@ fn failed_rules_are_observed_again_before_they_are_retried() {
 fn unreadable_kernel_is_retried_and_nothing_is_changed_meanwhile() {
     let mut fixture = Fixture::new();
     fixture.lock().is_unreadable = true;
-    fixture.node(None);
+    fixture.known_node();
     fixture.model(Event::ServicesReplaced(vec![service("ns/web").port(80)]));
     fixture.model(Event::SlicesReplaced(vec![]));
     fixture.work();
@@ -648,7 +666,7 @@ fn restart_changes_nothing() {
     let before = Fixture::programmed();
     let mut after = Fixture::new();
     after.lock().kernel = before.lock().kernel.clone();
-    after.node(None);
+    after.known_node();
     after.model(Event::ServicesReplaced(vec![service("ns/web").port(80)]));
     let endpoints = vec![endpoint("10.1.0.5"), endpoint("10.1.0.6")];
     after.model(Event::SlicesReplaced(vec![

@@ -4,7 +4,7 @@
 use super::*;
 
 fn objects(fixture: &mut Fixture) {
-    fixture.node(None);
+    fixture.known_node();
     let web = service("ns/web")
         .port(80)
         .node_port(30_080)

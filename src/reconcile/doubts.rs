@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is doubtful about a node and its settings together. Each one alone is valid, so the proxy does what it can and says
+//! what it cannot.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use super::context::NodeFacts;
+use crate::config::settings::Settings;
+use crate::model::IpFamily;
+use crate::model::node::{DetectLocal, NodePortAddress};
+
+/// All doubts, as sentences for operators. `families` are those that are served.
+pub(super) fn doubts(
+    settings: &Settings,
+    facts: &NodeFacts,
+    families: &[IpFamily],
+) -> BTreeSet<String> {
+    let primary = facts.node_ips(settings).primary_family();
+    let mut doubts = BTreeSet::new();
+    let mut doubt = |applies: bool, text: String| {
+        if applies {
+            doubts.insert(text);
+        }
+    };
+    let are_of_the_other =
+        |addresses: &[IpAddr]| !addresses.is_empty() && lacks_family(addresses, primary);
+
+    doubt(
+        !families.contains(&primary),
+        format!("the node's primary family is {primary}, which this machine cannot serve"),
+    );
+    let pod_cidrs = facts.info.as_ref().map_or(&[][..], |info| &info.pod_cidrs);
+    let networks =
+        |cidrs: &[ipnet::IpNet]| cidrs.iter().map(ipnet::IpNet::addr).collect::<Vec<_>>();
+    let message = |what: &str| {
+        format!(
+            "{what} has no range of the node's primary family, {primary}: traffic of local pods cannot be told there"
+        )
+    };
+    match &settings.detect_local {
+        DetectLocal::ClusterCidr(cidrs) => {
+            doubt(are_of_the_other(&networks(cidrs)), message("clusterCIDR"));
+        }
+        DetectLocal::NodeCidr => {
+            doubt(
+                are_of_the_other(&networks(pod_cidrs)),
+                message("spec.podCIDRs"),
+            );
+        }
+        DetectLocal::BridgeInterface(_) | DetectLocal::InterfaceNamePrefix(_) => {}
+    }
+    let ranges: Vec<Option<IpAddr>> = settings
+        .node_port_addresses
+        .entries()
+        .iter()
+        .map(|entry| match entry {
+            NodePortAddress::Cidr(cidr) => Some(cidr.addr()),
+            _ => None,
+        })
+        .collect();
+    // A keyword stands for both families.
+    if let Some(ranges) = ranges.into_iter().collect::<Option<Vec<IpAddr>>>() {
+        doubt(
+            are_of_the_other(&ranges),
+            format!(
+                "nodePortAddresses has no range of the node's primary family, {primary}: node ports answer on all of its addresses"
+            ),
+        );
+    }
+    if let [only] = families {
+        let is_other =
+            |address: &IpAddr| !address.is_unspecified() && IpFamily::of(*address) != *only;
+        let servers = [
+            ("healthzBindAddress", settings.healthz_address),
+            ("metricsBindAddress", settings.metrics_address),
+        ];
+        for (field, address) in servers {
+            doubt(
+                address.is_some_and(|address| is_other(&address.ip())),
+                format!("{field} is not of the only family that is served, {only}"),
+            );
+        }
+        let excluded = networks(&settings.ipvs.exclude_cidrs);
+        doubt(
+            !excluded.is_empty() && lacks_family(&excluded, *only),
+            format!("ipvs.excludeCIDRs has no range of the only family that is served, {only}"),
+        );
+    }
+    doubts
+}
+
+fn lacks_family(addresses: &[IpAddr], family: IpFamily) -> bool {
+    addresses
+        .iter()
+        .all(|address| IpFamily::of(*address) != family)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, Command};
+    use crate::model::NodeInfo;
+    use crate::model::testing::ip;
+
+    fn told(flags: &[&str], addresses: &[&str], families: &[IpFamily]) -> Vec<String> {
+        let arguments = ["kube-proxy-rs"].iter().chain(flags);
+        let Command::Run(settings) = config::parse(arguments.map(Into::into)).unwrap() else {
+            panic!("not a command to run")
+        };
+        let info = NodeInfo {
+            addresses: addresses.iter().copied().map(ip).collect(),
+            pod_cidrs: vec!["10.1.0.0/24".parse().unwrap()],
+            ..NodeInfo::named("worker")
+        };
+        let facts = NodeFacts {
+            info: Some(info),
+            ..NodeFacts::default()
+        };
+        doubts(&settings, &facts, families).into_iter().collect()
+    }
+
+    #[test]
+    fn what_fits_is_beyond_doubt() {
+        for flags in [
+            &[][..],
+            &["--cluster-cidr=10.0.0.0/8,fd00::/8"],
+            &["--cluster-cidr=10.0.0.0/8", "--nodeport-addresses=primary"],
+            &[
+                "--detect-local-mode=NodeCIDR",
+                "--nodeport-addresses=fd00::/8,10.0.0.0/8",
+            ],
+            &[
+                "--healthz-bind-address=::",
+                "--metrics-bind-address=127.0.0.1",
+            ],
+        ] {
+            for families in [&IpFamily::ALL[..], &[IpFamily::V4]] {
+                assert_eq!(told(flags, &["192.0.2.1"], families), [""; 0], "{flags:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_of_the_other_family_is_told() {
+        let both = &IpFamily::ALL[..];
+        for (flags, families, starts) in [
+            (
+                &["--cluster-cidr=10.0.0.0/8"][..],
+                both,
+                "clusterCIDR has no range",
+            ),
+            (
+                &["--detect-local-mode=NodeCIDR"],
+                both,
+                "spec.podCIDRs has no range",
+            ),
+            (
+                &["--nodeport-addresses=10.0.0.0/8"],
+                both,
+                "nodePortAddresses has no range",
+            ),
+            (&[], &[IpFamily::V4], "the node's primary family is IPv6"),
+        ] {
+            let told = told(flags, &["2001:db8::1", "192.0.2.1"], families);
+            assert_eq!(told.len(), 1, "{told:?}");
+            assert!(told[0].starts_with(starts), "{told:?}");
+        }
+        for (flag, field) in [
+            ("--healthz-bind-address=::1", "healthzBindAddress"),
+            ("--metrics-bind-address=::1", "metricsBindAddress"),
+        ] {
+            let told = told(&[flag], &["192.0.2.1"], &[IpFamily::V4]);
+            assert_eq!(told.len(), 1, "{told:?}");
+            assert!(told[0].starts_with(field), "{told:?}");
+        }
+        let excluded = ["--proxy-mode=ipvs", "--ipvs-exclude-cidrs=fd00::/8"];
+        let told = told(&excluded, &["192.0.2.1"], &[IpFamily::V4]);
+        assert!(told[0].starts_with("ipvs.excludeCIDRs"), "{told:?}");
+    }
+}

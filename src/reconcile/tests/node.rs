@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The loop and its Node: what it waits for, and what it makes of changes.
+
+use super::*;
+use crate::events::reason;
+use crate::model::NodeInfo;
+
+fn one_service(fixture: &mut Fixture) {
+    fixture.model(Event::ServicesReplaced(vec![service("ns/web").port(80)]));
+    fixture.model(Event::SlicesReplaced(vec![]));
+}
+
+fn is_programmed(fixture: &Fixture) -> bool {
+    let node = fixture.lock();
+    node.kernel.state.virtual_servers.contains_key(&web())
+}
+
+fn reasons(fixture: &Fixture) -> Vec<&'static str> {
+    let events = fixture.watcher.events.lock().unwrap();
+    events.iter().map(|event| event.reason).collect()
+}
+
+#[test]
+fn a_node_without_an_address_is_waited_for_like_none() {
+    for info in [None, Some(NodeInfo::named("worker"))] {
+        let mut fixture = Fixture::new();
+        one_service(&mut fixture);
+        fixture.node(info);
+        fixture.wait(Duration::from_secs(29));
+        assert!(!is_programmed(&fixture));
+        fixture.known_node();
+        fixture.work();
+        assert!(is_programmed(&fixture));
+        assert_eq!(reasons(&fixture), [""; 0]);
+    }
+}
+
+#[test]
+fn pod_cidrs_are_waited_for_if_they_are_needed() {
+    let flags = ["--proxy-mode=ipvs", "--detect-local-mode=NodeCIDR"];
+    let mut fixture = Fixture::with(&flags);
+    one_service(&mut fixture);
+    fixture.known_node();
+    fixture.wait(Duration::from_secs(329));
+    assert!(!is_programmed(&fixture));
+    let mut here = here();
+    here.pod_cidrs = vec!["10.1.0.0/24".parse().unwrap()];
+    fixture.node(Some(here));
+    fixture.work();
+    assert!(is_programmed(&fixture));
+    assert_eq!(reasons(&fixture), [""; 0]);
+}
+
+#[test]
+fn pod_cidrs_that_never_come_are_told_and_no_reason_to_serve_nothing() {
+    let flags = ["--proxy-mode=ipvs", "--detect-local-mode=NodeCIDR"];
+    let mut fixture = Fixture::with(&flags);
+    one_service(&mut fixture);
+    fixture.known_node();
+    fixture.work();
+    fixture.wait(Duration::from_secs(330));
+    assert!(is_programmed(&fixture));
+    assert_eq!(reasons(&fixture), [reason::NODE_INCOMPLETE]);
+}
+
+#[test]
+fn files_need_no_node() {
+    let mut fixture = Fixture::with(&["--proxy-mode=ipvs", "--manifests=/m"]);
+    one_service(&mut fixture);
+    fixture.node(None);
+    fixture.work();
+    assert!(is_programmed(&fixture));
+}
+
+#[test]
+fn a_node_that_is_deleted_changes_nothing_in_the_kernel() {
+    let flags = ["--proxy-mode=ipvs", "--detect-local-mode=NodeCIDR"];
+    let mut fixture = Fixture::with(&flags);
+    one_service(&mut fixture);
+    let mut here = here();
+    here.pod_cidrs = vec!["10.1.0.0/24".parse().unwrap()];
+    here.zone = Some("a".into());
+    fixture.node(Some(here.clone()));
+    fixture.work();
+    fixture.applied();
+    fixture.node(None);
+    fixture.wait(Duration::from_secs(5));
+    fixture.node(Some(here.clone()));
+    fixture.wait(Duration::from_secs(5));
+    assert_eq!(fixture.applied(), Vec::<String>::new());
+    let told = fixture.watcher.node.lock().unwrap();
+    assert_eq!(*told, [Some(here.clone()), None, Some(here)]);
+}
+
+#[test]
+fn doubts_about_the_node_are_told_once() {
+    let flags = ["--proxy-mode=ipvs", "--cluster-cidr=fd00::/8"];
+    let mut fixture = Fixture::with(&flags);
+    one_service(&mut fixture);
+    fixture.known_node();
+    fixture.work();
+    assert_eq!(reasons(&fixture), [reason::DOUBTFUL_CONFIGURATION]);
+    let mut other = here();
+    other.zone = Some("b".into());
+    fixture.node(Some(other));
+    fixture.wait(Duration::from_secs(5));
+    assert_eq!(reasons(&fixture).len(), 1);
+}
