@@ -92,7 +92,7 @@ fn what_an_earlier_process_left_waits_the_whole_limit() {
     let mut fixture = Fixture::new();
     fixture.lock().kernel = draining().lock().kernel.clone();
     fixture.lock().busy.insert(waiting());
-    fixture.node(None);
+    fixture.known_node();
     fixture.model(Event::ServicesReplaced(vec![service("ns/web").port(80)]));
     let slice = slice("ns/web", "a", vec![endpoint("10.1.0.5")]).port(8080);
     fixture.model(Event::SlicesReplaced(vec![slice]));

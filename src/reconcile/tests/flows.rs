@@ -8,7 +8,7 @@ impl Fixture {
     /// A loop that has programmed `ns/dns` with two endpoints, and two clients, one for each.
     fn with_clients() -> Self {
         let mut fixture = Self::new();
-        fixture.node(None);
+        fixture.known_node();
         let dns = service("ns/dns").named_port("", Protocol::Udp, 53);
         fixture.model(Event::ServicesReplaced(vec![dns]));
         fixture.model(Event::SlicesReplaced(vec![dns_at(&[
