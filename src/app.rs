@@ -190,6 +190,7 @@ fn parts(
         kernel: opened.version,
         tcp_is_liberal: ConntrackSettings::default().is_liberal(),
         comparing: opened.comparing,
+        counts_packets: opened.counts_packets,
         ..NodeFacts::default()
     };
     Ok(Parts {
@@ -277,7 +278,10 @@ async fn proxy(
         dataplane: metrics.dataplane.clone(),
         is_large: false.into(),
     });
-    let parts = parts(settings, clock, &exec, observer)?;
+    let mut parts = parts(settings, clock, &exec, observer)?;
+    if parts.facts.counts_packets {
+        parts.facts.counts_packets = start::count_packets(&metrics.registry)?;
+    }
     start::tune_conntrack(&parts.settings, &metrics.dataplane);
     let links = Monitor::open().context("cannot watch addresses")?;
     info!(

@@ -11,4 +11,5 @@ pub mod kernel;
 pub mod links;
 pub mod linux;
 pub mod netlink;
+pub mod nfacct;
 pub mod sysctl;

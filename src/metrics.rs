@@ -7,12 +7,14 @@
 mod dataplane;
 mod events;
 mod healthz;
+mod scraped;
 mod source;
 mod sync;
 
 pub use dataplane::{DataplaneMetrics, DriftState};
 pub use events::EventMetrics;
 pub use healthz::HealthMetrics;
+pub use scraped::register_packet_counters;
 pub use source::SourceMetrics;
 pub use sync::{SyncMetrics, SyncScope, Table};
 

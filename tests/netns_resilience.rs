@@ -14,6 +14,8 @@ use common::requirements::is_required;
 use node::{Backend, Node};
 
 mod common;
+#[path = "resilience/counters.rs"]
+mod counters;
 #[path = "resilience/drift.rs"]
 mod drift;
 #[path = "resilience/failure.rs"]
@@ -26,7 +28,8 @@ mod start;
 type Scenario = (&'static str, fn(&Node) -> Result<()>);
 
 /// With each backend.
-const SCENARIOS: [Scenario; 8] = [
+const SCENARIOS: [Scenario; 9] = [
+    ("counters::are_metrics", counters::are_metrics),
     ("drift::is_repaired", drift::is_repaired),
     ("failure::refused_service", failure::refused_service),
     ("failure::chain_of_others", failure::chain_of_others),

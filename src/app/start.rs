@@ -6,11 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, bail};
+use prometheus::Registry;
 use tokio::task::JoinHandle;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::observe::Metrics;
 use crate::clock::Clock;
@@ -21,14 +22,15 @@ use crate::dataplane::iptables::{Backend, Backends, Iptables};
 use crate::dataplane::kernel::Kernel;
 use crate::dataplane::links::Links;
 use crate::dataplane::linux::{Linux, Netfilter};
+use crate::dataplane::nfacct::PacketCounters;
 use crate::dataplane::sysctl::Sysctls;
 use crate::dataplane::{conntrack, ipset, ipvs};
 use crate::events::{Events, Reporter, publish};
-use crate::metrics::DataplaneMetrics;
+use crate::metrics::{DataplaneMetrics, register_packet_counters};
 use crate::model::IpFamily;
 use crate::plan::KernelVersion;
 use crate::plan::conntrack::tuning::Tuning;
-use crate::plan::iptables::text;
+use crate::plan::iptables::{fixed, text};
 use crate::plan::ruleset::{Rule, Table};
 use crate::source::{Source, kubernetes};
 use crate::telemetry::ErrorChain;
@@ -42,6 +44,7 @@ pub(super) struct Opened {
     pub(super) backends: Backends,
     /// Families in which one rule can compare source and destination; only iptables mode asks.
     pub(super) comparing: BTreeSet<IpFamily>,
+    pub(super) counts_packets: bool,
 }
 
 /// Opens the kernel of this network namespace for a mode.
@@ -56,6 +59,10 @@ pub(super) fn open(settings: &Settings, exec: &Arc<dyn Exec>) -> anyhow::Result<
     let comparing = match settings.mode {
         ProxyMode::Ipvs => BTreeSet::new(),
         ProxyMode::Iptables => comparing(&iptables)?,
+    };
+    let counts_packets = match settings.mode {
+        ProxyMode::Ipvs => false,
+        ProxyMode::Iptables => counts_packets(&iptables)?,
     };
     let sysctls = Sysctls::new("/proc/sys");
     let version = sysctls
@@ -84,7 +91,61 @@ pub(super) fn open(settings: &Settings, exec: &Arc<dyn Exec>) -> anyhow::Result<
         version,
         backends,
         comparing,
+        counts_packets,
     })
+}
+
+/// Whether rules of all families can count packets by name. Makes no counter.
+fn counts_packets(iptables: &BTreeMap<IpFamily, Iptables>) -> anyhow::Result<bool> {
+    let counter = fixed::INVALID_DROPPED;
+    let available = PacketCounters::open().and_then(|mut counters| counters.is_available(counter));
+    if let Err(error) = available {
+        info!(error = %ErrorChain(&error), "kernel counts no packets by name, metrics of them are absent");
+        return Ok(false);
+    }
+    let matches = Rule::new(text::counted(counter));
+    for iptables in iptables.values() {
+        if !iptables
+            .knows(Table::Filter, &matches)
+            .context("cannot use iptables")?
+        {
+            info!("no match nfacct, metrics of it are absent");
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Makes the packet counters that rules count in, and their metrics. Says whether that worked.
+pub(super) fn count_packets(registry: &Registry) -> anyhow::Result<bool> {
+    let made = PacketCounters::open().and_then(|mut counters| {
+        counters.ensure(fixed::INVALID_DROPPED)?;
+        counters.ensure(fixed::LOCALHOST_ACCEPTED)?;
+        Ok(counters)
+    });
+    let counters = match made {
+        Ok(counters) => Arc::new(Mutex::new(counters)),
+        Err(error) => {
+            warn!(error = %ErrorChain(&error), "packets are not counted by name");
+            return Ok(false);
+        }
+    };
+    let read = |name| {
+        let counters = counters.clone();
+        Box::new(move || {
+            let mut counters = counters.lock().unwrap_or_else(PoisonError::into_inner);
+            let packets = counters.packets(name);
+            packets
+                .inspect_err(|error| debug!(error = %ErrorChain(error), "packets not read"))
+                .ok()
+        })
+    };
+    register_packet_counters(
+        registry,
+        read(fixed::INVALID_DROPPED),
+        read(fixed::LOCALHOST_ACCEPTED),
+    )?;
+    Ok(true)
 }
 
 /// Those of the families whose kernel compares source and destination for us.

@@ -49,6 +49,7 @@ pub struct Context {
 
 /// What only iptables mode asks about the node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact by itself")]
 pub struct IptablesContext {
     /// Node ports answer on all addresses of the node, so that rules need not name them.
     pub node_ports_everywhere: bool,
@@ -58,6 +59,8 @@ pub struct IptablesContext {
     /// to be liberal.
     pub drop_invalid: bool,
     pub hairpin: Hairpin,
+    /// Rules count packets by name, for kube-proxy's metrics of them.
+    pub counts_packets: bool,
 }
 
 /// How it is told that a pod reaches itself.

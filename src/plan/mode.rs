@@ -159,6 +159,14 @@ impl ModePlanner {
         }
     }
 
+    /// The next plan looks at everything, not at what changed only.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Ipvs(planner) => planner.is_full(),
+            Self::Iptables(planner) => planner.is_full(),
+        }
+    }
+
     /// Plans look for what the kernel refuses: the next one should follow at once.
     pub fn is_isolating(&self) -> bool {
         matches!(self, Self::Iptables(planner) if planner.is_isolating())

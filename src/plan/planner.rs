@@ -108,6 +108,11 @@ impl Planner {
         limit.unwrap_or(self.context.drain_limit)
     }
 
+    /// The next plan looks at everything.
+    pub fn is_full(&self) -> bool {
+        self.is_full
+    }
+
     /// There is something to plan.
     pub fn is_pending(&self) -> bool {
         self.is_full || self.is_foundation_due || !self.touched.is_empty()

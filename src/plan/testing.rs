@@ -43,6 +43,7 @@ pub(crate) fn context(family: IpFamily) -> Context {
         iptables: IptablesContext {
             node_ports_everywhere: true,
             localhost_node_ports: family == IpFamily::V4,
+            counts_packets: false,
             drop_invalid: true,
             hairpin: Hairpin::PerEndpoint,
         },

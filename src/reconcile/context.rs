@@ -31,6 +31,8 @@ pub struct NodeFacts {
     pub missing_schedulers: BTreeSet<Scheduler>,
     /// Families in which one rule can compare source and destination.
     pub comparing: BTreeSet<IpFamily>,
+    /// Rules can count packets by name.
+    pub counts_packets: bool,
 }
 
 /// What the first round waits for.
@@ -124,6 +126,7 @@ pub fn context(
                 && settings.localhost_node_ports
                 && ranges.contains_loopback(),
             drop_invalid: !settings.conntrack.tcp_be_liberal && !facts.tcp_is_liberal,
+            counts_packets: facts.counts_packets,
             hairpin: if facts.comparing.contains(&family) {
                 Hairpin::OneRule
             } else {

@@ -219,7 +219,7 @@ impl Family {
         } else {
             None
         };
-        let is_full = extent.is_some();
+        let is_full = extent.is_some() || self.planner.is_full();
         self.written = RuleCounts::default();
         let is_audit = trigger.is_audit && trigger.changes.is_empty();
         let mut succeeded = self.observe_and_apply(kernel, clock, observer, is_audit, extent);

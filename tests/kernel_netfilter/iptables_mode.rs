@@ -101,6 +101,7 @@ fn contexts(family: IpFamily) -> Vec<Context> {
         iptables: IptablesContext {
             node_ports_everywhere: true,
             localhost_node_ports: family == IpFamily::V4,
+            counts_packets: false,
             drop_invalid: true,
             hairpin: Hairpin::PerEndpoint,
         },

@@ -20,6 +20,7 @@ use crate::common::wait;
 mod bad_input;
 mod drain;
 mod restart;
+mod rules;
 mod schedulers;
 mod settings;
 mod state;
@@ -45,6 +46,7 @@ pub(super) fn trials(binary: &'static Path) -> Vec<Trial> {
         scenario("settings::change_live", settings::change_live),
         scenario("settings::netmask", settings::netmask),
         scenario("settings::drain_limit", settings::drain_limit),
+        scenario("rules::come_back", rules::come_back),
         scenario("bad_input::is_skipped", bad_input::is_skipped),
         scenario("bad_input::scheduler", bad_input::scheduler),
         scenario("bad_input::capability", bad_input::capability),

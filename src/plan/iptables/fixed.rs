@@ -19,6 +19,11 @@ pub const SHARED_CHAIN: &str = "KUBE-FIREWALL";
 /// `KUBE-FIREWALL` then keeps others from abusing.
 pub const ROUTE_LOCALNET: &str = "net/ipv4/conf/all/route_localnet";
 
+/// kube-proxy's names of packet counters: packets that conntrack calls invalid, and those that node ports accept on
+/// loopback addresses.
+pub const INVALID_DROPPED: &str = "ct_state_invalid_dropped_pkts";
+pub const LOCALHOST_ACCEPTED: &str = "localhost_nps_accepted_pkts";
+
 /// The settings that a context wants.
 pub fn sysctls(context: &Context) -> Vec<Sysctl> {
     let wanted = context.iptables.localhost_node_ports && context.family == IpFamily::V4;
@@ -42,7 +47,12 @@ pub fn chains(context: &Context) -> Vec<Chain> {
     if context.iptables.drop_invalid {
         // An answer that conntrack does not know would reach the client with the endpoint's address, and the
         // client would reset the connection.
-        forward.push("-m conntrack --ctstate INVALID -j DROP".to_owned());
+        let count = if context.iptables.counts_packets {
+            text::counted(INVALID_DROPPED)
+        } else {
+            String::new()
+        };
+        forward.push(format!("-m conntrack --ctstate INVALID {count}-j DROP"));
     }
     forward.push(format!(
         "{} -m mark --mark {mark} -j ACCEPT",

@@ -5,12 +5,12 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use super::fixed::REACHES_ITSELF;
+use super::fixed::{LOCALHOST_ACCEPTED, REACHES_ITSELF};
 use super::name;
 use super::text::{self, Locality, comment};
 use super::tree::{Key, TreeId};
 use crate::model::topology::{self, Choice};
-use crate::model::{Endpoint, Protocol, ServicePort};
+use crate::model::{Endpoint, IpFamily, Protocol, ServicePort};
 use crate::plan::context::{Context, Hairpin};
 use crate::plan::ruleset::{ChainName, Rule};
 
@@ -378,14 +378,13 @@ impl<'a> Texts<'a> {
     fn external_chain(&self) -> Vec<Rule> {
         let cluster = self.chain(name::CLUSTER);
         let external = format!("for {} external destinations", self.name);
+        let mut rules: Vec<Rule> = self.count_of_localhost().into_iter().collect();
         if !self.fragment.is_external_local() {
             let note = comment(&format!("masquerade traffic {external}"));
-            return vec![
-                Rule::new(format!("{note} -j KUBE-MARK-MASQ")),
-                Rule::new(format!("-j {cluster}")),
-            ];
+            rules.push(Rule::new(format!("{note} -j KUBE-MARK-MASQ")));
+            rules.push(Rule::new(format!("-j {cluster}")));
+            return rules;
         }
-        let mut rules = Vec::new();
         if let Some(local) = Locality::of(&self.context.local_detector, false) {
             let note = comment(&format!("pod traffic {external}"));
             let Locality { source, interface } = local;
@@ -400,6 +399,17 @@ impl<'a> Texts<'a> {
             rules.push(Rule::new(format!("-j {}", self.chain(name::LOCAL))));
         }
         rules
+    }
+
+    /// Counts what comes to the node port on a loopback address: nothing else that is external has such an address.
+    fn count_of_localhost(&self) -> Option<Rule> {
+        let settings = &self.context.iptables;
+        let counts = settings.counts_packets
+            && settings.localhost_node_ports
+            && self.context.family == IpFamily::V4
+            && self.fragment.service_port.node_port.is_some();
+        let count = text::counted(LOCALHOST_ACCEPTED);
+        counts.then(|| Rule::new(format!("-d 127.0.0.0/8 {count}")))
     }
 
     fn firewall_chain(&self) -> Vec<Rule> {
@@ -526,8 +536,8 @@ impl EndpointWriter<'_> {
     /// The kernel's list of an endpoint's clients.
     fn clients(&self, chain: &ChainName) -> String {
         let mask = match self.texts.context.family {
-            crate::model::IpFamily::V4 => "255.255.255.255",
-            crate::model::IpFamily::V6 => "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+            IpFamily::V4 => "255.255.255.255",
+            IpFamily::V6 => "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
         };
         format!("--name {chain} --mask {mask} --rsource")
     }

@@ -106,6 +106,11 @@ impl Planner {
         self.isolation != Isolation::Off
     }
 
+    /// The next plan looks at everything.
+    pub fn is_full(&self) -> bool {
+        self.is_full
+    }
+
     pub fn is_pending(&self) -> bool {
         self.is_full || !self.touched.is_empty()
     }

@@ -106,3 +106,8 @@ pub const fn reject(family: IpFamily) -> &'static str {
         IpFamily::V6 => "REJECT --reject-with icmp6-port-unreachable",
     }
 }
+
+/// Counts packets in a counter of the kernel. `iptables-save` prints two blanks.
+pub fn counted(counter: &str) -> String {
+    format!("-m nfacct --nfacct-name  {counter} ")
+}
