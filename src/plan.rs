@@ -20,6 +20,7 @@ pub mod drift;
 pub mod finding;
 pub mod fragment;
 pub mod iptables;
+pub mod marks;
 pub mod mode;
 pub mod object;
 pub mod planner;

@@ -123,15 +123,15 @@ impl Linux {
             Err(error) => return vec![failed(FailureKind::Other, &error); steps.len()],
         };
         let is_removal = matches!(steps.first(), Some(Step::DeleteEntry { .. }));
-        let entries: Vec<ipset::Entry> = steps
+        let entries: Vec<ipset::SetEntry> = steps
             .iter()
             .filter_map(|step| entry_of(step))
             .flat_map(sets::entries)
             .collect();
         let result = if is_removal {
+            let entries: Vec<ipset::Entry> = entries.iter().map(|entry| entry.entry).collect();
             self.ipset.delete(&name, &entries)
         } else {
-            let entries: Vec<ipset::SetEntry> = entries.into_iter().map(Into::into).collect();
             self.ipset.add(&name, &entries)
         };
         let failures = match result {
@@ -152,7 +152,7 @@ impl Linux {
             .iter()
             .map(|step| {
                 let mut parts = entry_of(step).into_iter().flat_map(sets::entries);
-                match parts.find_map(|part| failures.get(&part)) {
+                match parts.find_map(|part| failures.get(&part.entry)) {
                     Some(failure) => failed(sets::failure_kind(failure.refusal.kind), failure),
                     None => Outcome::Done,
                 }

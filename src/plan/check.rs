@@ -181,14 +181,11 @@ fn lacks_admission(state: &State, key: &VirtualServerKey) -> Option<Breach> {
         SetId::ExternalIp,
         SetId::ExternalIpLocal,
         SetId::LoadBalancer,
-        SetId::NodePortSctp,
-        SetId::NodePortTcp,
-        SetId::NodePortUdp,
+        SetId::NodePort,
     ];
-    let is_known = sets.into_iter().any(|id| {
-        has_entry(state, id, address, &frontend)
-            || has_entry(state, id, address, &SetEntry::Port(port))
-    });
+    let is_known = sets
+        .into_iter()
+        .any(|id| has_entry(state, id, address, &frontend));
     (!is_known).then_some(Breach::ServerWithoutEntry)
 }
 

@@ -16,14 +16,15 @@ use ipnet::IpNet;
 
 use super::iptables::believed::ChainId;
 use super::iptables::fixed::{ROUTE_LOCALNET, SHARED_CHAIN, localnet_rule};
+use super::marks;
 use super::object::VirtualServerKey;
 use super::planner::NODE_PORTS;
 use super::remains::{Kept, Modes, removal};
 use super::ruleset::{ChainName, Edit, Rule, Ruleset, Table};
-use super::set::{SetEntry, SetId, SetName};
+use super::set::{SetEntry, SetId, SetName, node_ports_of_kube_proxy, retired};
 use super::state::{SetState, State};
 use super::step::{Phase, Plan, RuleEdits, Step};
-use crate::model::{IpFamily, Protocol};
+use crate::model::IpFamily;
 
 /// Chains of table `mangle` that only kubelet makes.
 const KUBELET: [&str; 2] = ["KUBE-KUBELET-CANARY", "KUBE-IPTABLES-HINT"];
@@ -55,15 +56,17 @@ pub fn servers(observed: &State, facts: &Facts) -> Plan {
 /// A virtual server is ours if a set of ours has its address and port, if its address is on our link, or if it is a node
 /// port: one that a set of ours has, or where that set is gone one of the usual range.
 fn owns(key: &VirtualServerKey, observed: &State, facts: &Facts) -> bool {
-    let VirtualServerKey::Address {
-        address,
-        port,
-        protocol,
-    } = key
-    else {
-        return false;
-    };
     let family = key.family();
+    let (address, port, protocol) = match key {
+        VirtualServerKey::Address {
+            address,
+            port,
+            protocol,
+        } => (address, port, protocol),
+        VirtualServerKey::Mark { mark, .. } => {
+            return marks::in_use(observed, family).contains(mark);
+        }
+    };
     let set = |id: SetId| observed.sets.get(&id.name(family));
     let has = |id: SetId, entry: SetEntry| set(id).is_some_and(|set| set.entries.contains(&entry));
     let is_listed = [
@@ -72,7 +75,7 @@ fn owns(key: &VirtualServerKey, observed: &State, facts: &Facts) -> bool {
         SetId::ExternalIpLocal,
         SetId::LoadBalancer,
         SetId::LoadBalancerLocal,
-        SetId::NodePortSctp,
+        SetId::NodePort,
     ]
     .into_iter()
     .any(|id| has(id, SetEntry::IpPort(*address, *protocol, *port)));
@@ -88,13 +91,16 @@ fn owns(key: &VirtualServerKey, observed: &State, facts: &Facts) -> bool {
     }
     let is_service_address =
         observed.addresses.contains(address) || has(SetId::IpvsIps, SetEntry::Ip(*address));
-    let node_ports = match protocol {
-        Protocol::Tcp => SetId::NodePortTcp,
-        Protocol::Udp => SetId::NodePortUdp,
-        Protocol::Sctp => SetId::NodePortSctp,
-    };
-    let is_node_port = if set(node_ports).is_some() {
-        has(node_ports, SetEntry::Port(*port))
+    // Ours lists the address too, kube-proxy's the port alone, or for SCTP both.
+    let of_kube_proxy = node_ports_of_kube_proxy(*protocol, family);
+    let is_node_port = if let Some(set) = observed.sets.get(&of_kube_proxy) {
+        let entries = [
+            SetEntry::Port(*port),
+            SetEntry::IpPort(*address, *protocol, *port),
+        ];
+        entries.iter().any(|entry| set.entries.contains(entry))
+    } else if set(SetId::NodePort).is_some() {
+        false
     } else {
         // Where nothing else tells of ipvs mode it is not for us to guess.
         let was_ipvs = observed.node.link_exists || !observed.sets.is_empty();
@@ -147,7 +153,8 @@ pub fn rules(present: &Ruleset, family: IpFamily, localnet: Option<&str>) -> (Pl
         .iter()
         .filter(|(id, _)| Modes::of(id).is_none());
     for (id, rules) in foreign {
-        for set in SetId::ALL.map(|set| set.name(family)) {
+        let ours = SetId::ALL.map(|set| set.name(family));
+        for set in ours.into_iter().chain(retired(family)) {
             let refers = |rule: &Rule| rule.sets().any(|other| other == set.as_str());
             if rules.iter().any(refers) {
                 let user = id.clone();
@@ -205,12 +212,11 @@ pub fn sets(
         let uses = |other: &Obstacle| matches!(other, Obstacle::Set { set, .. } if set == name);
         obstacles.iter().any(uses)
     };
-    for id in SetId::ALL {
-        let name = id.name(family);
-        for set in [name.replacement(), name] {
-            if present.contains_key(&set) && !is_used(&set) {
-                plan.push(Phase::OldAddressEntries, Step::DestroySet { set });
-            }
+    let ours = SetId::ALL.map(|id| id.name(family)).into_iter();
+    let ours = ours.flat_map(|name| [name.replacement(), name]);
+    for set in ours.chain(retired(family)) {
+        if present.contains_key(&set) && !is_used(&set) {
+            plan.push(Phase::OldSets, Step::DestroySet { set });
         }
     }
     plan

@@ -241,6 +241,14 @@ impl Desired {
             .is_some_and(|entries| entries.contains_key(entry))
     }
 
+    /// Wants the entry, or one that takes its place.
+    pub fn wants_alternative(&self, set: SetId, entry: &SetEntry) -> bool {
+        let (first, last) = entry.alternatives();
+        self.entries
+            .get(&set)
+            .is_some_and(|entries| entries.range(first..=last).next().is_some())
+    }
+
     pub fn entries(&self, set: SetId) -> impl ExactSizeIterator<Item = &SetEntry> {
         static NONE: BTreeMap<SetEntry, u32> = BTreeMap::new();
         self.entries.get(&set).unwrap_or(&NONE).keys()

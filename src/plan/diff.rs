@@ -13,7 +13,7 @@ use super::desired::{Desired, Touched};
 use super::fragment::WantedServer;
 use super::object::{RealServer, RealServerKey, VirtualServer, VirtualServerKey};
 use super::rules::{self, FixedRules};
-use super::set::{DEFAULT_MAX_ENTRIES, SetEntry, SetId, SetName, SetSpec};
+use super::set::{self, DEFAULT_MAX_ENTRIES, SetEntry, SetId, SetName, SetSpec};
 use super::state::{State, VirtualServerState};
 use super::step::{Phase, Plan, RuleEdits, Step};
 use super::sysctl;
@@ -99,6 +99,11 @@ impl Comparison<'_> {
                 let max_entries = wanted_size(self.desired.entries(id).len());
                 let spec = SetSpec::new(id, context.family, max_entries);
                 plan.push(Phase::Sets, Step::CreateSet(spec));
+            }
+        }
+        for set in set::retired(context.family) {
+            if self.believed.sets.contains_key(&set) {
+                plan.push(Phase::OldSets, Step::DestroySet { set });
             }
         }
         let edits = rules::edits(rules, &self.believed.rules);
@@ -233,7 +238,7 @@ impl Comparison<'_> {
                 continue;
             };
             for entry in of(id).filter(|entry| present.entries.contains(entry)) {
-                if !self.desired.wants_entry(id, entry) && !self.is_in_use(id, entry) {
+                if !self.desired.wants_alternative(id, entry) && !self.is_in_use(id, entry) {
                     push_entry_removal(plan, id, &name, *entry);
                 }
             }

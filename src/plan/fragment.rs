@@ -81,8 +81,19 @@ struct Frontend {
     port: u16,
 }
 
-/// Computes the fragment of a Service port from all of its endpoints.
-pub fn fragment(service_port: &ServicePort, endpoints: &[Endpoint], context: &Context) -> Fragment {
+/// A Service port whose external addresses answer clients outside from local endpoints, pods and the node from all:
+/// it needs a mark.
+pub fn needs_mark(service_port: &ServicePort) -> bool {
+    service_port.external_policy_local && service_port.is_externally_accessible()
+}
+
+/// Computes the fragment of a Service port from all of its endpoints. `mark` is its mark, if it has one.
+pub fn fragment(
+    service_port: &ServicePort,
+    endpoints: &[Endpoint],
+    context: &Context,
+    mark: Option<u32>,
+) -> Fragment {
     let choice = topology::choose(service_port, endpoints, context.zone.as_deref());
     let mut extras = Extras {
         drain_limit: service_port
@@ -118,6 +129,18 @@ pub fn fragment(service_port: &ServicePort, endpoints: &[Endpoint], context: &Co
             .entry(key)
             .or_insert_with(|| (real_servers, BTreeSet::new()));
         add_entries(of_server, &frontend, service_port, context);
+        if is_local {
+            let Frontend { address, port, .. } = frontend;
+            let protocol = service_port.name.protocol;
+            if choice.has_any && choice.local.is_empty() {
+                let entry = SetEntry::IpPort(address, protocol, port);
+                of_server.insert((SetId::NoLocalEndpoints, entry));
+            }
+            if let Some(mark) = mark.filter(|_| frontend.role != Role::ClusterIp) {
+                let entry = SetEntry::IpPortMark(address, protocol, port, mark);
+                of_server.insert((SetId::LocalPolicyMark, entry));
+            }
+        }
         if frontend.role != Role::NodePort && !context.node_addresses.contains(&frontend.address) {
             addresses.insert(frontend.address);
             entries.insert((SetId::IpvsIps, SetEntry::Ip(frontend.address)));
@@ -127,7 +150,7 @@ pub fn fragment(service_port: &ServicePort, endpoints: &[Endpoint], context: &Co
     if let Some(port) = service_port.health_check_node_port {
         entries.insert((SetId::HealthCheckNodePort, SetEntry::Port(port.get())));
     }
-    let virtual_servers: BTreeMap<_, _> = virtual_servers
+    let mut virtual_servers: BTreeMap<_, _> = virtual_servers
         .into_iter()
         .map(|(key, (real_servers, entries))| {
             let wanted = WantedServer {
@@ -138,6 +161,15 @@ pub fn fragment(service_port: &ServicePort, endpoints: &[Endpoint], context: &Co
             (key, wanted)
         })
         .collect();
+    if let Some(mark) = mark {
+        let family = service_port.family;
+        let wanted = WantedServer {
+            server: marked_server(server),
+            real_servers: cluster,
+            entries: Box::default(),
+        };
+        virtual_servers.insert(VirtualServerKey::Mark { mark, family }, wanted);
+    }
     Fragment {
         created: service_port.created,
         virtual_servers: virtual_servers.into(),
@@ -219,6 +251,21 @@ fn virtual_server(
         flags: server_flags,
         timeout,
         netmask,
+    }
+}
+
+/// The virtual server of a mark. The kernel's persistence does not translate ports there
+/// (`ip_vs_sched_persist`: the port of such a virtual server is 0, and only packets to the virtual server's port go to
+/// the real server's), so affinity comes from a hash of the client's address.
+fn marked_server(server: VirtualServer) -> VirtualServer {
+    if server.flags & flags::PERSISTENT == 0 {
+        return server;
+    }
+    VirtualServer {
+        scheduler: "mh".into(),
+        flags: flags::SCHED_FALLBACK,
+        timeout: 0,
+        ..server
     }
 }
 
@@ -317,26 +364,9 @@ fn add_entries(
             }
         }
         Role::NodePort => {
-            let (all, local, entry) = match protocol {
-                Protocol::Tcp => (
-                    SetId::NodePortTcp,
-                    SetId::NodePortLocalTcp,
-                    SetEntry::Port(port),
-                ),
-                Protocol::Udp => (
-                    SetId::NodePortUdp,
-                    SetId::NodePortLocalUdp,
-                    SetEntry::Port(port),
-                ),
-                Protocol::Sctp => (
-                    SetId::NodePortSctp,
-                    SetId::NodePortLocalSctp,
-                    frontend_entry,
-                ),
-            };
-            entries.insert((all, entry));
+            entries.insert((SetId::NodePort, frontend_entry));
             if is_local {
-                entries.insert((local, entry));
+                entries.insert((SetId::NodePortLocal, frontend_entry));
             }
         }
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
+use super::marks;
 use crate::model::ipvs_options::Tunnel;
 use crate::model::{IpFamily, Protocol};
 
@@ -34,11 +35,11 @@ impl VirtualServerKey {
         }
     }
 
-    /// The protocol; a firewall mark can stand for several.
-    pub const fn protocol(&self) -> Option<Protocol> {
+    /// The protocol; a firewall mark that is not ours can stand for several.
+    pub fn protocol(&self) -> Option<Protocol> {
         match self {
             Self::Address { protocol, .. } => Some(*protocol),
-            Self::Mark { .. } => None,
+            Self::Mark { mark, .. } => marks::protocol(*mark),
         }
     }
 

@@ -13,7 +13,8 @@ use std::time::Duration;
 use super::context::Context;
 use super::desired::{Desired, Touched};
 use super::diff::{self, Comparison};
-use super::fragment::{Fragment, fragment};
+use super::fragment::{Fragment, fragment, needs_mark};
+use super::marks::{self, MarkRange, Marks};
 use super::object::{RealServerKey, RealServers, VirtualServerKey};
 use super::report::{FailureKind, Outcome, Report};
 use super::rules::{FixedRules, fixed_rules};
@@ -35,6 +36,7 @@ pub struct Planner {
     context: Context,
     rules: FixedRules,
     desired: Desired,
+    marks: Marks,
     believed: State,
     /// Changed since the last plan that worked.
     touched: Touched,
@@ -56,6 +58,7 @@ impl Planner {
     pub fn new(context: Context) -> Result<Self, InvalidChainName> {
         Ok(Self {
             rules: fixed_rules(&context)?,
+            marks: Marks::new(MarkRange::beside(context.masquerade_mark)),
             context,
             desired: Desired::default(),
             believed: State::default(),
@@ -134,6 +137,9 @@ impl Planner {
             return Ok(());
         }
         self.rules = fixed_rules(&context)?;
+        if context.masquerade_mark != self.context.masquerade_mark {
+            self.marks = Marks::new(MarkRange::beside(context.masquerade_mark));
+        }
         self.context = context;
         self.is_full = true;
         for service in tracker.services() {
@@ -143,15 +149,34 @@ impl Planner {
         Ok(())
     }
 
-    /// Computes the fragments of one Service anew. Costs what that Service costs.
+    /// Computes the fragments of one Service anew, and those of Services whose marks that moves. Costs what that
+    /// Service costs: there are few that have marks, and marks seldom move.
     pub fn update(&mut self, tracker: &Tracker, name: &ServiceName) {
+        let mut ports = BTreeSet::new();
+        let service = tracker.service(name);
+        let of_service = service.map_or_else(Vec::new, |service| {
+            ServicePort::of(service, self.context.family)
+        });
+        for port in of_service.into_iter().filter(needs_mark) {
+            ports.insert(port.name);
+        }
+        let created = service.map_or(0, |service| service.created);
+        let moved = self.marks.replace_service(name, created, &ports);
+        for name in std::iter::once(name).chain(&moved) {
+            self.replace_fragments(tracker, name);
+        }
+    }
+
+    fn replace_fragments(&mut self, tracker: &Tracker, name: &ServiceName) {
         let mut fragments: BTreeMap<ServicePortName, Fragment> = BTreeMap::new();
         if let Some(service) = tracker.service(name) {
             let endpoints = tracker.endpoints(name, self.context.family);
             for port in ServicePort::of(service, self.context.family) {
                 let key = (port.name.port.clone(), port.name.protocol);
                 let endpoints = endpoints.get(&key).map_or(&[][..], Vec::as_slice);
-                fragments.insert(port.name.clone(), fragment(&port, endpoints, &self.context));
+                let mark = self.marks.of(&port.name);
+                let fragment = fragment(&port, endpoints, &self.context, mark);
+                fragments.insert(port.name, fragment);
             }
         }
         let mut touched = Touched::default();
@@ -166,6 +191,12 @@ impl Planner {
         self.touched.extend(touched);
     }
 
+    /// Service ports that should have a mark, but older ones have them all: pods and the node reach their local
+    /// endpoints only.
+    pub fn without_marks(&self) -> impl Iterator<Item = &ServicePortName> {
+        self.marks.without()
+    }
+
     /// Replaces belief by what was observed; the next plan is a full one.
     pub fn observed(&mut self, state: State) {
         self.believed = state;
@@ -178,9 +209,12 @@ impl Planner {
 
     /// Finds all that is ours: what shows it now may go before the virtual server does.
     fn find_owned(&mut self) {
+        let marks = marks::in_use(&self.believed, self.context.family);
         let keys: Vec<VirtualServerKey> = self.believed.virtual_servers.keys().copied().collect();
         for key in keys {
-            if self.owns(&key) {
+            let is_marked =
+                matches!(&key, VirtualServerKey::Mark { mark, .. } if marks.contains(mark));
+            if is_marked || self.owns(&key) {
                 self.owned.insert(key);
             }
             self.find_draining(&key);

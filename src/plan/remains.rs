@@ -16,7 +16,8 @@ use super::ruleset::{ChainName, Edit, Rule, Ruleset, Table};
 const CANARY: &str = "KUBE-PROXY-CANARY";
 
 /// Chains of IPVS mode only.
-const OF_IPVS: [(Table, &str); 8] = [
+const OF_IPVS: [(Table, &str); 9] = [
+    (Table::Mangle, "KUBE-IPVS-MARK"),
     (Table::Mangle, "KUBE-IPVS-OUT-FILTER"),
     (Table::Mangle, "KUBE-SOURCE-RANGES-FIREWALL"),
     (Table::Nat, "KUBE-LOAD-BALANCER"),

@@ -3,13 +3,16 @@
 //! never touches them. Chains, comments and order are kube-proxy's (facts: its ipvs mode), spelled
 //! as `iptables-save` prints them.
 //!
-//! Two differences to kube-proxy:
+//! Differences to kube-proxy:
+//! - node ports are told by address and port, so that a Service's port on another address is not taken for one;
+//! - the port of a health check is not open at the addresses of Services;
 //! - rules for empty sets are there from the start, because rules are written once;
 //! - kube-proxy has one rule per load-balancer address in `KUBE-IPVS-OUT-FILTER` of `filter` to stop
 //!   the node's own packets that no source range admits. One rule in `mangle` OUTPUT, where such a
 //!   packet still has the address of the virtual server, does it for all of them.
 
 use super::context::Context;
+use super::marks::MarkRange;
 use super::ruleset::{ChainName, Edit, InvalidChainName, Rule, Ruleset, Table, quote};
 use super::set::SetId;
 use crate::model::IpFamily;
@@ -95,27 +98,12 @@ impl Texts<'_> {
     }
 
     fn node_port(&self) -> Vec<String> {
-        [
-            ("tcp", SetId::NodePortLocalTcp, SetId::NodePortTcp, "dst"),
-            ("udp", SetId::NodePortLocalUdp, SetId::NodePortUdp, "dst"),
-            (
-                "sctp",
-                SetId::NodePortLocalSctp,
-                SetId::NodePortSctp,
-                "dst,dst",
-            ),
+        let local = self.noted(SetId::NodePortLocal, "dst,dst");
+        let all = self.noted(SetId::NodePort, "dst,dst");
+        vec![
+            format!("{local} -j RETURN"),
+            format!("{all} -j KUBE-MARK-MASQ"),
         ]
-        .into_iter()
-        .flat_map(|(protocol, local, all, directions)| {
-            [
-                format!("-p {protocol} {} -j RETURN", self.noted(local, directions)),
-                format!(
-                    "-p {protocol} {} -j KUBE-MARK-MASQ",
-                    self.noted(all, directions)
-                ),
-            ]
-        })
-        .collect()
     }
 
     fn postrouting(&self) -> Vec<String> {
@@ -124,6 +112,11 @@ impl Texts<'_> {
             format!(
                 "{} -j MASQUERADE",
                 self.noted(SetId::LoopBack, "dst,dst,src")
+            ),
+            // The node's own among the marked packets; their mark has no room for the bit.
+            format!(
+                "-m mark {} -m addrtype --src-type LOCAL -j MASQUERADE --random-fully",
+                self.policy_mark()
             ),
             format!("-m mark ! --mark {mark} -j RETURN"),
             // Taken off again, so that a packet that passes here twice is not masqueraded twice.
@@ -173,16 +166,53 @@ impl Texts<'_> {
             IpFamily::V6 => "icmp6-port-unreachable",
         };
         vec![
+            self.no_local_endpoints(),
             format!("{} -j RETURN", self.set(SetId::LoadBalancer, "dst,dst")),
             format!("{} -j RETURN", self.set(SetId::ClusterIp, "dst,dst")),
             format!("{} -j RETURN", self.set(SetId::ExternalIp, "dst,dst")),
             format!("{} -j RETURN", self.set(SetId::ExternalIpLocal, "dst,dst")),
-            format!("{} -j RETURN", self.set(SetId::HealthCheckNodePort, "dst")),
             format!(
                 "-m conntrack --ctstate NEW {} -j REJECT --reject-with {reject}",
                 self.set(SetId::IpvsIps, "dst")
             ),
         ]
+    }
+
+    /// What the mark of [`Self::policy_marks`] looks like.
+    fn policy_mark(&self) -> String {
+        let range = MarkRange::beside(self.context.masquerade_mark);
+        format!("--mark {:#x}/{:#x}", range.value(), range.mask())
+    }
+
+    /// Pods and the node reach all endpoints of a Service whose external policy is Local. For them the virtual server
+    /// of the mark is asked, before that of the address.
+    fn policy_marks(&self) -> Vec<String> {
+        let set = SetId::LocalPolicyMark;
+        let name = set.name(self.context.family);
+        let mark = format!(
+            "{} -j SET --map-set {name} dst,dst --map-mark",
+            self.noted(set, "dst,dst")
+        );
+        let from_pod = match &self.context.local_detector {
+            LocalDetector::Cidr(cidr) => Some(format!("-s {cidr} ")),
+            LocalDetector::BridgeInterface(name) => Some(format!("-i {name} ")),
+            LocalDetector::InterfacePrefix(prefix) => Some(format!("-i {prefix}+ ")),
+            LocalDetector::None => None,
+        };
+        from_pod
+            .into_iter()
+            .chain(["-m addrtype --src-type LOCAL ".to_owned()])
+            .map(|from| format!("{from}{mark}"))
+            .collect()
+    }
+
+    /// There are endpoints, but none that the policy admits. Who has the mark is not concerned.
+    fn no_local_endpoints(&self) -> String {
+        format!(
+            "-m conntrack --ctstate NEW -m mark ! {} {} -j DROP",
+            self.policy_mark(),
+            self.noted(SetId::NoLocalEndpoints, "dst,dst")
+        )
     }
 
     fn firewall(&self, new_only: bool) -> Vec<String> {
@@ -199,7 +229,13 @@ impl Texts<'_> {
         let mark = self.mark();
         vec![
             // The first packet only: a range that is added leaves open connections alone.
-            (Table::Mangle, "KUBE-IPVS-OUT-FILTER", self.firewall(true)),
+            (Table::Mangle, "KUBE-IPVS-OUT-FILTER", {
+                let mut rules = self.firewall(true);
+                rules.push("-j KUBE-IPVS-MARK".to_owned());
+                rules.push(self.no_local_endpoints());
+                rules
+            }),
+            (Table::Mangle, "KUBE-IPVS-MARK", self.policy_marks()),
             (
                 Table::Mangle,
                 "KUBE-SOURCE-RANGES-FIREWALL",
@@ -246,7 +282,7 @@ impl Texts<'_> {
 }
 
 /// Table, built-in chain, comment, chain of ours.
-const JUMPS: [(Table, &str, &str, &str); 10] = [
+const JUMPS: [(Table, &str, &str, &str); 11] = [
     (
         Table::Nat,
         "OUTPUT",
@@ -306,6 +342,13 @@ const JUMPS: [(Table, &str, &str, &str); 10] = [
         "OUTPUT",
         "kubernetes ipvs access filter",
         "KUBE-IPVS-OUT-FILTER",
+    ),
+    // After routing, so that no policy routing of others looks at the mark.
+    (
+        Table::Mangle,
+        "INPUT",
+        "kubernetes external traffic policy of pods",
+        "KUBE-IPVS-MARK",
     ),
 ];
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: the ipsets of IPVS mode and their entries. Names and types are kube-proxy's, byte for byte.
+//! PURE: the ipsets of IPVS mode and their entries. Names and types are kube-proxy's, byte for byte, where it has
+//! them.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -23,6 +24,9 @@ pub enum SetType {
     HashIp,
     #[serde(rename = "hash:ip,port")]
     HashIpPort,
+    /// Its entries carry a firewall mark.
+    #[serde(rename = "hash:ip,port skbinfo")]
+    HashIpPortMark,
     #[serde(rename = "hash:ip,port,ip")]
     HashIpPortIp,
     #[serde(rename = "hash:ip,port,net")]
@@ -37,6 +41,7 @@ impl SetType {
         match self {
             Self::HashIp => "hash:ip",
             Self::HashIpPort => "hash:ip,port",
+            Self::HashIpPortMark => "hash:ip,port skbinfo",
             Self::HashIpPortIp => "hash:ip,port,ip",
             Self::HashIpPortNet => "hash:ip,port,net",
             Self::BitmapPort => "bitmap:port",
@@ -63,18 +68,16 @@ pub enum SetId {
     LoadBalancerFw,
     LoadBalancerSourceCidr,
     LoadBalancerSourceIp,
-    NodePortTcp,
-    NodePortLocalTcp,
-    NodePortUdp,
-    NodePortLocalUdp,
-    NodePortSctp,
-    NodePortLocalSctp,
+    NodePort,
+    NodePortLocal,
+    NoLocalEndpoints,
+    LocalPolicyMark,
     HealthCheckNodePort,
     IpvsIps,
 }
 
 impl SetId {
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 15] = [
         Self::LoopBack,
         Self::ClusterIp,
         Self::ExternalIp,
@@ -84,19 +87,19 @@ impl SetId {
         Self::LoadBalancerFw,
         Self::LoadBalancerSourceCidr,
         Self::LoadBalancerSourceIp,
-        Self::NodePortTcp,
-        Self::NodePortLocalTcp,
-        Self::NodePortUdp,
-        Self::NodePortLocalUdp,
-        Self::NodePortSctp,
-        Self::NodePortLocalSctp,
+        Self::NodePort,
+        Self::NodePortLocal,
+        Self::NoLocalEndpoints,
+        Self::LocalPolicyMark,
         Self::HealthCheckNodePort,
         Self::IpvsIps,
     ];
 
     /// Name, type, and the comment of the rules that use the set.
     const fn facts(self) -> (&'static str, SetType, &'static str) {
-        use SetType::{BitmapPort, HashIp, HashIpPort, HashIpPortIp, HashIpPortNet};
+        use SetType::{
+            BitmapPort, HashIp, HashIpPort, HashIpPortIp, HashIpPortMark, HashIpPortNet,
+        };
         match self {
             Self::LoopBack => (
                 "KUBE-LOOP-BACK",
@@ -143,35 +146,25 @@ impl SetId {
                 HashIpPortIp,
                 "Kubernetes service load balancer ip + port + source IP for packet filter purpose",
             ),
-            Self::NodePortTcp => (
-                "KUBE-NODE-PORT-TCP",
-                BitmapPort,
-                "Kubernetes nodeport TCP port for masquerade purpose",
-            ),
-            Self::NodePortLocalTcp => (
-                "KUBE-NODE-PORT-LOCAL-TCP",
-                BitmapPort,
-                "Kubernetes nodeport TCP port with externalTrafficPolicy=local",
-            ),
-            Self::NodePortUdp => (
-                "KUBE-NODE-PORT-UDP",
-                BitmapPort,
-                "Kubernetes nodeport UDP port for masquerade purpose",
-            ),
-            Self::NodePortLocalUdp => (
-                "KUBE-NODE-PORT-LOCAL-UDP",
-                BitmapPort,
-                "Kubernetes nodeport UDP port with externalTrafficPolicy=local",
-            ),
-            Self::NodePortSctp => (
-                "KUBE-NODE-PORT-SCTP-HASH",
+            Self::NodePort => (
+                "KUBE-NODE-PORT-HASH",
                 HashIpPort,
-                "Kubernetes nodeport SCTP port for masquerade purpose with type 'hash ip:port'",
+                "Kubernetes nodeport address and port for masquerade purpose",
             ),
-            Self::NodePortLocalSctp => (
-                "KUBE-NODE-PORT-LOCAL-SCTP-HASH",
+            Self::NodePortLocal => (
+                "KUBE-NODE-PORT-LOCAL-HASH",
                 HashIpPort,
-                "Kubernetes nodeport SCTP port with externalTrafficPolicy=local with type 'hash ip:port'",
+                "Kubernetes nodeport address and port with externalTrafficPolicy=local",
+            ),
+            Self::NoLocalEndpoints => (
+                "KUBE-NO-LOCAL-ENDPOINTS",
+                HashIpPort,
+                "Kubernetes service address and port with a local policy and no local endpoints for drop purpose",
+            ),
+            Self::LocalPolicyMark => (
+                "KUBE-LOCAL-POLICY-MARK",
+                HashIpPortMark,
+                "Kubernetes service address and port with externalTrafficPolicy=local for all endpoints purpose",
             ),
             Self::HealthCheckNodePort => (
                 "KUBE-HEALTH-CHECK-NODE-PORT",
@@ -185,14 +178,7 @@ impl SetId {
     /// The name in a family; IPv6 names are cut to what the kernel takes.
     pub fn name(self, family: IpFamily) -> SetName {
         let (name, ..) = self.facts();
-        match family {
-            IpFamily::V4 => SetName(name.to_owned()),
-            IpFamily::V6 => {
-                let mut long = name.replacen("KUBE-", "KUBE-6-", 1);
-                long.truncate(MAX_NAME_LEN);
-                SetName(long)
-            }
-        }
+        SetName::of(name, family)
     }
 
     pub const fn set_type(self) -> SetType {
@@ -209,7 +195,47 @@ impl SetId {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct SetName(String);
 
+/// Sets of kube-proxy in whose place ours have other names, because they have other types: matching
+/// the port alone, they take a Service's port on any address for a node port of the same number.
+const RETIRED: [&str; 6] = [
+    "KUBE-NODE-PORT-TCP",
+    "KUBE-NODE-PORT-LOCAL-TCP",
+    "KUBE-NODE-PORT-UDP",
+    "KUBE-NODE-PORT-LOCAL-UDP",
+    "KUBE-NODE-PORT-SCTP-HASH",
+    "KUBE-NODE-PORT-LOCAL-SCTP-HASH",
+];
+
+/// The names in a family of the sets that only kube-proxy has. They go when no rule uses them any more.
+pub fn retired(family: IpFamily) -> impl Iterator<Item = SetName> {
+    RETIRED
+        .into_iter()
+        .map(move |name| SetName::of(name, family))
+}
+
+/// kube-proxy's set of the node ports of a protocol.
+pub fn node_ports_of_kube_proxy(protocol: Protocol, family: IpFamily) -> SetName {
+    let name = match protocol {
+        Protocol::Tcp => "KUBE-NODE-PORT-TCP",
+        Protocol::Udp => "KUBE-NODE-PORT-UDP",
+        Protocol::Sctp => "KUBE-NODE-PORT-SCTP-HASH",
+    };
+    SetName::of(name, family)
+}
+
 impl SetName {
+    /// The name that a set has in a family.
+    fn of(name: &str, family: IpFamily) -> Self {
+        match family {
+            IpFamily::V4 => Self(name.to_owned()),
+            IpFamily::V6 => {
+                let mut long = name.replacen("KUBE-", "KUBE-6-", 1);
+                long.truncate(MAX_NAME_LEN);
+                Self(long)
+            }
+        }
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -259,6 +285,8 @@ pub enum SetEntry {
     Ip(IpAddr),
     Port(u16),
     IpPort(IpAddr, Protocol, u16),
+    /// What matches gets the mark. A set has one mark for each address and port: adding another replaces it.
+    IpPortMark(IpAddr, Protocol, u16, u32),
     IpPortIp(IpAddr, Protocol, u16, IpAddr),
     /// The network has no host bits set.
     IpPortNet(IpAddr, Protocol, u16, IpNet),
@@ -267,6 +295,17 @@ pub enum SetEntry {
 impl SetEntry {
     /// No entry comes before it.
     pub const FIRST: Self = Self::Ip(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+
+    /// All entries of which a set has one at a time, this one among them, first and last.
+    pub const fn alternatives(self) -> (Self, Self) {
+        match self {
+            Self::IpPortMark(ip, protocol, port, _) => (
+                Self::IpPortMark(ip, protocol, port, 0),
+                Self::IpPortMark(ip, protocol, port, u32::MAX),
+            ),
+            _ => (self, self),
+        }
+    }
 }
 
 impl fmt::Display for SetEntry {
@@ -275,6 +314,9 @@ impl fmt::Display for SetEntry {
             Self::Ip(ip) => write!(f, "{ip}"),
             Self::Port(port) => write!(f, "{port}"),
             Self::IpPort(ip, protocol, port) => write!(f, "{ip},{}:{port}", protocol.lowercase()),
+            Self::IpPortMark(ip, protocol, port, mark) => {
+                write!(f, "{ip},{}:{port} skbmark {mark:#x}", protocol.lowercase())
+            }
             Self::IpPortIp(ip, protocol, port, source) => {
                 write!(f, "{ip},{}:{port},{source}", protocol.lowercase())
             }

@@ -36,6 +36,24 @@ pub struct SetState {
     pub entries: BTreeSet<SetEntry>,
 }
 
+impl SetState {
+    fn add(&mut self, entry: SetEntry) -> Result<(), Refusal> {
+        let full = self.set_type.is_hash()
+            && self.entries.len() >= usize::try_from(self.max_entries).unwrap_or(usize::MAX);
+        let (first, last) = entry.alternatives();
+        let replaced = self.entries.range(first..=last).next().copied();
+        match replaced {
+            Some(replaced) => {
+                self.entries.remove(&replaced);
+            }
+            None if full => return Err(Refusal::Full),
+            None => {}
+        }
+        self.entries.insert(entry);
+        Ok(())
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VirtualServerState {
     pub server: VirtualServer,
@@ -90,12 +108,7 @@ impl State {
             }
             Step::AddEntry { set, entry } => {
                 let set = self.sets.get_mut(set).ok_or(Refusal::NotFound)?;
-                let full = set.set_type.is_hash()
-                    && set.entries.len() >= usize::try_from(set.max_entries).unwrap_or(usize::MAX);
-                if full && !set.entries.contains(entry) {
-                    return Err(Refusal::Full);
-                }
-                set.entries.insert(*entry);
+                set.add(*entry)?;
             }
             Step::DeleteEntry { set, entry } => {
                 let set = self.sets.get_mut(set).ok_or(Refusal::NotFound)?;

@@ -225,6 +225,8 @@ pub enum Phase {
     OldAddresses,
     /// The reject entry of an address stays until the address is gone.
     OldAddressEntries,
+    /// Sets that no rule uses any more.
+    OldSets,
 }
 
 /// Ordered steps.

@@ -6,6 +6,7 @@ use serde_json::json;
 use super::Host::{Client, Node, Remote, RemoteShell, Shell, Web1, Web2, Web3};
 use super::{At, Case, Host, Mode, Probe, Setup, Source, Want, probes};
 use crate::common::manifests::Service;
+use crate::common::topology::node_port;
 use crate::common::traffic::HOST_PORT;
 
 const BOTH: &[Host] = &[Web1, Web3];
@@ -70,6 +71,15 @@ fn addresses() -> Vec<Case> {
             Setup::ClusterCidr,
             Service::new("multi-port", 4, BOTH).port(81, 9090),
             multi_port.to_vec(),
+        ),
+        case(
+            Setup::ClusterCidr,
+            // Its number is a node port of another Service, which would be masqueraded.
+            Service::new("port-like-a-node-port", 13, BOTH).port(node_port(3), 9090),
+            vec![
+                Probe::new(Shell, ClusterIp, Want::Answer(BOTH, Source::Own))
+                    .port(node_port(3), 9090),
+            ],
         ),
         case(
             Setup::ClusterCidr,

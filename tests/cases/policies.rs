@@ -11,19 +11,37 @@ const BOTH: &[Host] = &[Web1, Web3];
 const NEAR: &[Host] = &[Web1];
 const FAR: &[Host] = &[Web3];
 
-/// One virtual server has one set of real servers, for everybody.
-const ONE_SET: &str = "pending issue 5: everybody gets the local endpoints only";
-/// It is a virtual server without real servers.
-const EMPTY: &str = "pending issue 5: refused, not dropped";
-/// As with upstream, the node's own connection comes from the address that it asks.
-const UNMASQUERADED: &str = "pending issue 5: the node's own packets are not masqueraded";
+const HEALTH_CHECK: u16 = 31_037;
+const NOT_LOCAL: &str = "as upstream: the packet is sent on to wherever the address is routed";
 
 pub fn cases() -> Vec<Case> {
     let mut cases = external_policy();
     cases.extend(internal_policy());
     cases.extend(endpoints());
     cases.extend(source_ranges());
+    cases.push(health_check());
     cases
+}
+
+/// The port of the health check answers on the node, not at the Service's addresses.
+fn health_check() -> Case {
+    let service = Service::new("health-check", 37, NEAR)
+        .exposed()
+        .with("externalTrafficPolicy", json!("Local"))
+        .with("healthCheckNodePort", json!(HEALTH_CHECK));
+    let at_services = probes(
+        &[Client, Shell, Node],
+        &[At::ExternalIp, At::Vip],
+        Want::Refused,
+    )
+    .into_iter()
+    .map(|probe| {
+        probe
+            .port(HEALTH_CHECK, HEALTH_CHECK)
+            .but(Mode::Iptables, Want::NoAnswer, NOT_LOCAL)
+    })
+    .collect();
+    case(service, at_services)
 }
 
 fn case(service: Service, probes: Vec<Probe>) -> Case {
@@ -34,22 +52,13 @@ fn case(service: Service, probes: Vec<Probe>) -> Case {
     }
 }
 
-fn but_ipvs(probes: Vec<Probe>, want: Want, why: &'static str) -> Vec<Probe> {
-    probes
-        .into_iter()
-        .map(|probe| probe.but(Mode::Ipvs, want, why))
-        .collect()
-}
-
 fn external_policy() -> Vec<Case> {
-    use At::{ClusterIp, ExternalIp, NodePort, Vip};
+    use At::ClusterIp;
     let local = |service: Service| {
         service
             .exposed()
             .with("externalTrafficPolicy", json!("Local"))
     };
-    let at_vips = [ExternalIp, Vip];
-
     let mut some = probes(
         &[Client, Remote],
         &At::EXTERNAL,
@@ -60,37 +69,28 @@ fn external_policy() -> Vec<Case> {
         ClusterIp,
         Want::Answer(BOTH, Source::Own),
     ));
-    some.extend(but_ipvs(
-        probes(&[Shell], &At::EXTERNAL, Want::Answer(BOTH, Source::Own)),
-        Want::Answer(NEAR, Source::Own),
-        ONE_SET,
+    some.extend(probes(
+        &[Shell],
+        &At::EXTERNAL,
+        Want::Answer(BOTH, Source::Own),
     ));
-    some.extend(but_ipvs(
-        probes(&[Node], &at_vips, Want::Answer(BOTH, Source::Node)),
-        Want::Answer(NEAR, Source::Asked),
-        UNMASQUERADED,
-    ));
-    some.extend(but_ipvs(
-        probes(&[Node], &[NodePort], Want::Answer(BOTH, Source::Node)),
-        Want::Answer(NEAR, Source::Node),
-        ONE_SET,
+    some.extend(probes(
+        &[Node],
+        &At::EXTERNAL,
+        Want::Answer(BOTH, Source::Node),
     ));
 
     let mut none = vec![Probe::new(Shell, ClusterIp, Want::Answer(FAR, Source::Own))];
-    none.extend(but_ipvs(
-        probes(&[Client], &At::EXTERNAL, Want::Dropped),
-        Want::Refused,
-        EMPTY,
+    none.extend(probes(&[Client, Remote], &At::EXTERNAL, Want::Dropped));
+    none.extend(probes(
+        &[Shell],
+        &At::EXTERNAL,
+        Want::Answer(FAR, Source::Own),
     ));
-    none.extend(but_ipvs(
-        probes(&[Shell], &At::EXTERNAL, Want::Answer(FAR, Source::Own)),
-        Want::Refused,
-        ONE_SET,
-    ));
-    none.extend(but_ipvs(
-        probes(&[Node], &At::EXTERNAL, Want::Answer(FAR, Source::Node)),
-        Want::Refused,
-        ONE_SET,
+    none.extend(probes(
+        &[Node],
+        &At::EXTERNAL,
+        Want::Answer(FAR, Source::Node),
     ));
     vec![
         case(local(Service::new("external-local", 20, BOTH)), some),
@@ -110,13 +110,7 @@ fn internal_policy() -> Vec<Case> {
         Probe::new(Node, At::ClusterIp, Want::Answer(NEAR, Source::Node)),
     ];
     some.extend(external);
-    let none = || {
-        but_ipvs(
-            probes(&[Shell, Node], &[At::ClusterIp], Want::Dropped),
-            Want::Refused,
-            EMPTY,
-        )
-    };
+    let none = || probes(&[Shell, Node], &[At::ClusterIp], Want::Dropped);
     let mut none_exposed = none();
     // Upstream sends these to the other node when there is an address for outside, too.
     none_exposed.extend(probes(

@@ -2,7 +2,7 @@
 //! The guest's kernel as `ipvsadm`, `ipset`, `ip` and `iptables-save` print it, each object one line
 //! of plain text. None of the proxy's own code is used, so a mistake in it cannot hide itself here.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::guest::Guest;
@@ -32,7 +32,7 @@ pub(crate) fn kernel(guest: &mut Guest) -> Kernel {
     read_sets(sets, &mut lines);
     let node_addresses = read_addresses(addresses, &mut lines);
     Kernel {
-        lines,
+        lines: named_marks(lines),
         node_addresses,
     }
 }
@@ -55,6 +55,42 @@ fn read_virtual_servers(text: &str, lines: &mut Lines) {
             _ => panic!("ipvsadm printed {line:?}"),
         }
     }
+}
+
+/// Gives each firewall mark the name of all that has it: which number it is does not matter.
+fn named_marks(lines: Lines) -> Lines {
+    let mut names: BTreeMap<(bool, String), Vec<String>> = BTreeMap::new();
+    for line in &lines {
+        if let Some((entry, mark)) = line.split_once(" skbmark 0x") {
+            let (set, entry) = entry.rsplit_once(' ').unwrap();
+            let mark = u32::from_str_radix(mark, 16).unwrap().to_string();
+            let of_mark = names.entry((set.contains("KUBE-6-"), mark)).or_default();
+            of_mark.push(entry.to_owned());
+        }
+    }
+    let name_of = |is_six: bool, mark: &str| {
+        let name = names
+            .get(&(is_six, mark.to_owned()))
+            .map(|all| all.join("+"));
+        name.unwrap_or_else(|| format!("unused mark {mark}"))
+    };
+    let renamed = lines.into_iter().map(|line| {
+        if let Some((entry, _)) = line.split_once(" skbmark ") {
+            return entry.to_owned();
+        }
+        let words: Vec<&str> = line.split(' ').collect();
+        match words.as_slice() {
+            ["FWM", mark, "IPv6", rest @ ..] => {
+                format!("marked {} {}", name_of(true, mark), rest.join(" "))
+            }
+            ["FWM", mark, rest @ ..] => {
+                let is_six = rest.get(1).is_some_and(|word| word.starts_with('['));
+                format!("marked {} {}", name_of(is_six, mark), rest.join(" "))
+            }
+            _ => line,
+        }
+    });
+    renamed.collect()
 }
 
 /// `ipset list`: a head for each set, then its members.

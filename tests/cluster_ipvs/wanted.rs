@@ -14,7 +14,7 @@ use crate::oracle::Lines;
 pub(crate) const NODE: &str = "kpr-guest";
 const ZONE: &str = "topology.kubernetes.io/zone";
 
-const SETS: [&str; 17] = [
+const SETS: [&str; 15] = [
     "LOOP-BACK",
     "CLUSTER-IP",
     "EXTERNAL-IP",
@@ -24,12 +24,10 @@ const SETS: [&str; 17] = [
     "LOAD-BALANCER-FW",
     "LOAD-BALANCER-SOURCE-CIDR",
     "LOAD-BALANCER-SOURCE-IP",
-    "NODE-PORT-TCP",
-    "NODE-PORT-LOCAL-TCP",
-    "NODE-PORT-UDP",
-    "NODE-PORT-LOCAL-UDP",
-    "NODE-PORT-SCTP-HASH",
-    "NODE-PORT-LOCAL-SCTP-HASH",
+    "NODE-PORT-HASH",
+    "NODE-PORT-LOCAL-HASH",
+    "NO-LOCAL-ENDPOINTS",
+    "LOCAL-POLICY-MARK",
     "HEALTH-CHECK-NODE-PORT",
     "IPVS-IPS",
 ];
@@ -140,6 +138,8 @@ impl ServicePort<'_> {
         let internal_is_local = spec["internalTrafficPolicy"] == "Local";
         let endpoints = self.endpoints();
         let protocol = string(&self.port["protocol"]).to_lowercase();
+        // What pods and the node reach all endpoints at, although the policy is Local.
+        let mut marked = BTreeSet::new();
 
         for (role, addresses, port, is_local) in [
             ("CLUSTER-IP", &cluster_ips, number, internal_is_local),
@@ -149,7 +149,18 @@ impl ServicePort<'_> {
         ] {
             for address in addresses {
                 let socket = SocketAddr::new(*address, u16::try_from(port).unwrap());
-                self.add_virtual_server(lines, socket, &self.chosen(&endpoints, is_local));
+                let chosen = self.chosen(&endpoints, is_local);
+                self.add_virtual_server(lines, socket, &chosen);
+                let entry = format!("{address},{protocol}:{port}");
+                if is_local {
+                    if chosen.is_empty() && !self.chosen(&endpoints, false).is_empty() {
+                        lines.insert(format!("{} {entry}", self.family.set("NO-LOCAL-ENDPOINTS")));
+                    }
+                    if role != "CLUSTER-IP" {
+                        lines.insert(format!("{} {entry}", self.family.set("LOCAL-POLICY-MARK")));
+                        marked.insert(entry);
+                    }
+                }
                 if role == "NODE-PORT" {
                     self.add_node_port(lines, socket, is_local);
                     continue;
@@ -169,6 +180,18 @@ impl ServicePort<'_> {
                     self.add_load_balancer(lines, *address, &entry, is_local);
                 }
             }
+        }
+        if !marked.is_empty() {
+            let server = format!(
+                "marked {}",
+                marked.into_iter().collect::<Vec<_>>().join("+")
+            );
+            for real in self.chosen(&endpoints, false) {
+                lines.insert(format!("{server} -> {real} Masq weight 1"));
+            }
+            let is_sticky = spec["sessionAffinity"] == "ClientIP";
+            let how = if is_sticky { "mh (mh-fallback)" } else { "rr" };
+            lines.insert(format!("{server} {how}"));
         }
         for endpoint in endpoints.iter().filter(|endpoint| endpoint.is_local) {
             let (ip, port) = (endpoint.socket.ip(), endpoint.socket.port());
@@ -200,19 +223,14 @@ impl ServicePort<'_> {
     }
 
     fn add_node_port(&self, lines: &mut Lines, socket: SocketAddr, is_local: bool) {
-        let protocol = string(&self.port["protocol"]);
-        let (suffix, entry) = if protocol == "SCTP" {
-            ("-HASH", format!("{},sctp:{}", socket.ip(), socket.port()))
-        } else {
-            ("", socket.port().to_string())
+        let protocol = string(&self.port["protocol"]).to_lowercase();
+        let entry = format!("{},{protocol}:{}", socket.ip(), socket.port());
+        let mut add = |set: &str| {
+            lines.insert(format!("{} {entry}", self.family.set(set)));
         };
-        let set = self.family.set(&format!("NODE-PORT-{protocol}{suffix}"));
-        lines.insert(format!("{set} {entry}"));
+        add("NODE-PORT-HASH");
         if is_local {
-            let set = self
-                .family
-                .set(&format!("NODE-PORT-LOCAL-{protocol}{suffix}"));
-            lines.insert(format!("{set} {entry}"));
+            add("NODE-PORT-LOCAL-HASH");
         }
     }
 

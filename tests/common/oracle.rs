@@ -230,8 +230,7 @@ pub fn wanted_sets(services: &[Service]) -> BTreeMap<String, BTreeSet<String>> {
         "CLUSTER-IP",
         "EXTERNAL-IP",
         "LOAD-BALANCER",
-        "NODE-PORT-TCP",
-        "NODE-PORT-UDP",
+        "NODE-PORT-HASH",
         "LOOP-BACK",
         "IPVS-IPS",
     ];
@@ -263,11 +262,10 @@ pub fn wanted_sets(services: &[Service]) -> BTreeMap<String, BTreeSet<String>> {
             }
             for port in &service.ports {
                 for protocol in &service.protocols {
-                    if let (Some(number), Protocol::Tcp | Protocol::Udp) =
-                        (port.node_port, *protocol)
-                    {
-                        let base = format!("NODE-PORT-{}", protocol.manifest_name());
-                        add(&base, number.to_string());
+                    for address in Host::Node.addresses(family) {
+                        if let Some(number) = port.node_port {
+                            add("NODE-PORT-HASH", format!("{address},{protocol}:{number}"));
+                        }
                     }
                     let local = |host: Host| host.node() == Some(Host::Node);
                     for endpoint in service.endpoints.iter().filter(|e| local(e.host)) {

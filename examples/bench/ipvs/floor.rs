@@ -147,7 +147,7 @@ fn sets() -> anyhow::Result<Vec<SetSpec>> {
             let hash = |hash_type| SetSpec::hash(name.clone(), hash_type, family);
             sets.push(match id.set_type() {
                 SetType::HashIp => hash(HashType::Ip),
-                SetType::HashIpPort => hash(HashType::IpPort),
+                SetType::HashIpPort | SetType::HashIpPortMark => hash(HashType::IpPort),
                 SetType::HashIpPortIp => hash(HashType::IpPortIp),
                 SetType::HashIpPortNet => hash(HashType::IpPortNet),
                 SetType::BitmapPort => SetSpec::bitmap_port(name),

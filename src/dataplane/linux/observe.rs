@@ -11,7 +11,7 @@ use super::super::links::Address;
 use super::{Linux, ipvs, sets, unobserved};
 use crate::model::IpFamily;
 use crate::plan::object::{RealServers, VirtualServerKey};
-use crate::plan::set::{SetId, SetName};
+use crate::plan::set::{SetId, SetName, retired};
 use crate::plan::state::{NodeState, SetState, VirtualServerState};
 use crate::plan::step::LINK;
 use crate::plan::sysctl;
@@ -23,33 +23,33 @@ impl Linux {
     ) -> Result<BTreeMap<SetName, SetState>, ipset::Error> {
         let present = self.ipset.names()?;
         let mut states = BTreeMap::new();
-        for id in SetId::ALL {
-            for name in [id.name(family), id.name(family).replacement()] {
-                let Ok(wire_name) = sets::name(&name) else {
-                    continue;
-                };
-                if !present.contains(&wire_name) {
-                    continue;
-                }
-                let Some((info, entries)) = self.ipset.entries(&wire_name)? else {
-                    continue;
-                };
-                // A set of our name that is not of our making: creating ours will say so.
-                let Some(spec) = info.spec else { continue };
-                let (set_type, max_entries) = sets::shape(&spec);
-                let entries = entries
-                    .iter()
-                    .filter_map(|entry| sets::entry(&entry.entry))
-                    .collect();
-                states.insert(
-                    name,
-                    SetState {
-                        set_type,
-                        max_entries,
-                        entries,
-                    },
-                );
+        let ours = SetId::ALL.map(|id| id.name(family));
+        let beside = SetId::ALL.map(|id| id.name(family).replacement());
+        for name in ours.into_iter().chain(beside).chain(retired(family)) {
+            let Ok(wire_name) = sets::name(&name) else {
+                continue;
+            };
+            if !present.contains(&wire_name) {
+                continue;
             }
+            let Some((info, entries)) = self.ipset.entries(&wire_name)? else {
+                continue;
+            };
+            // A set of our name that is not of our making: creating ours will say so.
+            let Some(spec) = info.spec else { continue };
+            let (set_type, max_entries) = sets::shape(&spec);
+            let entries = entries
+                .iter()
+                .filter_map(|entry| sets::entry(set_type, entry))
+                .collect();
+            states.insert(
+                name,
+                SetState {
+                    set_type,
+                    max_entries,
+                    entries,
+                },
+            );
         }
         Ok(states)
     }

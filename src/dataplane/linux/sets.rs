@@ -2,8 +2,8 @@
 //! Between the planner's sets and entries and the messages of [`crate::dataplane::ipset`].
 
 use crate::dataplane::ipset::{
-    Entry, HashType, InvalidSetName, RefusalKind, SetName as WireName, SetShape,
-    SetSpec as WireSpec,
+    Entry, HashType, InvalidSetName, RefusalKind, SetEntry as WireEntry, SetName as WireName,
+    SetShape, SetSpec as WireSpec, SkbMark,
 };
 use crate::model::Protocol;
 use crate::plan::FailureKind;
@@ -17,14 +17,18 @@ pub(super) fn spec(spec: &SetSpec) -> Result<WireSpec, InvalidSetName> {
     let name = name(&spec.name)?;
     let hash = |set_type| {
         let mut hash = WireSpec::hash(name.clone(), set_type, spec.family);
-        if let SetShape::Hash { maxelem, .. } = &mut hash.shape {
+        if let SetShape::Hash {
+            maxelem, skbinfo, ..
+        } = &mut hash.shape
+        {
             *maxelem = spec.max_entries;
+            *skbinfo = spec.set_type == SetType::HashIpPortMark;
         }
         hash
     };
     Ok(match spec.set_type {
         SetType::HashIp => hash(HashType::Ip),
-        SetType::HashIpPort => hash(HashType::IpPort),
+        SetType::HashIpPort | SetType::HashIpPortMark => hash(HashType::IpPort),
         SetType::HashIpPortIp => hash(HashType::IpPortIp),
         SetType::HashIpPortNet => hash(HashType::IpPortNet),
         SetType::BitmapPort => WireSpec::bitmap_port(name),
@@ -35,10 +39,14 @@ pub(super) fn spec(spec: &SetSpec) -> Result<WireSpec, InvalidSetName> {
 pub(super) fn shape(spec: &WireSpec) -> (SetType, u32) {
     match spec.shape {
         SetShape::Hash {
-            set_type, maxelem, ..
+            set_type,
+            maxelem,
+            skbinfo,
+            ..
         } => {
             let set_type = match set_type {
                 HashType::Ip => SetType::HashIp,
+                HashType::IpPort if skbinfo => SetType::HashIpPortMark,
                 HashType::IpPort => SetType::HashIpPort,
                 HashType::IpPortIp => SetType::HashIpPortIp,
                 HashType::IpPortNet => SetType::HashIpPortNet,
@@ -51,38 +59,55 @@ pub(super) fn shape(spec: &WireSpec) -> (SetType, u32) {
 
 /// The entries for one of the planner's: the kernel does not take a network of length 0, which
 /// is two of length 1.
-pub(super) fn entries(entry: &SetEntry) -> Vec<Entry> {
+pub(super) fn entries(entry: &SetEntry) -> Vec<WireEntry> {
+    let ip_port = |ip, protocol: Protocol, port| Entry::IpPort {
+        ip,
+        protocol: protocol.number(),
+        port,
+    };
     match *entry {
-        SetEntry::Ip(ip) => vec![Entry::Ip(ip)],
-        SetEntry::Port(port) => vec![Entry::Port(port)],
-        SetEntry::IpPort(ip, protocol, port) => {
-            vec![Entry::IpPort {
-                ip,
-                protocol: protocol.number(),
-                port,
-            }]
-        }
-        SetEntry::IpPortIp(ip, protocol, port, ip2) => {
-            vec![Entry::IpPortIp {
+        SetEntry::Ip(ip) => vec![Entry::Ip(ip).into()],
+        SetEntry::Port(port) => vec![Entry::Port(port).into()],
+        SetEntry::IpPort(ip, protocol, port) => vec![ip_port(ip, protocol, port).into()],
+        SetEntry::IpPortMark(ip, protocol, port, mark) => vec![WireEntry {
+            entry: ip_port(ip, protocol, port),
+            mark: Some(SkbMark {
+                mark,
+                mask: u32::MAX,
+            }),
+        }],
+        SetEntry::IpPortIp(ip, protocol, port, ip2) => vec![
+            Entry::IpPortIp {
                 ip,
                 protocol: protocol.number(),
                 port,
                 ip2,
-            }]
-        }
+            }
+            .into(),
+        ],
         SetEntry::IpPortNet(ip, protocol, port, net) => {
             Entry::ip_port_net(ip, protocol.number(), port, net)
+                .into_iter()
+                .map(WireEntry::from)
+                .collect()
         }
     }
 }
 
-/// An observed entry; `None` for one that we never make (another protocol).
-pub(super) fn entry(entry: &Entry) -> Option<SetEntry> {
-    Some(match *entry {
+/// An observed entry of a set of this type; `None` for one that we never make (another protocol).
+pub(super) fn entry(set_type: SetType, observed: &WireEntry) -> Option<SetEntry> {
+    Some(match observed.entry {
         Entry::Ip(ip) => SetEntry::Ip(ip),
         Entry::Port(port) => SetEntry::Port(port),
         Entry::IpPort { ip, protocol, port } => {
-            SetEntry::IpPort(ip, Protocol::from_number(protocol)?, port)
+            let protocol = Protocol::from_number(protocol)?;
+            if set_type == SetType::HashIpPortMark {
+                // None of ours has another mask, or no mark: it differs from every wanted one.
+                let mark = observed.mark.filter(|mark| mark.mask == u32::MAX);
+                SetEntry::IpPortMark(ip, protocol, port, mark.map_or(0, |mark| mark.mark))
+            } else {
+                SetEntry::IpPort(ip, protocol, port)
+            }
         }
         Entry::IpPortIp {
             ip,

@@ -5,6 +5,7 @@ use crate::model::testing::{endpoint, ip, service, slice, tracker};
 use crate::model::{Protocol, Tracker};
 use crate::plan::iptables;
 use crate::plan::object::VirtualServer;
+use crate::plan::set::SetType;
 use crate::plan::state::VirtualServerState;
 use crate::plan::testing::{Proxy, context, tcp, udp, vs};
 
@@ -17,6 +18,7 @@ fn objects() -> Tracker {
         .external_ip("203.0.113.1")
         .vip("198.51.100.1")
         .source_range("192.0.2.0/24")
+        .external_local()
         .affinity(10);
     let more = (2..60).map(|n| {
         service(&format!("ns/more{n}"))
@@ -209,13 +211,24 @@ fn without_sets_a_node_port_shows_by_its_range() {
     );
     // A set knows better.
     let set = SetState {
-        set_type: SetId::NodePortTcp.set_type(),
+        set_type: SetType::BitmapPort,
         max_entries: 65_536,
         entries: BTreeSet::from([SetEntry::Port(30_081)]),
     };
-    state
-        .sets
-        .insert(SetId::NodePortTcp.name(IpFamily::V4), set);
+    let name = node_ports_of_kube_proxy(Protocol::Tcp, IpFamily::V4);
+    state.sets.insert(name.clone(), set);
+    assert!(!steps(&state).contains("delete virtual server TCP"));
+    let set = state.sets.get_mut(&name).unwrap();
+    set.entries.insert(SetEntry::Port(30_080));
+    assert!(steps(&state).contains("delete virtual server TCP 192.168.0.10:30080"));
+    // Ours, too.
+    state.sets.remove(&name);
+    let set = SetState {
+        set_type: SetType::HashIpPort,
+        max_entries: 65_536,
+        entries: BTreeSet::new(),
+    };
+    state.sets.insert(SetId::NodePort.name(IpFamily::V4), set);
     assert!(!steps(&state).contains("delete virtual server TCP"));
 }
 

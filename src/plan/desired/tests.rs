@@ -12,7 +12,7 @@ fn set(desired: &mut Desired, service: &Service) -> Touched {
     let context = context(IpFamily::V4);
     let fragments = ServicePort::of(service, IpFamily::V4)
         .into_iter()
-        .map(|port| (port.name.clone(), fragment(&port, &[], &context)))
+        .map(|port| (port.name.clone(), fragment(&port, &[], &context, None)))
         .collect();
     let mut touched = Touched::default();
     desired.replace_service(&service.name, fragments, &mut touched);

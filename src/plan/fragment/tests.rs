@@ -17,13 +17,22 @@ fn of(service: &Service, endpoints: Vec<SliceEndpoint>, context: &Context) -> Fr
 }
 
 fn of_slice(service: &Service, slice: &EndpointSlice, context: &Context) -> Fragment {
+    with_mark(service, slice, context, None)
+}
+
+fn with_mark(
+    service: &Service,
+    slice: &EndpointSlice,
+    context: &Context,
+    mark: Option<u32>,
+) -> Fragment {
     let [port] = &ServicePort::of(service, context.family)[..] else {
         panic!("one port");
     };
     let endpoints = crate::model::slices::merge(std::iter::once(slice), context.family);
     let key = (port.name.port.clone(), port.name.protocol);
     let endpoints = endpoints.get(&key).map_or(&[][..], Vec::as_slice);
-    fragment(port, endpoints, context)
+    fragment(port, endpoints, context, mark)
 }
 
 /// Virtual servers with their real servers, each as `10.0.0.1:80`.
@@ -206,6 +215,7 @@ fn a_load_balancer_with_policy_local_is_in_both_sets() {
             "KUBE-IPVS-IPS 198.51.100.1",
             "KUBE-LOAD-BALANCER 198.51.100.1,tcp:80",
             "KUBE-LOAD-BALANCER-LOCAL 198.51.100.1,tcp:80",
+            "KUBE-NO-LOCAL-ENDPOINTS 198.51.100.1,tcp:80",
         ]
     );
 }
@@ -301,13 +311,14 @@ fn a_node_port_is_served_on_each_node_port_address_and_bound_to_none() {
         [
             "KUBE-CLUSTER-IP 10.96.0.1,tcp:80",
             "KUBE-IPVS-IPS 10.96.0.1",
-            "KUBE-NODE-PORT-TCP 30080",
+            "KUBE-NODE-PORT-HASH 172.16.0.10,tcp:30080",
+            "KUBE-NODE-PORT-HASH 192.168.0.10,tcp:30080",
         ]
     );
 }
 
 #[test]
-fn node_ports_have_sets_by_protocol_and_policy() {
+fn node_ports_have_entries_by_address_protocol_and_policy() {
     let case = |protocol| {
         let mut service = service("ns/web")
             .named_port("p", protocol, 80)
@@ -323,23 +334,20 @@ fn node_ports_have_sets_by_protocol_and_policy() {
         entries[1].retain(|entry| entry.contains("-LOCAL-"));
         entries.concat()
     };
-    assert_eq!(
-        case(Protocol::Tcp),
-        ["KUBE-NODE-PORT-TCP 30080", "KUBE-NODE-PORT-LOCAL-TCP 30080"]
-    );
-    assert_eq!(
-        case(Protocol::Udp),
-        ["KUBE-NODE-PORT-UDP 30080", "KUBE-NODE-PORT-LOCAL-UDP 30080"]
-    );
-    assert_eq!(
-        case(Protocol::Sctp),
-        [
-            "KUBE-NODE-PORT-SCTP-HASH 172.16.0.10,sctp:30080",
-            "KUBE-NODE-PORT-SCTP-HASH 192.168.0.10,sctp:30080",
-            "KUBE-NODE-PORT-LOCAL-SCTP-HASH 172.16.0.10,sctp:30080",
-            "KUBE-NODE-PORT-LOCAL-SCTP-HASH 192.168.0.10,sctp:30080",
-        ]
-    );
+    for protocol in Protocol::ALL {
+        let name = protocol.lowercase();
+        let entry =
+            |set: &str, address: &str| format!("KUBE-NODE-PORT-{set} {address},{name}:30080");
+        assert_eq!(
+            case(protocol),
+            [
+                entry("HASH", "172.16.0.10"),
+                entry("HASH", "192.168.0.10"),
+                entry("LOCAL-HASH", "172.16.0.10"),
+                entry("LOCAL-HASH", "192.168.0.10"),
+            ]
+        );
+    }
 }
 
 #[test]
@@ -347,8 +355,8 @@ fn a_local_node_port_stays_in_the_plain_set() {
     let service = service("ns/web").port(80).node_port(30080).external_local();
     let fragment = of(&service, vec![], &context(IpFamily::V4));
     let entries = entries(&fragment);
-    assert!(entries.contains(&"KUBE-NODE-PORT-TCP 30080".to_owned()));
-    assert!(entries.contains(&"KUBE-NODE-PORT-LOCAL-TCP 30080".to_owned()));
+    assert!(entries.contains(&"KUBE-NODE-PORT-HASH 172.16.0.10,tcp:30080".to_owned()));
+    assert!(entries.contains(&"KUBE-NODE-PORT-LOCAL-HASH 172.16.0.10,tcp:30080".to_owned()));
 }
 
 #[test]

@@ -3,12 +3,16 @@
 
 mod drain;
 mod failures;
+mod marks;
 mod ownership;
 mod properties;
 
 use super::*;
 use crate::model::testing::{endpoint, service, slice, tracker};
 use crate::model::{EndpointSlice, Event, IpFamily, Protocol, Service, SliceEndpoint};
+use crate::plan::ruleset::{Rule, Table};
+use crate::plan::set::{self, SetType};
+use crate::plan::state::SetState;
 use crate::plan::testing::{Proxy, context, lines, rs, tcp, udp};
 
 fn web(endpoints: Vec<SliceEndpoint>) -> EndpointSlice {
@@ -60,12 +64,10 @@ fn a_cold_start_makes_everything_in_order() {
             "create set KUBE-LOAD-BALANCER-FW hash:ip,port IPv4 maxelem 65536",
             "create set KUBE-LOAD-BALANCER-SOURCE-CIDR hash:ip,port,net IPv4 maxelem 65536",
             "create set KUBE-LOAD-BALANCER-SOURCE-IP hash:ip,port,ip IPv4 maxelem 65536",
-            "create set KUBE-NODE-PORT-TCP bitmap:port",
-            "create set KUBE-NODE-PORT-LOCAL-TCP bitmap:port",
-            "create set KUBE-NODE-PORT-UDP bitmap:port",
-            "create set KUBE-NODE-PORT-LOCAL-UDP bitmap:port",
-            "create set KUBE-NODE-PORT-SCTP-HASH hash:ip,port IPv4 maxelem 65536",
-            "create set KUBE-NODE-PORT-LOCAL-SCTP-HASH hash:ip,port IPv4 maxelem 65536",
+            "create set KUBE-NODE-PORT-HASH hash:ip,port IPv4 maxelem 65536",
+            "create set KUBE-NODE-PORT-LOCAL-HASH hash:ip,port IPv4 maxelem 65536",
+            "create set KUBE-NO-LOCAL-ENDPOINTS hash:ip,port IPv4 maxelem 65536",
+            "create set KUBE-LOCAL-POLICY-MARK hash:ip,port skbinfo IPv4 maxelem 65536",
             "create set KUBE-HEALTH-CHECK-NODE-PORT bitmap:port",
             "create set KUBE-IPVS-IPS hash:ip IPv4 maxelem 65536",
         ]
@@ -74,7 +76,8 @@ fn a_cold_start_makes_everything_in_order() {
         lines[services..],
         [
             "add entry KUBE-IPVS-IPS 10.96.0.1",
-            "add entry KUBE-NODE-PORT-TCP 30080",
+            "add entry KUBE-NODE-PORT-HASH 172.16.0.10,tcp:30080",
+            "add entry KUBE-NODE-PORT-HASH 192.168.0.10,tcp:30080",
             "add entry KUBE-CLUSTER-IP 10.96.0.1,tcp:80",
             "add virtual server TCP 10.96.0.1:80 scheduler rr",
             "add real server TCP 10.96.0.1:80 -> 10.0.1.1:8080 weight 1 masquerade",
@@ -210,11 +213,36 @@ fn an_address_that_the_node_gets_is_served_and_unbound() {
     assert_eq!(
         lines(&proxy.sync()),
         [
+            "add entry KUBE-NODE-PORT-HASH 192.168.0.77,tcp:30080",
             "add virtual server TCP 192.168.0.77:30080 scheduler rr",
             "delete address 192.168.0.77 from kube-ipvs0",
             "delete entry KUBE-IPVS-IPS 192.168.0.77",
         ]
     );
+}
+
+#[test]
+fn sets_that_only_kube_proxy_has_go_after_its_rules() {
+    let mut proxy = synced(vec![service("ns/web").port(80)], vec![]);
+    for set in set::retired(IpFamily::V4) {
+        let state = SetState {
+            set_type: SetType::BitmapPort,
+            max_entries: 65_536,
+            entries: BTreeSet::new(),
+        };
+        proxy.kernel.state.sets.insert(set, state);
+    }
+    let chain = (Table::Nat, "KUBE-NODE-PORT".parse().unwrap());
+    let of_kube_proxy =
+        Rule::new("-p tcp -m set --match-set KUBE-NODE-PORT-TCP dst -j KUBE-MARK-MASQ");
+    let rules = &mut proxy.kernel.state.rules;
+    rules.chains.insert(chain, vec![of_kube_proxy]);
+    proxy.observe();
+    let plan = proxy.sync();
+    let kinds: Vec<_> = plan.steps().map(Step::kind).collect();
+    assert_eq!(kinds[0], "edit-rules");
+    assert_eq!(kinds[1..], ["destroy-set"; 6]);
+    assert!(proxy.restarted().sync().is_empty());
 }
 
 #[test]

@@ -162,48 +162,25 @@ fn load_balancers_are_masqueraded_unless_local() {
 }
 
 #[test]
-fn node_ports_come_by_protocol_the_local_set_first() {
-    let rule = |protocol: &str, set: &str, flags: &str, what: &str, target: &str| {
-        let note = comment(what);
-        format!("-p {protocol} {note} {} -j {target}", ms(set, flags))
+fn node_ports_match_address_and_port_the_local_set_first() {
+    let rule = |set: &str, what: &str, target: &str| {
+        format!("{} {} -j {target}", comment(what), ms(set, "dst,dst"))
     };
-    let mut expected = Vec::new();
-    for (protocol, name) in [("tcp", "TCP"), ("udp", "UDP")] {
-        expected.push(rule(
-            protocol,
-            &format!("KUBE-NODE-PORT-LOCAL-{name}"),
-            "dst",
-            &format!("Kubernetes nodeport {name} port with externalTrafficPolicy=local"),
-            "RETURN",
-        ));
-        expected.push(rule(
-            protocol,
-            &format!("KUBE-NODE-PORT-{name}"),
-            "dst",
-            &format!("Kubernetes nodeport {name} port for masquerade purpose"),
-            "KUBE-MARK-MASQ",
-        ));
-    }
-    expected.push(rule(
-        "sctp",
-        "KUBE-NODE-PORT-LOCAL-SCTP-HASH",
-        "dst,dst",
-        "Kubernetes nodeport SCTP port with externalTrafficPolicy=local with type 'hash ip:port'",
-        "RETURN",
-    ));
-    expected.push(rule(
-        "sctp",
-        "KUBE-NODE-PORT-SCTP-HASH",
-        "dst,dst",
-        "Kubernetes nodeport SCTP port for masquerade purpose with type 'hash ip:port'",
-        "KUBE-MARK-MASQ",
-    ));
-    // iptables-save escapes the quotes.
-    let expected: Vec<_> = expected
-        .iter()
-        .map(|rule| rule.replace('\'', "\\'"))
-        .collect();
-    assert_eq!(chain(&v4(), Table::Nat, "KUBE-NODE-PORT"), expected);
+    assert_eq!(
+        chain(&v4(), Table::Nat, "KUBE-NODE-PORT"),
+        [
+            rule(
+                "KUBE-NODE-PORT-LOCAL-HASH",
+                "Kubernetes nodeport address and port with externalTrafficPolicy=local",
+                "RETURN",
+            ),
+            rule(
+                "KUBE-NODE-PORT-HASH",
+                "Kubernetes nodeport address and port for masquerade purpose",
+                "KUBE-MARK-MASQ",
+            ),
+        ]
+    );
 }
 
 #[test]
@@ -218,6 +195,7 @@ fn marked_packets_and_hairpins_are_masqueraded_once() {
                 "{hairpin} {} -j MASQUERADE",
                 ms("KUBE-LOOP-BACK", "dst,dst,src")
             ),
+            "-m mark --mark 0x2000/0xffffe000 -m addrtype --src-type LOCAL -j MASQUERADE --random-fully".to_owned(),
             "-m mark ! --mark 0x4000/0x4000 -j RETURN".to_owned(),
             // `--xor-mark 0x4000` and `--or-mark 0x4000` in the words of iptables-save.
             "-j MARK --set-xmark 0x4000/0x0".to_owned(),
@@ -242,8 +220,10 @@ fn the_mark_is_configurable() {
         ["-j MARK --set-xmark 0x1/0x1"]
     );
     let postrouting = chain(&rules, Table::Nat, "KUBE-POSTROUTING");
-    assert_eq!(postrouting[1], "-m mark ! --mark 0x1/0x1 -j RETURN");
-    assert_eq!(postrouting[2], "-j MARK --set-xmark 0x1/0x0");
+    // The marks of policies make room for it.
+    assert!(postrouting[1].starts_with("-m mark --mark 0x20000000/0xe000ffff "));
+    assert_eq!(postrouting[2], "-m mark ! --mark 0x1/0x1 -j RETURN");
+    assert_eq!(postrouting[3], "-j MARK --set-xmark 0x1/0x0");
     assert!(chain(&rules, Table::Filter, "KUBE-FORWARD")[0].contains("--mark 0x1/0x1 "));
 }
 
@@ -283,7 +263,7 @@ fn source_ranges_decide_about_new_connections() {
         std::slice::from_ref(&jump)
     );
     // The node's own packets, before IPVS takes them.
-    assert_eq!(chain(&v4(), Table::Mangle, "KUBE-IPVS-OUT-FILTER"), [jump]);
+    assert_eq!(chain(&v4(), Table::Mangle, "KUBE-IPVS-OUT-FILTER")[0], jump);
     let cidr = comment(
         "Kubernetes service load balancer ip + port + source cidr for packet filter purpose",
     );
@@ -305,6 +285,42 @@ fn source_ranges_decide_about_new_connections() {
     }
 }
 
+/// The rule that drops new connections which a Local policy admits to no endpoint.
+fn no_local() -> String {
+    format!(
+        "-m conntrack --ctstate NEW -m mark ! --mark 0x2000/0xffffe000 {} {} -j DROP",
+        comment(SetId::NoLocalEndpoints.comment()),
+        ms("KUBE-NO-LOCAL-ENDPOINTS", "dst,dst")
+    )
+}
+
+#[test]
+fn pods_and_the_node_get_the_mark_of_a_policy() {
+    let set = "KUBE-LOCAL-POLICY-MARK";
+    let mark = format!(
+        "{} {} -j SET --map-set {set} dst,dst --map-mark",
+        comment(SetId::LocalPolicyMark.comment()),
+        ms(set, "dst,dst")
+    );
+    let node = format!("-m addrtype --src-type LOCAL {mark}");
+    for (name, detector, _) in detectors(IpFamily::V4) {
+        let rules = with(IpFamily::V4, detector, false);
+        let pods = match name {
+            "none" => None,
+            "bridge" => Some(format!("-i cni0 {mark}")),
+            "prefix" => Some(format!("-i veth+ {mark}")),
+            _ => Some(format!("-s 10.244.0.0/16 {mark}")),
+        };
+        let expected: Vec<String> = pods.into_iter().chain([node.clone()]).collect();
+        assert_eq!(chain(&rules, Table::Mangle, "KUBE-IPVS-MARK"), expected);
+        // The node's own packets: IPVS takes them before any other table sees them.
+        assert_eq!(
+            chain(&rules, Table::Mangle, "KUBE-IPVS-OUT-FILTER")[1..],
+            ["-j KUBE-IPVS-MARK".to_owned(), no_local()]
+        );
+    }
+}
+
 #[test]
 fn unknown_ports_of_service_addresses_are_refused() {
     let known = [
@@ -313,13 +329,8 @@ fn unknown_ports_of_service_addresses_are_refused() {
         "KUBE-EXTERNAL-IP",
         "KUBE-EXTERNAL-IP-LOCAL",
     ];
-    let mut expected = known
-        .map(|set| format!("{} -j RETURN", ms(set, "dst,dst")))
-        .to_vec();
-    expected.push(format!(
-        "{} -j RETURN",
-        ms("KUBE-HEALTH-CHECK-NODE-PORT", "dst")
-    ));
+    let mut expected = vec![no_local()];
+    expected.extend(known.map(|set| format!("{} -j RETURN", ms(set, "dst,dst"))));
     let ips = ms("KUBE-IPVS-IPS", "dst");
     expected.push(format!(
         "-m conntrack --ctstate NEW {ips} -j REJECT --reject-with icmp-port-unreachable"
@@ -341,15 +352,14 @@ fn ipv6_has_its_own_names_and_rejection() {
         reject,
         "-m conntrack --ctstate NEW -m set --match-set KUBE-6-IPVS-IPS dst -j REJECT --reject-with icmp6-port-unreachable"
     );
-    // Two names are cut to 31 bytes.
+    // One name is cut to 31 bytes.
     let all = render_edits(&edits(&rules, &Ruleset::new()));
     assert!(all.contains(" KUBE-6-LOAD-BALANCER-SOURCE-CID dst,dst,src "));
-    assert!(all.contains(" KUBE-6-NODE-PORT-LOCAL-SCTP-HAS dst,dst "));
     assert!(!all.contains("--match-set KUBE-LOAD"));
 }
 
 #[test]
-fn jumps_are_kube_proxys_and_one_more() {
+fn jumps_are_kube_proxys_and_two_more() {
     let rules = v4();
     let jumps: Vec<String> = rules
         .jumps
@@ -421,6 +431,12 @@ fn jumps_are_kube_proxys_and_one_more() {
                 "OUTPUT",
                 "kubernetes ipvs access filter",
                 "KUBE-IPVS-OUT-FILTER"
+            ),
+            jump(
+                "mangle",
+                "INPUT",
+                "kubernetes external traffic policy of pods",
+                "KUBE-IPVS-MARK"
             ),
         ]
     );

@@ -108,3 +108,95 @@ fn the_policies_pick_the_real_servers_of_each_role() {
         assert_eq!(count("172.16.0.10:30080"), expected(external));
     }
 }
+
+#[test]
+fn pods_and_the_node_reach_all_endpoints_by_a_mark() {
+    let service = service("ns/web")
+        .port(80)
+        .node_port(30080)
+        .vip("198.51.100.1")
+        .external_local();
+    let slice = slice("ns/web", "a", local_and_remote()).port(8080);
+    let fragment = with_mark(&service, &slice, &context(IpFamily::V4), Some(0x2007));
+    let all = ["10.0.1.1:8080", "10.0.2.1:8080"];
+    assert_eq!(
+        servers(&fragment),
+        [
+            pair("TCP 10.96.0.1:80", &all),
+            pair("TCP 172.16.0.10:30080", &all[..1]),
+            pair("TCP 192.168.0.10:30080", &all[..1]),
+            pair("TCP 198.51.100.1:80", &all[..1]),
+            pair("FWM 8199 IPv4", &all),
+        ]
+    );
+    let marked: Vec<_> = entries(&fragment)
+        .into_iter()
+        .filter(|entry| entry.contains("skbmark"))
+        .collect();
+    assert_eq!(
+        marked,
+        [
+            "KUBE-LOCAL-POLICY-MARK 172.16.0.10,tcp:30080 skbmark 0x2007",
+            "KUBE-LOCAL-POLICY-MARK 192.168.0.10,tcp:30080 skbmark 0x2007",
+            "KUBE-LOCAL-POLICY-MARK 198.51.100.1,tcp:80 skbmark 0x2007",
+        ]
+    );
+}
+
+#[test]
+fn only_external_addresses_with_policy_local_need_a_mark() {
+    let needs = |service: &Service| needs_mark(&ServicePort::of(service, IpFamily::V4)[0]);
+    let web = || service("ns/web").port(80);
+    assert!(!needs(&web()));
+    assert!(!needs(&web().external_local()));
+    assert!(!needs(&web().node_port(30080)));
+    assert!(!needs(&web().node_port(30080).internal_local()));
+    assert!(needs(&web().node_port(30080).external_local()));
+    assert!(needs(&web().external_ip("203.0.113.1").external_local()));
+}
+
+#[test]
+fn a_mark_keeps_clients_by_their_hash() {
+    let mut service = service("ns/web").port(80).node_port(30080).external_local();
+    service.client_ip_affinity = Some(Duration::from_mins(1));
+    let slice = slice("ns/web", "a", local_and_remote()).port(8080);
+    let fragment = with_mark(&service, &slice, &context(IpFamily::V4), Some(0x2007));
+    let key = VirtualServerKey::Mark {
+        mark: 0x2007,
+        family: IpFamily::V4,
+    };
+    let server = &wanted_at(&fragment, key).server;
+    assert_eq!(
+        (&*server.scheduler, server.flags, server.timeout),
+        ("mh", flags::SCHED_FALLBACK, 0)
+    );
+    let server = &wanted_at(&fragment, tcp("192.168.0.10:30080")).server;
+    assert_eq!(
+        (&*server.scheduler, server.flags, server.timeout),
+        ("rr", flags::PERSISTENT, 60)
+    );
+}
+
+#[test]
+fn a_local_policy_drops_where_only_others_have_endpoints() {
+    let dropped = |service: Service, endpoints| -> Vec<String> {
+        entries(&of(&service, endpoints, &context(IpFamily::V4)))
+            .into_iter()
+            .filter(|entry| entry.contains("NO-LOCAL"))
+            .collect()
+    };
+    let web = || service("ns/web").port(80).vip("198.51.100.1");
+    let afar = || vec![endpoint("10.0.2.1")];
+    let near = || vec![endpoint("10.0.1.1").local(), endpoint("10.0.2.1")];
+    let cluster_ip = "KUBE-NO-LOCAL-ENDPOINTS 10.96.0.1,tcp:80";
+    let vip = "KUBE-NO-LOCAL-ENDPOINTS 198.51.100.1,tcp:80";
+    assert_eq!(dropped(web().external_local(), afar()), [vip]);
+    assert_eq!(dropped(web().internal_local(), afar()), [cluster_ip]);
+    let both = web().internal_local().external_local();
+    assert_eq!(dropped(both, afar()), [cluster_ip, vip]);
+    assert!(dropped(web(), afar()).is_empty());
+    assert!(dropped(web().external_local(), near()).is_empty());
+    // Nobody anywhere: refused, not dropped.
+    let both = web().internal_local().external_local();
+    assert!(dropped(both, vec![]).is_empty());
+}

@@ -177,10 +177,7 @@ fn sets_and_chains_of_others_stay() {
     let state = &proxy.kernel.state;
     assert_eq!(state.sets[&name], kept);
     let input = crate::plan::ruleset::ChainName::new("INPUT").unwrap();
-    let rules = state
-        .rules
-        .rules(crate::plan::ruleset::Table::Filter, &input)
-        .unwrap();
+    let rules = state.rules.rules(Table::Filter, &input).unwrap();
     assert_eq!(rules.last().unwrap().as_str(), "-j MINE");
 }
 

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Marks follow from who claims one, not from the order in which they came.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn name(service: &str, protocol: Protocol) -> ServicePortName {
+    ServicePortName {
+        service: ServiceName::new("ns", service),
+        port: "".into(),
+        protocol,
+    }
+}
+
+fn low() -> MarkRange {
+    MarkRange::beside(0x4000)
+}
+
+#[test]
+fn marks_stay_clear_of_the_masquerade_bit() {
+    for bit in 0..32 {
+        let masquerade = 1 << bit;
+        let range = MarkRange::beside(masquerade);
+        for slot in [0, 1, 0x0fff, 0x1fff] {
+            let mark = range.mark(slot);
+            assert!(range.contains(mark), "{mark:#x}");
+            assert_eq!(mark & masquerade, 0, "{mark:#x}");
+            assert!(!range.contains(mark | masquerade), "{mark:#x}");
+        }
+    }
+    assert_eq!((low().value(), low().mask()), (0x2000, 0xffff_e000));
+    assert!(!low().contains(0) && !low().contains(1) && !low().contains(0x1fff));
+}
+
+#[test]
+fn a_mark_tells_its_protocol() {
+    for range in [low(), MarkRange::beside(1)] {
+        for wanted in Protocol::ALL {
+            let mut marks = Marks::new(range);
+            let port = name("web", wanted);
+            marks.replace_service(&port.service, 0, &[port.clone()].into());
+            let mark = marks.of(&port).unwrap();
+            assert_eq!(protocol(mark), Some(wanted), "{mark:#x}");
+        }
+    }
+    assert_eq!(protocol(7), None);
+    assert_eq!(protocol(0x2000_0001), None);
+}
+
+#[test]
+fn a_service_that_is_made_anew_has_its_mark_again() {
+    let mut marks = Marks::new(low());
+    let port = name("web", Protocol::Tcp);
+    let ports = BTreeSet::from([port.clone()]);
+    marks.replace_service(&port.service, 1, &ports);
+    let mark = marks.of(&port);
+    assert!(mark.is_some());
+    marks.replace_service(&port.service, 1, &BTreeSet::new());
+    assert_eq!(marks.of(&port), None);
+    marks.replace_service(&port.service, 2, &ports);
+    assert_eq!(marks.of(&port), mark);
+}
+
+/// The places when the oldest chooses first.
+fn expected(table: &Table, claims: &BTreeSet<Claim>) -> BTreeMap<ServicePortName, Option<u16>> {
+    let mut taken = BTreeSet::new();
+    let mut expected = BTreeMap::new();
+    for (_, name) in claims {
+        let mut place = table.home(name);
+        let mut found = None;
+        for _ in 0..table.size {
+            if taken.insert(place) {
+                found = Some(place);
+                break;
+            }
+            place = table.next(place);
+        }
+        expected.insert(name.clone(), found);
+    }
+    expected
+}
+
+proptest! {
+    /// With so few places that they collide and run out.
+    #[test]
+    fn the_oldest_chooses_first_whatever_the_order(
+        changes in proptest::collection::vec((0..14_u8, 0..3_i64, any::<bool>()), 1..60),
+    ) {
+        let mut table = Table::new(3, 8);
+        let mut claims: BTreeMap<ServicePortName, i64> = BTreeMap::new();
+        for (number, created, is_wanted) in changes {
+            let port = name(&format!("s{number}"), Protocol::Tcp);
+            let before = table.claims.clone();
+            let mut moved = BTreeSet::new();
+            table.withdraw(&port, &mut moved);
+            claims.remove(&port);
+            if is_wanted {
+                claims.insert(port.clone(), created);
+                table.claim((created, port.clone()), &mut moved);
+            }
+            let in_order: BTreeSet<Claim> =
+                claims.iter().map(|(name, created)| (*created, name.clone())).collect();
+            let found: BTreeMap<_, _> =
+                table.claims.iter().map(|(name, (_, place))| (name.clone(), *place)).collect();
+            prop_assert_eq!(&found, &expected(&table, &in_order));
+            // Whoever has another place than before was told.
+            for (name, (_, place)) in &table.claims {
+                let is_same = before.get(name).is_some_and(|(_, before)| before == place);
+                prop_assert!(is_same || *name == port || moved.contains(&name.service));
+            }
+        }
+    }
+}
