@@ -10,6 +10,7 @@ mod reload;
 mod start;
 
 use std::ffi::OsString;
+use std::net::IpAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -154,12 +155,9 @@ async fn print_plan(settings: Settings, output: OutputFormat) -> anyhow::Result<
     let updates = tokio::time::timeout(PLAN_PATIENCE, reading)
         .await
         .context("the source did not become complete in time")??;
-    let parts = parts(
-        Arc::new(settings),
-        clock,
-        &exec,
-        Arc::new(crate::reconcile::observer::Unobserved),
-    )?;
+    let api_server = api_server(&settings).await?;
+    let nobody = Arc::new(crate::reconcile::observer::Unobserved);
+    let parts = parts(Arc::new(settings), clock, &exec, nobody, api_server)?;
     let plans = Reconciler::new(parts)?.plan_only(updates)?;
     match output {
         OutputFormat::Text => plans.iter().for_each(|plan| print!("{plan}")),
@@ -176,17 +174,28 @@ async fn print_plan(settings: Settings, output: OutputFormat) -> anyhow::Result<
     })
 }
 
+/// The address of the API server, where that is known without asking for a name.
+async fn api_server(settings: &Settings) -> anyhow::Result<Option<IpAddr>> {
+    match source_of(settings) {
+        Source::Kubernetes(config) => Ok(kubernetes::server_address(&config).await?),
+        Source::Manifests(_) => Ok(None),
+    }
+}
+
 fn parts(
     settings: Arc<Settings>,
     clock: Clock,
     exec: &Arc<dyn Exec>,
     observer: Arc<dyn crate::reconcile::observer::Observer>,
+    api_server: Option<IpAddr>,
 ) -> anyhow::Result<Parts<Box<dyn Kernel>>> {
     let mut opened = start::open(&settings, exec)?;
     let chosen = &opened.backends;
     observer.iptables_backend(chosen.backend.as_str(), chosen.reason.as_str());
     let facts = NodeFacts {
         addresses: opened.kernel.node_addresses()?,
+        gateways: opened.kernel.gateways()?,
+        api_server,
         kernel: opened.version,
         tcp_is_liberal: ConntrackSettings::default().is_liberal(),
         comparing: opened.comparing,
@@ -278,7 +287,8 @@ async fn proxy(
         dataplane: metrics.dataplane.clone(),
         is_large: false.into(),
     });
-    let mut parts = parts(settings, clock, &exec, observer)?;
+    let api_server = api_server(&settings).await?;
+    let mut parts = parts(settings, clock, &exec, observer, api_server)?;
     if parts.facts.counts_packets {
         parts.facts.counts_packets = start::count_packets(&metrics.registry)?;
     }

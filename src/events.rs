@@ -38,6 +38,8 @@ pub mod reason {
     pub const INVALID_SERVICE: &str = "InvalidService";
     /// Another Service has the address and port.
     pub const ADDRESS_CONFLICT: &str = "AddressConflict";
+    /// An address of a Service is somebody's: the node does not take it for its own.
+    pub const ADDRESS_NOT_BOUND: &str = "AddressNotBound";
     /// The kernel does not take what the Service needs.
     pub const REFUSED_BY_KERNEL: &str = "RefusedByKernel";
     /// What an annotation asks for cannot be done here.

@@ -189,15 +189,11 @@ impl<K: Kernel> Reconciler<K> {
                     self.request();
                 }
             }
-            Input::NodeAddresses => match self.kernel.node_addresses() {
-                Ok(addresses) if addresses != self.facts.addresses => {
-                    self.facts.addresses = addresses;
-                    self.facts_changed = true;
+            Input::NodeAddresses => {
+                if self.look_at_addresses() {
                     self.request();
                 }
-                Ok(_) => {}
-                Err(error) => warn!(error = %ErrorChain(&error), "node addresses unknown"),
-            },
+            }
             Input::Settings(settings) => {
                 self.runner
                     .set_periods(settings.sync.min_period, settings.sync.period);
@@ -208,6 +204,26 @@ impl<K: Kernel> Reconciler<K> {
                 self.request();
             }
         }
+    }
+
+    /// Asks for the node's addresses and gateways. Says whether others are there than before.
+    fn look_at_addresses(&mut self) -> bool {
+        let found = self.kernel.node_addresses();
+        let found = found.and_then(|addresses| Ok((addresses, self.kernel.gateways()?)));
+        let (addresses, gateways) = match found {
+            Ok(found) => found,
+            Err(error) => {
+                warn!(error = %ErrorChain(&error), "node addresses unknown");
+                return false;
+            }
+        };
+        let is_news = addresses != self.facts.addresses || gateways != self.facts.gateways;
+        if is_news {
+            self.facts.addresses = addresses;
+            self.facts.gateways = gateways;
+            self.facts_changed = true;
+        }
+        is_news
     }
 
     fn request(&mut self) {
@@ -309,6 +325,10 @@ impl<K: Kernel> Reconciler<K> {
         let changes = self.tracker.take();
         self.observer.changes_taken(&changes);
         self.look_for_schedulers(&changes, is_audit);
+        if is_audit {
+            // A route that changes alone is told to nobody.
+            self.look_at_addresses();
+        }
         if std::mem::take(&mut self.facts_changed) {
             self.renew_contexts();
         }

@@ -245,6 +245,7 @@ fn context(family: IpFamily) -> Context {
         node_ip: Some(node),
         node_addresses: [node].into(),
         node_port_addresses: [node].into(),
+        held_addresses: std::collections::BTreeMap::new(),
         scheduler: "rr".into(),
         missing_schedulers: BTreeSet::new(),
         drain_limit: Duration::from_hours(1),

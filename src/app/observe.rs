@@ -222,6 +222,10 @@ impl Observer for LoopObserver {
         self.sync.conntrack_cleaned(family, duration, deleted);
     }
 
+    fn unbound_addresses(&self, family: IpFamily, addresses: usize) {
+        self.dataplane.unbound_addresses(family, addresses);
+    }
+
     fn draining(&self, servers: usize) {
         self.sync.draining_servers(servers);
     }

@@ -90,6 +90,9 @@ pub trait Kernel: Send {
 
     /// The addresses of this node on links other than ours, without loopback and link-local ones.
     fn node_addresses(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError>;
+
+    /// The next hops of the default routes.
+    fn gateways(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError>;
 }
 
 impl fmt::Debug for dyn Kernel {
@@ -146,5 +149,9 @@ impl Kernel for Box<dyn Kernel> {
 
     fn node_addresses(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError> {
         (**self).node_addresses()
+    }
+
+    fn gateways(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError> {
+        (**self).gateways()
     }
 }

@@ -38,7 +38,7 @@ use crate::telemetry::ErrorChain;
 
 pub use netfilter::Netfilter;
 pub use parts::node_addresses;
-use parts::{conntrack_stats, cost_of, delete_flows};
+use parts::{conntrack_stats, cost_of, delete_flows, gateways};
 use rules::Rules;
 
 /// Most steps that are turned into messages at a time. More saves nothing and takes memory.
@@ -426,6 +426,10 @@ impl Kernel for Linux {
 
     fn node_addresses(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError> {
         node_addresses(&mut self.links)
+    }
+
+    fn gateways(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError> {
+        gateways(&mut self.links)
     }
 }
 

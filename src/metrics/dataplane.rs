@@ -5,6 +5,7 @@ use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Registry};
 
 use super::{MetricsError, counter, counters, gauges};
 use crate::dataplane::kernel::Cost;
+use crate::model::IpFamily;
 
 /// What became of a difference that an audit found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +27,7 @@ pub struct DataplaneMetrics {
     iptables_backend: IntGaugeVec,
     capabilities: IntGaugeVec,
     unwritable_sysctls: IntGaugeVec,
+    unbound_addresses: IntGaugeVec,
 }
 
 impl DataplaneMetrics {
@@ -79,6 +81,12 @@ impl DataplaneMetrics {
                 "1 for a kernel setting that could not be written",
                 &["name"],
             )?,
+            unbound_addresses: gauges(
+                r,
+                "kube_proxy_rs_unbound_addresses",
+                "Addresses of Services that are somebody's, and therefore not on kube-ipvs0",
+                &["ip_family"],
+            )?,
         })
     }
 
@@ -119,6 +127,13 @@ impl DataplaneMetrics {
         self.capabilities
             .with_label_values(&[name])
             .set(i64::from(available));
+    }
+
+    /// So many addresses of Services are somebody's.
+    pub fn unbound_addresses(&self, family: IpFamily, addresses: usize) {
+        self.unbound_addresses
+            .with_label_values(&[family.as_str()])
+            .set(i64::try_from(addresses).unwrap_or(i64::MAX));
     }
 
     /// A sysctl could, or could not, be written. `name` is its path below `/proc/sys` or `/sys`.

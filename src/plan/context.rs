@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! PURE: what planning needs to know besides Services and endpoints: the node and the settings.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::finding::Holder;
 use super::object::Timeouts;
 use crate::model::IpFamily;
 use crate::model::ipvs_options::Scheduler;
@@ -27,6 +28,8 @@ pub struct Context {
     pub node_addresses: BTreeSet<IpAddr>,
     /// Those of them on which node ports answer.
     pub node_port_addresses: BTreeSet<IpAddr>,
+    /// Others' addresses. They are not bound either, but as a cluster IP, which is nobody else's.
+    pub held_addresses: BTreeMap<IpAddr, Holder>,
     pub scheduler: Arc<str>,
     /// Schedulers that some Service asked for and that the kernel lacks.
     pub missing_schedulers: BTreeSet<Scheduler>,

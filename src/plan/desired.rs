@@ -6,11 +6,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::finding::Finding;
+use super::finding::{Finding, Holder};
 use super::fragment::{Fragment, WantedServer};
-use super::object::VirtualServerKey;
+use super::object::{RealServers, VirtualServerKey};
 use super::set::{SetEntry, SetId};
 use crate::model::{ServiceName, ServicePortName};
 
@@ -58,6 +59,10 @@ pub struct Desired {
     /// Those with more than one claim.
     contested: BTreeSet<VirtualServerKey>,
     addresses: BTreeMap<IpAddr, u32>,
+    /// Of real servers.
+    real_addresses: BTreeMap<IpAddr, u32>,
+    /// Those of `addresses` that real servers have: not bound, or nobody here would reach them.
+    held: BTreeSet<IpAddr>,
     entries: BTreeMap<SetId, BTreeMap<SetEntry, u32>>,
     no_local_internal: BTreeSet<ServicePortName>,
     no_local_external: BTreeSet<ServicePortName>,
@@ -108,6 +113,7 @@ impl Desired {
             return;
         }
         let old = self.fragments.remove(&name);
+        self.exchange_real_addresses(old.as_ref(), new.as_ref(), touched);
         let changed = changed_servers(old.as_ref(), new.as_ref());
         // What the claimants that have the virtual servers want beside them, before the change.
         let mut released: Vec<EntryOf> = Vec::new();
@@ -142,6 +148,7 @@ impl Desired {
             for address in &new.addresses {
                 if count_up(&mut self.addresses, *address) {
                     touched.addresses.insert(*address);
+                    self.find_holder(*address, touched);
                 }
             }
             self.fragments.insert(name, new);
@@ -155,6 +162,7 @@ impl Desired {
             for address in &old.addresses {
                 if count_down(&mut self.addresses, address) {
                     touched.addresses.insert(*address);
+                    self.find_holder(*address, touched);
                 }
             }
         }
@@ -187,6 +195,41 @@ impl Desired {
             if claims.is_empty() {
                 self.virtual_servers.remove(key);
             }
+        }
+    }
+
+    fn exchange_real_addresses(
+        &mut self,
+        old: Option<&Fragment>,
+        new: Option<&Fragment>,
+        touched: &mut Touched,
+    ) {
+        let (released, acquired) = (real_addresses(old), real_addresses(new));
+        for address in acquired.difference(&released) {
+            if count_up(&mut self.real_addresses, *address) {
+                self.find_holder(*address, touched);
+            }
+        }
+        for address in released.difference(&acquired) {
+            if count_down(&mut self.real_addresses, address) {
+                self.find_holder(*address, touched);
+            }
+        }
+    }
+
+    /// Looks whether an address that Services claim is a real server's.
+    fn find_holder(&mut self, address: IpAddr, touched: &mut Touched) {
+        let is_held =
+            self.addresses.contains_key(&address) && self.real_addresses.contains_key(&address);
+        let is_news = if is_held {
+            self.held.insert(address)
+        } else {
+            self.held.remove(&address)
+        };
+        if is_news {
+            touched.addresses.insert(address);
+            let entry = (SetId::IpvsIps, SetEntry::Ip(address));
+            touched.entries.insert(entry);
         }
     }
 
@@ -228,7 +271,7 @@ impl Desired {
     }
 
     pub fn wants_address(&self, address: &IpAddr) -> bool {
-        self.addresses.contains_key(address)
+        self.addresses.contains_key(address) && !self.held.contains(address)
     }
 
     pub fn addresses(&self) -> impl Iterator<Item = &IpAddr> {
@@ -236,6 +279,9 @@ impl Desired {
     }
 
     pub fn wants_entry(&self, set: SetId, entry: &SetEntry) -> bool {
+        if let (SetId::IpvsIps, SetEntry::Ip(address)) = (set, entry) {
+            return self.wants_address(address);
+        }
         self.entries
             .get(&set)
             .is_some_and(|entries| entries.contains_key(entry))
@@ -244,6 +290,9 @@ impl Desired {
     /// Wants the entry, or one that takes its place.
     pub fn wants_alternative(&self, set: SetId, entry: &SetEntry) -> bool {
         let (first, last) = entry.alternatives();
+        if first == last {
+            return self.wants_entry(set, entry);
+        }
         self.entries
             .get(&set)
             .is_some_and(|entries| entries.range(first..=last).next().is_some())
@@ -291,13 +340,25 @@ impl Desired {
         conflicts
     }
 
-    /// What Services ask for and do not get. Costs what there is of that.
-    pub fn findings(&self) -> impl Iterator<Item = (&ServicePortName, &Finding)> {
-        self.with_findings.iter().flat_map(|name| {
+    /// What Services ask for and do not get.
+    pub fn findings(&self) -> BTreeSet<(ServicePortName, Finding)> {
+        let mut findings = BTreeSet::new();
+        for name in &self.with_findings {
             let extras = self.fragments.get(name).and_then(|f| f.extras.as_deref());
-            let findings = extras.map_or(&[][..], |extras| &extras.findings);
-            findings.iter().map(move |finding| (name, finding))
-        })
+            let of_port = extras.into_iter().flat_map(|extras| &extras.findings);
+            findings.extend(of_port.map(|finding| (name.clone(), finding.clone())));
+        }
+        if !self.held.is_empty() {
+            for (name, fragment) in &self.fragments {
+                let held = fragment.addresses.iter().filter(|a| self.held.contains(*a));
+                let holder = Holder::Endpoint;
+                findings.extend(held.map(|address| {
+                    let address = *address;
+                    (name.clone(), Finding::NotBound { address, holder })
+                }));
+            }
+        }
+        findings
     }
 
     /// What the Service that has a virtual server says about its removed endpoints.
@@ -344,6 +405,23 @@ impl Desired {
     pub fn fragments(&self) -> &BTreeMap<ServicePortName, Fragment> {
         &self.fragments
     }
+}
+
+/// The addresses of all real servers of a fragment. Most virtual servers of one share them.
+fn real_addresses(fragment: Option<&Fragment>) -> BTreeSet<IpAddr> {
+    let mut seen: Vec<*const RealServers> = Vec::new();
+    let mut addresses = BTreeSet::new();
+    for wanted in fragment
+        .into_iter()
+        .flat_map(|f| f.virtual_servers.values())
+    {
+        let shared = Arc::as_ptr(&wanted.real_servers);
+        if !seen.contains(&shared) {
+            seen.push(shared);
+            addresses.extend(wanted.real_servers.keys().map(|key| key.address));
+        }
+    }
+    addresses
 }
 
 fn set_member(members: &mut BTreeSet<ServicePortName>, name: &ServicePortName, is_member: bool) {

@@ -268,7 +268,9 @@ impl Comparison<'_> {
         let in_use = in_use
             .flat_map(|set| &set.entries)
             .filter(|entry| !self.desired.wants_entry(id, entry) && self.is_in_use(id, entry));
-        for entry in self.desired.entries(id).chain(in_use) {
+        let wanted = self.desired.entries(id);
+        let wanted = wanted.filter(|entry| self.desired.wants_entry(id, entry));
+        for entry in wanted.chain(in_use) {
             let set = replacement.clone();
             plan.push(Phase::Sets, Step::AddEntry { set, entry: *entry });
         }

@@ -2,17 +2,48 @@
 //! PURE: what a Service asks of IPVS mode and does not get here: said in Events and in the log.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::model::ipvs_options::Scheduler;
 
-/// Something that a Service's annotations ask for and that cannot be done.
+/// Something that a Service asks for and that cannot be done.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Finding {
     /// The kernel lacks the scheduler.
     SchedulerMissing { wanted: Scheduler, used: Arc<str> },
     /// Only `sh` and `mh` have flags.
     NoSchedulerFlags { scheduler: Arc<str> },
+    /// The address is somebody's: the node does not take it for its own.
+    NotBound { address: IpAddr, holder: Holder },
+    /// Older Services have all firewall marks.
+    NoMark,
+}
+
+/// Whose an address is that a Service claims.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Holder {
+    /// This node has it on a link that is not ours.
+    OtherLink,
+    /// The Node object names it.
+    Node,
+    /// The default route leads there.
+    Gateway,
+    ApiServer,
+    /// Endpoints of some Service have it.
+    Endpoint,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::OtherLink => "it is on another link of this node",
+            Self::Node => "it is this node's address",
+            Self::Gateway => "it is the default gateway's",
+            Self::ApiServer => "it is the API server's",
+            Self::Endpoint => "it is an endpoint's",
+        })
+    }
 }
 
 impl fmt::Display for Finding {
@@ -25,6 +56,12 @@ impl fmt::Display for Finding {
             Self::NoSchedulerFlags { scheduler } => write!(
                 f,
                 "scheduler {scheduler} has no flags, only sh and mh have; they are ignored"
+            ),
+            Self::NotBound { address, holder } => {
+                write!(f, "address {address} is not bound to kube-ipvs0: {holder}")
+            }
+            Self::NoMark => f.write_str(
+                "older Services have all firewall marks; pods and the node reach local endpoints only",
             ),
         }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::compact::CompactMap;
 use super::context::Context;
-use super::finding::Finding;
+use super::finding::{Finding, Holder};
 use super::object::{
     Forwarding, RealServer, RealServerKey, RealServers, VirtualServer, VirtualServerKey, flags,
 };
@@ -141,9 +141,18 @@ pub fn fragment(
                 of_server.insert((SetId::LocalPolicyMark, entry));
             }
         }
-        if frontend.role != Role::NodePort && !context.node_addresses.contains(&frontend.address) {
-            addresses.insert(frontend.address);
-            entries.insert((SetId::IpvsIps, SetEntry::Ip(frontend.address)));
+        let Frontend { role, address, .. } = frontend;
+        if role == Role::NodePort {
+            continue;
+        }
+        if let Some(holder) = holder(role, address, context) {
+            let finding = Finding::NotBound { address, holder };
+            if !extras.findings.contains(&finding) {
+                extras.findings.push(finding);
+            }
+        } else {
+            addresses.insert(address);
+            entries.insert((SetId::IpvsIps, SetEntry::Ip(address)));
         }
     }
     add_loop_back_entries(&mut entries, service_port.name.protocol, endpoints);
@@ -182,6 +191,16 @@ pub fn fragment(
         ),
         extras: (extras != Extras::default()).then(|| Box::new(extras)),
     }
+}
+
+/// Who has an address, so that the node must not take what is sent there for its own.
+fn holder(role: Role, address: IpAddr, context: &Context) -> Option<Holder> {
+    if context.node_addresses.contains(&address) {
+        return Some(Holder::OtherLink);
+    }
+    // A pod may reach the API server at the cluster IP of its Service, and says so.
+    let held = context.held_addresses.get(&address).copied();
+    held.filter(|_| role != Role::ClusterIp)
 }
 
 fn frontends(service_port: &ServicePort, context: &Context) -> Vec<Frontend> {

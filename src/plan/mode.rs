@@ -252,12 +252,7 @@ impl ModePlanner {
     /// What Services ask of this mode and do not get.
     pub fn findings(&self) -> BTreeSet<(ServicePortName, Finding)> {
         match self {
-            Self::Ipvs(planner) => {
-                let findings = planner.desired().findings();
-                findings
-                    .map(|(name, finding)| (name.clone(), finding.clone()))
-                    .collect()
-            }
+            Self::Ipvs(planner) => planner.findings(),
             Self::Iptables(_) => BTreeSet::new(),
         }
     }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use super::context::Context;
 use super::desired::{Desired, Touched};
 use super::diff::{self, Comparison};
+use super::finding::Finding;
 use super::fragment::{Fragment, fragment, needs_mark};
 use super::marks::{self, MarkRange, Marks};
 use super::object::{RealServerKey, RealServers, VirtualServerKey};
@@ -191,10 +192,12 @@ impl Planner {
         self.touched.extend(touched);
     }
 
-    /// Service ports that should have a mark, but older ones have them all: pods and the node reach their local
-    /// endpoints only.
-    pub fn without_marks(&self) -> impl Iterator<Item = &ServicePortName> {
-        self.marks.without()
+    /// What Services ask for and do not get.
+    pub fn findings(&self) -> BTreeSet<(ServicePortName, Finding)> {
+        let mut findings = self.desired.findings();
+        let without = self.marks.without();
+        findings.extend(without.map(|name| (name.clone(), Finding::NoMark)));
+        findings
     }
 
     /// Replaces belief by what was observed; the next plan is a full one.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A node and a planner with a fake kernel, for tests.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::check::check;
@@ -29,6 +29,7 @@ pub(crate) fn context(family: IpFamily) -> Context {
         node_ip: Some(ip(node)),
         node_addresses: addresses.clone(),
         node_port_addresses: addresses,
+        held_addresses: BTreeMap::new(),
         scheduler: "rr".into(),
         missing_schedulers: BTreeSet::new(),
         drain_limit: Duration::from_hours(1),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! From settings, Node object and addresses to what planning needs to know of the node.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use crate::config::settings::{IpvsTimeouts, Settings, SourceSettings};
 use crate::model::ipvs_options::Scheduler;
 use crate::model::node::NodeIps;
 use crate::model::{IpFamily, NodeInfo};
+use crate::plan::finding::Holder;
 use crate::plan::object::Timeouts;
 use crate::plan::{Context, Hairpin, IptablesContext, KernelVersion};
 
@@ -23,6 +24,10 @@ pub struct NodeFacts {
     pub info: Option<NodeInfo>,
     /// Addresses on all links but ours, without loopback and link-local ones.
     pub addresses: BTreeSet<IpAddr>,
+    /// Where the default routes lead.
+    pub gateways: BTreeSet<IpAddr>,
+    /// Where the API server is, if that is not a name.
+    pub api_server: Option<IpAddr>,
     pub service_cidrs: Vec<IpNet>,
     pub kernel: KernelVersion,
     /// Conntrack lets TCP packets pass that are outside of their connection's window.
@@ -84,6 +89,15 @@ impl NodeFacts {
         let addresses = self.info.as_ref().map_or(&[][..], |info| &info.addresses);
         NodeIps::new(addresses, &[], Some(settings.bind_address))
     }
+
+    /// Addresses that no Service can have, beside those of the node's links.
+    fn held_addresses(&self, family: IpFamily) -> BTreeMap<IpAddr, Holder> {
+        let node = self.info.iter().flat_map(|info| &info.addresses);
+        let held = node.map(|ip| (*ip, Holder::Node));
+        let held = held.chain(self.api_server.map(|ip| (ip, Holder::ApiServer)));
+        let held = held.chain(self.gateways.iter().map(|ip| (*ip, Holder::Gateway)));
+        held.filter(|(ip, _)| IpFamily::of(*ip) == family).collect()
+    }
 }
 
 /// The context of one family. `owns_node`: it looks after what both families share.
@@ -109,6 +123,7 @@ pub fn context(
         node_ip: node_ips.known_ip(family),
         node_port_addresses: ranges.select(&mine),
         node_addresses: mine,
+        held_addresses: facts.held_addresses(family),
         scheduler: Arc::from(settings.ipvs.scheduler.as_str()),
         missing_schedulers: facts.missing_schedulers.clone(),
         drain_limit: settings.ipvs.drain_limit,

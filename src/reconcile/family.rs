@@ -2,6 +2,7 @@
 //! The rounds of one family.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tracing::{debug, error, info, warn};
@@ -536,14 +537,28 @@ impl Family {
     fn tell_findings(&mut self, observer: &dyn Observer) {
         let findings = self.planner.findings();
         for (service, finding) in findings.difference(&self.findings) {
-            warn!(family = %self.family(), %service, %finding, "a setting is not possible");
+            warn!(family = %self.family(), %service, %finding, "not possible here");
+            let reason = match finding {
+                Finding::SchedulerMissing { .. }
+                | Finding::NoSchedulerFlags { .. }
+                | Finding::NoMark => reason::SETTING_NOT_POSSIBLE,
+                Finding::NotBound { .. } => reason::ADDRESS_NOT_BOUND,
+            };
             observer.event(Event::service(
                 service.service.clone(),
-                reason::SETTING_NOT_POSSIBLE,
+                reason,
                 action::PROGRAM,
                 format!("port {service}, {}: {finding}", self.family()),
             ));
         }
+        let unbound: BTreeSet<IpAddr> = findings
+            .iter()
+            .filter_map(|(_, finding)| match finding {
+                Finding::NotBound { address, .. } => Some(*address),
+                _ => None,
+            })
+            .collect();
+        observer.unbound_addresses(self.family(), unbound.len());
         self.findings = findings;
     }
 }

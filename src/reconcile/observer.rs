@@ -54,6 +54,9 @@ pub trait Observer: Send + Sync {
 
     fn round(&self, _round: &Round<'_>) {}
 
+    /// Number of addresses that Services claim and that are somebody's.
+    fn unbound_addresses(&self, _family: IpFamily, _addresses: usize) {}
+
     /// Number of real servers that are waited for.
     fn draining(&self, _servers: usize) {}
 

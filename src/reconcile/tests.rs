@@ -40,6 +40,7 @@ type Trouble = (&'static str, Fault);
 struct Node {
     kernel: FakeKernel,
     addresses: BTreeSet<IpAddr>,
+    gateways: BTreeSet<IpAddr>,
     /// Real servers that have connections.
     busy: BTreeSet<RealServerOf>,
     missing_schedulers: BTreeSet<Scheduler>,
@@ -167,6 +168,10 @@ impl Kernel for Shared {
 
     fn node_addresses(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError> {
         Ok(self.lock().unwrap().addresses.clone())
+    }
+
+    fn gateways(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError> {
+        Ok(self.lock().unwrap().gateways.clone())
     }
 }
 

@@ -4,6 +4,7 @@
 //!
 //! A server that does not answer changes nothing: what was sent stays true until it says otherwise.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -64,6 +65,11 @@ pub enum Error {
 /// A client of the API server, for what is no watch (events). Its requests are observed too.
 pub async fn client(config: &Config, observer: Arc<dyn Observer>) -> Result<kube::Client, Error> {
     client::new(config, observer).await
+}
+
+/// The API server's address, if the configuration has one and not a name. Does not connect.
+pub async fn server_address(config: &Config) -> Result<Option<IpAddr>, Error> {
+    client::server_address(config).await
 }
 
 /// Sends the objects of the cluster, then each change, until the receiver is dropped.

@@ -4,7 +4,7 @@
 use serde_json::json;
 
 use super::Host::{Client, Node, RemoteShell, Shell, Web1, Web2, Web3, Web4};
-use super::{At, Case, Host, Mode, Probe, Setup, Source, Want, probes};
+use super::{At, Case, Host, Probe, Setup, Source, Want, probes};
 use crate::common::manifests::{Endpoint, Service};
 use crate::common::traffic::MANY_PORTS;
 
@@ -131,19 +131,16 @@ fn affinity() -> Case {
         &[At::ClusterIp],
         Want::OneOf(BOTH, Source::Own),
     ));
-    all.extend(
-        probes(&[Node], &At::EXTERNAL, Want::OneOf(BOTH, Source::Node))
-            .into_iter()
-            .map(|probe| {
-                let why = "pending issue 5: everybody gets the local endpoints only";
-                let seen = if probe.at == At::NodePort {
-                    Source::Node
-                } else {
-                    Source::Asked
-                };
-                probe.but(Mode::Ipvs, Want::OneOf(NEAR, seen), why)
-            }),
-    );
+    all.extend(probes(
+        &[Shell],
+        &At::EXTERNAL,
+        Want::OneOf(BOTH, Source::Own),
+    ));
+    all.extend(probes(
+        &[Node],
+        &At::EXTERNAL,
+        Want::OneOf(BOTH, Source::Node),
+    ));
     Case {
         setup: Setup::ClusterCidr,
         service: sticky,

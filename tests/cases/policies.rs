@@ -235,7 +235,28 @@ fn source_ranges() -> Vec<Case> {
     ));
     let mut with_node = probes(&[Client, Node], &[At::Vip], masqueraded);
     with_node.extend(probes(&[Remote, Shell], &[At::Vip], Want::Dropped));
+    let local = vec![
+        Probe::new(Client, At::Vip, Want::Answer(NEAR, Source::Own)),
+        Probe::new(Shell, At::Vip, Want::Answer(BOTH, Source::Own)),
+        Probe::new(Node, At::Vip, Want::Answer(BOTH, Source::Node)),
+        Probe::new(Remote, At::Vip, Want::Dropped),
+    ];
     vec![
+        case(
+            with(
+                Service::new("source-ranges-local", 43, BOTH)
+                    .with("externalTrafficPolicy", json!("Local")),
+                &[
+                    "172.20.0.100/32",
+                    "172.20.0.10/32",
+                    "fd00:20::64/128",
+                    "fd00:20::a/128",
+                    "10.244.0.0/16",
+                    "fd00:244::/32",
+                ],
+            ),
+            local,
+        ),
         case(
             with(
                 Service::new("source-ranges", 40, BOTH),

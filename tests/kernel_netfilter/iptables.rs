@@ -111,6 +111,7 @@ fn context(family: IpFamily, masquerade_all: bool, local_detector: LocalDetector
         node_ip: None,
         node_addresses: BTreeSet::new(),
         node_port_addresses: BTreeSet::new(),
+        held_addresses: std::collections::BTreeMap::new(),
         scheduler: "rr".into(),
         missing_schedulers: BTreeSet::new(),
         drain_limit: Duration::from_hours(1),

@@ -87,6 +87,7 @@ fn contexts(family: IpFamily) -> Vec<Context> {
         node_ip: node.first().copied(),
         node_addresses: node.clone(),
         node_port_addresses: node,
+        held_addresses: std::collections::BTreeMap::new(),
         scheduler: "rr".into(),
         missing_schedulers: BTreeSet::new(),
         drain_limit: Duration::from_hours(1),

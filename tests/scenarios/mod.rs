@@ -17,11 +17,14 @@ use crate::common::topology::{CLUSTER_CIDRS, Family, Host, Topology};
 use crate::common::traffic::Servers;
 use crate::common::wait;
 
+mod affinity;
 mod bad_input;
 mod drain;
+mod ownership;
 mod restart;
 mod rules;
 mod schedulers;
+mod sets;
 mod settings;
 mod state;
 
@@ -47,6 +50,13 @@ pub(super) fn trials(binary: &'static Path) -> Vec<Trial> {
         scenario("settings::netmask", settings::netmask),
         scenario("settings::drain_limit", settings::drain_limit),
         scenario("rules::come_back", rules::come_back),
+        scenario("ownership::others_survive", ownership::others_survive),
+        scenario(
+            "ownership::addresses_of_others",
+            ownership::addresses_of_others,
+        ),
+        scenario("sets::outgrow_their_size", sets::outgrow_their_size),
+        scenario("affinity::follows_endpoints", affinity::follows_endpoints),
         scenario("bad_input::is_skipped", bad_input::is_skipped),
         scenario("bad_input::scheduler", bad_input::scheduler),
         scenario("bad_input::capability", bad_input::capability),

@@ -215,6 +215,7 @@ fn context(family: IpFamily) -> Context {
         node_ip: None,
         node_addresses: BTreeSet::new(),
         node_port_addresses: BTreeSet::new(),
+        held_addresses: std::collections::BTreeMap::new(),
         scheduler: "rr".into(),
         missing_schedulers: BTreeSet::new(),
         drain_limit: Duration::from_hours(1),

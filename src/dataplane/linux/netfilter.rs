@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::parts::{conntrack_stats, cost_of, delete_flows, node_addresses};
+use super::parts::{conntrack_stats, cost_of, delete_flows, gateways, node_addresses};
 use super::rules::Rules;
 use super::{outcome, sysctl_failure_kind, unobserved};
 use crate::dataplane::conntrack;
@@ -164,5 +164,9 @@ impl Kernel for Netfilter {
 
     fn node_addresses(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError> {
         node_addresses(&mut self.links)
+    }
+
+    fn gateways(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError> {
+        gateways(&mut self.links)
     }
 }

@@ -9,6 +9,7 @@ use crate::dataplane::conntrack;
 use crate::dataplane::kernel::{Cost, ObserveError};
 use crate::dataplane::links::{Address, Links, Scope};
 use crate::dataplane::netlink::SocketStats;
+use crate::model::IpFamily;
 use crate::plan::conntrack::flows::Cleanup;
 use crate::plan::step::LINK;
 
@@ -51,4 +52,15 @@ pub fn node_addresses(links: &mut Links) -> Result<BTreeSet<IpAddr>, ObserveErro
         .filter(counts)
         .map(|address| address.ip)
         .collect())
+}
+
+/// The next hops of the default routes.
+pub(super) fn gateways(links: &mut Links) -> Result<BTreeSet<IpAddr>, ObserveError> {
+    let mut gateways = BTreeSet::new();
+    for family in IpFamily::ALL {
+        let found = links.default_gateways(family);
+        let found = found.map_err(|error| unobserved("default routes", error))?;
+        gateways.extend(found.iter().map(|gateway| gateway.ip));
+    }
+    Ok(gateways)
 }

@@ -10,6 +10,7 @@ mod properties;
 use super::*;
 use crate::model::testing::{endpoint, service, slice, tracker};
 use crate::model::{EndpointSlice, Event, IpFamily, Protocol, Service, SliceEndpoint};
+use crate::plan::finding::Holder;
 use crate::plan::ruleset::{Rule, Table};
 use crate::plan::set::{self, SetType};
 use crate::plan::state::SetState;
@@ -217,6 +218,95 @@ fn an_address_that_the_node_gets_is_served_and_unbound() {
             "add virtual server TCP 192.168.0.77:30080 scheduler rr",
             "delete address 192.168.0.77 from kube-ipvs0",
             "delete entry KUBE-IPVS-IPS 192.168.0.77",
+        ]
+    );
+}
+
+/// Findings as text.
+fn findings(proxy: &Proxy) -> Vec<String> {
+    let findings = proxy.planner.desired().findings();
+    findings
+        .into_iter()
+        .map(|(service, finding)| format!("{service}: {finding}"))
+        .collect()
+}
+
+#[test]
+fn an_address_that_an_endpoint_has_is_served_and_not_bound() {
+    let services = vec![
+        service("ns/web").port(80).external_ip("203.0.113.1"),
+        service("ns/other").port(80).cluster_ips(&["10.96.0.2"]),
+    ];
+    let mut proxy = synced(services, vec![]);
+    let elsewhere = |address: &str| slice("ns/other", "a", vec![endpoint(address)]).port(8080);
+    proxy.take_in([Event::SliceApplied(elsewhere("203.0.113.1"))]);
+    assert_eq!(
+        lines(&proxy.sync()),
+        [
+            "add real server TCP 10.96.0.2:80 -> 203.0.113.1:8080 weight 1 masquerade",
+            "delete address 203.0.113.1 from kube-ipvs0",
+            "delete entry KUBE-IPVS-IPS 203.0.113.1",
+        ]
+    );
+    assert_eq!(
+        findings(&proxy),
+        ["ns/web: address 203.0.113.1 is not bound to kube-ipvs0: it is an endpoint's"]
+    );
+    assert!(proxy.restarted().sync().is_empty());
+    proxy.take_in([Event::SliceApplied(elsewhere("10.0.1.1"))]);
+    let plan = lines(&proxy.sync());
+    assert!(
+        plan.contains(&"add address 203.0.113.1 to kube-ipvs0".to_owned()),
+        "{plan:?}"
+    );
+    assert!(findings(&proxy).is_empty());
+}
+
+#[test]
+fn others_addresses_are_served_and_not_bound_but_as_cluster_ips() {
+    let services = vec![
+        service("ns/a").port(80).external_ip("192.168.0.10"),
+        service("ns/b")
+            .port(80)
+            .cluster_ips(&["10.96.0.2"])
+            .vip("192.168.0.1"),
+        service("ns/c")
+            .port(80)
+            .cluster_ips(&["10.96.0.3"])
+            .external_ip("10.96.0.9"),
+        service("default/kubernetes")
+            .port(443)
+            .cluster_ips(&["10.96.0.9"]),
+    ];
+    let context = Context {
+        held_addresses: BTreeMap::from([
+            ("192.168.0.1".parse().unwrap(), Holder::Gateway),
+            ("10.96.0.9".parse().unwrap(), Holder::ApiServer),
+        ]),
+        ..context(IpFamily::V4)
+    };
+    let mut proxy = Proxy::start(context, tracker(services, vec![]), State::default());
+    proxy.sync();
+    let bound: Vec<String> = proxy
+        .kernel
+        .state
+        .addresses
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(bound, ["10.96.0.1", "10.96.0.2", "10.96.0.3", "10.96.0.9"]);
+    for key in ["192.168.0.10:80", "192.168.0.1:80", "10.96.0.9:80"] {
+        assert!(
+            proxy.kernel.state.virtual_servers.contains_key(&tcp(key)),
+            "{key}"
+        );
+    }
+    assert_eq!(
+        findings(&proxy),
+        [
+            "ns/a: address 192.168.0.10 is not bound to kube-ipvs0: it is on another link of this node",
+            "ns/b: address 192.168.0.1 is not bound to kube-ipvs0: it is the default gateway's",
+            "ns/c: address 10.96.0.9 is not bound to kube-ipvs0: it is the API server's",
         ]
     );
 }

@@ -3,6 +3,7 @@
 //! the server's host is gone, and never retries by itself: that is the watches' business.
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -50,6 +51,14 @@ pub(super) async fn new(
         url,
         source: Box::new(source),
     })
+}
+
+/// See [`super::server_address`].
+pub(super) async fn server_address(config: &Config) -> Result<Option<IpAddr>, Error> {
+    let url = settings(config).await?.cluster_url;
+    let host = url.host().unwrap_or_default();
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    Ok(host.parse().ok())
 }
 
 /// Where the server is and who we are.

@@ -168,7 +168,9 @@ fn any_endpoint(family: IpFamily) -> impl Strategy<Value = SliceEndpoint> {
         option::weighted(0.1, 0..2_u16),
     );
     endpoint.prop_map(move |(n, is_local, condition, zone, weight)| {
-        let mut endpoint = endpoint_at(at(family, "endpoint", n));
+        // Now and then it has an address that Services claim.
+        let kind = if n == 4 { "external" } else { "endpoint" };
+        let mut endpoint = endpoint_at(at(family, kind, n % 4));
         endpoint.weight = weight.and_then(Weight::new);
         let endpoint = if is_local { endpoint.local() } else { endpoint };
         let endpoint = match condition {
