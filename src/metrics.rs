@@ -7,6 +7,7 @@
 mod dataplane;
 mod events;
 mod healthz;
+mod process;
 mod scraped;
 mod source;
 mod sync;
@@ -33,6 +34,7 @@ pub struct MetricsError(#[from] prometheus::Error);
 pub fn registry(kubernetes_version: &str) -> Result<Registry, MetricsError> {
     let registry = Registry::new();
     registry.register(Box::new(ProcessCollector::for_self()))?;
+    registry.register(Box::new(process::ProcessExtras::new()?))?;
     register_build_info(&registry, kubernetes_version)?;
     Ok(registry)
 }

@@ -344,12 +344,12 @@ fn sync_buckets() -> Vec<f64> {
         .collect()
 }
 
-/// kube-proxy's buckets for its service level: fine up to a minute, coarse up to five.
+/// kube-proxy's buckets for its service level: fine up to a minute, coarse up to five. It has one of 0, too.
 fn network_programming_buckets() -> Vec<f64> {
     let whole = (1..60)
         .chain((60..=115).step_by(5))
         .chain((120..=300).step_by(30));
-    [0.25, 0.5]
+    [0.0, 0.25, 0.5]
         .into_iter()
         .chain(whole.map(f64::from))
         .collect()

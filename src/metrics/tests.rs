@@ -198,11 +198,11 @@ fn network_programming_has_kube_proxys_buckets() {
     touch_everything(&metrics);
     let text = text(&registry);
     let bounds = upper_bounds(&text, "kubeproxy_network_programming_duration_seconds");
-    assert_eq!(bounds.len(), 2 + 59 + 12 + 7 + 1);
-    assert_eq!(bounds[..4], ["0.25", "0.5", "1", "2"]);
-    assert_eq!(bounds[59..64], ["58", "59", "60", "65", "70"]);
+    assert_eq!(bounds.len(), 3 + 59 + 12 + 7 + 1);
+    assert_eq!(bounds[..5], ["0", "0.25", "0.5", "1", "2"]);
+    assert_eq!(bounds[60..65], ["58", "59", "60", "65", "70"]);
     assert_eq!(
-        bounds[70..],
+        bounds[71..],
         [
             "105", "110", "115", "120", "150", "180", "210", "240", "270", "300", "+Inf"
         ]
