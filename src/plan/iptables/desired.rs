@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::fixed;
 use super::fragment::{Entries, Fragment, Frontend};
 use super::tree::{Prefix, Tree, TreeId};
 use crate::model::{Protocol, ServiceName, ServicePortName};
@@ -56,6 +57,17 @@ pub struct Desired {
 }
 
 impl Desired {
+    /// Without any Service: what the node alone puts into trees.
+    pub fn of_node(context: &Context) -> Self {
+        let mut desired = Self::default();
+        for (id, key, rule) in fixed::node_addresses(context) {
+            let tree = desired.trees.entry(id).or_default();
+            // The first plan looks at every node of a tree.
+            tree.set(key, Some(rule), &mut BTreeSet::new());
+        }
+        desired
+    }
+
     pub fn fragments(&self) -> &BTreeMap<ServicePortName, Fragment> {
         &self.fragments
     }

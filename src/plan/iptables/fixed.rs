@@ -6,7 +6,7 @@
 //! told at once, and not by a time-out, that an external address has no endpoints.
 
 use super::text::{self, comment};
-use super::tree::TreeId;
+use super::tree::{Key, TreeId};
 use crate::model::IpFamily;
 use crate::plan::context::{Context, Hairpin};
 use crate::plan::ruleset::{ChainName, Edit, Rule, Table};
@@ -92,12 +92,14 @@ pub fn behind(tree: TreeId, context: &Context) -> Vec<Rule> {
         TreeId::Services => node_port_jumps(
             context,
             "kubernetes service nodeports; NOTE: this must be the last rule in this chain",
-            TreeId::NodePorts.root(),
+            TreeId::NodePorts,
+            TreeId::NodeAddresses,
         ),
         TreeId::RefusedExternal => node_port_jumps(
             context,
             "kubernetes service nodeports without endpoints",
-            TreeId::RefusedNodePorts.root(),
+            TreeId::RefusedNodePorts,
+            TreeId::RefusedNodeAddresses,
         ),
         TreeId::Hairpin if context.iptables.hairpin == Hairpin::OneRule => {
             vec![Rule::new(format!(
@@ -112,35 +114,49 @@ pub fn behind(tree: TreeId, context: &Context) -> Vec<Rule> {
 
 /// The jumps for packets to addresses on which node ports answer. On loopback they answer the node itself alone:
 /// `route_localnet` lets a neighbour's packet to 127.0.0.1 in, and what is translated here gets past `KUBE-FIREWALL`.
-fn node_port_jumps(context: &Context, note: &str, target: &str) -> Vec<Rule> {
-    let note = comment(note);
+fn node_port_jumps(
+    context: &Context,
+    note: &str,
+    node_ports: TreeId,
+    addresses: TreeId,
+) -> Vec<Rule> {
+    let (note, target) = (comment(note), node_ports.root());
     let localhost = context.iptables.localhost_node_ports && context.family == IpFamily::V4;
+    let local = "-m addrtype --dst-type LOCAL";
+    let rules = match (context.iptables.node_ports_everywhere, context.family) {
+        (true, IpFamily::V4) if localhost => vec![
+            format!("-d 127.0.0.0/8 {note} -m addrtype ! --src-type LOCAL -j RETURN"),
+            format!("{note} {local} -j {target}"),
+        ],
+        (true, IpFamily::V4) => vec![format!("! -d 127.0.0.0/8 {note} {local} -j {target}")],
+        (true, IpFamily::V6) => vec![format!("! -d ::1/128 {note} {local} -j {target}")],
+        (false, _) => localhost
+            .then(|| format!("-d 127.0.0.0/8 {note} -m addrtype --src-type LOCAL -j {target}"))
+            .into_iter()
+            .chain([format!("{note} -j {}", addresses.root())])
+            .collect(),
+    };
+    rules.into_iter().map(Rule::new).collect()
+}
+
+/// What the trees of the node's addresses hold: nothing where node ports answer on all of them.
+pub fn node_addresses(context: &Context) -> Vec<(TreeId, Key, Rule)> {
     if context.iptables.node_ports_everywhere {
-        let mut rules = Vec::new();
-        let not_loopback = match context.family {
-            IpFamily::V4 if localhost => {
-                rules.push(Rule::new(format!(
-                    "-d 127.0.0.0/8 {note} -m addrtype ! --src-type LOCAL -j RETURN"
-                )));
-                ""
-            }
-            IpFamily::V4 => "! -d 127.0.0.0/8 ",
-            IpFamily::V6 => "! -d ::1/128 ",
-        };
-        let local = "-m addrtype --dst-type LOCAL";
-        rules.push(Rule::new(format!(
-            "{not_loopback}{note} {local} -j {target}"
-        )));
-        return rules;
+        return Vec::new();
     }
-    let loopback = localhost
-        .then(|| format!("-d 127.0.0.0/8 {note} -m addrtype --src-type LOCAL -j {target}"));
-    context
-        .node_port_addresses
-        .iter()
-        .map(|address| format!("-d {} {note} -j {target}", text::host(*address)))
-        .chain(loopback)
-        .map(Rule::new)
+    let leads = [
+        (TreeId::NodeAddresses, TreeId::NodePorts),
+        (TreeId::RefusedNodeAddresses, TreeId::RefusedNodePorts),
+    ];
+    let addresses = &context.node_port_addresses;
+    leads
+        .into_iter()
+        .flat_map(|(tree, to)| {
+            addresses.iter().map(move |address| {
+                let rule = format!("-d {} -j {}", text::host(*address), to.root());
+                (tree, Key::new(Some(*address), None), Rule::new(rule))
+            })
+        })
         .collect()
 }
 

@@ -65,8 +65,8 @@ struct ChainEdit {
 impl Planner {
     pub fn new(context: Context) -> Self {
         Self {
+            desired: Desired::of_node(&context),
             context,
-            desired: Desired::default(),
             believed: Believed::default(),
             touched: Touched::default(),
             former: BTreeMap::new(),
@@ -125,7 +125,7 @@ impl Planner {
             return;
         }
         self.context = context;
-        self.desired = Desired::default();
+        self.desired = Desired::of_node(&self.context);
         self.touched = Touched::default();
         self.former.clear();
         self.set_aside.clear();

@@ -171,6 +171,8 @@ pub enum TreeId {
     Services,
     /// `nat`: node ports to the chains of Service ports.
     NodePorts,
+    /// `nat`: the node's addresses on which node ports answer, where they are not all, to [`Self::NodePorts`].
+    NodeAddresses,
     /// `nat`: endpoints on this node, to masquerade a pod that reaches itself.
     Hairpin,
     /// `filter`: cluster IPs that refuse or drop.
@@ -179,6 +181,8 @@ pub enum TreeId {
     RefusedExternal,
     /// `filter`: node ports that refuse or drop.
     RefusedNodePorts,
+    /// `filter`: as [`Self::NodeAddresses`], to [`Self::RefusedNodePorts`].
+    RefusedNodeAddresses,
     /// `filter`: health-check node ports.
     HealthChecks,
     /// `filter`: load balancers with source ranges.
@@ -186,20 +190,22 @@ pub enum TreeId {
 }
 
 impl TreeId {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Services,
         Self::NodePorts,
+        Self::NodeAddresses,
         Self::Hairpin,
         Self::Refused,
         Self::RefusedExternal,
         Self::RefusedNodePorts,
+        Self::RefusedNodeAddresses,
         Self::HealthChecks,
         Self::Firewall,
     ];
 
     pub const fn table(self) -> Table {
         match self {
-            Self::Services | Self::NodePorts | Self::Hairpin => Table::Nat,
+            Self::Services | Self::NodePorts | Self::NodeAddresses | Self::Hairpin => Table::Nat,
             _ => Table::Filter,
         }
     }
@@ -209,6 +215,7 @@ impl TreeId {
         match self {
             Self::Services | Self::Refused => "KUBE-SERVICES",
             Self::NodePorts | Self::HealthChecks => "KUBE-NODEPORTS",
+            Self::NodeAddresses | Self::RefusedNodeAddresses => "KUBE-NODE-ADDRESSES",
             Self::Hairpin => "KUBE-HAIRPIN",
             Self::RefusedExternal => "KUBE-EXTERNAL-SERVICES",
             Self::RefusedNodePorts => "KUBE-EXTERNAL-NODEPORTS",
@@ -221,6 +228,7 @@ impl TreeId {
         match self {
             Self::Services | Self::Refused => "KUBE-DST-",
             Self::NodePorts => "KUBE-NPT-",
+            Self::NodeAddresses | Self::RefusedNodeAddresses => "KUBE-NAD-",
             Self::Hairpin => "KUBE-HPN-",
             Self::RefusedExternal => "KUBE-XDS-",
             Self::RefusedNodePorts => "KUBE-XNP-",

@@ -390,5 +390,21 @@ fn another_node_address_rewrites_only_what_names_it() {
         .iter()
         .map(|edit| edit.chain().as_str())
         .collect();
-    assert_eq!(changed, ["KUBE-SERVICES", "KUBE-EXTERNAL-SERVICES"]);
+    let named = ["KUBE-NODE-ADDRESSES", "KUBE-SERVICES"];
+    let refused = ["KUBE-NODE-ADDRESSES", "KUBE-EXTERNAL-SERVICES"];
+    let changed: BTreeSet<&str> = changed.into_iter().collect();
+    assert_eq!(changed, named.into_iter().chain(refused).collect());
+}
+
+#[test]
+fn many_node_addresses_make_no_long_chain() {
+    let mut context = context(IpFamily::V4);
+    context.iptables.node_ports_everywhere = false;
+    context.node_port_addresses = (0..=255).map(|n| ip(&format!("172.16.0.{n}"))).collect();
+    let mut proxy = many(60, 3);
+    proxy.planner.set_context(context, &proxy.tracker);
+    proxy.sync();
+    let chains = &proxy.kernel.state.rules.chains;
+    let longest = chains.values().map(Vec::len).max();
+    assert!(longest <= Some(32), "{longest:?}");
 }

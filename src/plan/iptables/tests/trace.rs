@@ -336,7 +336,8 @@ fn node_ports_and_where_they_answer() {
     let mut narrow = proxy.planner.context().clone();
     narrow.iptables.node_ports_everywhere = false;
     narrow.iptables.localhost_node_ports = false;
-    narrow.node_port_addresses = [ip("172.16.0.10")].into();
+    // More than fit into one chain.
+    narrow.node_port_addresses = (0..100).map(|n| ip(&format!("172.16.0.{n}"))).collect();
     for (slice, served) in [
         (both(), masqueraded(BOTH)),
         (nowhere(), just(End::Rejected)),
