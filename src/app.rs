@@ -285,7 +285,7 @@ async fn proxy(
         clock: clock.clone(),
         sync: metrics.sync.clone(),
         dataplane: metrics.dataplane.clone(),
-        is_large: false.into(),
+        planned: 0.into(),
     });
     let api_server = api_server(&settings).await?;
     let mut parts = parts(settings, clock, &exec, observer, api_server)?;

@@ -2,7 +2,7 @@
 //! Metrics and health, fed by what the loop and the source tell.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -63,12 +63,12 @@ pub(super) struct LoopObserver {
     pub(super) board: Arc<Board>,
     pub(super) health_checks: health_checks::Board,
     pub(super) events: Events,
-    /// The present round applied a large plan.
-    pub(super) is_large: AtomicBool,
+    /// Size of the plans since free memory was given back.
+    pub(super) planned: AtomicUsize,
 }
 
-/// A plan of this size is a cold start or a large change: what it freed is given back.
-const LARGE_PLAN: usize = 1_000;
+/// After plans of this size, one large one or many small ones, what they freed is given back.
+const RELEASE_AFTER: usize = 1_000;
 
 /// Most steps of a plan that the board shows, and most edits of one: a cold start has a hundred thousand.
 const SHOWN_STEPS: usize = 1_000;
@@ -158,9 +158,7 @@ impl Observer for LoopObserver {
 
     fn applied(&self, family: IpFamily, plan: &Plan, report: &Report) {
         self.board.show(family, self.clock.now(), plan, report);
-        if plan.size() >= LARGE_PLAN {
-            self.is_large.store(true, Ordering::Relaxed);
-        }
+        self.planned.fetch_add(plan.size(), Ordering::Relaxed);
         for ((kind, ok), count) in counts(plan, report) {
             self.sync.steps_applied(kind, family, ok, count);
         }
@@ -183,7 +181,8 @@ impl Observer for LoopObserver {
     }
 
     fn round(&self, round: &Round<'_>) {
-        if self.is_large.swap(false, Ordering::Relaxed) {
+        if self.planned.load(Ordering::Relaxed) >= RELEASE_AFTER {
+            self.planned.store(0, Ordering::Relaxed);
             crate::memory::release();
         }
         let scope = if round.is_full {
