@@ -3,9 +3,10 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use crate::model::ipvs_options::Scheduler;
+use crate::model::ipvs_options::{ForwardingMethod, Scheduler};
 
 /// Something that a Service asks for and that cannot be done.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,6 +19,16 @@ pub enum Finding {
     NotBound { address: IpAddr, holder: Holder },
     /// Older Services have all firewall marks.
     NoMark,
+    /// All packets are masqueraded instead.
+    NoForwarding {
+        method: ForwardingMethod,
+        obstacle: Obstacle,
+    },
+    /// Some packets are masqueraded nevertheless.
+    ForwardingInPart {
+        method: ForwardingMethod,
+        node_port: Option<NonZeroU16>,
+    },
 }
 
 /// Whose an address is that a Service claims.
@@ -46,6 +57,38 @@ impl fmt::Display for Holder {
     }
 }
 
+/// Why packets cannot be forwarded without translation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Obstacle {
+    /// No external IP and no load-balancer VIP.
+    NoVip,
+    /// The external traffic policy is Local.
+    LocalPolicy,
+    /// `--masquerade-all`.
+    MasqueradeAll,
+    /// The endpoints serve at another port.
+    TargetPort { port: u16, target: u16 },
+    /// No firewall mark is left to tell clients inside from those outside.
+    NoMark,
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoVip => f.write_str("it has no external IP and no load-balancer VIP"),
+            Self::LocalPolicy => {
+                f.write_str("with externalTrafficPolicy Local all endpoints are on this node")
+            }
+            Self::MasqueradeAll => f.write_str("--masquerade-all is set"),
+            Self::TargetPort { port, target } => write!(
+                f,
+                "packets keep their port {port}, but the endpoints serve at {target}"
+            ),
+            Self::NoMark => f.write_str("no firewall mark is left"),
+        }
+    }
+}
+
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -63,6 +106,20 @@ impl fmt::Display for Finding {
             Self::NoMark => f.write_str(
                 "older Services have all firewall marks; pods and the node reach local endpoints only",
             ),
+            Self::NoForwarding { method, obstacle } => write!(
+                f,
+                "forwarding method {method} is not possible, packets are masqueraded: {obstacle}"
+            ),
+            Self::ForwardingInPart { method, node_port } => {
+                write!(
+                    f,
+                    "forwarding method {method} is for external IPs and load-balancer VIPs, for clients outside of the cluster and endpoints on other nodes; masqueraded are the cluster IP"
+                )?;
+                if let Some(port) = node_port {
+                    write!(f, ", node port {port}")?;
+                }
+                f.write_str(" and clients in the cluster")
+            }
         }
     }
 }

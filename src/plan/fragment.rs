@@ -16,6 +16,8 @@ use super::set::{SetEntry, SetId};
 use crate::model::topology::{self, Choice};
 use crate::model::{Endpoint, Protocol, ServicePort};
 
+mod forwarding;
+
 /// What one Service port wants. Two Service ports may want the same address, entry or even virtual
 /// server; [`super::desired::Desired`] settles that.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -79,12 +81,16 @@ struct Frontend {
     role: Role,
     address: IpAddr,
     port: u16,
+    /// Clients outside must not be masqueraded: their address decides, or the endpoint answers them itself. Those inside
+    /// have another virtual server, by their mark.
+    is_split: bool,
 }
 
 /// A Service port whose external addresses answer clients outside from local endpoints, pods and the node from all:
-/// it needs a mark.
+/// it needs a mark. So does one whose packets from outside are not to be translated.
 pub fn needs_mark(service_port: &ServicePort) -> bool {
-    service_port.external_policy_local && service_port.is_externally_accessible()
+    (service_port.external_policy_local || forwarding::is_wanted(service_port))
+        && service_port.is_externally_accessible()
 }
 
 /// Computes the fragment of a Service port from all of its endpoints. `mark` is its mark, if it has one.
@@ -95,11 +101,9 @@ pub fn fragment(
     mark: Option<u32>,
 ) -> Fragment {
     let choice = topology::choose(service_port, endpoints, context.zone.as_deref());
+    let options = service_port.ipvs.as_deref();
     let mut extras = Extras {
-        drain_limit: service_port
-            .ipvs
-            .as_ref()
-            .and_then(|options| options.drain_limit),
+        drain_limit: options.and_then(|options| options.drain_limit),
         findings: Vec::new(),
     };
     let server = virtual_server(service_port, context, &mut extras.findings);
@@ -112,34 +116,42 @@ pub fn fragment(
     );
     let local_leaving = leaving.iter().copied().filter(|endpoint| endpoint.local);
     let local = real_servers(service_port, &server, &choice.local, local_leaving);
+    let method = forwarding::direct(
+        service_port,
+        &choice.cluster,
+        context,
+        mark,
+        &mut extras.findings,
+    );
+    let direct = method.map(|method| Arc::new(forwarding::of_remote(&cluster, endpoints, method)));
     let mut virtual_servers: BTreeMap<_, (&Arc<RealServers>, BTreeSet<_>)> = BTreeMap::new();
     let mut addresses = BTreeSet::new();
     let mut entries = BTreeSet::new();
-    for frontend in frontends(service_port, context) {
+    for mut frontend in frontends(service_port, context) {
         let is_local = frontend.role.is_local(service_port);
+        let direct = direct
+            .as_ref()
+            .filter(|_| forwarding::is_for(frontend.role));
+        frontend.is_split = is_local || direct.is_some();
         let key = VirtualServerKey::Address {
             address: frontend.address,
             port: frontend.port,
             protocol: service_port.name.protocol,
         };
-        let real_servers = if is_local { &local } else { &cluster };
+        let real_servers = match direct {
+            Some(direct) => direct,
+            None if is_local => &local,
+            None => &cluster,
+        };
         // An address may have two roles (an external IP that is also a load balancer's). Both have
         // the same policy, so only their entries add up.
         let (_, of_server) = virtual_servers
             .entry(key)
             .or_insert_with(|| (real_servers, BTreeSet::new()));
         add_entries(of_server, &frontend, service_port, context);
-        if is_local {
-            let Frontend { address, port, .. } = frontend;
-            let protocol = service_port.name.protocol;
-            if choice.has_any && choice.local.is_empty() {
-                let entry = SetEntry::IpPort(address, protocol, port);
-                of_server.insert((SetId::NoLocalEndpoints, entry));
-            }
-            if let Some(mark) = mark.filter(|_| frontend.role != Role::ClusterIp) {
-                let entry = SetEntry::IpPortMark(address, protocol, port, mark);
-                of_server.insert((SetId::LocalPolicyMark, entry));
-            }
+        if frontend.is_split {
+            let lacks_local = is_local && choice.has_any && choice.local.is_empty();
+            add_split_entries(of_server, &frontend, service_port, mark, lacks_local);
         }
         let Frontend { role, address, .. } = frontend;
         if role == Role::NodePort {
@@ -159,18 +171,16 @@ pub fn fragment(
     if let Some(port) = service_port.health_check_node_port {
         entries.insert((SetId::HealthCheckNodePort, SetEntry::Port(port.get())));
     }
+    let wanted = |(real_servers, entries): (&Arc<RealServers>, BTreeSet<_>)| WantedServer {
+        server: server.clone(),
+        real_servers: real_servers.clone(),
+        entries: entries.into_iter().collect(),
+    };
     let mut virtual_servers: BTreeMap<_, _> = virtual_servers
         .into_iter()
-        .map(|(key, (real_servers, entries))| {
-            let wanted = WantedServer {
-                server: server.clone(),
-                real_servers: real_servers.clone(),
-                entries: entries.into_iter().collect(),
-            };
-            (key, wanted)
-        })
+        .map(|(key, parts)| (key, wanted(parts)))
         .collect();
-    if let Some(mark) = mark {
+    if let Some(mark) = mark.filter(|_| service_port.external_policy_local || direct.is_some()) {
         let family = service_port.family;
         let wanted = WantedServer {
             server: marked_server(server),
@@ -211,6 +221,7 @@ fn frontends(service_port: &ServicePort, context: &Context) -> Vec<Frontend> {
                 role,
                 address: *address,
                 port,
+                is_split: false,
             })
             .collect::<Vec<_>>()
     };
@@ -333,6 +344,26 @@ fn lacks_local(choice: &Choice<'_>, policy_is_local: bool) -> bool {
     policy_is_local && choice.has_any && choice.local.is_empty()
 }
 
+/// The entries of a frontend at which clients outside and inside have different virtual servers.
+fn add_split_entries(
+    entries: &mut BTreeSet<(SetId, SetEntry)>,
+    frontend: &Frontend,
+    service_port: &ServicePort,
+    mark: Option<u32>,
+    lacks_local: bool,
+) {
+    let Frontend { address, port, .. } = *frontend;
+    let protocol = service_port.name.protocol;
+    if lacks_local {
+        let entry = SetEntry::IpPort(address, protocol, port);
+        entries.insert((SetId::NoLocalEndpoints, entry));
+    }
+    if let Some(mark) = mark.filter(|_| frontend.role != Role::ClusterIp) {
+        let entry = SetEntry::IpPortMark(address, protocol, port, mark);
+        entries.insert((SetId::LocalPolicyMark, entry));
+    }
+}
+
 /// The entries that make the fixed rules masquerade, admit or filter a frontend.
 fn add_entries(
     entries: &mut BTreeSet<(SetId, SetEntry)>,
@@ -344,16 +375,16 @@ fn add_entries(
         role,
         address,
         port,
+        is_split,
     } = *frontend;
     let protocol = service_port.name.protocol;
-    let is_local = role.is_local(service_port);
     let frontend_entry = SetEntry::IpPort(address, protocol, port);
     match role {
         Role::ClusterIp => {
             entries.insert((SetId::ClusterIp, frontend_entry));
         }
         Role::ExternalIp => {
-            let set = if is_local {
+            let set = if is_split {
                 SetId::ExternalIpLocal
             } else {
                 SetId::ExternalIp
@@ -362,7 +393,7 @@ fn add_entries(
         }
         Role::LoadBalancer => {
             entries.insert((SetId::LoadBalancer, frontend_entry));
-            if is_local {
+            if is_split {
                 entries.insert((SetId::LoadBalancerLocal, frontend_entry));
             }
             if !service_port.load_balancer_source_ranges.is_empty() {
@@ -384,7 +415,7 @@ fn add_entries(
         }
         Role::NodePort => {
             entries.insert((SetId::NodePort, frontend_entry));
-            if is_local {
+            if is_split {
                 entries.insert((SetId::NodePortLocal, frontend_entry));
             }
         }

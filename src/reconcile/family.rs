@@ -541,6 +541,8 @@ impl Family {
             let reason = match finding {
                 Finding::SchedulerMissing { .. }
                 | Finding::NoSchedulerFlags { .. }
+                | Finding::NoForwarding { .. }
+                | Finding::ForwardingInPart { .. }
                 | Finding::NoMark => reason::SETTING_NOT_POSSIBLE,
                 Finding::NotBound { .. } => reason::ADDRESS_NOT_BOUND,
             };

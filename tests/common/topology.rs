@@ -51,6 +51,8 @@ pub enum Host {
     Remote,
     /// Somebody outside the cluster.
     Client,
+    /// A server that is no pod, on the wire.
+    Lan,
     /// A pod on the node that is never an endpoint.
     Shell,
     Web1,
@@ -63,10 +65,11 @@ pub enum Host {
 }
 
 impl Host {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Node,
         Self::Remote,
         Self::Client,
+        Self::Lan,
         Self::Shell,
         Self::Web1,
         Self::Web2,
@@ -82,6 +85,7 @@ impl Host {
             Self::Node => "node",
             Self::Remote => "remote",
             Self::Client => "client",
+            Self::Lan => "lan",
             Self::Shell => "shell",
             Self::Web1 => "web-1",
             Self::Web2 => "web-2",
@@ -96,7 +100,7 @@ impl Host {
         match self {
             Self::Shell | Self::Web1 | Self::Web2 => Some(Self::Node),
             Self::Web3 | Self::Web4 | Self::RemoteShell => Some(Self::Remote),
-            Self::Node | Self::Remote | Self::Client => None,
+            Self::Node | Self::Remote | Self::Client | Self::Lan => None,
         }
     }
 
@@ -106,6 +110,7 @@ impl Host {
             Self::Node => wire_address(family, 10),
             Self::Remote => wire_address(family, 11),
             Self::Client => wire_address(family, 100),
+            Self::Lan => wire_address(family, 50),
             Self::Shell => pod_address(family, 1, 10),
             Self::Web1 => pod_address(family, 1, 11),
             Self::Web2 => pod_address(family, 1, 12),
@@ -248,7 +253,7 @@ impl Topology {
     }
 
     fn wire_up(&self) -> Result<()> {
-        let plugged = [Host::Node, Host::Remote, Host::Client].map(|host| {
+        let plugged = [Host::Node, Host::Remote, Host::Client, Host::Lan].map(|host| {
             let (name, there) = (host.name(), self.host(host).path());
             format!(
                 "link add {name} type veth peer name eth0 netns {there}\n\
@@ -260,6 +265,11 @@ impl Topology {
             self.wire_up_node(node)
                 .with_context(|| format!("in {node}"))?;
         }
+        let to_pods = Family::ALL.map(|f| route(&network(pod_address(f, 1, 0)), Host::Node, f));
+        let at_lan = [UP.to_owned(), addresses(Host::Lan), to_pods.concat()];
+        self.host(Host::Lan)
+            .ip(&at_lan.concat())
+            .context("in lan")?;
         let to_second = Family::ALL.map(|f| route(&network(second_node_address(f)), Host::Node, f));
         let at_client = [UP.to_owned(), addresses(Host::Client)]
             .into_iter()

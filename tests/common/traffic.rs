@@ -138,7 +138,8 @@ impl Servers {
             let ports = WEB_PORTS.into_iter().chain(MANY_PORTS);
             ports.map(move |port| (host, port))
         });
-        for (host, port) in web.chain([(Host::Node, HOST_PORT)]) {
+        let others = [(Host::Node, HOST_PORT), (Host::Lan, WEB_PORTS[0])];
+        for (host, port) in web.chain(others) {
             for protocol in Protocol::ALL.into_iter().filter(|p| is_supported(*p)) {
                 for family in Family::ALL {
                     serve(&runtime, topology, host, protocol, family, port)
@@ -319,6 +320,20 @@ impl Connection {
             .context("the connection is broken")?;
         if &back != text {
             bail!("the echo came back as {:?}", String::from_utf8_lossy(&back));
+        }
+        Ok(())
+    }
+
+    /// Sends so many bytes, more than one packet takes, and reads them back.
+    pub fn echo_much(&mut self, count: usize) -> Result<()> {
+        let text = vec![b'x'; count];
+        self.reader.get_mut().write_all(&text)?;
+        let mut back = vec![0; count];
+        self.reader
+            .read_exact(&mut back)
+            .context("the connection is broken")?;
+        if back != text {
+            bail!("the echo is another text");
         }
         Ok(())
     }

@@ -20,6 +20,7 @@ use crate::common::wait;
 mod affinity;
 mod bad_input;
 mod drain;
+mod forwarding;
 mod ownership;
 mod restart;
 mod rules;
@@ -57,6 +58,10 @@ pub(super) fn trials(binary: &'static Path) -> Vec<Trial> {
         ),
         scenario("sets::outgrow_their_size", sets::outgrow_their_size),
         scenario("affinity::follows_endpoints", affinity::follows_endpoints),
+        scenario(
+            "forwarding::replies_go_straight",
+            forwarding::replies_go_straight,
+        ),
         scenario("bad_input::is_skipped", bad_input::is_skipped),
         scenario("bad_input::scheduler", bad_input::scheduler),
         scenario("bad_input::capability", bad_input::capability),

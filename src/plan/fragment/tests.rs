@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What one Service port wants: kube-proxy's tables of virtual servers, addresses and set entries.
 
+mod forwarding;
 mod options;
 mod policies;
 

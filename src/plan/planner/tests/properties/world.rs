@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
 use super::*;
-use crate::model::ipvs_options::{Scheduler, Weight};
+use crate::model::ipvs_options::{ForwardingMethod, Scheduler, Tunnel, Weight};
 use crate::model::testing::{endpoint_at, ip, service_name};
 use crate::model::{IpvsOptions, ServiceName, SliceName};
 use crate::plan::object::{Forwarding, RealServer, VirtualServer};
@@ -71,9 +71,19 @@ fn options() -> impl Strategy<Value = Option<IpvsOptions>> {
         (select(&["10.0.1.0/30", "fd00:10::/64"][..]), 0..3_u16),
         0..2,
     );
-    let settings = (option::of(scheduler), option::of(any::<bool>()), weights);
+    let methods = [
+        ForwardingMethod::Masquerade,
+        ForwardingMethod::DirectRouting,
+        ForwardingMethod::Tunnel(Tunnel::Gre),
+    ];
+    let settings = (
+        option::of(scheduler),
+        option::of(any::<bool>()),
+        weights,
+        select(methods.to_vec()),
+    );
     option::weighted(0.3, settings).prop_map(|settings| {
-        let (scheduler, hashes_port, weights) = settings?;
+        let (scheduler, hashes_port, weights, forwarding) = settings?;
         let weights = weights
             .into_iter()
             .map(|(range, weight)| (range.parse().unwrap(), Weight::new(weight).unwrap()));
@@ -83,6 +93,7 @@ fn options() -> impl Strategy<Value = Option<IpvsOptions>> {
             weights: weights.collect(),
             persistence_ipv4: Some(24),
             drain_limit: Some(Duration::from_secs(5)),
+            forwarding,
             ..IpvsOptions::default()
         })
     })

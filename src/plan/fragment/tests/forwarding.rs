@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Forwarding without translation: for which addresses, clients and endpoints, and what stands against it.
+
+use super::*;
+use crate::model::ipvs_options::{ForwardingMethod, Tunnel};
+
+const MARK: u32 = 0x2001;
+
+/// A Service with an external IP and a VIP that asks for direct routing at port 8080.
+fn direct() -> Service {
+    let service = service("ns/web").port(8080).external_ip("203.0.113.1");
+    let service = service.vip("198.51.100.1").node_port(30080);
+    service.options(|options| options.forwarding = ForwardingMethod::DirectRouting)
+}
+
+fn fragment_of(service: &Service, context: &Context, mark: Option<u32>) -> Fragment {
+    let endpoints = vec![endpoint("10.0.1.1").local(), endpoint("10.0.2.1")];
+    let slice = slice("ns/web", "a", endpoints).port(8080);
+    let [port] = &ServicePort::of(service, context.family)[..] else {
+        panic!("one port");
+    };
+    let merged = crate::model::slices::merge(std::iter::once(&slice), context.family);
+    let endpoints = merged.into_values().next().unwrap();
+    fragment(port, &endpoints, context, mark)
+}
+
+/// How each endpoint of a virtual server is reached.
+fn methods(fragment: &Fragment, key: VirtualServerKey) -> Vec<String> {
+    let servers = wanted_at(fragment, key).real_servers.iter();
+    servers
+        .map(|(key, server)| format!("{} {}", key.address, server.forwarding))
+        .collect()
+}
+
+fn findings(fragment: &Fragment) -> Vec<String> {
+    let extras = fragment.extras.iter();
+    let findings = extras.flat_map(|extras| &extras.findings);
+    findings.map(ToString::to_string).collect()
+}
+
+#[test]
+fn only_external_addresses_and_remote_endpoints_are_direct() {
+    let fragment = fragment_of(&direct(), &context(IpFamily::V4), Some(MARK));
+    let mixed = ["10.0.1.1 masquerade", "10.0.2.1 route"];
+    let translated = ["10.0.1.1 masquerade", "10.0.2.1 masquerade"];
+    assert_eq!(methods(&fragment, tcp("203.0.113.1:8080")), mixed);
+    assert_eq!(methods(&fragment, tcp("198.51.100.1:8080")), mixed);
+    assert_eq!(methods(&fragment, tcp("10.96.0.1:8080")), translated);
+    assert_eq!(methods(&fragment, tcp("192.168.0.10:30080")), translated);
+    let inside = VirtualServerKey::Mark {
+        mark: MARK,
+        family: IpFamily::V4,
+    };
+    assert_eq!(methods(&fragment, inside), translated);
+    let [finding] = &findings(&fragment)[..] else {
+        panic!("one finding")
+    };
+    assert!(finding.contains("node port 30080"), "{finding}");
+}
+
+#[test]
+fn clients_outside_are_not_masqueraded() {
+    let fragment = fragment_of(&direct(), &context(IpFamily::V4), Some(MARK));
+    let entries = entries(&fragment);
+    assert!(entries.contains(&"KUBE-EXTERNAL-IP-LOCAL 203.0.113.1,tcp:8080".to_owned()));
+    assert!(entries.contains(&"KUBE-LOAD-BALANCER-LOCAL 198.51.100.1,tcp:8080".to_owned()));
+    assert!(
+        !entries
+            .iter()
+            .any(|entry| entry.starts_with("KUBE-EXTERNAL-IP "))
+    );
+    let marked = entries
+        .iter()
+        .filter(|entry| entry.starts_with("KUBE-LOCAL-POLICY-MARK"));
+    assert_eq!(marked.count(), 2);
+}
+
+#[test]
+fn what_stands_against_it_is_a_finding_and_all_is_translated() {
+    let plain = context(IpFamily::V4);
+    let masquerade_all = Context {
+        masquerade_all: true,
+        ..plain.clone()
+    };
+    let other_port = service("ns/web").port(80).external_ip("203.0.113.1");
+    let ipip = ForwardingMethod::Tunnel(Tunnel::IpIp);
+    let other_port = other_port.options(|options| options.forwarding = ipip);
+    let inside = service("ns/web").port(8080);
+    let inside = inside.options(|options| options.forwarding = ipip);
+    let mut local = direct();
+    local.external_policy_local = true;
+    let cases = [
+        (&direct(), &masquerade_all, Some(MARK), "--masquerade-all"),
+        (&direct(), &plain, None, "no firewall mark"),
+        (
+            &other_port,
+            &plain,
+            Some(MARK),
+            "port 80, but the endpoints serve at 8080",
+        ),
+        (&inside, &plain, Some(MARK), "no external IP"),
+        (&local, &plain, Some(MARK), "externalTrafficPolicy Local"),
+    ];
+    for (service, context, mark, why) in cases {
+        let fragment = fragment_of(service, context, mark);
+        let [finding] = &findings(&fragment)[..] else {
+            panic!("{why}: one finding")
+        };
+        assert!(finding.contains(why), "{finding}");
+        let servers = fragment.virtual_servers.values();
+        let mut servers = servers.flat_map(|wanted| wanted.real_servers.values());
+        assert!(servers.all(|server| server.forwarding == Forwarding::Masquerade));
+    }
+}
