@@ -207,6 +207,7 @@ fn parts(
         families: opened.families,
         facts,
         kernel: opened.kernel,
+        former: opened.former,
         clock,
         observer,
     })

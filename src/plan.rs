@@ -27,6 +27,7 @@ pub mod planner;
 pub mod prerequisites;
 pub mod remains;
 pub mod report;
+pub mod retire;
 pub mod rules;
 pub mod ruleset;
 pub mod set;

@@ -8,6 +8,7 @@ pub mod context;
 mod doubts;
 mod drain;
 mod family;
+mod former;
 pub mod health_checks;
 pub mod observer;
 pub mod runner;
@@ -25,11 +26,13 @@ use crate::config::settings::{ProxyMode, Settings};
 use crate::dataplane::kernel::{Extent, Kernel};
 use crate::events::{Event, action, reason};
 use crate::model::{Changes, IpFamily, Tracker};
+use crate::plan::cleanup::Facts;
 use crate::source::Update;
 use crate::telemetry::ErrorChain;
 
 use context::{Missing, NodeFacts, context};
 use family::{Family, Trigger};
+use former::Former;
 use health_checks::HealthChecks;
 use observer::Observer;
 use runner::Runner;
@@ -62,6 +65,8 @@ pub struct Parts<K> {
     pub families: Vec<IpFamily>,
     pub facts: NodeFacts,
     pub kernel: K,
+    /// The kernel as the other mode uses it, if that left something.
+    pub former: Option<K>,
     pub clock: Clock,
     pub observer: Arc<dyn Observer>,
 }
@@ -82,6 +87,7 @@ pub struct Reconciler<K> {
     doubts: BTreeSet<String>,
     tracker: Tracker,
     kernel: K,
+    former: Option<Former<K>>,
     clock: Clock,
     observer: Arc<dyn Observer>,
     runner: Runner,
@@ -99,6 +105,7 @@ impl<K: Kernel> Reconciler<K> {
             families,
             facts,
             kernel,
+            former,
             clock,
             observer,
         } = parts;
@@ -136,6 +143,7 @@ impl<K: Kernel> Reconciler<K> {
             doubts: BTreeSet::new(),
             tracker: Tracker::default(),
             kernel,
+            former: former.map(Former::new),
             clock,
             observer,
             settings,
@@ -250,6 +258,9 @@ impl<K: Kernel> Reconciler<K> {
             if self.families.iter().any(Family::is_draining) {
                 due.push(self.next_drain);
             }
+            if self.is_serving() {
+                due.extend(self.former.as_ref().map(Former::due));
+            }
         } else if let Some(missing) = self.missing().filter(|_| self.tracker.is_complete()) {
             due.push(missing.patience());
         }
@@ -314,7 +325,29 @@ impl<K: Kernel> Reconciler<K> {
         self.audit_slice();
         self.watch_rules();
         self.drain();
+        self.retire_former();
         self.observer.cost(&self.kernel.cost());
+    }
+
+    /// The last round succeeded: the kernel serves as this mode does.
+    fn is_serving(&self) -> bool {
+        self.is_started && self.runner.failures() == 0
+    }
+
+    /// What the other mode left goes when this one serves.
+    fn retire_former(&mut self) {
+        let now = self.clock.monotonic();
+        let is_serving = self.is_serving();
+        let Some(former) = self.former.as_mut().filter(|former| former.due() <= now) else {
+            return;
+        };
+        let facts = Facts {
+            node_addresses: self.facts.addresses.clone(),
+            exclude_cidrs: self.settings.ipvs.exclude_cidrs.clone(),
+        };
+        if is_serving && former.look(now, &facts) {
+            self.former = None;
+        }
     }
 
     /// One round over all families.

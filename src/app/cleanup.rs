@@ -2,25 +2,23 @@
 //! `--cleanup`: observes, lets `plan::cleanup` decide, applies, and says what is left. It goes on after an error.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use tracing::{debug, info, warn};
 
+use super::start;
 use crate::config::settings::Settings;
 use crate::dataplane::exec::Exec;
 use crate::dataplane::iptables::{Backend, Backends, Iptables, IptablesError};
 use crate::dataplane::kernel::{Extent, Kernel};
 use crate::dataplane::links::Links;
-use crate::dataplane::linux::{Linux, Netfilter};
+use crate::dataplane::linux::Netfilter;
 use crate::dataplane::sysctl::Sysctls;
-use crate::dataplane::{ipset, ipvs};
 use crate::model::IpFamily;
 use crate::plan::cleanup::{self, Facts, Obstacle};
 use crate::plan::iptables::fixed::ROUTE_LOCALNET;
 use crate::plan::ruleset::Table;
-use crate::plan::step::LINK;
 use crate::plan::{Outcome, Plan, State, Step};
 use crate::telemetry::ErrorChain;
 
@@ -35,7 +33,7 @@ pub(super) fn run(settings: &Settings, exec: &Arc<dyn Exec>) -> anyhow::Result<L
         node_addresses: crate::dataplane::linux::node_addresses(&mut links)?,
         exclude_cidrs: settings.ipvs.exclude_cidrs.clone(),
     };
-    let mut ipvs = match open_ipvs(&mut links, exec) {
+    let mut ipvs = match start::former_ipvs(&BTreeMap::new(), exec) {
         Ok(ipvs) => ipvs,
         Err(error) => {
             left.push(format!("{error:#}"));
@@ -84,36 +82,6 @@ pub(super) fn run(settings: &Settings, exec: &Arc<dyn Exec>) -> anyhow::Result<L
             .map(ToString::to_string),
     );
     Ok(left)
-}
-
-/// What IPVS mode uses, if there is anything of it: asking for IPVS would load its module.
-fn open_ipvs(links: &mut Links, exec: &Arc<dyn Exec>) -> anyhow::Result<Option<Linux>> {
-    let has_link = links.find(LINK)?.is_some();
-    let ipset = match ipset::Client::open() {
-        Ok(mut ipset) => {
-            let has_sets = ipset
-                .names()?
-                .iter()
-                .any(|name| name.as_str().starts_with("KUBE-"));
-            Ok((ipset, has_sets))
-        }
-        Err(error) => Err(error),
-    };
-    let has_sets = ipset.as_ref().is_ok_and(|(_, has_sets)| *has_sets);
-    if !has_link && !has_sets && !Path::new("/proc/net/ip_vs").exists() {
-        debug!("nothing of ipvs mode here");
-        return Ok(None);
-    }
-    let (ipset, _) = ipset.context("cannot use ipset")?;
-    let ipvs = ipvs::Client::open().context("cannot use IPVS")?;
-    Ok(Some(Linux::new(
-        ipvs,
-        ipset,
-        Links::open().context("cannot use route netlink")?,
-        Sysctls::new("/proc/sys"),
-        BTreeMap::new(),
-        exec.clone(),
-    )))
 }
 
 /// Each iptables of this machine, with the families that it has here: the rules of a former kube-proxy may be in the

@@ -32,6 +32,7 @@ use crate::plan::KernelVersion;
 use crate::plan::conntrack::tuning::Tuning;
 use crate::plan::iptables::{fixed, text};
 use crate::plan::ruleset::{Rule, Table};
+use crate::plan::step::LINK;
 use crate::source::{Source, kubernetes};
 use crate::telemetry::ErrorChain;
 
@@ -39,6 +40,8 @@ use crate::telemetry::ErrorChain;
 #[derive(Debug)]
 pub(super) struct Opened {
     pub(super) kernel: Box<dyn Kernel>,
+    /// The kernel as ipvs mode uses it, where iptables mode finds something of that.
+    pub(super) former: Option<Box<dyn Kernel>>,
     pub(super) families: Vec<IpFamily>,
     pub(super) version: KernelVersion,
     pub(super) backends: Backends,
@@ -76,6 +79,13 @@ pub(super) fn open(settings: &Settings, exec: &Arc<dyn Exec>) -> anyhow::Result<
             warn!(error = %ErrorChain(error), "UDP clients of removed endpoints will not be moved");
         })
         .ok();
+    let former = match settings.mode {
+        ProxyMode::Ipvs => None,
+        ProxyMode::Iptables => former_ipvs(&iptables, exec).unwrap_or_else(|error| {
+            warn!(error = format!("{error:#}"), "what ipvs mode left stays");
+            None
+        }),
+    };
     let exec = exec.clone();
     let kernel: Box<dyn Kernel> = if let Some(ipvs) = ipvs {
         let ipset = ipset::Client::open().context("cannot use ipset")?;
@@ -87,6 +97,7 @@ pub(super) fn open(settings: &Settings, exec: &Arc<dyn Exec>) -> anyhow::Result<
     };
     Ok(Opened {
         kernel,
+        former: former.map(|kernel| Box::new(kernel) as Box<dyn Kernel>),
         families,
         version,
         backends,
@@ -163,6 +174,31 @@ fn comparing(iptables: &BTreeMap<IpFamily, Iptables>) -> anyhow::Result<BTreeSet
         }
     }
     Ok(comparing)
+}
+
+/// What IPVS mode uses, if there is anything of it: asking for IPVS would load its module.
+pub(super) fn former_ipvs(
+    iptables: &BTreeMap<IpFamily, Iptables>,
+    exec: &Arc<dyn Exec>,
+) -> anyhow::Result<Option<Linux>> {
+    let mut links = Links::open().context("cannot use route netlink")?;
+    let has_link = links.find(LINK)?.is_some();
+    let ipset = ipset::Client::open().and_then(|mut ipset| Ok((ipset.names()?, ipset)));
+    let has_sets = ipset.as_ref().is_ok_and(|(names, _)| {
+        let mut names = names.iter();
+        names.any(|name| name.as_str().starts_with("KUBE-"))
+    });
+    if !has_link && !has_sets && !Path::new("/proc/net/ip_vs").exists() {
+        debug!("nothing of ipvs mode here");
+        return Ok(None);
+    }
+    let (_, ipset) = ipset.context("cannot use ipset")?;
+    let ipvs = ipvs::Client::open().context("cannot use IPVS")?;
+    let sysctls = Sysctls::new("/proc/sys");
+    let (iptables, exec) = (iptables.clone(), exec.clone());
+    Ok(Some(Linux::new(
+        ipvs, ipset, links, sysctls, iptables, exec,
+    )))
 }
 
 pub(super) fn open_ipvs(settings: &Settings) -> anyhow::Result<ipvs::Client> {

@@ -55,7 +55,7 @@ pub fn servers(observed: &State, facts: &Facts) -> Plan {
 
 /// A virtual server is ours if a set of ours has its address and port, if its address is on our link, or if it is a node
 /// port: one that a set of ours has, or where that set is gone one of the usual range.
-fn owns(key: &VirtualServerKey, observed: &State, facts: &Facts) -> bool {
+pub fn owns(key: &VirtualServerKey, observed: &State, facts: &Facts) -> bool {
     let family = key.family();
     let (address, port, protocol) = match key {
         VirtualServerKey::Address {

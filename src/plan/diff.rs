@@ -12,7 +12,9 @@ use super::context::Context;
 use super::desired::{Desired, Touched};
 use super::fragment::WantedServer;
 use super::object::{RealServer, RealServerKey, VirtualServer, VirtualServerKey};
+use super::remains::{self, Modes};
 use super::rules::{self, FixedRules};
+use super::ruleset::Edit;
 use super::set::{self, DEFAULT_MAX_ENTRIES, SetEntry, SetId, SetName, SetSpec};
 use super::state::{State, VirtualServerState};
 use super::step::{Phase, Plan, RuleEdits, Step};
@@ -106,13 +108,36 @@ impl Comparison<'_> {
                 plan.push(Phase::OldSets, Step::DestroySet { set });
             }
         }
-        let edits = rules::edits(rules, &self.believed.rules);
+        let mut edits = rules::edits(rules, &self.believed.rules);
+        if remains::serves(&self.believed.rules) {
+            edits.retain(|edit| !is_dispatch(edit));
+        }
         if !edits.is_empty() {
             let family = context.family;
             let edits = RuleEdits { family, edits };
             plan.push(Phase::Rules, Step::EditRules(edits));
         }
         plan
+    }
+
+    /// Adds to a plan the end of iptables mode, where a proxy of that mode left its rules. They translate packets before
+    /// IPVS sees them, so all virtual servers can be there before the rules go, and no connection meets neither.
+    pub fn switch(&self, plan: &mut Plan, rules: &FixedRules) {
+        let present = &self.believed.rules;
+        let mut edits = Vec::new();
+        if remains::serves(present) {
+            let all = rules::edits(rules, present);
+            edits.extend(all.into_iter().filter(is_dispatch));
+        }
+        let rewritten = rules.chains.chains.keys().cloned().collect();
+        let removal = remains::removal(present, |modes| modes == Modes::Iptables, &rewritten);
+        edits.extend(removal.edits);
+        edits.extend(remains::foreign_jumps(present, Modes::Iptables));
+        if !edits.is_empty() {
+            let family = self.context.family;
+            let edits = RuleEdits { family, edits };
+            plan.push(Phase::Switch, Step::EditRules(edits));
+        }
     }
 
     /// Adds to a plan what the touched objects need.
@@ -283,6 +308,12 @@ impl Comparison<'_> {
         );
         plan.push(Phase::Sets, Step::DestroySet { set: replacement });
     }
+}
+
+/// What turns packets over to the virtual servers.
+fn is_dispatch(edit: &Edit) -> bool {
+    let (table, chain) = remains::DISPATCH;
+    edit.table() == table && edit.chain().as_str() == chain
 }
 
 fn count(entries: usize) -> u32 {

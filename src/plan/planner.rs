@@ -303,11 +303,14 @@ impl Planner {
 
     /// The steps from Believed to Desired, for what changed.
     pub fn plan(&self) -> Plan {
-        if self.is_full {
-            self.compare(&self.comparison(&|key| self.owns(key)).everything())
+        let owns = |key: &VirtualServerKey| self.owns(key);
+        let mut plan = if self.is_full {
+            self.compare(&self.comparison(&owns).everything())
         } else {
             self.compare(&self.touched)
-        }
+        };
+        self.comparison(&owns).switch(&mut plan, &self.rules);
+        plan.ordered()
     }
 
     /// The steps that delete drained real servers whose connections have ended. With the last of

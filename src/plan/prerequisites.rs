@@ -9,6 +9,7 @@ use std::net::IpAddr;
 
 use super::iptables::fixed::{ROUTE_LOCALNET, SHARED_CHAIN};
 use super::object::VirtualServerKey;
+use super::remains::DISPATCH;
 use super::ruleset::Edit;
 use super::set::{SetEntry, SetId, SetName};
 use super::step::{RuleEdits, Step};
@@ -70,7 +71,9 @@ impl Prerequisites {
         match step {
             // Rules that name a missing set are refused, and the program started in vain.
             Step::EditRules(rules) => {
-                !self.missing_sets.is_empty() || (self.routes_localnet && opens_localnet(rules))
+                !self.missing_sets.is_empty()
+                    || (self.routes_localnet && opens_localnet(rules))
+                    || (self.has_no_rules && rules.edits.iter().any(is_dispatch))
             }
             Step::AddEntry { set, .. } | Step::DestroySet { set } => {
                 self.missing_sets.contains(set)
@@ -96,6 +99,12 @@ impl Prerequisites {
             _ => false,
         }
     }
+}
+
+/// Virtual servers take over, which need the other rules.
+fn is_dispatch(edit: &Edit) -> bool {
+    let (table, chain) = DISPATCH;
+    edit.table() == table && edit.chain().as_str() == chain
 }
 
 /// The rule goes that keeps others from 127.0.0.0/8.

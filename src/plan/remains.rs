@@ -12,6 +12,9 @@ use super::iptables::tree::TreeId;
 use super::rules;
 use super::ruleset::{ChainName, Edit, Rule, Ruleset, Table};
 
+/// Where all packets to Services come by, in both modes.
+pub const DISPATCH: (Table, &str) = (Table::Nat, "KUBE-SERVICES");
+
 /// What kube-proxy in iptables mode looks at to see that somebody flushed its rules.
 const CANARY: &str = "KUBE-PROXY-CANARY";
 
@@ -62,6 +65,18 @@ impl Modes {
         let is_canary = chain.as_str() == CANARY && *table != Table::Raw;
         (is_root || is_canary || is_of_a_service(id)).then_some(Self::Iptables)
     }
+}
+
+/// Rules of iptables mode translate packets to Services.
+pub fn serves(present: &Ruleset) -> bool {
+    let (table, chain) = DISPATCH;
+    let mut chains = present.table(table);
+    let rules = chains.find(|(name, _)| name.as_str() == chain);
+    let leads_to_a_service = |rule: &Rule| {
+        let target = rule.target().and_then(|name| ChainName::new(name).ok());
+        target.is_some_and(|chain| Modes::of(&(table, chain)) == Some(Modes::Iptables))
+    };
+    rules.is_some_and(|(_, rules)| rules.iter().any(leads_to_a_service))
 }
 
 /// A chain that cannot be deleted, because a rule of somebody else's leads to it. It is emptied.

@@ -161,20 +161,13 @@ impl Texts<'_> {
 
     /// Ports of the host must not be reachable through an address of a Service.
     fn ipvs_filter(&self) -> Vec<String> {
-        let reject = match self.context.family {
-            IpFamily::V4 => "icmp-port-unreachable",
-            IpFamily::V6 => "icmp6-port-unreachable",
-        };
         vec![
             self.no_local_endpoints(),
             format!("{} -j RETURN", self.set(SetId::LoadBalancer, "dst,dst")),
             format!("{} -j RETURN", self.set(SetId::ClusterIp, "dst,dst")),
             format!("{} -j RETURN", self.set(SetId::ExternalIp, "dst,dst")),
             format!("{} -j RETURN", self.set(SetId::ExternalIpLocal, "dst,dst")),
-            format!(
-                "-m conntrack --ctstate NEW {} -j REJECT --reject-with {reject}",
-                self.set(SetId::IpvsIps, "dst")
-            ),
+            refusal(self.context.family).as_str().to_owned(),
         ]
     }
 
@@ -279,6 +272,18 @@ impl Texts<'_> {
             (Table::Filter, "KUBE-IPVS-OUT-FILTER", Vec::new()),
         ]
     }
+}
+
+/// What comes to an address on our link and is for no Service is refused.
+pub fn refusal(family: IpFamily) -> Rule {
+    let reject = match family {
+        IpFamily::V4 => "icmp-port-unreachable",
+        IpFamily::V6 => "icmp6-port-unreachable",
+    };
+    let set = SetId::IpvsIps.name(family);
+    Rule::new(format!(
+        "-m conntrack --ctstate NEW -m set --match-set {set} dst -j REJECT --reject-with {reject}"
+    ))
 }
 
 /// Table, built-in chain, comment, chain of ours.

@@ -223,6 +223,7 @@ impl Fixture {
         let node = Shared::default();
         let watcher = Arc::new(Watcher::default());
         let reconciler = Reconciler::new(Parts {
+            former: None,
             settings: Arc::new(*settings),
             families: vec![IpFamily::V4],
             facts: NodeFacts::default(),

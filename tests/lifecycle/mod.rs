@@ -10,6 +10,7 @@ use crate::cases::run::failed;
 
 mod cleanup;
 mod kernel;
+mod switch;
 
 /// All of them as tests, for a kernel that has IPVS or one that does not.
 pub(super) fn trials(binary: &'static Path, has_ipvs: bool) -> Vec<Trial> {
@@ -20,6 +21,9 @@ pub(super) fn trials(binary: &'static Path, has_ipvs: bool) -> Vec<Trial> {
     };
     if has_ipvs {
         vec![
+            Trial::test("switch::there_and_back", move || {
+                switch::there_and_back(binary).map_err(failed)
+            }),
             trial("after_ipvs_mode", |binary| {
                 cleanup::after(binary, &["ipvs"])
             }),

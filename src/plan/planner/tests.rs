@@ -6,6 +6,7 @@ mod failures;
 mod marks;
 mod ownership;
 mod properties;
+mod takeover;
 
 use super::*;
 use crate::model::testing::{endpoint, service, slice, tracker};
