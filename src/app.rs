@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info};
 
 use crate::clock::Clock;
-use crate::config::settings::{Settings, SourceSettings};
+use crate::config::settings::{ProxyMode, Settings, SourceSettings};
 use crate::config::{self, Command, OutputFormat};
 use crate::dataplane::conntrack::tuning::ConntrackSettings;
 use crate::dataplane::exec::{Exec, System};
@@ -99,8 +99,35 @@ fn execute(command: Command, arguments: &[OsString]) -> anyhow::Result<ExitCode>
                 left.join("; ")
             )
         }
-        Command::InitOnly(_) => anyhow::bail!("--init-only is not available yet"),
+        Command::InitOnly(settings) => {
+            telemetry::init(&settings.logging)?;
+            init(*settings)?;
+            Ok(ExitCode::SUCCESS)
+        }
     }
+}
+
+/// Does what needs privileges and no API server: loads IPVS and the scheduler, writes kernel settings and time-outs.
+fn init(settings: Settings) -> anyhow::Result<()> {
+    let clock = Clock::system();
+    let exec: Arc<dyn Exec> = Arc::new(System::new(clock.clone(), System::DEFAULT_DEADLINE));
+    let metrics = observe::Metrics::new(&settings, &clock)?;
+    let unobserved = Arc::new(crate::reconcile::observer::Unobserved);
+    let mut parts = parts(Arc::new(settings), clock, &exec, unobserved, None)?;
+    start::tune_conntrack(&parts.settings, &metrics.dataplane);
+    let family = crate::model::IpFamily::V4;
+    let context = crate::reconcile::context::context(&parts.settings, &parts.facts, family, true);
+    let plan = plan::mode::settings(parts.settings.mode == ProxyMode::Ipvs, &context);
+    let report = parts.kernel.apply(&plan);
+    let failures: Vec<String> = report
+        .failures(&plan)
+        .map(|(step, failure)| format!("{step}: {failure}"))
+        .collect();
+    if failures.is_empty() {
+        info!(steps = plan.len(), "kernel is prepared");
+        return Ok(());
+    }
+    anyhow::bail!("cannot prepare the kernel: {}", failures.join("; "))
 }
 
 /// The sources and servers are few and mostly wait: one thread does.

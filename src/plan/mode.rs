@@ -15,7 +15,8 @@ use super::planner::{Planner, RealServerOf};
 use super::report::Report;
 use super::ruleset::{ChainName, InvalidChainName, Ruleset, Table};
 use super::state::{State, VirtualServerState};
-use super::step::Plan;
+use super::step::{Phase, Plan, Step};
+use super::sysctl;
 use crate::model::{IpFamily, ServiceName, ServicePortName, Tracker};
 
 /// The planner of a mode.
@@ -47,6 +48,23 @@ impl fmt::Display for Place {
             Self::Frontend(frontend) => frontend.fmt(f),
         }
     }
+}
+
+/// The kernel settings and time-outs of a mode, whether they are so already or not.
+pub fn settings(is_ipvs: bool, context: &Context) -> Plan {
+    let mut plan = Plan::default();
+    let sysctls = if is_ipvs {
+        sysctl::wanted(context)
+    } else {
+        super::iptables::fixed::sysctls(context)
+    };
+    for (key, value) in sysctls {
+        plan.push(Phase::Node, Step::SetSysctl { key, value });
+    }
+    if is_ipvs && context.timeouts != super::object::Timeouts::default() {
+        plan.push(Phase::Node, Step::SetTimeouts(context.timeouts));
+    }
+    plan
 }
 
 impl ModePlanner {
