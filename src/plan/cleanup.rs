@@ -132,11 +132,8 @@ impl std::fmt::Display for Obstacle {
 pub fn rules(present: &Ruleset, family: IpFamily, localnet: Option<&str>) -> (Plan, Vec<Obstacle>) {
     let mut plan = Plan::default();
     let removal = removal(present, |_| true, &BTreeSet::new());
-    let shared = match family {
-        IpFamily::V4 => localnet_edits(present),
-        IpFamily::V6 => Vec::new(),
-    };
-    if !shared.is_empty() && localnet.is_some_and(|value| value != "0") {
+    let shared = localnet_edits(present);
+    if family == IpFamily::V4 && !shared.is_empty() && localnet.is_some_and(|value| value != "0") {
         // Without the rule neighbours would reach what listens on loopback addresses only.
         let (key, value) = (ROUTE_LOCALNET, "0");
         plan.push(Phase::Node, Step::SetSysctl { key, value });
@@ -175,7 +172,11 @@ fn localnet_edits(present: &Ruleset) -> Vec<Edit> {
     let rule = localnet_rule();
     let rules = present.rules(table, &chain).unwrap_or_default();
     let ours = rules.iter().filter(|other| **other == rule).count();
-    if is_kubelet_here || ours == 0 {
+    // kube-proxy makes the chain for IPv6 too, without a rule.
+    if is_kubelet_here
+        || (ours == 0 && !rules.is_empty())
+        || !present.chains.contains_key(&(table, chain.clone()))
+    {
         return Vec::new();
     }
     let users: Vec<(&ChainName, &Rule)> = present

@@ -15,9 +15,6 @@ use super::ruleset::{ChainName, Edit, Rule, Ruleset, Table};
 /// Where all packets to Services come by, in both modes.
 pub const DISPATCH: (Table, &str) = (Table::Nat, "KUBE-SERVICES");
 
-/// What kube-proxy in iptables mode looks at to see that somebody flushed its rules.
-const CANARY: &str = "KUBE-PROXY-CANARY";
-
 /// Chains of IPVS mode only.
 const OF_IPVS: [(Table, &str); 9] = [
     (Table::Mangle, "KUBE-IPVS-MARK"),
@@ -62,8 +59,7 @@ impl Modes {
         let is_root = TreeId::ALL
             .into_iter()
             .any(|tree| tree.table() == *table && tree.root() == chain.as_str());
-        let is_canary = chain.as_str() == CANARY && *table != Table::Raw;
-        (is_root || is_canary || is_of_a_service(id)).then_some(Self::Iptables)
+        (is_root || is_of_a_service(id)).then_some(Self::Iptables)
     }
 }
 

@@ -138,10 +138,14 @@ fn is_shared((table, chain): &ChainId) -> bool {
     table.has_built_in(chain) || (*table == Table::Filter && chain.as_str() == SHARED_CHAIN)
 }
 
+/// By it kube-proxy sees that somebody flushed its rules. We see that without.
+pub const CANARY: &str = "KUBE-PROXY-CANARY";
+
 /// A chain that only this mode, or kube-proxy's, makes for Services. If nobody wants it, it goes.
 pub fn is_of_a_service((table, chain): &ChainId) -> bool {
     let begins = |prefix: &str| chain.as_str().starts_with(prefix);
-    (*table == Table::Nat && name::SERVICE_PREFIXES.into_iter().any(begins))
+    chain.as_str() == CANARY
+        || (*table == Table::Nat && name::SERVICE_PREFIXES.into_iter().any(begins))
         || TreeId::ALL
             .into_iter()
             .any(|tree| tree.table() == *table && begins(tree.branch()))

@@ -223,11 +223,14 @@ impl TreeId {
         }
     }
 
-    /// What the names of all other nodes begin with.
+    /// What the names of all other nodes begin with. Where nodes lead to chains of Service ports these are prefixes of
+    /// kube-proxy's: a kube-proxy that takes over from us empties and deletes such chains that it does not know. Would it
+    /// leave them, it could not delete the chains of a Service that they lead to, and all its writes would fail.
     pub const fn branch(self) -> &'static str {
         match self {
-            Self::Services | Self::Refused => "KUBE-DST-",
-            Self::NodePorts => "KUBE-NPT-",
+            Self::Services => name::CLUSTER,
+            Self::Refused => "KUBE-DST-",
+            Self::NodePorts => name::EXTERNAL,
             Self::NodeAddresses | Self::RefusedNodeAddresses => "KUBE-NAD-",
             Self::Hairpin => "KUBE-HPN-",
             Self::RefusedExternal => "KUBE-XDS-",
@@ -256,7 +259,8 @@ impl TreeId {
                 format!("{branch}{address}-{len}")
             } else {
                 let text = format!("{address}/{} {}", prefix.len, prefix.key.rest);
-                format!("{branch}{}", name::hash(&[&text]))
+                // Not to be taken for the chain of a Service port.
+                format!("{branch}to-{}", name::hash(&[&text]))
             }
         } else {
             match prefix.service() {

@@ -249,7 +249,7 @@ fn names_and_matches_of_nodes() {
     assert_eq!(root.len(), 13);
     assert_eq!(
         root[1].as_str(),
-        "-d 10.96.0.16/28 -j KUBE-DST-10.96.0.16-28"
+        "-d 10.96.0.16/28 -j KUBE-SVC-10.96.0.16-28"
     );
     let mut ports = Tree::default();
     for port in 30_000..30_100 {
@@ -261,7 +261,7 @@ fn names_and_matches_of_nodes() {
         .unwrap();
     assert_eq!(
         root[0].as_str(),
-        "-p udp -m udp --dport 30000:30015 -j KUBE-NPT-udp-30000-30015"
+        "-p udp -m udp --dport 30000:30015 -j KUBE-EXT-udp-30000-30015"
     );
 }
 
