@@ -127,3 +127,52 @@ fn a_scheduler_that_appears_is_used_after_the_next_audit() {
     fixture.wait(Duration::from_secs(30));
     assert_eq!(scheduler(&fixture), "mh");
 }
+
+#[test]
+fn removed_endpoint_goes_when_its_connections_have_ended() {
+    let mut fixture = Fixture::programmed();
+    let leaving = (web(), rs("10.1.0.6:8080"));
+    fixture.lock().busy.insert(leaving);
+    fixture.scale(&["10.1.0.5"]);
+    fixture.work();
+    assert_eq!(
+        fixture.real_servers(),
+        [("10.1.0.5:8080", 1), ("10.1.0.6:8080", 0)]
+    );
+    fixture.wait(Duration::from_secs(10));
+    assert_eq!(fixture.real_servers().len(), 2);
+    fixture.lock().busy.clear();
+    fixture.wait(Duration::from_secs(1));
+    assert_eq!(fixture.real_servers(), [("10.1.0.5:8080", 1)]);
+}
+
+#[test]
+fn idle_endpoint_goes_at_once() {
+    let mut fixture = Fixture::programmed();
+    fixture.scale(&["10.1.0.5"]);
+    fixture.work();
+    assert_eq!(fixture.real_servers(), [("10.1.0.5:8080", 1)]);
+}
+
+#[test]
+fn deleted_service_leaves_nothing_behind() {
+    let mut fixture = Fixture::programmed();
+    fixture.lock().busy.insert((web(), rs("10.1.0.6:8080")));
+    fixture.model(Event::ServiceDeleted(service_name("ns/web")));
+    fixture.work();
+    fixture.work();
+    assert_eq!(fixture.real_servers(), [("10.1.0.6:8080", 0)]);
+    fixture.lock().busy.clear();
+    fixture.wait(Duration::from_secs(1));
+    fixture.work();
+    let node = fixture.lock();
+    assert_eq!(node.kernel.state.virtual_servers.len(), 0);
+    assert_eq!(node.kernel.state.addresses.len(), 0);
+    assert!(
+        node.kernel
+            .state
+            .sets
+            .values()
+            .all(|set| set.entries.is_empty())
+    );
+}

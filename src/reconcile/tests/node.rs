@@ -106,3 +106,36 @@ fn doubts_about_the_node_are_told_once() {
     fixture.wait(Duration::from_secs(5));
     assert_eq!(reasons(&fixture).len(), 1);
 }
+
+#[test]
+fn new_node_address_answers_on_node_ports() {
+    let mut fixture = Fixture::programmed();
+    fixture.model(Event::ServiceApplied(
+        service("ns/web").port(80).node_port(30080),
+    ));
+    fixture.work();
+    fixture.lock().addresses.insert(ip("192.168.0.9"));
+    fixture.reconciler.take_in(Input::NodeAddresses);
+    fixture.work();
+    let key = tcp("192.168.0.9:30080");
+    assert!(
+        fixture
+            .lock()
+            .kernel
+            .state
+            .virtual_servers
+            .contains_key(&key)
+    );
+    fixture.lock().addresses.clear();
+    fixture.reconciler.take_in(Input::NodeAddresses);
+    fixture.work();
+    fixture.wait(Duration::from_secs(1));
+    assert!(
+        !fixture
+            .lock()
+            .kernel
+            .state
+            .virtual_servers
+            .contains_key(&key)
+    );
+}

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What audits find, and when they look.
+
+use super::*;
+
+#[test]
+fn audit_finds_and_repairs_what_others_changed() {
+    let mut fixture = Fixture::programmed();
+    let address = service("ns/web").cluster_ips[0];
+    fixture.lock().kernel.state.addresses.remove(&address);
+    let key = rs("10.1.0.6:8080");
+    let deleted = Step::DeleteRealServer { vs: web(), key };
+    fixture.lock().kernel.state.apply(&deleted).unwrap();
+    fixture.wait(Duration::from_secs(29));
+    assert_eq!(fixture.applied(), Vec::<String>::new());
+    fixture.wait(Duration::from_secs(1));
+    assert_eq!(fixture.real_servers().len(), 2);
+    assert!(fixture.lock().kernel.state.addresses.contains(&address));
+    assert_eq!(*fixture.watcher.drift.lock().unwrap(), 2);
+    assert_eq!(
+        fixture.lock().observations,
+        [Extent::Outline],
+        "an audit starts no process"
+    );
+}
+
+#[test]
+fn change_does_not_wait_for_the_end_of_an_audit() {
+    let mut fixture = Fixture::programmed();
+    fixture.many_and_slow(Duration::from_millis(10));
+    fixture.wait(Duration::from_secs(30));
+    assert!(fixture.lock().audited < 50, "{}", fixture.lock().audited);
+    fixture.scale(&["10.1.0.5"]);
+    fixture.work();
+    assert!(fixture.lock().audited < 50);
+    assert_eq!(fixture.real_servers(), [("10.1.0.5:8080", 1)]);
+    while fixture
+        .reconciler
+        .pause()
+        .is_some_and(|pause| pause.is_zero())
+    {
+        fixture.work();
+    }
+    assert_eq!(fixture.lock().audited, 101);
+    assert_eq!(*fixture.watcher.drift.lock().unwrap(), 0);
+}
+
+#[test]
+fn audit_that_takes_longer_than_its_period_is_finished() {
+    let mut fixture = Fixture::programmed();
+    fixture.many_and_slow(Duration::from_secs(10));
+    fixture.lock().observations.clear();
+    fixture.wait(Duration::from_secs(30));
+    while fixture.lock().audited < 101 {
+        fixture.work();
+    }
+    assert_eq!(fixture.lock().observations, [Extent::Outline]);
+    fixture.work();
+    assert_eq!(fixture.lock().observations.len(), 2);
+}
+
+#[test]
+fn audit_finds_foreign_servers_where_ours_belong() {
+    let mut fixture = Fixture::programmed();
+    let (mut kernel, stray) = (fixture.lock().kernel.clone(), rs("10.1.0.9:8080"));
+    let server = kernel.state.virtual_servers[&web()].clone();
+    let address = service("ns/web").cluster_ips[0];
+    let unknown = tcp(&format!("{address}:81"));
+    kernel.state.virtual_servers.insert(unknown, server.clone());
+    let servers = &mut kernel
+        .state
+        .virtual_servers
+        .get_mut(&web())
+        .unwrap()
+        .real_servers;
+    let weight = *servers.values().next().unwrap();
+    servers.insert(stray, weight);
+    fixture.lock().kernel = kernel;
+    fixture.wait(Duration::from_secs(30));
+    fixture.wait(Duration::from_secs(1));
+    fixture.work();
+    let node = fixture.lock();
+    assert_eq!(node.kernel.state.virtual_servers.len(), 1);
+    assert_eq!(node.kernel.state.virtual_servers[&web()], server);
+}
