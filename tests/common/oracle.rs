@@ -173,12 +173,14 @@ pub fn bound_addresses(node: &Namespace) -> Result<BTreeSet<IpAddr>> {
 /// Waits until the IPv6 addresses of `kube-ipvs0` can be reached: the kernel makes their routes some time after
 /// it has answered that they are there. Nothing to wait for where there is no such link.
 pub fn addresses_are_routed(node: &Namespace) -> Result<()> {
-    let Ok(bound) = bound_addresses(node) else {
+    if bound_addresses(node).is_err() {
         return Ok(());
-    };
-    let wanted = bound.iter().filter(|address| address.is_ipv6()).count();
+    }
     let arguments = ["-6", "route", "show", "table", "local", "dev", "kube-ipvs0"];
     wait::until("the addresses of kube-ipvs0 are routed", || {
+        // Asked each time: those of former Services may go meanwhile, when they have drained.
+        let bound = bound_addresses(node)?;
+        let wanted = bound.iter().filter(|address| address.is_ipv6()).count();
         let routes = node.run("ip", &arguments)?;
         let found = routes.lines().filter(|l| l.starts_with("local ")).count();
         ensure!(found >= wanted, "{found} of {wanted} are");
