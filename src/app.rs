@@ -8,6 +8,7 @@ mod health_checks;
 mod observe;
 mod reload;
 mod start;
+mod state;
 
 use std::ffi::OsString;
 use std::net::IpAddr;
@@ -302,7 +303,9 @@ async fn proxy(
     let board = Arc::new(observe::Board::default());
     let settings = Arc::new(settings);
     let (newest, settings_now) = watch::channel(settings.clone());
-    let (health_server, admin_server) = servers(&settings_now, &metrics, &health, board.clone())?;
+    let (inputs, received) = mpsc::channel(QUEUED_UPDATES);
+    let page = state::StatePage::new(board.clone(), inputs.clone());
+    let (health_server, admin_server) = servers(&settings_now, &metrics, &health, page)?;
     let (health_checks, wanted_checks) = health_checks::Board::new();
     let observer = Arc::new(observe::LoopObserver {
         health: health.clone(),
@@ -317,9 +320,8 @@ async fn proxy(
     });
     let api_server = api_server(&settings).await?;
     let mut parts = parts(settings, clock, &exec, observer, api_server)?;
-    if parts.facts.counts_packets {
-        parts.facts.counts_packets = start::count_packets(&metrics.registry)?;
-    }
+    parts.facts.counts_packets =
+        parts.facts.counts_packets && start::count_packets(&metrics.registry)?;
     start::tune_conntrack(&parts.settings, &metrics.dataplane);
     let links = Monitor::open().context("cannot watch addresses")?;
     info!(
@@ -335,7 +337,6 @@ async fn proxy(
     let reconciler = Reconciler::new(parts)?;
 
     let (stop, stopped) = watch::channel(false);
-    let (inputs, received) = mpsc::channel(QUEUED_UPDATES);
     let (ended, loop_ended) = oneshot::channel::<()>();
     // Netlink calls block, so the loop has a thread and a small runtime to itself.
     let sync = std::thread::Builder::new()
@@ -400,10 +401,11 @@ fn servers(
     newest: &watch::Receiver<Arc<Settings>>,
     metrics: &observe::Metrics,
     health: &ProxyHealth,
-    board: Arc<observe::Board>,
+    page: state::StatePage,
 ) -> anyhow::Result<(Option<Server>, Option<Server>)> {
     let settings = newest.borrow().clone();
     let configuration = newest.clone();
+    let page = Arc::new(page);
     let hard_fail = settings.bind_address_hard_fail;
     let bind = |name, address: Option<_>, routes| {
         address
@@ -418,7 +420,10 @@ fn servers(
             // Plain data always has a JSON form.
             serde_json::to_value(&configuration.borrow().configuration).unwrap_or_default()
         }),
-        state: Arc::new(move || board.to_json()),
+        state: Arc::new(move |query| {
+            let page = page.clone();
+            Box::pin(async move { page.show(&query).await })
+        }),
     })?;
     Ok((
         bind(HEALTH_SERVER, settings.healthz_address, health_routes)?,

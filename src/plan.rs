@@ -36,6 +36,7 @@ pub mod step;
 pub mod sysctl;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod view;
 
 pub use context::{Context, Hairpin, IptablesContext, KernelVersion};
 pub use drift::Drift;

@@ -13,12 +13,14 @@ pub mod health_checks;
 pub mod observer;
 pub mod runner;
 mod schedulers;
+pub mod show;
+mod troubles;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, error, info, warn};
 
 use crate::clock::Clock;
@@ -37,6 +39,7 @@ use health_checks::HealthChecks;
 use observer::Observer;
 use runner::Runner;
 use schedulers::Schedulers;
+use show::{Question, Shown};
 
 /// How often draining real servers are looked at.
 const DRAIN_PERIOD: Duration = Duration::from_secs(1);
@@ -55,6 +58,8 @@ pub enum Input {
     NodeAddresses,
     /// Other settings of the same mode.
     Settings(Arc<Settings>),
+    /// Somebody wants to see what the loop knows.
+    Show(Question, oneshot::Sender<Shown>),
 }
 
 /// Settings and parts of the loop.
@@ -210,6 +215,10 @@ impl<K: Kernel> Reconciler<K> {
                 self.settings = settings;
                 self.facts_changed = true;
                 self.request();
+            }
+            Input::Show(question, answer) => {
+                // Who has gone does not want to know any more.
+                drop(answer.send(self.show(&question)));
             }
         }
     }

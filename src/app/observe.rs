@@ -75,7 +75,7 @@ const SHOWN_STEPS: usize = 1_000;
 
 /// The last plan of each family, for `/state`.
 #[derive(Debug, Default)]
-pub(super) struct Board(Mutex<BTreeMap<IpFamily, Value>>);
+pub(super) struct Board(Mutex<BTreeMap<IpFamily, Arc<Value>>>);
 
 impl Board {
     fn show(&self, family: IpFamily, time: Timestamp, plan: &Plan, report: &Report) {
@@ -94,16 +94,19 @@ impl Board {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .insert(family, shown);
+            .insert(family, Arc::new(shown));
     }
 
     pub(super) fn to_json(&self) -> Value {
-        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let plans: serde_json::Map<String, Value> = last
-            .iter()
-            .map(|(family, plan)| (family.to_string(), plan.clone()))
-            .collect();
-        json!({ "lastPlan": plans })
+        // Copied without the lock: the loop does not wait for it.
+        let last = self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        last.into_iter()
+            .map(|(family, plan)| (family.to_string(), (*plan).clone()))
+            .collect()
     }
 }
 

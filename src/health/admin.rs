@@ -5,10 +5,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::RawQuery;
+use axum::extract::{Query, RawQuery};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::Response;
 use axum::routing::any;
+use futures::future::BoxFuture;
 use prometheus::proto::MetricFamily;
 use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 use serde_json::{Value, json};
@@ -23,8 +24,11 @@ const CONFIG_GROUP: &str = "kubeproxy.config.k8s.io";
 /// The only check of the metrics server's `/healthz`.
 const PING: &str = "ping";
 
-/// Computes what `/state` shows.
-type StateFn = dyn Fn() -> Value + Send + Sync;
+/// Computes what `/configz` shows.
+type ConfigurationFn = dyn Fn() -> Value + Send + Sync;
+/// Finds what `/state` shows for a query, or says what is wrong with the query.
+type StateFn =
+    dyn Fn(Vec<(String, String)>) -> BoxFuture<'static, Result<Value, String>> + Send + Sync;
 
 /// What the server shows.
 #[derive(Clone)]
@@ -34,8 +38,8 @@ pub struct AdminSurface {
     /// For `/proxyMode`.
     pub mode: ProxyMode,
     /// For `/configz`: the effective configuration, which may change.
-    pub configuration: Arc<StateFn>,
-    /// For `/state`: computed at each request.
+    pub configuration: Arc<ConfigurationFn>,
+    /// For `/state`: asked at each request.
     pub state: Arc<StateFn>,
 }
 
@@ -87,7 +91,14 @@ pub fn admin_routes(surface: AdminSurface) -> Result<Router, prometheus::Error> 
         )
         .route(
             "/state",
-            any(move || async move { answer(StatusCode::OK, JSON, state().to_string()) }),
+            any(
+                move |Query(query): Query<Vec<(String, String)>>| async move {
+                    match state(query).await {
+                        Ok(shown) => answer(StatusCode::OK, JSON, shown.to_string()),
+                        Err(error) => answer(StatusCode::BAD_REQUEST, PLAIN, format!("{error}\n")),
+                    }
+                },
+            ),
         )
         .fallback(not_found))
 }

@@ -93,7 +93,14 @@ fn admin_server() -> SocketAddr {
         registry,
         mode: ProxyMode::Ipvs,
         configuration: Arc::new(move || serde_json::to_value(&configuration).unwrap()),
-        state: Arc::new(|| json!({"desired": 3})),
+        state: Arc::new(|query| {
+            Box::pin(async move {
+                match query.as_slice() {
+                    [] => Ok(json!({"desired": 3})),
+                    query => Err(format!("{query:?}")),
+                }
+            })
+        }),
     };
     serve(admin_routes(surface).unwrap())
 }
@@ -240,6 +247,11 @@ async fn the_state_is_what_the_app_says() {
     assert_eq!(
         (answer.code, answer.body.as_str()),
         (200, r#"{"desired":3}"#)
+    );
+    let answer = get(admin_server(), "/state?service=a%2Fb").await;
+    assert_eq!(
+        (answer.code, answer.body.as_str()),
+        (400, "[(\"service\", \"a/b\")]\n")
     );
 }
 

@@ -92,7 +92,7 @@ impl Desired {
     }
 
     /// The ports of a Service that have a fragment.
-    fn ports_of<'a>(
+    pub fn ports_of<'a>(
         &'a self,
         service: &'a ServiceName,
     ) -> impl Iterator<Item = &'a ServicePortName> + use<'a> {

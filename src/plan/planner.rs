@@ -301,6 +301,15 @@ impl Planner {
         self.compare(&touched)
     }
 
+    /// The steps that one Service lacks, without what all share.
+    pub fn plan_of(&self, service: &ServiceName) -> Plan {
+        let owns = |key: &VirtualServerKey| self.owns(key);
+        let mut plan = Plan::default();
+        self.comparison(&owns)
+            .compare(&mut plan, &self.desired.touched_by(service));
+        plan.ordered()
+    }
+
     /// The steps from Believed to Desired, for what changed.
     pub fn plan(&self) -> Plan {
         let owns = |key: &VirtualServerKey| self.owns(key);

@@ -9,6 +9,7 @@ use tracing::{debug, error, info, warn};
 
 use super::drain::Waiting;
 use super::observer::{Observer, Round};
+use super::troubles::{Refused, Troubles};
 use crate::clock::Clock;
 use crate::config::settings::ProxyMode;
 use crate::dataplane::kernel::{Extent, Kernel, ObserveError};
@@ -87,19 +88,20 @@ impl RuleCounts {
 /// One family's planner and what is known of its kernel.
 #[derive(Debug)]
 pub(super) struct Family {
-    planner: ModePlanner,
+    pub(super) planner: ModePlanner,
     flows: Flows,
     /// The kernel must be observed before the next plan.
-    is_unknown: bool,
+    pub(super) is_unknown: bool,
     /// No round has succeeded yet.
     is_first: bool,
-    conflicts: BTreeSet<Conflict>,
+    pub(super) conflicts: BTreeSet<Conflict>,
     /// The virtual servers whose real servers the present audit has yet to look at.
     unaudited: Vec<VirtualServerKey>,
     set_aside: BTreeSet<ServicePortName>,
     /// Chains that could not be deleted.
     stuck: BTreeSet<ChainId>,
-    findings: BTreeSet<(ServicePortName, Finding)>,
+    pub(super) findings: BTreeSet<(ServicePortName, Finding)>,
+    pub(super) troubles: Troubles,
     waiting: Waiting,
     /// Somebody else may have changed rules.
     is_suspect: bool,
@@ -124,6 +126,7 @@ impl Family {
             set_aside: BTreeSet::new(),
             stuck: BTreeSet::new(),
             findings: BTreeSet::new(),
+            troubles: Troubles::default(),
             waiting: Waiting::default(),
             is_suspect: false,
             next_look: Duration::ZERO,
@@ -233,7 +236,7 @@ impl Family {
             succeeded = self.observe_and_apply(kernel, clock, observer, false, extent);
         }
         self.tell_conflicts(observer);
-        self.tell_set_aside(observer);
+        self.tell_set_aside(clock, observer);
         self.tell_findings(observer);
         let count = |table, written| Some((self.planner.rule_count(table)?, written));
         let rules =
@@ -383,6 +386,7 @@ impl Family {
             observer.drift(self.family(), &drift);
             self.flows.recheck();
         }
+        self.follow_troubles(clock, observer, &plan, &report);
         let doubtful = self.planner.report(&plan, &report);
         self.waiting.follow(&self.planner, &plan, now);
         self.look_again(kernel, &doubtful);
@@ -510,11 +514,33 @@ impl Family {
         self.conflicts = conflicts;
     }
 
+    /// Says once what the kernel refuses to whom.
+    fn follow_troubles(
+        &mut self,
+        clock: &Clock,
+        observer: &dyn Observer,
+        plan: &Plan,
+        report: &Report,
+    ) {
+        let news = self
+            .troubles
+            .follow(&self.planner, plan, report, clock.now());
+        for Refused { port, message } in news {
+            observer.event(Event::service(
+                port.service.clone(),
+                reason::REFUSED_BY_KERNEL,
+                action::PROGRAM,
+                format!("port {port}: the kernel refuses to {message}"),
+            ));
+        }
+    }
+
     /// Says once whose rules the kernel refused, and which chains it kept.
-    fn tell_set_aside(&mut self, observer: &dyn Observer) {
+    fn tell_set_aside(&mut self, clock: &Clock, observer: &dyn Observer) {
         let set_aside = self.planner.set_aside();
         for service in set_aside.difference(&self.set_aside) {
             error!(family = %self.family(), %service, "kernel refuses its rules, it keeps those that it had");
+            self.troubles.set_aside(service, clock.now());
             observer.event(Event::service(
                 service.service.clone(),
                 reason::REFUSED_BY_KERNEL,

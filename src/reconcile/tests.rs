@@ -20,6 +20,7 @@ use crate::model::testing::{endpoint, ip, service, service_name, slice};
 use crate::plan::conntrack::flows::{Cleanup, Flow};
 use crate::plan::object::{RealServers, VirtualServerKey};
 use crate::plan::planner::RealServerOf;
+use crate::plan::ruleset::Edit;
 use crate::plan::state::VirtualServerState;
 use crate::plan::testing::{rs, tcp};
 use crate::plan::{Drift, Plan, Report, State, Step};
@@ -30,6 +31,7 @@ mod failures;
 mod flows;
 mod node;
 mod settings;
+mod shown;
 mod told;
 mod watch;
 
@@ -46,6 +48,8 @@ struct Node {
     busy: BTreeSet<RealServerOf>,
     missing_schedulers: BTreeSet<Scheduler>,
     troubles: VecDeque<Trouble>,
+    /// Rules with this text are refused, with all of their batch.
+    refused_rules: Option<&'static str>,
     is_unreadable: bool,
     observations: Vec<Extent>,
     /// Virtual servers whose real servers were looked at.
@@ -61,6 +65,15 @@ struct Node {
     keeps_flows: bool,
     /// How often they were looked at.
     cleanups: usize,
+}
+
+/// The step writes a rule with this text.
+fn writes(step: &Step, text: &str) -> bool {
+    let has_it = |edit: &Edit| match edit {
+        Edit::Replace { rules, .. } => rules.iter().any(|rule| rule.as_str().contains(text)),
+        _ => false,
+    };
+    step.edits().iter().any(has_it)
 }
 
 /// The loop owns its kernel; tests keep a handle.
@@ -124,7 +137,11 @@ impl Kernel for Shared {
         let node = &mut *node;
         node.applied.extend(plan.steps().map(Step::to_string));
         let troubles = &mut node.troubles;
+        let refused = node.refused_rules;
         node.kernel.apply_with(plan, |step| {
+            if refused.is_some_and(|text| writes(step, text)) {
+                return Some(Fault::Refused);
+            }
             let (kind, fault) = *troubles.front()?;
             (step.kind() == kind).then(|| {
                 troubles.pop_front();

@@ -18,7 +18,7 @@ use super::namespace::{Namespace, command};
 use super::{oracle, wait};
 
 const HEALTH_PORT: u16 = 10256;
-const METRICS_PORT: u16 = 10249;
+pub const METRICS_PORT: u16 = 10249;
 
 /// How to start it.
 #[derive(Clone, Debug)]

@@ -4,7 +4,7 @@
 use std::fs::File;
 
 use anyhow::{Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::node::{Backend, Node, late, services};
 use crate::common::manifests::Service;
@@ -54,6 +54,15 @@ pub(crate) fn refused_service(node: &Node) -> Result<()> {
         Ok(())
     })?;
     ensure!(node.rules(Family::V4)? == before, "its rules changed");
+    let shown = node.state("?service=default/web")?;
+    let service = &shown["services"]["default/web"];
+    for family in ["IPv4", "IPv6"] {
+        let error = service[family]["error"]["message"].as_str();
+        ensure!(error.is_some_and(|text| text.contains("recent")), "{shown}");
+        let ports = service[family]["ports"].as_object();
+        let has_chains = |port: &Value| port["believed"].as_object().is_some_and(|c| !c.is_empty());
+        ensure!(ports.is_some_and(|p| p.values().all(has_chains)), "{shown}");
+    }
     node.manifests.apply(&late())?;
     node.wait_for_rule(Family::V4, "default/late", true)?;
     node.wait_for_rule(Family::V6, "default/late", true)?;
@@ -69,7 +78,15 @@ pub(crate) fn refused_service(node: &Node) -> Result<()> {
         let aside = node.metric("kube_proxy_rs_refused_service_ports")?;
         ensure!(aside < 0.5, "{aside}");
         Ok(())
-    })
+    })?;
+    let shown = node.state("")?;
+    ensure!(shown["troubleCount"] == 0, "{shown}");
+    ensure!(shown["serviceCount"] == 3, "{shown}");
+    ensure!(
+        shown["services"]["default/web"]["IPv4"]["error"].is_null(),
+        "{shown}"
+    );
+    Ok(())
 }
 
 /// A chain of a Service that goes is used by somebody else: it stays, and all else goes on.

@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::common::manifests::{ManifestDirectory, Service};
 use crate::common::namespace::{Namespace, command};
-use crate::common::proxy::{Invocation, Proxy, metric, series};
+use crate::common::proxy::{Invocation, METRICS_PORT, Proxy, get, metric, series};
 use crate::common::topology::{Family, Host};
 use crate::common::wait;
 
@@ -242,6 +243,13 @@ impl Node {
 
     pub(crate) fn metric(&self, name: &str) -> Result<f64> {
         metric(&self.namespace, name)
+    }
+
+    /// What the proxy shows of itself.
+    pub(crate) fn state(&self, query: &str) -> Result<Value> {
+        let answer = get(&self.namespace, METRICS_PORT, &format!("/state{query}"))?;
+        let (_, body) = answer.split_once("\r\n\r\n").context("no HTTP")?;
+        serde_json::from_str(body).with_context(|| answer.clone())
     }
 
     /// One series, zero if there is none.

@@ -67,6 +67,11 @@ impl Believed {
         self.chains.contains_key(id)
     }
 
+    /// Number of rules of a chain.
+    pub fn rules_of(&self, id: &ChainId) -> Option<usize> {
+        self.chains.get(id).map(|(_, count)| *count)
+    }
+
     /// All chains but shared ones.
     pub fn chains(&self) -> impl Iterator<Item = &ChainId> {
         self.chains.keys()

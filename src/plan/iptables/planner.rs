@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::believed::{Believed, ChainId, is_of_a_service};
 use super::desired::{Desired, Touched};
 use super::fixed;
-use super::fragment::Fragment;
+use super::fragment::{Chains, Fragment};
 use super::tree::{Prefix, TreeId};
 use crate::model::{ServiceName, ServicePort, ServicePortName, Tracker};
 use crate::plan::context::Context;
@@ -256,6 +256,11 @@ impl Planner {
         }
     }
 
+    /// The chains of a Service port as they are written now.
+    pub fn chains(&self, fragment: &Fragment) -> Chains {
+        fragment.chains(&self.context, !self.is_large_now())
+    }
+
     fn is_large_now(&self) -> bool {
         self.desired.endpoint_count() > LARGE_CLUSTER
     }
@@ -283,7 +288,7 @@ impl Planner {
         for (table, chain, rules) in fixed::chains(&self.context) {
             want(None, (table, chain), rules);
         }
-        let chains_of = |fragment: &Fragment| fragment.chains(&self.context, !self.is_large_now());
+        let chains_of = |fragment: &Fragment| self.chains(fragment);
         let mut former: BTreeSet<ChainId> = BTreeSet::new();
         if is_full {
             for (name, fragment) in self.desired.fragments() {

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the loop shows of itself when somebody asks: Service by Service what is wanted, believed and pending.
+//!
+//! It answers between two rounds and never waits: who asks waits, or goes.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::Reconciler;
+use super::family::Family;
+use super::troubles::Trouble;
+use crate::dataplane::kernel::Kernel;
+use crate::model::{IpFamily, ServiceName};
+use crate::plan::view::ServiceView;
+
+/// Lines after which no further Service is shown, so that a question costs the loop little.
+const MAX_LINES: usize = 10_000;
+
+/// What is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// One Service; else as many as there is room for, those in trouble first.
+    pub service: Option<ServiceName>,
+    /// Most Services.
+    pub limit: usize,
+}
+
+/// The answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Shown {
+    /// Also those that are not shown.
+    pub service_count: usize,
+    pub trouble_count: usize,
+    /// Services that changed since the last round, also those that are not shown.
+    pub changed_count: usize,
+    pub families: BTreeMap<IpFamily, FamilyShown>,
+    pub services: BTreeMap<String, BTreeMap<IpFamily, ServiceShown>>,
+}
+
+/// One family as a whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FamilyShown {
+    /// Something is not yet in the kernel.
+    pub is_pending: bool,
+    /// What the kernel holds is unknown until it is observed.
+    pub is_unknown: bool,
+    pub draining: usize,
+}
+
+/// One Service in one family.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceShown {
+    /// It changed since the last round; the rest is of before.
+    pub is_changed: bool,
+    #[serde(flatten)]
+    pub view: ServiceView,
+    /// What the kernel refuses to it.
+    pub error: Option<Trouble>,
+    /// What it asks for and does not get.
+    pub findings: Vec<String>,
+}
+
+impl Family {
+    fn show(&self) -> FamilyShown {
+        FamilyShown {
+            is_pending: self.is_pending(),
+            is_unknown: self.is_unknown,
+            draining: self.draining(),
+        }
+    }
+
+    fn show_service(&self, service: &ServiceName) -> ServiceShown {
+        let findings = self.findings.iter();
+        let findings = findings.filter(|(port, _)| port.service == *service);
+        let conflicts = self.conflicts.iter();
+        let conflicts = conflicts.filter(|conflict| conflict.loser.service == *service);
+        ServiceShown {
+            is_changed: false,
+            view: self.planner.view(service),
+            error: self.troubles.of(service).cloned(),
+            findings: findings
+                .map(|(_, finding)| finding.to_string())
+                .chain(conflicts.map(|lost| format!("{} belongs to {}", lost.place, lost.winner)))
+                .collect(),
+        }
+    }
+}
+
+impl<K: Kernel> Reconciler<K> {
+    pub(super) fn show(&self, question: &Question) -> Shown {
+        let changed = &self.tracker.pending().services;
+        let troubled = self
+            .families
+            .iter()
+            .map(|family| family.troubles.services());
+        let mut shown = Shown {
+            service_count: self.tracker.services().count(),
+            trouble_count: troubled.clone().map(|services| services.len()).sum(),
+            changed_count: changed.len(),
+            ..Shown::default()
+        };
+        for family in &self.families {
+            shown.families.insert(family.family(), family.show());
+        }
+        let all = self.tracker.services().map(|service| &service.name);
+        let names: Box<dyn Iterator<Item = &ServiceName>> = match &question.service {
+            Some(service) => Box::new(std::iter::once(service)),
+            None => Box::new(troubled.flatten().chain(all)),
+        };
+        let mut lines = 0;
+        for name in names {
+            if shown.services.len() >= question.limit || lines >= MAX_LINES {
+                break;
+            }
+            let text = name.to_string();
+            if shown.services.contains_key(&text) {
+                continue;
+            }
+            let mut families = BTreeMap::new();
+            for family in &self.families {
+                let mut service = family.show_service(name);
+                service.is_changed = changed.contains(name);
+                lines += 1 + service.view.size();
+                families.insert(family.family(), service);
+            }
+            shown.services.insert(text, families);
+        }
+        shown
+    }
+}

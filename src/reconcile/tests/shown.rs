@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the loop shows when it is asked, and what it tells of Services that the kernel refuses something.
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::events::reason;
+
+impl Fixture {
+    fn ask(&mut self, service: Option<&str>, limit: usize) -> Value {
+        let (answer, mut answered) = oneshot::channel();
+        let service = service.map(service_name);
+        let question = Question { service, limit };
+        self.reconciler.take_in(Input::Show(question, answer));
+        serde_json::to_value(answered.try_recv().unwrap()).unwrap()
+    }
+
+    fn web_shown(&mut self) -> Value {
+        self.ask(Some("ns/web"), 1)["services"]["ns/web"]["IPv4"].clone()
+    }
+
+    fn events(&self) -> Vec<(&'static str, String)> {
+        let events = std::mem::take(&mut *self.watcher.events.lock().unwrap());
+        let told = events.into_iter();
+        told.map(|event| (event.reason, event.note)).collect()
+    }
+}
+
+#[test]
+fn a_service_shows_what_it_has_and_should_have() {
+    let mut fixture = Fixture::programmed();
+    let web = fixture.web_shown();
+    let server = json!({ "virtualServer": {
+        "settings": "scheduler rr",
+        "realServers": { "10.1.0.5:8080": "weight 1 masquerade", "10.1.0.6:8080": "weight 1 masquerade" },
+    }});
+    let objects = json!({ "TCP 10.96.0.1:80": server });
+    assert_eq!(web["ports"]["TCP"]["desired"], objects, "{web:#}");
+    assert_eq!(web["ports"]["TCP"]["believed"], objects, "{web:#}");
+    assert_eq!(web["pending"], json!([]));
+    assert_eq!(web["error"], Value::Null);
+    assert_eq!(web["isChanged"], false);
+
+    // A change that no round has taken in.
+    fixture.scale(&["10.1.0.5"]);
+    assert_eq!(fixture.web_shown()["isChanged"], true);
+    assert_eq!(fixture.ask(None, 1)["changedCount"], 1);
+}
+
+#[test]
+fn what_the_kernel_refuses_is_shown_and_told_until_it_works() {
+    let mut fixture = Fixture::programmed();
+    for _ in 0..2 {
+        let trouble = ("add-real-server", Fault::Partial);
+        fixture.lock().troubles.push_back(trouble);
+    }
+    fixture.scale(&["10.1.0.5", "10.1.0.6", "10.1.0.7"]);
+    let step = "add real server TCP 10.96.0.1:80 -> 10.1.0.7:8080 weight 1 masquerade";
+    let error = format!("{step}: injected");
+    for _ in 0..2 {
+        fixture.wait(Duration::from_mins(1));
+        let web = fixture.web_shown();
+        assert_eq!(web["error"]["message"], json!(error), "{web:#}");
+        assert_eq!(web["pending"], json!([step]));
+        assert_eq!(fixture.ask(None, 1)["troubleCount"], 1);
+    }
+    // Told once.
+    let note = format!("port ns/web: the kernel refuses to {error}");
+    assert_eq!(fixture.events(), [(reason::REFUSED_BY_KERNEL, note)]);
+
+    fixture.wait(Duration::from_mins(1));
+    let web = fixture.web_shown();
+    assert_eq!(web["error"], Value::Null, "{web:#}");
+    assert_eq!(web["pending"], json!([]));
+    assert_eq!(fixture.events(), []);
+}
+
+#[test]
+fn refused_addresses_and_entries_are_shown_with_their_service() {
+    for (kind, step) in [
+        ("add-address", "add address 10.96.0.9 to kube-ipvs0"),
+        ("add-entry", "add entry KUBE-CLUSTER-IP 10.96.0.9,tcp:80"),
+    ] {
+        let mut fixture = Fixture::programmed();
+        let other = service("ns/other").cluster_ips(&["10.96.0.9"]).port(80);
+        fixture.lock().troubles.push_back((kind, Fault::Partial));
+        fixture.model(Event::ServiceApplied(other));
+        fixture.work();
+        let shown = fixture.ask(None, 1);
+        let other = &shown["services"]["ns/other"]["IPv4"];
+        let message = other["error"]["message"].as_str().unwrap();
+        assert!(
+            message.starts_with(step) || kind == "add-entry",
+            "{shown:#}"
+        );
+        assert!(message.ends_with(": injected"), "{shown:#}");
+        // Those in trouble come first, whatever their names.
+        assert_eq!(shown["services"].as_object().unwrap().len(), 1);
+        assert_eq!(shown["serviceCount"], 2);
+    }
+}
+
+#[test]
+fn what_was_not_as_believed_is_shown_but_is_no_event() {
+    let mut fixture = Fixture::programmed();
+    let trouble = ("add-real-server", Fault::Refused);
+    fixture.lock().troubles.push_back(trouble);
+    fixture.scale(&["10.1.0.5", "10.1.0.6", "10.1.0.7"]);
+    fixture.work();
+    assert_ne!(fixture.web_shown()["error"], Value::Null);
+    assert_eq!(fixture.events(), []);
+}
+
+#[test]
+fn iptables_mode_shows_chains_and_what_was_set_aside() {
+    let mut fixture = Fixture::with(&["--proxy-mode=iptables"]);
+    fixture.known_node();
+    fixture.model(Event::ServicesReplaced(vec![service("ns/web").port(80)]));
+    fixture.model(Event::SlicesReplaced(vec![
+        slice(
+            "ns/web",
+            "a",
+            vec![endpoint("10.1.0.5"), endpoint("10.1.0.6")],
+        )
+        .port(8080),
+    ]));
+    fixture.work();
+    let web = fixture.web_shown();
+    let port = &web["ports"]["TCP"];
+    assert_eq!(port["frontends"], json!(["TCP 10.96.0.1:80"]), "{web:#}");
+    let desired = port["desired"].as_object().unwrap();
+    let chain = desired.keys().next().unwrap();
+    assert!(chain.starts_with("nat KUBE-SVC-"), "{web:#}");
+    assert_eq!(port["desired"], port["believed"], "{web:#}");
+    assert_eq!(web["pending"], json!([]));
+
+    // Somebody holds the lock.
+    fixture
+        .lock()
+        .troubles
+        .push_back(("edit-rules", Fault::Locked));
+    fixture.scale(&["10.1.0.5"]);
+    fixture.wait(Duration::from_mins(1));
+    assert_eq!(fixture.ask(None, 1)["families"]["IPv4"]["isPending"], true);
+    assert_eq!(fixture.web_shown()["pending"], json!([chain]));
+    fixture.wait(Duration::from_mins(1));
+    assert_eq!(fixture.web_shown()["pending"], json!([]));
+
+    // The kernel cannot do what one Service needs, until it asks for something else.
+    fixture.lock().refused_rules = Some("-m recent");
+    let sticky = service("ns/web").port(80).affinity(10);
+    fixture.model(Event::ServiceApplied(sticky));
+    fixture.wait(Duration::from_mins(1));
+    let web = fixture.web_shown();
+    assert_eq!(web["error"]["message"], "injected", "{web:#}");
+    let told = fixture.events();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0].0, reason::REFUSED_BY_KERNEL);
+    fixture.wait(Duration::from_mins(1));
+    assert_eq!(fixture.web_shown()["error"]["message"], "injected");
+    fixture.model(Event::ServiceApplied(service("ns/web").port(80)));
+    fixture.wait(Duration::from_mins(1));
+    assert_eq!(fixture.web_shown()["error"], Value::Null);
+}
+
+#[test]
+fn no_more_is_shown_than_was_asked_for() {
+    let mut fixture = Fixture::programmed();
+    fixture.many_and_slow(Duration::ZERO);
+    let shown = fixture.ask(None, 10);
+    assert_eq!(shown["services"].as_object().unwrap().len(), 10);
+    assert_eq!(shown["serviceCount"], 101);
+    // A virtual server is shown as wanted and as believed, so the room ends before the limit does.
+    let endpoints: Vec<_> = (0..200).map(|n| endpoint(&format!("10.1.2.{n}"))).collect();
+    let slices = (0..100)
+        .map(|index| slice(&format!("ns/other-{index}"), "a", endpoints.clone()).port(8080));
+    fixture.model(Event::SlicesReplaced(slices.collect()));
+    fixture.wait(Duration::from_secs(1));
+    let shown = fixture.ask(None, 1_000);
+    let count = shown["services"].as_object().unwrap().len();
+    assert!((20..40).contains(&count), "{count}");
+}
