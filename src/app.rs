@@ -220,6 +220,9 @@ fn parts(
     let mut opened = start::open(&settings, exec)?;
     let chosen = &opened.backends;
     observer.iptables_backend(chosen.backend.as_str(), chosen.reason.as_str());
+    for (name, is_there) in &opened.capabilities {
+        observer.kernel_capability(name, *is_there);
+    }
     let facts = NodeFacts {
         addresses: opened.kernel.node_addresses()?,
         gateways: opened.kernel.gateways()?,

@@ -451,10 +451,10 @@ impl<K: Kernel> Reconciler<K> {
             return;
         }
         if is_audit {
-            self.schedulers.try_again(&mut self.kernel);
+            self.schedulers.try_again(&mut self.kernel, &*self.observer);
         }
         self.schedulers
-            .follow(&mut self.kernel, &self.tracker, changes);
+            .follow(&mut self.kernel, &*self.observer, &self.tracker, changes);
         if self.facts.missing_schedulers != *self.schedulers.missing() {
             self.facts.missing_schedulers = self.schedulers.missing().clone();
             self.facts_changed = true;

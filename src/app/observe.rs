@@ -139,6 +139,10 @@ impl Observer for LoopObserver {
         self.dataplane.iptables_backend(backend, reason);
     }
 
+    fn kernel_capability(&self, name: &str, available: bool) {
+        self.dataplane.kernel_capability(name, available);
+    }
+
     fn queued(&self, family: IpFamily) {
         self.sync.sync_queued(family);
         self.health.change_queued(family);

@@ -48,6 +48,8 @@ pub(super) struct Opened {
     /// Families in which one rule can compare source and destination; only iptables mode asks.
     pub(super) comparing: BTreeSet<IpFamily>,
     pub(super) counts_packets: bool,
+    /// What was looked for, by the names of modules, and whether it is there.
+    pub(super) capabilities: BTreeMap<String, bool>,
 }
 
 /// Opens the kernel of this network namespace for a mode.
@@ -58,7 +60,7 @@ pub(super) fn open(settings: &Settings, exec: &Arc<dyn Exec>) -> anyhow::Result<
         ProxyMode::Iptables => None,
     };
     let (backends, iptables) = iptables(settings.iptables_backend, exec)?;
-    let families = iptables.keys().copied().collect();
+    let families: Vec<IpFamily> = iptables.keys().copied().collect();
     let comparing = match settings.mode {
         ProxyMode::Ipvs => BTreeSet::new(),
         ProxyMode::Iptables => comparing(&iptables)?,
@@ -66,6 +68,17 @@ pub(super) fn open(settings: &Settings, exec: &Arc<dyn Exec>) -> anyhow::Result<
     let counts_packets = match settings.mode {
         ProxyMode::Ipvs => false,
         ProxyMode::Iptables => counts_packets(&iptables)?,
+    };
+    let capabilities = match settings.mode {
+        // Without these there would have been no start.
+        ProxyMode::Ipvs => BTreeMap::from([
+            ("ip_vs".to_owned(), true),
+            (format!("ip_vs_{}", settings.ipvs.scheduler), true),
+        ]),
+        ProxyMode::Iptables => BTreeMap::from([
+            ("xt_bpf".to_owned(), comparing.len() == families.len()),
+            ("xt_nfacct".to_owned(), counts_packets),
+        ]),
     };
     let sysctls = Sysctls::new("/proc/sys");
     let version = sysctls
@@ -103,6 +116,7 @@ pub(super) fn open(settings: &Settings, exec: &Arc<dyn Exec>) -> anyhow::Result<
         backends,
         comparing,
         counts_packets,
+        capabilities,
     })
 }
 

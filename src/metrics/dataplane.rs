@@ -72,7 +72,7 @@ impl DataplaneMetrics {
             capabilities: gauges(
                 r,
                 "kube_proxy_rs_kernel_capability",
-                "Whether the kernel can do something, 1 or 0",
+                "Whether the kernel has what was looked for at start or for a Service, 1 or 0",
                 &["name"],
             )?,
             unwritable_sysctls: gauges(
@@ -123,7 +123,7 @@ impl DataplaneMetrics {
     }
 
     /// The kernel can, or cannot, do something.
-    pub fn kernel_capability(&self, name: &'static str, available: bool) {
+    pub fn kernel_capability(&self, name: &str, available: bool) {
         self.capabilities
             .with_label_values(&[name])
             .set(i64::from(available));

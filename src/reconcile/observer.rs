@@ -28,10 +28,13 @@ pub struct Round<'a> {
     pub rules: Option<((usize, usize), (usize, usize))>,
 }
 
-/// Is told what happens. All calls but the first come from the loop's thread and must not block.
+/// Is told what happens. All calls but the first two come from the loop's thread and must not block.
 pub trait Observer: Send + Sync {
     /// Which iptables was chosen at start, and why.
     fn iptables_backend(&self, _backend: &'static str, _reason: &'static str) {}
+
+    /// Whether the kernel has something that was looked for.
+    fn kernel_capability(&self, _name: &str, _available: bool) {}
 
     /// A round was asked for.
     fn queued(&self, _family: IpFamily) {}

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use tracing::warn;
 
+use super::observer::Observer;
 use crate::dataplane::kernel::Kernel;
 use crate::model::ipvs_options::Scheduler;
 use crate::model::{Changes, Tracker};
@@ -23,6 +24,7 @@ impl Schedulers {
     pub(super) fn follow(
         &mut self,
         kernel: &mut impl Kernel,
+        observer: &dyn Observer,
         tracker: &Tracker,
         changes: &Changes,
     ) {
@@ -31,15 +33,15 @@ impl Schedulers {
         let wanted: BTreeSet<Scheduler> = options.filter_map(|options| options.scheduler).collect();
         for scheduler in wanted {
             if !self.missing.contains(&scheduler) {
-                self.try_one(kernel, scheduler);
+                self.try_one(kernel, observer, scheduler);
             }
         }
     }
 
     /// Tries again those that were missing.
-    pub(super) fn try_again(&mut self, kernel: &mut impl Kernel) {
+    pub(super) fn try_again(&mut self, kernel: &mut impl Kernel, observer: &dyn Observer) {
         for scheduler in std::mem::take(&mut self.missing) {
-            self.try_one(kernel, scheduler);
+            self.try_one(kernel, observer, scheduler);
         }
     }
 
@@ -47,16 +49,19 @@ impl Schedulers {
         &self.missing
     }
 
-    fn try_one(&mut self, kernel: &mut impl Kernel, scheduler: Scheduler) {
+    fn try_one(&mut self, kernel: &mut impl Kernel, observer: &dyn Observer, scheduler: Scheduler) {
         if self.present.contains(&scheduler) {
             return;
         }
         match kernel.has_scheduler(scheduler) {
-            Ok(true) => {
-                self.present.insert(scheduler);
-            }
-            Ok(false) => {
-                self.missing.insert(scheduler);
+            Ok(is_there) => {
+                observer.kernel_capability(&format!("ip_vs_{scheduler}"), is_there);
+                let found = if is_there {
+                    &mut self.present
+                } else {
+                    &mut self.missing
+                };
+                found.insert(scheduler);
             }
             // The step that needs it will say more.
             Err(error) => warn!(%scheduler, error = %ErrorChain(&error), "scheduler not tried"),

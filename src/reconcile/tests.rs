@@ -200,9 +200,15 @@ struct Watcher {
     health_checks: Mutex<Vec<HealthChecks>>,
     events: Mutex<Vec<crate::events::Event>>,
     node: Mutex<Vec<Option<crate::model::NodeInfo>>>,
+    capabilities: Mutex<BTreeMap<String, bool>>,
 }
 
 impl Observer for Watcher {
+    fn kernel_capability(&self, name: &str, available: bool) {
+        let mut known = self.capabilities.lock().unwrap();
+        known.insert(name.to_owned(), available);
+    }
+
     fn drift(&self, _family: IpFamily, drift: &Drift) {
         *self.drift.lock().unwrap() += drift.found.values().sum::<usize>();
     }

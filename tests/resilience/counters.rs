@@ -28,6 +28,8 @@ pub(crate) fn are_metrics(node: &Node) -> Result<()> {
     );
     let text = crate::common::proxy::metrics(&node.namespace)?;
     ensure!(text.contains(INVALID), "{INVALID} is missing");
+    let capability = "kube_proxy_rs_kernel_capability{name=\"xt_nfacct\"} 1";
+    ensure!(text.contains(capability), "{capability} is missing");
     // What reaches the node port from the node, without any endpoint that could answer.
     let socket = node
         .namespace

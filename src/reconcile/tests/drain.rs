@@ -116,6 +116,8 @@ fn a_scheduler_that_appears_is_used_after_the_next_audit() {
     fixture.model(Event::ServiceApplied(service));
     fixture.work();
     assert_eq!(scheduler(&fixture), "rr");
+    let is_there = |fixture: &Fixture| fixture.watcher.capabilities.lock().unwrap()["ip_vs_mh"];
+    assert!(!is_there(&fixture));
     let told = std::mem::take(&mut *fixture.watcher.events.lock().unwrap());
     let [event] = &told[..] else {
         panic!("wanted one event, got {told:?}")
@@ -126,6 +128,7 @@ fn a_scheduler_that_appears_is_used_after_the_next_audit() {
     fixture.lock().missing_schedulers.clear();
     fixture.wait(Duration::from_secs(30));
     assert_eq!(scheduler(&fixture), "mh");
+    assert!(is_there(&fixture));
 }
 
 #[test]
