@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The proxy in kube-proxy's place on a node of a real cluster: with kubeadm's ConfigMap and command line, as kube-proxy's
-//! user, beside a real kube-proxy with the same objects. Each proxy has a network namespace of this machine, iptables mode,
-//! and a link to the API server.
+//! user, beside a real kube-proxy with the same objects, and before and after it. Each proxy has a network namespace of this
+//! machine, iptables mode, and a link to the API server.
 //!
 //! `KPR_TESTBED` names the folder that `hack/testbed/up` made; without it every test reads *ignored*.
 #![cfg(test)]
@@ -19,6 +19,8 @@ mod metrics;
 mod node;
 #[path = "cluster_drop_in/start.rs"]
 mod start;
+#[path = "cluster_drop_in/takeover.rs"]
+mod takeover;
 #[path = "cluster/testbed.rs"]
 mod testbed;
 #[path = "cluster_drop_in/world.rs"]
@@ -43,6 +45,6 @@ fn main() -> ExitCode {
         };
         Trial::test(name, run).with_ignored_flag(testbed.is_none())
     };
-    let tests = [start::TESTS, node::TESTS, metrics::TESTS].concat();
+    let tests = [start::TESTS, node::TESTS, metrics::TESTS, takeover::TESTS].concat();
     libtest_mimic::run(&arguments, tests.into_iter().map(trial).collect()).exit_code()
 }

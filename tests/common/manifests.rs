@@ -363,7 +363,7 @@ pub fn node_manifest() -> Value {
     })
 }
 
-fn list(items: &[Value]) -> Value {
+pub fn list(items: &[Value]) -> Value {
     json!({ "apiVersion": "v1", "kind": "List", "items": items })
 }
 

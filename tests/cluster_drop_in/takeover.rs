@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0
+//! From the real kube-proxy to ours and back under load, in iptables mode: no connection fails, none breaks, kube-proxy
+//! can do its work afterwards, and after the clean-up the kernel is as it was before the first start.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::Test;
+use crate::common::manifests::{Service, list};
+use crate::common::namespace::{Namespace, command};
+use crate::common::proxy::{self, Proxy};
+use crate::common::steady_load::{Load, Plan};
+use crate::common::topology::{CLUSTER_CIDRS, Family, Host, Topology, cluster_ip, node_port};
+use crate::common::traffic::{Protocol, Servers};
+use crate::common::wait;
+use crate::testbed::Testbed;
+use crate::world::{Objects, ours};
+
+#[path = "../lifecycle/kernel.rs"]
+mod kernel;
+
+pub(crate) const TESTS: &[Test] = &[(
+    "a_takeover_from_kube_proxy_and_back_costs_no_connection",
+    there_and_back,
+)];
+
+/// Connections between two events, for one load after the other.
+const BETWEEN: u64 = 100;
+
+/// The node's link to the network of the API server; it goes with this, not some time after the namespace.
+struct Uplink(String);
+
+impl Uplink {
+    fn new(node: &Namespace, testbed: &Testbed) -> Result<Self> {
+        let name = format!("kprtake{}", testbed.env("NUMBER"));
+        Namespace::current()?.ip(&format!(
+            "link add {name} type veth peer name api0 netns {}\nlink set {name} master {} up\n",
+            node.path(),
+            testbed.env("BRIDGE")
+        ))?;
+        let uplink = Self(name);
+        // Without an address that comes later than the first look at all of them.
+        node.ip(&format!(
+            "link set api0 addrgenmode none up\naddress add {}.254/24 dev api0\n",
+            testbed.env("NET4")
+        ))?;
+        Ok(uplink)
+    }
+}
+
+impl Drop for Uplink {
+    fn drop(&mut self) {
+        // The test's own failure is what counts.
+        drop(Namespace::current().and_then(|here| here.ip(&format!("link del {}\n", self.0))));
+    }
+}
+
+/// With what kube-proxy and ours are both told.
+fn with_flags(program: &Path, testbed: &Testbed) -> Command {
+    let mut command = command(program);
+    command
+        .arg(format!(
+            "--kubeconfig={}",
+            testbed.kubeconfig("proxy").display()
+        ))
+        .args(["--proxy-mode=iptables", "--hostname-override=node", "--v=2"])
+        .arg(format!("--cluster-cidr={CLUSTER_CIDRS}"))
+        // Not for a network namespace to change.
+        .args(["--conntrack-max-per-core=0", "--conntrack-min=0"]);
+    command
+}
+
+/// Starts it and waits until it has written its rules.
+fn start(node: &Namespace, testbed: &Testbed, program: &Path) -> Result<Proxy> {
+    let mut proxy = Proxy::spawn(node, with_flags(program, testbed))?;
+    let synced = wait::until("it has synced", || {
+        ensure!(proxy.is_running()?, "it has ended");
+        let name = "kubeproxy_sync_proxy_rules_last_timestamp_seconds";
+        let synced = proxy::series(node, name)?;
+        ensure!(
+            synced.values().filter(|time| **time > 0.0).count() == 2,
+            "{synced:?}"
+        );
+        Ok(())
+    });
+    synced.with_context(|| format!("{}:\n{}", program.display(), proxy.log()))?;
+    Ok(proxy)
+}
+
+fn set_addresses(testbed: &Testbed) {
+    let addresses = Family::ALL.map(|family| {
+        let address = Host::Node.address(family).to_string();
+        json!({"type": "InternalIP", "address": address})
+    });
+    let status = json!({"status": {"addresses": addresses}}).to_string();
+    let arguments = ["patch", "node/node", "--subresource=status", "--type=merge"];
+    testbed.kubectl(&[&arguments[..], &["-p", &status]].concat());
+}
+
+/// 201 new connections per second and 21 long-lived ones, of both families: from a pod, from the node, from outside.
+fn loads(topology: &Topology, service: &Service) -> Result<Vec<Load>> {
+    let to_cluster_ip = Family::ALL.map(|family| (cluster_ip(family, service.n), 80).into());
+    let to_node_port =
+        Family::ALL.map(|family| (Host::Node.address(family), node_port(service.n)).into());
+    [
+        (Host::Shell, to_cluster_ip),
+        (Host::Node, to_cluster_ip),
+        (Host::Client, to_node_port),
+    ]
+    .into_iter()
+    .map(|(from, targets)| {
+        let plan = Plan {
+            targets: targets.to_vec(),
+            rate: 67,
+            held: 7,
+        };
+        Load::start(topology.host(from), plan).with_context(|| format!("from {from}"))
+    })
+    .collect()
+}
+
+fn go_on(loads: &[Load]) -> Result<()> {
+    loads.iter().try_for_each(|load| load.goes_on_for(BETWEEN))
+}
+
+/// All rules of one family that have one of these words.
+fn rules_with(node: &Namespace, program: &str, words: &[&str]) -> Result<Vec<String>> {
+    let rules = node.run(program, &[])?;
+    let found = rules
+        .lines()
+        .filter(|line| words.iter().any(|word| line.contains(word)));
+    Ok(found.map(str::to_owned).collect())
+}
+
+/// `--cleanup`, after which the kernel must be as it was.
+fn clean_up(node: &Namespace, before: &kernel::Kernel) -> Result<()> {
+    let mut command = command(ours());
+    command.arg("--cleanup").stdin(Stdio::null());
+    let output = node.enter(|| command.output())??;
+    let differences = kernel::differences(before, &kernel::read(node)?);
+    ensure!(
+        output.status.success() && differences.is_empty(),
+        "{}: {differences:#?}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}
+
+fn there_and_back(testbed: &Testbed) -> Result<()> {
+    let kube_proxy = Path::new(testbed.env("BIN")).join("kube-proxy");
+    ensure!(
+        kube_proxy.exists(),
+        "build it: hack/testbed/build kube-proxy"
+    );
+    let topology = Topology::new()?;
+    let _servers = Servers::new(&topology)?;
+    let node = topology.host(Host::Node);
+    let _uplink = Uplink::new(node, testbed)?;
+    let before = kernel::read(node)?;
+    let service = |name: &str, n, endpoints: &[Host]| {
+        // Not every kernel has SCTP, and kube-proxy writes nothing if one rule is refused.
+        Service::new(name, n, endpoints).protocols(&[Protocol::Tcp, Protocol::Udp])
+    };
+    let web = service("takeover-web", 20, &[Host::Web1, Host::Web3]).exposed();
+    let gone = service("takeover-gone", 21, &[Host::Web2]);
+    let late = service("takeover-late", 22, &[Host::Web2]);
+    // Enough for our tree of addresses to have more than one level.
+    let more = (30..70).map(|n| service(&format!("takeover-{n}"), n, &[Host::Web2]));
+    let first: Vec<Value> = [&web, &gone]
+        .into_iter()
+        .cloned()
+        .chain(more)
+        .flat_map(|service| [vec![service.service_manifest()], service.slice_manifests()].concat())
+        .chain([json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node"}})])
+        .collect();
+    let _objects = Objects::new(testbed, &list(&first).to_string());
+    set_addresses(testbed);
+
+    let proxy = start(node, testbed, &kube_proxy)?;
+    let loads = loads(&topology, &web)?;
+    go_on(&loads)?;
+    proxy.terminate()?;
+    let proxy = start(node, testbed, &ours())?;
+    go_on(&loads).context("after the takeover")?;
+    let left = rules_with(node, "iptables-save", &["KUBE-SEP-", "CANARY"])?;
+    ensure!(left.is_empty(), "kube-proxy's are left: {left:#?}");
+    proxy.terminate()?;
+    let proxy = start(node, testbed, &kube_proxy)?;
+    go_on(&loads).context("after the return")?;
+
+    // kube-proxy deletes the chains of a Service only if nothing of ours leads to them.
+    testbed.kubectl(&["delete", "service", &gone.name]);
+    let _late = Objects::new(testbed, &late.manifest().to_string());
+    for (program, family) in [
+        ("iptables-save", Family::V4),
+        ("ip6tables-save", Family::V6),
+    ] {
+        wait::until("kube-proxy follows changes after the return", || {
+            let late = format!("-d {}/", cluster_ip(family, late.n));
+            let gone = format!("-d {}/", cluster_ip(family, gone.n));
+            let rules = rules_with(node, program, &[&late, &gone])?;
+            ensure!(rules.iter().any(|rule| rule.contains(&late)), "{rules:#?}");
+            ensure!(!rules.iter().any(|rule| rule.contains(&gone)), "{rules:#?}");
+            Ok(())
+        })
+        .with_context(|| proxy.log())?;
+    }
+    go_on(&loads)?;
+    let mut results = Vec::new();
+    for load in loads {
+        let tally = load.finish()?;
+        eprintln!("takeover and return: {}", tally.line());
+        results.push(tally.is_flawless(4 * BETWEEN));
+    }
+    results.into_iter().collect::<Result<Vec<()>>>()?;
+    proxy.terminate()?;
+    clean_up(node, &before)
+}
