@@ -71,7 +71,7 @@ start_apiserver() {
         --service-account-signing-key-file="$KPR_TESTBED/service-account.pem" \
         --token-auth-file="$KPR_TESTBED/tokens.csv" \
         --service-cluster-ip-range="$CIDR4${CIDR6:+,$CIDR6}" \
-        --authorization-mode=Node,RBAC \
+        --authorization-mode=Node,RBAC --allow-privileged=true \
         --disable-admission-plugins=ServiceAccount
     wait_ready kube-apiserver 120 api GET /readyz
 }

@@ -185,3 +185,13 @@ fn a_configuration_is_written_to_a_file() {
         Err(FileError::Write { .. })
     ));
 }
+
+#[test]
+fn files_of_the_overlays_are_usable() {
+    for mode in ["ipvs", "iptables"] {
+        let root = env!("CARGO_MANIFEST_DIR");
+        let path = format!("{root}/deploy/kustomize/overlays/{mode}/config.conf");
+        let findings = crate::config::check::check(Path::new(&path)).unwrap();
+        assert!(findings.is_usable(), "{findings}");
+    }
+}
