@@ -105,6 +105,13 @@ impl ConfigError {
     }
 }
 
+/// All flags with their values, in order: as given, or else as they are by default.
+pub fn shown_flags(
+    arguments: impl IntoIterator<Item = OsString>,
+) -> Result<Vec<(String, String)>, ConfigError> {
+    Ok(flags::shown(arguments)?)
+}
+
 /// Reads the command line (the first argument being the program's name) and the configuration file that it names.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, ConfigError> {
     let parsed = match flags::parse(arguments) {

@@ -40,7 +40,7 @@ pub(super) struct Metrics {
 
 impl Metrics {
     pub(super) fn new(settings: &Settings, clock: &Clock) -> Result<Self, MetricsError> {
-        let registry = metrics::registry(crate::config::KUBERNETES_VERSION)?;
+        let registry = metrics::registry(&settings.kubernetes_version)?;
         Ok(Self {
             source: SourceMetrics::register(&registry)?,
             sync: SyncMetrics::register(&registry, settings.mode, clock.clone())?,

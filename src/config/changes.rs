@@ -30,8 +30,7 @@ pub fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
         // Written again.
         conntrack: _,
         oom_score_adj: _,
-        // Without effect, or for people.
-        profiling: _,
+        // For people.
         notices: _,
         configuration: _,
     } = new;
@@ -98,7 +97,7 @@ mod tests {
         for body in [
             "bindAddress: 192.0.2.1\nhealthzBindAddress: 0.0.0.0\nmetricsBindAddress: 127.0.0.1\n",
             "clusterCIDR: 10.0.0.0/8\n",
-            "configSyncPeriod: 1m\n",
+            "configSyncPeriod: 1m\nclientConnection: {qps: 50}\n",
             "conntrack: {min: 5, tcpBeLiberal: true}\n",
             "detectLocal: {bridgeInterface: cni0}\ndetectLocalMode: BridgeInterface\n",
             "enableProfiling: true\n",
@@ -117,7 +116,6 @@ mod tests {
         for (body, field) in [
             ("mode: ipvs\n", "mode"),
             ("clientConnection: {kubeconfig: /k}\n", "clientConnection"),
-            ("clientConnection: {qps: 50}\n", "clientConnection"),
             ("hostnameOverride: other\n", "hostnameOverride"),
             ("healthzBindAddress: 0.0.0.0:1\n", "healthzBindAddress"),
             ("metricsBindAddress: 127.0.0.1:1\n", "metricsBindAddress"),

@@ -100,9 +100,10 @@ mod tests {
              portRange: 1-2\nwindowsRunAsService: true\nenableProfiling: true\n\
              showHiddenMetricsForVersion: \"1.36\"\nwinkernel: {networkName: x}\n\
              nftables: {masqueradeAll: true}\nipvs: {excludeCIDRs: [10.0.0.0/8]}\n\
-             clientConnection: {contentType: application/yaml, acceptContentTypes: text/plain}\n\
+             clientConnection: {contentType: application/yaml, acceptContentTypes: text/plain, qps: 50}\n\
+             configSyncPeriod: 1m\n\
              featureGates: {LoggingAlphaOptions: true, NativeHistograms: false}\n\
-             logging: {options: {text: {splitStream: true, infoBufferSize: 1Ki}}}\n",
+             logging: {flushFrequency: 1s, options: {text: {splitStream: true, infoBufferSize: 1Ki}}}\n",
         );
         assert!(findings.is_usable(), "{findings}");
         let subjects: Vec<&str> = findings
@@ -123,6 +124,9 @@ mod tests {
                 "ipvs.excludeCIDRs",
                 "clientConnection.contentType",
                 "clientConnection.acceptContentTypes",
+                "clientConnection",
+                "configSyncPeriod",
+                "logging.flushFrequency",
                 "logging.options",
                 "logging.options",
                 "featureGates.NativeHistograms",

@@ -3,11 +3,13 @@
 //!
 //! Every flag is optional here, so that a flag that was given can be told from its default.
 
+mod shown;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::{OsStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
@@ -15,6 +17,8 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use super::duration::GoDuration;
 use super::settings::IptablesBackend;
 use super::types::VmoduleItem;
+
+pub(super) use shown::shown;
 
 /// Flags that count although `--config` is given. All others are replaced by the file.
 const BESIDE_CONFIG: [&str; 19] = [
@@ -88,10 +92,10 @@ pub enum OutputFormat {
 #[derive(Debug, Default, Args)]
 pub(super) struct Flags {
     /// Configuration file. All flags that are in its format are ignored then.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = path())]
     pub(super) config: Option<PathBuf>,
     /// Write the effective configuration to this file and exit.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = path())]
     pub(super) write_config_to: Option<PathBuf>,
     /// Remove all rules, virtual servers and addresses that kube-proxy or this program made, and exit.
     #[arg(long, value_name = "BOOL", value_parser = boolean())]
@@ -118,13 +122,13 @@ pub(super) struct Flags {
     /// URL of the API server, beats the kubeconfig's.
     #[arg(long, value_name = "URL")]
     pub(super) master: Option<String>,
-    /// Content type of requests. Accepted; this program speaks JSON.
+    /// Without effect: this program speaks JSON.
     #[arg(long, value_name = "TYPE")]
     pub(super) kube_api_content_type: Option<String>,
-    /// Requests per second to the API server [default: 5].
+    /// Without effect: there are few requests, and each kind is paced [default: 5].
     #[arg(long, value_name = "NUMBER")]
     pub(super) kube_api_qps: Option<f32>,
-    /// Requests at once to the API server [default: 10].
+    /// Without effect, as `--kube-api-qps` [default: 10].
     #[arg(long, value_name = "NUMBER")]
     pub(super) kube_api_burst: Option<i32>,
     /// Name of the own Node object, if it is not the host's name.
@@ -149,10 +153,10 @@ pub(super) struct Flags {
     /// Exit when health checks or metrics cannot be served.
     #[arg(long, value_name = "BOOL", value_parser = boolean())]
     pub(super) bind_address_hard_fail: Option<bool>,
-    /// Serve debugging endpoints beside the metrics.
+    /// Without effect: there are no Go profiles.
     #[arg(long, value_name = "BOOL", value_parser = boolean())]
     pub(super) profiling: Option<bool>,
-    /// Accepted; there are no hidden metrics.
+    /// Without effect: there are no hidden metrics.
     #[arg(long, value_name = "VERSION")]
     pub(super) show_hidden_metrics_for_version: Option<String>,
 
@@ -242,7 +246,7 @@ pub(super) struct Flags {
     /// Time-out of answered UDP; 0 leaves the kernel's.
     #[arg(long, value_name = "DURATION")]
     pub(super) conntrack_udp_timeout_stream: Option<GoDuration>,
-    /// Accepted; nothing here has to be replayed [default: 15m].
+    /// Without effect: nothing here has to be replayed [default: 15m].
     #[arg(long, value_name = "DURATION")]
     pub(super) config_sync_period: Option<GoDuration>,
 
@@ -255,21 +259,30 @@ pub(super) struct Flags {
     /// text or json [default: text].
     #[arg(long, value_name = "FORMAT")]
     pub(super) logging_format: Option<String>,
-    /// Accepted; lines are written at once.
+    /// Without effect: lines are written at once [default: 5s].
     #[arg(long, value_name = "DURATION")]
     pub(super) log_flush_frequency: Option<GoDuration>,
-    /// Accepted with gate `LoggingAlphaOptions`; all lines go to stderr.
+    /// Without effect: all lines go to stderr.
     #[arg(long, value_name = "BOOL", value_parser = boolean(), hide = true)]
     pub(super) log_text_split_stream: Option<bool>,
-    /// Accepted with gate `LoggingAlphaOptions`; lines are written at once.
+    /// Without effect: lines are written at once. Needs gate `LoggingAlphaOptions`.
     #[arg(long, value_name = "BYTES", hide = true)]
     pub(super) log_text_info_buffer_size: Option<String>,
-    /// Accepted with gate `LoggingAlphaOptions`; all lines go to stderr.
+    /// Without effect: all lines go to stderr.
     #[arg(long, value_name = "BOOL", value_parser = boolean(), hide = true)]
     pub(super) log_json_split_stream: Option<bool>,
-    /// Accepted with gate `LoggingAlphaOptions`; lines are written at once.
+    /// Without effect: lines are written at once. Needs gate `LoggingAlphaOptions`.
     #[arg(long, value_name = "BYTES", hide = true)]
     pub(super) log_json_info_buffer_size: Option<String>,
+}
+
+impl Flags {
+    /// `--config=` names no file, as if it were not there.
+    fn forget_empty_paths(&mut self) {
+        for path in [&mut self.config, &mut self.write_config_to] {
+            *path = path.take().filter(|path| !path.as_os_str().is_empty());
+        }
+    }
 }
 
 /// What is wrong with a command line.
@@ -307,7 +320,11 @@ pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Par
     let matches = command()
         .try_get_matches_from(arguments)
         .map_err(positional)?;
-    let cli = Cli::from_arg_matches(&matches)?;
+    let mut cli = Cli::from_arg_matches(&matches)?;
+    cli.flags.forget_empty_paths();
+    if let Some(Sub::Plan { flags, .. }) = &mut cli.command {
+        flags.forget_empty_paths();
+    }
     let given = matches
         .subcommand()
         .map_or(&matches, |(_, matches)| matches);
@@ -316,7 +333,7 @@ pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Par
         .try_get_one::<PathBuf>("config")
         .ok()
         .flatten()
-        .is_some()
+        .is_some_and(|path| !path.as_os_str().is_empty())
     {
         ignored.extend(
             given
@@ -387,6 +404,11 @@ fn positional(error: clap::Error) -> FlagError {
         }
         _ => FlagError::Usage(error),
     }
+}
+
+/// A path that may be empty.
+fn path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
 }
 
 /// What Go's `strconv.ParseBool` takes.

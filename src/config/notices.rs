@@ -16,6 +16,10 @@ pub(super) fn notices(config: &KubeProxyConfiguration) -> Vec<Notice> {
         is_buffered(&logging.text.info_buffer_size) || is_buffered(&logging.json.info_buffer_size);
     let content_type = config.client_connection.content_type.as_str();
     let accept = config.client_connection.accept_content_types.as_str();
+    let client = &config.client_connection;
+    let default_client = &defaults.client_connection;
+    let paces =
+        client.qps.total_cmp(&default_client.qps).is_ne() || client.burst != default_client.burst;
     let speaks = |text: &str| text.is_empty() || text == CONTENT_TYPE || text.contains("json");
 
     let mut notices: Vec<Notice> = [
@@ -32,6 +36,9 @@ pub(super) fn notices(config: &KubeProxyConfiguration) -> Vec<Notice> {
         (config.ipvs.exclude_cidrs.is_some() && config.mode != "ipvs", "ipvs.excludeCIDRs", "no effect outside ipvs mode"),
         (!speaks(content_type), "clientConnection.contentType", "no effect: JSON is spoken"),
         (!speaks(accept), "clientConnection.acceptContentTypes", "no effect: JSON is spoken"),
+        (paces, "clientConnection", "qps and burst have no effect: there are few requests, and each kind is paced"),
+        (config.config_sync_period != defaults.config_sync_period, "configSyncPeriod", "no effect: nothing here has to be replayed"),
+        (config.logging.flush_frequency != defaults.logging.flush_frequency, "logging.flushFrequency", "no effect: lines are written at once"),
         (has_split, "logging.options", "splitStream has no effect: all lines go to stderr"),
         (has_buffer, "logging.options", "infoBufferSize has no effect: lines are written at once"),
     ]

@@ -68,21 +68,17 @@ pub(super) fn resolve(
     let mut ipvs = ipvs(config, &mut errors);
     if let Some(limit) = command_line.ipvs_drain_limit {
         if limit.is_negative() {
-            errors.invalid("--ipvs-drain-limit", limit, NOT_NEGATIVE);
+            errors.invalid_duration("--ipvs-drain-limit", limit, NOT_NEGATIVE);
         }
         ipvs.drain_limit = limit.to_duration();
     }
     let conntrack = conntrack(config, &mut errors);
     let oom_score_adj = oom_score_adj(config, &mut errors);
     let mode = mode(&config.mode, gates, &mut errors);
-    let burst = u32::try_from(config.client_connection.burst).unwrap_or_else(|_negative| {
-        errors.invalid(
-            "ClientConnection.Burst",
-            config.client_connection.burst,
-            NOT_NEGATIVE,
-        );
-        0
-    });
+    let burst = config.client_connection.burst;
+    if burst < 0 {
+        errors.invalid("ClientConnection.Burst", burst, NOT_NEGATIVE);
+    }
     let sync = sync(config, &mut errors);
     let bind_address = parse_ip(&config.bind_address).unwrap_or_else(|_invalid| {
         let message = "not a valid textual representation of an IP address";
@@ -120,8 +116,6 @@ pub(super) fn resolve(
             kubeconfig: Some(PathBuf::from(&client.kubeconfig))
                 .filter(|path| !path.as_os_str().is_empty()),
             master: command_line.master.filter(|url| !url.is_empty()),
-            qps: client.qps,
-            burst,
         }),
     };
     let settings = Settings {
@@ -132,7 +126,6 @@ pub(super) fn resolve(
         healthz_address,
         metrics_address,
         bind_address_hard_fail: config.bind_address_hard_fail,
-        profiling: config.enable_profiling,
         sync,
         masquerade_all: config.iptables.masquerade_all,
         masquerade_bit,
@@ -176,7 +169,7 @@ fn masquerade_bit(config: &KubeProxyConfiguration, errors: &mut Errors) -> u8 {
 /// A duration that may be zero, which stands for the kernel's value.
 fn timeout(path: &str, value: GoDuration, errors: &mut Errors) -> Option<Duration> {
     if value.is_negative() {
-        errors.invalid(path, value, NOT_NEGATIVE);
+        errors.invalid_duration(path, value, NOT_NEGATIVE);
     }
     value.positive()
 }
@@ -300,22 +293,21 @@ fn sync(config: &KubeProxyConfiguration, errors: &mut Errors) -> SyncSettings {
         (config.iptables.sync_period, config.iptables.min_sync_period)
     };
     if config.config_sync_period <= GoDuration::ZERO {
-        errors.invalid("ConfigSyncPeriod", config.config_sync_period, POSITIVE);
+        errors.invalid_duration("ConfigSyncPeriod", config.config_sync_period, POSITIVE);
     }
     if period <= GoDuration::ZERO {
-        errors.invalid("SyncPeriod", period, POSITIVE);
+        errors.invalid_duration("SyncPeriod", period, POSITIVE);
     }
     if min_period.is_negative() {
-        errors.invalid("MinSyncPeriod", min_period, NOT_NEGATIVE);
+        errors.invalid_duration("MinSyncPeriod", min_period, NOT_NEGATIVE);
     }
     if min_period > period {
         let message = "must be greater than or equal to KubeProxyConfiguration.MinSyncPeriod";
-        errors.invalid("SyncPeriod", period, message);
+        errors.invalid_duration("SyncPeriod", period, message);
     }
     SyncSettings {
         period: period.to_duration(),
         min_period: min_period.to_duration(),
-        config_period: config.config_sync_period.to_duration(),
     }
 }
 
@@ -446,7 +438,7 @@ fn hostname(text: &str, errors: &mut Errors) -> Option<String> {
 fn logging(section: &Logging, gates: FeatureGates, errors: &mut Errors) -> LogSettings {
     const MAX_VERBOSITY: u32 = i32::MAX.cast_unsigned();
     if section.flush_frequency <= GoDuration::ZERO {
-        errors.invalid(
+        errors.invalid_duration(
             "logging.flushFrequency",
             section.flush_frequency,
             "Must be greater than zero",
@@ -493,15 +485,11 @@ fn logging(section: &Logging, gates: FeatureGates, errors: &mut Errors) -> LogSe
         ("text", &section.options.text),
         ("json", &section.options.json),
     ] {
-        for (field, is_set) in [
-            ("splitStream", options.split_stream),
-            ("infoBufferSize", !options.info_buffer_size.is_zero()),
-        ] {
-            if is_set && !gates.logging_alpha_options {
-                let message = "Feature LoggingAlphaOptions is disabled";
-                let path = format!("logging.options.{name}.{field}");
-                errors.push(path, Problem::Forbidden(message.to_owned()));
-            }
+        // kube-proxy asks the same of `splitStream`, but not where it stands in a file, and must start from that file.
+        if !options.info_buffer_size.is_zero() && !gates.logging_alpha_options {
+            let message = "Feature LoggingAlphaOptions is disabled";
+            let path = format!("logging.options.{name}.infoBufferSize");
+            errors.push(path, Problem::Forbidden(message.to_owned()));
         }
     }
     LogSettings {

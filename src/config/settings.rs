@@ -72,10 +72,6 @@ pub struct ClientSettings {
     pub kubeconfig: Option<PathBuf>,
     /// `--master`: the server's URL, beats the kubeconfig's.
     pub master: Option<String>,
-    /// `clientConnection.qps`: requests per second on average. Negative: no limit.
-    pub qps: f32,
-    /// `clientConnection.burst`: requests at once.
-    pub burst: u32,
 }
 
 /// When rounds happen.
@@ -86,8 +82,6 @@ pub struct SyncSettings {
     /// Shortest time between two rounds, zero in ipvs mode by default. (Upstream's default for ipvs is 1 s from flags and
     /// 0 s from a file; here it is 0 s in both.)
     pub min_period: Duration,
-    /// `configSyncPeriod`: upstream replays all objects that often. Nothing depends on it here.
-    pub config_period: Duration,
 }
 
 /// Which of the two iptables of a machine is written to (`--iptables-backend`).
@@ -209,8 +203,6 @@ pub struct Settings {
     pub metrics_address: Option<SocketAddr>,
     /// Failing to listen ends the process.
     pub bind_address_hard_fail: bool,
-    /// Serve debugging endpoints beside the metrics.
-    pub profiling: bool,
     /// When rounds happen.
     pub sync: SyncSettings,
     /// Masquerade everything that goes to a cluster IP.

@@ -144,8 +144,6 @@ fn flags_reach_their_settings() {
         SourceSettings::Kubernetes(ClientSettings {
             kubeconfig: Some(PathBuf::from("/k")),
             master: Some("http://m".to_owned()),
-            qps: 2.5,
-            burst: 3,
         })
     );
     assert_eq!(settings.bind_address.to_string(), "192.0.2.1");
@@ -190,7 +188,7 @@ fn an_empty_bind_address_keeps_the_default() {
 
 #[test]
 fn a_zero_given_as_a_flag_stays_a_zero() {
-    assert!(message(&["--iptables-sync-period=0"]).contains("SyncPeriod: Invalid value: 0s"));
+    assert!(message(&["--iptables-sync-period=0"]).contains("SyncPeriod: Invalid value: \"0s\""));
     assert_eq!(
         run(&["--iptables-min-sync-period=0"]).sync.min_period,
         Duration::ZERO

@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use super::duration::GoDuration;
+
 /// The path that every field's path starts with.
 const ROOT: &str = "KubeProxyConfiguration";
 
@@ -105,6 +107,11 @@ impl Errors {
             message: message.to_owned(),
         };
         self.push(path, problem);
+    }
+
+    /// A duration that cannot be; upstream shows it as text.
+    pub(super) fn invalid_duration(&mut self, path: &str, value: GoDuration, message: &str) {
+        self.invalid_text(path, value.to_string(), message);
     }
 
     /// Text, or a list of texts, that cannot be.

@@ -128,7 +128,7 @@ fn periods_are_above_zero() {
     for value in [GoDuration::ZERO, negative()] {
         refused(
             |c| c.config_sync_period = value,
-            &format!("ConfigSyncPeriod: Invalid value: {value}: must be greater than 0"),
+            &format!("ConfigSyncPeriod: Invalid value: \"{value}\": must be greater than 0"),
         );
     }
     refused(
@@ -136,7 +136,7 @@ fn periods_are_above_zero() {
             c.iptables.sync_period = GoDuration::ZERO;
             c.iptables.min_sync_period = GoDuration::ZERO;
         },
-        "SyncPeriod: Invalid value: 0s: must be greater than 0",
+        "SyncPeriod: Invalid value: \"0s\": must be greater than 0",
     );
 }
 
@@ -149,8 +149,8 @@ fn two_negative_periods_are_two_errors() {
     .unwrap_err();
     assert_eq!(
         errors.to_string(),
-        "[KubeProxyConfiguration.SyncPeriod: Invalid value: -1s: must be greater than 0, \
-         KubeProxyConfiguration.MinSyncPeriod: Invalid value: -1s: must be greater than or equal to 0]"
+        "[KubeProxyConfiguration.SyncPeriod: Invalid value: \"-1s\": must be greater than 0, \
+         KubeProxyConfiguration.MinSyncPeriod: Invalid value: \"-1s\": must be greater than or equal to 0]"
     );
 }
 
@@ -158,7 +158,7 @@ fn two_negative_periods_are_two_errors() {
 fn the_shortest_period_is_not_negative() {
     refused(
         |c| c.iptables.min_sync_period = negative(),
-        "MinSyncPeriod: Invalid value: -1s: must be greater than or equal to 0",
+        "MinSyncPeriod: Invalid value: \"-1s\": must be greater than or equal to 0",
     );
 }
 
@@ -169,7 +169,7 @@ fn the_shortest_period_is_not_above_the_longest() {
             c.iptables.sync_period = secs(5);
             c.iptables.min_sync_period = secs(6);
         },
-        "SyncPeriod: Invalid value: 5s: must be greater than or equal to KubeProxyConfiguration.MinSyncPeriod",
+        "SyncPeriod: Invalid value: \"5s\": must be greater than or equal to KubeProxyConfiguration.MinSyncPeriod",
     );
     settings(|c| {
         c.iptables.sync_period = secs(5);
@@ -458,8 +458,6 @@ fn the_source_is_a_directory_or_an_api_server() {
         SourceSettings::Kubernetes(ClientSettings {
             kubeconfig: Some(PathBuf::from("/k")),
             master: Some("http://m".to_owned()),
-            qps: 5.0,
-            burst: 10,
         })
     );
 }

@@ -41,7 +41,7 @@ fn ipvs_timeouts_are_not_negative_in_ipvs_mode() {
                 *field(c) = negative();
             },
             &format!(
-                "KubeProxyIPVSConfiguration.{name}: Invalid value: -1s: must be greater than or equal to 0"
+                "KubeProxyIPVSConfiguration.{name}: Invalid value: \"-1s\": must be greater than or equal to 0"
             ),
         );
         settings(|c| *field(c) = negative());
@@ -126,19 +126,19 @@ fn conntrack_values_are_not_negative() {
     );
     refused(
         |c| c.conntrack.tcp_established_timeout = Some(negative()),
-        &format!("{PATH}.TCPEstablishedTimeout: Invalid value: -1s: {rule}"),
+        &format!("{PATH}.TCPEstablishedTimeout: Invalid value: \"-1s\": {rule}"),
     );
     refused(
         |c| c.conntrack.tcp_close_wait_timeout = Some(negative()),
-        &format!("{PATH}.TCPCloseWaitTimeout: Invalid value: -1s: {rule}"),
+        &format!("{PATH}.TCPCloseWaitTimeout: Invalid value: \"-1s\": {rule}"),
     );
     refused(
         |c| c.conntrack.udp_timeout = negative(),
-        &format!("{PATH}.UDPTimeout: Invalid value: -1s: {rule}"),
+        &format!("{PATH}.UDPTimeout: Invalid value: \"-1s\": {rule}"),
     );
     refused(
         |c| c.conntrack.udp_stream_timeout = negative(),
-        &format!("{PATH}.UDPStreamTimeout: Invalid value: -1s: {rule}"),
+        &format!("{PATH}.UDPStreamTimeout: Invalid value: \"-1s\": {rule}"),
     );
 }
 

@@ -8,7 +8,7 @@ use crate::config::types::{Quantity, VmoduleItem};
 fn logging_is_checked() {
     refused(
         |c| c.logging.flush_frequency = GoDuration::ZERO,
-        "logging.flushFrequency: Invalid value: 0s: Must be greater than zero",
+        "logging.flushFrequency: Invalid value: \"0s\": Must be greater than zero",
     );
     refused(
         |c| "xml".clone_into(&mut c.logging.format),
@@ -66,15 +66,17 @@ fn vmodule_is_for_text_logs_with_sound_patterns() {
 #[test]
 fn options_of_log_formats_need_their_gate() {
     refused(
-        |c| c.logging.options.text.split_stream = true,
-        "logging.options.text.splitStream: Forbidden: Feature LoggingAlphaOptions is disabled",
+        |c| c.logging.options.text.info_buffer_size = Quantity("1Ki".to_owned()),
+        "logging.options.text.infoBufferSize: Forbidden: Feature LoggingAlphaOptions is disabled",
     );
     refused(
         |c| c.logging.options.json.info_buffer_size = Quantity("1Ki".to_owned()),
         "logging.options.json.infoBufferSize: Forbidden: Feature LoggingAlphaOptions is disabled",
     );
+    // kube-proxy starts from a file that has it.
+    settings(|c| c.logging.options.text.split_stream = true);
     settings(|c| {
-        c.logging.options.text.split_stream = true;
+        c.logging.options.text.info_buffer_size = Quantity("1Ki".to_owned());
         c.feature_gates
             .insert("LoggingAlphaOptions".to_owned(), true);
     });
