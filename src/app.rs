@@ -308,7 +308,9 @@ async fn proxy(
     let (newest, settings_now) = watch::channel(settings.clone());
     let (inputs, received) = mpsc::channel(QUEUED_UPDATES);
     let page = state::StatePage::new(board.clone(), inputs.clone());
-    let (health_server, admin_server) = servers(&settings_now, &metrics, &health, page)?;
+    let flags = config::shown_flags(arguments.iter().cloned())?;
+    let shown = (page, flags, clock.clone());
+    let (health_server, admin_server) = servers(&settings_now, &metrics, &health, shown)?;
     let (health_checks, wanted_checks) = health_checks::Board::new();
     let observer = Arc::new(observe::LoopObserver {
         health: health.clone(),
@@ -388,15 +390,16 @@ async fn proxy(
     }
     health.set_shutting_down();
     stop.send_replace(true);
-    // A round in flight is finished; then nothing touches the kernel any more.
+    wait_for_loop(sync).await.map(|()| outcome)
+}
+
+/// A round in flight is finished; then nothing touches the kernel any more.
+async fn wait_for_loop(sync: std::thread::JoinHandle<anyhow::Result<()>>) -> anyhow::Result<()> {
     let joined = tokio::task::spawn_blocking(move || sync.join()).await?;
-    match joined {
-        Ok(result) => result.map(|()| outcome),
-        Err(_panic) => {
-            error!("the sync loop died");
-            anyhow::bail!("the sync loop died")
-        }
-    }
+    joined.unwrap_or_else(|_panic| {
+        error!("the sync loop died");
+        anyhow::bail!("the sync loop died")
+    })
 }
 
 /// Binds the health and the metrics server, where they are wanted.
@@ -404,7 +407,7 @@ fn servers(
     newest: &watch::Receiver<Arc<Settings>>,
     metrics: &observe::Metrics,
     health: &ProxyHealth,
-    page: state::StatePage,
+    (page, flags, clock): (state::StatePage, Vec<(String, String)>, Clock),
 ) -> anyhow::Result<(Option<Server>, Option<Server>)> {
     let settings = newest.borrow().clone();
     let configuration = newest.clone();
@@ -419,6 +422,9 @@ fn servers(
     let admin_routes = admin_routes(AdminSurface {
         registry: metrics.registry.clone(),
         mode: settings.mode,
+        flags: flags.into(),
+        clock,
+        kubernetes_version: settings.kubernetes_version.clone(),
         configuration: Arc::new(move || {
             // Plain data always has a JSON form.
             serde_json::to_value(&configuration.borrow().configuration).unwrap_or_default()

@@ -10,15 +10,26 @@ use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::Response;
 use axum::routing::any;
 use futures::future::BoxFuture;
+use jiff::Timestamp;
 use prometheus::proto::MetricFamily;
 use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 use serde_json::{Value, json};
 
 use super::{JSON, PLAIN, answer, not_found};
+use crate::clock::Clock;
 use crate::config::ProxyMode;
 
 /// What the Prometheus text format is called by `client_golang` 1.23.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
+/// What `/statusz` lists.
+const PATHS: [&str; 6] = [
+    "/configz",
+    "/flagz",
+    "/healthz",
+    "/metrics",
+    "/proxyMode",
+    "/state",
+];
 /// The group under which `/configz` shows the configuration.
 const CONFIG_GROUP: &str = "kubeproxy.config.k8s.io";
 /// The only check of the metrics server's `/healthz`.
@@ -39,6 +50,12 @@ pub struct AdminSurface {
     pub mode: ProxyMode,
     /// For `/configz`: the effective configuration, which may change.
     pub configuration: Arc<ConfigurationFn>,
+    /// For `/flagz`: names and values, in order.
+    pub flags: Arc<[(String, String)]>,
+    /// For `/statusz`.
+    pub clock: Clock,
+    /// For `/statusz`: `v1.37.2` or alike.
+    pub kubernetes_version: String,
     /// For `/state`: asked at each request.
     pub state: Arc<StateFn>,
 }
@@ -57,8 +74,12 @@ pub fn admin_routes(surface: AdminSurface) -> Result<Router, prometheus::Error> 
         registry,
         mode,
         configuration,
+        flags,
+        clock,
+        kubernetes_version,
         state,
     } = surface;
+    let started = clock.now();
     let slis = Slis::new()?;
     let ping = slis.clone();
     Ok(Router::new()
@@ -87,6 +108,17 @@ pub fn admin_routes(surface: AdminSurface) -> Result<Router, prometheus::Error> 
             any(move || async move {
                 let configz = json!({ CONFIG_GROUP: configuration() });
                 answer(StatusCode::OK, JSON, configz.to_string())
+            }),
+        )
+        .route(
+            "/flagz",
+            any(move || async move { answer(StatusCode::OK, PLAIN, flagz(&flags)) }),
+        )
+        .route(
+            "/statusz",
+            any(move || async move {
+                let page = statusz(started, clock.now(), &kubernetes_version);
+                answer(StatusCode::OK, PLAIN, page)
             }),
         )
         .route(
@@ -120,6 +152,37 @@ fn metrics(registry: &Registry) -> Response {
             format!("{error}\n"),
         ),
     }
+}
+
+/// The words that component-base puts above its pages for people.
+fn page(name: &str) -> String {
+    format!(
+        "\nkube-proxy {name}\nWarning: This endpoint is not meant to be machine parseable, has no formatting \
+         compatibility guarantees and is for debugging purposes only.\n"
+    )
+}
+
+fn flagz(flags: &[(String, String)]) -> String {
+    let lines = flags.iter();
+    let lines: Vec<String> = lines
+        .map(|(name, value)| format!("{name} {value}\n"))
+        .collect();
+    page("flagz") + &lines.concat()
+}
+
+fn statusz(started: Timestamp, now: Timestamp, kubernetes_version: &str) -> String {
+    let up = now.duration_since(started).as_secs().max(0);
+    let (hours, minutes, seconds) = (up / 3600, up / 60 % 60, up % 60);
+    let version = kubernetes_version.trim_start_matches('v');
+    let minor = version.rsplit_once('.').map_or(version, |(minor, _)| minor);
+    let status = format!(
+        "\nStarted: {}\nUp: {hours} hr {minutes:02} min {seconds:02} sec\n\
+         Binary version: {version} (kube-proxy-rs {})\nEmulation version: {minor}\nPaths: {}\n",
+        started.strftime("%a %b %e %H:%M:%S UTC %Y"),
+        env!("CARGO_PKG_VERSION"),
+        PATHS.join(" "),
+    );
+    page("statusz") + &status
 }
 
 fn process_start(families: &[MetricFamily]) -> Option<HeaderValue> {

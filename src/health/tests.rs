@@ -93,6 +93,13 @@ fn admin_server() -> SocketAddr {
         registry,
         mode: ProxyMode::Ipvs,
         configuration: Arc::new(move || serde_json::to_value(&configuration).unwrap()),
+        flags: [
+            ("bind-address".to_owned(), "0.0.0.0".to_owned()),
+            ("config".to_owned(), String::new()),
+        ]
+        .into(),
+        clock: Clock::manual("2026-01-05T00:00:00Z".parse().unwrap()).0,
+        kubernetes_version: "v1.37.2".to_owned(),
         state: Arc::new(|query| {
             Box::pin(async move {
                 match query.as_slice() {
@@ -239,6 +246,29 @@ async fn the_configuration_is_told_under_its_group() {
     );
     assert_eq!(configuration["iptables"]["masqueradeBit"], 14);
     assert_eq!(answer.headers["content-type"], "application/json");
+}
+
+#[tokio::test]
+async fn flags_and_status_are_shown_in_component_bases_words() {
+    let warning = "Warning: This endpoint is not meant to be machine parseable, has no formatting compatibility guarantees and is for debugging purposes only.";
+    let address = admin_server();
+    let answer = get(address, "/flagz").await;
+    assert_eq!(answer.headers["content-type"], "text/plain; charset=utf-8");
+    assert_eq!(
+        answer.body,
+        format!("\nkube-proxy flagz\n{warning}\nbind-address 0.0.0.0\nconfig \n")
+    );
+    let answer = get(address, "/statusz").await;
+    assert_eq!(answer.headers["content-type"], "text/plain; charset=utf-8");
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(
+        answer.body,
+        format!(
+            "\nkube-proxy statusz\n{warning}\n\nStarted: Mon Jan  5 00:00:00 UTC 2026\nUp: 0 hr 00 min 00 sec\n\
+             Binary version: 1.37.2 (kube-proxy-rs {version})\nEmulation version: 1.37\n\
+             Paths: /configz /flagz /healthz /metrics /proxyMode /state\n"
+        )
+    );
 }
 
 #[tokio::test]
