@@ -116,7 +116,7 @@ fn shown(step: &Step) -> Value {
         Step::EditRules(rules) if rules.edits.len() > SHOWN_STEPS => {
             let edits = rules.edits.iter().take(SHOWN_STEPS).cloned().collect();
             let family = rules.family;
-            json!(Step::EditRules(RuleEdits { family, edits }))
+            json!(Step::EditRules(RuleEdits::new(family, edits)))
         }
         step => json!(step),
     }

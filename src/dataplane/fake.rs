@@ -123,15 +123,9 @@ fn of_first_table(rules: &RuleEdits) -> RuleEdits {
         .iter()
         .map(crate::plan::ruleset::Edit::table)
         .min();
-    RuleEdits {
-        family: rules.family,
-        edits: rules
-            .edits
-            .iter()
-            .filter(|edit| Some(edit.table()) == first)
-            .cloned()
-            .collect(),
-    }
+    let of_first = rules.edits.iter();
+    let of_first = of_first.filter(|edit| Some(edit.table()) == first);
+    RuleEdits::new(rules.family, of_first.cloned().collect())
 }
 
 const fn kind(refusal: Refusal) -> FailureKind {

@@ -140,7 +140,7 @@ pub fn rules(present: &Ruleset, family: IpFamily, localnet: Option<&str>) -> (Pl
     }
     for edits in [removal.edits, shared] {
         if !edits.is_empty() {
-            let edits = RuleEdits { family, edits };
+            let edits = RuleEdits::new(family, edits);
             plan.push(Phase::OldServers, Step::EditRules(edits));
         }
     }

@@ -113,8 +113,7 @@ impl Comparison<'_> {
             edits.retain(|edit| !is_dispatch(edit));
         }
         if !edits.is_empty() {
-            let family = context.family;
-            let edits = RuleEdits { family, edits };
+            let edits = RuleEdits::new(context.family, edits);
             plan.push(Phase::Rules, Step::EditRules(edits));
         }
         plan
@@ -135,7 +134,7 @@ impl Comparison<'_> {
         edits.extend(remains::foreign_jumps(present, Modes::Iptables));
         if !edits.is_empty() {
             let family = self.context.family;
-            let edits = RuleEdits { family, edits };
+            let edits = RuleEdits::new(family, edits);
             plan.push(Phase::Switch, Step::EditRules(edits));
         }
     }

@@ -96,7 +96,7 @@ pub fn steps(
     let is_guarded = !observed.addresses.is_empty();
     let edits = rule_edits(observed, family, is_guarded);
     if !edits.is_empty() {
-        let edits = RuleEdits { family, edits };
+        let edits = RuleEdits::new(family, edits);
         plan.push(Phase::Rules, Step::EditRules(edits));
     }
     // Until then they tell whose a virtual server is.

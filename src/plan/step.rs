@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! PURE: a plan is data: ordered steps that each change one thing in the kernel.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
 use serde::{Serialize, Serializer};
 
 use super::object::{RealServer, RealServerKey, Timeouts, VirtualServer, VirtualServerKey, flags};
-use super::ruleset::Edit;
+use super::ruleset::{Edit, Table};
 use super::set::{SetEntry, SetName, SetSpec};
 use crate::model::IpFamily;
 
@@ -85,6 +86,26 @@ pub enum Step {
 pub struct RuleEdits {
     pub family: IpFamily,
     pub edits: Vec<Edit>,
+    /// By how much each table grows if nobody else writes to it. Empty where that is not known.
+    pub growth: BTreeMap<Table, Growth>,
+}
+
+/// How much larger something becomes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Growth {
+    pub chains: i64,
+    pub rules: i64,
+}
+
+impl RuleEdits {
+    /// Without knowledge of what is there.
+    pub const fn new(family: IpFamily, edits: Vec<Edit>) -> Self {
+        Self {
+            family,
+            edits,
+            growth: BTreeMap::new(),
+        }
+    }
 }
 
 impl Serialize for RuleEdits {
@@ -160,7 +181,7 @@ impl fmt::Display for Step {
             Self::DeleteEntry { set, entry } => write!(f, "delete entry {set} {entry}"),
             Self::SwapSets { a, b } => write!(f, "swap sets {a} {b}"),
             Self::DestroySet { set } => write!(f, "destroy set {set}"),
-            Self::EditRules(RuleEdits { family, edits }) => match edits.as_slice() {
+            Self::EditRules(RuleEdits { family, edits, .. }) => match edits.as_slice() {
                 [edit] => write!(f, "edit {family} rules: {edit}"),
                 edits => write!(f, "edit {family} rules: {} edits", edits.len()),
             },

@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What others do to rules of ours is noticed without reading the rules; what we do ourselves is not.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kube_proxy_rs::clock::Clock;
 use kube_proxy_rs::dataplane::exec::{Exec, System};
 use kube_proxy_rs::dataplane::iptables::{Backend, Backends, Iptables, Watch};
 use kube_proxy_rs::model::IpFamily;
+use kube_proxy_rs::plan::iptables::believed::Believed;
 use kube_proxy_rs::plan::ruleset::{ChainName, Edit, Rule, Table};
+use kube_proxy_rs::plan::step::RuleEdits;
 
 use super::{Need, Test, run};
 
@@ -106,14 +109,31 @@ impl Machine {
     }
 
     fn write(&mut self, edits: &[Edit]) {
-        let tables = [Table::Nat, Table::Filter];
-        let tables = tables
-            .iter()
-            .filter(|table| edits.iter().any(|edit| edit.table() == **table));
-        let write = || self.iptables.restore(edits);
-        self.watch
-            .around_write(self.family, tables.count(), write)
-            .unwrap();
+        self.write_and(edits, None);
+    }
+
+    /// Somebody else runs iptables when we have written, and before it is looked at what became of it.
+    fn write_and(&mut self, edits: &[Edit], other: Option<&str>) {
+        // The planner knows what is there.
+        let rules = self.iptables.save(&[Table::Nat, Table::Filter]).unwrap();
+        let edits = RuleEdits {
+            family: self.family,
+            edits: edits.to_vec(),
+            growth: Believed::observed(&rules, BTreeMap::new()).growth(edits),
+        };
+        let mut watch = std::mem::replace(
+            &mut self.watch,
+            Watch::open(self.backend, std::iter::empty()),
+        );
+        let written = watch.around_write(&edits, || {
+            let result = self.iptables.restore(&edits.edits);
+            if let Some(arguments) = other {
+                self.other(arguments);
+            }
+            result
+        });
+        self.watch = watch;
+        written.unwrap();
     }
 
     /// Somebody else runs iptables.
@@ -159,18 +179,41 @@ fn noticed(backend: Backend) {
         machine.write(&[replace(Table::Nat, "KUBE-OTHER", &["-p tcp -j RETURN"])]);
         machine.other("-t nat -X KUBE-SERVICES");
         assert!(machine.changed(), "{family}: after a write");
-        // Nor what comes during it.
+        // Nor what comes in the same moment, of somebody who waited for the lock.
         machine.look();
-        let (iptables, backend) = (machine.iptables.clone(), machine.backend);
-        if backend == Backend::Nft {
-            let edit = [replace(Table::Nat, "KUBE-OTHER", &[])];
-            let both = || {
-                iptables.restore(&edit)?;
-                iptables.restore(&[replace(Table::Filter, "KUBE-FORWARD", &[])])
-            };
-            machine.watch.around_write(family, 1, both).unwrap();
-            assert!(machine.changed(), "{family}: during a write");
+        machine.write(&ours()[..3]);
+        assert!(!machine.changed(), "{family}: written again");
+        for change in [
+            "-t nat -F KUBE-SERVICES",
+            "-t filter -F KUBE-FORWARD",
+            "-t nat -F",
+        ] {
+            machine.write_and(&[replace(Table::Nat, "KUBE-OTHER", &[])], Some(change));
+            assert!(machine.changed(), "{family} {change}: during a write");
+            machine.look();
+            machine.write(&ours());
+            assert!(!machine.changed(), "{family} {change}: written again");
         }
+        // All that a write can do is no news.
+        machine.write(&[
+            replace(Table::Nat, "KUBE-NEW", &["-p tcp -j RETURN", "-j RETURN"]),
+            replace(Table::Nat, "KUBE-SERVICES", &["-j KUBE-NEW"]),
+            Edit::DeleteChain {
+                table: Table::Nat,
+                chain: chain("KUBE-OTHER"),
+            },
+            Edit::Delete {
+                table: Table::Nat,
+                chain: chain("OUTPUT"),
+                rule: Rule::new("-j KUBE-SERVICES"),
+            },
+            Edit::Append {
+                table: Table::Filter,
+                chain: chain("INPUT"),
+                rule: Rule::new("-j KUBE-FORWARD"),
+            },
+        ]);
+        assert!(!machine.changed(), "{family}: all kinds of edits");
     }
 }
 

@@ -8,13 +8,15 @@
 mod legacy;
 mod nft;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use tracing::warn;
 
 use super::backend::Backend;
 use crate::model::net::IpFamily;
+use crate::plan::ruleset::{Edit, Table};
+use crate::plan::step::RuleEdits;
 use crate::telemetry::ErrorChain;
 
 /// See the module.
@@ -69,19 +71,19 @@ impl Watch {
         }
     }
 
-    /// Makes a change of our own, which is no news afterwards. `tables`: how many tables it writes.
+    /// Makes a change of our own, which is no news afterwards.
     pub fn around_write<E>(
         &mut self,
-        family: IpFamily,
-        tables: usize,
+        edits: &RuleEdits,
         write: impl FnOnce() -> Result<(), E>,
     ) -> Result<(), E> {
+        let tables: BTreeSet<Table> = edits.edits.iter().map(Edit::table).collect();
         match &mut self.0 {
-            Eye::Legacy(watches) => match watches.get_mut(&family) {
-                Some(watch) => watch.around_write(write),
+            Eye::Legacy(watches) => match watches.get_mut(&edits.family) {
+                Some(watch) => watch.around_write(&tables, &edits.growth, write),
                 None => write(),
             },
-            Eye::Nft(watch) => watch.around_write(tables, write),
+            Eye::Nft(watch) => watch.around_write(tables.len(), write),
             Eye::Blind => write(),
         }
     }

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The iptables rules of all families that are served, as both modes use them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::{iptables_failure_kind, outcome};
 use crate::dataplane::iptables::{Iptables, IptablesError, Watch};
 use crate::model::IpFamily;
 use crate::plan::Outcome;
-use crate::plan::ruleset::{Edit, Ruleset, Table};
+use crate::plan::ruleset::{Ruleset, Table};
 use crate::plan::step::RuleEdits;
 
 /// The tables that have rules of ours.
@@ -57,10 +57,7 @@ impl Rules {
         };
         let write = || iptables.restore(&edits.edits);
         let result = match &mut self.watch {
-            Some(watch) => {
-                let tables: BTreeSet<Table> = edits.edits.iter().map(Edit::table).collect();
-                watch.around_write(edits.family, tables.len(), write)
-            }
+            Some(watch) => watch.around_write(edits, write),
             None => write(),
         };
         outcome(&result, iptables_failure_kind)

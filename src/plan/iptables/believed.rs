@@ -10,6 +10,7 @@ use super::fixed::SHARED_CHAIN;
 use super::name;
 use super::tree::TreeId;
 use crate::plan::ruleset::{ChainName, Edit, Rule, Ruleset, Table};
+use crate::plan::step::Growth;
 
 /// Where a chain is.
 pub type ChainId = (Table, ChainName);
@@ -104,6 +105,30 @@ impl Believed {
             }
         }
         missing
+    }
+
+    /// What edits add to each table.
+    pub fn growth(&self, edits: &[Edit]) -> BTreeMap<Table, Growth> {
+        let count = |rules: usize| i64::try_from(rules).unwrap_or(i64::MAX);
+        let mut growth: BTreeMap<Table, Growth> = BTreeMap::new();
+        for edit in edits {
+            let id = (edit.table(), edit.chain().clone());
+            let before = self.chains.get(&id).map(|(_, rules)| count(*rules));
+            let of_table = growth.entry(edit.table()).or_default();
+            match edit {
+                Edit::Replace { rules, .. } => {
+                    of_table.chains += i64::from(before.is_none());
+                    of_table.rules += count(rules.len()) - before.unwrap_or(0);
+                }
+                Edit::Prepend { .. } | Edit::Append { .. } => of_table.rules += 1,
+                Edit::Delete { .. } => of_table.rules -= 1,
+                Edit::DeleteChain { .. } => {
+                    of_table.chains -= i64::from(before.is_some());
+                    of_table.rules -= before.unwrap_or(0);
+                }
+            }
+        }
+        growth
     }
 
     /// Follows edits that were made.

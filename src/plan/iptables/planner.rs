@@ -213,8 +213,12 @@ impl Planner {
 
     fn push(&self, plan: &mut Plan, phase: Phase, edits: Vec<Edit>) {
         if !edits.is_empty() {
-            let family = self.context.family;
-            plan.push(phase, Step::EditRules(RuleEdits { family, edits }));
+            let edits = RuleEdits {
+                family: self.context.family,
+                growth: self.believed.growth(&edits),
+                edits,
+            };
+            plan.push(phase, Step::EditRules(edits));
         }
     }
 

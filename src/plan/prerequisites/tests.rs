@@ -32,10 +32,7 @@ fn bind(address: &str) -> Step {
 
 fn rules() -> Step {
     let edits = Vec::new();
-    Step::EditRules(RuleEdits {
-        family: IpFamily::V4,
-        edits,
-    })
+    Step::EditRules(RuleEdits::new(IpFamily::V4, edits))
 }
 
 #[test]

@@ -6,7 +6,7 @@
 //! of the same size does not, so tables up to [`LARGEST_READ`] are read (`IPT_SO_GET_ENTRIES`) and hashed, without
 //! their packet counters.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::c_int;
 use std::fs;
 use std::hash::{DefaultHasher, Hasher as _};
@@ -17,6 +17,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tracing::debug;
 
 use crate::model::net::IpFamily;
+use crate::plan::ruleset::Table;
+use crate::plan::step::Growth;
 
 /// Bytes of a table that are read at each look: some thousand rules, for which it takes about a millisecond.
 const LARGEST_READ: usize = 1 << 20;
@@ -33,6 +35,9 @@ const INFO: usize = NAME + 13 * 4;
 
 /// `struct ipt_get_entries` before its entries: name and size, padded to where a `u64` may be.
 const ENTRIES: usize = (NAME + 4).next_multiple_of(align_of::<u64>());
+
+/// A chain begins with its name and ends with a return.
+const ENTRIES_OF_A_CHAIN: i64 = 2;
 
 /// The tables that rules of ours may be in.
 const TABLES: [&str; 3] = ["mangle", "nat", "filter"];
@@ -52,6 +57,15 @@ struct Outline {
     info: [u8; INFO],
     /// Of small tables.
     hash: Option<u64>,
+}
+
+impl Outline {
+    /// The number of entries, which stands before their size.
+    fn entries(&self) -> i64 {
+        let bytes = self.info.get(INFO - 8..INFO - 4);
+        let bytes = bytes.and_then(|bytes| bytes.try_into().ok());
+        bytes.map_or(0, |bytes| i64::from(u32::from_ne_bytes(bytes)))
+    }
 }
 
 type Outlines = BTreeMap<&'static str, Outline>;
@@ -98,17 +112,38 @@ impl Watch {
         self.is_suspect
     }
 
-    /// Between the two looks the lock of iptables keeps others out, except for the moments in which it is not yet, or
-    /// no more, held; what is changed then is left to the audit.
+    /// Who waits for the lock of iptables gets it when the write is over, and before we look. So the number of entries
+    /// must be what the write has made it; in tables that it leaves alone nothing may have changed.
     pub(super) fn around_write<E>(
         &mut self,
+        tables: &BTreeSet<Table>,
+        growth: &BTreeMap<Table, Growth>,
         write: impl FnOnce() -> Result<(), E>,
     ) -> Result<(), E> {
-        self.has_changed();
+        let Some(known) = self.known.take() else {
+            return write();
+        };
+        let before = self.outlines();
         let result = write();
-        if self.known.is_some() {
-            self.known = Some(self.outlines());
+        let after = self.outlines();
+        let is_ours = |table: &Table| {
+            let name = table.as_str();
+            match (before.get(name), after.get(name), growth.get(table)) {
+                // The write has made the table, or may have.
+                (None, _, _) => true,
+                (Some(before), Some(after), Some(growth)) if result.is_ok() => {
+                    before.entries() + growth.rules + ENTRIES_OF_A_CHAIN * growth.chains
+                        == after.entries()
+                }
+                (before, after, None) if !tables.contains(table) => before == after,
+                // Not known; what failed is looked at in any case.
+                _ => true,
+            }
+        };
+        if known != before || !Table::ALL.iter().all(is_ours) {
+            self.is_suspect = true;
         }
+        self.known = Some(after);
         result
     }
 
