@@ -335,25 +335,13 @@ async fn proxy(
         node = %options.node_name,
         "kube-proxy-rs starts"
     );
-    parts
-        .families
-        .iter()
-        .for_each(|family| health.started(*family));
+    for family in &parts.families {
+        health.started(*family);
+    }
     let reconciler = Reconciler::new(parts)?;
 
     let (stop, stopped) = watch::channel(false);
-    let (ended, loop_ended) = oneshot::channel::<()>();
-    // Netlink calls block, so the loop has a thread and a small runtime to itself.
-    let sync = std::thread::Builder::new()
-        .name("sync".to_owned())
-        .spawn(move || {
-            // Dropped when the loop ends, however it ends.
-            let _ended = ended;
-            block_on(async {
-                reconciler.run(received, stopped).await;
-                Ok(())
-            })
-        })?;
+    let (sync, loop_ended) = start_loop(reconciler, received, stopped)?;
     watch_links(links, inputs.clone())?;
     let (updates, forwarded) = mpsc::channel(QUEUED_UPDATES);
     let node = options.node_name.clone();
@@ -373,14 +361,24 @@ async fn proxy(
     );
     let reading = source::run(source, options, Arc::new(source_observer), updates);
     let checking = health_checks::run(wanted_checks, health.clone(), events.clone(), &node);
+    let serving = async {
+        tokio::select! {
+            ended = serve(health_server) => ended,
+            ended = serve(admin_server) => ended,
+            () = checking => Ok(()),
+        }
+    };
+    tokio::pin!(serving);
     events.send(Event::starting());
     let mut outcome = Ended::Stopped;
+    let mut is_serving = true;
     tokio::select! {
         ended = reading => { ended?; }
         () = forward(forwarded, inputs) => {}
-        ended = serve(health_server) => { ended?; }
-        ended = serve(admin_server) => { ended?; }
-        () = checking => {}
+        ended = &mut serving => {
+            ended?;
+            is_serving = false;
+        }
         fields = following => {
             info!(fields = fields.join(", "), "configuration file has changed, which needs a restart: the kernel stays as it is");
             outcome = Ended::Restart;
@@ -390,11 +388,39 @@ async fn proxy(
     }
     health.set_shutting_down();
     stop.send_replace(true);
-    wait_for_loop(sync).await.map(|()| outcome)
+    // Until the last round has ended, load balancers are told to go.
+    let mut finished = std::pin::pin!(wait_for_loop(sync));
+    tokio::select! {
+        ended = &mut finished => ended?,
+        _ = &mut serving, if is_serving => finished.await?,
+    }
+    Ok(outcome)
+}
+
+type Sync = std::thread::JoinHandle<anyhow::Result<()>>;
+
+/// Netlink calls block, so the loop has a thread and a small runtime to itself. Also returns what tells of its end.
+fn start_loop(
+    reconciler: Reconciler<Box<dyn Kernel>>,
+    inputs: mpsc::Receiver<Input>,
+    stop: watch::Receiver<bool>,
+) -> anyhow::Result<(Sync, oneshot::Receiver<()>)> {
+    let (ended, loop_ended) = oneshot::channel::<()>();
+    let sync = std::thread::Builder::new()
+        .name("sync".to_owned())
+        .spawn(move || {
+            // Dropped when the loop ends, however it ends.
+            let _ended = ended;
+            block_on(async {
+                reconciler.run(inputs, stop).await;
+                Ok(())
+            })
+        })?;
+    Ok((sync, loop_ended))
 }
 
 /// A round in flight is finished; then nothing touches the kernel any more.
-async fn wait_for_loop(sync: std::thread::JoinHandle<anyhow::Result<()>>) -> anyhow::Result<()> {
+async fn wait_for_loop(sync: Sync) -> anyhow::Result<()> {
     let joined = tokio::task::spawn_blocking(move || sync.join()).await?;
     joined.unwrap_or_else(|_panic| {
         error!("the sync loop died");

@@ -24,11 +24,13 @@ mod failure;
 mod node;
 #[path = "resilience/start.rs"]
 mod start;
+#[path = "resilience/stop.rs"]
+mod stop;
 
 type Scenario = (&'static str, fn(&Node) -> Result<()>);
 
 /// With each backend.
-const SCENARIOS: [Scenario; 9] = [
+const SCENARIOS: [Scenario; 10] = [
     ("counters::are_metrics", counters::are_metrics),
     ("drift::is_repaired", drift::is_repaired),
     ("failure::refused_service", failure::refused_service),
@@ -38,6 +40,7 @@ const SCENARIOS: [Scenario; 9] = [
     ("start::garbage", start::garbage),
     ("start::missing_backend", start::missing_backend),
     ("start::too_old", start::too_old),
+    ("stop::finishes_the_round", stop::finishes_the_round),
 ];
 
 /// With one.

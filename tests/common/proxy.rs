@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use super::namespace::{Namespace, command};
 use super::{oracle, wait};
 
-const HEALTH_PORT: u16 = 10256;
+pub const HEALTH_PORT: u16 = 10256;
 pub const METRICS_PORT: u16 = 10249;
 
 /// How to start it.
@@ -127,10 +127,15 @@ impl Proxy {
         Ok(())
     }
 
+    /// Asks it to end.
+    pub fn ask_to_end(&self) -> Result<()> {
+        let pid = Pid::from_raw(i32::try_from(self.child.id())?);
+        Ok(kill(pid, Signal::SIGTERM)?)
+    }
+
     /// Asks it to end and returns how it did.
     pub fn terminate(mut self) -> Result<(ExitStatus, String)> {
-        let pid = Pid::from_raw(i32::try_from(self.child.id())?);
-        kill(pid, Signal::SIGTERM)?;
+        self.ask_to_end()?;
         self.wait()
     }
 

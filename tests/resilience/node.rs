@@ -87,6 +87,11 @@ impl Node {
         Ok(())
     }
 
+    /// Whether a script has made this file beside it.
+    pub(crate) fn has_file(&self, name: &str) -> bool {
+        self.directory.path().join(name).exists()
+    }
+
     /// From here on `save` or `restore` first run this; if it does not exit they go on.
     pub(crate) fn trouble(&self, what: &str, script: &str) -> Result<()> {
         let name = format!("trouble-{what}");
