@@ -16,6 +16,7 @@ use crate::common::namespace::Namespace;
 use crate::common::proxy::{Invocation, Proxy, plan};
 use crate::common::topology::{Family, Host, Topology};
 use crate::common::traffic::{Answer, HOST_PORT, Outcome, Patience, Protocol, Servers, ask};
+use crate::common::wait;
 
 /// More new connections per endpoint than any fair choice among them needs to reach all of them.
 const MOST_CONNECTIONS: usize = 30;
@@ -137,14 +138,18 @@ impl World {
         };
         let node = self.topology.host(Host::Node);
         let proxy = Proxy::start(node, &invocation)?;
-        // Other programs print what the kernel has: it is what was wanted, word for word.
-        let planned = plan(node, &invocation)?;
-        ensure!(
-            planned.code == Some(0),
-            "there is something to do after the start:\n{}{}",
-            planned.text,
-            planned.errors
-        );
+        // Other programs print what the kernel has: it is what was wanted, word for word. What the Services before
+        // have left may still drain.
+        wait::until("nothing is left to do after the start", || {
+            let planned = plan(node, &invocation)?;
+            ensure!(
+                planned.code == Some(0),
+                "{}{}",
+                planned.text,
+                planned.errors
+            );
+            Ok(())
+        })?;
         self.failed = None;
         self.running = Some(Running {
             setup,

@@ -150,12 +150,16 @@ fn all_fixed_rules(family: IpFamily) -> Vec<FixedRules> {
 fn make_sets(family: IpFamily) {
     for set in SetId::ALL {
         let name = set.name(family);
-        let mut arguments = vec!["create", name.as_str(), set.set_type().as_str()];
+        let mut arguments = vec!["create", name.as_str()];
+        // Type, and options of the type.
+        let mut words = set.set_type().as_str().split(' ');
+        arguments.extend(words.next());
         arguments.extend(match (set.set_type().is_hash(), family) {
             (false, _) => ["range", "0-65535"],
             (true, IpFamily::V4) => ["family", "inet"],
             (true, IpFamily::V6) => ["family", "inet6"],
         });
+        arguments.extend(words);
         run("ipset", &arguments);
     }
 }
