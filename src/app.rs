@@ -5,10 +5,12 @@
 mod cleanup;
 mod config_file;
 mod health_checks;
+mod loopback;
 mod observe;
 mod reload;
 mod start;
 mod state;
+mod told;
 
 use std::ffi::OsString;
 use std::net::IpAddr;
@@ -312,10 +314,12 @@ async fn proxy(
     let shown = (page, flags, clock.clone());
     let (health_server, admin_server) = servers(&settings_now, &metrics, &health, shown)?;
     let (health_checks, wanted_checks) = health_checks::Board::new();
+    let (loopback, wanted_ports) = loopback::Board::new();
     let observer = Arc::new(observe::LoopObserver {
         health: health.clone(),
         board,
         health_checks,
+        loopback,
         events: events.clone(),
         started: clock.now(),
         clock: clock.clone(),
@@ -361,13 +365,8 @@ async fn proxy(
     );
     let reading = source::run(source, options, Arc::new(source_observer), updates);
     let checking = health_checks::run(wanted_checks, health.clone(), events.clone(), &node);
-    let serving = async {
-        tokio::select! {
-            ended = serve(health_server) => ended,
-            ended = serve(admin_server) => ended,
-            () = checking => Ok(()),
-        }
-    };
+    let looping_back = loopback::run(wanted_ports, events.clone(), &node);
+    let serving = serve_all([health_server, admin_server], checking, looping_back);
     tokio::pin!(serving);
     events.send(Event::starting());
     let mut outcome = Ended::Stopped;
@@ -471,6 +470,20 @@ async fn serve(server: Option<Server>) -> anyhow::Result<()> {
     match server {
         Some(server) => Ok(server.run().await?),
         None => std::future::pending().await,
+    }
+}
+
+/// All that answers somebody else than the kernel.
+async fn serve_all(
+    [first, second]: [Option<Server>; 2],
+    checking: impl Future<Output = ()>,
+    looping_back: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    tokio::select! {
+        ended = serve(first) => ended,
+        ended = serve(second) => ended,
+        () = checking => Ok(()),
+        () = looping_back => Ok(()),
     }
 }
 

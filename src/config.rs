@@ -204,6 +204,7 @@ fn settings(
         manifests: flags.manifests.clone(),
         iptables_backend: flags.iptables_backend.unwrap_or_default(),
         ipvs_drain_limit: flags.ipvs_drain_limit,
+        localhost_nodeports: flags.localhost_nodeports.unwrap_or(false),
         metrics_disabled: config_file.is_none() && flags.metrics_port == Some(0),
         config_file,
         kubernetes_version,

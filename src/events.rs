@@ -26,6 +26,8 @@ pub mod reason {
     pub const METRICS_SERVER_FAILED: &str = "FailedToStartMetricServer";
     /// kube-proxy's too.
     pub const SERVICE_HEALTH_CHECK_FAILED: &str = "FailedToStartServiceHealthcheck";
+    /// A node port is not served on a loopback address.
+    pub const LOCALHOST_NODE_PORT_FAILED: &str = "FailedToListenOnLocalhost";
     /// The proxy cannot work here: no IPVS, no scheduler, no iptables.
     pub const START_FAILED: &str = "FailedToStart";
     /// A changed configuration file cannot be used.

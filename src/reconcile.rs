@@ -10,6 +10,7 @@ mod drain;
 mod family;
 mod former;
 pub mod health_checks;
+pub mod loopback_ports;
 pub mod observer;
 pub mod runner;
 mod schedulers;
@@ -36,6 +37,7 @@ use context::{Missing, NodeFacts, context};
 use family::{Family, Trigger};
 use former::Former;
 use health_checks::HealthChecks;
+use loopback_ports::LoopbackPorts;
 use observer::Observer;
 use runner::Runner;
 use schedulers::Schedulers;
@@ -83,6 +85,7 @@ pub struct Reconciler<K> {
     families: Vec<Family>,
     /// Of the families, in the same order.
     health_checks: Vec<HealthChecks>,
+    loopback_ports: Vec<LoopbackPorts>,
     facts: NodeFacts,
     facts_changed: bool,
     node_listed: bool,
@@ -118,6 +121,10 @@ impl<K: Kernel> Reconciler<K> {
             .iter()
             .map(|family| HealthChecks::new(*family, &settings, &facts))
             .collect();
+        let loopback_ports = families
+            .iter()
+            .map(|family| LoopbackPorts::new(*family, &settings, &facts))
+            .collect();
         let families = families
             .into_iter()
             .enumerate()
@@ -141,6 +148,7 @@ impl<K: Kernel> Reconciler<K> {
             schedulers: Schedulers::default(),
             families,
             health_checks,
+            loopback_ports,
             facts,
             facts_changed: false,
             node_listed: false,
@@ -375,9 +383,11 @@ impl<K: Kernel> Reconciler<K> {
             self.renew_contexts();
         }
         let mut succeeded = true;
-        for (family, checks) in self.families.iter_mut().zip(&mut self.health_checks) {
+        let told = self.health_checks.iter_mut().zip(&mut self.loopback_ports);
+        for (family, (checks, loopback)) in self.families.iter_mut().zip(told) {
             family.take_in(&self.tracker, &changes);
             checks.take_in(&self.tracker, &changes.services);
+            loopback.take_in(&self.tracker, &changes.services);
             let trigger = Trigger {
                 is_audit,
                 changes: &changes,
@@ -385,6 +395,9 @@ impl<K: Kernel> Reconciler<K> {
             let is_synced = family.round(&mut self.kernel, &self.clock, &*self.observer, trigger);
             if is_synced {
                 self.observer.health_checks(checks);
+                if loopback.take_news() {
+                    self.observer.loopback_ports(loopback.wanted());
+                }
             }
             succeeded &= is_synced;
         }
@@ -441,6 +454,9 @@ impl<K: Kernel> Reconciler<K> {
         self.tell_doubts();
         for checks in &mut self.health_checks {
             checks.set_node(&self.settings, &self.facts);
+        }
+        for loopback in &mut self.loopback_ports {
+            loopback.set_node(&self.settings, &self.facts);
         }
         debug!("node facts changed");
     }

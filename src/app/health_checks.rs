@@ -2,12 +2,13 @@
 //! Keeps the servers behind `healthCheckNodePort` as the loop last wanted them. They live on the main runtime: a load
 //! balancer's question never waits for a round.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::warn;
 
+use super::told::Told;
 use crate::events::{Event, Events, action, reason};
 use crate::health::{ListenFailure, ProxyHealth, ServiceHealthServers};
 use crate::model::IpFamily;
@@ -49,11 +50,11 @@ pub(super) async fn run(
     node: &str,
 ) {
     let mut servers = ServiceHealthServers::new(health);
-    let mut told = BTreeSet::new();
+    let mut told = Told::default();
     loop {
         let now = wanted.borrow_and_update().clone();
         let failures = open(&mut servers, &now).await;
-        tell_once(&mut told, &failures, &events, node);
+        told.take_in(&failures, |failure| tell(failure, &events, node));
         tokio::select! {
             changed = wanted.changed() => {
                 if changed.is_err() {
@@ -86,36 +87,25 @@ async fn open(servers: &mut ServiceHealthServers, wanted: &Wanted) -> Vec<Listen
     failures
 }
 
-/// A port that stays closed is no news.
-fn tell_once(told: &mut BTreeSet<String>, failures: &[ListenFailure], events: &Events, node: &str) {
-    let failing: BTreeSet<String> = failures.iter().map(ToString::to_string).collect();
-    for failure in failures {
-        if told.contains(&failure.to_string()) {
-            continue;
-        }
-        warn!(
-            service = %failure.service,
-            address = %failure.address,
-            error = %failure.source,
-            retry_seconds = RETRY.as_secs(),
-            "health check port not opened"
-        );
-        events.send(Event::service(
-            failure.service.clone(),
-            reason::SERVICE_HEALTH_CHECK_FAILED,
-            action::LISTEN,
-            format!(
-                "node {node} failed to start healthcheck {:?} on port {}: {}",
-                failure.service.to_string(),
-                failure.address.port(),
-                ErrorChain(failure)
-            ),
-        ));
-    }
-    for opened in told.difference(&failing) {
-        info!(failure = opened, "no longer so");
-    }
-    *told = failing;
+fn tell(failure: &ListenFailure, events: &Events, node: &str) {
+    warn!(
+        service = %failure.service,
+        address = %failure.address,
+        error = %failure.source,
+        retry_seconds = RETRY.as_secs(),
+        "health check port not opened"
+    );
+    events.send(Event::service(
+        failure.service.clone(),
+        reason::SERVICE_HEALTH_CHECK_FAILED,
+        action::LISTEN,
+        format!(
+            "node {node} failed to start healthcheck {:?} on port {}: {}",
+            failure.service.to_string(),
+            failure.address.port(),
+            ErrorChain(failure)
+        ),
+    ));
 }
 
 #[cfg(test)]
@@ -151,11 +141,11 @@ mod tests {
         let (events, mut queue) = Events::queue(metrics);
         let health = ProxyHealth::new(Clock::system(), Duration::from_secs(30));
         let mut servers = ServiceHealthServers::new(health);
-        let mut told = BTreeSet::new();
+        let mut told = Told::default();
         for _ in 0..2 {
             let failures = open(&mut servers, &wanted(port)).await;
             assert_eq!(failures.len(), 1);
-            tell_once(&mut told, &failures, &events, "worker");
+            told.take_in(&failures, |failure| tell(failure, &events, "worker"));
         }
         let event = queue.try_recv().unwrap();
         assert_eq!(event.reason, "FailedToStartServiceHealthcheck");
@@ -167,9 +157,9 @@ mod tests {
 
         drop(taken);
         let failures = open(&mut servers, &wanted(port)).await;
-        tell_once(&mut told, &failures, &events, "worker");
+        told.take_in(&failures, |failure| tell(failure, &events, "worker"));
         assert_eq!(servers.open_ports().count(), 1);
-        assert!(told.is_empty() && queue.try_recv().is_err());
+        assert!(told == Told::default() && queue.try_recv().is_err());
     }
 
     #[test]

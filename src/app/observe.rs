@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use prometheus::Registry;
 use serde_json::{Value, json};
 
-use super::health_checks;
+use super::{health_checks, loopback};
 use crate::clock::Clock;
 use crate::config::settings::Settings;
 use crate::dataplane::kernel::Cost;
@@ -24,6 +24,7 @@ use crate::model::{Changes, IpFamily, NodeInfo};
 use crate::plan::step::RuleEdits;
 use crate::plan::{Drift, Outcome, Plan, Report, Step};
 use crate::reconcile::health_checks::HealthChecks;
+use crate::reconcile::loopback_ports;
 use crate::reconcile::observer::{Observer, Round};
 use crate::source::{self, Problem};
 
@@ -62,6 +63,7 @@ pub(super) struct LoopObserver {
     pub(super) health: ProxyHealth,
     pub(super) board: Arc<Board>,
     pub(super) health_checks: health_checks::Board,
+    pub(super) loopback: loopback::Board,
     pub(super) events: Events,
     /// Size of the plans since free memory was given back.
     pub(super) planned: AtomicUsize,
@@ -247,6 +249,10 @@ impl Observer for LoopObserver {
 
     fn health_checks(&self, checks: &HealthChecks) {
         self.health_checks.show(checks);
+    }
+
+    fn loopback_ports(&self, wanted: &loopback_ports::Wanted) {
+        self.loopback.show(wanted);
     }
 
     fn event(&self, event: Event) {

@@ -24,6 +24,7 @@ pub fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
         masquerade_all: _,
         masquerade_bit: _,
         localhost_node_ports: _,
+        forwards_localhost: _,
         ipvs: _,
         detect_local: _,
         node_port_addresses: _,

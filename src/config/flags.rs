@@ -21,7 +21,7 @@ use super::types::VmoduleItem;
 pub(super) use shown::shown;
 
 /// Flags that count although `--config` is given. All others are replaced by the file.
-const BESIDE_CONFIG: [&str; 19] = [
+const BESIDE_CONFIG: [&str; 20] = [
     "config",
     "write_config_to",
     "cleanup",
@@ -32,6 +32,7 @@ const BESIDE_CONFIG: [&str; 19] = [
     "iptables_backend",
     "hostname_override",
     "ipvs_drain_limit",
+    "localhost_nodeports",
     "verbosity",
     "vmodule",
     "logging_format",
@@ -172,6 +173,9 @@ pub(super) struct Flags {
     /// Node ports answer on loopback addresses [default: true].
     #[arg(long, value_name = "BOOL", value_parser = boolean())]
     pub(super) iptables_localhost_nodeports: Option<bool>,
+    /// This process forwards TCP and UDP node ports of 127.0.0.1 and `::1` where rules cannot.
+    #[arg(long, value_name = "BOOL", value_parser = boolean())]
+    pub(super) localhost_nodeports: Option<bool>,
     /// Longest time between two rounds in iptables mode [default: 30s].
     #[arg(long, value_name = "DURATION")]
     pub(super) iptables_sync_period: Option<GoDuration>,

@@ -45,6 +45,8 @@ pub(super) struct CommandLine {
     pub(super) iptables_backend: IptablesBackend,
     /// kube-proxy's file has no place for it, and must stay one that kube-proxy takes.
     pub(super) ipvs_drain_limit: Option<GoDuration>,
+    /// Nor for this.
+    pub(super) localhost_nodeports: bool,
     pub(super) config_file: Option<PathBuf>,
     /// `--metrics-port=0`.
     pub(super) metrics_disabled: bool,
@@ -131,6 +133,7 @@ pub(super) fn resolve(
         masquerade_bit,
         iptables_backend: command_line.iptables_backend,
         localhost_node_ports: config.iptables.localhost_node_ports.unwrap_or(true),
+        forwards_localhost: command_line.localhost_nodeports,
         ipvs,
         detect_local,
         node_port_addresses,

@@ -211,8 +211,10 @@ pub struct Settings {
     pub masquerade_bit: u8,
     /// Which iptables is written to.
     pub iptables_backend: IptablesBackend,
-    /// Node ports answer on loopback addresses.
+    /// Node ports answer on IPv4 loopback addresses, by rules of iptables mode.
     pub localhost_node_ports: bool,
+    /// Node ports are forwarded from loopback addresses where rules do not do it.
+    pub forwards_localhost: bool,
     /// Settings of ipvs mode.
     pub ipvs: IpvsSettings,
     /// How traffic of local pods is told.

@@ -13,13 +13,13 @@ use axum::Router;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::Response;
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
 
 use super::server::{Families, listen};
 use super::state::ProxyHealth;
 use super::{JSON, answer};
 use crate::model::ServiceName;
 use crate::model::net::IpFamily;
+use crate::task::Task;
 
 /// A port that could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -50,25 +50,6 @@ pub struct ServiceHealthServers {
     health: ProxyHealth,
     counts: Counts,
     open: BTreeMap<Key, Task>,
-}
-
-/// A running server, ended when dropped.
-#[derive(Debug)]
-struct Task(JoinHandle<()>);
-
-impl Task {
-    /// Returns once the port is closed.
-    async fn end(mut self) {
-        self.0.abort();
-        // Always the error that says so.
-        drop((&mut self.0).await);
-    }
-}
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 impl ServiceHealthServers {
@@ -151,10 +132,10 @@ impl ServiceHealthServers {
             let response = respond(&key.1, count, health.is_serving());
             async move { response }
         });
-        Task(tokio::spawn(async move {
+        Task::spawn(async move {
             // It ends only when the task is aborted.
             drop(axum::serve(listener, routes).await);
-        }))
+        })
     }
 }
 

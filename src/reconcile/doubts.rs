@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::context::NodeFacts;
+use super::loopback_ports;
 use crate::config::settings::Settings;
 use crate::model::IpFamily;
 use crate::model::node::{DetectLocal, NodePortAddress};
@@ -65,6 +66,17 @@ pub(super) fn doubts(
             are_of_the_other(&ranges),
             format!(
                 "nodePortAddresses has no range of the node's primary family, {primary}: node ports answer on all of its addresses"
+            ),
+        );
+    }
+    for family in families {
+        let mut mine = facts.addresses.iter().map(|ip| IpFamily::of(*ip));
+        doubt(
+            mine.any(|it| it == *family)
+                && loopback_ports::is_listening(*family, settings, facts)
+                && loopback_ports::target(*family, settings, facts).is_none(),
+            format!(
+                "nodePortAddresses has none of the node's {family} addresses, to which --localhost-nodeports could forward"
             ),
         );
     }
@@ -177,5 +189,30 @@ mod tests {
         let excluded = ["--proxy-mode=ipvs", "--ipvs-exclude-cidrs=fd00::/8"];
         let told = told(&excluded, &["192.0.2.1"], &[IpFamily::V4]);
         assert!(told[0].starts_with("ipvs.excludeCIDRs"), "{told:?}");
+    }
+
+    #[test]
+    fn node_ports_on_localhost_alone_have_nowhere_to_go() {
+        let told = |addresses: &[&str], ranges: &str| {
+            let ranges = format!("--nodeport-addresses={ranges}");
+            let arguments = [
+                "kube-proxy-rs",
+                "--proxy-mode=ipvs",
+                "--localhost-nodeports",
+            ];
+            let arguments = arguments.into_iter().chain([ranges.as_str()]);
+            let Command::Run(settings) = config::parse(arguments.map(Into::into)).unwrap() else {
+                panic!("not a command to run")
+            };
+            let facts = NodeFacts {
+                addresses: addresses.iter().copied().map(ip).collect(),
+                ..NodeFacts::default()
+            };
+            doubts(&settings, &facts, &IpFamily::ALL).len()
+        };
+        assert_eq!(told(&["192.0.2.1", "2001:db8::1"], "localhost"), 2);
+        assert_eq!(told(&["192.0.2.1"], "localhost"), 1, "there is no IPv6");
+        assert_eq!(told(&["192.0.2.1"], "localhost,192.0.2.0/24"), 0);
+        assert_eq!(told(&["192.0.2.1"], "all"), 0);
     }
 }

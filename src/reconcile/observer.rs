@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::health_checks::HealthChecks;
+use super::loopback_ports::Wanted;
 use crate::dataplane::kernel::Cost;
 use crate::events::Event;
 use crate::model::{Changes, IpFamily, NodeInfo};
@@ -70,6 +71,9 @@ pub trait Observer: Send + Sync {
 
     /// What load balancers may ask about in one family, after a round that succeeded.
     fn health_checks(&self, _checks: &HealthChecks) {}
+
+    /// Which node ports one family wants on its loopback address, after a round that succeeded. Told when it changes.
+    fn loopback_ports(&self, _wanted: &Wanted) {}
 
     /// Something that operators should hear of; who says it has logged it.
     fn event(&self, _event: Event) {}

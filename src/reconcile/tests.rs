@@ -198,6 +198,7 @@ impl Kernel for Shared {
 struct Watcher {
     drift: Mutex<usize>,
     health_checks: Mutex<Vec<HealthChecks>>,
+    loopback_ports: Mutex<Vec<loopback_ports::Wanted>>,
     events: Mutex<Vec<crate::events::Event>>,
     node: Mutex<Vec<Option<crate::model::NodeInfo>>>,
     capabilities: Mutex<BTreeMap<String, bool>>,
@@ -215,6 +216,10 @@ impl Observer for Watcher {
 
     fn health_checks(&self, checks: &HealthChecks) {
         self.health_checks.lock().unwrap().push(checks.clone());
+    }
+
+    fn loopback_ports(&self, wanted: &loopback_ports::Wanted) {
+        self.loopback_ports.lock().unwrap().push(wanted.clone());
     }
 
     fn node(&self, node: Option<&crate::model::NodeInfo>) {

@@ -13,6 +13,48 @@ const NEAR: &[Host] = &[Web1, Web2];
 
 const DEFAULT: &str = "node ports on localhost are off by default, as in kube-proxy's IPVS mode";
 
+/// Those that the proxy itself forwards: in both modes and families the same.
+fn forwarded() -> impl Iterator<Item = Case> {
+    let with = |service: Service, name, value| service.with(name, json!(value));
+    let all = [
+        (
+            Service::new("localhost-forwarded", 56, BOTH),
+            Want::Answer(BOTH, Source::Node),
+        ),
+        (
+            with(
+                Service::new("localhost-forwarded-local", 57, FAR),
+                "externalTrafficPolicy",
+                "Local",
+            ),
+            Want::Answer(FAR, Source::Node),
+        ),
+        (
+            with(
+                Service::new("localhost-forwarded-affinity", 58, BOTH),
+                "sessionAffinity",
+                "ClientIP",
+            ),
+            Want::OneOf(BOTH, Source::Node),
+        ),
+        // The proxy has accepted the connection before it knows.
+        (
+            Service::new("localhost-forwarded-none", 59, &[]),
+            Want::NoAnswer,
+        ),
+    ];
+    all.into_iter().map(|(service, want)| {
+        let mut probes = probes(&[Shell], &[At::Localhost], Want::Refused);
+        probes.push(Probe::new(Node, At::Localhost, want));
+        probes.push(Probe::new(Client, At::Localhost, Want::Dropped).only(Family::V4));
+        Case {
+            setup: Setup::Forwarder,
+            service: service.exposed(),
+            probes,
+        }
+    })
+}
+
 pub fn cases() -> Vec<Case> {
     let local = |service: Service| service.with("externalTrafficPolicy", json!("Local"));
     let all = [
@@ -64,5 +106,6 @@ pub fn cases() -> Vec<Case> {
                 probes,
             }
         })
+        .chain(forwarded())
         .collect()
 }

@@ -115,10 +115,12 @@ pub enum Setup {
     Bridge,
     /// Pods are what comes in by links of a name; another masquerade bit.
     InterfacePrefix,
+    /// The proxy itself forwards node ports of loopback, no rule does.
+    Forwarder,
 }
 
 impl Setup {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::ClusterCidr,
         Self::NoDetector,
         Self::MasqueradeAll,
@@ -126,6 +128,7 @@ impl Setup {
         Self::NodeCidr,
         Self::Bridge,
         Self::InterfacePrefix,
+        Self::Forwarder,
     ];
 
     pub fn flags(self) -> Vec<String> {
@@ -150,6 +153,11 @@ impl Setup {
                 "--detect-local-mode=InterfaceNamePrefix".to_owned(),
                 "--pod-interface-name-prefix=cni".to_owned(),
                 "--iptables-masquerade-bit=20".to_owned(),
+            ],
+            Self::Forwarder => vec![
+                cidr,
+                "--localhost-nodeports".to_owned(),
+                "--iptables-localhost-nodeports=false".to_owned(),
             ],
         }
     }

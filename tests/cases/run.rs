@@ -138,6 +138,15 @@ impl World {
         };
         let node = self.topology.host(Host::Node);
         let proxy = Proxy::start(node, &invocation)?;
+        if setup == Setup::Forwarder {
+            let ports = services.iter().flat_map(|service| &service.ports);
+            // In two families, TCP and UDP.
+            let open = 4 * ports.filter(|port| port.node_port.is_some()).count();
+            proxy.wait_for_log(&[
+                "node ports on localhost are forwarded",
+                &format!("ports={open}"),
+            ])?;
+        }
         // Other programs print what the kernel has: it is what was wanted, word for word. What the Services before
         // have left may still drain.
         wait::until("nothing is left to do after the start", || {
@@ -275,7 +284,7 @@ fn run(world: &World, case: &Case, family: Family, protocol: Protocol) -> Result
             .map(|error| format!("{error:#}"))
     };
     let (answered, unanswered): (Vec<_>, Vec<_>) = case.probes(family).partition(|probe| {
-        let want = wanted(probe, mode, protocol);
+        let want = wanted(case, probe, mode, protocol);
         want.answers(probe.target).is_some()
     });
     let problems: Vec<String> = thread::scope(|scope| {
@@ -306,8 +315,11 @@ fn run(world: &World, case: &Case, family: Family, protocol: Protocol) -> Result
 }
 
 /// What a probe is to meet with a protocol.
-fn wanted(probe: &Probe, mode: Mode, protocol: Protocol) -> Want {
+fn wanted(case: &Case, probe: &Probe, mode: Mode, protocol: Protocol) -> Want {
+    let is_forwarded = case.setup == Setup::Forwarder && probe.at == At::Localhost;
     match probe.expected(mode) {
+        // Only TCP and UDP are forwarded.
+        _ if is_forwarded && protocol == Protocol::Sctp => Want::NoAnswer,
         // The kernel's SCTP does not tell its user about a port that an ICMP message calls unreachable.
         Want::Refused if protocol == Protocol::Sctp => Want::NoAnswer,
         want => want,
@@ -331,7 +343,7 @@ fn check(
     };
     let bound = (protocol == Protocol::Sctp && probe.from == Host::Node).then_some(own);
     let ask = |patience| ask(from, bound, to, protocol, patience);
-    let want = wanted(probe, world.dataplane.mode(), protocol);
+    let want = wanted(case, probe, world.dataplane.mode(), protocol);
     if let Some((hosts, source)) = want.answers(probe.target) {
         let is_sticky = matches!(want, Want::OneOf(..));
         return answers(&hosts, is_sticky, || {

@@ -8,7 +8,7 @@ use clap::parser::ValueSource;
 use super::{FlagError, command, dashes_for_underscores};
 
 /// What a flag is when it is not given, in the words of kube-proxy's own `/flagz`; flags that are not here are empty.
-const DEFAULTS: [(&str, &str); 46] = [
+const DEFAULTS: [(&str, &str); 47] = [
     ("bind-address", "0.0.0.0"),
     ("bind-address-hard-fail", "false"),
     ("cleanup", "false"),
@@ -43,6 +43,7 @@ const DEFAULTS: [(&str, &str); 46] = [
         "application/vnd.kubernetes.protobuf",
     ),
     ("kube-api-qps", "5"),
+    ("localhost-nodeports", "false"),
     ("log-flush-frequency", "5s"),
     ("log-json-info-buffer-size", "0"),
     ("log-json-split-stream", "false"),
@@ -153,7 +154,13 @@ mod tests {
         "write-config-to",
     ];
     /// kube-proxy has none of these.
-    const OURS: [&str; 4] = ["help", "iptables-backend", "ipvs-drain-limit", "manifests"];
+    const OURS: [&str; 5] = [
+        "help",
+        "iptables-backend",
+        "ipvs-drain-limit",
+        "localhost-nodeports",
+        "manifests",
+    ];
 
     fn shown_for(arguments: &[&str]) -> Vec<(String, String)> {
         let arguments = std::iter::once(&"kube-proxy-rs").chain(arguments);

@@ -94,7 +94,7 @@ fn every_linux_flag_of_upstream_is_taken() {
     // Every flag that is not listed as counting beside --config is reported as ignored.
     assert_eq!(
         all.ignored.len(),
-        arguments.len() - (BESIDE_CONFIG.len() - 4),
+        arguments.len() - (BESIDE_CONFIG.len() - 5),
         "{:?}",
         all.ignored
     );
@@ -325,6 +325,15 @@ fn manifests_exclude_an_api_server() {
         try_parse(&["--manifests=d", "--kubeconfig=k"]),
         Err(FlagError::Usage(_))
     ));
+}
+
+#[test]
+fn localhost_nodeports_is_off_and_counts_beside_a_file() {
+    assert_eq!(flags(&[]).localhost_nodeports, None);
+    let parsed = parsed(&["--config=c", "--localhost-nodeports"]);
+    assert_eq!(parsed.cli.flags.localhost_nodeports, Some(true));
+    assert_eq!(parsed.cli.flags.iptables_localhost_nodeports, None);
+    assert_eq!(parsed.ignored, [""; 0]);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::events::{Regarding, reason};
+use crate::loopback::Transport;
 
 impl Fixture {
     /// Local endpoints of `ns/web` by the port of its health check, as often as that was told.
@@ -37,6 +38,29 @@ fn health_checks_are_told_when_the_kernel_has_the_change() {
     fixture.model(Event::ServiceDeleted(service_name("ns/web")));
     fixture.work();
     assert_eq!(fixture.told(), [None]);
+}
+
+#[test]
+fn node_ports_for_localhost_are_told_when_they_change() {
+    let mut fixture = Fixture::with(&["--proxy-mode=ipvs", "--localhost-nodeports"]);
+    let told = |fixture: &Fixture| -> Vec<Vec<(Transport, u16)>> {
+        let told = std::mem::take(&mut *fixture.watcher.loopback_ports.lock().unwrap());
+        let ports = told.iter().map(|wanted| wanted.services.values().flatten());
+        ports.map(|ports| ports.copied().collect()).collect()
+    };
+    fixture.model(Event::ServicesReplaced(vec![
+        service("ns/web").port(80).node_port(30_080),
+    ]));
+    fixture.model(Event::SlicesReplaced(vec![]));
+    fixture.known_node();
+    fixture.work();
+    assert_eq!(told(&fixture), [[(Transport::Tcp, 30_080)]]);
+    fixture.scale(&["10.1.0.5"]);
+    fixture.work();
+    assert!(told(&fixture).is_empty(), "an endpoint is no news");
+    fixture.model(Event::ServiceDeleted(service_name("ns/web")));
+    fixture.work();
+    assert_eq!(told(&fixture), [[]; 1]);
 }
 
 #[test]

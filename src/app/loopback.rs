@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Keeps node ports on loopback addresses open as the loop last wanted them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use super::told::Told;
+use crate::events::{Event, Events, action, reason};
+use crate::loopback::{Forwarder, ListenFailure, Transport};
+use crate::model::{IpFamily, ServiceName};
+use crate::reconcile::loopback_ports::Wanted;
+use crate::telemetry::ErrorChain;
+
+/// Pause before ports that could not be opened are tried again without another reason.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// The last word of each family.
+pub(super) type Families = BTreeMap<IpFamily, Wanted>;
+
+/// Says what is wanted; never waits.
+#[derive(Debug)]
+pub(super) struct Board(watch::Sender<Families>);
+
+impl Board {
+    pub(super) fn new() -> (Self, watch::Receiver<Families>) {
+        let (sender, receiver) = watch::channel(Families::new());
+        (Self(sender), receiver)
+    }
+
+    pub(super) fn show(&self, wanted: &Wanted) {
+        self.0.send_modify(|families| {
+            families.insert(wanted.family, wanted.clone());
+        });
+    }
+}
+
+/// Opens, closes and re-opens ports until nobody can want anything any more.
+pub(super) async fn run(mut wanted: watch::Receiver<Families>, events: Events, node: &str) {
+    let mut forwarder = Forwarder::default();
+    let mut told = Told::default();
+    let mut were_open = 0;
+    loop {
+        let now = wanted.borrow_and_update().clone();
+        let failures = open(&mut forwarder, &now).await;
+        told.take_in(&failures, |failure| tell(failure, &events, node));
+        if forwarder.len() != were_open {
+            were_open = forwarder.len();
+            info!(ports = were_open, "node ports on localhost are forwarded");
+        }
+        tokio::select! {
+            changed = wanted.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
+            () = tokio::time::sleep(RETRY), if !failures.is_empty() => {}
+        }
+    }
+}
+
+async fn open(forwarder: &mut Forwarder, families: &Families) -> Vec<ListenFailure> {
+    let mut failures = Vec::new();
+    for (family, wanted) in families {
+        match wanted.target {
+            Some(target) => {
+                failures.extend(forwarder.sync(*family, target, &ports(wanted)).await);
+            }
+            None => forwarder.stop(*family).await,
+        }
+    }
+    failures
+}
+
+/// The owner of each port. Of two that claim the same, the kernel knows which one gets it; here it is only a name.
+fn ports(wanted: &Wanted) -> BTreeMap<(Transport, u16), ServiceName> {
+    let mut owners = BTreeMap::new();
+    for (service, ports) in &wanted.services {
+        for port in ports {
+            owners.entry(*port).or_insert_with(|| service.clone());
+        }
+    }
+    owners
+}
+
+fn tell(failure: &ListenFailure, events: &Events, node: &str) {
+    warn!(
+        service = %failure.service,
+        address = %failure.address,
+        error = %failure.source,
+        retry_seconds = RETRY.as_secs(),
+        "node port on localhost not opened"
+    );
+    events.send(Event::service(
+        failure.service.clone(),
+        reason::LOCALHOST_NODE_PORT_FAILED,
+        action::LISTEN,
+        format!("node {node} {}", ErrorChain(failure)),
+    ));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr, TcpListener};
+
+    use prometheus::Registry;
+
+    use super::*;
+    use crate::metrics::EventMetrics;
+
+    fn wanted(port: u16, target: Option<Ipv4Addr>) -> Wanted {
+        let ports = [(Transport::Tcp, port)].into();
+        Wanted {
+            family: IpFamily::V4,
+            target: target.map(IpAddr::V4),
+            services: [(ServiceName::new("ns", "web"), ports)].into(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_port_that_is_taken_is_told_once_and_opened_when_it_is_free() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let metrics = EventMetrics::register(&Registry::new()).unwrap();
+        let (events, mut queue) = Events::queue(metrics);
+        let (mut forwarder, mut told) = (Forwarder::default(), Told::default());
+        let node = Ipv4Addr::new(127, 0, 0, 2);
+        let mut families: Families = [(IpFamily::V4, wanted(port, Some(node)))].into();
+        for _ in 0..2 {
+            let failures = open(&mut forwarder, &families).await;
+            assert_eq!(failures.len(), 1);
+            told.take_in(&failures, |failure| tell(failure, &events, "worker"));
+        }
+        let event = queue.try_recv().unwrap();
+        assert_eq!(event.reason, "FailedToListenOnLocalhost");
+        let start = format!("node worker cannot listen on 127.0.0.1:{port} (TCP)");
+        assert!(event.note.starts_with(&start), "{}", event.note);
+        assert!(queue.try_recv().is_err(), "it was told once");
+
+        drop(taken);
+        let failures = open(&mut forwarder, &families).await;
+        told.take_in(&failures, |failure| tell(failure, &events, "worker"));
+        assert_eq!((forwarder.len(), told), (1, Told::default()));
+
+        families.insert(IpFamily::V4, wanted(port, None));
+        assert!(open(&mut forwarder, &families).await.is_empty());
+        assert!(forwarder.is_empty(), "there is nowhere to forward to");
+    }
+
+    #[test]
+    fn of_two_services_with_one_port_one_is_named() {
+        let mut wanted = wanted(30_080, None);
+        let ports = [(Transport::Tcp, 30_080), (Transport::Udp, 30_080)].into();
+        wanted.services.insert(ServiceName::new("ns", "zoo"), ports);
+        let owners: Vec<_> = super::ports(&wanted).into_values().collect();
+        assert_eq!(
+            owners,
+            ["web", "zoo"].map(|name| ServiceName::new("ns", name))
+        );
+    }
+}

@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Which node ports are to be forwarded from the loopback address, and where to.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::context::NodeFacts;
+use crate::config::settings::{ProxyMode, Settings};
+use crate::loopback::Transport;
+use crate::model::{IpFamily, ServiceName, ServicePort, Tracker};
+
+/// What one family wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    pub family: IpFamily,
+    /// The node's own address, on which the kernel serves node ports. None: nothing is forwarded.
+    pub target: Option<IpAddr>,
+    pub services: BTreeMap<ServiceName, BTreeSet<(Transport, u16)>>,
+}
+
+/// [`Wanted`], and whether it is other than when it was last told.
+#[derive(Debug)]
+pub(super) struct LoopbackPorts {
+    is_on: bool,
+    wanted: Wanted,
+    is_news: bool,
+}
+
+impl LoopbackPorts {
+    pub(super) fn new(family: IpFamily, settings: &Settings, facts: &NodeFacts) -> Self {
+        let wanted = Wanted {
+            family,
+            target: listening_target(family, settings, facts),
+            services: BTreeMap::new(),
+        };
+        Self {
+            // A flag: it does not change while the process runs.
+            is_on: settings.forwards_localhost,
+            wanted,
+            is_news: settings.forwards_localhost,
+        }
+    }
+
+    /// The node is another, or the settings.
+    pub(super) fn set_node(&mut self, settings: &Settings, facts: &NodeFacts) {
+        let target = listening_target(self.wanted.family, settings, facts);
+        self.is_news |= target != self.wanted.target;
+        self.wanted.target = target;
+    }
+
+    /// Services changed, or their endpoints.
+    pub(super) fn take_in<'a>(
+        &mut self,
+        tracker: &Tracker,
+        changed: impl IntoIterator<Item = &'a ServiceName>,
+    ) {
+        if !self.is_on {
+            return;
+        }
+        for name in changed {
+            let ports = ports(tracker, name, self.wanted.family);
+            let before = self.wanted.services.get(name);
+            if before.map_or(ports.is_empty(), |before| *before == ports) {
+                continue;
+            }
+            self.is_news = true;
+            if ports.is_empty() {
+                self.wanted.services.remove(name);
+            } else {
+                self.wanted.services.insert(name.clone(), ports);
+            }
+        }
+    }
+
+    pub(super) const fn take_news(&mut self) -> bool {
+        std::mem::replace(&mut self.is_news, false)
+    }
+
+    pub(super) const fn wanted(&self) -> &Wanted {
+        &self.wanted
+    }
+}
+
+fn ports(tracker: &Tracker, name: &ServiceName, family: IpFamily) -> BTreeSet<(Transport, u16)> {
+    let ports = tracker
+        .service(name)
+        .map(|service| ServicePort::of(service, family));
+    ports
+        .into_iter()
+        .flatten()
+        .filter_map(|port| {
+            let transport = Transport::of(port.name.protocol)?;
+            Some((transport, port.node_port?.get()))
+        })
+        .collect()
+}
+
+fn listening_target(family: IpFamily, settings: &Settings, facts: &NodeFacts) -> Option<IpAddr> {
+    is_listening(family, settings, facts)
+        .then(|| target(family, settings, facts))
+        .flatten()
+}
+
+/// Whether the flag, the mode and `nodePortAddresses` ask for it.
+pub(super) fn is_listening(family: IpFamily, settings: &Settings, facts: &NodeFacts) -> bool {
+    let has_rules = settings.mode == ProxyMode::Iptables
+        && family == IpFamily::V4
+        && settings.localhost_node_ports;
+    let loopback = match family {
+        IpFamily::V4 => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpFamily::V6 => IpAddr::V6(Ipv6Addr::LOCALHOST),
+    };
+    let ranges = settings
+        .node_port_addresses
+        .ranges(family, &facts.node_ips(settings));
+    settings.forwards_localhost && !has_rules && ranges.contains(loopback)
+}
+
+/// An address of the node on which node ports answer, its main one if possible.
+pub(super) fn target(family: IpFamily, settings: &Settings, facts: &NodeFacts) -> Option<IpAddr> {
+    let node_ips = facts.node_ips(settings);
+    let ranges = settings.node_port_addresses.ranges(family, &node_ips);
+    let addresses = ranges.select(&facts.addresses);
+    node_ips
+        .known_ip(family)
+        .filter(|ip| addresses.contains(ip))
+        .or_else(|| addresses.first().copied())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, Command};
+    use crate::model::testing::{ip, service, service_name, tracker};
+    use crate::model::{Event, NodeInfo, Protocol};
+
+    const FLAG: &str = "--localhost-nodeports";
+
+    fn settings(flags: &[&str]) -> Settings {
+        let arguments = ["kube-proxy-rs", "--manifests=/m"].iter().chain(flags);
+        match config::parse(arguments.map(Into::into)).unwrap() {
+            Command::Run(settings) => *settings,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn facts(addresses: &[&str]) -> NodeFacts {
+        NodeFacts {
+            addresses: addresses.iter().copied().map(ip).collect(),
+            ..NodeFacts::default()
+        }
+    }
+
+    fn targets(flags: &[&str], facts: &NodeFacts) -> [Option<IpAddr>; 2] {
+        let settings = settings(flags);
+        [IpFamily::V4, IpFamily::V6].map(|family| {
+            let ports = LoopbackPorts::new(family, &settings, facts);
+            ports.wanted.target
+        })
+    }
+
+    #[test]
+    fn it_forwards_where_flag_and_addresses_say_and_rules_do_not() {
+        let all = ["192.0.2.1", "198.51.100.1", "2001:db8::1"];
+        let (v4, second) = (Some("192.0.2.1"), Some("198.51.100.1"));
+        let v6 = Some("2001:db8::1");
+        for (flags, addresses, expected) in [
+            (&["--proxy-mode=ipvs"][..], &all[..], [None, None]),
+            (&["--proxy-mode=ipvs", FLAG], &all, [v4, v6]),
+            (&[FLAG], &all, [None, v6]),
+            (
+                &[FLAG, "--iptables-localhost-nodeports=false"],
+                &all,
+                [v4, v6],
+            ),
+            (&["--proxy-mode=ipvs", FLAG], &["192.0.2.1"], [v4, None]),
+            (
+                &["--proxy-mode=ipvs", FLAG, "--nodeport-addresses=primary"],
+                &all,
+                [None, None],
+            ),
+            (
+                &[
+                    "--proxy-mode=ipvs",
+                    FLAG,
+                    "--nodeport-addresses=127.0.0.0/8,198.51.100.0/24,2001:db8::/32",
+                ],
+                &all,
+                [second, None],
+            ),
+            // Another part of loopback than the address that is listened on.
+            (
+                &[
+                    "--proxy-mode=ipvs",
+                    FLAG,
+                    "--nodeport-addresses=127.0.0.2/32,192.0.2.0/24",
+                ],
+                &all,
+                [None, v6],
+            ),
+            // The kernel serves them nowhere.
+            (
+                &["--proxy-mode=ipvs", FLAG, "--nodeport-addresses=localhost"],
+                &all,
+                [None, None],
+            ),
+        ] {
+            let expected = expected.map(|text| text.map(ip));
+            assert_eq!(targets(flags, &facts(addresses)), expected, "{flags:?}");
+        }
+    }
+
+    #[test]
+    fn it_prefers_the_address_of_the_node_object() {
+        let mut facts = facts(&["192.0.2.1", "192.0.2.9"]);
+        facts.info = Some(NodeInfo {
+            addresses: vec![ip("192.0.2.9")],
+            ..NodeInfo::named("worker")
+        });
+        let flags = ["--proxy-mode=ipvs", FLAG];
+        assert_eq!(targets(&flags, &facts)[0], Some(ip("192.0.2.9")));
+        // Not before it is there.
+        facts.addresses.remove(&ip("192.0.2.9"));
+        assert_eq!(targets(&flags, &facts)[0], Some(ip("192.0.2.1")));
+    }
+
+    #[test]
+    fn only_what_changes_is_news() {
+        let web = service("ns/web")
+            .named_port("a", Protocol::Tcp, 80)
+            .node_port(30_080)
+            .named_port("b", Protocol::Udp, 80)
+            .node_port(30_081)
+            .named_port("c", Protocol::Sctp, 80)
+            .node_port(30_082)
+            .named_port("d", Protocol::Tcp, 81);
+        let name = service_name("ns/web");
+        let mut tracker = tracker(vec![web], vec![]);
+        let (settings, facts) = (
+            settings(&[FLAG, "--proxy-mode=ipvs"]),
+            facts(&["192.0.2.1"]),
+        );
+        let mut ports = LoopbackPorts::new(IpFamily::V4, &settings, &facts);
+        assert!(ports.take_news() && !ports.take_news());
+        ports.take_in(&tracker, [&name]);
+        let expected = [(Transport::Tcp, 30_080), (Transport::Udp, 30_081)];
+        assert_eq!(
+            ports.wanted().services,
+            [(name.clone(), expected.into())].into()
+        );
+        assert!(ports.take_news());
+        ports.take_in(&tracker, [&name]);
+        ports.set_node(&settings, &facts);
+        assert!(!ports.take_news(), "it is as before");
+        ports.set_node(&settings, &NodeFacts::default());
+        assert!(ports.take_news() && ports.wanted().target.is_none());
+        tracker.apply(Event::ServiceDeleted(name.clone()));
+        ports.take_in(&tracker, [&name]);
+        assert!(ports.take_news() && ports.wanted().services.is_empty());
+    }
+}
