@@ -176,7 +176,8 @@ pub fn is_of_a_service((table, chain): &ChainId) -> bool {
     let begins = |prefix: &str| chain.as_str().starts_with(prefix);
     chain.as_str() == CANARY
         || (*table == Table::Nat && name::SERVICE_PREFIXES.into_iter().any(begins))
-        || TreeId::ALL
-            .into_iter()
-            .any(|tree| tree.table() == *table && begins(tree.branch()))
+        || TreeId::ALL.into_iter().any(|tree| {
+            let is_optional = tree.is_of_node_addresses() && chain.as_str() == tree.root();
+            tree.table() == *table && (begins(tree.branch()) || is_optional)
+        })
 }

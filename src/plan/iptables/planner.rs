@@ -312,7 +312,11 @@ impl Planner {
             let chains = self.touched.former_chains.iter();
             former.extend(chains.map(|chain| (Table::Nat, chain.clone())));
         }
+        let everywhere = self.context.iptables.node_ports_everywhere;
         for tree in TreeId::ALL {
+            if everywhere && tree.is_of_node_addresses() {
+                continue;
+            }
             let nodes = if is_full {
                 self.desired.nodes(tree)
             } else {

@@ -240,6 +240,11 @@ impl TreeId {
         }
     }
 
+    /// The tree is about the node's addresses: there is none where node ports answer on all of them.
+    pub const fn is_of_node_addresses(self) -> bool {
+        matches!(self, Self::NodeAddresses | Self::RefusedNodeAddresses)
+    }
+
     const fn has_addresses(self) -> bool {
         !matches!(
             self,

@@ -407,4 +407,13 @@ fn many_node_addresses_make_no_long_chain() {
     let chains = &proxy.kernel.state.rules.chains;
     let longest = chains.values().map(Vec::len).max();
     assert!(longest <= Some(32), "{longest:?}");
+    // Where node ports answer everywhere, nothing is left of the addresses.
+    proxy
+        .planner
+        .set_context(self::context(IpFamily::V4), &proxy.tracker);
+    proxy.sync();
+    assert_eq!(
+        proxy.kernel.state.rules,
+        fresh(proxy.planner.context().clone(), &proxy)
+    );
 }
