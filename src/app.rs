@@ -46,6 +46,7 @@ const PLAN_PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// Does what the command line says.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    crate::memory::keep_large_apart();
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let result = match config::parse(arguments.iter().cloned()) {
         Ok(command) => execute(command, &arguments),
