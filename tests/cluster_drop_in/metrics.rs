@@ -45,7 +45,12 @@ const THEIRS_ALONE: &[&str] = &[
     "kubeproxy_iptables_localhost_nodeports_accepted_packets_total",
 ];
 /// What we show and kube-proxy does not.
-const OURS_ALONE: &[&str] = &["kube_proxy_rs_", "process_threads"];
+const OURS_ALONE: &[&str] = &[
+    "kube_proxy_rs_",
+    "process_threads",
+    // kube-proxy's too, but it has no series before an endpoint of UDP has changed; we look at flows at start as well.
+    "kubeproxy_conntrack_reconciler_",
+];
 
 /// Every selector of the panels and rules of kubernetes-mixin, but `up` (which Prometheus makes) and goroutines.
 const PANELS: &[(&str, &[&str])] = &[

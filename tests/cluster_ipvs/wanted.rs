@@ -150,7 +150,8 @@ impl ServicePort<'_> {
             for address in addresses {
                 let socket = SocketAddr::new(*address, u16::try_from(port).unwrap());
                 let chosen = self.chosen(&endpoints, is_local);
-                self.add_virtual_server(lines, socket, &chosen);
+                let servers = self.real_servers(&endpoints, is_local);
+                self.add_virtual_server(lines, socket, &servers);
                 let entry = format!("{address},{protocol}:{port}");
                 if is_local {
                     if chosen.is_empty() && !self.chosen(&endpoints, false).is_empty() {
@@ -186,8 +187,8 @@ impl ServicePort<'_> {
                 "marked {}",
                 marked.into_iter().collect::<Vec<_>>().join("+")
             );
-            for real in self.chosen(&endpoints, false) {
-                lines.insert(format!("{server} -> {real} Masq weight 1"));
+            for real in self.real_servers(&endpoints, false) {
+                lines.insert(format!("{server} -> {real}"));
             }
             let is_sticky = spec["sessionAffinity"] == "ClientIP";
             let how = if is_sticky { "mh (mh-fallback)" } else { "rr" };
@@ -207,7 +208,7 @@ impl ServicePort<'_> {
         }
     }
 
-    fn add_virtual_server(&self, lines: &mut Lines, socket: SocketAddr, servers: &[SocketAddr]) {
+    fn add_virtual_server(&self, lines: &mut Lines, socket: SocketAddr, servers: &[String]) {
         let spec = &self.service["spec"];
         let server = format!("{} {socket}", string(&self.port["protocol"]));
         let affinity = if spec["sessionAffinity"] == "ClientIP" {
@@ -217,7 +218,7 @@ impl ServicePort<'_> {
             String::new()
         };
         for real in servers {
-            lines.insert(format!("{server} -> {real} Masq weight 1"));
+            lines.insert(format!("{server} -> {real}"));
         }
         lines.insert(format!("{server} rr{affinity}"));
     }
@@ -314,6 +315,26 @@ impl ServicePort<'_> {
             }
         }
         endpoints
+    }
+
+    /// Those that get connections. Flows of UDP, which have no end, stay with an endpoint that leaves while it serves.
+    fn real_servers(&self, endpoints: &[Endpoint], only_local: bool) -> Vec<String> {
+        let chosen = self.chosen(endpoints, only_local);
+        let stays = |endpoint: &&Endpoint| {
+            self.port["protocol"] == "UDP"
+                && endpoint.is_leaving
+                && (endpoint.is_local || !only_local)
+                && !chosen.contains(&endpoint.socket)
+        };
+        let leaving = endpoints
+            .iter()
+            .filter(stays)
+            .map(|endpoint| (endpoint.socket, 0));
+        let chosen = chosen.iter().map(|socket| (*socket, 1));
+        leaving
+            .chain(chosen)
+            .map(|(socket, weight)| format!("{socket} Masq weight {weight}"))
+            .collect()
     }
 
     /// Those that get connections.

@@ -166,7 +166,10 @@ impl<'a> Lab<'a> {
             let save = format!("{}-save", backend.program(family));
             let rules = self.node().run(&save, &["-t", "filter"])?;
             drops.push(rules.lines().any(|rule| {
-                rule.starts_with("-A KUBE-FORWARD") && rule.contains("--ctstate INVALID -j DROP")
+                // Between them the packets may be counted.
+                rule.starts_with("-A KUBE-FORWARD")
+                    && rule.contains("--ctstate INVALID ")
+                    && rule.ends_with("-j DROP")
             }));
         }
         ensure!(

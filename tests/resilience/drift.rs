@@ -82,7 +82,12 @@ fn drift(node: &Namespace) -> Result<BTreeMap<String, usize>> {
 pub(crate) fn is_repaired(node: &Node) -> Result<()> {
     let _proxy = node.start()?;
     let wanted = node.all_rules()?;
-    let processes = node.metric("kube_proxy_rs_processes_started_total")?;
+    // The loop tells what the start has cost when its first rounds are over.
+    let processes = wait::until("the processes of the start are counted", || {
+        let count = node.metric("kube_proxy_rs_processes_started_total")?;
+        ensure!(count > 0.0, "it is {count}");
+        Ok(count)
+    })?;
     ensure!(
         drift(&node.namespace)?.is_empty(),
         "our own writes are drift"
