@@ -202,7 +202,7 @@ impl ModePlanner {
     pub fn stuck_chains(&self) -> BTreeSet<ChainId> {
         match self {
             Self::Ipvs(_) => BTreeSet::new(),
-            Self::Iptables(planner) => planner.stuck().clone(),
+            Self::Iptables(planner) => planner.stuck(),
         }
     }
 

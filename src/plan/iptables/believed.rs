@@ -2,13 +2,14 @@
 //! PURE: what we know that the kernel holds. Chains of ours are kept as digests: sixty thousand rules are compared,
 //! never read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sha2::{Digest as _, Sha256};
 
 use super::fixed::SHARED_CHAIN;
 use super::name;
 use super::tree::TreeId;
+use crate::plan::remains::Modes;
 use crate::plan::ruleset::{ChainName, Edit, Rule, Ruleset, Table};
 use crate::plan::step::Growth;
 
@@ -37,16 +38,18 @@ pub struct Believed {
     chains: BTreeMap<ChainId, (Fingerprint, usize)>,
     /// Built-in chains and the one that kubelet shares: rules stand beside those of others.
     shared: BTreeMap<ChainId, Vec<Rule>>,
+    /// Chains of Services that others jump to, with those that these led to when they were observed.
+    used: BTreeMap<ChainId, BTreeSet<ChainId>>,
     pub sysctls: BTreeMap<&'static str, String>,
 }
 
 impl Believed {
-    pub fn observed(rules: &Ruleset, sysctls: BTreeMap<&'static str, String>) -> Self {
+    pub fn observed(ruleset: &Ruleset, sysctls: BTreeMap<&'static str, String>) -> Self {
         let mut believed = Self {
             sysctls,
             ..Self::default()
         };
-        for (id, rules) in &rules.chains {
+        for (id, rules) in &ruleset.chains {
             if is_shared(id) {
                 believed.shared.insert(id.clone(), rules.clone());
             } else if id.1.as_str().starts_with("KUBE-") {
@@ -54,7 +57,30 @@ impl Believed {
                 believed.chains.insert(id.clone(), known);
             }
         }
+        for (id, rules) in &ruleset.chains {
+            if Modes::of(id).is_none() {
+                for target in targets(id.0, rules) {
+                    let reached = reached(&target, &ruleset.chains);
+                    believed.used.insert(target, reached);
+                }
+            }
+        }
         believed
+    }
+
+    /// Others jump to chains of Services.
+    pub fn is_used_by_others(&self) -> bool {
+        !self.used.is_empty()
+    }
+
+    /// The chains among unwanted ones that the kernel does not let us delete, because others jump to them.
+    pub fn in_use(&self, unwanted: &BTreeSet<ChainId>) -> BTreeSet<ChainId> {
+        let used = self.used.iter();
+        used.filter(|(id, _)| unwanted.contains(*id))
+            .flat_map(|(id, reached)| reached.iter().chain([id]))
+            .filter(|id| unwanted.contains(*id))
+            .cloned()
+            .collect()
     }
 
     /// The chain has just these rules.
@@ -162,6 +188,30 @@ impl Believed {
             }
         }
     }
+}
+
+/// The chains of Services that rules lead to.
+fn targets(table: Table, rules: &[Rule]) -> BTreeSet<ChainId> {
+    let names = rules.iter().filter_map(Rule::target);
+    names
+        .filter_map(|name| Some((table, ChainName::new(name).ok()?)))
+        .filter(is_of_a_service)
+        .collect()
+}
+
+/// All that a chain leads to.
+fn reached(from: &ChainId, chains: &BTreeMap<ChainId, Vec<Rule>>) -> BTreeSet<ChainId> {
+    let mut reached = BTreeSet::new();
+    let mut todo = vec![from.clone()];
+    while let Some(id) = todo.pop() {
+        let rules = chains.get(&id).map_or(&[][..], Vec::as_slice);
+        for target in targets(id.0, rules) {
+            if reached.insert(target.clone()) {
+                todo.push(target);
+            }
+        }
+    }
+    reached
 }
 
 fn is_shared((table, chain): &ChainId) -> bool {

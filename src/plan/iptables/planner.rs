@@ -48,6 +48,8 @@ pub struct Planner {
     set_aside: BTreeSet<ServicePortName>,
     /// Chains of nobody's that the kernel did not let us delete: somebody else jumps to them.
     stuck: BTreeSet<ChainId>,
+    /// The same, seen in what was observed; their deletion is never tried.
+    in_use: BTreeSet<ChainId>,
     isolation: Isolation,
     /// The next plan looks at everything.
     is_full: bool,
@@ -72,6 +74,7 @@ impl Planner {
             former: BTreeMap::new(),
             set_aside: BTreeSet::new(),
             stuck: BTreeSet::new(),
+            in_use: BTreeSet::new(),
             isolation: Isolation::Off,
             is_full: true,
             is_large: false,
@@ -97,8 +100,8 @@ impl Planner {
     }
 
     /// Chains of nobody's that others jump to.
-    pub fn stuck(&self) -> &BTreeSet<ChainId> {
-        &self.stuck
+    pub fn stuck(&self) -> BTreeSet<ChainId> {
+        self.stuck.union(&self.in_use).cloned().collect()
     }
 
     /// The next plans look for what the kernel refuses; they should follow at once.
@@ -337,10 +340,11 @@ impl Planner {
                 }
             }
         }
-        let unwanted = former
-            .difference(&wanted)
-            .filter(|id| self.believed.contains(id) && !self.stuck.contains(*id));
-        edits.extend(unwanted.map(|(table, chain)| ChainEdit {
+        let unwanted = self.unwanted(former.difference(&wanted));
+        let in_use = self.believed.in_use(&unwanted);
+        let deleted = unwanted.difference(&in_use);
+        let deleted = deleted.filter(|id| !self.stuck.contains(*id));
+        edits.extend(deleted.map(|(table, chain)| ChainEdit {
             owner: None,
             edit: Edit::DeleteChain {
                 table: *table,
@@ -354,6 +358,13 @@ impl Planner {
                 .map(|edit| ChainEdit { owner: None, edit }),
         );
         edits
+    }
+
+    /// Those that are there.
+    fn unwanted<'a>(&self, ids: impl Iterator<Item = &'a ChainId>) -> BTreeSet<ChainId> {
+        ids.filter(|id| self.believed.contains(id))
+            .cloned()
+            .collect()
     }
 
     /// Takes in what became of [`Self::plan`]; nothing else may have been taken in since.
@@ -391,11 +402,32 @@ impl Planner {
             Isolation::Searching(_) => self.edits().is_empty(),
         };
         if is_over {
+            if self.is_full {
+                self.in_use = self.left_in_use();
+            }
             self.isolation = Isolation::Off;
             self.is_full = false;
             self.touched = Touched::default();
             self.former.clear();
         }
+    }
+
+    /// Chains of nobody's that others jump to. Costs nothing where there are no such jumps.
+    fn left_in_use(&self) -> BTreeSet<ChainId> {
+        if !self.believed.is_used_by_others() {
+            return BTreeSet::new();
+        }
+        let mut unwanted: BTreeSet<ChainId> = self.believed.chains().cloned().collect();
+        unwanted.retain(is_of_a_service);
+        for chain in self.owners().into_keys() {
+            unwanted.remove(&chain);
+        }
+        for tree in TreeId::ALL {
+            for prefix in self.desired.nodes(tree) {
+                unwanted.remove(&(tree.table(), tree.chain(prefix, self.context.family)));
+            }
+        }
+        self.believed.in_use(&unwanted)
     }
 
     /// Goes on with the search for what the kernel refuses.

@@ -172,3 +172,34 @@ fn held_lock_blames_nobody_and_starts_no_search() {
     proxy.sync();
     assert!(proxy.planner.set_aside().is_empty());
 }
+
+#[test]
+fn chain_that_others_jump_to_is_not_even_tried() {
+    let mut proxy = some(40);
+    let mut found = Ruleset::new();
+    for (chain, rules) in [
+        ("KUBE-SVC-USED", vec!["-j KUBE-SEP-USED"]),
+        ("KUBE-SEP-USED", vec![]),
+        ("KUBE-SVC-STALE", vec!["-j KUBE-SEP-STALE"]),
+        ("KUBE-SEP-STALE", vec![]),
+        ("CUSTOM", vec!["-j KUBE-SVC-USED"]),
+    ] {
+        let rules = rules.into_iter().map(Rule::new).collect();
+        found.set(Table::Nat, name(chain), rules);
+    }
+    proxy.kernel.state.rules = found;
+    proxy.planner.observed(proxy.kernel.state.clone());
+    proxy.sync();
+    let is_there = |chain| {
+        let rules = &proxy.kernel.state.rules;
+        rules.rules(Table::Nat, &name(chain)).is_some()
+    };
+    let used = ["KUBE-SVC-USED", "KUBE-SEP-USED", "CUSTOM"];
+    assert!(used.into_iter().all(is_there));
+    assert!(!is_there("KUBE-SVC-STALE") && !is_there("KUBE-SEP-STALE"));
+    let stuck: Vec<_> = proxy.planner.stuck().into_iter().collect();
+    let of_nat = |chain| (Table::Nat, name(chain));
+    assert_eq!(stuck, [of_nat("KUBE-SEP-USED"), of_nat("KUBE-SVC-USED")]);
+    proxy.planner.observed(proxy.kernel.state.clone());
+    assert!(proxy.planner.plan().is_empty());
+}
