@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::api::networking::v1 as networking;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Resource;
 use kube::runtime::watcher::Event as Watch;
 
 use super::super::convert::{Converted, Converter, object_name};
@@ -79,30 +80,87 @@ fn names(meta: &ObjectMeta) -> (Arc<str>, Arc<str>) {
     (text(meta.namespace.as_ref()), text(meta.name.as_ref()))
 }
 
-pub(super) struct Services {
-    conversion: Conversion,
-    listed: Vec<model::Service>,
+/// A kind whose objects go to the model one by one.
+pub(super) trait ModelKind: Sized {
+    type Object: Resource + k8s_openapi::Resource;
+
+    fn convert(converter: &mut Converter, object: &Self::Object) -> Converted<Self>;
+    fn replaced(all: Vec<Self>) -> model::Event;
+    fn applied(self) -> model::Event;
+    fn deleted(namespace: Arc<str>, name: Arc<str>) -> model::Event;
 }
 
-impl Services {
+impl ModelKind for model::Service {
+    type Object = core::Service;
+
+    fn convert(converter: &mut Converter, object: &Self::Object) -> Converted<Self> {
+        converter.service(object)
+    }
+
+    fn replaced(all: Vec<Self>) -> model::Event {
+        model::Event::ServicesReplaced(all)
+    }
+
+    fn applied(self) -> model::Event {
+        model::Event::ServiceApplied(self)
+    }
+
+    fn deleted(namespace: Arc<str>, name: Arc<str>) -> model::Event {
+        model::Event::ServiceDeleted(ServiceName { namespace, name })
+    }
+}
+
+impl ModelKind for model::EndpointSlice {
+    type Object = discovery::EndpointSlice;
+
+    fn convert(converter: &mut Converter, object: &Self::Object) -> Converted<Self> {
+        converter.slice(object)
+    }
+
+    fn replaced(all: Vec<Self>) -> model::Event {
+        model::Event::SlicesReplaced(all)
+    }
+
+    fn applied(self) -> model::Event {
+        model::Event::SliceApplied(self)
+    }
+
+    fn deleted(namespace: Arc<str>, name: Arc<str>) -> model::Event {
+        model::Event::SliceDeleted(SliceName { namespace, name })
+    }
+}
+
+pub(super) type Services = Objects<model::Service>;
+pub(super) type Slices = Objects<model::EndpointSlice>;
+
+/// The objects of such a kind.
+pub(super) struct Objects<M> {
+    conversion: Conversion,
+    listed: Vec<M>,
+}
+
+impl<M: ModelKind> Objects<M> {
     pub(super) fn new(options: &Options, observer: Arc<dyn Observer>) -> Self {
         Self {
-            conversion: Conversion::new("Service", options, observer),
+            conversion: Conversion::new(
+                <M::Object as k8s_openapi::Resource>::KIND,
+                options,
+                observer,
+            ),
             listed: Vec::new(),
         }
     }
 
-    fn convert(&mut self, object: &core::Service) -> Option<model::Service> {
-        self.conversion
-            .convert(&object.metadata, object, Converter::service)
+    fn convert(&mut self, object: &M::Object) -> Option<M> {
+        self.conversion.convert(object.meta(), object, M::convert)
     }
 }
 
-impl Handler<core::Service> for Services {
-    fn handle(&mut self, event: Watch<core::Service>) -> Option<Update> {
+impl<M: ModelKind> Handler<M::Object> for Objects<M> {
+    fn handle(&mut self, event: Watch<M::Object>) -> Option<Update> {
         let deleted = |meta: &ObjectMeta| {
             let (namespace, name) = names(meta);
-            model::Event::ServiceDeleted(ServiceName { namespace, name })
+            M::deleted(namespace, name)
         };
         let event = match event {
             Watch::Init => {
@@ -111,75 +169,22 @@ impl Handler<core::Service> for Services {
                 return None;
             }
             Watch::InitApply(object) => {
-                let service = self.convert(&object);
-                self.listed.extend(service);
+                let converted = self.convert(&object);
+                self.listed.extend(converted);
                 return None;
             }
             Watch::InitDone => {
                 self.conversion.complete();
-                model::Event::ServicesReplaced(std::mem::take(&mut self.listed))
+                M::replaced(std::mem::take(&mut self.listed))
             }
             Watch::Apply(object) => match self.convert(&object) {
-                Some(service) => model::Event::ServiceApplied(service),
+                Some(converted) => converted.applied(),
                 // It may have been one that counts.
-                None => deleted(&object.metadata),
+                None => deleted(object.meta()),
             },
             Watch::Delete(object) => {
-                self.conversion.forget(&object.metadata);
-                deleted(&object.metadata)
-            }
-        };
-        Some(Update::Model(event))
-    }
-}
-
-pub(super) struct Slices {
-    conversion: Conversion,
-    listed: Vec<model::EndpointSlice>,
-}
-
-impl Slices {
-    pub(super) fn new(options: &Options, observer: Arc<dyn Observer>) -> Self {
-        Self {
-            conversion: Conversion::new("EndpointSlice", options, observer),
-            listed: Vec::new(),
-        }
-    }
-
-    fn convert(&mut self, object: &discovery::EndpointSlice) -> Option<model::EndpointSlice> {
-        self.conversion
-            .convert(&object.metadata, object, Converter::slice)
-    }
-}
-
-impl Handler<discovery::EndpointSlice> for Slices {
-    fn handle(&mut self, event: Watch<discovery::EndpointSlice>) -> Option<Update> {
-        let deleted = |meta: &ObjectMeta| {
-            let (namespace, name) = names(meta);
-            model::Event::SliceDeleted(SliceName { namespace, name })
-        };
-        let event = match event {
-            Watch::Init => {
-                self.conversion.begin();
-                self.listed = Vec::new();
-                return None;
-            }
-            Watch::InitApply(object) => {
-                let slice = self.convert(&object);
-                self.listed.extend(slice);
-                return None;
-            }
-            Watch::InitDone => {
-                self.conversion.complete();
-                model::Event::SlicesReplaced(std::mem::take(&mut self.listed))
-            }
-            Watch::Apply(object) => match self.convert(&object) {
-                Some(slice) => model::Event::SliceApplied(slice),
-                None => deleted(&object.metadata),
-            },
-            Watch::Delete(object) => {
-                self.conversion.forget(&object.metadata);
-                deleted(&object.metadata)
+                self.conversion.forget(object.meta());
+                deleted(object.meta())
             }
         };
         Some(Update::Model(event))
