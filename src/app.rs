@@ -5,6 +5,7 @@
 mod cleanup;
 mod config_file;
 mod health_checks;
+mod listening;
 mod loopback;
 mod observe;
 mod reload;
@@ -29,11 +30,16 @@ use crate::dataplane::exec::{Exec, System};
 use crate::dataplane::kernel::Kernel;
 use crate::dataplane::links::{LinkError, Links, Monitor};
 use crate::events::{Event, Events, action, reason};
-use crate::health::{AdminSurface, ProxyHealth, ServeError, Server, admin_routes, health_routes};
+use crate::health::{
+    AdminSurface, ProxyHealth, ServeError, Server, ServiceHealthServers, admin_routes,
+    health_routes,
+};
+use crate::loopback::Forwarder;
 use crate::reconcile::context::NodeFacts;
 use crate::reconcile::{Input, Parts, Reconciler};
 use crate::source::{self, Source, Update, kubernetes};
 use crate::{plan, telemetry};
+use listening::{Board, keep_open};
 
 /// Exit code of `plan` when there is something to change, as `diff` and others have it.
 const EXIT_CHANGES: u8 = 2;
@@ -314,8 +320,8 @@ async fn proxy(
     let flags = config::shown_flags(arguments.iter().cloned())?;
     let shown = (page, flags, clock.clone());
     let (health_server, admin_server) = servers(&settings_now, &metrics, &health, shown)?;
-    let (health_checks, wanted_checks) = health_checks::Board::new();
-    let (loopback, wanted_ports) = loopback::Board::new();
+    let (health_checks, wanted_checks) = Board::new();
+    let (loopback, wanted_ports) = Board::new();
     let observer = Arc::new(observe::LoopObserver {
         health: health.clone(),
         board,
@@ -365,8 +371,9 @@ async fn proxy(
         },
     );
     let reading = source::run(source, options, Arc::new(source_observer), updates);
-    let checking = health_checks::run(wanted_checks, health.clone(), events.clone(), &node);
-    let looping_back = loopback::run(wanted_ports, events.clone(), &node);
+    let checks = ServiceHealthServers::new(health.clone());
+    let checking = keep_open(checks, wanted_checks, events.clone(), &node);
+    let looping_back = keep_open(Forwarder::default(), wanted_ports, events.clone(), &node);
     let serving = serve_all([health_server, admin_server], checking, looping_back);
     tokio::pin!(serving);
     events.send(Event::starting());

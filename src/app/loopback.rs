@@ -1,77 +1,53 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Keeps node ports on loopback addresses open as the loop last wanted them.
+//! Node ports on loopback addresses, as the loop last wanted them.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use tokio::sync::watch;
 use tracing::{info, warn};
 
-use super::told::Told;
+use super::listening::{self, RETRY, Sockets};
 use crate::events::{Event, Events, action, reason};
 use crate::loopback::{Forwarder, ListenFailure, Transport};
-use crate::model::{IpFamily, ServiceName};
+use crate::model::ServiceName;
 use crate::reconcile::loopback_ports::Wanted;
 use crate::telemetry::ErrorChain;
 
-/// Pause before ports that could not be opened are tried again without another reason.
-const RETRY: Duration = Duration::from_secs(5);
+impl Sockets for Forwarder {
+    type Wanted = Wanted;
+    type Failure = ListenFailure;
 
-/// The last word of each family.
-pub(super) type Families = BTreeMap<IpFamily, Wanted>;
-
-/// Says what is wanted; never waits.
-#[derive(Debug)]
-pub(super) struct Board(watch::Sender<Families>);
-
-impl Board {
-    pub(super) fn new() -> (Self, watch::Receiver<Families>) {
-        let (sender, receiver) = watch::channel(Families::new());
-        (Self(sender), receiver)
-    }
-
-    pub(super) fn show(&self, wanted: &Wanted) {
-        self.0.send_modify(|families| {
-            families.insert(wanted.family, wanted.clone());
-        });
-    }
-}
-
-/// Opens, closes and re-opens ports until nobody can want anything any more.
-pub(super) async fn run(mut wanted: watch::Receiver<Families>, events: Events, node: &str) {
-    let mut forwarder = Forwarder::default();
-    let mut told = Told::default();
-    let mut were_open = 0;
-    loop {
-        let now = wanted.borrow_and_update().clone();
-        let failures = open(&mut forwarder, &now).await;
-        told.take_in(&failures, |failure| tell(failure, &events, node));
-        if forwarder.len() != were_open {
-            were_open = forwarder.len();
-            info!(ports = were_open, "node ports on localhost are forwarded");
-        }
-        tokio::select! {
-            changed = wanted.changed() => {
-                if changed.is_err() {
-                    return;
+    async fn open(&mut self, families: &listening::Wanted<Wanted>) -> Vec<ListenFailure> {
+        let were_open = self.len();
+        let mut failures = Vec::new();
+        for (family, wanted) in families {
+            match wanted.target {
+                Some(target) => {
+                    failures.extend(self.sync(*family, target, &ports(wanted)).await);
                 }
+                None => self.stop(*family).await,
             }
-            () = tokio::time::sleep(RETRY), if !failures.is_empty() => {}
         }
+        if self.len() != were_open {
+            info!(ports = self.len(), "node ports on localhost are forwarded");
+        }
+        failures
     }
-}
 
-async fn open(forwarder: &mut Forwarder, families: &Families) -> Vec<ListenFailure> {
-    let mut failures = Vec::new();
-    for (family, wanted) in families {
-        match wanted.target {
-            Some(target) => {
-                failures.extend(forwarder.sync(*family, target, &ports(wanted)).await);
-            }
-            None => forwarder.stop(*family).await,
-        }
+    fn tell(failure: &ListenFailure, events: &Events, node: &str) {
+        warn!(
+            service = %failure.service,
+            address = %failure.address,
+            error = %failure.source,
+            retry_seconds = RETRY.as_secs(),
+            "node port on localhost not opened"
+        );
+        events.send(Event::service(
+            failure.service.clone(),
+            reason::LOCALHOST_NODE_PORT_FAILED,
+            action::LISTEN,
+            format!("node {node} {}", ErrorChain(failure)),
+        ));
     }
-    failures
 }
 
 /// The owner of each port. Of two that claim the same, the kernel knows which one gets it; here it is only a name.
@@ -85,22 +61,6 @@ fn ports(wanted: &Wanted) -> BTreeMap<(Transport, u16), ServiceName> {
     owners
 }
 
-fn tell(failure: &ListenFailure, events: &Events, node: &str) {
-    warn!(
-        service = %failure.service,
-        address = %failure.address,
-        error = %failure.source,
-        retry_seconds = RETRY.as_secs(),
-        "node port on localhost not opened"
-    );
-    events.send(Event::service(
-        failure.service.clone(),
-        reason::LOCALHOST_NODE_PORT_FAILED,
-        action::LISTEN,
-        format!("node {node} {}", ErrorChain(failure)),
-    ));
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::{IpAddr, Ipv4Addr, TcpListener};
@@ -108,7 +68,9 @@ mod tests {
     use prometheus::Registry;
 
     use super::*;
+    use crate::app::told::Told;
     use crate::metrics::EventMetrics;
+    use crate::model::IpFamily;
 
     fn wanted(port: u16, target: Option<Ipv4Addr>) -> Wanted {
         let ports = [(Transport::Tcp, port)].into();
@@ -127,11 +89,14 @@ mod tests {
         let (events, mut queue) = Events::queue(metrics);
         let (mut forwarder, mut told) = (Forwarder::default(), Told::default());
         let node = Ipv4Addr::new(127, 0, 0, 2);
-        let mut families: Families = [(IpFamily::V4, wanted(port, Some(node)))].into();
+        let mut families: listening::Wanted<Wanted> =
+            [(IpFamily::V4, wanted(port, Some(node)))].into();
         for _ in 0..2 {
-            let failures = open(&mut forwarder, &families).await;
+            let failures = forwarder.open(&families).await;
             assert_eq!(failures.len(), 1);
-            told.take_in(&failures, |failure| tell(failure, &events, "worker"));
+            told.take_in(&failures, |failure| {
+                Forwarder::tell(failure, &events, "worker");
+            });
         }
         let event = queue.try_recv().unwrap();
         assert_eq!(event.reason, "FailedToListenOnLocalhost");
@@ -140,12 +105,14 @@ mod tests {
         assert!(queue.try_recv().is_err(), "it was told once");
 
         drop(taken);
-        let failures = open(&mut forwarder, &families).await;
-        told.take_in(&failures, |failure| tell(failure, &events, "worker"));
+        let failures = forwarder.open(&families).await;
+        told.take_in(&failures, |failure| {
+            Forwarder::tell(failure, &events, "worker");
+        });
         assert_eq!((forwarder.len(), told), (1, Told::default()));
 
         families.insert(IpFamily::V4, wanted(port, None));
-        assert!(open(&mut forwarder, &families).await.is_empty());
+        assert!(forwarder.open(&families).await.is_empty());
         assert!(forwarder.is_empty(), "there is nowhere to forward to");
     }
 

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use prometheus::Registry;
 use serde_json::{Value, json};
 
-use super::{health_checks, loopback};
+use super::listening;
 use crate::clock::Clock;
 use crate::config::settings::Settings;
 use crate::dataplane::kernel::Cost;
@@ -62,8 +62,8 @@ pub(super) struct LoopObserver {
     pub(super) dataplane: DataplaneMetrics,
     pub(super) health: ProxyHealth,
     pub(super) board: Arc<Board>,
-    pub(super) health_checks: health_checks::Board,
-    pub(super) loopback: loopback::Board,
+    pub(super) health_checks: listening::Board<HealthChecks>,
+    pub(super) loopback: listening::Board<loopback_ports::Wanted>,
     pub(super) events: Events,
     /// Size of the plans since free memory was given back.
     pub(super) planned: AtomicUsize,
@@ -248,11 +248,11 @@ impl Observer for LoopObserver {
     }
 
     fn health_checks(&self, checks: &HealthChecks) {
-        self.health_checks.show(checks);
+        self.health_checks.show(checks.family, checks);
     }
 
     fn loopback_ports(&self, wanted: &loopback_ports::Wanted) {
-        self.loopback.show(wanted);
+        self.loopback.show(wanted.family, wanted);
     }
 
     fn event(&self, event: Event) {

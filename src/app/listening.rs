@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Keeps open what the loop last wanted to listen on. The sockets live on the main runtime: who asks there never waits
+//! for a round.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::told::Told;
+use crate::events::Events;
+use crate::model::IpFamily;
+
+/// Pause before what could not be opened is tried again without another reason.
+pub(super) const RETRY: Duration = Duration::from_secs(5);
+
+/// The last word of each family.
+pub(super) type Wanted<T> = BTreeMap<IpFamily, T>;
+
+/// Says what is wanted; never waits.
+#[derive(Debug)]
+pub(super) struct Board<T>(watch::Sender<Wanted<T>>);
+
+impl<T: Clone + PartialEq> Board<T> {
+    pub(super) fn new() -> (Self, watch::Receiver<Wanted<T>>) {
+        let (sender, receiver) = watch::channel(Wanted::new());
+        (Self(sender), receiver)
+    }
+
+    pub(super) fn show(&self, family: IpFamily, wants: &T) {
+        self.0.send_if_modified(|wanted| {
+            let is_news = wanted.get(&family) != Some(wants);
+            if is_news {
+                wanted.insert(family, wants.clone());
+            }
+            is_news
+        });
+    }
+}
+
+/// Sockets that are opened for Services.
+pub(super) trait Sockets {
+    type Wanted;
+    type Failure: Display;
+
+    /// Opens what is wanted and not open, closes what is not wanted.
+    async fn open(&mut self, wanted: &Wanted<Self::Wanted>) -> Vec<Self::Failure>;
+
+    /// Says that something could not be opened, and will be tried again.
+    fn tell(failure: &Self::Failure, events: &Events, node: &str);
+}
+
+/// Until nobody can want anything any more. What fails is told once and tried again.
+pub(super) async fn keep_open<S>(
+    mut sockets: S,
+    mut wanted: watch::Receiver<Wanted<S::Wanted>>,
+    events: Events,
+    node: &str,
+) where
+    S: Sockets<Wanted: Clone>,
+{
+    let mut told = Told::default();
+    loop {
+        let now = wanted.borrow_and_update().clone();
+        let failures = sockets.open(&now).await;
+        told.take_in(&failures, |failure| S::tell(failure, &events, node));
+        tokio::select! {
+            changed = wanted.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
+            () = tokio::time::sleep(RETRY), if !failures.is_empty() => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_as_before_is_no_news() {
+        let (board, mut receiver) = Board::new();
+        board.show(IpFamily::V4, &1);
+        assert!(receiver.has_changed().unwrap());
+        receiver.mark_unchanged();
+        board.show(IpFamily::V4, &1);
+        assert!(!receiver.has_changed().unwrap());
+        board.show(IpFamily::V4, &2);
+        assert!(receiver.has_changed().unwrap());
+    }
+}
