@@ -100,13 +100,12 @@ pub(super) fn open(settings: &Settings, exec: &Arc<dyn Exec>) -> anyhow::Result<
         }),
     };
     let exec = exec.clone();
+    let netfilter = Netfilter::new(links, sysctls, iptables, exec).with_conntrack(conntrack);
     let kernel: Box<dyn Kernel> = if let Some(ipvs) = ipvs {
         let ipset = ipset::Client::open().context("cannot use ipset")?;
-        let linux = Linux::new(ipvs, ipset, links, sysctls, iptables, exec);
-        Box::new(linux.with_conntrack(conntrack))
+        Box::new(Linux::new(ipvs, ipset, netfilter))
     } else {
-        let netfilter = Netfilter::new(links, sysctls, iptables, exec);
-        Box::new(netfilter.with_conntrack(conntrack))
+        Box::new(netfilter)
     };
     Ok(Opened {
         kernel,
@@ -209,10 +208,8 @@ pub(super) fn former_ipvs(
     let (_, ipset) = ipset.context("cannot use ipset")?;
     let ipvs = ipvs::Client::open().context("cannot use IPVS")?;
     let sysctls = Sysctls::new("/proc/sys");
-    let (iptables, exec) = (iptables.clone(), exec.clone());
-    Ok(Some(Linux::new(
-        ipvs, ipset, links, sysctls, iptables, exec,
-    )))
+    let netfilter = Netfilter::new(links, sysctls, iptables.clone(), exec.clone());
+    Ok(Some(Linux::new(ipvs, ipset, netfilter)))
 }
 
 pub(super) fn open_ipvs(settings: &Settings) -> anyhow::Result<ipvs::Client> {

@@ -7,6 +7,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use super::conntrack;
+use super::netlink::SocketStats;
 use crate::model::IpFamily;
 use crate::model::ipvs_options::Scheduler;
 use crate::plan::conntrack::flows::Cleanup;
@@ -48,6 +49,16 @@ pub struct Cost {
     pub bytes_received: u64,
     /// Programs that were started.
     pub processes: u64,
+}
+
+impl Cost {
+    pub(super) fn add(&mut self, socket: SocketStats) {
+        self.round_trips += socket.round_trips;
+        self.messages_sent += socket.messages_sent;
+        self.messages_received += socket.messages_received;
+        self.bytes_sent += socket.bytes_sent;
+        self.bytes_received += socket.bytes_received;
+    }
 }
 
 /// A kernel.

@@ -7,23 +7,20 @@
 mod ipvs;
 mod netfilter;
 mod observe;
-mod parts;
 mod rules;
 mod sets;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use super::conntrack;
-use super::exec::Exec;
 use super::ipset::{self, Client as IpsetClient};
-use super::iptables::{Iptables, IptablesError, RestoreFailureKind};
+use super::iptables::{IptablesError, RestoreFailureKind};
 use super::ipvs::{Client as IpvsClient, Error as IpvsError, Operation};
 use super::kernel::{Cost, Extent, Kernel, ObserveError};
-use super::links::{LinkError, Links};
+use super::links::LinkError;
 use super::netlink::{KernelError, KernelErrorKind};
-use super::sysctl::{SysctlError, Sysctls};
+use super::sysctl::SysctlError;
 use crate::model::IpFamily;
 use crate::model::ipvs_options::Scheduler;
 use crate::plan::conntrack::flows::Cleanup;
@@ -36,10 +33,7 @@ use crate::plan::step::LINK;
 use crate::plan::{Failure, FailureKind, Outcome, Plan, Prerequisites, Report, State, Step};
 use crate::telemetry::ErrorChain;
 
-pub use netfilter::Netfilter;
-pub use parts::node_addresses;
-use parts::{conntrack_stats, cost_of, delete_flows, gateways};
-use rules::Rules;
+pub use netfilter::{Netfilter, node_addresses};
 
 /// Most steps that are turned into messages at a time. More saves nothing and takes memory.
 const LONGEST_RUN: usize = 2_048;
@@ -49,42 +43,20 @@ const LONGEST_RUN: usize = 2_048;
 pub struct Linux {
     ipvs: IpvsClient,
     ipset: IpsetClient,
-    links: Links,
     /// The index of our link, where it exists.
     link: Option<u32>,
-    sysctls: Sysctls,
-    /// Where the kernel lets us look at flows.
-    conntrack: Option<conntrack::Client>,
-    rules: Rules,
-    /// Counts the programs that `iptables` starts.
-    exec: Arc<dyn Exec>,
+    /// What iptables mode needs too.
+    netfilter: Netfilter,
 }
 
 impl Linux {
-    pub fn new(
-        ipvs: IpvsClient,
-        ipset: IpsetClient,
-        links: Links,
-        sysctls: Sysctls,
-        iptables: BTreeMap<IpFamily, Iptables>,
-        exec: Arc<dyn Exec>,
-    ) -> Self {
+    pub fn new(ipvs: IpvsClient, ipset: IpsetClient, netfilter: Netfilter) -> Self {
         Self {
             ipvs,
             ipset,
-            links,
             link: None,
-            sysctls,
-            conntrack: None,
-            rules: Rules::new(iptables),
-            exec,
+            netfilter,
         }
-    }
-
-    /// The same, with a way to look at flows.
-    #[must_use]
-    pub fn with_conntrack(self, conntrack: Option<conntrack::Client>) -> Self {
-        Self { conntrack, ..self }
     }
 
     fn apply_servers(&mut self, steps: &[&Step]) -> Vec<Outcome> {
@@ -178,9 +150,9 @@ impl Linux {
             return vec![Outcome::Failed(failure); steps.len()];
         };
         let result = if is_removal {
-            self.links.delete_addresses(link, &addresses)
+            self.netfilter.links.delete_addresses(link, &addresses)
         } else {
-            self.links.add_addresses(link, &addresses)
+            self.netfilter.links.add_addresses(link, &addresses)
         };
         let failures: BTreeMap<IpAddr, KernelError> = match result {
             Ok(failures) => failures
@@ -215,23 +187,20 @@ impl Linux {
     /// A step that goes by itself.
     fn apply_one(&mut self, step: &Step) -> Outcome {
         match step {
-            Step::SetSysctl { key, value } => match self.sysctls.ensure(key, value) {
-                Ok(_) => Outcome::Done,
-                Err(error) => failed(sysctl_failure_kind(&error), &error),
-            },
             Step::SetTimeouts(timeouts) => outcome(
                 &self.ipvs.set_timeouts(ipvs::wire_timeouts(*timeouts)),
                 |_| FailureKind::Other,
             ),
             Step::CreateLink => {
                 let result = self
+                    .netfilter
                     .links
                     .ensure_dummy(LINK)
                     .map(|link| self.link = Some(link.index));
                 outcome(&result, |_| FailureKind::Unsupported)
             }
             Step::DeleteLink => {
-                let result = self.links.delete_dummy(LINK);
+                let result = self.netfilter.links.delete_dummy(LINK);
                 self.link = None;
                 outcome(&result, link_failure_kind)
             }
@@ -247,7 +216,7 @@ impl Linux {
                 Ok(name) => outcome(&self.ipset.destroy(&name), ipset_failure_kind),
                 Err(error) => failed(FailureKind::Other, &error),
             },
-            Step::EditRules(edits) => self.rules.apply(edits),
+            Step::SetSysctl { .. } | Step::EditRules(_) => self.netfilter.apply_one(step),
             // Steps that go in runs.
             Step::AddEntry { .. }
             | Step::DeleteEntry { .. }
@@ -266,10 +235,7 @@ impl Linux {
 impl Kernel for Linux {
     fn observe(&mut self, family: IpFamily, extent: Extent) -> Result<State, ObserveError> {
         let rules = match extent {
-            Extent::Everything | Extent::Rules => self
-                .rules
-                .observe(family)
-                .map_err(|error| unobserved("iptables rules", error))?,
+            Extent::Everything | Extent::Rules => self.netfilter.observe_rules(family)?,
             Extent::Outline => Ruleset::new(),
         };
         if extent == Extent::Rules {
@@ -392,24 +358,18 @@ impl Kernel for Linux {
     }
 
     fn rules_have_changed(&mut self, family: IpFamily) -> bool {
-        self.rules.have_changed(family)
+        self.netfilter.rules_have_changed(family)
     }
 
     fn delete_flows(&mut self, cleanup: &Cleanup) -> Result<usize, conntrack::Error> {
-        delete_flows(self.conntrack.as_mut(), cleanup)
+        self.netfilter.delete_flows(cleanup)
     }
 
     fn cost(&self) -> Cost {
-        let sockets = [
-            self.ipvs.socket_stats(),
-            self.ipset.stats(),
-            self.links.stats(),
-            conntrack_stats(self.conntrack.as_ref()),
-        ];
-        Cost {
-            processes: self.exec.started(),
-            ..cost_of(&sockets)
-        }
+        let mut cost = self.netfilter.cost();
+        cost.add(self.ipvs.socket_stats());
+        cost.add(self.ipset.stats());
+        cost
     }
 
     fn has_scheduler(&mut self, scheduler: Scheduler) -> Result<bool, ObserveError> {
@@ -425,11 +385,11 @@ impl Kernel for Linux {
     }
 
     fn node_addresses(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError> {
-        node_addresses(&mut self.links)
+        self.netfilter.node_addresses()
     }
 
     fn gateways(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError> {
-        gateways(&mut self.links)
+        self.netfilter.gateways()
     }
 }
 

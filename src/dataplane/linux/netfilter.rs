@@ -5,14 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::parts::{conntrack_stats, cost_of, delete_flows, gateways, node_addresses};
 use super::rules::Rules;
 use super::{outcome, sysctl_failure_kind, unobserved};
 use crate::dataplane::conntrack;
 use crate::dataplane::exec::Exec;
 use crate::dataplane::iptables::Iptables;
 use crate::dataplane::kernel::{Cost, Extent, Kernel, ObserveError};
-use crate::dataplane::links::Links;
+use crate::dataplane::links::{Address, Links, Scope};
 use crate::dataplane::sysctl::Sysctls;
 use crate::model::IpFamily;
 use crate::model::ipvs_options::Scheduler;
@@ -22,14 +21,14 @@ use crate::plan::object::{RealServers, VirtualServerKey};
 use crate::plan::planner::RealServerOf;
 use crate::plan::ruleset::Ruleset;
 use crate::plan::state::{NodeState, VirtualServerState};
-use crate::plan::step::Phase;
+use crate::plan::step::{LINK, Phase};
 use crate::plan::{Outcome, Plan, Prerequisites, Report, State, Step};
 
 /// See the module.
 #[derive(Debug)]
 pub struct Netfilter {
-    links: Links,
-    sysctls: Sysctls,
+    pub(super) links: Links,
+    pub(super) sysctls: Sysctls,
     /// Where the kernel lets us look at flows.
     conntrack: Option<conntrack::Client>,
     rules: Rules,
@@ -59,14 +58,19 @@ impl Netfilter {
         Self { conntrack, ..self }
     }
 
-    fn apply_one(&mut self, step: &Step) -> Outcome {
+    pub(super) fn observe_rules(&mut self, family: IpFamily) -> Result<Ruleset, ObserveError> {
+        let rules = self.rules.observe(family);
+        rules.map_err(|error| unobserved("iptables rules", error))
+    }
+
+    /// A setting or rules; steps of IPVS mode are not tried.
+    pub(super) fn apply_one(&mut self, step: &Step) -> Outcome {
         match step {
             Step::SetSysctl { key, value } => {
                 let result = self.sysctls.ensure(key, value).map(|_changed| ());
                 outcome(&result, sysctl_failure_kind)
             }
             Step::EditRules(edits) => self.rules.apply(edits),
-            // Steps of IPVS mode.
             _ => Outcome::NotTried,
         }
     }
@@ -75,10 +79,7 @@ impl Netfilter {
 impl Kernel for Netfilter {
     fn observe(&mut self, family: IpFamily, extent: Extent) -> Result<State, ObserveError> {
         let rules = match extent {
-            Extent::Everything | Extent::Rules => self
-                .rules
-                .observe(family)
-                .map_err(|error| unobserved("iptables rules", error))?,
+            Extent::Everything | Extent::Rules => self.observe_rules(family)?,
             Extent::Outline => Ruleset::new(),
         };
         // A setting that cannot be read is missing from the state; writing it will say why.
@@ -146,15 +147,20 @@ impl Kernel for Netfilter {
     }
 
     fn delete_flows(&mut self, cleanup: &Cleanup) -> Result<usize, conntrack::Error> {
-        delete_flows(self.conntrack.as_mut(), cleanup)
+        let conntrack = self.conntrack.as_mut();
+        conntrack.map_or(Ok(0), |conntrack| conntrack.delete_stale(cleanup))
     }
 
     fn cost(&self) -> Cost {
-        let conntrack = conntrack_stats(self.conntrack.as_ref());
-        Cost {
+        let mut cost = Cost {
             processes: self.exec.started(),
-            ..cost_of(&[self.links.stats(), conntrack])
+            ..Cost::default()
+        };
+        cost.add(self.links.stats());
+        if let Some(conntrack) = &self.conntrack {
+            cost.add(conntrack.stats());
         }
+        cost
     }
 
     /// Nobody asks for one in this mode.
@@ -167,6 +173,30 @@ impl Kernel for Netfilter {
     }
 
     fn gateways(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError> {
-        gateways(&mut self.links)
+        let mut gateways = BTreeSet::new();
+        for family in IpFamily::ALL {
+            let found = self.links.default_gateways(family);
+            let found = found.map_err(|error| unobserved("default routes", error))?;
+            gateways.extend(found.iter().map(|gateway| gateway.ip));
+        }
+        Ok(gateways)
     }
+}
+
+/// The addresses of this node on links other than ours, without loopback and link-local ones.
+pub fn node_addresses(links: &mut Links) -> Result<BTreeSet<IpAddr>, ObserveError> {
+    let failed = |error| unobserved("addresses of the node", error);
+    let addresses = links.addresses().map_err(failed)?;
+    let ours = links.find(LINK).map_err(failed)?.map(|link| link.index);
+    let counts = |address: &&Address| {
+        Some(address.link) != ours
+            && address.scope == Scope::Global
+            && !address.is_tentative
+            && !address.ip.is_loopback()
+    };
+    Ok(addresses
+        .iter()
+        .filter(counts)
+        .map(|address| address.ip)
+        .collect())
 }

@@ -97,6 +97,7 @@ impl Linux {
             .timeouts()
             .map_err(|error| unobserved("IPVS timeouts", error))?;
         let link = self
+            .netfilter
             .links
             .find(LINK)
             .map_err(|error| unobserved("links", error))?;
@@ -104,7 +105,7 @@ impl Linux {
         // A setting that cannot be read is missing from the state; writing it will say why.
         let sysctls = sysctl::KEYS
             .into_iter()
-            .filter_map(|key| Some((key, self.sysctls.read(key).ok()?)))
+            .filter_map(|key| Some((key, self.netfilter.sysctls.read(key).ok()?)))
             .collect();
         Ok(NodeState {
             link_exists: self.link.is_some(),
@@ -121,6 +122,7 @@ impl Linux {
             return Ok(BTreeSet::new());
         };
         let addresses = self
+            .netfilter
             .links
             .addresses_of(link)
             .map_err(|error| unobserved("addresses of the link", error))?;
