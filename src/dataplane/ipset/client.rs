@@ -12,7 +12,7 @@ use super::entry_attribute::{attributes_of, entry_of};
 use super::error::{EntryFailure, Error, Operation, Refusal, RefusalKind};
 use super::header::{info, nfproto, properties};
 use super::message::{Attribute, Message};
-use super::types::{Entry, MAX_SET_NAME_LEN, SetEntry, SetInfo, SetName, SetSpec, SetType};
+use super::types::{Entry, SetEntry, SetInfo, SetName, SetSpec, SetType};
 use super::value::DecodeError;
 use crate::dataplane::netlink::{
     KernelError, KernelErrorKind, NetlinkError, Reply, Request, Socket, SocketStats,
@@ -174,48 +174,6 @@ impl Client {
     pub fn delete(&mut self, set: &SetName, entries: &[Entry]) -> Result<Vec<EntryFailure>, Error> {
         let entries: Vec<SetEntry> = entries.iter().copied().map(SetEntry::from).collect();
         self.change(c::IPSET_CMD_DEL, Operation::Delete, set, &entries)
-    }
-
-    /// Gives a set new properties or wholly new entries without a moment in which rules see neither the old nor the new
-    /// ones: a set beside it is made, filled and swapped with it. Creates the set if it is missing. If entries are
-    /// refused nothing is swapped. An existing set must be of the same type and family.
-    pub fn replace(
-        &mut self,
-        spec: &SetSpec,
-        entries: &[SetEntry],
-    ) -> Result<Vec<EntryFailure>, Error> {
-        let aside = SetSpec {
-            name: aside_name(&spec.name),
-            shape: spec.shape,
-        };
-        // Left over if an earlier process died half-way.
-        self.destroy(&aside.name)?;
-        self.create(&aside)?;
-        let result = self.fill_and_swap(spec, &aside.name, entries);
-        let destroyed = self.destroy(&aside.name);
-        let failures = result?;
-        destroyed.map(|()| failures)
-    }
-
-    fn fill_and_swap(
-        &mut self,
-        spec: &SetSpec,
-        aside: &SetName,
-        entries: &[SetEntry],
-    ) -> Result<Vec<EntryFailure>, Error> {
-        let failures = self.add(aside, entries)?;
-        if !failures.is_empty() {
-            return Ok(failures);
-        }
-        match self.swap(&spec.name, aside) {
-            // ENOENT, or IPSET_ERR_EXIST_SETNAME2 that the kernel uses for the other one.
-            Err(error) if error.is_not_found() => {
-                self.create(spec)?;
-                self.swap(&spec.name, aside)?;
-            }
-            result => result?,
-        }
-        Ok(failures)
     }
 
     /// All sets of this network namespace, without entries.
@@ -518,14 +476,4 @@ fn entry_at<'a>(
     let index = usize::try_from(line).ok()?.checked_sub(1)?;
     let entry = entries.get(index)?;
     range.contains(&index).then_some((index, entry))
-}
-
-/// The set that is filled beside `set`. The mark at the end keeps it apart from all names that kube-proxy makes.
-fn aside_name(set: &SetName) -> SetName {
-    let mut name = set.as_str().to_owned();
-    while name.len() >= MAX_SET_NAME_LEN {
-        name.pop();
-    }
-    name.push('~');
-    SetName::new(name).unwrap_or_else(|_| set.clone())
 }
