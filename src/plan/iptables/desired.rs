@@ -256,7 +256,11 @@ impl Desired {
         for frontend in &self.contested {
             let mut claimants = self.claims.get(frontend).into_iter().flatten();
             if let Some((_, winner)) = claimants.next() {
-                conflicts.extend(claimants.map(|(_, loser)| Conflict {
+                // All ports of a Service share the port of its health check.
+                let shared = matches!(frontend, Frontend::HealthCheck(_));
+                let lost = |loser: &ServicePortName| !shared || loser.service != winner.service;
+                let losers = claimants.filter(|(_, loser)| lost(loser));
+                conflicts.extend(losers.map(|(_, loser)| Conflict {
                     loser: loser.clone(),
                     winner: winner.clone(),
                     frontend: *frontend,

@@ -392,6 +392,27 @@ fn health_check_port_is_open() {
     );
 }
 
+/// The port of the health check is the Service's, not that of one of its ports.
+#[test]
+fn ports_of_a_service_share_its_health_check() {
+    let web = web().named_port("tls", Protocol::Tcp, 443);
+    let web = web.external_local().health_check(32_000);
+    let other = service("ns/other")
+        .cluster_ips(&["10.96.0.99"])
+        .port(80)
+        .created(1)
+        .external_local()
+        .health_check(32_000);
+    let conflicts = |proxy: &Proxy| {
+        let conflicts = proxy.planner.desired().conflicts().into_iter();
+        let losers = conflicts.map(|conflict| conflict.loser.service);
+        losers.map(|name| name.to_string()).collect::<Vec<_>>()
+    };
+    assert!(conflicts(&node(vec![(web.clone(), both())])).is_empty());
+    let contested = node(vec![(web, both()), (other, both())]);
+    assert_eq!(conflicts(&contested), ["ns/other"]);
+}
+
 /// Every endpoint of a long list is equally likely (`ends` looks at that), and no chain is long.
 #[test]
 fn long_lists_of_endpoints_are_split_evenly() {
