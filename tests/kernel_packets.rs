@@ -15,6 +15,7 @@ use common::requirements::{is_required, lacks_ipvs};
 use common::traffic::Protocol;
 
 mod cases;
+mod changes;
 mod common;
 mod flows;
 mod lifecycle;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
     let table = cases::run::trials(&world, binary, &Protocol::ALL);
     trials.extend(table);
     trials.extend(flows::trials(&world, binary));
+    trials.extend(changes::trials(Dataplane::Ipvs, binary));
     trials.extend(scenarios::trials(binary));
     trials.extend(lifecycle::trials(binary, true));
     trials.push(Trial::test("ipvs::rollout::loses_nothing", || {

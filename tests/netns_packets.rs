@@ -51,7 +51,7 @@ fn main() -> ExitCode {
         ));
         trials.extend(cases::run::trials(&world, binary, &protocols));
         trials.extend(flows::trials(&world, binary));
-        trials.extend(changes::trials(backend, binary));
+        trials.extend(changes::trials(Dataplane::Iptables(backend), binary));
         worlds.push(world);
     }
     trials.extend(lifecycle::trials(binary, false));

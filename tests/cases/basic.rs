@@ -29,7 +29,7 @@ fn case(setup: Setup, service: Service, probes: Vec<Probe>) -> Case {
 fn addresses() -> Vec<Case> {
     use At::{ClusterIp, SecondNodePort};
     let masqueraded = Want::Answer(BOTH, Source::Node);
-    let mut cluster_ip = probes(&[Node, Remote], &[ClusterIp], masqueraded);
+    let mut cluster_ip = probes(&[Node, Remote, Client], &[ClusterIp], masqueraded);
     cluster_ip.push(Probe::new(
         Shell,
         ClusterIp,
@@ -130,20 +130,17 @@ fn addresses() -> Vec<Case> {
 fn nobody() -> Vec<Case> {
     use At::{ClusterIp, ExternalIp, Vip};
     const AS_UPSTREAM: &str = "iptables mode takes only the ports of Services from the way that packets go; as kube-proxy";
-    let mut no_endpoints = probes(&[Shell, Node, Remote], &[ClusterIp], Want::Refused);
-    no_endpoints.extend(probes(&[Client, Shell, Node], &At::EXTERNAL, Want::Refused));
+    let everybody = [Client, Remote, Shell, Node];
     let addresses = [ClusterIp, ExternalIp, Vip];
-    let ports: Vec<Probe> = [81, HOST_PORT]
+    let mut no_endpoints = probes(&everybody, &[ClusterIp], Want::Refused);
+    no_endpoints.extend(probes(&everybody, &At::EXTERNAL, Want::Refused));
+    let unknown = probes(&everybody, &addresses, Want::Refused)
         .into_iter()
-        .flat_map(|port| {
-            probes(&[Shell, Node, Remote], &addresses, Want::Refused)
-                .into_iter()
-                .map(move |probe| {
-                    probe
-                        .port(port, port)
-                        .but(Mode::Iptables, Want::NoAnswer, AS_UPSTREAM)
-                })
-        })
+        .map(|probe| probe.but(Mode::Iptables, Want::NoAnswer, AS_UPSTREAM));
+    let ports = unknown
+        .clone()
+        .flat_map(|probe| [81, HOST_PORT].map(|port| probe.port(port, port)))
+        .chain(unknown.map(Probe::ping))
         .collect();
     vec![
         case(

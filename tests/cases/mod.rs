@@ -88,6 +88,15 @@ impl Dataplane {
             Self::Iptables(_) => Mode::Iptables,
         }
     }
+
+    /// The iptables program of the node for a family.
+    pub fn program(self, family: Family) -> String {
+        match (self, family) {
+            (Self::Iptables(backend), family) => backend.program(family),
+            (Self::Ipvs, Family::V4) => "iptables".to_owned(),
+            (Self::Ipvs, Family::V6) => "ip6tables".to_owned(),
+        }
+    }
 }
 
 impl fmt::Display for Dataplane {
@@ -309,6 +318,8 @@ pub struct Probe {
     pub port: u16,
     /// The port on which the backend listens.
     pub target: u16,
+    /// An ICMP echo request, which has no port.
+    pub is_ping: bool,
     pub want: Want,
     /// Only in this family.
     pub only: Option<Family>,
@@ -323,6 +334,7 @@ impl Probe {
             at,
             port: 80,
             target: 8080,
+            is_ping: false,
             want,
             only: None,
             instead: None,
@@ -346,6 +358,14 @@ impl Probe {
         }
     }
 
+    #[must_use]
+    pub const fn ping(self) -> Self {
+        Self {
+            is_ping: true,
+            ..self
+        }
+    }
+
     /// A mode differs, and why.
     #[must_use]
     pub const fn but(self, mode: Mode, want: Want, why: &'static str) -> Self {
@@ -364,13 +384,26 @@ impl Probe {
     }
 
     pub fn describe(&self) -> String {
-        format!("{} to the {}:{}", self.from, self.at.name(), self.port)
+        let (from, at) = (self.from, self.at.name());
+        if self.is_ping {
+            return format!("{from} pings the {at}");
+        }
+        format!("{from} to the {at}:{}", self.port)
     }
 }
 
 impl Case {
-    /// The probes of a family.
+    /// The probes of a family that have a port.
     pub fn probes(&self, family: Family) -> impl Iterator<Item = &Probe> {
+        self.of_family(family).filter(|probe| !probe.is_ping)
+    }
+
+    /// Those that have none.
+    pub fn pings(&self, family: Family) -> impl Iterator<Item = &Probe> {
+        self.of_family(family).filter(|probe| probe.is_ping)
+    }
+
+    fn of_family(&self, family: Family) -> impl Iterator<Item = &Probe> {
         self.probes
             .iter()
             .filter(move |probe| probe.only.is_none_or(|only| only == family))

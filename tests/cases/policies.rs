@@ -30,7 +30,7 @@ fn health_check() -> Case {
         .with("externalTrafficPolicy", json!("Local"))
         .with("healthCheckNodePort", json!(HEALTH_CHECK));
     let at_services = probes(
-        &[Client, Shell, Node],
+        &[Client, Remote, Shell, Node],
         &[At::ExternalIp, At::Vip],
         Want::Refused,
     )
@@ -97,7 +97,7 @@ fn external_policy() -> Vec<Case> {
         case(local(Service::new("external-local-none", 21, FAR)), none),
         case(
             local(Service::new("external-local-no-endpoints", 22, &[])),
-            probes(&[Client, Shell, Node], &At::EXTERNAL, Want::Refused),
+            probes(&[Client, Remote, Shell, Node], &At::EXTERNAL, Want::Refused),
         ),
     ]
 }
@@ -109,8 +109,16 @@ fn internal_policy() -> Vec<Case> {
         Probe::new(Shell, At::ClusterIp, Want::Answer(NEAR, Source::Own)),
         Probe::new(Node, At::ClusterIp, Want::Answer(NEAR, Source::Node)),
     ];
+    some.extend(probes(
+        &[Remote, Client],
+        &[At::ClusterIp],
+        Want::Answer(NEAR, Source::Node),
+    ));
     some.extend(external);
-    let none = || probes(&[Shell, Node], &[At::ClusterIp], Want::Dropped);
+    let none = || {
+        let everybody = [Client, Remote, Shell, Node];
+        probes(&everybody, &[At::ClusterIp], Want::Dropped)
+    };
     let mut none_exposed = none();
     // Upstream sends these to the other node when there is an address for outside, too.
     none_exposed.extend(probes(

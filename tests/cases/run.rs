@@ -15,7 +15,7 @@ use crate::common::manifests::ManifestDirectory;
 use crate::common::namespace::Namespace;
 use crate::common::proxy::{Invocation, Proxy, plan};
 use crate::common::topology::{Family, Host, Topology};
-use crate::common::traffic::{Answer, HOST_PORT, Outcome, Patience, Protocol, Servers, ask};
+use crate::common::traffic::{Answer, HOST_PORT, Outcome, Patience, Protocol, Servers, ask, ping};
 use crate::common::wait;
 
 /// More new connections per endpoint than any fair choice among them needs to reach all of them.
@@ -239,6 +239,12 @@ pub fn direct(world: &SharedWorld, protocols: &[Protocol]) -> Result<()> {
                 })
                 .with_context(|| format!("{family} {protocol}"))?;
             }
+            for from in [Host::Client, Host::Shell, Host::Remote, Host::Node] {
+                let node = Host::Node.address(family);
+                let outcome = ping(world.topology.host(from), node, Patience::Long)?;
+                met(&outcome, "an echo", |outcome| *outcome == Outcome::Echoed)
+                    .with_context(|| format!("{from} pings the node, {family}"))?;
+            }
         }
         Ok(())
     })
@@ -262,6 +268,14 @@ pub fn trials(world: &SharedWorld, binary: &'static Path, protocols: &[Protocol]
                     world.with_setup(binary, case.setup, run).map_err(failed)
                 }));
             }
+            if protocols.contains(&Protocol::Tcp) && case.pings(family).next().is_some() {
+                let name = format!("{dataplane}::{}::{family}::ping", case.service.name);
+                let (case, world) = (case.clone(), world.clone());
+                trials.push(Trial::test(name, move || {
+                    let run = |world: &World| pings(world, &case, family);
+                    world.with_setup(binary, case.setup, run).map_err(failed)
+                }));
+            }
         }
     }
     trials
@@ -271,6 +285,38 @@ pub fn trials(world: &SharedWorld, binary: &'static Path, protocols: &[Protocol]
 #[allow(clippy::needless_pass_by_value, reason = "it stands in `map_err`")]
 pub fn failed(error: anyhow::Error) -> Failed {
     format!("{error:#}").into()
+}
+
+/// All pings of a case, at the same time.
+fn pings(world: &World, case: &Case, family: Family) -> Result<()> {
+    let mode = world.dataplane.mode();
+    let check = |probe: &Probe| {
+        let from = world.topology.host(probe.from);
+        let to = probe.at.address(&case.service, family, 0).ip();
+        let want = probe.expected(mode);
+        let patience = match want {
+            Want::Refused => Patience::Long,
+            _ => Patience::Short,
+        };
+        let outcome = ping(from, to, patience)?;
+        met(&outcome, &format!("{want:?}"), |outcome| match want {
+            Want::Refused => *outcome == Outcome::Refused,
+            Want::Dropped => *outcome == Outcome::TimedOut,
+            Want::NoAnswer => *outcome != Outcome::Echoed,
+            Want::Answer(..) | Want::AnswerAt(..) | Want::OneOf(..) => *outcome == Outcome::Echoed,
+        })
+    };
+    thread::scope(|scope| {
+        let all: Vec<_> = case
+            .pings(family)
+            .map(|probe| scope.spawn(move || check(probe).with_context(|| probe.describe())))
+            .collect();
+        all.into_iter().try_for_each(|one| {
+            one.join()
+                .map_err(|_panic| anyhow!("a ping panicked"))
+                .flatten()
+        })
+    })
 }
 
 /// All probes of a case. Those that are to get no answer wait at the same time; the others take turns, because

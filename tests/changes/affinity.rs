@@ -8,13 +8,13 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::{Lab, answered, at};
-use crate::cases::{At, Backend};
+use crate::cases::{At, Dataplane};
 use crate::common::manifests::Service;
 use crate::common::topology::{Family, Host};
 use crate::common::traffic::Protocol;
 use crate::common::wait;
 
-pub(super) fn expires(binary: &Path, backend: Backend) -> Result<()> {
+pub(super) fn expires(binary: &Path, dataplane: Dataplane) -> Result<()> {
     let sticky = |name: &str, n, seconds: u32| {
         Service::new(name, n, &[Host::Web1, Host::Web3])
             .exposed()
@@ -25,7 +25,7 @@ pub(super) fn expires(binary: &Path, backend: Backend) -> Result<()> {
             )
     };
     let (short, long) = (sticky("short", 1, 1), sticky("long", 2, 600));
-    let lab = Lab::new(binary, backend, &[short.clone(), long.clone()], &[])?;
+    let lab = Lab::new(binary, dataplane, &[short.clone(), long.clone()], &[])?;
     for family in Family::ALL {
         let by = |service: &Service, place| {
             let outcome = lab.ask(Host::Client, at(place, service, family), Protocol::Tcp)?;

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use socket2::{Domain, Socket, Type};
 
 use super::{Lab, at};
-use crate::cases::{At, Backend};
+use crate::cases::{At, Dataplane};
 use crate::common::manifests::Service;
 use crate::common::namespace::Namespace;
 use crate::common::topology::{Family, Host, cluster_ip};
@@ -18,8 +18,8 @@ use crate::common::traffic::{Connection, Patience, Protocol};
 
 const PAYLOAD: &[u8; 8] = b"forged!!";
 
-pub(super) fn is_dropped(binary: &Path, backend: Backend) -> Result<()> {
-    for seen in forge(binary, backend, &[])? {
+pub(super) fn is_dropped(binary: &Path, dataplane: Dataplane) -> Result<()> {
+    for seen in forge(binary, dataplane, &[])? {
         let Seen {
             family,
             sources,
@@ -39,8 +39,8 @@ pub(super) fn is_dropped(binary: &Path, backend: Backend) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn passes_where_liberal(binary: &Path, backend: Backend) -> Result<()> {
-    for seen in forge(binary, backend, &["--conntrack-tcp-be-liberal=true"])? {
+pub(super) fn passes_where_liberal(binary: &Path, dataplane: Dataplane) -> Result<()> {
+    for seen in forge(binary, dataplane, &["--conntrack-tcp-be-liberal=true"])? {
         let Seen {
             family,
             sources,
@@ -66,9 +66,9 @@ struct Seen {
 }
 
 /// A pod talks to a pod of the other node through a cluster IP, and the latter sends segments far out of the window too.
-fn forge(binary: &Path, backend: Backend, flags: &[&str]) -> Result<Vec<Seen>> {
+fn forge(binary: &Path, dataplane: Dataplane, flags: &[&str]) -> Result<Vec<Seen>> {
     let web = Service::new("web", 1, &[Host::Web3]);
-    let lab = Lab::new(binary, backend, std::slice::from_ref(&web), flags)?;
+    let lab = Lab::new(binary, dataplane, std::slice::from_ref(&web), flags)?;
     let mut all = Vec::new();
     for family in Family::ALL {
         let to = at(At::ClusterIp, &web, family);
@@ -166,7 +166,7 @@ fn segment(from: SocketAddr, to: SocketAddr, sequence: u32) -> Vec<u8> {
 
 /// See [`Seen::drops`].
 fn drops(lab: &Lab, family: Family) -> Result<Option<bool>> {
-    let save = format!("{}-save", lab.backend.program(family));
+    let save = format!("{}-save", lab.dataplane.program(family));
     let rules = lab.host(Host::Node).run(&save, &["-c", "-t", "filter"])?;
     let rule = rules
         .lines()

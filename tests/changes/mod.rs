@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! iptables mode with more than one packet: changes while connections are open, clients that are forgotten, a
-//! node with strict rules of its own, packets that belong to no connection. Each scenario has a cluster of its own.
+//! More than one packet: changes while connections are open in both modes; in iptables mode clients that are forgotten,
+//! a node with strict rules of its own, packets that belong to no connection. Each scenario has a cluster of its own.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 
 use crate::cases::run::{failed, hint_at};
-use crate::cases::{At, Backend};
+use crate::cases::{At, Dataplane};
 use crate::common::manifests::{ManifestDirectory, Service};
 use crate::common::namespace::Namespace;
 use crate::common::proxy::{Invocation, Proxy};
@@ -21,14 +21,18 @@ mod flows;
 mod invalid;
 mod strict;
 
-/// All scenarios as tests.
-pub(super) fn trials(backend: Backend, binary: &'static Path) -> Vec<Trial> {
-    let scenario = |name: &str, run: fn(&Path, Backend) -> Result<()>| {
-        let name = format!("iptables-{}::{name}", backend.name());
-        Trial::test(name, move || run(binary, backend).map_err(failed))
+/// All scenarios of a dataplane as tests.
+pub(super) fn trials(dataplane: Dataplane, binary: &'static Path) -> Vec<Trial> {
+    let scenario = |name: &str, run: fn(&Path, Dataplane) -> Result<()>| {
+        let name = format!("{dataplane}::{name}");
+        Trial::test(name, move || run(binary, dataplane).map_err(failed))
     };
+    let both = scenario("changes::connections_live_on", flows::live_on);
+    if dataplane == Dataplane::Ipvs {
+        return vec![both];
+    }
     vec![
-        scenario("flows::follow_changes", flows::follow_changes),
+        both,
         scenario("affinity::expires", affinity::expires),
         scenario(
             "strict::services_are_let_through",
@@ -45,16 +49,23 @@ pub(super) fn trials(backend: Backend, binary: &'static Path) -> Vec<Trial> {
 /// A cluster with a proxy.
 struct Lab {
     topology: Topology,
-    backend: Backend,
+    dataplane: Dataplane,
     manifests: ManifestDirectory,
     proxy: Proxy,
     _servers: Servers,
 }
 
 impl Lab {
-    fn new(binary: &Path, backend: Backend, services: &[Service], flags: &[&str]) -> Result<Self> {
+    fn new(
+        binary: &Path,
+        dataplane: Dataplane,
+        services: &[Service],
+        flags: &[&str],
+    ) -> Result<Self> {
         let topology = Topology::new().context("cannot lay out the cluster")?;
-        hint_at(topology.host(Host::Node), backend)?;
+        if let Dataplane::Iptables(backend) = dataplane {
+            hint_at(topology.host(Host::Node), backend)?;
+        }
         let servers = Servers::new(&topology)?;
         let manifests = ManifestDirectory::new(services)?;
         let mut all_flags = vec![format!("--cluster-cidr={CLUSTER_CIDRS}")];
@@ -62,13 +73,13 @@ impl Lab {
         let invocation = Invocation {
             binary: binary.to_owned(),
             manifests: manifests.path().to_owned(),
-            mode: "iptables".to_owned(),
+            mode: dataplane.mode().name().to_owned(),
             flags: all_flags,
         };
         let proxy = Proxy::start(topology.host(Host::Node), &invocation)?;
         Ok(Self {
             topology,
-            backend,
+            dataplane,
             manifests,
             proxy,
             _servers: servers,
@@ -93,9 +104,9 @@ impl Lab {
         Ok(())
     }
 
-    /// Runs the backend's program on the node.
+    /// Runs the dataplane's program on the node.
     fn iptables(&self, family: Family, arguments: &str) -> Result<()> {
-        let program = self.backend.program(family);
+        let program = self.dataplane.program(family);
         let arguments: Vec<&str> = ["-w"].into_iter().chain(arguments.split(' ')).collect();
         self.host(Host::Node).run(&program, &arguments)?;
         Ok(())

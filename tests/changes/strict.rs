@@ -10,20 +10,20 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::{Lab, answered, at};
-use crate::cases::{At, Backend};
+use crate::cases::{At, Dataplane};
 use crate::common::manifests::Service;
 use crate::common::topology::{Family, Host};
 use crate::common::traffic::{HOST_PORT, Protocol, is_supported};
 
 const HEALTH_CHECK: u16 = 32_001;
 
-pub(super) fn services_are_let_through(binary: &Path, backend: Backend) -> Result<()> {
+pub(super) fn services_are_let_through(binary: &Path, dataplane: Dataplane) -> Result<()> {
     let web = Service::new("web", 1, &[Host::Web1, Host::Web3]).exposed();
     let local = Service::new("local", 2, &[Host::Web1])
         .exposed()
         .with("externalTrafficPolicy", json!("Local"))
         .with("healthCheckNodePort", json!(HEALTH_CHECK));
-    let lab = Lab::new(binary, backend, &[web.clone(), local], &[])?;
+    let lab = Lab::new(binary, dataplane, &[web.clone(), local], &[])?;
     for family in Family::ALL {
         if family == Family::V6 {
             // Else nobody finds his neighbours.

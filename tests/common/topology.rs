@@ -337,6 +337,9 @@ impl Topology {
             // Refusals by ICMP are counted as answers: none may be held back.
             ("net/ipv4/icmp_ratelimit", "0"),
             ("net/ipv6/icmp/ratelimit", "0"),
+            // Nor by the limit that all namespaces of older kernels share: it is for the types of these masks.
+            ("net/ipv4/icmp_ratemask", "0"),
+            ("net/ipv6/icmp/ratemask", "255"),
         ])?;
         for pod in pods() {
             let gateways = Family::ALL.map(|family| {

@@ -83,6 +83,8 @@ pub fn is_supported(protocol: Protocol) -> bool {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Answered(Answer),
+    /// A ping came back.
+    Echoed,
     /// At once: a reset, or an ICMP message that says that nobody listens.
     Refused,
     /// A stream that was open broke.
@@ -110,6 +112,7 @@ impl fmt::Display for Outcome {
             Self::Answered(Answer { by, port, source }) => {
                 write!(f, "answered by {by}:{port}, which saw {source}")
             }
+            Self::Echoed => f.write_str("echoed"),
             Self::Refused => f.write_str("refused"),
             Self::Reset => f.write_str("reset"),
             Self::Unreachable => f.write_str("unreachable"),
@@ -411,6 +414,31 @@ pub fn ask_again(socket: &UdpSocket, patience: Patience) -> Result<Outcome> {
                 outcome => return Ok(outcome),
             },
         }
+    }
+}
+
+/// An ICMP echo request, as `ping` sends it.
+pub fn ping(from: &Namespace, to: IpAddr, patience: Patience) -> Result<Outcome> {
+    const ECHO_REQUEST: u8 = 8;
+    const ECHO_REQUEST_V6: u8 = 128;
+    let (domain, protocol, kind) = if to.is_ipv4() {
+        (Domain::IPV4, libc::IPPROTO_ICMP, ECHO_REQUEST)
+    } else {
+        (Domain::IPV6, libc::IPPROTO_ICMPV6, ECHO_REQUEST_V6)
+    };
+    // Else the kernel lets nobody have such a socket.
+    from.sysctl(&[("net/ipv4/ping_group_range", "0 0")])?;
+    let socket = from.enter(|| Socket::new(domain, Type::DGRAM, Some(protocol.into())))??;
+    let request = [kind, 0, 0, 0, 0, 0, 0, 1];
+    let limit = Some(patience.limit());
+    let asked = socket
+        .connect(&SocketAddr::new(to, 0).into())
+        .and_then(|()| socket.set_read_timeout(limit))
+        .and_then(|()| socket.send(&request))
+        .and_then(|_| (&socket).read(&mut [0; 64]));
+    match asked {
+        Ok(_) => Ok(Outcome::Echoed),
+        Err(error) => classify(&error),
     }
 }
 

@@ -23,13 +23,16 @@ use crate::common::traffic::{
 use crate::common::wait;
 
 /// Clients, and the kinds of addresses at which they meet the Service.
-const CLIENTS: [(Host, At); 7] = [
+const CLIENTS: [(Host, At); 10] = [
     (Host::Shell, At::ClusterIp),
     (Host::Node, At::ClusterIp),
     (Host::Remote, At::ClusterIp),
     (Host::Client, At::ExternalIp),
     (Host::Client, At::Vip),
     (Host::Client, At::NodePort),
+    (Host::Remote, At::NodePort),
+    (Host::Shell, At::NodePort),
+    (Host::Node, At::NodePort),
     (Host::Client, At::SecondNodePort),
 ];
 
@@ -135,10 +138,7 @@ impl<'a> Lab<'a> {
 
     /// A rule of somebody else that leads UDP at [`FOREIGN_PORT`] to an endpoint.
     fn foreign_rule(&self, verb: &str) -> Result<()> {
-        let program = match self.world.dataplane {
-            Dataplane::Ipvs => "iptables".to_owned(),
-            Dataplane::Iptables(backend) => backend.program(Family::V4),
-        };
+        let program = self.world.dataplane.program(Family::V4);
         let (port, web) = (FOREIGN_PORT.to_string(), Host::Web1.address(Family::V4));
         let to = SocketAddr::new(web, 8080).to_string();
         let rule = [
