@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Writes the files below tests/golden anew from what the code does now. Look at the difference.
+# Writes the files below tests/golden anew from what the code does now; those of the Helm chart where KPR_TESTBED is set.
+# Look at the difference.
 set -euo pipefail
 # shellcheck source=hack/lib/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
@@ -10,4 +11,6 @@ cd "$REPO"
 export UPDATE_GOLDEN=1
 cargo test --locked --lib every_variant_is_as_recorded
 [[ ! -e tests/golden.rs ]] || cargo test --locked --test golden
+# What the chart renders; needs a test bed (hack/testbed/up).
+[[ -z ${KPR_TESTBED:-} ]] || cargo test --locked --test cluster_deploy recorded
 git --no-pager diff --stat -- tests/golden

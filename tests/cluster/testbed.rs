@@ -91,6 +91,18 @@ impl Testbed {
         self.script("apiserver-stop", &["--kill"]);
     }
 
+    /// A program that `hack/testbed/build` makes; it is built unless it is there.
+    pub(crate) fn built(name: &str) -> Result<PathBuf, String> {
+        let script = format!("{}/hack/testbed/build", env!("CARGO_MANIFEST_DIR"));
+        let output = Command::new(script).arg(name).output();
+        let output = output.map_err(|error| error.to_string())?;
+        if !output.status.success() {
+            return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+        }
+        let folder = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        Ok(Path::new(&folder).join(name))
+    }
+
     /// Runs a script of the test bed and returns what it prints.
     pub(crate) fn script(&self, name: &str, options: &[&str]) -> String {
         let script = format!("{}/hack/testbed/{name}", env!("CARGO_MANIFEST_DIR"));
@@ -126,6 +138,11 @@ impl Testbed {
         let answers: Vec<String> = (0..10).map(|_| self.etcd("/v3/kv/put", &body)).collect();
         answers.last().expect("there are ten").clone()
     }
+}
+
+/// A program of operators.
+pub(crate) fn program(path: &Path) -> Command {
+    Command::new(path)
 }
 
 /// What a command printed that must have succeeded.

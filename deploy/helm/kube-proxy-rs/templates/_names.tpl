@@ -34,5 +34,5 @@ k8s-app: kube-proxy-rs
 {{- end }}
 
 {{- define "kube-proxy-rs.image" -}}
-{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{ with .Values.image.digest }}@{{ . }}{{ end }}
 {{- end }}
