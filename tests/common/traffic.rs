@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -145,7 +145,8 @@ impl Servers {
         for (host, port) in web.chain(others) {
             for protocol in Protocol::ALL.into_iter().filter(|p| is_supported(*p)) {
                 for family in Family::ALL {
-                    serve(&runtime, topology, host, protocol, family, port)
+                    let at = SocketAddr::new(any(family), port);
+                    serve(&runtime, topology, host, protocol, at)
                         .with_context(|| format!("cannot serve {protocol} {port} on {host}"))?;
                 }
             }
@@ -153,6 +154,21 @@ impl Servers {
         Ok(Self {
             runtime: Some(runtime),
         })
+    }
+}
+
+impl Servers {
+    /// One more server, at this address.
+    pub fn add(
+        &self,
+        topology: &Topology,
+        host: Host,
+        protocol: Protocol,
+        at: SocketAddr,
+    ) -> Result<()> {
+        let runtime = self.runtime.as_ref().context("no servers")?;
+        serve(runtime, topology, host, protocol, at)
+            .with_context(|| format!("cannot serve {protocol} at {at} on {host}"))
     }
 }
 
@@ -164,26 +180,29 @@ impl Drop for Servers {
     }
 }
 
+const fn any(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        Family::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    }
+}
+
 fn serve(
     runtime: &Runtime,
     topology: &Topology,
     host: Host,
     protocol: Protocol,
-    family: Family,
-    port: u16,
+    at: SocketAddr,
 ) -> Result<()> {
+    let (family, port) = (family_of(at), at.port());
     let socket = topology
         .host(host)
         .enter(|| new_socket(family, protocol))??;
     if family == Family::V6 {
         socket.set_only_v6(true)?;
     }
-    let any: IpAddr = match family {
-        Family::V4 => [0, 0, 0, 0].into(),
-        Family::V6 => [0_u16; 8].into(),
-    };
     socket.set_reuse_address(true)?;
-    socket.bind(&SocketAddr::new(any, port).into())?;
+    socket.bind(&at.into())?;
     socket.set_nonblocking(true)?;
     // Registering a socket needs the runtime's context.
     let _context = runtime.enter();

@@ -2,6 +2,7 @@
 //! Forwarding without translation. The endpoints are made ready by the steps of `docs/forwarding-methods.md`, as they stand
 //! there: the client gets its answer, the endpoint sees the client, and the node never sees the reply.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
@@ -16,8 +17,10 @@ use crate::common::traffic::{Answer, Connection, Outcome, Patience, Protocol, as
 
 const METHOD: &str = "kube-proxy-rs.io/forwarding-method";
 const PAGE: &str = include_str!("../../docs/forwarding-methods.md");
-/// Packets keep their port.
+/// Packets keep their port. TCP is served at it on all addresses.
 const PORT: u16 = 8080;
+/// UDP and SCTP are served at it on the VIPs themselves, so that replies have them as their source.
+const OWN_PORT: u16 = 8085;
 /// More than fits into one packet, by far.
 const LARGE: usize = 20_000;
 
@@ -29,6 +32,13 @@ const METHODS: [(&str, &[Host]); 4] = [
     ("gue", &[Host::Web4]),
 ];
 
+const fn port_of(protocol: Protocol) -> u16 {
+    match protocol {
+        Protocol::Tcp => PORT,
+        Protocol::Udp | Protocol::Sctp => OWN_PORT,
+    }
+}
+
 fn services() -> Vec<Service> {
     METHODS
         .into_iter()
@@ -38,9 +48,7 @@ fn services() -> Vec<Service> {
             for port in &mut service.ports {
                 port.port = PORT;
             }
-            service
-                .protocols(&[Protocol::Tcp])
-                .annotated(METHOD, method)
+            service.port(OWN_PORT, OWN_PORT).annotated(METHOD, method)
         })
         .collect()
 }
@@ -65,9 +73,12 @@ pub(super) fn replies_go_straight(binary: &Path) -> Result<()> {
     let proxy = lab.start()?;
     for service in &services {
         for family in Family::ALL {
-            // The servers of these tests answer datagrams from another address than the VIP, as most do.
-            is_direct(&lab, service, family, Protocol::Tcp)
-                .with_context(|| format!("{} {family}; the log:\n{}", service.name, proxy.log()))?;
+            for protocol in Protocol::ALL {
+                is_direct(&lab, service, family, protocol).with_context(|| {
+                    let name = &service.name;
+                    format!("{name} {family} {protocol}; the log:\n{}", proxy.log())
+                })?;
+            }
         }
     }
     for family in Family::ALL {
@@ -96,6 +107,7 @@ fn prepare(lab: &Lab, services: &[Service]) -> Result<()> {
             steps(namespace, &format!("mss {family}"), &[])?;
         }
     }
+    let mut served = BTreeSet::new();
     for service in services {
         for family in Family::ALL {
             for at in [At::ExternalIp, At::Vip] {
@@ -114,6 +126,18 @@ fn prepare(lab: &Lab, services: &[Service]) -> Result<()> {
                 steps(namespace, &title, &variables)?;
                 // The address step once more.
                 add_address(namespace, &title, second)?;
+                for protocol in [Protocol::Udp, Protocol::Sctp] {
+                    let mut own = vec![first, second];
+                    // Of two Services' endpoints on one host the first serves those that are translated.
+                    if served.insert((endpoint.host, family, protocol)) {
+                        own.push(endpoint.host.address(family));
+                    }
+                    for ip in own {
+                        let at = SocketAddr::new(ip, OWN_PORT);
+                        lab.servers
+                            .add(&lab.topology, endpoint.host, protocol, at)?;
+                    }
+                }
             }
         }
     }
@@ -158,14 +182,20 @@ fn run(at: &Namespace, title: &str, script: &str, variables: &[(&str, &str)]) ->
 
 fn is_direct(lab: &Lab, service: &Service, family: Family, protocol: Protocol) -> Result<()> {
     let client = Host::Client.address(family);
-    for at in [At::ExternalIp, At::Vip] {
-        let to = at.address(service, family, PORT);
-        let replies = Replies::count(lab, service, family, to.ip())?;
+    let port = port_of(protocol);
+    // How an address becomes a forwarded one is the same for all protocols.
+    let forwarded: &[At] = match protocol {
+        Protocol::Tcp => &[At::ExternalIp, At::Vip],
+        Protocol::Udp | Protocol::Sctp => &[At::Vip],
+    };
+    for at in forwarded {
+        let to = at.address(service, family, port);
+        let replies = Replies::count(lab, service, family, protocol, to.ip())?;
         for _ in 0..2 * service.endpoints.len() {
             let answer = answered(lab, Host::Client, to, protocol)?;
             ensure!(answer.source == client, "{to}: the endpoint saw {answer:?}");
         }
-        if protocol == Protocol::Tcp {
+        if protocol != Protocol::Udp {
             let from = lab.topology.host(Host::Client);
             let connection = Connection::open(from, to, protocol, Patience::Long)?;
             let mut connection = connection.map_err(|outcome| anyhow!("{to} was {outcome}"))?;
@@ -179,14 +209,11 @@ fn is_direct(lab: &Lab, service: &Service, family: Family, protocol: Protocol) -
         }
         ensure!(replies.seen()? > 0, "{to}: replies to pods are not counted");
     }
-    for at in [At::ClusterIp, At::NodePort] {
-        let from = if at == At::ClusterIp {
-            Host::Shell
-        } else {
-            Host::Client
-        };
-        answered(lab, from, at.address(service, family, PORT), protocol)?;
-    }
+    let cluster_ip = At::ClusterIp.address(service, family, port);
+    answered(lab, Host::Shell, cluster_ip, protocol)?;
+    // That of the first port.
+    let node_port = At::NodePort.address(service, family, PORT);
+    answered(lab, Host::Client, node_port, Protocol::Tcp)?;
     Ok(())
 }
 
@@ -202,10 +229,17 @@ struct Replies<'a> {
     node: &'a Namespace,
     program: &'static str,
     sources: Vec<IpAddr>,
+    protocol: Protocol,
 }
 
 impl<'a> Replies<'a> {
-    fn count(lab: &'a Lab, service: &Service, family: Family, vip: IpAddr) -> Result<Self> {
+    fn count(
+        lab: &'a Lab,
+        service: &Service,
+        family: Family,
+        protocol: Protocol,
+        vip: IpAddr,
+    ) -> Result<Self> {
         let endpoints = service.endpoints.iter();
         let replies = Self {
             node: lab.node(),
@@ -217,30 +251,19 @@ impl<'a> Replies<'a> {
                 .map(|endpoint| endpoint.host.address(family))
                 .chain([vip])
                 .collect(),
+            protocol,
         };
         replies.each("-A")?;
         Ok(replies)
     }
 
     fn each(&self, action: &str) -> Result<()> {
+        let (protocol, port) = (self.protocol, port_of(self.protocol));
         for source in &self.sources {
-            let source = source.to_string();
-            for protocol in ["tcp", "udp"] {
-                let rule = [
-                    "-w",
-                    "-t",
-                    "raw",
-                    action,
-                    "PREROUTING",
-                    "-s",
-                    &source,
-                    "-p",
-                    protocol,
-                    "--sport",
-                    "8080",
-                ];
-                self.node.run(self.program, &rule)?;
-            }
+            let rule =
+                format!("-w -t raw {action} PREROUTING -s {source} -p {protocol} --sport {port}");
+            let rule: Vec<&str> = rule.split(' ').collect();
+            self.node.run(self.program, &rule)?;
         }
         Ok(())
     }
@@ -249,7 +272,8 @@ impl<'a> Replies<'a> {
         let list = ["-w", "-t", "raw", "-L", "PREROUTING", "-vnx"];
         let text = self.node.run(self.program, &list)?;
         let mut packets = 0;
-        for line in text.lines().filter(|line| line.contains("spt:8080")) {
+        let port = format!("spt:{}", port_of(self.protocol));
+        for line in text.lines().filter(|line| line.contains(&port)) {
             let count = line.split_whitespace().next().unwrap_or_default();
             packets += count.parse::<u64>().with_context(|| line.to_owned())?;
         }

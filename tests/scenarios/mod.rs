@@ -71,7 +71,7 @@ pub(super) fn trials(binary: &'static Path) -> Vec<Trial> {
 /// A cluster, and how the proxy is started in it.
 struct Lab {
     topology: Topology,
-    _servers: Servers,
+    servers: Servers,
     manifests: ManifestDirectory,
     invocation: Invocation,
 }
@@ -91,7 +91,7 @@ impl Lab {
                 flags: all_flags,
             },
             topology,
-            _servers: servers,
+            servers,
             manifests,
         })
     }
