@@ -18,8 +18,14 @@ mod helm;
 mod kubeadm;
 #[path = "cluster_deploy/manifests.rs"]
 mod manifests;
+#[path = "cluster_deploy/nodes.rs"]
+mod nodes;
+#[path = "cluster_deploy/pod.rs"]
+mod pod;
 #[path = "cluster/testbed.rs"]
 mod testbed;
+
+mod common;
 
 /// A test: its name and what it does.
 type Test = (&'static str, fn(&Testbed) -> anyhow::Result<()>);
@@ -43,6 +49,6 @@ fn main() -> ExitCode {
         };
         Trial::test(name, run).with_ignored_flag(testbed.is_none())
     };
-    let tests = [manifests::TESTS, helm::TESTS, kubeadm::TESTS].concat();
+    let tests = [manifests::TESTS, helm::TESTS, kubeadm::TESTS, nodes::TESTS].concat();
     libtest_mimic::run(&arguments, tests.into_iter().map(trial).collect()).exit_code()
 }

@@ -2,13 +2,16 @@
 //! Plain manifests: the kustomize overlays and kind's echo Service.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::Test;
 use crate::deploy;
-use crate::testbed::Testbed;
+use crate::testbed::{Testbed, program};
 
 pub(crate) const TESTS: &[Test] = &[
     ("manifests::ipvs_overlay_is_accepted", |testbed| {
@@ -145,4 +148,55 @@ fn echo_is_accepted(testbed: &Testbed) -> Result<()> {
     let count = accepted.matches("created (server dry run)").count();
     ensure!(count == 3, "{accepted}");
     Ok(())
+}
+
+/// An overlay as an operator applies it, with the address of the API server filled in. It is deleted with this.
+pub(crate) struct Overlay<'a> {
+    testbed: &'a Testbed,
+    folder: TempDir,
+    mode: &'static str,
+}
+
+impl<'a> Overlay<'a> {
+    pub(crate) fn apply(testbed: &'a Testbed, mode: &'static str) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("kpr-overlay-").tempdir()?;
+        let overlay = Self {
+            testbed,
+            folder,
+            mode,
+        };
+        let copied = program(Path::new("cp"))
+            .args(["-R", &deploy("kustomize")])
+            .arg(overlay.folder.path())
+            .status()?;
+        ensure!(copied.success(), "cp: {copied}");
+        let host = testbed.env("HOST4");
+        fs::write(
+            overlay.path().join("api-server.env"),
+            format!("KUBERNETES_SERVICE_HOST={host}\nKUBERNETES_SERVICE_PORT=6443\n"),
+        )?;
+        testbed.kubectl(&["apply", "-k", &overlay.path().to_string_lossy()]);
+        Ok(overlay)
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder
+            .path()
+            .join("kustomize/overlays")
+            .join(self.mode)
+    }
+}
+
+impl Drop for Overlay<'_> {
+    fn drop(&mut self) {
+        let folder = self.path();
+        let arguments = [
+            "delete",
+            "--ignore-not-found",
+            "-k",
+            &folder.to_string_lossy(),
+        ];
+        // The test's own failure is what counts.
+        drop(self.testbed.kubectl_as("admin", &arguments, ""));
+    }
 }
