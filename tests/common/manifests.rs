@@ -80,7 +80,7 @@ impl Endpoint {
         }
     }
 
-    fn manifest(&self, family: Family) -> Value {
+    pub fn manifest(&self, family: Family) -> Value {
         let mut hints = json!({});
         if let Some(zone) = self.zone_hint {
             hints["forZones"] = json!([{ "name": zone }]);

@@ -275,6 +275,8 @@ pub enum Patience {
     Long,
     /// Silence is expected: longer than it takes to repeat the first packet.
     Short,
+    /// The question is asked again anyway.
+    Glance,
 }
 
 impl Patience {
@@ -282,6 +284,7 @@ impl Patience {
         match self {
             Self::Long => Duration::from_secs(15),
             Self::Short => Duration::from_millis(1500),
+            Self::Glance => Duration::from_millis(300),
         }
     }
 }
@@ -383,7 +386,7 @@ pub fn ask(
     patience: Patience,
 ) -> Result<Outcome> {
     if protocol == Protocol::Udp {
-        let socket = datagram_socket(from, to)?;
+        let socket = datagram_socket_from(from, source, to)?;
         return ask_again(&socket, patience);
     }
     Ok(
@@ -396,7 +399,18 @@ pub fn ask(
 
 /// A datagram socket that is connected to a server; [`ask_again`] uses it.
 pub fn datagram_socket(from: &Namespace, to: SocketAddr) -> Result<UdpSocket> {
+    datagram_socket_from(from, None, to)
+}
+
+fn datagram_socket_from(
+    from: &Namespace,
+    source: Option<IpAddr>,
+    to: SocketAddr,
+) -> Result<UdpSocket> {
     let socket = from.enter(|| new_socket(family_of(to), Protocol::Udp))??;
+    if let Some(source) = source {
+        socket.bind(&SocketAddr::new(source, 0).into())?;
+    }
     socket
         .connect(&to.into())
         .or_else(|error| match classify(&error) {
