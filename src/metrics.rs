@@ -7,6 +7,7 @@
 mod dataplane;
 mod events;
 mod healthz;
+mod ipvs;
 mod process;
 mod scraped;
 mod source;
@@ -15,6 +16,7 @@ mod sync;
 pub use dataplane::{DataplaneMetrics, DriftState};
 pub use events::EventMetrics;
 pub use healthz::HealthMetrics;
+pub use ipvs::register_ipvs_traffic;
 pub use scraped::register_packet_counters;
 pub use source::SourceMetrics;
 pub use sync::{SyncMetrics, SyncScope, Table};

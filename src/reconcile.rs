@@ -374,6 +374,8 @@ impl<K: Kernel> Reconciler<K> {
         self.runner.begin(start);
         let changes = self.tracker.take();
         self.observer.changes_taken(&changes);
+        let (services, slices) = self.tracker.counts();
+        self.observer.known(services, slices);
         self.look_for_schedulers(&changes, is_audit);
         if is_audit {
             // A route that changes alone is told to nobody.

@@ -18,14 +18,20 @@ use world::World;
 
 #[path = "cluster_ipvs/agent.rs"]
 mod agent;
+#[path = "monitoring/dashboard.rs"]
+mod dashboard;
 #[path = "cluster_ipvs/guest.rs"]
 mod guest;
+#[path = "cluster_ipvs/monitoring.rs"]
+mod monitoring;
 #[path = "cluster_ipvs/objects.rs"]
 mod objects;
 #[path = "cluster_ipvs/oracle.rs"]
 mod oracle;
 #[path = "cluster_ipvs/outages.rs"]
 mod outages;
+#[path = "monitoring/prometheus.rs"]
+mod prometheus;
 #[path = "cluster_ipvs/rights.rs"]
 mod rights;
 #[path = "cluster/testbed.rs"]
@@ -73,7 +79,13 @@ fn main() -> ExitCode {
         })
         .with_ignored_flag(testbed.is_none())
     };
-    let tests = [objects::TESTS, outages::TESTS, rights::TESTS].concat();
+    let tests = [
+        objects::TESTS,
+        outages::TESTS,
+        rights::TESTS,
+        monitoring::TESTS,
+    ]
+    .concat();
     let conclusion = libtest_mimic::run(&arguments, tests.into_iter().map(trial).collect());
     drop(world.lock().unwrap_or_else(PoisonError::into_inner).take());
     conclusion.exit_code()

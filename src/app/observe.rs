@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::listening;
 use crate::clock::Clock;
-use crate::config::settings::Settings;
+use crate::config::settings::{ProxyMode, Settings};
 use crate::dataplane::kernel::Cost;
 use crate::events::{Event, Events, action, reason};
 use crate::health::ProxyHealth;
@@ -42,6 +42,9 @@ pub(super) struct Metrics {
 impl Metrics {
     pub(super) fn new(settings: &Settings, clock: &Clock) -> Result<Self, MetricsError> {
         let registry = metrics::registry(&settings.kubernetes_version)?;
+        if settings.mode == ProxyMode::Ipvs {
+            metrics::register_ipvs_traffic(&registry)?;
+        }
         Ok(Self {
             source: SourceMetrics::register(&registry)?,
             sync: SyncMetrics::register(&registry, settings.mode, clock.clone())?,
@@ -163,6 +166,10 @@ impl Observer for LoopObserver {
         self.sync.endpoint_changes(changes.endpoint_changes);
         self.sync.service_changes(changes.service_changes);
         self.sync.changes_pending(0, 0);
+    }
+
+    fn known(&self, services: usize, endpoint_slices: usize) {
+        self.sync.known(services, endpoint_slices);
     }
 
     fn applied(&self, family: IpFamily, plan: &Plan, report: &Report) {

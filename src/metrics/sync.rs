@@ -50,6 +50,8 @@ pub struct SyncMetrics {
     endpoint_changes: IntCounter,
     service_changes_pending: IntGauge,
     service_changes: IntCounter,
+    services: IntGauge,
+    endpoint_slices: IntGauge,
     no_local_endpoints: IntGaugeVec,
     restore_failures: IntCounterVec,
     conntrack_duration: HistogramVec,
@@ -128,6 +130,12 @@ impl SyncMetrics {
                 r,
                 "kubeproxy_sync_proxy_rules_service_changes_total",
                 "Changes of Services",
+            )?,
+            services: gauge(r, "kube_proxy_rs_services", "Services that are known")?,
+            endpoint_slices: gauge(
+                r,
+                "kube_proxy_rs_endpoint_slices",
+                "EndpointSlices that are known",
             )?,
             no_local_endpoints: gauges(
                 r,
@@ -221,6 +229,12 @@ impl SyncMetrics {
     pub fn changes_pending(&self, endpoints: usize, services: usize) {
         self.endpoint_changes_pending.set(signed(endpoints));
         self.service_changes_pending.set(signed(services));
+    }
+
+    /// So many objects are known.
+    pub fn known(&self, services: usize, endpoint_slices: usize) {
+        self.services.set(signed(services));
+        self.endpoint_slices.set(signed(endpoint_slices));
     }
 
     /// So many service ports have a policy Local and no local endpoint, by the policy that says so.

@@ -57,6 +57,7 @@ fn touch_everything(metrics: &SyncMetrics) {
     metrics.endpoint_changes(2);
     metrics.service_changes(1);
     metrics.changes_pending(4, 5);
+    metrics.known(11, 12);
     metrics.no_local_endpoints(family, 1, 2);
     metrics.iptables_rules(family, Table::Nat, 7, 3);
     metrics.iptables_rules(family, Table::Filter, 2, 1);
@@ -66,9 +67,11 @@ fn touch_everything(metrics: &SyncMetrics) {
     metrics.draining_servers(8);
 }
 
-const BOTH_MODES: [(&str, &str); 14] = [
+const BOTH_MODES: [(&str, &str); 16] = [
     ("kube_proxy_rs_draining_servers", "gauge"),
+    ("kube_proxy_rs_endpoint_slices", "gauge"),
     ("kube_proxy_rs_plan_steps_total", "counter"),
+    ("kube_proxy_rs_services", "gauge"),
     (
         "kubeproxy_conntrack_reconciler_deleted_entries_total",
         "counter",
@@ -150,6 +153,8 @@ fn labelled_series_appear_once_touched() {
         names.into_iter().collect::<Vec<_>>(),
         [
             "kube_proxy_rs_draining_servers",
+            "kube_proxy_rs_endpoint_slices",
+            "kube_proxy_rs_services",
             "kubeproxy_sync_proxy_rules_endpoint_changes_pending",
             "kubeproxy_sync_proxy_rules_endpoint_changes_total",
             "kubeproxy_sync_proxy_rules_service_changes_pending",
@@ -282,6 +287,8 @@ fn values_reach_their_series() {
             9.0,
         ),
         ("kube_proxy_rs_draining_servers", 8.0),
+        ("kube_proxy_rs_services", 11.0),
+        ("kube_proxy_rs_endpoint_slices", 12.0),
     ] {
         assert_eq!(value(&text, series), Some(expected), "{series}\n{text}");
     }

@@ -136,6 +136,11 @@ impl Tracker {
         self.services.values().map(Box::as_ref)
     }
 
+    /// Number of Services and of EndpointSlices.
+    pub fn counts(&self) -> (usize, usize) {
+        (self.services.len(), self.slice_owners.len())
+    }
+
     /// All EndpointSlices, in the order of the Services that they belong to.
     pub fn slices(&self) -> impl Iterator<Item = &EndpointSlice> {
         self.slices.values().flatten()

@@ -46,6 +46,9 @@ pub trait Observer: Send + Sync {
     /// The tracker's changes were taken in by a round.
     fn changes_taken(&self, _changes: &Changes) {}
 
+    /// Number of Services and of EndpointSlices, when a round has taken changes in.
+    fn known(&self, _services: usize, _endpoint_slices: usize) {}
+
     fn round_started(&self, _family: IpFamily) {}
 
     fn applied(&self, _family: IpFamily, _plan: &Plan, _report: &Report) {}

@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A node: a network namespace with a link to the API server, its Node object, and a proxy that runs there.
 
+#![allow(
+    dead_code,
+    reason = "every test program is a crate of its own and uses a part of this"
+)]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read as _, Write as _};

@@ -188,7 +188,7 @@ impl World {
     fn flags(&self) -> String {
         let kubeconfig = self.testbed.kubeconfig("proxy");
         format!(
-            "--proxy-mode=ipvs --kubeconfig={} --hostname-override={NODE} --cluster-cidr=10.1.0.0/16,fd00:1::/48",
+            "--proxy-mode=ipvs --kubeconfig={} --hostname-override={NODE} --cluster-cidr=10.1.0.0/16,fd00:1::/48 --metrics-bind-address=0.0.0.0:10249",
             kubeconfig.display()
         )
     }

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=bash
+#
+# Builds programs from Go modules, once: they stay in a folder of the cache. Source it after common.sh.
+
+# go_program MODULE BIN NAME PACKAGE [OPTION]...: builds BIN/NAME with `go build OPTION...` in the folder MODULE, unless it is
+# there and no source file of ours in MODULE is newer. Two callers at the same time wait for each other.
+go_program() {
+    local module=$1 bin=$2 name=$3 package=$4
+    shift 4
+    if go_program_is_fresh; then return 0; fi
+    need_go
+    command -v cc >/dev/null || export CGO_ENABLED=0
+    mkdir -p "$bin"
+    (
+        flock 9
+        if go_program_is_fresh; then exit 0; fi
+        log "building $name (minutes, the first time)"
+        started=$SECONDS
+        cd "$module" || die "no folder $module"
+        # Stripped: nobody debugs them, and they start faster from a smaller file.
+        nice go build -mod=readonly -buildvcs=false -trimpath "$@" -o "$bin/.$name.$$" "$package" || die "could not build $name"
+        mv -f "$bin/.$name.$$" "$bin/$name"
+        log "built $name in $((SECONDS - started)) s ($(du -h "$bin/$name" | cut -f 1))"
+    ) 9>"$bin/.lock"
+}
+
+# With the variables of go_program: only packages of our own can be older than their sources.
+go_program_is_fresh() {
+    [[ -x $bin/$name ]] || return 1
+    [[ $package != ./* ]] || [[ -z $(find "$module/$package" -name '*.go' -newer "$bin/$name") ]]
+}
+
+# go_key MODULE...: what tells builds of other versions apart.
+go_key() {
+    local module
+    for module in "$@"; do cat "$module/go.mod" "$module/go.sum"; done | sha256sum | cut -c 1-12
+}
