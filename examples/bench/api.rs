@@ -5,13 +5,16 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::Context as _;
-use futures::StreamExt as _;
-use k8s_openapi::api::core::v1::Service;
+use futures::{StreamExt as _, TryStreamExt as _};
+use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::{Api, DeleteParams, PostParams};
+use kube::ResourceExt as _;
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
-/// Requests of [`Writer::replace_all`] that are under way at a time.
+use crate::cluster;
+
+/// Requests of a burst that are under way at a time.
 const PARALLEL: usize = 8;
 
 /// A connection to the API server.
@@ -19,10 +22,13 @@ pub(crate) struct Writer {
     runtime: tokio::runtime::Runtime,
     services: Api<Service>,
     slices: Api<EndpointSlice>,
+    pods: Api<Pod>,
+    /// Whether the EndpointSlice controller makes the slices, from Pods.
+    has_controller: bool,
 }
 
 impl Writer {
-    pub(crate) fn new(kubeconfig: &Path, namespace: &str) -> anyhow::Result<Self> {
+    pub(crate) fn new(kubeconfig: &Path, has_controller: bool) -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
@@ -33,76 +39,175 @@ impl Writer {
             anyhow::Ok(kube::Client::try_from(config)?)
         })?;
         Ok(Self {
-            services: Api::namespaced(client.clone(), namespace),
-            slices: Api::namespaced(client, namespace),
+            services: Api::namespaced(client.clone(), "load"),
+            slices: Api::namespaced(client.clone(), "load"),
+            pods: Api::namespaced(client, "load"),
             runtime,
+            has_controller,
         })
     }
 
-    pub(crate) fn cluster_ip(&self, service: &str) -> anyhow::Result<IpAddr> {
-        let service = self.runtime.block_on(self.services.get(service))?;
+    pub(crate) fn cluster_ip(&self, service: u16) -> anyhow::Result<IpAddr> {
+        let service = self
+            .runtime
+            .block_on(self.services.get(&cluster::name(service)))?;
         cluster_ip(&service)
     }
 
-    /// Creates a Service and says which address it was given.
-    pub(crate) fn create_service(&self, service: &Service) -> anyhow::Result<IpAddr> {
+    /// Deletes the Services that come and go, where somebody left them.
+    pub(crate) fn clear(&self) -> anyhow::Result<()> {
+        let now = DeleteParams::default().grace_period(0);
+        let everything = ListParams::default();
+        let is_left = |name: String| name >= cluster::name(cluster::NEW);
+        self.runtime.block_on(async {
+            for service in self.services.list_metadata(&everything).await? {
+                if is_left(service.name_any()) {
+                    self.services.delete(&service.name_any(), &now).await?;
+                }
+            }
+            for slice in self.slices.list_metadata(&everything).await? {
+                // The controller deletes its own.
+                if is_left(slice.name_any()) && !self.has_controller {
+                    self.slices.delete(&slice.name_any(), &now).await?;
+                }
+            }
+            for pod in self.pods.list_metadata(&everything).await? {
+                if is_left(pod.name_any()) {
+                    self.pods.delete(&pod.name_any(), &now).await?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Makes what a new Service of ten endpoints needs and that no proxy sees yet.
+    pub(crate) fn prepare_service(&self, number: u16) -> anyhow::Result<()> {
+        if !self.has_controller {
+            return Ok(());
+        }
         let parameters = PostParams::default();
-        let request = self.services.create(&parameters, service);
+        self.runtime.block_on(async {
+            for index in 0..cluster::NEW_ENDPOINTS {
+                self.pods
+                    .create(&parameters, &cluster::pod(number, index)?)
+                    .await?;
+                self.set_pod(number, index, true).await?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Creates a prepared Service without its endpoints, and says which address it was given.
+    pub(crate) fn create_service(&self, number: u16) -> anyhow::Result<IpAddr> {
+        let parameters = PostParams::default();
+        let service = cluster::service(number, self.has_controller)?;
+        let request = self.services.create(&parameters, &service);
         cluster_ip(&self.runtime.block_on(request)?)
     }
 
-    pub(crate) fn delete_service(&self, name: &str) -> anyhow::Result<()> {
-        let parameters = DeleteParams::default();
-        let request = self.services.delete(name, &parameters);
-        self.runtime.block_on(request)?;
-        Ok(())
-    }
-
-    pub(crate) fn slice(&self, name: &str) -> anyhow::Result<EndpointSlice> {
-        Ok(self.runtime.block_on(self.slices.get(name))?)
-    }
-
-    pub(crate) fn create_slice(&self, slice: &EndpointSlice) -> anyhow::Result<()> {
+    /// Gives a new Service its endpoints, which a controller does by itself.
+    pub(crate) fn create_endpoints(&self, number: u16) -> anyhow::Result<()> {
+        if self.has_controller {
+            return Ok(());
+        }
         let parameters = PostParams::default();
-        let request = self.slices.create(&parameters, slice);
-        self.runtime.block_on(request)?;
+        for slice in cluster::slices(number, cluster::NEW_ENDPOINTS)? {
+            self.runtime
+                .block_on(self.slices.create(&parameters, &slice))?;
+        }
         Ok(())
     }
 
-    pub(crate) fn delete_slice(&self, name: &str) -> anyhow::Result<()> {
+    pub(crate) fn delete_service(&self, number: u16) -> anyhow::Result<()> {
         let parameters = DeleteParams::default();
-        let request = self.slices.delete(name, &parameters);
-        self.runtime.block_on(request)?;
+        self.runtime.block_on(async {
+            self.services
+                .delete(&cluster::name(number), &parameters)
+                .await?;
+            if self.has_controller {
+                let now = DeleteParams::default().grace_period(0);
+                for index in 0..cluster::NEW_ENDPOINTS {
+                    self.pods
+                        .delete(&cluster::pod_name(number, index), &now)
+                        .await?;
+                }
+            } else {
+                self.slices
+                    .delete(&cluster::slice_name(number), &parameters)
+                    .await?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Prepares requests after each of which a Service has fewer endpoints: `0`, `1`, ... of the first ten are missing.
+    pub(crate) fn without(&self, service: u16, missing: u16) -> anyhow::Result<Vec<Request>> {
+        if self.has_controller {
+            // One Pod each; the first request gives back the last Pod that was taken.
+            return Ok((0..=missing)
+                .map(|missing| Request::Pod { service, missing })
+                .collect());
+        }
+        let mut slice = self
+            .runtime
+            .block_on(self.slices.get(&cluster::slice_name(service)))?;
+        // Whatever is there is overwritten.
+        slice.metadata.resource_version = None;
+        let requests = (0..=missing).map(|missing| {
+            let gone: Vec<String> = (cluster::NEW_ENDPOINTS - missing..cluster::NEW_ENDPOINTS)
+                .map(|index| cluster::endpoint(service, index).to_string())
+                .collect();
+            let mut slice = slice.clone();
+            let endpoints = slice.endpoints.get_or_insert_default();
+            endpoints.retain(|endpoint| endpoint.addresses.iter().all(|at| !gone.contains(at)));
+            Request::Slice(Box::new(slice))
+        });
+        Ok(requests.collect())
+    }
+
+    pub(crate) fn send(&self, request: &Request, before: u16) -> anyhow::Result<()> {
+        self.runtime.block_on(self.write(request, before))
+    }
+
+    /// Sends many requests at a time, all to Services that had `before` endpoints missing.
+    pub(crate) fn send_all(&self, requests: &[&Request], before: u16) -> anyhow::Result<()> {
+        let requests = requests.iter().map(|request| self.write(request, before));
+        let answers = futures::stream::iter(requests).buffered(PARALLEL);
+        self.runtime.block_on(answers.try_collect::<Vec<_>>())?;
         Ok(())
     }
 
-    /// Writes a slice and returns what became of it.
-    pub(crate) fn replace(&self, slice: &EndpointSlice) -> anyhow::Result<EndpointSlice> {
-        self.runtime.block_on(replace(&self.slices, slice))
+    async fn write(&self, request: &Request, before: u16) -> anyhow::Result<()> {
+        match request {
+            Request::Slice(slice) => {
+                let name = slice.metadata.name.as_deref().context("no name")?;
+                let parameters = PostParams::default();
+                self.slices.replace(name, &parameters, slice).await?;
+                Ok(())
+            }
+            Request::Pod { service, missing } => {
+                let is_ready = *missing < before;
+                let index = cluster::NEW_ENDPOINTS - before.max(*missing);
+                self.set_pod(*service, index, is_ready).await
+            }
+        }
     }
 
-    /// Writes many slices at the same time, and returns what became of them.
-    pub(crate) fn replace_all(
-        &self,
-        slices: &[EndpointSlice],
-    ) -> anyhow::Result<Vec<EndpointSlice>> {
-        let requests =
-            futures::stream::iter(slices.iter().map(|slice| replace(&self.slices, slice)));
-        let results = requests.buffered(PARALLEL).collect::<Vec<_>>();
-        self.runtime.block_on(results).into_iter().collect()
+    async fn set_pod(&self, service: u16, index: u16, is_ready: bool) -> anyhow::Result<()> {
+        let status = cluster::pod_status(service, index, is_ready);
+        let name = cluster::pod_name(service, index);
+        let parameters = PatchParams::default();
+        self.pods
+            .patch_status(&name, &parameters, &Patch::Merge(&status))
+            .await?;
+        Ok(())
     }
 }
 
-async fn replace(
-    slices: &Api<EndpointSlice>,
-    slice: &EndpointSlice,
-) -> anyhow::Result<EndpointSlice> {
-    let name = slice
-        .metadata
-        .name
-        .as_deref()
-        .context("a slice has no name")?;
-    Ok(slices.replace(name, &PostParams::default(), slice).await?)
+/// A change of a Service's endpoints, made ready before its time is taken.
+pub(crate) enum Request {
+    Slice(Box<EndpointSlice>),
+    Pod { service: u16, missing: u16 },
 }
 
 fn cluster_ip(service: &Service) -> anyhow::Result<IpAddr> {

@@ -2,14 +2,10 @@
 //! The cluster that is measured, as `hack/testbed`'s loader makes it: addresses by number.
 
 use std::net::Ipv4Addr;
-use std::path::Path;
 
-use anyhow::Context as _;
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::{Value, json};
-
-use crate::Shape;
 
 /// Port of the Services, port of their endpoints.
 pub(crate) const PORT: u16 = 80;
@@ -18,86 +14,104 @@ pub(crate) const TARGET_PORT: u16 = 8080;
 /// The node whose endpoints are local: every fourth.
 pub(crate) const NODE: &str = "node-a";
 
-/// Services in one file.
-const PER_FILE: u16 = 100;
+/// Endpoints in one slice, as upstream's controller makes them.
+const PER_SLICE: u16 = 100;
+
+/// The numbers of Services that come and go; the test bed has none of them. They have ten endpoints in every cluster.
+pub(crate) const NEW: u16 = 12_000;
+pub(crate) const NEW_ENDPOINTS: u16 = 10;
+
+pub(crate) fn name(service: u16) -> String {
+    format!("svc-{service:05}")
+}
+
+pub(crate) fn slice_name(service: u16) -> String {
+    format!("svc-{service:05}-0")
+}
 
 pub(crate) fn cluster_ip(service: u16) -> Ipv4Addr {
     let [high, low] = service.to_be_bytes();
     Ipv4Addr::new(10, 97, high, low)
 }
 
-pub(crate) fn endpoint(service: u16, index: u8) -> Ipv4Addr {
-    let [high, low] = service.to_be_bytes();
-    Ipv4Addr::new(10, 128 | high, low, index)
+/// Different for all Services below 16,384 with 256 endpoints, or 4,096 with 1,024; in 10.128.0.0/10.
+pub(crate) fn endpoint(service: u16, index: u16) -> Ipv4Addr {
+    let ([high, low], [more, index]) = (service.to_be_bytes(), index.to_be_bytes());
+    Ipv4Addr::new(10, 128 | more << 4 | high, low, index)
 }
 
-pub(crate) const fn is_local(index: u8) -> bool {
+pub(crate) const fn is_local(index: u16) -> bool {
     index.is_multiple_of(4)
 }
 
-/// A Service and its slice for an API server, which chooses the address.
-pub(crate) fn objects(number: u16, endpoints: u8) -> anyhow::Result<(Service, EndpointSlice)> {
-    let mut object: Service = serde_json::from_value(service(number))?;
-    if let Some(spec) = &mut object.spec {
-        (spec.cluster_ip, spec.cluster_ips) = (None, None);
-    }
-    Ok((object, serde_json::from_value(slice(number, endpoints))?))
-}
-
-/// Writes the Services and their slices as JSON lists, as `kubectl get -o json` has them.
-pub(crate) fn write(folder: &Path, shape: Shape) -> anyhow::Result<()> {
-    std::fs::create_dir_all(folder)?;
-    let numbers: Vec<u16> = (0..shape.services).collect();
-    for (index, chunk) in numbers.chunks(PER_FILE.into()).enumerate() {
-        let items: Vec<Value> = chunk
-            .iter()
-            .flat_map(|number| [service(*number), slice(*number, shape.endpoints)])
-            .collect();
-        let list = json!({ "apiVersion": "v1", "kind": "List", "items": items });
-        let path = folder.join(format!("{index:04}.json"));
-        std::fs::write(&path, serde_json::to_string_pretty(&list)?)
-            .with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    Ok(())
-}
-
-fn service(number: u16) -> Value {
-    let address = cluster_ip(number);
-    json!({
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": { "name": format!("svc-{number:05}"), "namespace": "load" },
+/// A Service for an API server, which chooses the address. The controller makes its slices if it selects Pods.
+pub(crate) fn service(number: u16, selects_pods: bool) -> anyhow::Result<Service> {
+    let selector = selects_pods.then(|| json!({ "app": name(number) }));
+    Ok(serde_json::from_value(json!({
+        "metadata": { "name": name(number), "namespace": "load" },
         "spec": {
-            "type": "ClusterIP",
-            "clusterIP": address,
-            "clusterIPs": [address],
-            "ipFamilies": ["IPv4"],
             "ports": [{ "name": "http", "port": PORT, "targetPort": TARGET_PORT, "protocol": "TCP" }],
+            "selector": selector,
         },
-    })
+    }))?)
 }
 
-fn slice(number: u16, endpoints: u8) -> Value {
-    let endpoints: Vec<Value> = (0..endpoints)
+/// The slices of a Service, without a controller.
+pub(crate) fn slices(number: u16, endpoints: u16) -> anyhow::Result<Vec<EndpointSlice>> {
+    (0..endpoints.div_ceil(PER_SLICE))
         .map(|index| {
-            let node = if is_local(index) { NODE } else { "node-b" };
-            json!({
-                "addresses": [endpoint(number, index)],
-                "nodeName": node,
-                "conditions": { "ready": true, "serving": true, "terminating": false },
-            })
+            let first = index * PER_SLICE;
+            let of_slice: Vec<Value> = (first..endpoints.min(first + PER_SLICE))
+                .map(|index| {
+                    let node = if is_local(index) { NODE } else { "node-b" };
+                    json!({
+                        "addresses": [endpoint(number, index)],
+                        "nodeName": node,
+                        "conditions": { "ready": true, "serving": true, "terminating": false },
+                    })
+                })
+                .collect();
+            Ok(serde_json::from_value(json!({
+                "metadata": {
+                    "name": format!("{}-{index}", name(number)),
+                    "namespace": "load",
+                    "labels": { "kubernetes.io/service-name": name(number) },
+                },
+                "addressType": "IPv4",
+                "endpoints": of_slice,
+                "ports": [{ "name": "http", "port": TARGET_PORT, "protocol": "TCP" }],
+            }))?)
         })
-        .collect();
-    json!({
-        "apiVersion": "discovery.k8s.io/v1",
-        "kind": "EndpointSlice",
+        .collect()
+}
+
+pub(crate) fn pod_name(service: u16, index: u16) -> String {
+    format!("{}-{index}", name(service))
+}
+
+/// A Pod that a Service selects. Nobody runs it: its status is what somebody writes.
+pub(crate) fn pod(service: u16, index: u16) -> anyhow::Result<Pod> {
+    Ok(serde_json::from_value(json!({
         "metadata": {
-            "name": format!("svc-{number:05}-0"),
+            "name": pod_name(service, index),
             "namespace": "load",
-            "labels": { "kubernetes.io/service-name": format!("svc-{number:05}") },
+            "labels": { "app": name(service) },
         },
-        "addressType": "IPv4",
-        "endpoints": endpoints,
-        "ports": [{ "name": "http", "port": TARGET_PORT, "protocol": "TCP" }],
-    })
+        "spec": {
+            "nodeName": if is_local(index) { NODE.to_owned() } else { format!("{NODE}-remote-{}", index % 4) },
+            "containers": [{ "name": "server", "image": "none" }],
+        },
+    }))?)
+}
+
+/// What the kubelet would write.
+pub(crate) fn pod_status(service: u16, index: u16, is_ready: bool) -> Value {
+    let address = endpoint(service, index);
+    let ready = if is_ready { "True" } else { "False" };
+    json!({ "status": {
+        "phase": "Running",
+        "podIP": address,
+        "podIPs": [{ "ip": address }],
+        "conditions": [{ "type": "Ready", "status": ready }],
+    }})
 }

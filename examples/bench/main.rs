@@ -1,33 +1,38 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The part of the benchmarks under `hack/` that is no shell. It measures and prints tables.
+//! The part of `hack/bench` that is no shell. It measures, and makes tables and plots of what was measured.
 //!
-//! `manifests` writes a cluster as files, `ipvs` is what runs inside a guest kernel for `hack/bench-ipvs`, `iptables` what
-//! `hack/bench-iptables` does in network namespaces of this machine.
+//! `case` is one proxy in one mode on a fresh node, `floor` what the kernel alone needs for IPVS, `model` what the model alone
+//! needs of memory; each writes one file. `report` reads them all.
 
 mod api;
+mod case;
 mod cluster;
-mod iptables;
-mod ipvs;
+mod floor;
+mod model;
 #[path = "../../tests/common/namespace.rs"]
 #[allow(unreachable_pub, dead_code, reason = "the tests use more of it")]
 mod namespace;
+mod probe;
 mod process;
+mod report;
 mod running;
 mod sample;
+mod world;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 use kube_proxy_rs::clock::Clock;
+use serde_json::Value;
 
 /// How large the cluster is. Each Service has one TCP port.
-#[derive(Args, Clone, Copy, Debug)]
+#[derive(Args, Clone, Copy, Debug, PartialEq, Eq)]
 struct Shape {
     #[arg(long, default_value_t = 1_000)]
     services: u16,
     /// Endpoints of each Service.
     #[arg(long, default_value_t = 10)]
-    endpoints: u8,
+    endpoints: u16,
 }
 
 #[derive(Debug, Parser)]
@@ -39,33 +44,43 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Writes the objects of the cluster into a folder.
-    Manifests {
-        folder: PathBuf,
+    /// One proxy from its start to its end.
+    Case(case::Options),
+    /// Makes all kernel objects of the cluster in IPVS mode with prepared messages, and times each kind.
+    Floor {
         #[command(flatten)]
         shape: Shape,
+        /// File of the result.
+        #[arg(long)]
+        out: PathBuf,
     },
-    /// IPVS mode, in a guest kernel.
-    #[command(subcommand)]
-    Ipvs(ipvs::Command),
-    /// iptables mode, on this machine's kernel.
-    #[command(subcommand)]
-    Iptables(iptables::Command),
+    /// Fills the model with the cluster and says what memory that takes.
+    Model {
+        #[command(flatten)]
+        shape: Shape,
+        /// File of the result.
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Prints the table for a folder of results.
+    Report(report::Options),
 }
 
 fn main() -> anyhow::Result<()> {
     let clock = Clock::system();
     match Arguments::parse().command {
-        Command::Manifests { folder, shape } => cluster::write(&folder, shape),
-        Command::Ipvs(command) => ipvs::run(&clock, command),
-        Command::Iptables(command) => iptables::run(&clock, command),
+        Command::Case(options) => case::measure(&clock, &options),
+        Command::Floor { shape, out } => floor::measure(&clock, shape, &out),
+        Command::Model { shape, out } => model::measure(shape, &out),
+        Command::Report(options) => report::make(&options),
     }
 }
 
-/// Writes a result.
-fn save(path: &std::path::Path, result: &serde_json::Value) -> anyhow::Result<()> {
-    let text = serde_json::to_string_pretty(result)?;
-    std::fs::write(path, text + "\n")?;
+/// Writes a result. Its file is there when it is complete.
+fn save(path: &Path, result: &Value) -> anyhow::Result<()> {
+    let part = path.with_extension("part");
+    std::fs::write(&part, result.to_string() + "\n")?;
+    std::fs::rename(part, path)?;
     Ok(())
 }
 
@@ -78,6 +93,7 @@ fn pause(time: std::time::Duration) {
     std::thread::sleep(time);
 }
 
-fn micros(time: std::time::Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+/// Not more digits than mean something.
+fn rounded(seconds: f64) -> f64 {
+    (seconds * 1e6).round() / 1e6
 }

@@ -29,7 +29,7 @@ pub(crate) fn memory(pid: u32) -> anyhow::Result<Value> {
 }
 
 /// Processor time in seconds: the scheduler's nanoseconds where the kernel counts them, else ticks.
-pub(crate) fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
+fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
     let mut nanoseconds = 0_u64;
     let mut is_counted = false;
     for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
@@ -48,20 +48,15 @@ pub(crate) fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
     if is_counted && nanoseconds > 0 {
         return Ok(Duration::from_nanos(nanoseconds).as_secs_f64());
     }
-    ticks(pid)
-}
-
-/// Processor time of `/proc/PID/stat`, in hundredths of a second (`USER_HZ`).
-pub(crate) fn ticks(pid: u32) -> anyhow::Result<f64> {
     times(pid, 2)
 }
 
-/// The same with the programs that the process started and waited for.
+/// Processor time with that of programs that the process started and waited for.
 pub(crate) fn cpu_with_children(pid: u32) -> anyhow::Result<f64> {
-    times(pid, 4)
+    Ok(cpu_seconds(pid)? + times(pid, 4)? - times(pid, 2)?)
 }
 
-/// The sum of the first of: own user and system time, those of children.
+/// The sum of the first of: own user and system time, those of children; in hundredths of a second (`USER_HZ`).
 fn times(pid: u32, count: usize) -> anyhow::Result<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The name, which may hold blanks, ends with the last parenthesis; then comes field 3.

@@ -3,19 +3,10 @@
 
 use std::fs::File;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use anyhow::Context as _;
-use kube_proxy_rs::clock::Clock;
 
-use crate::pause;
 use crate::process::Metrics;
-
-/// Between two looks at the proxy's metrics. Its own timestamps tell when things happened.
-const LOOK: Duration = Duration::from_millis(100);
-
-/// A cold start that takes longer has failed.
-const LIMIT: Duration = Duration::from_mins(30);
 
 pub(crate) const LAST_ROUND: &str = "kubeproxy_sync_proxy_rules_last_timestamp_seconds";
 
@@ -63,26 +54,11 @@ impl Running {
             None => Ok(()),
         }
     }
+}
 
-    /// Waits until each IP family had its first successful round.
-    pub(crate) fn wait_programmed(&mut self, clock: &Clock) -> anyhow::Result<Metrics> {
-        let begin = clock.monotonic();
-        loop {
-            if let Some(metrics) = Metrics::read()
-                && metrics
-                    .series(LAST_ROUND)
-                    .filter(|(_, at)| *at > 0.0)
-                    .count()
-                    >= 2
-            {
-                return Ok(metrics);
-            }
-            self.ensure_runs()?;
-            anyhow::ensure!(
-                clock.monotonic().saturating_sub(begin) < LIMIT,
-                "not programmed after {LIMIT:?}"
-            );
-            pause(LOOK);
-        }
-    }
+/// When the last of both IP families had its first successful round, in seconds since 1970.
+pub(crate) fn programmed(metrics: &Metrics) -> Option<f64> {
+    let rounds = metrics.series(LAST_ROUND).filter(|(_, at)| *at > 0.0);
+    let times: Vec<f64> = rounds.map(|(_, at)| at).collect();
+    (times.len() >= 2).then(|| times.into_iter().fold(0.0, f64::max))
 }

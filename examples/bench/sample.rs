@@ -1,35 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Results in files, and numbers with their median and spread.
+//! Numbers with their median and spread.
 
-use std::collections::BTreeSet;
 use std::fmt;
-use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
-use serde_json::Value;
-
-/// All results of a folder, in the order of their names.
-pub(crate) fn read(folder: &Path) -> anyhow::Result<Vec<Value>> {
-    let mut paths = BTreeSet::new();
-    for entry in std::fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path
-            .extension()
-            .is_some_and(|extension| extension == "json")
-        {
-            paths.insert(path);
-        }
-    }
-    let read = |path: &PathBuf| {
-        let text = std::fs::read_to_string(path)?;
-        serde_json::from_str(&text).with_context(|| path.display().to_string())
-    };
-    paths.iter().map(read).collect()
-}
-
-/// Numbers that were measured in the same way.
+/// Numbers that were measured in the same way, sorted.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Sample(pub(crate) Vec<f64>);
+pub(crate) struct Sample(Vec<f64>);
 
 impl Sample {
     pub(crate) fn new(mut numbers: Vec<f64>) -> Self {
@@ -37,10 +13,20 @@ impl Sample {
         Self(numbers)
     }
 
-    /// The number below which a share of all others is, in percent.
-    pub(crate) fn percentile(&self, percent: usize) -> f64 {
-        let rank = (self.0.len() * percent).div_ceil(100).max(1) - 1;
-        self.0.get(rank).copied().unwrap_or(f64::NAN)
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(crate) fn min(&self) -> f64 {
+        self.0.first().copied().unwrap_or(f64::NAN)
+    }
+
+    pub(crate) fn max(&self) -> f64 {
+        self.0.last().copied().unwrap_or(f64::NAN)
     }
 
     pub(crate) fn median(&self) -> f64 {
@@ -51,22 +37,43 @@ impl Sample {
             _ => f64::NAN,
         }
     }
-
-    pub(crate) fn scaled(&self, factor: f64) -> Self {
-        Self(self.0.iter().map(|number| number * factor).collect())
-    }
 }
 
 impl fmt::Display for Sample {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Some(min), Some(max)) = (self.0.first(), self.0.last()) else {
-            return f.write_str("-");
-        };
-        let median = self.median();
-        write!(
-            f,
-            "{median:>9.2}  [{min:.2} .. {max:.2}]  n={}",
-            self.0.len()
-        )
+        f.write_str(&short(self.median()))?;
+        if self.count() > 1 {
+            let (min, max) = (short(self.min()), short(self.max()));
+            write!(f, " ({min}..{max}, n={})", self.count())?;
+        }
+        Ok(())
+    }
+}
+
+/// Three digits that count, more only before the point.
+pub(crate) fn short(number: f64) -> String {
+    if number.is_nan() {
+        return "-".to_owned();
+    }
+    let digits = match number.abs() {
+        size if size.fract() < 1e-9 => 0,
+        size if size < 0.1 => 3,
+        size if size < 10.0 => 2,
+        size if size < 100.0 => 1,
+        _ => 0,
+    };
+    format!("{number:.digits$}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sample_says_its_median_and_spread() {
+        let sample = Sample::new(vec![3.0, 1.0, 10.0, 2.0]);
+        assert_eq!(sample.to_string(), "2.50 (1..10, n=4)");
+        assert_eq!(Sample::new(vec![0.012]).to_string(), "0.012");
+        assert_eq!(Sample::default().to_string(), "-");
     }
 }

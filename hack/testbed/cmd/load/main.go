@@ -58,6 +58,7 @@ func run(ctx context.Context) error {
 	flag.StringVar(&s.nodeAddress, "node-address", "192.0.2.10", "internal address of the node")
 	flag.StringVar(&s.serviceType, "type", "ClusterIP", "type of the services")
 	flag.BoolVar(&s.ipv6, "ipv6", false, "IPv6 services and endpoints")
+	flag.BoolVar(&s.pods, "pods", false, "fill makes Pods with a patched status; slices come from the EndpointSlice controller")
 	flag.Parse()
 	args := flag.Args()
 	if len(args) == 0 {

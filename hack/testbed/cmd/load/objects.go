@@ -27,7 +27,7 @@ const endpointsPerSlice = 100
 type shape struct {
 	namespace, node, nodeAddress, serviceType string
 	services, endpoints, clients              int
-	ipv6                                      bool
+	ipv6, pods                                bool
 }
 
 // loader creates, changes and deletes the objects of one shape.
@@ -49,8 +49,24 @@ func (l *loader) fill(ctx context.Context) error {
 	if err != nil && !apierrors.IsAlreadyExists(err) {
 		return err
 	}
+	if l.pods {
+		// The controller leaves out Pods of nodes that do not exist.
+		node := l.node
+		for index := 1; index < 4; index++ {
+			l.node = remoteNode(node, index)
+			if err := l.createNode(ctx); err != nil {
+				return err
+			}
+		}
+		l.node = node
+	}
 	if err := l.each(ctx, l.addService); err != nil {
 		return err
+	}
+	if l.pods {
+		if err := l.waitForSlices(ctx); err != nil {
+			return err
+		}
 	}
 	fmt.Fprintf(os.Stderr, "load: %d services with %d endpoints each in %.1f s\n",
 		l.services, l.endpoints, time.Since(start).Seconds())
@@ -137,7 +153,15 @@ func (l *loader) addService(ctx context.Context, number int) error {
 			}},
 		},
 	}
-	if _, err := l.client.CoreV1().Services(l.namespace).Create(ctx, service, metav1.CreateOptions{}); err != nil {
+	if l.pods {
+		service.Spec.Selector = map[string]string{"app": service.Name}
+		for index := range l.endpoints {
+			if err := l.addPod(ctx, number, index); err != nil {
+				return err
+			}
+		}
+	}
+	if _, err := l.client.CoreV1().Services(l.namespace).Create(ctx, service, metav1.CreateOptions{}); err != nil || l.pods {
 		return err
 	}
 	for first := 0; first == 0 || first < l.endpoints; first += endpointsPerSlice {
@@ -151,6 +175,60 @@ func (l *loader) addService(ctx context.Context, number int) error {
 		}
 	}
 	return nil
+}
+
+// addPod creates a Pod that nobody runs, and writes the status that its kubelet would.
+func (l *loader) addPod(ctx context.Context, number, index int) error {
+	endpoint, err := l.endpoint(number, index)
+	if err != nil {
+		return err
+	}
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{
+			Name:      fmt.Sprintf("%s-%d", l.serviceName(number), index),
+			Namespace: l.namespace,
+			Labels:    map[string]string{"app": l.serviceName(number)},
+		},
+		Spec: corev1.PodSpec{
+			NodeName:   *endpoint.NodeName,
+			Containers: []corev1.Container{{Name: "server", Image: "none"}},
+		},
+	}
+	pods := l.client.CoreV1().Pods(l.namespace)
+	created, err := pods.Create(ctx, pod, metav1.CreateOptions{})
+	if err != nil {
+		return err
+	}
+	created.Status = corev1.PodStatus{
+		Phase:      corev1.PodRunning,
+		PodIP:      endpoint.Addresses[0],
+		PodIPs:     []corev1.PodIP{{IP: endpoint.Addresses[0]}},
+		Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}},
+	}
+	_, err = pods.UpdateStatus(ctx, created, metav1.UpdateOptions{})
+	return err
+}
+
+// waitForSlices waits until the controller has put every Pod into a slice.
+func (l *loader) waitForSlices(ctx context.Context) error {
+	for {
+		slices, err := l.client.DiscoveryV1().EndpointSlices(l.namespace).List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		found := 0
+		for _, slice := range slices.Items {
+			found += len(slice.Endpoints)
+		}
+		if found >= l.services*l.endpoints {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%d of %d endpoints are in slices: %w", found, l.services*l.endpoints, ctx.Err())
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
 }
 
 // deleteService deletes the slices first: no controller does it for us.
@@ -235,18 +313,19 @@ func (l *loader) slice(number, first, end int) (*discoveryv1.EndpointSlice, erro
 	return slice, nil
 }
 
-// endpoint has an address that no other endpoint has: 256 of each service, out of 10.128.0.0/9 or fd00:128::/64.
+// endpoint has an address that no other endpoint has, out of 10.128.0.0/9 or fd00:128::/64: 256 of each service,
+// or 1,024 of each of the first 4,096.
 func (l *loader) endpoint(number, index int) (discoveryv1.Endpoint, error) {
-	if number >= 1<<15 || index >= 1<<8 {
+	if number >= 1<<15 || index >= 1<<10 || (number >= 1<<12 && index >= 1<<8) {
 		return discoveryv1.Endpoint{}, fmt.Errorf("no address for endpoint %d of service %d", index, number)
 	}
-	address := netip.AddrFrom4([4]byte{10, 128 | byte(number>>8), byte(number), byte(index)})
+	address := netip.AddrFrom4([4]byte{10, 128 | byte(index>>8<<4) | byte(number>>8), byte(number), byte(index)})
 	if l.ipv6 {
-		address = netip.AddrFrom16([16]byte{0: 0xfd, 2: 0x01, 3: 0x28, 13: byte(number >> 8), 14: byte(number), 15: byte(index)})
+		address = netip.AddrFrom16([16]byte{0: 0xfd, 2: 0x01, 3: 0x28, 12: byte(index >> 8), 13: byte(number >> 8), 14: byte(number), 15: byte(index)})
 	}
 	node := l.node
 	if index%4 != 0 {
-		node = fmt.Sprintf("%s-remote-%d", l.node, index%4)
+		node = remoteNode(l.node, index%4)
 	}
 	yes, no := true, false
 	return discoveryv1.Endpoint{
@@ -255,3 +334,6 @@ func (l *loader) endpoint(number, index int) (discoveryv1.Endpoint, error) {
 		Conditions: discoveryv1.EndpointConditions{Ready: &yes, Serving: &yes, Terminating: &no},
 	}, nil
 }
+
+// remoteNode names a node that is not ours.
+func remoteNode(node string, index int) string { return fmt.Sprintf("%s-remote-%d", node, index) }

@@ -11,8 +11,8 @@ use std::time::Duration;
 use kube_proxy_rs::clock::Clock;
 use socket2::{Domain, SockRef, Socket, Type};
 
-use super::world::World;
 use crate::namespace::Namespace;
+use crate::world::World;
 use crate::{cluster, pause};
 
 /// Connections that nobody answers are given up after this time.
@@ -21,22 +21,19 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// Between two connections. What is looked for is known with about this precision.
 const LOOK: Duration = Duration::from_micros(300);
 
-/// A proxy that needs longer has failed.
-const LIMIT: Duration = Duration::from_mins(2);
-
 /// An endpoint that answers this many connections in a row not at all, although it would have its tenth part of them, is
 /// out: the chance that it is not is 1 in 300,000.
 const ABSENT: u32 = 120;
 
 /// The pods: each answers with its own address. They end with this.
-pub(super) struct Pods<'a> {
+pub(crate) struct Pods<'a> {
     world: &'a World,
     is_over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl<'a> Pods<'a> {
-    pub(super) fn new(world: &'a World) -> anyhow::Result<Self> {
+    pub(crate) fn new(world: &'a World) -> anyhow::Result<Self> {
         let all = SocketAddr::from((Ipv4Addr::UNSPECIFIED, cluster::TARGET_PORT));
         let listener = world.pods.enter(|| TcpListener::bind(all))??;
         let is_over = Arc::new(AtomicBool::new(false));
@@ -83,11 +80,18 @@ fn ask(to: SocketAddr) -> std::io::Result<Ipv4Addr> {
 }
 
 /// Looks from a network namespace, on a thread of its own.
-pub(super) struct Probe<'a> {
-    pub(super) clock: &'a Clock,
-    pub(super) from: &'a Namespace,
-    pub(super) service: IpAddr,
+pub(crate) struct Probe<'a> {
+    pub(crate) clock: &'a Clock,
+    pub(crate) from: &'a Namespace,
+    pub(crate) service: IpAddr,
+    /// When it gives up, on the clock.
+    pub(crate) deadline: Duration,
 }
+
+/// What was looked for did not come in time.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct TooLate(pub(crate) String);
 
 impl Probe<'_> {
     fn to(&self) -> SocketAddr {
@@ -95,7 +99,7 @@ impl Probe<'_> {
     }
 
     /// Does `change`, and says when (on the clock) the first connection was answered from then on.
-    pub(super) fn until_answered(
+    pub(crate) fn until_answered(
         &self,
         change: impl FnOnce() -> anyhow::Result<()>,
     ) -> anyhow::Result<Duration> {
@@ -103,7 +107,7 @@ impl Probe<'_> {
     }
 
     /// Does `change`, and says when the first connection began that was not answered.
-    pub(super) fn until_refused(
+    pub(crate) fn until_refused(
         &self,
         change: impl FnOnce() -> anyhow::Result<()>,
     ) -> anyhow::Result<Duration> {
@@ -116,7 +120,6 @@ impl Probe<'_> {
         is_it: fn(&std::io::Result<Ipv4Addr>) -> bool,
     ) -> anyhow::Result<Duration> {
         self.beside(change, |give_up| {
-            let start = self.clock.monotonic();
             loop {
                 let begin = self.clock.monotonic();
                 let result = ask(self.to());
@@ -124,18 +127,17 @@ impl Probe<'_> {
                     let now = self.clock.monotonic();
                     return Ok(if result.is_ok() { now } else { begin });
                 }
-                anyhow::ensure!(
-                    now_is_in_time(self.clock, start) && !give_up.load(Ordering::Relaxed),
-                    "{} did not change, last: {result:?}",
-                    self.to()
-                );
+                if begin > self.deadline || give_up.load(Ordering::Relaxed) {
+                    let to = self.to();
+                    return Err(TooLate(format!("{to} did not change: {result:?}")).into());
+                }
                 pause(LOOK);
             }
         })
     }
 
     /// Does `change`, and says when the last connection was that `endpoint` answered.
-    pub(super) fn until_gone(
+    pub(crate) fn until_gone(
         &self,
         endpoint: Ipv4Addr,
         change: impl FnOnce() -> anyhow::Result<()>,
@@ -146,8 +148,7 @@ impl Probe<'_> {
             change()
         };
         self.beside(change, |give_up| {
-            let start = self.clock.monotonic();
-            let mut last = start;
+            let mut last = self.clock.monotonic();
             let mut others = 0;
             while others < ABSENT {
                 if ask(self.to())? == endpoint {
@@ -156,10 +157,9 @@ impl Probe<'_> {
                 } else if begun.load(Ordering::Acquire) {
                     others += 1;
                 }
-                anyhow::ensure!(
-                    now_is_in_time(self.clock, start) && !give_up.load(Ordering::Relaxed),
-                    "{endpoint} still answers"
-                );
+                if self.clock.monotonic() > self.deadline || give_up.load(Ordering::Relaxed) {
+                    return Err(TooLate(format!("{endpoint} still answers")).into());
+                }
                 pause(LOOK);
             }
             Ok(last)
@@ -186,12 +186,8 @@ impl Probe<'_> {
     }
 }
 
-fn now_is_in_time(clock: &Clock, start: Duration) -> bool {
-    clock.monotonic().saturating_sub(start) < LIMIT
-}
-
 /// A TCP socket of this thread's namespace that leaves nothing behind when it is closed.
-pub(super) fn socket(address: Ipv4Addr) -> anyhow::Result<Socket> {
+pub(crate) fn socket(address: Ipv4Addr) -> anyhow::Result<Socket> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.set_linger(Some(Duration::ZERO))?;
     if !address.is_unspecified() {

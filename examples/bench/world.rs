@@ -15,17 +15,20 @@ use anyhow::Context as _;
 use crate::namespace::Namespace;
 
 /// What a node's pods and clients have.
-pub(super) const CLUSTER_CIDR: &str = "10.128.0.0/9";
+pub(crate) const CLUSTER_CIDR: &str = "10.128.0.0/9";
+
+/// A guest's own address in the bridge. Nodes have 101 and up.
+const GUEST: u8 = 99;
 
 /// Which iptables plain `iptables` is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Backend {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Backend {
     Legacy,
     Nft,
 }
 
 impl Backend {
-    pub(super) const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Legacy => "legacy",
             Self::Nft => "nft",
@@ -34,9 +37,9 @@ impl Backend {
 }
 
 /// See the module.
-pub(super) struct World {
+pub(crate) struct World {
     host: Namespace,
-    pub(super) pods: Namespace,
+    pub(crate) pods: Namespace,
     bridge: String,
     net4: String,
     nodes: AtomicU8,
@@ -45,20 +48,30 @@ pub(super) struct World {
 }
 
 /// A node with its client.
-pub(super) struct Node {
+pub(crate) struct Node {
     number: u8,
-    pub(super) namespace: Namespace,
-    pub(super) client: Namespace,
+    pub(crate) namespace: Namespace,
+    pub(crate) client: Namespace,
 }
 
 impl Node {
-    pub(super) fn client_address(&self) -> Ipv4Addr {
+    pub(crate) fn client_address(&self) -> Ipv4Addr {
         Ipv4Addr::new(10, 255, self.number, 2)
     }
 }
 
 impl World {
-    pub(super) fn new(bridge: &str, net4: &str) -> anyhow::Result<Self> {
+    /// `uplink` is a device that leads to the test bed's bridge, of a guest that has no other way there.
+    pub(crate) fn new(bridge: &str, net4: &str, uplink: Option<&str>) -> anyhow::Result<Self> {
+        let host = Namespace::current()?;
+        if let Some(uplink) = uplink {
+            host.ip(&format!(
+                "link add {bridge} type bridge\n\
+                 link set {uplink} master {bridge} up\n\
+                 address add {net4}.{GUEST}/24 dev {bridge}\n\
+                 link set {bridge} up\n"
+            ))?;
+        }
         let pods = Namespace::new()?;
         // Every address of a pod answers; so do those of Services, whose port 80 nobody listens on: what a proxy does
         // not translate is refused.
@@ -75,9 +88,15 @@ impl World {
                     std::os::unix::fs::symlink(target, programs.join(format!("{family}{what}")))?;
                 }
             }
+            for tool in ["ipset", "modprobe", "conntrack"] {
+                // kube-proxy's IPVS mode needs them.
+                if let Ok(target) = find(tool) {
+                    std::os::unix::fs::symlink(target, programs.join(tool))?;
+                }
+            }
         }
         Ok(Self {
-            host: Namespace::current()?,
+            host,
             pods,
             bridge: bridge.to_owned(),
             net4: net4.to_owned(),
@@ -88,7 +107,7 @@ impl World {
 
     /// The environment of programs that use a backend, and only that: its iptables are all that is in the path, and
     /// its lock is nobody else's.
-    pub(super) fn environment(&self, backend: Backend) -> [(&'static str, String); 2] {
+    pub(crate) fn environment(&self, backend: Backend) -> [(&'static str, String); 2] {
         let path = |name: &str| self.folder.path().join(name).display().to_string();
         [
             ("PATH", path(backend.as_str())),
@@ -97,7 +116,7 @@ impl World {
     }
 
     /// A new node.
-    pub(super) fn node(&self, name: &str) -> anyhow::Result<Node> {
+    pub(crate) fn node(&self, name: &str) -> anyhow::Result<Node> {
         let number = self.nodes.fetch_add(1, Ordering::Relaxed) + 1;
         let (namespace, client) = (Namespace::new()?, Namespace::new()?);
         let here = namespace.path();
@@ -145,7 +164,7 @@ impl World {
 }
 
 /// Where a program is.
-pub(super) fn find(program: &str) -> anyhow::Result<PathBuf> {
+pub(crate) fn find(program: &str) -> anyhow::Result<PathBuf> {
     let path = std::env::var_os("PATH").context("no PATH")?;
     std::env::split_paths(&path)
         .chain(["/usr/sbin".into(), "/sbin".into()])

@@ -28,7 +28,6 @@ use kube_proxy_rs::plan::set::{SetId, SetType};
 use kube_proxy_rs::plan::{Context, IptablesContext, KernelVersion, rules};
 use serde_json::{Value, json};
 
-use super::kernel;
 use crate::{Shape, cluster, save};
 
 const TCP: u8 = 6;
@@ -114,7 +113,6 @@ pub(crate) fn measure(clock: &Clock, shape: Shape, out: &Path) -> anyhow::Result
         "seconds": total.as_secs_f64(),
         "serversSeconds": servers.as_secs_f64(),
         "phases": phases,
-        "kernel": kernel::count()?.to_json(),
     });
     save(out, &result)
 }

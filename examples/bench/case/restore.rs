@@ -9,9 +9,9 @@ use std::time::Duration;
 use kube_proxy_rs::clock::Clock;
 use serde_json::{Value, json};
 
-use super::Who;
-use super::world::{Node, World, find};
 use crate::namespace::{Namespace, command};
+use crate::rounded;
+use crate::world::{Backend, Node, World, find};
 
 const REPETITIONS: usize = 5;
 
@@ -19,12 +19,7 @@ const REPETITIONS: usize = 5;
 const SMALL: &str = "*nat\n:KPR-BENCH - [0:0]\n-A KPR-BENCH -j RETURN\nCOMMIT\n";
 const GONE: &str = "*nat\n:KPR-BENCH - [0:0]\n-X KPR-BENCH\nCOMMIT\n";
 
-pub(super) fn measure(
-    clock: &Clock,
-    world: &World,
-    node: &Node,
-    who: Who,
-) -> anyhow::Result<Value> {
+pub(super) fn measure(clock: &Clock, world: &World, node: &Node) -> anyhow::Result<Value> {
     let folder = tempfile::tempdir()?;
     let file = |name: &str, text: &str| -> anyhow::Result<std::path::PathBuf> {
         let path = folder.path().join(name);
@@ -41,13 +36,13 @@ pub(super) fn measure(
     let (mut full, mut partial) = (Vec::new(), Vec::new());
     for _ in 0..REPETITIONS {
         let fresh = Namespace::new()?;
-        full.push(restore(clock, world, &fresh, &all)?.as_secs_f64());
-        partial.push(restore(clock, world, &node.namespace, &small)?.as_secs_f64());
+        full.push(rounded(restore(clock, world, &fresh, &all)?.as_secs_f64()));
+        partial.push(rounded(
+            restore(clock, world, &node.namespace, &small)?.as_secs_f64(),
+        ));
         restore(clock, world, &node.namespace, &gone)?;
     }
     Ok(json!({
-        "kind": "floor",
-        "label": who.label(),
         "fullSeconds": full,
         "partialSeconds": partial,
     }))
@@ -62,7 +57,7 @@ fn restore(
     let mut restore = command(find("iptables-legacy-restore")?);
     restore
         .args(["-w", "5", "--noflush"])
-        .envs(world.environment(super::Backend::Legacy))
+        .envs(world.environment(Backend::Legacy))
         .stdin(File::open(batch)?)
         .stdout(Stdio::null());
     let begin = clock.monotonic();

@@ -1,0 +1,551 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One proxy in one mode from its start to its end, on a fresh node.
+//!
+//! One process does it all, because its open files keep the network namespaces: they are gone when it ends.
+
+mod first_packet;
+mod kernel;
+mod latency;
+mod restore;
+mod trace;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{Args, ValueEnum};
+use kube_proxy_rs::clock::Clock;
+use serde_json::{Map, Value, json};
+
+use crate::api::Writer;
+use crate::probe::{Pods, Probe, TooLate};
+use crate::process::{self, Metrics};
+use crate::running::{Running, programmed};
+use crate::world::{Backend, CLUSTER_CIDR, Node, World, find};
+use crate::{Shape, cluster, pause, rounded, save};
+
+/// The proxy is left alone for so long before a change, which is more than its minimum pause.
+const QUIET: Duration = Duration::from_millis(1_500);
+
+/// A proxy without a round for this time, and for twice as long as its rounds take, has done what it had to do.
+const SETTLED: Duration = Duration::from_secs(3);
+
+/// Between two looks at the proxy's metrics. Its own timestamps tell when things happened.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Services whose endpoints change one by one.
+const TARGETS: u16 = 10;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Mode {
+    Ipvs,
+    Iptables,
+}
+
+impl Mode {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ipvs => "ipvs",
+            Self::Iptables => "iptables",
+        }
+    }
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Options {
+    /// What the API server has already.
+    #[command(flatten)]
+    shape: Shape,
+    /// The EndpointSlice controller makes the slices, from Pods.
+    #[arg(long)]
+    controller: bool,
+    #[arg(long)]
+    mode: Mode,
+    #[arg(long, default_value = "legacy")]
+    backend: Backend,
+    /// Whose proxy, for the table.
+    #[arg(long)]
+    who: String,
+    #[arg(long)]
+    program: PathBuf,
+    /// Folder of a test bed (`hack/testbed/up`).
+    #[arg(long)]
+    testbed: PathBuf,
+    #[arg(long)]
+    bridge: String,
+    /// The first three bytes of addresses in the bridge.
+    #[arg(long)]
+    net4: String,
+    /// In a guest: the device that leads to the bridge, which is made here then.
+    #[arg(long)]
+    uplink: Option<String>,
+    /// File of the result; the proxy's log goes beside it.
+    #[arg(long)]
+    out: PathBuf,
+    /// The case ends after this time. What it did not come to by then is missing.
+    #[arg(long, default_value_t = 900)]
+    limit: u64,
+    /// Endpoints that go or come.
+    #[arg(long, default_value_t = 0)]
+    endpoint_changes: u16,
+    /// Services that come and go.
+    #[arg(long, default_value_t = 0)]
+    service_changes: u16,
+    /// Changes of a burst.
+    #[arg(long, default_value_t = 0)]
+    burst: u16,
+    /// How long an idle proxy is watched.
+    #[arg(long, default_value_t = 0)]
+    idle: u64,
+    /// First connections that are measured for each row.
+    #[arg(long, default_value_t = 0)]
+    connections: u16,
+    /// Times of `iptables-restore` alone, with the rules of the proxy.
+    #[arg(long)]
+    restore: bool,
+    /// Runs the proxy under strace and counts what it asks the kernel for. Times mean nothing then.
+    #[arg(long)]
+    trace: bool,
+}
+
+pub(crate) fn measure(clock: &Clock, options: &Options) -> anyhow::Result<()> {
+    let world = World::new(&options.bridge, &options.net4, options.uplink.as_deref())?;
+    let writer = Writer::new(
+        &options.testbed.join("admin.kubeconfig"),
+        options.controller,
+    )?;
+    // A case that was ended early leaves Services behind.
+    writer.clear()?;
+    let node = world.node("node")?;
+    let case = Case {
+        clock,
+        options,
+        world: &world,
+        node: &node,
+        writer: &writer,
+        deadline: clock.monotonic() + Duration::from_secs(options.limit),
+    };
+    let mut result = Map::new();
+    for (key, value) in [
+        ("kind", json!(if options.trace { "trace" } else { "case" })),
+        ("who", json!(options.who)),
+        ("mode", json!(options.mode.as_str())),
+        ("backend", json!(options.backend.as_str())),
+        ("services", json!(options.shape.services)),
+        ("endpoints", json!(options.shape.endpoints)),
+        ("controller", json!(options.controller)),
+    ] {
+        result.insert(key.to_owned(), value);
+    }
+    let mut sections = Vec::new();
+    if let Err(error) = case.all(&mut result, &mut sections) {
+        // What came too late is a result as well.
+        let Some(late) = error.downcast_ref::<TooLate>() else {
+            return Err(error);
+        };
+        let ended = json!({ "limitSeconds": options.limit, "what": late.to_string() });
+        result.insert("ended".to_owned(), ended);
+    }
+    if options.trace {
+        let trace = trace_file(options);
+        for (name, counts) in trace::count(&trace, &sections)? {
+            result.insert(format!("{name}Calls"), counts);
+        }
+        std::fs::remove_file(trace)?;
+    }
+    save(&options.out, &Value::Object(result))
+}
+
+/// Where strace writes to.
+fn trace_file(options: &Options) -> PathBuf {
+    options.out.with_extension("strace")
+}
+
+struct Case<'a> {
+    clock: &'a Clock,
+    options: &'a Options,
+    world: &'a World,
+    node: &'a Node,
+    writer: &'a Writer,
+    /// On the clock.
+    deadline: Duration,
+}
+
+/// A proxy's counters at one time.
+struct Snapshot {
+    at: Duration,
+    wall: f64,
+    work: BTreeMap<&'static str, f64>,
+    cpu: f64,
+    forks: u64,
+}
+
+impl Case<'_> {
+    fn all(
+        &self,
+        result: &mut Map<String, Value>,
+        sections: &mut Vec<(String, f64, f64)>,
+    ) -> anyhow::Result<()> {
+        let pods = Pods::new(self.world)?;
+        let log = File::create(self.options.out.with_extension("log"))?;
+        let mut proxy = self.cold(&log, result, sections)?;
+        let pid = proxy.pid();
+        let mut section =
+            |name: &str,
+             is_wanted: bool,
+             f: &mut dyn FnMut(&mut Map<String, Value>) -> anyhow::Result<()>| {
+                if !is_wanted {
+                    return Ok(());
+                }
+                proxy.ensure_runs()?;
+                let before = self.snapshot(pid)?;
+                let mut values = Map::new();
+                // Incomplete ones are kept.
+                let done = f(&mut values);
+                if let Ok(after) = self.snapshot(pid) {
+                    self.add_difference(&mut values, &before, &after);
+                    sections.push((name.to_owned(), before.wall, after.wall));
+                    values.insert("memory".to_owned(), process::memory(pid)?);
+                }
+                result.insert(name.to_owned(), Value::Object(values));
+                done
+            };
+        section("endpoint", self.options.endpoint_changes > 0, &mut |at| {
+            self.endpoints(at)
+        })?;
+        section("service", self.options.service_changes > 0, &mut |at| {
+            self.services(at)
+        })?;
+        section("burst", self.options.burst > 0, &mut |at| {
+            self.burst(at, pid)
+        })?;
+        section("idle", self.options.idle > 0, &mut |_at| {
+            pause(Duration::from_secs(self.options.idle));
+            Ok(())
+        })?;
+        drop(pods);
+        if self.options.connections > 0 {
+            let bare = self.world.node("bare")?;
+            let last = self.writer.cluster_ip(self.options.shape.services - 1)?;
+            let rows = first_packet::measure(
+                self.clock,
+                self.world,
+                &bare,
+                self.node,
+                last,
+                self.options.connections,
+            )?;
+            result.insert("firstPacket".to_owned(), rows);
+        }
+        drop(proxy);
+        if self.options.restore {
+            let times = restore::measure(self.clock, self.world, self.node)?;
+            result.insert("restore".to_owned(), times);
+        }
+        Ok(())
+    }
+
+    /// Starts the proxy and waits until all is programmed.
+    fn cold(
+        &self,
+        log: &File,
+        result: &mut Map<String, Value>,
+        sections: &mut Vec<(String, f64, f64)>,
+    ) -> anyhow::Result<Running> {
+        let last = self.writer.cluster_ip(self.options.shape.services - 1)?;
+        let forks = process::forks()?;
+        let (begin, wall) = (self.clock.monotonic(), self.wall());
+        let mut proxy = None;
+        let answered = self.probe(last).until_answered(|| {
+            proxy = Some(self.start(log)?);
+            Ok(())
+        });
+        let mut proxy = proxy.context("no proxy")?;
+        proxy.ensure_runs()?;
+        let pid = proxy.pid();
+        let mut cold = Map::new();
+        cold.insert("memory".to_owned(), process::memory(pid)?);
+        let answered = answered
+            .inspect_err(|_| drop(result.insert("cold".to_owned(), Value::Object(cold.clone()))))?;
+        let answered = rounded(answered.saturating_sub(begin).as_secs_f64());
+        cold.insert("lastServiceAnswersSeconds".to_owned(), json!(answered));
+        result.insert("cold".to_owned(), Value::Object(cold.clone()));
+
+        let programmed = loop {
+            let metrics = self.inside(Metrics::read)?;
+            if let Some(at) = metrics.as_ref().and_then(programmed) {
+                break at - wall;
+            }
+            proxy.ensure_runs()?;
+            self.ensure_in_time("the first round is not over")?;
+            pause(LOOK);
+        };
+        let cpu = process::cpu_with_children(pid)?;
+        cold.insert("seconds".to_owned(), json!(rounded(programmed)));
+        cold.insert("cpuSeconds".to_owned(), json!(rounded(cpu)));
+        cold.insert("forks".to_owned(), json!(process::forks()? - forks));
+        let metrics = self.inside(Metrics::read)?.context("no metrics")?;
+        let work = process::difference(&BTreeMap::new(), &metrics.work());
+        cold.insert("work".to_owned(), work);
+        self.settle()?;
+        sections.push(("cold".to_owned(), wall, self.wall()));
+        cold.insert("memory".to_owned(), process::memory(pid)?);
+        let kernel = self.inside(|| kernel::count(self.options.backend))??;
+        cold.insert("kernel".to_owned(), kernel);
+        result.insert("cold".to_owned(), Value::Object(cold));
+        Ok(proxy)
+    }
+
+    fn start(&self, log: &File) -> anyhow::Result<Running> {
+        let options = self.options;
+        let kubeconfig = options.testbed.join("proxy.kubeconfig");
+        // The proxy ends with us, however we end.
+        let mut command = vec![
+            find("setpriv")?.display().to_string(),
+            "--pdeathsig=KILL".to_owned(),
+        ];
+        if options.trace {
+            // -D: the proxy stays our child.
+            command.push(find("strace")?.display().to_string());
+            let flags = "-D -f -ttt -yy -qq -s 0 -o".split(' ');
+            command.extend(flags.map(str::to_owned));
+            command.push(trace_file(options).display().to_string());
+        }
+        command.extend([
+            options.program.display().to_string(),
+            format!("--proxy-mode={}", options.mode.as_str()),
+            format!("--kubeconfig={}", kubeconfig.display()),
+            format!("--hostname-override={}", cluster::NODE),
+            format!("--cluster-cidr={CLUSTER_CIDR}"),
+            // Settings of the whole machine, which a namespace cannot change.
+            "--conntrack-max-per-core=0".to_owned(),
+            "--conntrack-tcp-timeout-established=0".to_owned(),
+            "--conntrack-tcp-timeout-close-wait=0".to_owned(),
+        ]);
+        let environment = self.world.environment(options.backend);
+        self.inside(|| Running::start(&command, &environment, log))?
+    }
+
+    /// One endpoint goes or comes, until the kernel has it.
+    fn endpoints(&self, at: &mut Map<String, Value>) -> anyhow::Result<()> {
+        let count = self.options.endpoint_changes;
+        let mut results = Vec::new();
+        let targets = latency::targets(self.writer, TARGETS.min(count.div_ceil(2)))?;
+        let measured = self.settle().and_then(|()| match self.options.mode {
+            Mode::Ipvs => self.inside(|| {
+                latency::measure(
+                    self.clock,
+                    self.writer,
+                    &targets,
+                    count,
+                    self.deadline,
+                    &mut results,
+                )
+            })?,
+            Mode::Iptables => self.endpoints_by_packets(&targets, count, &mut results),
+        });
+        at.insert("changes".to_owned(), json!(results));
+        for target in &targets {
+            self.writer.delete_service(target.service)?;
+        }
+        measured?;
+        self.settle()
+    }
+
+    /// Rules cannot be looked at quickly: the last connection to the endpoint tells.
+    fn endpoints_by_packets(
+        &self,
+        targets: &[latency::Target],
+        count: u16,
+        results: &mut Vec<Value>,
+    ) -> anyhow::Result<()> {
+        for (_, target) in (0..count).zip(targets.iter().cycle()) {
+            let requests = self.writer.without(target.service, 1)?;
+            let [with, without] = &requests[..] else {
+                anyhow::bail!("two requests expected");
+            };
+            let victim = cluster::endpoint(target.service, cluster::NEW_ENDPOINTS - 1);
+            pause(QUIET);
+            let mut begin = Duration::ZERO;
+            let gone = self.probe(target.address).until_gone(victim, || {
+                begin = self.clock.monotonic();
+                self.writer.send(without, 0)
+            })?;
+            let took = rounded(gone.saturating_sub(begin).as_secs_f64());
+            results.push(json!({ "added": false, "seconds": took }));
+            self.writer.send(with, 1)?;
+            self.settle()?;
+        }
+        Ok(())
+    }
+
+    /// A Service comes, until the first connection to it is answered, and goes, until one is refused.
+    fn services(&self, at: &mut Map<String, Value>) -> anyhow::Result<()> {
+        let mut results = Vec::new();
+        let measured = (0..self.options.service_changes)
+            .try_for_each(|index| self.service(cluster::NEW + index, &mut results));
+        at.insert("changes".to_owned(), json!(results));
+        measured
+    }
+
+    fn service(&self, number: u16, results: &mut Vec<Value>) -> anyhow::Result<()> {
+        let since = |begin: Duration, at: Duration| rounded(at.saturating_sub(begin).as_secs_f64());
+        self.writer.prepare_service(number)?;
+        self.settle_quickly()?;
+        let begin = self.clock.monotonic();
+        let probe = self.probe(self.writer.create_service(number)?);
+        let answered = probe.until_answered(|| self.writer.create_endpoints(number))?;
+
+        self.settle_quickly()?;
+        let mut deletion = Duration::ZERO;
+        let refused = probe.until_refused(|| {
+            deletion = self.clock.monotonic();
+            self.writer.delete_service(number)
+        })?;
+        results.push(json!({
+            "newSeconds": since(begin, answered),
+            "removedSeconds": since(deletion, refused),
+        }));
+        Ok(())
+    }
+
+    /// Endpoints of many Services go and come back.
+    fn burst(&self, at: &mut Map<String, Value>, pid: u32) -> anyhow::Result<()> {
+        let half = self.options.burst / 2;
+        let services = half.min(self.options.shape.services).max(1);
+        let depth = (half / services).clamp(1, cluster::NEW_ENDPOINTS - 1);
+        let requests = (0..services)
+            .map(|service| self.writer.without(service, depth))
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        // What was written last is what a new Service comes behind.
+        let last = cluster::NEW + 1_000;
+        self.writer.prepare_service(last)?;
+        self.settle()?;
+        let (begin, cpu) = (self.clock.monotonic(), process::cpu_with_children(pid)?);
+        for missing in (1..=depth).chain((0..depth).rev()) {
+            let round: Vec<_> = requests
+                .iter()
+                .filter_map(|of| of.get(usize::from(missing)))
+                .collect();
+            // On the way down one fewer is missing before, on the way up one more.
+            let before = if at.contains_key("turned") || missing == 0 {
+                missing + 1
+            } else {
+                missing - 1
+            };
+            self.writer.send_all(&round, before)?;
+            if missing == depth {
+                at.insert("turned".to_owned(), json!(true));
+            }
+        }
+        at.remove("turned");
+        let since = || rounded(self.clock.monotonic().saturating_sub(begin).as_secs_f64());
+        at.insert("changes".to_owned(), json!(2 * services * depth));
+        at.insert("writtenSeconds".to_owned(), json!(since()));
+        let probe = self.probe(self.writer.create_service(last)?);
+        let answered = probe.until_answered(|| self.writer.create_endpoints(last));
+        if let Ok(answered) = &answered {
+            let took = answered.saturating_sub(begin).as_secs_f64();
+            at.insert("effectSeconds".to_owned(), json!(rounded(took)));
+            self.settle()?;
+            let cpu = process::cpu_with_children(pid)? - cpu;
+            at.insert("cpuSeconds".to_owned(), json!(rounded(cpu)));
+        }
+        self.writer.delete_service(last)?;
+        answered?;
+        self.settle()
+    }
+
+    fn inside<T>(&self, f: impl FnOnce() -> T) -> anyhow::Result<T> {
+        self.node.namespace.enter(f)
+    }
+
+    fn probe(&self, service: IpAddr) -> Probe<'_> {
+        Probe {
+            clock: self.clock,
+            from: &self.node.namespace,
+            service,
+            deadline: self.deadline,
+        }
+    }
+
+    /// Seconds since 1970.
+    fn wall(&self) -> f64 {
+        self.clock.now().as_duration().as_secs_f64()
+    }
+
+    fn ensure_in_time(&self, what: &str) -> anyhow::Result<()> {
+        if self.clock.monotonic() < self.deadline {
+            return Ok(());
+        }
+        Err(TooLate(what.to_owned()).into())
+    }
+
+    /// Rounds so far, and their time.
+    fn rounds(&self) -> anyhow::Result<(f64, f64)> {
+        let metrics = self.inside(Metrics::read)?.context("no metrics")?;
+        let of = |what: &str| {
+            let name = format!("kubeproxy_sync_proxy_rules_duration_seconds_{what}");
+            metrics.sum(&name, "").unwrap_or_default()
+        };
+        Ok((of("count"), of("sum")))
+    }
+
+    /// Waits until the proxy has nothing to do any more.
+    fn settle(&self) -> anyhow::Result<()> {
+        let (mut last, mut seconds) = self.rounds()?;
+        let mut since = self.clock.monotonic();
+        let mut pause_wanted = SETTLED.max(mean(seconds, last) * 2);
+        while self.clock.monotonic().saturating_sub(since) < pause_wanted {
+            self.ensure_in_time("the proxy does not come to rest")?;
+            pause(LOOK * 5);
+            let now = self.rounds()?;
+            if now.0 > last {
+                pause_wanted = SETTLED.max(mean(now.1 - seconds, now.0 - last) * 2);
+                ((last, seconds), since) = (now, self.clock.monotonic());
+            }
+        }
+        Ok(())
+    }
+
+    /// The same for a proxy whose rounds are short.
+    fn settle_quickly(&self) -> anyhow::Result<()> {
+        let (rounds, seconds) = self.rounds()?;
+        if mean(seconds, rounds) < QUIET / 3 {
+            pause(QUIET);
+            return Ok(());
+        }
+        self.settle()
+    }
+
+    fn snapshot(&self, pid: u32) -> anyhow::Result<Snapshot> {
+        Ok(Snapshot {
+            at: self.clock.monotonic(),
+            wall: self.wall(),
+            work: self.inside(Metrics::read)?.context("no metrics")?.work(),
+            cpu: process::cpu_with_children(pid)?,
+            forks: process::forks()?,
+        })
+    }
+
+    fn add_difference(&self, values: &mut Map<String, Value>, before: &Snapshot, after: &Snapshot) {
+        let seconds = after.at.saturating_sub(before.at).as_secs_f64();
+        values.insert("sectionSeconds".to_owned(), json!(rounded(seconds)));
+        let cpu = json!(rounded(after.cpu - before.cpu));
+        values.insert("sectionCpuSeconds".to_owned(), cpu);
+        let work = process::difference(&before.work, &after.work);
+        values.insert("work".to_owned(), work);
+        // Elsewhere others start processes as well.
+        if self.options.uplink.is_some() {
+            let forks = after.forks - before.forks;
+            values.insert("forks".to_owned(), json!(forks));
+        }
+    }
+}
+
+fn mean(seconds: f64, count: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds / count.max(1.0)).unwrap_or_default()
+}

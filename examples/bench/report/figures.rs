@@ -1,0 +1,470 @@
+// SPDX-License-Identifier: Apache-2.0
+//! All figures: ours beside kube-proxy's, by cluster and mode.
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+use super::results::{MODES, Mode, OURS, Results, THEIRS};
+use crate::sample::{Sample, short};
+
+/// Where the numbers of a figure are in a result.
+#[derive(Clone, Copy)]
+enum Place {
+    /// There.
+    At(&'static str),
+    /// The greatest of these.
+    Greatest(&'static [&'static str]),
+    /// A field of each change of a section.
+    Changes(&'static str, &'static str),
+    /// There in the idle section, for each minute of it.
+    PerMinute(&'static str),
+    /// The sum of all values there.
+    Sum(&'static str),
+    /// What a first packet took more than without a proxy, in each turn.
+    FirstPacket(&'static str),
+}
+
+/// Something that was measured.
+#[derive(Clone, Copy)]
+pub(super) struct Figure {
+    id: &'static str,
+    pub(super) what: &'static str,
+    pub(super) unit: &'static str,
+    factor: f64,
+    place: Place,
+}
+
+impl Figure {
+    const fn new(
+        id: &'static str,
+        what: &'static str,
+        unit: &'static str,
+        factor: f64,
+        place: Place,
+    ) -> Self {
+        Self {
+            id,
+            what,
+            unit,
+            factor,
+            place,
+        }
+    }
+
+    pub(super) fn numbers(&self, result: &Value) -> Vec<f64> {
+        let number = |at: &str| result.pointer(at).and_then(Value::as_f64);
+        let numbers: Vec<f64> = match self.place {
+            Place::At(at) => number(at).into_iter().collect(),
+            Place::Greatest(all) => {
+                let greatest = all.iter().filter_map(|at| number(at)).reduce(f64::max);
+                greatest.into_iter().collect()
+            }
+            Place::Changes(section, field) => {
+                let changes = result.pointer(section).and_then(Value::as_array);
+                let changes = changes.into_iter().flatten();
+                changes.filter_map(|of| of.get(field)?.as_f64()).collect()
+            }
+            Place::PerMinute(at) => number("/idle/sectionSeconds")
+                .zip(number(at))
+                .map(|(seconds, number)| number * 60.0 / seconds)
+                .into_iter()
+                .collect(),
+            Place::Sum(at) => {
+                let all = result.pointer(at).and_then(Value::as_object);
+                let sum = all.map(|all| {
+                    all.values()
+                        .filter_map(Value::as_f64)
+                        .fold(0.0, |a, b| a + b)
+                });
+                sum.into_iter().collect()
+            }
+            Place::FirstPacket(row) => {
+                let turns = result.pointer("/firstPacket").and_then(|of| of.get(row));
+                let turns = turns.and_then(|of| of.get("more")?.as_array());
+                let turns = turns.into_iter().flatten();
+                turns.filter_map(Value::as_f64).collect()
+            }
+        };
+        numbers
+            .into_iter()
+            .map(|number| number * self.factor)
+            .collect()
+    }
+}
+
+const MB: f64 = 1.0 / 1024.0;
+const RSS: &[&str] = &[
+    "/cold/memory/rssKb",
+    "/endpoint/memory/rssKb",
+    "/service/memory/rssKb",
+    "/burst/memory/rssKb",
+    "/idle/memory/rssKb",
+];
+const PEAK: &[&str] = &[
+    "/cold/memory/peakKb",
+    "/burst/memory/peakKb",
+    "/idle/memory/peakKb",
+];
+
+pub(super) const COLD: Figure = Figure::new(
+    "cold_start",
+    "cold start until all is programmed",
+    "s",
+    1.0,
+    Place::At("/cold/seconds"),
+);
+pub(super) const ENDPOINT: Figure = Figure::new(
+    "endpoint_change",
+    "one endpoint changed, API write to kernel",
+    "ms",
+    1e3,
+    Place::Changes("/endpoint/changes", "seconds"),
+);
+pub(super) const NEW_SERVICE: Figure = Figure::new(
+    "new_service",
+    "new Service, API write to first connection",
+    "ms",
+    1e3,
+    Place::Changes("/service/changes", "newSeconds"),
+);
+pub(super) const BURST_CPU: Figure = Figure::new(
+    "burst_cpu",
+    "burst of 1,000 changes, CPU of the proxy and its programs",
+    "s",
+    1.0,
+    Place::At("/burst/cpuSeconds"),
+);
+pub(super) const MEMORY: Figure = Figure::new(
+    "memory",
+    "resident memory, greatest of all parts",
+    "MB",
+    MB,
+    Place::Greatest(RSS),
+);
+pub(super) const RULES: Figure = Figure::new(
+    "rules",
+    "rules, IPv4",
+    "",
+    1.0,
+    Place::At("/cold/kernel/rules"),
+);
+pub(super) const PLAIN_PACKET: Figure = Figure::new(
+    "first_packet_plain",
+    "first packet, forwarded, no Service: more than without a proxy",
+    "us",
+    1.0,
+    Place::FirstPacket("forwarded, no Service"),
+);
+pub(super) const SERVICE_PACKET: Figure = Figure::new(
+    "first_packet_service",
+    "first packet, forwarded, to a Service: more than a direct one without a proxy",
+    "us",
+    1.0,
+    Place::FirstPacket("forwarded, last Service"),
+);
+pub(super) const IDLE_PROCESSES: Figure = Figure::new(
+    "idle_processes",
+    "idle minute, processes and threads started (guest only)",
+    "",
+    1.0,
+    Place::PerMinute("/idle/forks"),
+);
+/// Memory when nothing happens any more.
+pub(super) const IDLE_MEMORY: Figure = Figure::new(
+    "idle_memory",
+    "resident memory after the idle part",
+    "MB",
+    MB,
+    Place::At("/idle/memory/rssKb"),
+);
+
+pub(super) const FIGURES: [Figure; 28] = [
+    COLD,
+    Figure::new(
+        "cold_last_answers",
+        "cold start until the last Service answers",
+        "s",
+        1.0,
+        Place::At("/cold/lastServiceAnswersSeconds"),
+    ),
+    Figure::new(
+        "cold_cpu",
+        "cold start, CPU of the proxy and its programs",
+        "s",
+        1.0,
+        Place::At("/cold/cpuSeconds"),
+    ),
+    ENDPOINT,
+    NEW_SERVICE,
+    Figure::new(
+        "removed_service",
+        "Service removed, API write to refusal",
+        "ms",
+        1e3,
+        Place::Changes("/service/changes", "removedSeconds"),
+    ),
+    Figure::new(
+        "burst_effect",
+        "burst of 1,000 changes, first write to effect of the last",
+        "s",
+        1.0,
+        Place::At("/burst/effectSeconds"),
+    ),
+    Figure::new(
+        "burst_written",
+        "of which writing them took",
+        "s",
+        1.0,
+        Place::At("/burst/writtenSeconds"),
+    ),
+    BURST_CPU,
+    Figure::new(
+        "idle_cpu",
+        "idle minute, CPU of the proxy and its programs",
+        "s",
+        1.0,
+        Place::PerMinute("/idle/sectionCpuSeconds"),
+    ),
+    IDLE_PROCESSES,
+    Figure::new(
+        "idle_messages_sent",
+        "idle minute, netlink messages sent (by its own count)",
+        "",
+        1.0,
+        Place::PerMinute("/idle/work/messagesSent"),
+    ),
+    Figure::new(
+        "idle_messages_received",
+        "idle minute, netlink messages received (by its own count)",
+        "",
+        1.0,
+        Place::PerMinute("/idle/work/messagesReceived"),
+    ),
+    Figure::new(
+        "cold_memory",
+        "resident memory after the cold start",
+        "MB",
+        MB,
+        Place::At("/cold/memory/rssKb"),
+    ),
+    MEMORY,
+    IDLE_MEMORY,
+    Figure::new(
+        "peak_memory",
+        "peak memory",
+        "MB",
+        MB,
+        Place::Greatest(PEAK),
+    ),
+    RULES,
+    Figure::new(
+        "chains",
+        "chains, IPv4",
+        "",
+        1.0,
+        Place::At("/cold/kernel/chains"),
+    ),
+    Figure::new("sets", "ipsets", "", 1.0, Place::At("/cold/kernel/sets")),
+    Figure::new(
+        "set_entries",
+        "entries in them",
+        "",
+        1.0,
+        Place::Sum("/cold/kernel/entries"),
+    ),
+    Figure::new(
+        "virtual_servers",
+        "IPVS virtual servers",
+        "",
+        1.0,
+        Place::At("/cold/kernel/virtualServers"),
+    ),
+    Figure::new(
+        "real_servers",
+        "IPVS real servers",
+        "",
+        1.0,
+        Place::At("/cold/kernel/realServers"),
+    ),
+    PLAIN_PACKET,
+    SERVICE_PACKET,
+    Figure::new(
+        "first_packet_node_plain",
+        "first packet from the node, no Service: more than without a proxy",
+        "us",
+        1.0,
+        Place::FirstPacket("from the node, no Service"),
+    ),
+    Figure::new(
+        "first_packet_node_service",
+        "first packet from the node, to a Service: more than a direct one without a proxy",
+        "us",
+        1.0,
+        Place::FirstPacket("from the node, last Service"),
+    ),
+    Figure::new(
+        "restore_alone",
+        "iptables-restore of all its rules alone",
+        "s",
+        1.0,
+        Place::Greatest(&["/restore/fullSeconds/0"]),
+    ),
+];
+
+impl Figure {
+    /// Whether it is a time that somebody waits, which a limit ends.
+    fn is_waited(&self) -> bool {
+        matches!(
+            self.id,
+            "cold_start"
+                | "cold_last_answers"
+                | "endpoint_change"
+                | "new_service"
+                | "removed_service"
+                | "burst_effect"
+        )
+    }
+}
+
+/// What a cell of the table says.
+pub(super) fn cell(sample: &Sample, limit: Option<f64>) -> String {
+    match limit {
+        Some(limit) if sample.is_empty() => format!("> {limit} s"),
+        _ => sample.to_string(),
+    }
+}
+
+pub(super) fn ratio(ours: &Sample, theirs: &Sample) -> String {
+    let ratio = ours.median() / theirs.median();
+    if ratio.is_finite() && ratio > 0.0 {
+        short(ratio)
+    } else {
+        "-".to_owned()
+    }
+}
+
+pub(super) fn write(text: &mut String, results: &Results) -> std::fmt::Result {
+    let modes: Vec<(Mode, &str)> = MODES
+        .into_iter()
+        .filter(|(mode, _)| {
+            let measured = |cluster| results.cases(*mode, OURS, cluster).next().is_some();
+            results.clusters().into_iter().any(measured)
+        })
+        .collect();
+    write!(text, "| what | Services x endpoints |")?;
+    for (_, name) in &modes {
+        write!(text, " {name}: ours | kube-proxy | ratio |")?;
+    }
+    write!(text, "\n|---|---|")?;
+    for _ in &modes {
+        write!(text, "---|---|---|")?;
+    }
+    writeln!(text)?;
+    for figure in FIGURES {
+        for cluster in results.clusters() {
+            let mut cells = String::new();
+            let mut is_empty = true;
+            for (mode, _) in &modes {
+                let sample = |who| results.sample(*mode, who, cluster, |of| figure.numbers(of));
+                let (ours, theirs) = (sample(OURS), sample(THEIRS));
+                is_empty &= ours.is_empty() && theirs.is_empty();
+                let limit = |who| {
+                    let limit = results.limit(*mode, who, cluster);
+                    limit.filter(|_| figure.is_waited())
+                };
+                // A limit says something only about figures that the proxy has.
+                let (ours_cell, theirs_cell) = if ours.is_empty() && theirs.is_empty() {
+                    (cell(&ours, None), cell(&theirs, None))
+                } else {
+                    (cell(&ours, limit(OURS)), cell(&theirs, limit(THEIRS)))
+                };
+                let ratio = ratio(&ours, &theirs);
+                write!(cells, " {ours_cell} | {theirs_cell} | {ratio} |")?;
+            }
+            if !is_empty {
+                let comma = if figure.unit.is_empty() { "" } else { ", " };
+                writeln!(
+                    text,
+                    "| {}{comma}{} | {cluster} |{cells}",
+                    figure.what, figure.unit
+                )?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What the kernel was asked for.
+pub(super) fn write_counts(text: &mut String, results: &Results) -> std::fmt::Result {
+    const COUNTS: [(&str, &str); 6] = [
+        ("calls", "system calls"),
+        ("programs", "programs started"),
+        ("netlinkSends", "netlink: sends"),
+        ("netlinkBytesSent", "netlink: bytes sent"),
+        ("netlinkReceives", "netlink: receives"),
+        ("netlinkBytesReceived", "netlink: bytes received"),
+    ];
+    const SECTIONS: [(&str, &str, Option<f64>); 4] = [
+        ("coldCalls", "cold start", None),
+        ("endpointCalls", "10 endpoints changed", None),
+        ("serviceCalls", "2 Services made and removed", None),
+        ("idleCalls", "idle, per minute", Some(60.0)),
+    ];
+    writeln!(
+        text,
+        "| part | what | IPVS: ours | kube-proxy | iptables: ours | kube-proxy |\n|---|---|---|---|---|---|"
+    )?;
+    for (section, name, per) in SECTIONS {
+        for (field, what) in COUNTS {
+            write!(text, "| {name} | {what} |")?;
+            for (mode, _) in MODES.into_iter().take(2) {
+                for who in [OURS, THEIRS] {
+                    let counts = results.trace(mode, who).and_then(|of| of.get(section));
+                    let number = |field| counts?.get(field)?.as_f64();
+                    let scale = per
+                        .zip(number("seconds"))
+                        .map_or(1.0, |(per, took)| per / took);
+                    let number = number(field).map_or(f64::NAN, |number| (number * scale).round());
+                    write!(text, " {} |", short(number))?;
+                }
+            }
+            writeln!(text)?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn csv(results: &Results) -> Result<String, std::fmt::Error> {
+    let mut text = String::from(
+        "mode,backend,who,services,endpoints,controller,figure,unit,median,min,max,n\n",
+    );
+    for cluster in results.clusters() {
+        for (mode, _) in MODES {
+            for who in [OURS, THEIRS] {
+                for figure in FIGURES {
+                    let sample = results.sample(mode, who, cluster, |of| figure.numbers(of));
+                    if sample.is_empty() {
+                        continue;
+                    }
+                    writeln!(
+                        text,
+                        "{},{},{who},{},{},{},{},{},{:.3},{:.3},{:.3},{}",
+                        mode.0,
+                        mode.1,
+                        cluster.services,
+                        cluster.endpoints,
+                        cluster.has_controller,
+                        figure.id,
+                        figure.unit,
+                        sample.median(),
+                        sample.min(),
+                        sample.max(),
+                        sample.count()
+                    )?;
+                }
+            }
+        }
+    }
+    Ok(text)
+}
