@@ -32,7 +32,17 @@ fn main() -> ExitCode {
         let world = world.clone();
         move || cases::run::direct(&world, &Protocol::ALL).map_err(cases::run::failed)
     };
-    let mut trials = vec![Trial::test("cluster::direct", direct)];
+    let mut trials = Vec::new();
+    if scenarios::missing::can_be_made() {
+        // First: whatever uses a scheduler keeps its module.
+        trials.push(Trial::test(
+            "ipvs::missing::schedulers_are_replaced",
+            || scenarios::missing::schedulers_are_replaced(binary).map_err(cases::run::failed),
+        ));
+    } else {
+        eprintln!("absent: modules cannot be hidden from this kernel");
+    }
+    trials.push(Trial::test("cluster::direct", direct));
     let table = cases::run::trials(&world, binary, &Protocol::ALL);
     trials.extend(table);
     trials.extend(flows::trials(&world, binary));

@@ -13,6 +13,12 @@ use crate::model::ipvs_options::{ForwardingMethod, Scheduler};
 pub enum Finding {
     /// The kernel lacks the scheduler.
     SchedulerMissing { wanted: Scheduler, used: Arc<str> },
+    /// The kernel lacks the scheduler that keeps clients behind a firewall mark with their endpoints. `None`: it lacks
+    /// the next best, too.
+    ClientHashMissing {
+        wanted: Scheduler,
+        used: Option<Scheduler>,
+    },
     /// Only `sh` and `mh` have flags.
     NoSchedulerFlags { scheduler: Arc<str> },
     /// The address is somebody's: the node does not take it for its own.
@@ -96,6 +102,16 @@ impl fmt::Display for Finding {
                 f,
                 "this node's kernel has no scheduler {wanted} (module ip_vs_{wanted}); {used} is used"
             ),
+            Self::ClientHashMissing { wanted, used } => {
+                write!(
+                    f,
+                    "this node's kernel has no scheduler {wanted} (module ip_vs_{wanted}), which keeps clients in the cluster with their endpoints at external addresses; "
+                )?;
+                match used {
+                    Some(used) => write!(f, "{used} is used: more clients move when endpoints change"),
+                    None => f.write_str("there is no other: they have no session affinity there"),
+                }
+            }
             Self::NoSchedulerFlags { scheduler } => write!(
                 f,
                 "scheduler {scheduler} has no flags, only sh and mh have; they are ignored"

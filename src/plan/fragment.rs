@@ -13,6 +13,7 @@ use super::object::{
     Forwarding, RealServer, RealServerKey, RealServers, VirtualServer, VirtualServerKey, flags,
 };
 use super::set::{SetEntry, SetId};
+use crate::model::ipvs_options::Scheduler;
 use crate::model::topology::{self, Choice};
 use crate::model::{Endpoint, Protocol, ServicePort};
 
@@ -92,6 +93,9 @@ pub fn needs_mark(service_port: &ServicePort) -> bool {
     (service_port.external_policy_local || forwarding::is_wanted(service_port))
         && service_port.is_externally_accessible()
 }
+
+/// What keeps the clients of a mark's virtual server with their endpoints, the best first.
+pub const CLIENT_HASHES: [Scheduler; 2] = [Scheduler::Mh, Scheduler::Sh];
 
 /// Computes the fragment of a Service port from all of its endpoints. `mark` is its mark, if it has one.
 pub fn fragment(
@@ -183,7 +187,7 @@ pub fn fragment(
     if let Some(mark) = mark.filter(|_| service_port.external_policy_local || direct.is_some()) {
         let family = service_port.family;
         let wanted = WantedServer {
-            server: marked_server(server),
+            server: marked_server(server, context, &mut extras.findings),
             real_servers: cluster,
             entries: Box::default(),
         };
@@ -287,15 +291,32 @@ fn virtual_server(
 /// The virtual server of a mark. The kernel's persistence does not translate ports there
 /// (`ip_vs_sched_persist`: the port of such a virtual server is 0, and only packets to the virtual server's port go to
 /// the real server's), so affinity comes from a hash of the client's address.
-fn marked_server(server: VirtualServer) -> VirtualServer {
+fn marked_server(
+    server: VirtualServer,
+    context: &Context,
+    findings: &mut Vec<Finding>,
+) -> VirtualServer {
     if server.flags & flags::PERSISTENT == 0 {
         return server;
     }
-    VirtualServer {
-        scheduler: "mh".into(),
-        flags: flags::SCHED_FALLBACK,
-        timeout: 0,
-        ..server
+    let [wanted, _] = CLIENT_HASHES;
+    let mut present = CLIENT_HASHES.into_iter();
+    let used = present.find(|scheduler| !context.missing_schedulers.contains(scheduler));
+    if used != Some(wanted) {
+        findings.push(Finding::ClientHashMissing { wanted, used });
+    }
+    match used {
+        Some(used) => VirtualServer {
+            scheduler: used.as_str().into(),
+            flags: flags::SCHED_FALLBACK,
+            timeout: 0,
+            ..server
+        },
+        None => VirtualServer {
+            flags: server.flags & !flags::PERSISTENT,
+            timeout: 0,
+            ..server
+        },
     }
 }
 

@@ -566,6 +566,7 @@ impl Family {
             warn!(family = %self.family(), %service, %finding, "not possible here");
             let reason = match finding {
                 Finding::SchedulerMissing { .. }
+                | Finding::ClientHashMissing { .. }
                 | Finding::NoSchedulerFlags { .. }
                 | Finding::NoForwarding { .. }
                 | Finding::ForwardingInPart { .. }

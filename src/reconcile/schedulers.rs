@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which of the schedulers that Services ask for this kernel has. Each is tried when it is asked for first; those that
+//! Which of the schedulers that Services ask for, or that their affinity needs, this kernel has. Each is tried when it is asked for first; those that
 //! are missing are tried again by every audit, because a module can be added.
 
 use std::collections::BTreeSet;
@@ -8,9 +8,17 @@ use tracing::warn;
 
 use super::observer::Observer;
 use crate::dataplane::kernel::Kernel;
-use crate::model::ipvs_options::Scheduler;
-use crate::model::{Changes, Tracker};
+use crate::model::ipvs_options::{ForwardingMethod, Scheduler};
+use crate::model::{Changes, Service, Tracker};
+use crate::plan::fragment::CLIENT_HASHES;
 use crate::telemetry::ErrorChain;
+
+/// It may get a virtual server with session affinity and a firewall mark.
+fn hashes_clients(service: &Service) -> bool {
+    let options = service.ipvs.as_deref();
+    let forwards = options.is_some_and(|it| it.forwarding != ForwardingMethod::Masquerade);
+    service.client_ip_affinity.is_some() && (service.external_policy_local || forwards)
+}
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -32,9 +40,27 @@ impl Schedulers {
         let options = services.filter_map(|name| tracker.service(name)?.ipvs.as_deref());
         let wanted: BTreeSet<Scheduler> = options.filter_map(|options| options.scheduler).collect();
         for scheduler in wanted {
-            if !self.missing.contains(&scheduler) {
-                self.try_one(kernel, observer, scheduler);
+            self.try_unless_missing(kernel, observer, scheduler);
+        }
+        let mut services = changes.services.iter();
+        if services.any(|name| tracker.service(name).is_some_and(hashes_clients)) {
+            for scheduler in CLIENT_HASHES {
+                self.try_unless_missing(kernel, observer, scheduler);
+                if !self.missing.contains(&scheduler) {
+                    break;
+                }
             }
+        }
+    }
+
+    fn try_unless_missing(
+        &mut self,
+        kernel: &mut impl Kernel,
+        observer: &dyn Observer,
+        scheduler: Scheduler,
+    ) {
+        if !self.missing.contains(&scheduler) {
+            self.try_one(kernel, observer, scheduler);
         }
     }
 

@@ -21,6 +21,7 @@ mod affinity;
 mod bad_input;
 mod drain;
 mod forwarding;
+pub(super) mod missing;
 mod ownership;
 mod restart;
 mod rules;

@@ -178,6 +178,40 @@ fn a_mark_keeps_clients_by_their_hash() {
 }
 
 #[test]
+fn a_mark_keeps_clients_by_what_the_kernel_has() {
+    let service = service("ns/web")
+        .port(80)
+        .node_port(30080)
+        .external_local()
+        .affinity(60);
+    let slice = slice("ns/web", "a", local_and_remote()).port(8080);
+    let of = |missing: &[Scheduler]| {
+        let context = Context {
+            missing_schedulers: missing.iter().copied().collect(),
+            ..context(IpFamily::V4)
+        };
+        let fragment = with_mark(&service, &slice, &context, Some(0x2007));
+        let key = VirtualServerKey::Mark {
+            mark: 0x2007,
+            family: IpFamily::V4,
+        };
+        let server = &wanted_at(&fragment, key).server;
+        let found = fragment.extras.iter().flat_map(|extras| &extras.findings);
+        (
+            server.scheduler.to_string(),
+            server.flags,
+            found.cloned().collect::<Vec<_>>(),
+        )
+    };
+    let (mh, sh) = (Scheduler::Mh, Scheduler::Sh);
+    let missing = |used| vec![Finding::ClientHashMissing { wanted: mh, used }];
+    let fallback = flags::SCHED_FALLBACK;
+    assert_eq!(of(&[sh]), ("mh".to_owned(), fallback, vec![]));
+    assert_eq!(of(&[mh]), ("sh".to_owned(), fallback, missing(Some(sh))));
+    assert_eq!(of(&[mh, sh]), ("rr".to_owned(), 0, missing(None)));
+}
+
+#[test]
 fn a_local_policy_drops_where_only_others_have_endpoints() {
     let dropped = |service: Service, endpoints| -> Vec<String> {
         entries(&of(&service, endpoints, &context(IpFamily::V4)))
