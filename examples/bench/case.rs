@@ -150,6 +150,10 @@ pub(crate) fn measure(clock: &Clock, options: &Options) -> anyhow::Result<()> {
         result.insert("ended".to_owned(), ended);
     }
     if options.trace {
+        if sections.is_empty() {
+            // It came no further than its start.
+            sections.push(("cold".to_owned(), 0.0, case.wall()));
+        }
         let trace = trace_file(options);
         for (name, counts) in trace::count(&trace, &sections)? {
             result.insert(format!("{name}Calls"), counts);

@@ -426,7 +426,15 @@ pub(super) fn write_counts(text: &mut String, results: &Results) -> std::fmt::Re
                         .zip(number("seconds"))
                         .map_or(1.0, |(per, took)| per / took);
                     let number = number(field).map_or(f64::NAN, |number| (number * scale).round());
-                    write!(text, " {} |", short(number))?;
+                    // The case was ended before its cold start was.
+                    let trace = results.trace(mode, who);
+                    let is_part = trace.is_some_and(|of| {
+                        section == "coldCalls"
+                            && of.get("ended").is_some()
+                            && of.get("endpointCalls").is_none()
+                    });
+                    let more = if is_part { "> " } else { "" };
+                    write!(text, " {more}{} |", short(number))?;
                 }
             }
             writeln!(text)?;

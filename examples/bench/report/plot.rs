@@ -15,7 +15,7 @@ const RIGHT: f64 = 22.0;
 const TOP: f64 = 44.0;
 const BOTTOM: f64 = 40.0;
 /// Above all panels.
-const HEAD: f64 = 64.0;
+const HEAD: f64 = 76.0;
 const COLUMNS: usize = 2;
 
 /// Clusters of ten endpoints a Service.
@@ -31,11 +31,11 @@ const LINES: [(Mode, &str, &str, &str, &str); 4] = [
 
 const PANELS: [(&str, Figure); 6] = [
     ("Cold start, seconds", COLD),
-    ("One endpoint changed until the kernel has it, ms", ENDPOINT),
-    ("New Service until its first connection, ms", NEW_SERVICE),
+    ("One endpoint, API write to kernel, ms", ENDPOINT),
+    ("New Service to first connection, ms", NEW_SERVICE),
     ("CPU for 1,000 changes, seconds", BURST_CPU),
     ("Resident memory, MB", MEMORY),
-    ("First packet that is for no Service, us more", PLAIN_PACKET),
+    ("First packet of plain traffic, us more", PLAIN_PACKET),
 ];
 
 /// What is less is drawn there: it has no logarithm, or says nothing.
@@ -67,7 +67,8 @@ fn write(svg: &mut String, results: &Results) -> std::fmt::Result {
     }
     writeln!(
         svg,
-        "<text x=\"20\" y=\"48\" fill=\"#555\">Services with 10 endpoints each; median, bars from least to greatest. IPVS in a guest kernel, iptables on the host's: compare lines of one mode.</text>"
+        "<text x=\"20\" y=\"48\" fill=\"#555\">Across: Services with 10 endpoints each. Medians, and bars from least to greatest.</text>\n\
+         <text x=\"20\" y=\"64\" fill=\"#555\">IPVS in a guest kernel, iptables on the host's own: compare lines of one mode.</text>"
     )?;
     for (index, (title, figure)) in PANELS.into_iter().enumerate() {
         let x = float(index % COLUMNS) * WIDTH;
@@ -107,11 +108,12 @@ fn panel(svg: &mut String, results: &Results, title: &str, figure: Figure) -> st
             HEIGHT / 2.0
         );
     }
+    // Outliers must not make the rest flat: their bars end at the border.
     let low = samples()
-        .map(|of| log(of.min()))
+        .map(|of| log(of.median()))
         .fold(f64::INFINITY, f64::min);
     let high = samples()
-        .map(|of| log(of.max()))
+        .map(|of| log(of.median()))
         .fold(f64::NEG_INFINITY, f64::max);
     let (low, high) = (low.floor(), high.ceil().max(low.floor() + 1.0));
     let (right, bottom) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
@@ -155,8 +157,8 @@ fn panel(svg: &mut String, results: &Results, title: &str, figure: Figure) -> st
                 svg,
                 "<line x1=\"{x:.1}\" y1=\"{:.1}\" x2=\"{x:.1}\" y2=\"{:.1}\" stroke=\"{color}\"/>\n\
                  <circle cx=\"{x:.1}\" cy=\"{median:.1}\" r=\"3.2\" fill=\"{color}\"><title>{}</title></circle>",
-                y(log(sample.min())),
-                y(log(sample.max())),
+                y(log(sample.min()).max(low)),
+                y(log(sample.max()).min(high)),
                 short(sample.median())
             )?;
         }
