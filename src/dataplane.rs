@@ -12,4 +12,5 @@ pub mod links;
 pub mod linux;
 pub mod netlink;
 pub mod nfacct;
+pub mod nftables;
 pub mod sysctl;

@@ -17,7 +17,6 @@ use crate::dataplane::linux::Netfilter;
 use crate::dataplane::sysctl::Sysctls;
 use crate::model::IpFamily;
 use crate::plan::cleanup::{self, Facts, Obstacle};
-use crate::plan::iptables::fixed::ROUTE_LOCALNET;
 use crate::plan::ruleset::Table;
 use crate::plan::{Outcome, Plan, State, Step};
 use crate::telemetry::ErrorChain;
@@ -55,9 +54,7 @@ pub(super) fn run(settings: &Settings, exec: &Arc<dyn Exec>) -> anyhow::Result<L
         for family in families {
             match kernel.observe(family, Extent::Everything) {
                 Ok(state) => {
-                    let localnet = state.node.sysctls.get(ROUTE_LOCALNET);
-                    let localnet = localnet.map(|value| value.trim());
-                    let (plan, used) = cleanup::rules(&state.rules, family, localnet);
+                    let (plan, used) = cleanup::rules(&state, family);
                     apply(&mut kernel, &plan, &mut left);
                     obstacles.extend(used);
                 }

@@ -216,7 +216,9 @@ impl Linux {
                 Ok(name) => outcome(&self.ipset.destroy(&name), ipset_failure_kind),
                 Err(error) => failed(FailureKind::Other, &error),
             },
-            Step::SetSysctl { .. } | Step::EditRules(_) => self.netfilter.apply_one(step),
+            Step::SetSysctl { .. } | Step::EditRules(_) | Step::DeleteNftablesTable { .. } => {
+                self.netfilter.apply_one(step)
+            }
             // Steps that go in runs.
             Step::AddEntry { .. }
             | Step::DeleteEntry { .. }
@@ -254,6 +256,8 @@ impl Kernel for Linux {
                 .observe_servers(family, extent)
                 .map_err(|error| unobserved("virtual servers", error))?,
             addresses: self.observe_addresses(family)?,
+            has_nftables_table: extent == Extent::Everything
+                && netfilter::has_nftables_table(family)?,
         })
     }
 

@@ -78,6 +78,7 @@ fn is_done(step: &Step, state: &State) -> bool {
         Step::DeleteEntry { set, entry } => !has(set, entry),
         Step::AddAddress { address } => state.addresses.contains(address),
         Step::DeleteAddress { address } => !state.addresses.contains(address),
+        Step::DeleteNftablesTable { .. } => !state.has_nftables_table,
         Step::SetVirtualServer { key, server } => {
             let present = state.virtual_servers.get(key);
             present.is_some_and(|present| present.server == *server)

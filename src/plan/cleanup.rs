@@ -3,7 +3,7 @@
 //!
 //! Three plans, made in this order, so that nothing is in use when its turn comes:
 //! 1. [`servers`]: the link with its addresses first (nobody may meet the host's own ports there), then virtual servers;
-//! 2. [`rules`], for each backend of iptables;
+//! 2. [`rules`], for each backend of iptables, and the table of nftables mode;
 //! 3. [`sets`], to which no rule of ours refers any more.
 //!
 //! What is left when one of them fails is still found by the next run: sets tell of addresses and virtual servers, names
@@ -128,12 +128,20 @@ impl std::fmt::Display for Obstacle {
     }
 }
 
-/// The rules of one family and backend. `localnet`: the value of [`ROUTE_LOCALNET`].
-pub fn rules(present: &Ruleset, family: IpFamily, localnet: Option<&str>) -> (Plan, Vec<Obstacle>) {
+/// The rules of one family and backend, and the table of nftables mode.
+pub fn rules(observed: &State, family: IpFamily) -> (Plan, Vec<Obstacle>) {
     let mut plan = Plan::default();
+    let present = &observed.rules;
+    let localnet = observed.node.sysctls.get(ROUTE_LOCALNET);
+    if observed.has_nftables_table {
+        plan.push(Phase::Node, Step::DeleteNftablesTable { family });
+    }
     let removal = removal(present, |_| true, &BTreeSet::new());
     let shared = localnet_edits(present);
-    if family == IpFamily::V4 && !shared.is_empty() && localnet.is_some_and(|value| value != "0") {
+    if family == IpFamily::V4
+        && !shared.is_empty()
+        && localnet.is_some_and(|value| value.trim() != "0")
+    {
         // Without the rule neighbours would reach what listens on loopback addresses only.
         let (key, value) = (ROUTE_LOCALNET, "0");
         plan.push(Phase::Node, Step::SetSysctl { key, value });

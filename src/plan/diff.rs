@@ -137,6 +137,10 @@ impl Comparison<'_> {
             let edits = RuleEdits::new(family, edits);
             plan.push(Phase::Switch, Step::EditRules(edits));
         }
+        if self.believed.has_nftables_table {
+            let family = self.context.family;
+            plan.push(Phase::Switch, Step::DeleteNftablesTable { family });
+        }
     }
 
     /// Adds to a plan what the touched objects need.

@@ -238,6 +238,7 @@ impl Planner {
             }
         }
         state.rules = std::mem::take(&mut self.believed.rules);
+        state.has_nftables_table = self.believed.has_nftables_table;
         let needs_observation = self.needs_observation;
         self.observed(state);
         // Of what was not looked at, nothing new is known.
@@ -502,8 +503,11 @@ impl Planner {
             | Step::SetRealServer { vs: key, .. }
             | Step::DeleteRealServer { vs: key, .. } => return Some(*key),
             // Wanted as long as we run, and made again without harm.
-            Step::SetSysctl { .. } | Step::SetTimeouts(_) | Step::CreateLink | Step::DeleteLink => {
-            }
+            Step::SetSysctl { .. }
+            | Step::SetTimeouts(_)
+            | Step::CreateLink
+            | Step::DeleteLink
+            | Step::DeleteNftablesTable { .. } => {}
             Step::AddAddress { .. }
             | Step::DeleteAddress { .. }
             | Step::AddEntry { .. }
@@ -551,6 +555,7 @@ impl Planner {
             | Step::SetTimeouts(_)
             | Step::CreateLink
             | Step::DeleteLink
+            | Step::DeleteNftablesTable { .. }
             | Step::EditRules(_) => self.is_foundation_due = true,
         }
     }

@@ -96,6 +96,10 @@ impl Prerequisites {
             Step::DeleteEntry { set, entry } => {
                 rejected(set, entry).is_some_and(|address| self.bound_addresses.contains(&address))
             }
+            // Until ours serve, its rules do.
+            Step::DeleteNftablesTable { .. } => {
+                self.has_no_rules || self.has_no_link || !self.missing_servers.is_empty()
+            }
             _ => false,
         }
     }

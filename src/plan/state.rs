@@ -18,6 +18,8 @@ pub struct State {
     pub virtual_servers: BTreeMap<VirtualServerKey, VirtualServerState>,
     /// Host addresses on the link.
     pub addresses: BTreeSet<IpAddr>,
+    /// The table of kube-proxy's nftables mode is there. It translates packets until it goes.
+    pub has_nftables_table: bool,
 }
 
 /// What both families share.
@@ -172,6 +174,7 @@ impl State {
             Step::DeleteAddress { address } => {
                 self.addresses.remove(address);
             }
+            Step::DeleteNftablesTable { .. } => self.has_nftables_table = false,
         }
         Ok(())
     }

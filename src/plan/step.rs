@@ -15,6 +15,9 @@ use crate::model::IpFamily;
 /// The name of the dummy link that carries the addresses of virtual servers.
 pub const LINK: &str = "kube-ipvs0";
 
+/// The name of the tables of kube-proxy's nftables mode, one for each family.
+pub const NFTABLES_TABLE: &str = "kube-proxy";
+
 /// One change. Displays in one line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "step", rename_all = "kebab-case")]
@@ -78,6 +81,10 @@ pub enum Step {
     },
     DeleteAddress {
         address: IpAddr,
+    },
+    /// All that kube-proxy's nftables mode made for this family.
+    DeleteNftablesTable {
+        family: IpFamily,
     },
 }
 
@@ -155,6 +162,7 @@ impl Step {
             Self::DeleteRealServer { .. } => "delete-real-server",
             Self::AddAddress { .. } => "add-address",
             Self::DeleteAddress { .. } => "delete-address",
+            Self::DeleteNftablesTable { .. } => "delete-nftables-table",
         }
     }
 }
@@ -201,6 +209,9 @@ impl fmt::Display for Step {
             Self::DeleteRealServer { vs, key } => write!(f, "delete real server {vs} -> {key}"),
             Self::AddAddress { address } => write!(f, "add address {address} to {LINK}"),
             Self::DeleteAddress { address } => write!(f, "delete address {address} from {LINK}"),
+            Self::DeleteNftablesTable { family } => {
+                write!(f, "delete nftables table {NFTABLES_TABLE} of {family}")
+            }
         }
     }
 }
@@ -238,7 +249,8 @@ pub enum Phase {
     Rules,
     Servers,
     Addresses,
-    /// Virtual servers take over from the rules of iptables mode, where there are any: until now those served.
+    /// Virtual servers take over from the rules of iptables mode, or ours from those of nftables mode, where there are any:
+    /// until now those served.
     Switch,
     /// From here on things go away, users before what they use. Entries that admit a virtual
     /// server go before it, so that its clients are refused rather than meeting the host's

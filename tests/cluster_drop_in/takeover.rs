@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::Test;
 use crate::common::manifests::{Service, list};
-use crate::common::namespace::{Namespace, command};
+use crate::common::namespace::{Namespace, Uplink, command};
 use crate::common::proxy::{self, Proxy};
 use crate::common::steady_load::{Load, Plan};
 use crate::common::topology::{CLUSTER_CIDRS, Family, Host, Topology, cluster_ip, node_port};
@@ -22,51 +22,30 @@ use crate::world::{Objects, ours};
 #[path = "../lifecycle/kernel.rs"]
 mod kernel;
 
-pub(crate) const TESTS: &[Test] = &[(
-    "a_takeover_from_kube_proxy_and_back_costs_no_connection",
-    there_and_back,
-)];
+pub(crate) const TESTS: &[Test] = &[
+    (
+        "a_takeover_from_kube_proxy_and_back_costs_no_connection",
+        there_and_back,
+    ),
+    (
+        "a_takeover_from_nftables_mode_costs_no_connection",
+        from_nftables_mode,
+    ),
+];
 
 /// Connections between two events, for one load after the other.
 const BETWEEN: u64 = 100;
 
-/// The node's link to the network of the API server; it goes with this, not some time after the namespace.
-struct Uplink(String);
-
-impl Uplink {
-    fn new(node: &Namespace, testbed: &Testbed) -> Result<Self> {
-        let name = format!("kprtake{}", testbed.env("NUMBER"));
-        Namespace::current()?.ip(&format!(
-            "link add {name} type veth peer name api0 netns {}\nlink set {name} master {} up\n",
-            node.path(),
-            testbed.env("BRIDGE")
-        ))?;
-        let uplink = Self(name);
-        // Without an address that comes later than the first look at all of them.
-        node.ip(&format!(
-            "link set api0 addrgenmode none up\naddress add {}.254/24 dev api0\n",
-            testbed.env("NET4")
-        ))?;
-        Ok(uplink)
-    }
-}
-
-impl Drop for Uplink {
-    fn drop(&mut self) {
-        // The test's own failure is what counts.
-        drop(Namespace::current().and_then(|here| here.ip(&format!("link del {}\n", self.0))));
-    }
-}
-
 /// With what kube-proxy and ours are both told.
-fn with_flags(program: &Path, testbed: &Testbed) -> Command {
+fn with_flags(program: &Path, testbed: &Testbed, mode: &str) -> Command {
     let mut command = command(program);
     command
         .arg(format!(
             "--kubeconfig={}",
             testbed.kubeconfig("proxy").display()
         ))
-        .args(["--proxy-mode=iptables", "--hostname-override=node", "--v=2"])
+        .arg(format!("--proxy-mode={mode}"))
+        .args(["--hostname-override=node", "--v=2"])
         .arg(format!("--cluster-cidr={CLUSTER_CIDRS}"))
         // Not for a network namespace to change.
         .args(["--conntrack-max-per-core=0", "--conntrack-min=0"]);
@@ -75,7 +54,11 @@ fn with_flags(program: &Path, testbed: &Testbed) -> Command {
 
 /// Starts it and waits until it has written its rules.
 fn start(node: &Namespace, testbed: &Testbed, program: &Path) -> Result<Proxy> {
-    let mut proxy = Proxy::spawn(node, with_flags(program, testbed))?;
+    start_in(node, testbed, program, "iptables")
+}
+
+fn start_in(node: &Namespace, testbed: &Testbed, program: &Path, mode: &str) -> Result<Proxy> {
+    let mut proxy = Proxy::spawn(node, with_flags(program, testbed, mode))?;
     let synced = wait::until("it has synced", || {
         ensure!(proxy.is_running()?, "it has ended");
         let name = "kubeproxy_sync_proxy_rules_last_timestamp_seconds";
@@ -159,7 +142,11 @@ fn there_and_back(testbed: &Testbed) -> Result<()> {
     let topology = Topology::new()?;
     let _servers = Servers::new(&topology)?;
     let node = topology.host(Host::Node);
-    let _uplink = Uplink::new(node, testbed)?;
+    let _uplink = Uplink::new(node, "api0", testbed.env("BRIDGE"))?;
+    node.ip(&format!(
+        "address add {}.254/24 dev api0\n",
+        testbed.env("NET4")
+    ))?;
     let before = kernel::read(node)?;
     let service = |name: &str, n, endpoints: &[Host]| {
         // Not every kernel has SCTP, and kube-proxy writes nothing if one rule is refused.
@@ -219,4 +206,52 @@ fn there_and_back(testbed: &Testbed) -> Result<()> {
     results.into_iter().collect::<Result<Vec<()>>>()?;
     proxy.terminate()?;
     clean_up(node, &before)
+}
+
+/// kube-proxy's nftables mode leaves tables that would go on to translate.
+fn from_nftables_mode(testbed: &Testbed) -> Result<()> {
+    let kube_proxy = Path::new(testbed.env("BIN")).join("kube-proxy");
+    let topology = Topology::new()?;
+    let _servers = Servers::new(&topology)?;
+    let node = topology.host(Host::Node);
+    let _uplink = Uplink::new(node, "api0", testbed.env("BRIDGE"))?;
+    node.ip(&format!(
+        "address add {}.254/24 dev api0\n",
+        testbed.env("NET4")
+    ))?;
+    let before = kernel::read(node)?;
+    let web = Service::new("takeover-web", 20, &[Host::Web1, Host::Web3])
+        .protocols(&[Protocol::Tcp])
+        .exposed();
+    let mut objects = vec![web.service_manifest()];
+    objects.extend(web.slice_manifests());
+    objects.push(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node"}}));
+    let _objects = Objects::new(testbed, &list(&objects).to_string());
+    set_addresses(testbed);
+    let has_tables =
+        || -> Result<bool> { Ok(node.run("nft", &["list", "tables"])?.contains("kube-proxy")) };
+
+    let proxy = start_in(node, testbed, &kube_proxy, "nftables")?;
+    let loads = loads(&topology, &web)?;
+    go_on(&loads)?;
+    ensure!(has_tables()?, "kube-proxy has made no tables");
+    proxy.terminate()?;
+    let proxy = start(node, testbed, &ours())?;
+    go_on(&loads)?;
+    ensure!(!has_tables()?, "kube-proxy's tables are left");
+    let mut results = Vec::new();
+    for load in loads {
+        let tally = load.finish()?;
+        eprintln!("from nftables mode: {}", tally.line());
+        results.push(tally.is_flawless(2 * BETWEEN));
+    }
+    results.into_iter().collect::<Result<Vec<()>>>()?;
+    proxy.terminate()?;
+    clean_up(node, &before)?;
+
+    start_in(node, testbed, &kube_proxy, "nftables")?.terminate()?;
+    ensure!(has_tables()?, "kube-proxy has made no tables");
+    clean_up(node, &before)?;
+    ensure!(!has_tables()?, "kube-proxy's tables are left");
+    Ok(())
 }

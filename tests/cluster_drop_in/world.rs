@@ -17,7 +17,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use tempfile::TempDir;
 
-use crate::common::namespace::{Namespace, command};
+use crate::common::namespace::{Namespace, Uplink, command};
 use crate::common::proxy::Proxy;
 use crate::common::wait;
 use crate::testbed::Testbed;
@@ -67,6 +67,7 @@ pub(crate) struct Machine<'a> {
     /// Its address on the link.
     pub(crate) address: String,
     files: TempDir,
+    _uplink: Uplink,
 }
 
 impl<'a> Machine<'a> {
@@ -75,14 +76,9 @@ impl<'a> Machine<'a> {
         let namespace = Namespace::new()?;
         let net = testbed.env("NET4");
         let address = format!("{net}.{}", FIRST_HOST + number);
-        let bridge = testbed.env("BRIDGE");
-        let link = format!("kprn{number}b{}", testbed.env("NUMBER"));
-        Namespace::current()?.ip(&format!(
-            "link add {link} type veth peer name eth0 netns {}\nlink set {link} master {bridge} up\n",
-            namespace.path()
-        ))?;
+        let uplink = Uplink::new(&namespace, "eth0", testbed.env("BRIDGE"))?;
         namespace.ip(&format!(
-            "link set lo up\nlink set eth0 up\naddress add {address}/24 dev eth0\nroute add default via {net}.1\n"
+            "link set lo up\naddress add {address}/24 dev eth0\nroute add default via {net}.1\n"
         ))?;
         let files = tempfile::Builder::new().prefix("kpr-pod-").tempdir()?;
         let server = testbed.env("API_SERVER");
@@ -98,6 +94,7 @@ impl<'a> Machine<'a> {
             namespace,
             address,
             files,
+            _uplink: uplink,
         })
     }
 

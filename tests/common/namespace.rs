@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, bail};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -111,6 +112,40 @@ impl Namespace {
             }
             Ok(())
         })?
+    }
+}
+
+/// A name for a link that no other test gives to one, in this program or another.
+pub fn link_name() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // At most 15 bytes: a process's number has 22 bits.
+    let next = NEXT.fetch_add(1, Ordering::Relaxed);
+    format!("kpr{:x}-{next}", std::process::id())
+}
+
+/// A link between this machine's bridge of a test bed and a namespace. It goes with this, not some time after the namespace.
+#[derive(Debug)]
+pub struct Uplink(String);
+
+impl Uplink {
+    /// The end in the namespace gets this name, and no address.
+    pub fn new(to: &Namespace, name: &str, bridge: &str) -> Result<Self> {
+        let uplink = Self(link_name());
+        Namespace::current()?.ip(&format!(
+            "link add {0} type veth peer name {name} netns {1}\nlink set {0} master {bridge} up\n",
+            uplink.0,
+            to.path(),
+        ))?;
+        // No address that comes later than the first look at all of them.
+        to.ip(&format!("link set {name} addrgenmode none up\n"))?;
+        Ok(uplink)
+    }
+}
+
+impl Drop for Uplink {
+    fn drop(&mut self) {
+        // The test's own failure is what counts.
+        drop(Namespace::current().and_then(|here| here.ip(&format!("link del {}\n", self.0))));
     }
 }
 

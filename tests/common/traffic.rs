@@ -133,20 +133,26 @@ pub struct Servers {
 
 impl Servers {
     pub fn new(topology: &Topology) -> Result<Self> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()?;
         let web = Host::WEB.into_iter().flat_map(|host| {
             let ports = WEB_PORTS.into_iter().chain(MANY_PORTS);
             ports.map(move |port| (host, port))
         });
         let others = [(Host::Node, HOST_PORT), (Host::Lan, WEB_PORTS[0])];
-        for (host, port) in web.chain(others) {
+        let all = web.chain(others);
+        Self::at(all.map(|(host, port)| (host, topology.host(host), port)))
+    }
+
+    /// Servers of hosts that are in these namespaces, at these ports.
+    pub fn at<'a>(hosts: impl IntoIterator<Item = (Host, &'a Namespace, u16)>) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()?;
+        for (host, namespace, port) in hosts {
             for protocol in Protocol::ALL.into_iter().filter(|p| is_supported(*p)) {
                 for family in Family::ALL {
                     let at = SocketAddr::new(any(family), port);
-                    serve(&runtime, topology, host, protocol, at)
+                    serve(&runtime, namespace, host, protocol, at)
                         .with_context(|| format!("cannot serve {protocol} {port} on {host}"))?;
                 }
             }
@@ -167,7 +173,7 @@ impl Servers {
         at: SocketAddr,
     ) -> Result<()> {
         let runtime = self.runtime.as_ref().context("no servers")?;
-        serve(runtime, topology, host, protocol, at)
+        serve(runtime, topology.host(host), host, protocol, at)
             .with_context(|| format!("cannot serve {protocol} at {at} on {host}"))
     }
 }
@@ -189,15 +195,13 @@ const fn any(family: Family) -> IpAddr {
 
 fn serve(
     runtime: &Runtime,
-    topology: &Topology,
+    namespace: &Namespace,
     host: Host,
     protocol: Protocol,
     at: SocketAddr,
 ) -> Result<()> {
     let (family, port) = (family_of(at), at.port());
-    let socket = topology
-        .host(host)
-        .enter(|| new_socket(family, protocol))??;
+    let socket = namespace.enter(|| new_socket(family, protocol))??;
     if family == Family::V6 {
         socket.set_only_v6(true)?;
     }

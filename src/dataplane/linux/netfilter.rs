@@ -12,6 +12,7 @@ use crate::dataplane::exec::Exec;
 use crate::dataplane::iptables::Iptables;
 use crate::dataplane::kernel::{Cost, Extent, Kernel, ObserveError};
 use crate::dataplane::links::{Address, Links, Scope};
+use crate::dataplane::nftables;
 use crate::dataplane::sysctl::Sysctls;
 use crate::model::IpFamily;
 use crate::model::ipvs_options::Scheduler;
@@ -22,7 +23,7 @@ use crate::plan::planner::RealServerOf;
 use crate::plan::ruleset::Ruleset;
 use crate::plan::state::{NodeState, VirtualServerState};
 use crate::plan::step::{LINK, Phase};
-use crate::plan::{Outcome, Plan, Prerequisites, Report, State, Step};
+use crate::plan::{FailureKind, Outcome, Plan, Prerequisites, Report, State, Step};
 
 /// See the module.
 #[derive(Debug)]
@@ -71,6 +72,9 @@ impl Netfilter {
                 outcome(&result, sysctl_failure_kind)
             }
             Step::EditRules(edits) => self.rules.apply(edits),
+            Step::DeleteNftablesTable { family } => {
+                outcome(&nftables::delete_table(*family), |_| FailureKind::Other)
+            }
             _ => Outcome::NotTried,
         }
     }
@@ -93,6 +97,7 @@ impl Kernel for Netfilter {
                 ..NodeState::default()
             },
             rules,
+            has_nftables_table: extent == Extent::Everything && has_nftables_table(family)?,
             ..State::default()
         })
     }
@@ -181,6 +186,11 @@ impl Kernel for Netfilter {
         }
         Ok(gateways)
     }
+}
+
+/// Whether the table of kube-proxy's nftables mode is there.
+pub(super) fn has_nftables_table(family: IpFamily) -> Result<bool, ObserveError> {
+    nftables::has_table(family).map_err(|error| unobserved("nftables tables", error))
 }
 
 /// The addresses of this node on links other than ours, without loopback and link-local ones.

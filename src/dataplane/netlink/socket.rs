@@ -98,6 +98,36 @@ impl Socket {
         Ok(results)
     }
 
+    /// One request between the messages that begin and end a transaction of nfnetlink. Before Linux 6.10 those two get no
+    /// ACK, so none is asked for; a refusal of any of the three is one of the request.
+    pub fn transact_in_batch(
+        &mut self,
+        [begin, mut request, end]: [Request; 3],
+    ) -> Result<Result<(), KernelError>, NetlinkError> {
+        request.flags |= NLM_F_ACK;
+        let first = self.send(&[begin, request, end], 0)?;
+        let mut verdict = None;
+        while verdict.is_none() {
+            self.receive(0, 1)?;
+            for incoming in Messages::new(&self.incoming) {
+                let incoming = incoming?;
+                self.stats.messages_received += 1;
+                match (incoming.sequence.wrapping_sub(first), incoming.answer) {
+                    (0..=2, Answer::Verdict(Some(error))) => {
+                        verdict.get_or_insert(Err(error));
+                    }
+                    (1, Answer::Verdict(None)) => {
+                        verdict.get_or_insert(Ok(()));
+                    }
+                    (_, Answer::Overrun) => return Err(NetlinkError::Overrun),
+                    (of, _) => trace!(of, "answer dropped"),
+                }
+            }
+        }
+        // `unfinished` stays set: a second refusal may come, which no later exchange must meet.
+        Ok(verdict.unwrap_or(Ok(())))
+    }
+
     /// One request that is answered by messages and an ACK: a GET that is no dump.
     pub fn get(
         &mut self,

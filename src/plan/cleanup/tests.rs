@@ -127,8 +127,7 @@ fn clean(kernel: &mut FakeKernel, family: IpFamily) -> Vec<String> {
         assert!(report.is_success(), "{report:?}\n{plan}");
     };
     apply(&servers(&observed, &facts(family)));
-    let localnet = observed.node.sysctls.get(ROUTE_LOCALNET);
-    let (plan, obstacles) = rules(&observed.rules, family, localnet.map(String::as_str));
+    let (plan, obstacles) = rules(&observed, family);
     apply(&plan);
     apply(&sets(&observed.sets, family, &obstacles));
     obstacles.iter().map(ToString::to_string).collect()
@@ -157,14 +156,24 @@ fn after_any_mode_nothing_is_left_and_foreign_objects_are() {
             let only_iptables = after_iptables_mode(before.clone(), family);
             let to_ipvs = after_ipvs_mode(only_iptables.clone(), family);
             let to_iptables = after_iptables_mode(only_ipvs.clone(), family);
-            for state in [only_ipvs, only_iptables, to_ipvs, to_iptables] {
+            let after_nftables_mode = State {
+                has_nftables_table: true,
+                ..before.clone()
+            };
+            for state in [
+                only_ipvs,
+                only_iptables,
+                to_ipvs,
+                to_iptables,
+                after_nftables_mode,
+            ] {
                 let mut kernel = FakeKernel::new(state);
                 assert_eq!(clean(&mut kernel, family), [""; 0]);
                 assert_is(kernel.state.clone(), &before);
                 // Once more: there is nothing to do.
                 let cleaned = kernel.state.clone();
                 assert!(servers(&cleaned, &facts(family)).is_empty());
-                assert!(rules(&cleaned.rules, family, None).0.is_empty());
+                assert!(rules(&cleaned, family).0.is_empty());
                 assert!(sets(&cleaned.sets, family, &[]).is_empty());
             }
         }
@@ -281,7 +290,7 @@ fn chain_and_set_that_somebody_uses_are_named_and_the_rest_goes() {
 fn loopback_is_closed_before_the_rule_that_guards_it_goes() {
     let state = after_iptables_mode(State::default(), IpFamily::V4);
     assert_eq!(state.node.sysctls[ROUTE_LOCALNET], "1");
-    let (plan, _) = rules(&state.rules, IpFamily::V4, Some("1"));
+    let (plan, _) = rules(&state, IpFamily::V4);
     let kinds: Vec<&str> = plan.steps().map(Step::kind).collect();
     assert_eq!(kinds, ["set-sysctl", "edit-rules", "edit-rules"]);
 
@@ -304,7 +313,7 @@ fn loopback_is_closed_before_the_rule_that_guards_it_goes() {
     let mut with_kubelet = state;
     let canary = ChainName::new("KUBE-KUBELET-CANARY").unwrap();
     with_kubelet.rules.set(Table::Mangle, canary, Vec::new());
-    let (plan, _) = rules(&with_kubelet.rules, IpFamily::V4, Some("1"));
+    let (plan, _) = rules(&with_kubelet, IpFamily::V4);
     let kinds: Vec<&str> = plan.steps().map(Step::kind).collect();
     assert_eq!(kinds, ["edit-rules"]);
 }

@@ -41,6 +41,8 @@ pub struct Believed {
     /// Chains of Services that others jump to, with those that these led to when they were observed.
     used: BTreeMap<ChainId, BTreeSet<ChainId>>,
     pub sysctls: BTreeMap<&'static str, String>,
+    /// The table of kube-proxy's nftables mode.
+    pub has_nftables_table: bool,
 }
 
 impl Believed {

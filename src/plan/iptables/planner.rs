@@ -115,7 +115,7 @@ impl Planner {
     }
 
     pub fn is_pending(&self) -> bool {
-        self.is_full || !self.touched.is_empty()
+        self.is_full || self.believed.has_nftables_table || !self.touched.is_empty()
     }
 
     pub fn needs_observation(&self) -> bool {
@@ -183,6 +183,7 @@ impl Planner {
     /// Replaces belief by what was observed; the next plan is a full one.
     pub fn observed(&mut self, state: State) {
         self.believed = Believed::observed(&state.rules, state.node.sysctls);
+        self.believed.has_nftables_table = state.has_nftables_table;
         self.is_full = true;
         self.needs_observation = false;
     }
@@ -190,7 +191,9 @@ impl Planner {
     /// Replaces belief about the rules; the next plan is a full one.
     pub fn observed_rules(&mut self, rules: &Ruleset) {
         let sysctls = std::mem::take(&mut self.believed.sysctls);
+        let has_nftables_table = self.believed.has_nftables_table;
         self.believed = Believed::observed(rules, sysctls);
+        self.believed.has_nftables_table = has_nftables_table;
         self.is_full = true;
         self.needs_observation = false;
     }
@@ -208,6 +211,10 @@ impl Planner {
             Isolation::Off => {
                 let edits = edits.into_iter().map(|edit| edit.edit).collect();
                 self.push(&mut plan, Phase::Servers, edits);
+                if self.believed.has_nftables_table {
+                    let family = self.context.family;
+                    plan.push(Phase::Switch, Step::DeleteNftablesTable { family });
+                }
             }
             Isolation::Searching(size) => self.push_parts(&mut plan, edits, size),
         }
@@ -380,6 +387,9 @@ impl Planner {
                     self.believed.sysctls.insert(key, (*value).to_owned());
                 }
                 (Step::EditRules(rules), Outcome::Done) => self.believed.follow(&rules.edits),
+                (Step::DeleteNftablesTable { .. }, Outcome::Done) => {
+                    self.believed.has_nftables_table = false;
+                }
                 (Step::EditRules(rules), Outcome::Failed(failure)) => {
                     // A batch is made table by table.
                     self.needs_observation = true;

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::proxy::{Proxy, name};
+use crate::dataplane::fake::Fault;
 use crate::model::testing::{endpoint, endpoint_at, ip, service, service_name, slice, tracker};
 use crate::model::{EndpointSlice, Event, IpFamily, Protocol, Service, SliceName};
 use crate::plan::ruleset::{Edit, Rule, Ruleset, Table};
@@ -416,4 +417,24 @@ fn many_node_addresses_make_no_long_chain() {
         proxy.kernel.state.rules,
         fresh(proxy.planner.context().clone(), &proxy)
     );
+}
+
+#[test]
+fn the_table_of_nftables_mode_goes_when_ours_serve() {
+    let tracker = tracker(
+        vec![service("ns/web").cluster_ips(&["10.96.0.1"]).port(80)],
+        vec![slice("ns/web", "a", vec![endpoint("10.1.0.1")]).port(8080)],
+    );
+    let mut proxy = Proxy::start(context(IpFamily::V4), tracker, Ruleset::new());
+    proxy.kernel.state.has_nftables_table = true;
+    proxy.planner.observed(proxy.kernel.state.clone());
+    let is_edit = |step: &Step| matches!(step, Step::EditRules(_));
+    proxy.try_sync(|step| is_edit(step).then_some(Fault::Refused));
+    assert!(proxy.kernel.state.has_nftables_table);
+    while proxy.planner.is_pending() {
+        proxy.try_sync(|_| None);
+    }
+    assert!(!proxy.kernel.state.has_nftables_table);
+    assert!(!proxy.rules(Table::Nat, "KUBE-SERVICES").is_empty());
+    assert!(proxy.sync().is_empty());
 }

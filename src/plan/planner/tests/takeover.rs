@@ -124,3 +124,34 @@ fn old_rules_stay_while_the_new_ones_fail() {
     proxy.sync();
     assert!(!remains::serves(&proxy.kernel.state.rules));
 }
+
+#[test]
+fn the_table_of_nftables_mode_translates_until_ours_serves() {
+    for family in IpFamily::ALL {
+        let before = State {
+            has_nftables_table: true,
+            ..State::default()
+        };
+        let mut proxy = Proxy::start(context(family), objects(), before);
+        let is_its_end = |step: &Step| matches!(step, Step::DeleteNftablesTable { .. });
+        let first = proxy.planner.plan_first(&[service_name("ns/web1")]);
+        assert!(!first.steps().any(is_its_end));
+
+        let wanted = proxy.planner.desired().virtual_servers().count();
+        let plan = proxy.planner.plan();
+        let is_server = |step: &Step| matches!(step, Step::AddVirtualServer { .. });
+        let end = plan.steps().position(is_its_end).unwrap();
+        let served = plan.steps().take(end).filter(|step| is_server(step));
+        assert_eq!(served.count(), wanted);
+
+        // As long as a virtual server is missing it stays.
+        let mut fails = true;
+        proxy.try_sync(|step| {
+            let is_first = is_server(step) && std::mem::take(&mut fails);
+            is_first.then_some(Fault::Refused)
+        });
+        assert!(proxy.kernel.state.has_nftables_table);
+        proxy.sync();
+        assert!(!proxy.kernel.state.has_nftables_table);
+    }
+}
