@@ -24,6 +24,7 @@ use common::namespace::{Namespace, command};
 use common::proxy::{Invocation, Proxy};
 use common::requirements::is_required;
 use common::topology::Host;
+use common::traffic::Protocol;
 use common::wait;
 
 mod common;
@@ -35,10 +36,14 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // Each test starts a proxy, and there are two processors.
     arguments.test_threads.get_or_insert(2);
-    let tests: [Test; 3] = [
+    let tests: [Test; 4] = [
         (
             "a_changed_configuration_file_costs_no_connection",
             a_changed_configuration_file_costs_no_connection,
+        ),
+        (
+            "few_rights_are_enough_after_init_only",
+            few_rights_are_enough_after_init_only,
         ),
         (
             "health_check_ports_answer_where_node_ports_do",
@@ -343,4 +348,76 @@ fn a_changed_configuration_file_costs_no_connection() -> Result<()> {
     client
         .finish()
         .with_context(|| format!("the log:\n{}", proxy.log()))
+}
+
+/// Runs a program as a container without privileges does: kernel settings can be read only, and of the capabilities these
+/// are left.
+const WITH_FEW_RIGHTS: &str = "set -e
+mount --bind /proc/sys /proc/sys
+mount -o remount,bind,ro /proc/sys
+exec setpriv --no-new-privs --bounding-set=-all,+net_admin,+net_raw -- \"$@\"";
+
+fn few_rights_are_enough_after_init_only() -> Result<()> {
+    let node = node(&["192.0.2.1/24", "2001:db8::1/64"])?;
+    let web = Service::new("web", 1, &[Host::Web1]).protocols(&[Protocol::Tcp]);
+    let manifests = ManifestDirectory::new(&[web.exposed()])?;
+    // Not for a network namespace to change.
+    let flags = ["--conntrack-max-per-core=0", "--conntrack-min=0"];
+    let setting = |name: &str| -> Result<String> {
+        let value = node.run("cat", &[&format!("/proc/sys/{name}")])?;
+        Ok(value.trim().to_owned())
+    };
+    let mut command = command(env!("CARGO_BIN_EXE_kube-proxy-rs"));
+    command
+        .args(["--init-only", "--proxy-mode=iptables"])
+        .args(flags);
+    let output = node.enter(|| command.output())??;
+    ensure!(output.status.success(), "{output:?}");
+    for (name, value) in [
+        ("net/ipv4/conf/all/route_localnet", "1"),
+        ("net/netfilter/nf_conntrack_tcp_timeout_close_wait", "3600"),
+    ] {
+        ensure!(setting(name)? == value, "{name} is {}", setting(name)?);
+    }
+    let rules = node.run("iptables-save", &[])?;
+    ensure!(!rules.contains("KUBE-"), "{rules}");
+
+    let invocation = Invocation {
+        binary: Path::new(env!("CARGO_BIN_EXE_kube-proxy-rs")).to_owned(),
+        manifests: manifests.path().to_owned(),
+        mode: "iptables".to_owned(),
+        flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
+    };
+    let ours = invocation.command();
+    let mut command = self::command("unshare");
+    command
+        .args([
+            "--mount",
+            "--propagation=private",
+            "sh",
+            "-c",
+            WITH_FEW_RIGHTS,
+            "sh",
+        ])
+        .arg(ours.get_program())
+        .args(ours.get_args());
+    let proxy = Proxy::spawn(&node, command)?;
+    for program in ["iptables-save", "ip6tables-save"] {
+        wait::until("the Service has its rules", || {
+            let rules = node.run(program, &["-t", "nat"])?;
+            ensure!(rules.contains("--dport 30001"), "{rules}\n{}", proxy.log());
+            Ok(())
+        })?;
+    }
+    let (_, log) = proxy.terminate()?;
+    let complaints = log
+        .lines()
+        .filter(|line| line.contains("WARN") || line.contains("ERROR"));
+    // Of these only the last one is about rights, and it is documented.
+    let known = ["configuration notice", "oomScoreAdj"];
+    let complaints: Vec<&str> = complaints
+        .filter(|line| !known.iter().any(|word| line.contains(word)))
+        .collect();
+    ensure!(complaints.is_empty(), "{complaints:#?}");
+    Ok(())
 }
