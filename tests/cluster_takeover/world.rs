@@ -1,0 +1,391 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A cluster of one node: the guest. A client outside, a pod that asks and pods that serve are namespaces of this machine, on
+//! the same wire as the guest; pods have the node for a router.
+
+use std::fmt;
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+
+use crate::common::manifests::{Service, list};
+use crate::common::namespace::{Namespace, Uplink};
+use crate::common::steady_load::{Load, Plan};
+use crate::common::topology::{CLUSTER_CIDRS, Family, Host, cluster_ip, node_port};
+use crate::common::traffic::{Protocol, Servers};
+use crate::common::wait;
+use crate::guest::Guest;
+use crate::kernel::{self, Kernel};
+use crate::node_load::NodeLoad;
+use crate::testbed::Testbed;
+
+const METRICS_PORT: u16 = 10249;
+/// kube-proxy starts some hundred programs before it has synced, and the guest needs up to 0.2 s for each.
+const PATIENCE: Duration = Duration::from_mins(4);
+/// The last part of the client's address in the network of the test bed.
+const CLIENT: u8 = 230;
+
+/// Who serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Program {
+    KubeProxy,
+    Ours,
+}
+
+/// A proxy that has synced.
+#[derive(Debug)]
+#[must_use = "it runs until it is stopped"]
+pub(crate) struct Running {
+    program: Program,
+    mode: &'static str,
+    process: String,
+}
+
+impl fmt::Display for Running {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self.program {
+            Program::KubeProxy => "kube-proxy",
+            Program::Ours => "kube-proxy-rs",
+        };
+        write!(f, "{name} in {} mode", self.mode)
+    }
+}
+
+/// Clients of both families: a pod, somebody outside, the node itself.
+#[derive(Debug)]
+pub(crate) struct Clients {
+    outside: Vec<(&'static str, Load)>,
+    node: NodeLoad,
+}
+
+pub(crate) struct World {
+    testbed: Testbed,
+    pub(crate) guest: Guest,
+    client: Namespace,
+    shell: Namespace,
+    /// Each start has a log of its own.
+    logs: Vec<String>,
+    loads: usize,
+    manifests: String,
+    _servers: Servers,
+    _uplinks: Vec<Uplink>,
+}
+
+/// What is exposed, and asked.
+fn web() -> Service {
+    tcp("swap-web", 120, &[Host::Web1, Host::Web2]).exposed()
+}
+
+fn tcp(name: &str, n: u8, endpoints: &[Host]) -> Service {
+    Service::new(name, n, endpoints).protocols(&[Protocol::Tcp])
+}
+
+fn services() -> [Service; 3] {
+    [
+        web(),
+        // UDP must not hinder the rest.
+        Service::new("swap-dns", 121, &[Host::Web1]).protocols(&[Protocol::Udp, Protocol::Tcp]),
+        tcp("swap-nobody", 122, &[]),
+    ]
+}
+
+impl World {
+    pub(crate) fn new(testbed: &Testbed) -> Result<Self> {
+        let testbed = testbed.clone();
+        let kube_proxy = Path::new(testbed.env("BIN")).join("kube-proxy");
+        ensure!(
+            kube_proxy.exists(),
+            "build it: hack/testbed/build kube-proxy"
+        );
+        let mut guest = Guest::start(&testbed);
+        let [v4, v6] = guest.addresses[..] else {
+            bail!("the guest has addresses {:?}", guest.addresses);
+        };
+        let bridge = testbed.env("BRIDGE");
+        let mut uplinks = Vec::new();
+        let mut on_the_wire = |addresses: &[String], gateways: &str| -> Result<Namespace> {
+            let host = Namespace::new()?;
+            host.sysctl(&[("net/ipv6/conf/default/accept_redirects", "0")])?;
+            host.ip("link set lo up\n")?;
+            uplinks.push(Uplink::new(&host, "eth0", bridge)?);
+            for address in addresses {
+                let nodad = if address.contains(':') { "nodad" } else { "" };
+                host.ip(&format!("address add {address} dev eth0 {nodad}\n"))?;
+            }
+            host.ip(gateways)?;
+            Ok(host)
+        };
+        let (net4, net6) = (testbed.env("NET4"), testbed.env("NET6"));
+        let client = on_the_wire(
+            &[
+                format!("{net4}.{CLIENT}/24"),
+                format!("{net6}:{CLIENT:x}/64"),
+            ],
+            &format!(
+                "route add 10.96.0.0/12 via {v4}\nroute add 203.0.113.0/24 via {v4}\nroute add fd00:96::/108 via {v6}\n"
+            ),
+        )?;
+        // Nobody but the node is a neighbour of a pod.
+        let through_node = format!(
+            "route add {v4} dev eth0\nroute add default via {v4}\nroute add {v6} dev eth0\nroute add default via {v6}\n"
+        );
+        let mut pod = |hosts: &[Host]| -> Result<Namespace> {
+            let both = |host: &Host| {
+                Family::ALL.map(|family| match host.address(family) {
+                    IpAddr::V4(address) => format!("{address}/32"),
+                    IpAddr::V6(address) => format!("{address}/128"),
+                })
+            };
+            let addresses: Vec<String> = hosts.iter().flat_map(both).collect();
+            on_the_wire(&addresses, &through_node)
+        };
+        let shell = pod(&[Host::Shell])?;
+        let web = [
+            (Host::Web1, pod(&[Host::Web1])?),
+            (Host::Web2, pod(&[Host::Web2])?),
+        ];
+        let servers = Servers::at(web.iter().map(|(host, namespace)| (*host, namespace, 8080)))?;
+        make_router(&mut guest, &testbed);
+
+        let addresses = [v4, v6].map(|address| json!({"type": "InternalIP", "address": address}));
+        let status = json!({"status": {"addresses": addresses}}).to_string();
+        let manifests: Vec<Value> = services()
+            .iter()
+            .flat_map(|service| {
+                [vec![service.service_manifest()], service.slice_manifests()].concat()
+            })
+            .chain([json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node"}})])
+            .collect();
+        let world = Self {
+            testbed,
+            guest,
+            client,
+            shell,
+            logs: Vec::new(),
+            loads: 0,
+            manifests: list(&manifests).to_string(),
+            _servers: servers,
+            _uplinks: uplinks,
+        };
+        world.testbed.apply(&world.manifests);
+        let patch = [
+            "patch",
+            "node/node",
+            "--subresource=status",
+            "--type=merge",
+            "-p",
+            &status,
+        ];
+        world.testbed.kubectl(&patch);
+        Ok(world)
+    }
+
+    fn program(&self, program: Program) -> PathBuf {
+        match program {
+            Program::KubeProxy => Path::new(self.testbed.env("BIN")).join("kube-proxy"),
+            Program::Ours => PathBuf::from(env!("CARGO_BIN_EXE_kube-proxy-rs")),
+        }
+    }
+
+    /// Starts a proxy and waits until it has synced.
+    pub(crate) fn start(&mut self, program: Program, mode: &'static str) -> Result<Running> {
+        let log = format!("/run/log-{}", self.logs.len());
+        let script = format!(
+            "{} --kubeconfig={} --proxy-mode={mode} --hostname-override=node --v=2 --cluster-cidr={CLUSTER_CIDRS} \
+             --metrics-bind-address=0.0.0.0:{METRICS_PORT} </dev/null >{log} 2>&1 & echo $!",
+            self.program(program).display(),
+            self.testbed.kubeconfig("proxy").display(),
+        );
+        let began = wait::now();
+        let process = self.guest.run(&script).trim().to_owned();
+        self.logs.push(log);
+        let running = Running {
+            program,
+            mode,
+            process,
+        };
+        let metrics = SocketAddr::new(self.guest.addresses[0], METRICS_PORT);
+        wait::until_within(PATIENCE, "it has synced", || has_synced(metrics))
+            .with_context(|| running.to_string())?;
+        eprintln!(
+            "{running} has synced after {:.1} s",
+            began.elapsed().as_secs_f64()
+        );
+        Ok(running)
+    }
+
+    pub(crate) fn stop(&mut self, running: Running) {
+        let process = running.process;
+        self.guest.run(&format!(
+            "kill {process}; while kill -0 {process} 2>/dev/null; do :; done"
+        ));
+    }
+
+    /// The ends of the logs.
+    pub(crate) fn logs(&mut self) -> String {
+        let logs = self.logs.clone();
+        let ends = logs.iter().map(|log| {
+            self.guest
+                .answer(&format!("echo == {log}; tail -n 35 {log} | cut -c 1-300"))
+                .stdout
+        });
+        ends.collect()
+    }
+
+    /// `--cleanup` by us, with kube-proxy's own flags.
+    pub(crate) fn clean_up(&mut self) -> Result<()> {
+        let answer = self.guest.answer(&format!(
+            "{} --cleanup",
+            self.program(Program::Ours).display()
+        ));
+        ensure!(answer.code == Some(0), "{answer:?}");
+        Ok(())
+    }
+
+    pub(crate) fn kernel(&mut self) -> Kernel {
+        kernel::read(&mut self.guest)
+    }
+
+    /// Waits until the kernel is exactly so.
+    pub(crate) fn becomes(&mut self, wanted: &Kernel, what: &str) -> Result<()> {
+        self.differs_only_in(wanted, "nothing", what)
+    }
+
+    /// The same, but for the chain that is kubelet's, too: it stays until the clean-up.
+    pub(crate) fn has_only_ours(&mut self, wanted: &Kernel, what: &str) -> Result<()> {
+        self.differs_only_in(wanted, "KUBE-FIREWALL", what)
+    }
+
+    fn differs_only_in(&mut self, wanted: &Kernel, word: &str, what: &str) -> Result<()> {
+        // ipvs mode waits for its connections, and IPVS remembers some for two minutes.
+        wait::until_within(PATIENCE, what, || {
+            let mut differences = kernel::differences(wanted, &self.kernel());
+            differences.retain(|line| !line.contains(word));
+            ensure!(differences.is_empty(), "{}", differences.join("\n"));
+            Ok(())
+        })
+    }
+
+    /// More than 200 new connections per second, and 24 that stay.
+    pub(crate) fn clients(&mut self) -> Result<Clients> {
+        let web = web();
+        let cluster_ips = Family::ALL.map(|family| SocketAddr::new(cluster_ip(family, web.n), 80));
+        let node_ports: Vec<SocketAddr> = self
+            .guest
+            .addresses
+            .iter()
+            .map(|address| SocketAddr::new(*address, node_port(web.n)))
+            .collect();
+        let start = |from: &Namespace, targets: &[SocketAddr]| {
+            let plan = Plan {
+                targets: targets.to_vec(),
+                rate: 105,
+                held: 10,
+            };
+            Load::start(from, plan)
+        };
+        let outside = vec![
+            (
+                "from a pod",
+                start(&self.shell, &cluster_ips).context("from a pod")?,
+            ),
+            (
+                "from outside",
+                start(&self.client, &node_ports).context("from outside")?,
+            ),
+        ];
+        self.loads += 1;
+        let node = NodeLoad::start(&mut self.guest, &self.loads.to_string(), &cluster_ips, 5, 4)?;
+        Ok(Clients { outside, node })
+    }
+
+    /// All were served.
+    pub(crate) fn are_flawless(&mut self, clients: Clients, what: &str) -> Result<()> {
+        let mut results = Vec::new();
+        for (from, load) in clients.outside {
+            let tally = load.finish()?;
+            eprintln!("{what}, {from}: {}", tally.line());
+            results.push(
+                tally
+                    .is_flawless(BETWEEN)
+                    .with_context(|| format!("{what}, {from}")),
+            );
+        }
+        let tally = clients.node.finish(&mut self.guest)?;
+        eprintln!("{what}, from the node: {}", tally["line"]);
+        results.push(
+            if tally["failures"] == json!([]) && tally["answered"].as_u64() > Some(0) {
+                Ok(())
+            } else {
+                Err(anyhow::anyhow!("{what}, from the node: {tally:#}"))
+            },
+        );
+        results.into_iter().collect()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let arguments = ["delete", "--ignore-not-found", "--wait=false", "-f", "-"];
+        drop(
+            self.testbed
+                .kubectl_as("admin", &arguments, &self.manifests),
+        );
+    }
+}
+
+/// Connections between two events, for one load after the other.
+const BETWEEN: u64 = 300;
+
+impl Clients {
+    pub(crate) fn go_on(&self) -> Result<()> {
+        self.outside
+            .iter()
+            .try_for_each(|(from, load)| load.goes_on_for(BETWEEN).context(*from))
+    }
+}
+
+/// The guest routes between pods and others.
+fn make_router(guest: &mut Guest, testbed: &Testbed) {
+    let mut set_up = "set -e
+            cd /proc/sys/net
+            echo 1 >ipv4/ip_forward
+            echo 1 >ipv6/conf/all/forwarding
+            for link in all default vec0; do echo 0 >ipv4/conf/$link/send_redirects; done\n"
+        .to_owned();
+    for host in [Host::Shell, Host::Web1, Host::Web2] {
+        for family in Family::ALL {
+            set_up.extend([
+                "ip route add ",
+                &host.address(family).to_string(),
+                " dev vec0\n",
+            ]);
+        }
+    }
+    // Without a route to Services the node could not ask them in iptables mode.
+    for (gateway, family) in [(testbed.env("HOST4"), "4"), (testbed.env("HOST6"), "6")] {
+        set_up.extend(["ip -", family, " route add default via ", gateway, "\n"]);
+    }
+    guest.run(&set_up);
+}
+
+fn has_synced(metrics: SocketAddr) -> Result<()> {
+    let mut stream = TcpStream::connect_timeout(&metrics, Duration::from_secs(5))?;
+    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    write!(stream, "GET /metrics HTTP/1.0\r\nHost: node\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let synced = answer.lines().filter(|line| {
+        let value = line
+            .rsplit(' ')
+            .next()
+            .and_then(|value| value.parse::<f64>().ok());
+        line.starts_with("kubeproxy_sync_proxy_rules_last_timestamp_seconds{") && value > Some(0.0)
+    });
+    let families = synced.count();
+    ensure!(families == 2, "{families} families have synced");
+    Ok(())
+}
