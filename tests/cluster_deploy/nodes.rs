@@ -47,6 +47,7 @@ fn image_is_small(_: &Testbed) -> Result<()> {
         ("/usr/local/bin/kube-proxy", "kube-proxy-rs"),
         ("/usr/sbin/iptables-nft", "nf_tables"),
         ("/usr/sbin/ip6tables-legacy-save", "legacy"),
+        ("/sbin/modprobe", "kmod"),
     ] {
         let here = Namespace::current()?;
         let root = root.to_str().context("a path")?;
