@@ -61,7 +61,7 @@ impl Size {
     };
     /// For the guest kernel, where it takes a tenth of a second.
     pub const SLOW: Self = Self {
-        probes: 2,
+        probes: 1,
         changes: 3,
         services: 3,
     };

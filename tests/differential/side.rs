@@ -135,7 +135,9 @@ impl Side {
             // Nobody waits for the sake of others here.
             .args(["--iptables-min-sync-period=10ms", "--ipvs-min-sync-period=10ms"])
             // Not for a network namespace to change.
-            .args(["--conntrack-max-per-core=0", "--conntrack-min=0"]);
+            .args(["--conntrack-max-per-core=0", "--conntrack-min=0"])
+            // kube-proxy ends where the kernel has no such settings before it has a rule.
+            .args(["--conntrack-tcp-timeout-established=0s", "--conntrack-tcp-timeout-close-wait=0s"]);
         let proxy = Proxy::spawn(node, command)?;
         Ok(Self {
             contestant,
