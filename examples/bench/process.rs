@@ -29,7 +29,7 @@ pub(crate) fn memory(pid: u32) -> anyhow::Result<Value> {
 }
 
 /// Processor time in seconds: the scheduler's nanoseconds where the kernel counts them, else ticks.
-fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
+pub(crate) fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
     let mut nanoseconds = 0_u64;
     let mut is_counted = false;
     for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What one node's proxy costs in a large cluster. The cluster is a generated stream: [`stream`] speaks list and watch as the
+//! API server does, the real program reads it over HTTP, and its processor time, memory, bytes and netlink messages are
+//! written down. `hack/scale` runs it at several sizes; `table` prints what follows from the small ones beside the large one.
+
+mod objects;
+#[path = "../bench/process.rs"]
+#[allow(dead_code, reason = "the benchmarks use more of it")]
+mod process;
+mod stream;
+mod table;
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use clap::{Parser, Subcommand};
+use kube_proxy_rs::clock::Clock;
+use serde_json::{Value, json};
+
+use stream::Stream;
+
+#[derive(Debug, Parser)]
+#[command(name = "scale")]
+enum Arguments {
+    #[command(flatten)]
+    Command(Action),
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// One size and mode. To be run in a network namespace or a guest kernel of its own.
+    Run(Run),
+    /// The results of a folder.
+    Table { folder: PathBuf },
+}
+
+#[derive(clap::Args, Debug)]
+struct Run {
+    /// The program.
+    #[arg(long)]
+    proxy: PathBuf,
+    /// Its mode.
+    #[arg(long)]
+    mode: String,
+    #[arg(long)]
+    services: u32,
+    /// Changes of slices per second, and for how long.
+    #[arg(long, default_value_t = 100)]
+    rate: u32,
+    #[arg(long, default_value_t = 60)]
+    seconds: u32,
+    /// A word for the table.
+    #[arg(long)]
+    label: String,
+    #[arg(long)]
+    out: PathBuf,
+}
+
+fn main() -> anyhow::Result<()> {
+    let Arguments::Command(action) = Arguments::parse();
+    match action {
+        Action::Run(run) => measure(&run),
+        Action::Table { folder } => table::print(&folder),
+    }
+}
+
+/// Longer than any cold start takes in a guest kernel.
+const LIMIT: Duration = Duration::from_mins(25);
+
+/// Ends with the measurement, however that ends.
+struct Proxy(Child);
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+fn measure(run: &Run) -> anyhow::Result<()> {
+    let clock = Clock::system();
+    let stream = Stream::start(run.services)?;
+    let folder = run.out.parent().unwrap_or(Path::new("."));
+    let kubeconfig = folder.join(format!("{}.kubeconfig", run.label));
+    std::fs::write(&kubeconfig, stream.kubeconfig())?;
+    let log = std::fs::File::create(folder.join(format!("{}.log", run.label)))?;
+    let proxy = Proxy(start(run, &kubeconfig, log)?);
+    let pid = proxy.0.id();
+    let look = || -> anyhow::Result<Value> {
+        Ok(json!({
+            "seconds": clock.monotonic().as_secs_f64(),
+            "cpu": process::cpu_with_children(pid)?,
+            "ownCpu": process::cpu_seconds(pid)?,
+            "memory": process::memory(pid)?,
+            "bytes": stream.bytes(),
+            "work": process::Metrics::read().context("no metrics")?.work(),
+        }))
+    };
+    let begin = clock.monotonic();
+    let is_late = || clock.monotonic().saturating_sub(begin) > LIMIT;
+    let caught_up = |changes: u64| -> anyhow::Result<()> {
+        // Twice, with a pause between: what has been read may not have been taken in.
+        loop {
+            let metrics = process::Metrics::read();
+            let is_done = metrics.is_some_and(|metrics| {
+                let pending = metrics.sum(PENDING, "").unwrap_or(1.0);
+                let synced = metrics
+                    .series(SYNCED)
+                    .filter(|(_, time)| *time > 0.0)
+                    .count();
+                pending == 0.0 && synced > 0
+            });
+            if is_done && stream.sent() >= changes && stream.is_listed() {
+                return Ok(());
+            }
+            ensure!(!is_late(), "it does not catch up");
+            pause(Duration::from_millis(200));
+        }
+    };
+    caught_up(0)?;
+    let start_seconds = clock.monotonic().saturating_sub(begin).as_secs_f64();
+    let cold = look()?;
+    pause(SETTLE);
+    let idle_begin = look()?;
+    pause(Duration::from_secs(30));
+    let idle = look()?;
+    let changes = u64::from(run.rate) * u64::from(run.seconds);
+    stream.change(run.rate, run.seconds);
+    caught_up(changes)?;
+    pause(SETTLE);
+    caught_up(changes)?;
+    let busy = look()?;
+    let result = json!({
+        "label": run.label, "mode": run.mode, "services": run.services,
+        "endpoints": objects::endpoints(run.services), "rate": run.rate, "changes": changes,
+        "startSeconds": start_seconds,
+        "cold": cold, "idleBegin": idle_begin, "idle": idle, "busy": busy,
+        "listBytes": stream.list_bytes(), "changeBytes": stream.bytes() - stream.list_bytes(),
+        "eventOf100": objects::event_of(100).len(), "eventOf1": objects::event_of(1).len(),
+    });
+    std::fs::write(&run.out, serde_json::to_string_pretty(&result)? + "\n")?;
+    Ok(())
+}
+
+/// What is left to do, and when a round was last finished.
+const PENDING: &str = "kubeproxy_sync_proxy_rules_service_changes_pending";
+const SYNCED: &str = "kubeproxy_sync_proxy_rules_last_timestamp_seconds";
+/// After this, memory that is given back late has been given back.
+const SETTLE: Duration = Duration::from_secs(5);
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the program under test is started"
+)]
+fn start(run: &Run, kubeconfig: &Path, log: std::fs::File) -> anyhow::Result<Child> {
+    let mut command = Command::new(&run.proxy);
+    command
+        .arg(format!("--proxy-mode={}", run.mode))
+        .arg(format!("--kubeconfig={}", kubeconfig.display()))
+        .args(["--hostname-override=node-0", "--cluster-cidr=10.128.0.0/9"])
+        .args(["--conntrack-max-per-core=0", "--conntrack-min=0"])
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log);
+    command.spawn().context("cannot start the proxy")
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "between two looks, not instead of them"
+)]
+fn pause(time: Duration) {
+    std::thread::sleep(time);
+}
