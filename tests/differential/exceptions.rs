@@ -263,7 +263,7 @@ pub const ALL: &[Exception] = &[
     },
     Exception {
         table: Table::Modes,
-        case: "a Service's address, but a port that it has not",
+        case: "a Service's address, but a port that it has not, or a ping",
         is_met: |it| {
             !it.at().is_on_node()
                 && !it.is_frontend()
