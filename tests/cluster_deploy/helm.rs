@@ -20,6 +20,10 @@ pub(crate) const TESTS: &[Test] = &[
         "helm::every_value_set_is_as_recorded_and_accepted",
         value_sets,
     ),
+    (
+        "helm::rules_and_dashboard_are_those_of_prometheus",
+        rules_and_dashboard,
+    ),
     ("helm::release_lives_and_goes", release_lives_and_goes),
 ];
 
@@ -208,6 +212,54 @@ fn value_sets(testbed: &Testbed) -> Result<()> {
         let count = accepted.matches("created (server dry run)").count();
         ensure!(objects == count, "{set}: {count} of {objects}: {accepted}");
     }
+    Ok(())
+}
+
+fn rules_and_dashboard(testbed: &Testbed) -> Result<()> {
+    let helm = Helm::new(testbed)?;
+    let _kinds = OperatorKinds::install(testbed)?;
+    let (chart, values) = (chart(), values("defaults"));
+    let text = helm.run(&[
+        "template",
+        "kpr",
+        &chart,
+        "--values",
+        &values,
+        "--show-only",
+        "templates/monitoring.yaml",
+        "--set",
+        "prometheusRule.enabled=true,dashboard.enabled=true,serviceMonitor.jobLabel=proxies",
+    ])?;
+    let objects: Vec<Value> = serde_saphyr::from_multiple(&text)?;
+    let of_kind = |kind: &str| {
+        let found = objects.iter().find(|object| object["kind"] == kind);
+        found.with_context(|| format!("no {kind} in {text}"))
+    };
+    let (rule, dashboard) = (of_kind("PrometheusRule")?, of_kind("ConfigMap")?);
+    let mut expected = Vec::new();
+    for file in ["rules", "alerts"] {
+        let text = fs::read_to_string(deploy(&format!("prometheus/{file}.yaml")))?;
+        let text = text.replace(r#"job="kube-proxy""#, r#"job="proxies""#);
+        let mut rules: Value = serde_saphyr::from_str(&text)?;
+        expected.push(rules["groups"][0].take());
+    }
+    let expected = Value::from(expected);
+    let groups = &rule["spec"]["groups"];
+    ensure!(*groups == expected, "{groups} instead of {expected}");
+    let shown = dashboard["data"]["kube-proxy-rs.json"].as_str();
+    let shown: Value = serde_json::from_str(shown.context("a dashboard")?)?;
+    let file = fs::read_to_string(deploy("prometheus/dashboards/kube-proxy-rs.json"))?;
+    ensure!(
+        shown == serde_json::from_str::<Value>(&file)?,
+        "another dashboard"
+    );
+    ensure!(
+        dashboard["metadata"]["labels"]["grafana_dashboard"] == "1",
+        "{}",
+        dashboard["metadata"]
+    );
+    let arguments = ["apply", "--dry-run=server", "-f", "-"];
+    succeeded(&arguments, &testbed.kubectl_as("admin", &arguments, &text));
     Ok(())
 }
 
