@@ -238,4 +238,6 @@ fn raw_version() -> String {
 }
 
 #[cfg(test)]
+mod reference;
+#[cfg(test)]
 mod tests;

@@ -25,3 +25,6 @@ pub mod reconcile;
 pub mod source;
 mod task;
 pub mod telemetry;
+
+#[cfg(test)]
+mod testing;

@@ -124,4 +124,6 @@ fn signed(count: usize) -> i64 {
 }
 
 #[cfg(test)]
+mod reference;
+#[cfg(test)]
 mod tests;

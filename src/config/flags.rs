@@ -18,10 +18,12 @@ use super::duration::GoDuration;
 use super::settings::IptablesBackend;
 use super::types::VmoduleItem;
 
+#[cfg(test)]
+pub(super) use shown::OURS;
 pub(super) use shown::shown;
 
 /// Flags that count although `--config` is given. All others are replaced by the file.
-const BESIDE_CONFIG: [&str; 20] = [
+pub(super) const BESIDE_CONFIG: [&str; 20] = [
     "config",
     "write_config_to",
     "cleanup",
@@ -355,7 +357,7 @@ pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Par
 }
 
 /// The derived command with what pflag does and the derive cannot say.
-fn command() -> clap::Command {
+pub(super) fn command() -> clap::Command {
     let pflag = |arg: clap::Arg| {
         let is_switch = arg
             .get_value_names()

@@ -34,7 +34,7 @@ pub struct KubeProxyConfiguration {
     /// The pods' ranges, separated by commas.
     #[serde(rename = "clusterCIDR", deserialize_with = "null_is_default")]
     pub cluster_cidr: String,
-    /// How often upstream replays all objects.
+    /// Without effect: nothing here has to be replayed.
     #[serde(deserialize_with = "null_is_default")]
     pub config_sync_period: GoDuration,
     /// Connection tracking.
@@ -46,7 +46,7 @@ pub struct KubeProxyConfiguration {
     /// How traffic of local pods is told.
     #[serde(deserialize_with = "null_is_default")]
     pub detect_local_mode: String,
-    /// Serve debugging endpoints.
+    /// Without effect: there are no Go profiles.
     #[serde(deserialize_with = "null_is_default")]
     pub enable_profiling: bool,
     /// Feature gates.
@@ -79,23 +79,23 @@ pub struct KubeProxyConfiguration {
     /// `iptables` or `ipvs`.
     #[serde(deserialize_with = "null_is_default")]
     pub mode: String,
-    /// No effect: this proxy has no such mode.
+    /// Without effect: this proxy has no such mode.
     #[serde(deserialize_with = "null_is_default")]
     pub nftables: Nftables,
     /// Where node ports answer.
     pub node_port_addresses: Option<Vec<String>>,
     /// For `/proc/self/oom_score_adj`.
     pub oom_score_adj: Option<i32>,
-    /// No effect, as upstream.
+    /// Deprecated and without effect, as upstream.
     #[serde(deserialize_with = "null_is_default")]
     pub port_range: String,
-    /// Upstream's hidden metrics; we have none.
+    /// Without effect: there are no hidden metrics.
     #[serde(deserialize_with = "null_is_default")]
     pub show_hidden_metrics_for_version: String,
-    /// No effect on Linux.
+    /// Without effect on Linux.
     #[serde(deserialize_with = "null_is_default", skip_serializing_if = "is_false")]
     pub windows_run_as_service: bool,
-    /// No effect on Linux.
+    /// Without effect on Linux.
     #[serde(deserialize_with = "null_is_default")]
     pub winkernel: Winkernel,
 }
@@ -104,19 +104,19 @@ pub struct KubeProxyConfiguration {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ClientConnection {
-    /// The `Accept` header.
+    /// Without effect: JSON is spoken.
     #[serde(deserialize_with = "null_is_default")]
     pub accept_content_types: String,
-    /// Requests at once.
+    /// Without effect: there are few requests, and each kind is paced.
     #[serde(deserialize_with = "null_is_default")]
     pub burst: i32,
-    /// The `Content-Type` header.
+    /// Without effect: JSON is spoken.
     #[serde(deserialize_with = "null_is_default")]
     pub content_type: String,
     /// Path of a kubeconfig file.
     #[serde(deserialize_with = "null_is_default")]
     pub kubeconfig: String,
-    /// Requests per second.
+    /// Without effect: there are few requests, and each kind is paced.
     #[serde(deserialize_with = "null_is_default")]
     pub qps: f32,
 }
@@ -185,7 +185,7 @@ pub struct Ipvs {
     /// Shortest time between two rounds.
     #[serde(deserialize_with = "null_is_default")]
     pub min_sync_period: GoDuration,
-    /// Kernel name of the scheduler.
+    /// Kernel name of the scheduler; blank means `rr`.
     #[serde(deserialize_with = "null_is_default")]
     pub scheduler: String,
     /// Answer ARP for the asked interface's addresses only.
@@ -209,15 +209,15 @@ pub struct Ipvs {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Nftables {
-    /// No effect.
+    /// Without effect.
     #[serde(deserialize_with = "null_is_default")]
     pub masquerade_all: bool,
-    /// No effect.
+    /// Without effect.
     pub masquerade_bit: Option<i32>,
-    /// No effect.
+    /// Without effect.
     #[serde(deserialize_with = "null_is_default")]
     pub min_sync_period: GoDuration,
-    /// No effect.
+    /// Without effect.
     #[serde(deserialize_with = "null_is_default")]
     pub sync_period: GoDuration,
 }
@@ -226,19 +226,19 @@ pub struct Nftables {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Winkernel {
-    /// No effect.
+    /// Without effect.
     #[serde(rename = "enableDSR", deserialize_with = "null_is_default")]
     pub enable_dsr: bool,
-    /// No effect.
+    /// Without effect.
     #[serde(deserialize_with = "null_is_default")]
     pub forward_health_check_vip: bool,
-    /// No effect.
+    /// Without effect.
     #[serde(deserialize_with = "null_is_default")]
     pub network_name: String,
-    /// No effect.
+    /// Without effect.
     #[serde(deserialize_with = "null_is_default")]
     pub root_hns_endpoint_name: String,
-    /// No effect.
+    /// Without effect.
     #[serde(deserialize_with = "null_is_default")]
     pub source_vip: String,
 }
@@ -247,7 +247,7 @@ pub struct Winkernel {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Logging {
-    /// How long upstream buffers lines; ours are written at once.
+    /// Without effect: lines are written at once.
     #[serde(deserialize_with = "duration_or_nanoseconds")]
     pub flush_frequency: GoDuration,
     /// `text` or `json`.
@@ -283,10 +283,10 @@ pub struct LogOptions {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct OutputRouting {
-    /// A quantity of bytes.
+    /// Without effect: lines are written at once.
     #[serde(deserialize_with = "quantity")]
     pub info_buffer_size: Quantity,
-    /// Info lines to stdout.
+    /// Without effect: all lines go to stderr.
     #[serde(deserialize_with = "null_is_default", skip_serializing_if = "is_false")]
     pub split_stream: bool,
 }

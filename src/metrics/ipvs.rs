@@ -23,7 +23,12 @@ struct Traffic {
 
 /// Registers the sums, which only IPVS mode has.
 pub fn register_ipvs_traffic(registry: &Registry) -> Result<(), MetricsError> {
-    Ok(registry.register(Box::new(Traffic::new(Path::new(TOTALS))?))?)
+    register_from(registry, Path::new(TOTALS))
+}
+
+/// The same from another file.
+pub(super) fn register_from(registry: &Registry, path: &Path) -> Result<(), MetricsError> {
+    Ok(registry.register(Box::new(Traffic::new(path)?))?)
 }
 
 impl Traffic {
@@ -98,11 +103,12 @@ fn totals(text: &str) -> Option<[u64; 5]> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// Linux 6.1, `cat /proc/net/ip_vs_stats` in the guest.
-    const SHOWN: &str = "   Total Incoming Outgoing         Incoming         Outgoing
+    pub(in crate::metrics) const SHOWN: &str =
+        "   Total Incoming Outgoing         Incoming         Outgoing
    Conns  Packets  Packets            Bytes            Bytes
        3       1A       12              9A0              88F
 

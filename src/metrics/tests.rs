@@ -40,7 +40,7 @@ fn types(text: &str) -> BTreeMap<&str, &str> {
         .collect()
 }
 
-fn upper_bounds<'a>(text: &'a str, metric: &str) -> Vec<&'a str> {
+pub(super) fn upper_bounds<'a>(text: &'a str, metric: &str) -> Vec<&'a str> {
     text.lines()
         .filter(|line| line.starts_with(&format!("{metric}_bucket")))
         .filter_map(|line| line.split_once("le=\"")?.1.split_once('"'))
@@ -48,7 +48,7 @@ fn upper_bounds<'a>(text: &'a str, metric: &str) -> Vec<&'a str> {
         .collect()
 }
 
-fn touch_everything(metrics: &SyncMetrics) {
+pub(super) fn touch_everything(metrics: &SyncMetrics) {
     let family = IpFamily::V4;
     metrics.sync_queued(family);
     metrics.sync_finished(family, SyncScope::Full, Duration::from_millis(3), true);

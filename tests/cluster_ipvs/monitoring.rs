@@ -67,6 +67,15 @@ fn every_panel_has_data(world: &mut World) {
             "{what}: {values:?}"
         );
     }
+    until("the last flush is repaired", || {
+        let chain = world.guest.run("iptables -w -t nat -S KUBE-POSTROUTING");
+        // The first line is the chain itself.
+        if chain.lines().count() > 1 {
+            Ok(())
+        } else {
+            Err(chain)
+        }
+    });
     // The connection ends, so that nothing is left to drain.
     world.clear();
     assert_eq!(

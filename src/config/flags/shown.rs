@@ -90,6 +90,16 @@ pub(in crate::config) fn shown(
     Ok(shown)
 }
 
+/// kube-proxy has none of these.
+#[cfg(test)]
+pub(in crate::config) const OURS: [&str; 5] = [
+    "help",
+    "iptables-backend",
+    "ipvs-drain-limit",
+    "localhost-nodeports",
+    "manifests",
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,14 +162,6 @@ mod tests {
         "vmodule",
         "version",
         "write-config-to",
-    ];
-    /// kube-proxy has none of these.
-    const OURS: [&str; 5] = [
-        "help",
-        "iptables-backend",
-        "ipvs-drain-limit",
-        "localhost-nodeports",
-        "manifests",
     ];
 
     fn shown_for(arguments: &[&str]) -> Vec<(String, String)> {

@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `docs/configuration.md`, made from the flags and from the fields of the file, with their doc comments.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+use super::flags::{BESIDE_CONFIG, OURS, command, shown};
+use super::notices::notices;
+use super::types::{API_VERSION, KIND, KubeProxyConfiguration, Nftables, Winkernel};
+use crate::testing::document_is;
+
+const TYPES: &str = include_str!("types.rs");
+
+/// A field of a struct in `types.rs`.
+struct Field {
+    name: String,
+    kind: String,
+    about: String,
+}
+
+/// The structs of `types.rs` by name. A field is what follows its doc comment and its attributes.
+fn structs() -> BTreeMap<String, Vec<Field>> {
+    let mut structs: BTreeMap<String, Vec<Field>> = BTreeMap::new();
+    let (mut current, mut about, mut renamed) = (String::new(), String::new(), None);
+    for line in TYPES.lines() {
+        let text = line.trim();
+        if let Some(rest) = line.strip_prefix("pub struct ") {
+            current = rest.split([' ', '(']).next().unwrap_or_default().to_owned();
+            (about, renamed) = (String::new(), None);
+        } else if let Some(words) = text.strip_prefix("/// ") {
+            about = format!("{about} {words}").trim().to_owned();
+        } else if let Some((_, rest)) = text.split_once("rename = \"") {
+            renamed = rest.split_once('"').map(|(name, _)| name.to_owned());
+        } else if let Some((name, kind)) = text
+            .strip_prefix("pub ")
+            .and_then(|text| text.split_once(": "))
+        {
+            let name = renamed.take().unwrap_or_else(|| camel_case(name));
+            let kind = kind.trim_end_matches(',').to_owned();
+            let about = std::mem::take(&mut about);
+            structs
+                .entry(current.clone())
+                .or_default()
+                .push(Field { name, kind, about });
+        }
+    }
+    structs
+}
+
+fn camel_case(name: &str) -> String {
+    let mut words = name.split('_');
+    let first = words.next().unwrap_or_default().to_owned();
+    words.fold(first, |text, word| {
+        text + &word[..1].to_uppercase() + &word[1..]
+    })
+}
+
+/// Path, default and words of each field below a struct.
+fn fields(of: &str, path: &str, defaults: &Value, into: &mut Vec<(String, String, String)>) {
+    let structs = structs();
+    for field in &structs[of] {
+        let path = format!("{path}{}", field.name);
+        let default = &defaults[&field.name];
+        if structs.contains_key(&field.kind) && field.kind != "Quantity" {
+            fields(&field.kind, &format!("{path}."), default, into);
+        } else {
+            into.push((path, written(default), field.about.clone()));
+        }
+    }
+}
+
+fn written(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) if text.is_empty() => String::new(),
+        Value::String(text) => format!("`{text}`"),
+        other => format!("`{other}`"),
+    }
+}
+
+fn all_fields() -> Vec<(String, String, String)> {
+    let mut configuration = KubeProxyConfiguration::with_defaults();
+    configuration.set_platform_defaults();
+    let defaults = serde_json::to_value(configuration).unwrap();
+    let mut all = Vec::new();
+    fields("KubeProxyConfiguration", "", &defaults, &mut all);
+    for (_, _, about) in &mut all {
+        *about = about.replace("[`API_VERSION`]", &format!("`{API_VERSION}`"));
+        *about = about.replace("[`KIND`]", &format!("`{KIND}`"));
+    }
+    all
+}
+
+#[test]
+fn the_document_is_as_the_code() {
+    let mut text = "<!-- Made from the code by hack/update-golden.sh. -->
+# Configuration
+Flags and the configuration file are kube-proxy's (v1.37.2), so that its ConfigMap works unmodified; what is ours says so. A file given by
+`--config` replaces all flags but those marked *always*. A file that changes is taken in without a restart of the container, and an
+invalid one changes nothing. `kube-proxy-rs check-config FILE` says what is wrong, unsupported or deprecated. `/configz` and `/flagz`
+on the metrics port show what is in use.
+
+## Flags
+| flag | default | always | whose | what |
+|---|---|---|---|---|
+"
+    .to_owned();
+    let defaults: BTreeMap<String, String> = shown(["kube-proxy-rs".into()])
+        .unwrap()
+        .into_iter()
+        .collect();
+    let command = command();
+    let mut flags: Vec<_> = command
+        .get_arguments()
+        .filter(|flag| flag.get_long().is_some())
+        .collect();
+    flags.sort_by_key(|flag| flag.get_long());
+    for flag in flags {
+        let name = flag.get_long().unwrap();
+        if name == "help" {
+            continue;
+        }
+        let about = flag.get_help().map(ToString::to_string).unwrap_or_default();
+        let (about, said) = about.split_once(" [default: ").unwrap_or((&about, ""));
+        let said = said.split(']').next().unwrap().trim_matches('`');
+        let default = defaults
+            .get(name)
+            .map(String::as_str)
+            .filter(|value| !value.is_empty() && *value != "[]")
+            .or_else(|| (!said.is_empty()).then_some(said));
+        let default = default
+            .map(|value| format!("`{value}`"))
+            .unwrap_or_default();
+        let always = if BESIDE_CONFIG.contains(&flag.get_id().as_str()) {
+            "yes"
+        } else {
+            ""
+        };
+        let whose = if OURS.contains(&name) {
+            "ours"
+        } else {
+            "kube-proxy's"
+        };
+        writeln!(
+            text,
+            "| `--{name}` | {default} | {always} | {whose} | {about}{} |",
+            if about.ends_with(['.', ']']) { "" } else { "." }
+        )
+        .unwrap();
+    }
+    text.push_str(
+        "
+`kube-proxy-rs plan` takes the same flags and `--output text|json`.
+
+## Fields of the file
+All are kube-proxy's; there is none of ours.
+
+| field | default | what |
+|---|---|---|
+",
+    );
+    for (path, default, about) in all_fields() {
+        writeln!(text, "| `{path}` | {default} | {about} |").unwrap();
+    }
+    text.push_str(
+        "
+## Feature gates
+Every gate that kube-proxy v1.37 takes is taken. These have an effect: `AllowServiceExternalIPs`, `KubeProxyIPVS`, `LoggingAlphaOptions`,
+`LoggingBetaOptions`, and the groups `AllAlpha` and `AllBeta` for the last two.
+",
+    );
+    document_is("docs/configuration.md", &text);
+}
+
+/// What `check-config` calls without effect, the document does as well.
+#[test]
+fn fields_without_effect_say_so() {
+    let mut configuration = KubeProxyConfiguration::with_defaults();
+    configuration.nftables = Nftables {
+        masquerade_all: true,
+        ..Nftables::default()
+    };
+    configuration.winkernel = Winkernel {
+        enable_dsr: true,
+        ..Winkernel::default()
+    };
+    configuration.windows_run_as_service = true;
+    configuration.port_range = "1-2".to_owned();
+    configuration.show_hidden_metrics_for_version = "1.36".to_owned();
+    configuration.enable_profiling = true;
+    configuration.client_connection.content_type = "x".to_owned();
+    configuration.client_connection.accept_content_types = "x".to_owned();
+    configuration.client_connection.qps = 7.0;
+    configuration.config_sync_period = super::duration::GoDuration::from_secs(1);
+    configuration.logging.flush_frequency = super::duration::GoDuration::from_secs(1);
+    configuration.logging.options.text.split_stream = true;
+    let fields = all_fields();
+    let mut checked = 0;
+    for notice in notices(&configuration) {
+        if !notice.message.contains("no effect") && !notice.message.contains("without effect") {
+            continue;
+        }
+        checked += 1;
+        let below = format!("{}.", notice.subject);
+        let mut named = fields
+            .iter()
+            .filter(|(path, _, _)| *path == notice.subject || path.starts_with(&below));
+        assert!(
+            named.any(|(_, _, about)| about.to_lowercase().contains("without effect")),
+            "{notice}"
+        );
+    }
+    assert_eq!(checked, 12);
+}

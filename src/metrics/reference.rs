@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `docs/metrics.md`, made from what the registry shows after everything was touched, in both modes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::Duration;
+
+use prometheus::TextEncoder;
+use prometheus::proto::MetricFamily;
+
+use super::tests::{touch_everything, upper_bounds};
+use super::*;
+use crate::clock::Clock;
+use crate::config::ProxyMode;
+use crate::dataplane::kernel::Cost;
+use crate::model::net::IpFamily;
+use crate::source::{Observer, Problem, Request};
+use crate::testing::document_is;
+
+/// Everything that a proxy in that mode may show.
+fn everything(mode: ProxyMode) -> Vec<MetricFamily> {
+    let registry = registry("v1.37.2").unwrap();
+    let sync = SyncMetrics::register(&registry, mode, Clock::system()).unwrap();
+    touch_everything(&sync);
+    sync.refused(IpFamily::V4, 1);
+    match mode {
+        ProxyMode::Ipvs => {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), ipvs::tests::SHOWN).unwrap();
+            ipvs::register_from(&registry, file.path()).unwrap();
+            return rest(&registry);
+        }
+        ProxyMode::Iptables => {
+            register_packet_counters(&registry, Box::new(|| Some(1)), Box::new(|| Some(1)))
+                .unwrap();
+        }
+    }
+    rest(&registry)
+}
+
+fn rest(registry: &Registry) -> Vec<MetricFamily> {
+    let dataplane = DataplaneMetrics::register(registry).unwrap();
+    dataplane.kernel_cost(&Cost {
+        round_trips: 1,
+        messages_sent: 1,
+        messages_received: 1,
+        bytes_sent: 1,
+        bytes_received: 1,
+        processes: 1,
+    });
+    dataplane.drift("rule", DriftState::Found, 1);
+    dataplane.kernel_capability("ip_vs", true);
+    dataplane.iptables_backend("nft", "hint");
+    dataplane.sysctl_written("net/netfilter/nf_conntrack_max", true);
+    dataplane.unbound_addresses(IpFamily::V4, 1);
+    let source = SourceMetrics::register(registry).unwrap();
+    source.request(&Request {
+        method: "GET",
+        host: "h",
+        code: Some(200),
+        duration: Duration::from_millis(1),
+    });
+    source.problem(&Problem {
+        object: String::new(),
+        field: String::new(),
+        message: String::new(),
+        reason: "address",
+        service: None,
+    });
+    let health = HealthMetrics::register(registry).unwrap();
+    health.healthz_answered(true);
+    health.livez_answered(true);
+    EventMetrics::register(registry).unwrap().written();
+    registry.gather()
+}
+
+fn labels(family: &MetricFamily) -> String {
+    let labels = family
+        .get_metric()
+        .iter()
+        .flat_map(prometheus::proto::Metric::get_label);
+    let labels: BTreeSet<String> = labels.map(|label| format!("`{}`", label.name())).collect();
+    labels.into_iter().collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn the_document_is_as_the_code() {
+    let mut text = "<!-- Made from the code by hack/update-golden.sh. -->
+# Metrics
+Served at `/metrics` on the metrics port (`--metrics-bind-address`, 127.0.0.1:10249 by default). Names, types, labels and buckets of kube-proxy's are those of
+v1.37.2, which a test compares with a running one (`tests/cluster_drop_in`); `kube_proxy_rs_` are ours. A series with labels appears when it is first
+written. Rules, alerts and a dashboard: `deploy/prometheus`.
+
+| name | type | labels | mode | whose | what |
+|---|---|---|---|---|---|
+"
+    .to_owned();
+    let (mut families, mut modes) = (BTreeMap::new(), BTreeMap::new());
+    for mode in [ProxyMode::Ipvs, ProxyMode::Iptables] {
+        for family in everything(mode) {
+            modes
+                .entry(family.name().to_owned())
+                .or_insert_with(Vec::new)
+                .push(mode.as_str());
+            families.insert(family.name().to_owned(), family);
+        }
+    }
+    for (name, family) in &families {
+        let kind = format!("{:?}", family.get_field_type()).to_lowercase();
+        let mode = match modes[name].as_slice() {
+            [one] => one,
+            _ => "both",
+        };
+        let is_ours = name.starts_with("kube_proxy_rs_") || name == "process_threads";
+        let whose = if is_ours { "ours" } else { "kube-proxy's" };
+        let about = family
+            .help()
+            .trim_start_matches("[ALPHA] ")
+            .trim_end_matches('.')
+            .replace('|', "\\|");
+        writeln!(
+            text,
+            "| `{name}` | {kind} | {} | {mode} | {whose} | {about} |",
+            labels(family)
+        )
+        .unwrap();
+    }
+    text.push_str("\n## Buckets\nUpper limits in seconds.\n\n");
+    let all: Vec<MetricFamily> = families.values().cloned().collect();
+    let shown = TextEncoder::new().encode_to_string(&all).unwrap();
+    let mut buckets: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for name in families.keys() {
+        let bounds = upper_bounds(&shown, name);
+        if !bounds.is_empty() {
+            buckets.entry(bounds.join(" ")).or_default().push(name);
+        }
+    }
+    for (bounds, names) in buckets {
+        writeln!(text, "- `{}`: {bounds}", names.join("`, `")).unwrap();
+    }
+    document_is("docs/metrics.md", &text);
+}
+
+/// Else a metric that nothing here touches would be missing in silence.
+#[test]
+fn every_name_in_the_sources_is_touched() {
+    let known: BTreeSet<String> = [ProxyMode::Ipvs, ProxyMode::Iptables]
+        .into_iter()
+        .flat_map(everything)
+        .map(|family| family.name().to_owned())
+        .collect();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/metrics");
+    let mut names = 0;
+    for file in std::fs::read_dir(folder).unwrap() {
+        let path = file.unwrap().path();
+        if path
+            .file_name()
+            .is_some_and(|name| name == "tests.rs" || name == "reference.rs")
+        {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        for name in text.split('"').filter(|text| {
+            text.starts_with("kube_proxy_rs_")
+                || text.starts_with("kubeproxy_")
+                || text.starts_with("rest_client_")
+        }) {
+            names += 1;
+            assert!(known.contains(name), "{name}");
+        }
+    }
+    assert!(names > 30, "{names}");
+}
