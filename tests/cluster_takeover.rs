@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The node of a real cluster changes between the real kube-proxy and ours, in both modes, and clients must not notice. The
-//! node is a guest kernel that has IPVS; clients and pods are on this machine, so that all that the guest has to carry is packets.
+//! The node of a real cluster changes between the real kube-proxy and ours, in both modes, or the pods of a Service are
+//! replaced, and clients must not notice. The node is a guest kernel that has IPVS; clients and pods are on this machine, so that
+//! all that the guest has to carry is packets.
 //!
 //! `KPR_TESTBED` names the folder that `hack/testbed/up` made; without it every test reads *ignored*.
 #![cfg(test)]
@@ -22,6 +23,8 @@ mod guest;
 mod kernel;
 #[path = "cluster_takeover/node_load.rs"]
 mod node_load;
+#[path = "cluster_takeover/rollout.rs"]
+mod rollout;
 #[path = "cluster_takeover/swaps.rs"]
 mod swaps;
 #[path = "cluster/testbed.rs"]
@@ -57,6 +60,6 @@ fn main() -> ExitCode {
         };
         Trial::test(name, run).with_ignored_flag(testbed.is_none())
     };
-    let tests = swaps::TESTS;
-    libtest_mimic::run(&arguments, tests.iter().copied().map(trial).collect()).exit_code()
+    let tests = [rollout::TESTS, swaps::TESTS].concat();
+    libtest_mimic::run(&arguments, tests.into_iter().map(trial).collect()).exit_code()
 }

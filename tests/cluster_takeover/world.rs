@@ -62,14 +62,15 @@ pub(crate) struct Clients {
 }
 
 pub(crate) struct World {
-    testbed: Testbed,
+    pub(crate) testbed: Testbed,
     pub(crate) guest: Guest,
-    client: Namespace,
-    shell: Namespace,
+    pub(crate) client: Namespace,
+    pub(crate) shell: Namespace,
     /// Each start has a log of its own.
     logs: Vec<String>,
     loads: usize,
-    manifests: String,
+    /// They go with this.
+    manifests: Vec<String>,
     _servers: Servers,
     _uplinks: Vec<Uplink>,
 }
@@ -107,15 +108,8 @@ impl World {
         let bridge = testbed.env("BRIDGE");
         let mut uplinks = Vec::new();
         let mut on_the_wire = |addresses: &[String], gateways: &str| -> Result<Namespace> {
-            let host = Namespace::new()?;
-            host.sysctl(&[("net/ipv6/conf/default/accept_redirects", "0")])?;
-            host.ip("link set lo up\n")?;
-            uplinks.push(Uplink::new(&host, "eth0", bridge)?);
-            for address in addresses {
-                let nodad = if address.contains(':') { "nodad" } else { "" };
-                host.ip(&format!("address add {address} dev eth0 {nodad}\n"))?;
-            }
-            host.ip(gateways)?;
+            let (host, uplink) = on_the_wire(bridge, addresses, gateways)?;
+            uplinks.push(uplink);
             Ok(host)
         };
         let (net4, net6) = (testbed.env("NET4"), testbed.env("NET6"));
@@ -128,24 +122,14 @@ impl World {
                 "route add 10.96.0.0/12 via {v4}\nroute add 203.0.113.0/24 via {v4}\nroute add fd00:96::/108 via {v6}\n"
             ),
         )?;
-        // Nobody but the node is a neighbour of a pod.
-        let through_node = format!(
-            "route add {v4} dev eth0\nroute add default via {v4}\nroute add {v6} dev eth0\nroute add default via {v6}\n"
-        );
-        let mut pod = |hosts: &[Host]| -> Result<Namespace> {
-            let both = |host: &Host| {
-                Family::ALL.map(|family| match host.address(family) {
-                    IpAddr::V4(address) => format!("{address}/32"),
-                    IpAddr::V6(address) => format!("{address}/128"),
-                })
-            };
-            let addresses: Vec<String> = hosts.iter().flat_map(both).collect();
-            on_the_wire(&addresses, &through_node)
+        let mut pod = |host: Host| {
+            let addresses = Family::ALL.map(|family| with_all_bits(host.address(family)));
+            on_the_wire(&addresses, &through_node(v4, v6))
         };
-        let shell = pod(&[Host::Shell])?;
+        let shell = pod(Host::Shell)?;
         let web = [
-            (Host::Web1, pod(&[Host::Web1])?),
-            (Host::Web2, pod(&[Host::Web2])?),
+            (Host::Web1, pod(Host::Web1)?),
+            (Host::Web2, pod(Host::Web2)?),
         ];
         let servers = Servers::at(web.iter().map(|(host, namespace)| (*host, namespace, 8080)))?;
         make_router(&mut guest, &testbed);
@@ -166,11 +150,14 @@ impl World {
             shell,
             logs: Vec::new(),
             loads: 0,
-            manifests: list(&manifests).to_string(),
+            manifests: vec![list(&manifests).to_string()],
             _servers: servers,
             _uplinks: uplinks,
         };
-        world.testbed.apply(&world.manifests);
+        world
+            .manifests
+            .iter()
+            .for_each(|manifests| world.testbed.apply(manifests));
         let patch = [
             "patch",
             "node/node",
@@ -181,6 +168,22 @@ impl World {
         ];
         world.testbed.kubectl(&patch);
         Ok(world)
+    }
+
+    /// One more namespace, with the addresses of many pods.
+    pub(crate) fn pods(&mut self, addresses: &[IpAddr]) -> Result<(Namespace, Uplink)> {
+        let [v4, v6] = self.guest.addresses[..] else {
+            bail!("the guest has addresses {:?}", self.guest.addresses);
+        };
+        let own: Vec<String> = addresses.iter().copied().map(with_all_bits).collect();
+        let pods = on_the_wire(self.testbed.env("BRIDGE"), &own, &through_node(v4, v6))?;
+        self.guest.run(&routes_to(addresses.iter().copied()));
+        Ok(pods)
+    }
+
+    /// Objects that somebody else makes are gone after the test, too.
+    pub(crate) fn takes_away(&mut self, manifest: &Value) {
+        self.manifests.push(manifest.to_string());
     }
 
     fn program(&self, program: Program) -> PathBuf {
@@ -330,10 +333,9 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         let arguments = ["delete", "--ignore-not-found", "--wait=false", "-f", "-"];
-        drop(
-            self.testbed
-                .kubectl_as("admin", &arguments, &self.manifests),
-        );
+        for manifests in &self.manifests {
+            drop(self.testbed.kubectl_as("admin", &arguments, manifests));
+        }
     }
 }
 
@@ -348,6 +350,37 @@ impl Clients {
     }
 }
 
+/// A namespace of this machine on the wire of the test bed.
+fn on_the_wire(bridge: &str, addresses: &[String], gateways: &str) -> Result<(Namespace, Uplink)> {
+    let host = Namespace::new()?;
+    host.sysctl(&[("net/ipv6/conf/default/accept_redirects", "0")])?;
+    host.ip("link set lo up\n")?;
+    let uplink = Uplink::new(&host, "eth0", bridge)?;
+    for address in addresses {
+        let nodad = if address.contains(':') { "nodad" } else { "" };
+        host.ip(&format!("address add {address} dev eth0 {nodad}\n"))?;
+    }
+    host.ip(gateways)?;
+    Ok((host, uplink))
+}
+
+/// Nobody but the node is a neighbour of a pod.
+fn through_node(v4: IpAddr, v6: IpAddr) -> String {
+    format!(
+        "route add {v4} dev eth0\nroute add default via {v4}\nroute add {v6} dev eth0\nroute add default via {v6}\n"
+    )
+}
+
+fn with_all_bits(address: IpAddr) -> String {
+    format!("{address}/{}", if address.is_ipv4() { 32 } else { 128 })
+}
+
+/// Commands for the guest.
+fn routes_to(addresses: impl Iterator<Item = IpAddr>) -> String {
+    let route = |address| format!("ip route add {address} dev vec0\n");
+    addresses.map(route).collect()
+}
+
 /// The guest routes between pods and others.
 fn make_router(guest: &mut Guest, testbed: &Testbed) {
     let mut set_up = "set -e
@@ -356,15 +389,9 @@ fn make_router(guest: &mut Guest, testbed: &Testbed) {
             echo 1 >ipv6/conf/all/forwarding
             for link in all default vec0; do echo 0 >ipv4/conf/$link/send_redirects; done\n"
         .to_owned();
-    for host in [Host::Shell, Host::Web1, Host::Web2] {
-        for family in Family::ALL {
-            set_up.extend([
-                "ip route add ",
-                &host.address(family).to_string(),
-                " dev vec0\n",
-            ]);
-        }
-    }
+    let pods = [Host::Shell, Host::Web1, Host::Web2];
+    let both = |host: Host| Family::ALL.map(|family| host.address(family));
+    set_up.push_str(&routes_to(pods.into_iter().flat_map(both)));
     // Without a route to Services the node could not ask them in iptables mode.
     for (gateway, family) in [(testbed.env("HOST4"), "4"), (testbed.env("HOST6"), "6")] {
         set_up.extend(["ip -", family, " route add default via ", gateway, "\n"]);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Pods that come and go, and clients that never stop asking. A client sends a line and wants one back; anything
-//! else is a failure. A pod that is told to go answers what it has been asked, says that it goes, and closes.
+//! else is a failure. A pod that is told to go answers what it has been asked, says that it goes, and closes. Datagrams
+//! it answers to its end, as `traffic::ask_again` wants it.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle as Task;
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -36,14 +37,24 @@ struct PodState {
 pub struct Pod {
     state: Arc<PodState>,
     listeners: Vec<Task<()>>,
+    datagrams: Vec<Task<()>>,
 }
 
 impl Pod {
-    /// Serves at these addresses of a namespace.
-    pub fn start(runtime: &Runtime, at: &Namespace, addresses: &[SocketAddr]) -> Result<Self> {
+    /// Serves at these addresses of a namespace, by this name.
+    pub fn start(
+        runtime: &Runtime,
+        name: &str,
+        at: &Namespace,
+        addresses: &[SocketAddr],
+    ) -> Result<Self> {
         let state = Arc::new(PodState::default());
-        let mut listeners = Vec::new();
+        let (mut listeners, mut datagrams) = (Vec::new(), Vec::new());
         for address in addresses {
+            let socket = at
+                .enter(|| std::net::UdpSocket::bind(address))?
+                .with_context(|| format!("cannot serve at {address}"))?;
+            socket.set_nonblocking(true)?;
             let listener = at
                 .enter(|| std::net::TcpListener::bind(address))?
                 .with_context(|| format!("cannot serve at {address}"))?;
@@ -51,8 +62,14 @@ impl Pod {
             let _context = runtime.enter();
             let listener = TcpListener::from_std(listener)?;
             listeners.push(runtime.spawn(accept(listener, state.clone())));
+            let socket = UdpSocket::from_std(socket)?;
+            datagrams.push(runtime.spawn(reply(socket, format!("{name} {}", address.port()))));
         }
-        Ok(Self { state, listeners })
+        Ok(Self {
+            state,
+            listeners,
+            datagrams,
+        })
     }
 
     /// Connections that it has accepted so far.
@@ -71,6 +88,24 @@ impl Pod {
         let open = self.state.open.load(Ordering::SeqCst);
         ensure!(open == 0, "{open} connections are open");
         Ok(())
+    }
+}
+
+impl Drop for Pod {
+    fn drop(&mut self) {
+        self.listeners.iter().for_each(Task::abort);
+        self.datagrams.iter().for_each(Task::abort);
+    }
+}
+
+async fn reply(socket: UdpSocket, name: String) {
+    let mut buffer = [0; 64];
+    loop {
+        if let Ok((_, peer)) = socket.recv_from(&mut buffer).await {
+            // That none comes is for the client to say.
+            let line = format!("{name} {}\n", peer.ip());
+            drop(socket.send_to(line.as_bytes(), peer).await);
+        }
     }
 }
 

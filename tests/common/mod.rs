@@ -20,6 +20,7 @@ pub mod namespace;
 pub mod oracle;
 pub mod proxy;
 pub mod requirements;
+pub mod rollout;
 pub mod steady_load;
 pub mod topology;
 pub mod traffic;
