@@ -10,6 +10,7 @@
 //! [`planner::Planner`] holds these for one family. Nothing here talks to a kernel.
 
 pub mod check;
+pub mod claim;
 pub mod cleanup;
 pub mod compact;
 pub mod conntrack;

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::claim::Claim;
 use super::finding::{Finding, Holder};
 use super::fragment::{Fragment, WantedServer};
 use super::object::{RealServers, VirtualServerKey};
@@ -42,10 +43,6 @@ pub struct Conflict {
     pub winner: ServicePortName,
     pub key: VirtualServerKey,
 }
-
-/// Age, then name: the same winner after any order of changes, and nobody takes over what an
-/// older Service has.
-type Claim = (i64, ServicePortName);
 
 /// An entry of a set.
 type EntryOf = (SetId, SetEntry);
@@ -126,12 +123,12 @@ impl Desired {
             };
             released.extend(wanted.into_iter().flat_map(|wanted| &wanted.entries));
             if let Some(old) = &old {
-                self.withdraw(key, &(old.created, name.clone()));
+                self.withdraw(key, &old.claim(key, &name));
             }
             if let Some(new) = &new
                 && new.virtual_servers.contains_key(key)
             {
-                self.claim(*key, (new.created, name.clone()));
+                self.claim(*key, new.claim(key, &name));
             }
         }
         let mut acquired: Vec<EntryOf> = Vec::new();
@@ -260,7 +257,7 @@ impl Desired {
 
     /// The virtual server that is wanted at a key, if one is.
     pub fn virtual_server(&self, key: &VirtualServerKey) -> Option<&WantedServer> {
-        let (_, winner) = self.virtual_servers.get(key)?.first()?;
+        let winner = self.claimants(key).next()?;
         self.fragments.get(winner)?.virtual_servers.get(key)
     }
 
@@ -390,7 +387,7 @@ impl Desired {
             .get(key)
             .into_iter()
             .flatten()
-            .map(|(_, name)| name)
+            .map(Claim::name)
     }
 
     /// Number of Services with a port that has a Local policy and no endpoint on this node, by
@@ -461,20 +458,20 @@ fn count_services(names: &BTreeSet<ServicePortName>) -> usize {
         .count()
 }
 
-/// The virtual servers that two fragments of a Service port do not want alike. Another age changes
-/// all of them: it may hand a contested one to another claimant.
+/// The virtual servers that two fragments of a Service port do not want alike. Another age or cluster IP
+/// changes all of them: it may hand a contested one to another claimant.
 fn changed_servers(old: Option<&Fragment>, new: Option<&Fragment>) -> BTreeSet<VirtualServerKey> {
     fn wanted<'a>(of: Option<&'a Fragment>, key: &VirtualServerKey) -> Option<&'a WantedServer> {
         of?.virtual_servers.get(key)
     }
-    let same_age = match (old, new) {
-        (Some(old), Some(new)) => old.created == new.created,
+    let same_claims = match (old, new) {
+        (Some(old), Some(new)) => (old.created, old.cluster_ip) == (new.created, new.cluster_ip),
         _ => false,
     };
     old.into_iter()
         .chain(new)
         .flat_map(|fragment| fragment.virtual_servers.keys())
-        .filter(|key| !same_age || wanted(old, key) != wanted(new, key))
+        .filter(|key| !same_claims || wanted(old, key) != wanted(new, key))
         .copied()
         .collect()
 }

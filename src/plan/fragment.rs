@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::claim::Claim;
 use super::compact::CompactMap;
 use super::context::Context;
 use super::finding::{Finding, Holder};
@@ -15,7 +16,7 @@ use super::object::{
 use super::set::{SetEntry, SetId};
 use crate::model::ipvs_options::Scheduler;
 use crate::model::topology::{self, Choice};
-use crate::model::{Endpoint, Protocol, ServicePort};
+use crate::model::{Endpoint, Protocol, ServicePort, ServicePortName};
 
 mod forwarding;
 
@@ -23,8 +24,9 @@ mod forwarding;
 /// server; [`super::desired::Desired`] settles that.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fragment {
-    /// The Service's age; the oldest claim on a virtual server wins.
+    /// The Service's age and cluster IP, which decide between claims on a virtual server.
     pub created: i64,
+    pub cluster_ip: Option<IpAddr>,
     pub virtual_servers: CompactMap<VirtualServerKey, WantedServer>,
     /// In order, each once, as are entries.
     pub addresses: Box<[IpAddr]>,
@@ -36,6 +38,17 @@ pub struct Fragment {
     pub no_local_external: bool,
     /// What follows from annotations. Nearly no Service has any.
     pub extras: Option<Box<Extras>>,
+}
+
+impl Fragment {
+    /// The claim of the Service port on a virtual server.
+    pub fn claim(&self, key: &VirtualServerKey, name: &ServicePortName) -> Claim {
+        let is_cluster_ip = match key {
+            VirtualServerKey::Address { address, .. } => self.cluster_ip == Some(*address),
+            VirtualServerKey::Mark { .. } => false,
+        };
+        Claim::new(is_cluster_ip, self.created, name.clone())
+    }
 }
 
 /// What the annotations of a Service lead to, beside other objects.
@@ -195,6 +208,7 @@ pub fn fragment(
     }
     Fragment {
         created: service_port.created,
+        cluster_ip: Some(service_port.cluster_ip),
         virtual_servers: virtual_servers.into(),
         addresses: addresses.into_iter().collect(),
         entries: entries.into_iter().collect(),

@@ -507,7 +507,7 @@ impl Family {
                 reason::ADDRESS_CONFLICT,
                 action::PROGRAM,
                 format!(
-                    "port {loser} does not get {place}: it belongs to {winner}, which is older"
+                    "port {loser} does not get {place}: it belongs to {winner}, whose cluster IP it is or which is older"
                 ),
             ));
         }

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use crate::model::{
     Endpoint, IpFamily, Protocol, ServiceName, ServicePort, ServicePortName, Tracker,
 };
+use crate::plan::claim::Claim;
 
 /// Most ports that are asked for one by one. The kernel walks through its whole table each time: with 262,144 buckets that
 /// takes as long as listing ten to twenty thousand flows, and few nodes have more.
@@ -147,12 +148,21 @@ impl Cleanup {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Share {
     created: i64,
+    cluster_ip: IpAddr,
     frontends: BTreeSet<Frontend>,
     endpoints: Endpoints,
 }
 
-/// Age, then name: the Service port that has a contested frontend, as in both dataplanes.
-type Claim = (i64, ServicePortName);
+impl Share {
+    /// As in both dataplanes.
+    fn claim(&self, place: Frontend, name: &ServicePortName) -> Claim {
+        let is_cluster_ip = match place {
+            Frontend::Address(address) => address.ip() == self.cluster_ip,
+            Frontend::NodePort(_) => false,
+        };
+        Claim::new(is_cluster_ip, self.created, name.clone())
+    }
+}
 
 /// The UDP frontends of one family, and those whose flows are to be looked at.
 #[derive(Clone, Debug)]
@@ -296,14 +306,14 @@ impl Flows {
         let before: Vec<Option<Endpoints>> =
             places.iter().map(|place| self.endpoints(*place)).collect();
         if let Some(old) = self.shares.remove(&name) {
-            for place in old.frontends {
-                self.withdraw(place, &(old.created, name.clone()));
+            for place in &old.frontends {
+                self.withdraw(*place, &old.claim(*place, &name));
             }
         }
         if let Some(share) = share {
             for place in &share.frontends {
                 let claims = self.claims.entry(*place).or_default();
-                claims.insert((share.created, name.clone()));
+                claims.insert(share.claim(*place, &name));
             }
             self.shares.insert(name, share);
         }
@@ -331,7 +341,7 @@ impl Flows {
             }
             _ => None,
         });
-        let (_, winner) = claims?.first()?;
+        let winner = claims?.first()?.name();
         Some(self.shares.get(winner)?.endpoints.clone())
     }
 }
@@ -364,6 +374,7 @@ fn share(port: &ServicePort, endpoints: &[Endpoint]) -> Share {
         .collect();
     Share {
         created: port.created,
+        cluster_ip: port.cluster_ip,
         frontends,
         endpoints: answering.into_iter().collect(),
     }

@@ -72,6 +72,42 @@ fn the_name_decides_between_claims_of_equal_age() {
 }
 
 #[test]
+fn a_cluster_ip_goes_before_external_addresses_of_older_services() {
+    let theirs = service("ns/z")
+        .created(300)
+        .cluster_ips(&["203.0.113.1"])
+        .port(80);
+    for created in [300, 100] {
+        let other = claimant("ns/a", created, "10.96.0.1");
+        let mut one = Desired::default();
+        set(&mut one, &theirs);
+        set(&mut one, &other);
+        let mut two = Desired::default();
+        set(&mut two, &other);
+        set(&mut two, &theirs);
+        assert_eq!(winner(&one), "ns/z");
+        assert_eq!(one, two);
+        let wanted = one.virtual_server(&tcp("203.0.113.1:80")).unwrap();
+        assert_eq!(
+            *wanted.entries,
+            [entry(SetId::ClusterIp, "203.0.113.1", 80)]
+        );
+        // The cluster IPs of the two change places, and nothing else does.
+        let first = theirs
+            .clone()
+            .cluster_ips(&["10.96.0.9"])
+            .external_ip("203.0.113.1");
+        let second = other.cluster_ips(&["203.0.113.1"]).external_ip("10.96.0.1");
+        set(&mut one, &first);
+        set(&mut one, &second);
+        assert_eq!(winner(&one), "ns/a");
+        set(&mut two, &second);
+        set(&mut two, &first);
+        assert_eq!(one, two);
+    }
+}
+
+#[test]
 fn a_claim_passes_on_and_does_not_come_back_to_a_younger_service() {
     let (first, second) = (
         claimant("ns/a", 100, "10.96.0.1"),

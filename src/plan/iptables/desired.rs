@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: the union of all fragments of one family. Where two Service ports claim one frontend, the older Service has it.
+//! PURE: the union of all fragments of one family. Where two Service ports claim one frontend, one of them has it.
 //!
 //! Replacing one fragment costs what that fragment costs and the depth of the trees, however many others there are.
 //! The union does not depend on the order of changes.
@@ -10,6 +10,7 @@ use super::fixed;
 use super::fragment::{Entries, Fragment, Frontend};
 use super::tree::{Prefix, Tree, TreeId};
 use crate::model::{Protocol, ServiceName, ServicePortName};
+use crate::plan::claim::Claim;
 use crate::plan::context::Context;
 use crate::plan::ruleset::{ChainName, Rule};
 
@@ -38,9 +39,6 @@ pub struct Conflict {
     pub winner: ServicePortName,
     pub frontend: Frontend,
 }
-
-/// Age, then name: the same winner after any order of changes.
-type Claim = (i64, ServicePortName);
 
 /// What one family wants.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -125,8 +123,8 @@ impl Desired {
             of.map_or_else(BTreeMap::new, |fragment| fragment.frontends(context))
         };
         let (before, after) = (frontends(old.as_ref()), frontends(new.as_ref()));
-        let claim = |of: Option<&Fragment>| of.map(|of| (of.service_port.created, name.clone()));
-        let (old_claim, new_claim) = (claim(old.as_ref()), claim(new.as_ref()));
+        let rights = |of: &Fragment| (of.service_port.created, of.service_port.cluster_ip);
+        let same_claims = old.as_ref().map(rights) == new.as_ref().map(rights);
         if let Some(touched) = touched.as_deref_mut() {
             touched.service_ports.insert(name.clone());
             // Comments change no names.
@@ -153,23 +151,23 @@ impl Desired {
             self.endpoint_count += new.endpoint_count;
             self.fragments.insert(name.clone(), new);
         }
-        let same_age = old_claim == new_claim;
         let all: BTreeSet<Frontend> = before.keys().chain(after.keys()).copied().collect();
         for frontend in all {
             let (had, has) = (before.get(&frontend), after.get(&frontend));
-            if same_age && had == has {
+            if same_claims && had == has {
                 continue;
             }
             let former_winner = self.winner(frontend).cloned();
             if had.is_some()
-                && let Some(claim) = &old_claim
+                && let Some(old) = &old
             {
-                self.withdraw(frontend, claim);
+                self.withdraw(frontend, &old.claim(frontend, name));
             }
             if has.is_some()
-                && let Some(claim) = &new_claim
+                && let Some(new) = self.fragments.get(name)
             {
-                self.claim(frontend, claim.clone());
+                let claim = new.claim(frontend, name);
+                self.claim(frontend, claim);
             }
             let winner = self.winner(frontend).cloned();
             let was_ours = former_winner.as_ref() == Some(name);
@@ -193,7 +191,7 @@ impl Desired {
     }
 
     fn winner(&self, frontend: Frontend) -> Option<&ServicePortName> {
-        self.claims.get(&frontend)?.first().map(|(_, name)| name)
+        self.claims.get(&frontend)?.first().map(Claim::name)
     }
 
     fn entries_of(
@@ -254,13 +252,14 @@ impl Desired {
     pub fn conflicts(&self) -> BTreeSet<Conflict> {
         let mut conflicts = BTreeSet::new();
         for frontend in &self.contested {
-            let mut claimants = self.claims.get(frontend).into_iter().flatten();
-            if let Some((_, winner)) = claimants.next() {
+            let claims = self.claims.get(frontend).into_iter().flatten();
+            let mut claimants = claims.map(Claim::name);
+            if let Some(winner) = claimants.next() {
                 // All ports of a Service share the port of its health check.
                 let shared = matches!(frontend, Frontend::HealthCheck(_));
                 let lost = |loser: &ServicePortName| !shared || loser.service != winner.service;
-                let losers = claimants.filter(|(_, loser)| lost(loser));
-                conflicts.extend(losers.map(|(_, loser)| Conflict {
+                let losers = claimants.filter(|loser| lost(loser));
+                conflicts.extend(losers.map(|loser| Conflict {
                     loser: loser.clone(),
                     winner: winner.clone(),
                     frontend: *frontend,

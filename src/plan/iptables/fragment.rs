@@ -10,7 +10,8 @@ use super::name;
 use super::text::{self, Locality, comment};
 use super::tree::{Key, TreeId};
 use crate::model::topology::{self, Choice};
-use crate::model::{Endpoint, IpFamily, Protocol, ServicePort};
+use crate::model::{Endpoint, IpFamily, Protocol, ServicePort, ServicePortName};
+use crate::plan::claim::Claim;
 use crate::plan::context::{Context, Hairpin};
 use crate::plan::ruleset::{ChainName, Rule};
 
@@ -112,6 +113,15 @@ impl Fragment {
             endpoint_count: endpoints.len(),
             service_port,
         }
+    }
+
+    /// The claim of the Service port on a frontend.
+    pub fn claim(&self, frontend: Frontend, name: &ServicePortName) -> Claim {
+        let is_cluster_ip = match frontend {
+            Frontend::Address(address, ..) => address == self.service_port.cluster_ip,
+            Frontend::NodePort(..) | Frontend::HealthCheck(_) | Frontend::LocalEndpoint(_) => false,
+        };
+        Claim::new(is_cluster_ip, self.service_port.created, name.clone())
     }
 
     pub fn lacks_local_internal(&self) -> bool {

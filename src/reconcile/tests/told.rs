@@ -82,6 +82,6 @@ fn a_clash_of_addresses_is_an_event_of_the_younger_service_once() {
     assert_eq!(event.reason, reason::ADDRESS_CONFLICT);
     assert_eq!(
         event.note,
-        "port ns/younger does not get TCP 10.96.0.1:80: it belongs to ns/web, which is older"
+        "port ns/younger does not get TCP 10.96.0.1:80: it belongs to ns/web, whose cluster IP it is or which is older"
     );
 }

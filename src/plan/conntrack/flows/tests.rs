@@ -255,6 +255,21 @@ fn older_service_decides_about_a_contested_address() {
 }
 
 #[test]
+fn older_service_does_not_decide_about_a_cluster_ip() {
+    let other = service("ns/other")
+        .cluster_ips(&["10.96.0.2"])
+        .named_port("dns", Protocol::Udp, 53)
+        .external_ip("10.96.0.1")
+        .created(-1);
+    let mut world = World::settled();
+    let others = slice("ns/other", "a", vec![endpoint("10.1.0.9")]);
+    let others = others.named_port("dns", Protocol::Udp, 5353);
+    let events = vec![Event::ServiceApplied(other), Event::SliceApplied(others)];
+    let cleanup = world.due_after(events).unwrap();
+    assert!(!cleanup.is_stale(&flow("10.96.0.1:53", "10.1.0.1:5353")));
+}
+
+#[test]
 fn address_of_the_node_that_is_a_frontend_itself_is_no_node_port() {
     let mut world = World::settled();
     let clash = service("ns/clash")

@@ -40,7 +40,13 @@ fn some_service(n: usize, shape: u8, family: IpFamily) -> Service {
         2 => web.external_ip(&shared).external_local(),
         3 => web.vip(&shared).source_range(range),
         4 => web.affinity(10).internal_local(),
-        5 => web.named_port("dns", Protocol::Udp, 53),
+        // Or are another Service's cluster IP.
+        5 => web
+            .named_port("dns", Protocol::Udp, 53)
+            .external_ip(match family {
+                IpFamily::V4 => "10.96.0.1",
+                IpFamily::V6 => "fd00:96::1",
+            }),
         6 => web
             .vip(&shared)
             .external_local()
@@ -356,6 +362,49 @@ fn older_service_has_a_contested_address() {
     proxy.take_in([Event::ServiceDeleted(service_name("ns/b"))]);
     proxy.sync();
     assert!(external(&proxy)[0].contains("ns/a external IP"));
+}
+
+#[test]
+fn a_cluster_ip_goes_before_external_addresses_of_older_services() {
+    let to = |name: &str| slice(name, "a", vec![endpoint("10.1.0.1")]).port(8080);
+    for created in [20, 10] {
+        let other = service("ns/a")
+            .cluster_ips(&["10.96.0.1"])
+            .port(80)
+            .external_ip("10.96.0.2")
+            .created(created);
+        let theirs = service("ns/b")
+            .cluster_ips(&["10.96.0.2"])
+            .port(80)
+            .created(20);
+        let tracker = tracker(vec![other.clone(), theirs], vec![to("ns/a"), to("ns/b")]);
+        let mut proxy = Proxy::start(context(IpFamily::V4), tracker, Ruleset::new());
+        proxy.sync();
+        let answering = |proxy: &Proxy| -> Vec<String> {
+            let rules = proxy.rules(Table::Nat, "KUBE-SERVICES").into_iter();
+            rules
+                .filter(|rule| rule.contains("-d 10.96.0.2/32"))
+                .map(str::to_owned)
+                .collect()
+        };
+        let rules = answering(&proxy);
+        assert!(
+            rules.len() == 1 && rules[0].contains("ns/b cluster IP"),
+            "{rules:?}"
+        );
+        // The address passes on when it is not a cluster IP any more.
+        let moved = service("ns/b")
+            .cluster_ips(&["10.96.0.3"])
+            .port(80)
+            .created(20);
+        proxy.take_in([Event::ServiceApplied(moved)]);
+        proxy.sync();
+        let rules = answering(&proxy);
+        assert!(
+            rules.len() == 1 && rules[0].contains("ns/a external IP"),
+            "{rules:?}"
+        );
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use super::*;
 
 const NAMES: [&str; 3] = ["ns/a", "ns/b", "other/a"];
 const CLUSTER_IPS: [&str; 3] = ["10.96.0.1", "10.96.0.2", "10.96.0.3"];
-const SHARED: [&str; 3] = ["203.0.113.1", "198.51.100.1", "192.168.0.10"];
+const SHARED: [&str; 4] = ["203.0.113.1", "198.51.100.1", "192.168.0.10", "10.96.0.2"];
 const PORTS: [u16; 2] = [53, 30_001];
 const NODE_PORTS: [u16; 2] = [30_001, 30_002];
 const ENDPOINTS: [&str; 3] = ["10.1.0.1", "10.1.0.2", "10.1.0.3"];
@@ -109,7 +109,7 @@ fn happening() -> impl Strategy<Value = Happening> {
 /// Who answers at a place, worked out from all Services every time; `None`: it is no frontend.
 fn answerers(tracker: &Tracker, destination: SocketAddr) -> Option<BTreeSet<SocketAddr>> {
     let node = node();
-    let mut best: Option<(bool, i64, ServicePortName, BTreeSet<SocketAddr>)> = None;
+    let mut best: Option<(bool, bool, i64, ServicePortName, BTreeSet<SocketAddr>)> = None;
     for service in tracker.services() {
         for port in ServicePort::of(service, IpFamily::V4) {
             if port.name.protocol != Protocol::Udp {
@@ -132,8 +132,9 @@ fn answerers(tracker: &Tracker, destination: SocketAddr) -> Option<BTreeSet<Sock
             let serving = serving
                 .map(|e| SocketAddr::new(e.address, e.port))
                 .collect();
-            // An own address comes before a node port, then age and name count.
-            let candidate = (!own, port.created, port.name.clone(), serving);
+            // An own address comes before a node port, a cluster IP before others, then age and name count.
+            let other = port.cluster_ip != destination.ip();
+            let candidate = (!own, other, port.created, port.name.clone(), serving);
             if best.as_ref().is_none_or(|best| candidate < *best) {
                 best = Some(candidate);
             }

@@ -121,7 +121,11 @@ fn any_service(family: IpFamily) -> impl Strategy<Value = Service> {
         IpFamily::V6 => vec!["fd00::/8", "fd00:192::10/128", "2001:db8::/32", "::/0"],
     };
     let from_outside = (
-        addresses(family, &[("external", 1), ("external", 2), ("vip", 1)]),
+        // Also another Service's cluster IP.
+        addresses(
+            family,
+            &[("external", 1), ("external", 2), ("vip", 1), ("cluster", 2)],
+        ),
         addresses(family, &[("vip", 1), ("vip", 2)]),
         subsequence(ranges, 0..=2),
     );
