@@ -4,6 +4,7 @@
 
 mod cleanup;
 mod config_file;
+mod end;
 mod health_checks;
 mod listening;
 mod loopback;
@@ -39,6 +40,7 @@ use crate::reconcile::context::NodeFacts;
 use crate::reconcile::{Input, Parts, Reconciler};
 use crate::source::{self, Source, Update, kubernetes};
 use crate::{plan, telemetry};
+use end::Ended;
 use listening::{Board, keep_open};
 
 /// Exit code of `plan` when there is something to change, as `diff` and others have it.
@@ -283,15 +285,6 @@ async fn run(settings: Settings, arguments: &[OsString]) -> anyhow::Result<Ended
     ended
 }
 
-/// Why a proxy that could work does not any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ended {
-    /// It was asked to, or nobody is left that wants anything.
-    Stopped,
-    /// The configuration file has changed in a way that only another start can take in.
-    Restart,
-}
-
 /// The names of the two servers.
 const HEALTH_SERVER: &str = "healthz";
 const METRICS_SERVER: &str = "metrics";
@@ -377,41 +370,38 @@ async fn proxy(
     let serving = serve_all([health_server, admin_server], checking, looping_back);
     tokio::pin!(serving);
     events.send(Event::starting());
-    let mut outcome = Ended::Stopped;
     let mut is_serving = true;
-    tokio::select! {
-        ended = reading => { ended?; }
-        () = forward(forwarded, inputs) => {}
+    let outcome = tokio::select! {
+        ended = reading => ended.map(|()| Ended::Stopped).map_err(Into::into),
+        () = forward(forwarded, inputs) => Ok(Ended::Stopped),
         ended = &mut serving => {
-            ended?;
             is_serving = false;
+            ended.map(|()| Ended::Stopped)
         }
         fields = following => {
             info!(fields = fields.join(", "), "configuration file has changed, which needs a restart: the kernel stays as it is");
-            outcome = Ended::Restart;
+            Ok(Ended::Restart)
         }
-        _ = loop_ended => {}
-        () = signalled() => info!("asked to stop"),
-    }
-    health.set_shutting_down();
-    stop.send_replace(true);
-    // Until the last round has ended, load balancers are told to go.
-    let mut finished = std::pin::pin!(wait_for_loop(sync));
-    tokio::select! {
-        ended = &mut finished => ended?,
-        _ = &mut serving, if is_serving => finished.await?,
-    }
-    Ok(outcome)
+        _ = loop_ended => Ok(Ended::Stopped),
+        () = end::signalled() => {
+            info!("asked to stop");
+            Ok(Ended::Stopped)
+        }
+    };
+    let still_serving = async {
+        if is_serving {
+            drop(serving.await);
+        }
+    };
+    end::wind_down(outcome, &health, &stop, sync, still_serving).await
 }
-
-type Sync = std::thread::JoinHandle<anyhow::Result<()>>;
 
 /// Netlink calls block, so the loop has a thread and a small runtime to itself. Also returns what tells of its end.
 fn start_loop(
     reconciler: Reconciler<Box<dyn Kernel>>,
     inputs: mpsc::Receiver<Input>,
     stop: watch::Receiver<bool>,
-) -> anyhow::Result<(Sync, oneshot::Receiver<()>)> {
+) -> anyhow::Result<(end::Sync, oneshot::Receiver<()>)> {
     let (ended, loop_ended) = oneshot::channel::<()>();
     let sync = std::thread::Builder::new()
         .name("sync".to_owned())
@@ -424,15 +414,6 @@ fn start_loop(
             })
         })?;
     Ok((sync, loop_ended))
-}
-
-/// A round in flight is finished; then nothing touches the kernel any more.
-async fn wait_for_loop(sync: Sync) -> anyhow::Result<()> {
-    let joined = tokio::task::spawn_blocking(move || sync.join()).await?;
-    joined.unwrap_or_else(|_panic| {
-        error!("the sync loop died");
-        anyhow::bail!("the sync loop died")
-    })
 }
 
 /// Binds the health and the metrics server, where they are wanted.
@@ -535,22 +516,4 @@ fn watch_links(mut monitor: Monitor, inputs: mpsc::Sender<Input>) -> anyhow::Res
         .name("links".to_owned())
         .spawn(watch)?;
     Ok(())
-}
-
-/// Waits for SIGTERM or SIGINT.
-async fn signalled() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match signal(SignalKind::terminate()) {
-        Ok(mut terminate) => {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = tokio::signal::ctrl_c() => {}
-            }
-        }
-        // Without a handler the signal ends the process, as it always did upstream.
-        Err(error) => {
-            error!(%error, "SIGTERM is not handled");
-            std::future::pending::<()>().await;
-        }
-    }
 }
