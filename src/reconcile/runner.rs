@@ -10,13 +10,19 @@ use std::time::Duration;
 /// The pause after the first failure; it doubles up to the sync period.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 
+/// Rounds are a burst if less than so many times the length of one lies between them: they would take more than a ninth of a
+/// processor.
+const BURST: u32 = 8;
+
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct Runner {
     min_period: Duration,
     max_retry: Duration,
-    /// The pause is as long as the last round took, and the minimum period its upper limit.
+    /// The pause begins with what the last round took, and the minimum period is its upper limit.
     follows_cost: bool,
+    /// Rounds that came so close after each other that they are one burst.
+    in_row: u32,
     begin: Duration,
     cost: Duration,
     last_end: Option<Duration>,
@@ -30,6 +36,7 @@ impl Runner {
             min_period,
             max_retry,
             follows_cost: false,
+            in_row: 0,
             begin: Duration::ZERO,
             cost: Duration::ZERO,
             last_end: None,
@@ -38,7 +45,8 @@ impl Runner {
         }
     }
 
-    /// Rounds need not be further apart than they are long: half of the time is left to others then.
+    /// Rounds need not be further apart than they are long, if they are few: half of the time is left to others then. In a
+    /// burst the pause doubles with each round, or a thousand changes would be as many rounds as fit in.
     #[must_use]
     pub fn following_cost(self) -> Self {
         Self {
@@ -55,7 +63,8 @@ impl Runner {
 
     fn pause(&self) -> Duration {
         if self.follows_cost {
-            self.min_period.min(self.cost)
+            self.min_period
+                .min(self.cost.saturating_mul(1 << self.in_row.min(16)))
         } else {
             self.min_period
         }
@@ -76,6 +85,13 @@ impl Runner {
 
     /// A round begins: what is requested from here on is for the next one.
     pub fn begin(&mut self, now: Duration) {
+        let quiet = self.last_end.map(|end| now.saturating_sub(end));
+        // Twice the pause, for the loop may be late.
+        let burst = (self.pause().saturating_mul(2)).max(self.cost.saturating_mul(BURST));
+        self.in_row = match quiet {
+            Some(quiet) if quiet <= burst => self.in_row.saturating_add(1),
+            _ => 0,
+        };
         self.begin = now;
         self.is_requested = false;
     }
@@ -213,6 +229,32 @@ mod tests {
         runner.begin(ms(610));
         runner.end(ms(700), true);
         assert_eq!(runner.due(), None);
+    }
+
+    #[test]
+    fn pause_doubles_in_a_burst_and_is_short_again_after_it() {
+        let mut runner = runner().following_cost();
+        let mut now = 0;
+        let mut pauses = Vec::new();
+        for _ in 0..7 {
+            runner.begin(ms(now));
+            runner.request();
+            runner.end(ms(now + 50), true);
+            let due = runner.due().unwrap();
+            pauses.push(due.as_millis() - u128::from(now + 50));
+            // As the loop is late by a little.
+            now = u64::try_from(due.as_millis()).unwrap() + 1;
+        }
+        assert_eq!(pauses, [50, 100, 200, 400, 800, 1_000, 1_000]);
+        // Changes that are far apart, compared with what they cost, do not wait for each other.
+        now += 2_000;
+        for _ in 0..3 {
+            runner.begin(ms(now));
+            runner.request();
+            runner.end(ms(now + 50), true);
+            assert_eq!(runner.due(), Some(ms(now + 100)));
+            now += 500;
+        }
     }
 
     #[test]
