@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! More than one packet: changes while connections are open in both modes; in iptables mode clients that are forgotten,
-//! a node with strict rules of its own, packets that belong to no connection. Each scenario has a cluster of its own.
+//! More than one packet: changes while connections are open, clients that are forgotten and a node with strict
+//! rules of its own in both modes; in iptables mode packets that belong to no connection. Each scenario has a cluster of its own.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -29,7 +29,12 @@ pub(super) fn trials(dataplane: Dataplane, binary: &'static Path) -> Vec<Trial> 
     };
     let both = scenario("changes::connections_live_on", flows::live_on);
     if dataplane == Dataplane::Ipvs {
-        return vec![both];
+        let admitted = scenario(
+            "strict::services_are_to_be_admitted",
+            strict::services_are_to_be_admitted,
+        );
+        let expires = scenario("affinity::expires", affinity::expires_after_connections);
+        return vec![both, expires, admitted];
     }
     vec![
         both,
