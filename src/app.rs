@@ -242,6 +242,7 @@ fn parts(
         tcp_is_liberal: ConntrackSettings::default().is_liberal(),
         comparing: opened.comparing,
         counts_packets: opened.counts_packets,
+        leaves_ipvs: opened.former.is_some(),
         ..NodeFacts::default()
     };
     Ok(Parts {

@@ -364,6 +364,9 @@ impl<K: Kernel> Reconciler<K> {
         };
         if is_serving && former.look(now, &facts) {
             self.former = None;
+            self.facts.leaves_ipvs = false;
+            self.facts_changed = true;
+            self.request();
         }
     }
 

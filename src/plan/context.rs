@@ -64,6 +64,8 @@ pub struct IptablesContext {
     pub hairpin: Hairpin,
     /// Rules count packets by name, for kube-proxy's metrics of them.
     pub counts_packets: bool,
+    /// Cluster IPs may still be addresses of this node, which IPVS mode gave it.
+    pub leaves_ipvs: bool,
 }
 
 /// How it is told that a pod reaches itself.

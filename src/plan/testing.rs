@@ -45,6 +45,7 @@ pub(crate) fn context(family: IpFamily) -> Context {
             node_ports_everywhere: true,
             localhost_node_ports: family == IpFamily::V4,
             counts_packets: false,
+            leaves_ipvs: false,
             drop_invalid: true,
             hairpin: Hairpin::PerEndpoint,
         },

@@ -38,6 +38,8 @@ pub struct NodeFacts {
     pub comparing: BTreeSet<IpFamily>,
     /// Rules can count packets by name.
     pub counts_packets: bool,
+    /// IPVS mode was there before and is not gone yet.
+    pub leaves_ipvs: bool,
 }
 
 /// What the first round waits for.
@@ -142,6 +144,7 @@ pub fn context(
                 && ranges.contains_loopback(),
             drop_invalid: !settings.conntrack.tcp_be_liberal && !facts.tcp_is_liberal,
             counts_packets: facts.counts_packets,
+            leaves_ipvs: facts.leaves_ipvs,
             hairpin: if facts.comparing.contains(&family) {
                 Hairpin::OneRule
             } else {

@@ -244,6 +244,11 @@ impl Fixture {
     }
 
     fn with(flags: &[&str]) -> Self {
+        Self::after(flags, None)
+    }
+
+    /// In iptables mode, where this kernel is what ipvs mode left.
+    fn after(flags: &[&str], former: Option<Shared>) -> Self {
         let arguments = ["kube-proxy-rs"].iter().chain(flags);
         let Command::Run(settings) = config::parse(arguments.map(OsString::from)).unwrap() else {
             panic!("not a command to run")
@@ -252,10 +257,13 @@ impl Fixture {
         let node = Shared::default();
         let watcher = Arc::new(Watcher::default());
         let reconciler = Reconciler::new(Parts {
-            former: None,
+            facts: NodeFacts {
+                leaves_ipvs: former.is_some(),
+                ..NodeFacts::default()
+            },
+            former,
             settings: Arc::new(*settings),
             families: vec![IpFamily::V4],
-            facts: NodeFacts::default(),
             kernel: node.clone(),
             clock,
             observer: watcher.clone(),

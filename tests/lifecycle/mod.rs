@@ -24,6 +24,9 @@ pub(super) fn trials(binary: &'static Path, has_ipvs: bool) -> Vec<Trial> {
             Trial::test("switch::there_and_back", move || {
                 switch::there_and_back(binary).map_err(failed)
             }),
+            Trial::test("switch::without_detector", move || {
+                switch::without_detector(binary).map_err(failed)
+            }),
             trial("after_ipvs_mode", |binary| {
                 cleanup::after(binary, &["ipvs"])
             }),

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
 use crate::cases::At;
 use crate::common::manifests::{ManifestDirectory, Service};
@@ -13,7 +13,7 @@ use crate::common::oracle;
 use crate::common::proxy::{Invocation, Proxy};
 use crate::common::steady_load::{Load, Plan};
 use crate::common::topology::{CLUSTER_CIDRS, Family, Host, Topology};
-use crate::common::traffic::Servers;
+use crate::common::traffic::{Connection, Outcome, Patience, Protocol, Servers, ask};
 use crate::common::wait;
 
 /// Connections between two events, for each load.
@@ -135,4 +135,46 @@ pub(super) fn there_and_back(binary: &Path) -> Result<()> {
     go_on(&opened_in_iptables).context("ipvs mode after iptables mode")?;
     are_flawless(opened_in_iptables, "to ipvs mode")?;
     has_no_service_chains(node).with_context(|| proxy.log())
+}
+
+/// While a connection keeps an address of IPVS mode on the node, the node takes that address as the source of its own
+/// connections to it. Nothing but the Service's own rules can tell then that the answers must come back here.
+pub(super) fn without_detector(binary: &Path) -> Result<()> {
+    let service = Service::new("web", 1, &[Host::Web3]);
+    let topology = Topology::new()?;
+    let _servers = Servers::new(&topology)?;
+    let manifests = ManifestDirectory::new(std::slice::from_ref(&service))?;
+    let node = topology.host(Host::Node);
+    let start = |mode: &str| {
+        let invocation = Invocation {
+            binary: binary.to_owned(),
+            manifests: manifests.path().to_owned(),
+            mode: mode.to_owned(),
+            flags: Vec::new(),
+        };
+        Proxy::start(node, &invocation).with_context(|| format!("in {mode} mode"))
+    };
+    let proxy = start("ipvs")?;
+    let mut held = Vec::new();
+    for family in Family::ALL {
+        let to = At::ClusterIp.address(&service, family, 80);
+        let shell = topology.host(Host::Shell);
+        let opened = Connection::open(shell, to, Protocol::Tcp, Patience::Long)?;
+        held.push(opened.map_err(|met| anyhow!("{to}: {met}"))?);
+    }
+    proxy.terminate()?;
+    let _proxy = start("iptables")?;
+    for family in Family::ALL {
+        let to = At::ClusterIp.address(&service, family, 80);
+        let met = ask(node, None, to, Protocol::Tcp, Patience::Long)?;
+        let Outcome::Answered(answer) = &met else {
+            bail!("{to}: {met}");
+        };
+        let own = Host::Node.addresses(family);
+        ensure!(own.contains(&answer.source), "{to}: {met}");
+    }
+    held.iter_mut().try_for_each(Connection::echo)?;
+    let bound = oracle::bound_addresses(node)?;
+    ensure!(bound.len() == 2, "{bound:?}");
+    Ok(())
 }

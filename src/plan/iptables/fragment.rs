@@ -364,11 +364,18 @@ impl<'a> Texts<'a> {
     /// whenever a table is written: it names the cluster IP only where the chain serves other addresses as well.
     fn cluster_ip_masquerade(&self, with_comment: bool) -> Option<Rule> {
         let port = &self.fragment.service_port;
-        let Locality { source, interface } = if self.context.masquerade_all {
-            Locality::default()
+        let locality = if self.context.masquerade_all {
+            Some(Locality::default())
         } else {
-            Locality::of(&self.context.local_detector, true)?
+            Locality::of(&self.context.local_detector, true)
         };
+        // A node that has the cluster IP as an address takes it as the source of its own connections to it.
+        let from_itself = || Locality {
+            source: format!("-s {} ", text::host(port.cluster_ip)),
+            interface: String::new(),
+        };
+        let leaves_ipvs = self.context.iptables.leaves_ipvs;
+        let Locality { source, interface } = locality.or_else(|| leaves_ipvs.then(from_itself))?;
         let protocol = self.fragment.protocol().lowercase();
         let note = if with_comment {
             format!("{} ", comment(&format!("{} cluster IP", self.name)))

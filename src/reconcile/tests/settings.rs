@@ -100,3 +100,35 @@ fn periods_change_at_once() {
     fixture.wait(Duration::from_secs(21));
     assert_eq!(fixture.lock().observations, [Extent::Outline]);
 }
+
+#[test]
+fn rules_for_the_end_of_ipvs_mode_end_with_it() {
+    let former = Shared::default();
+    // An address without a virtual server goes at the first look.
+    let address = service("ns/web").cluster_ips[0];
+    {
+        let state = &mut former.lock().unwrap().kernel.state;
+        state.node.link_exists = true;
+        state.addresses.insert(address);
+    }
+    let mut fixture = Fixture::after(&["--proxy-mode=iptables"], Some(former.clone()));
+    let from_itself = format!("-s {address}/32 ");
+    let has_rule = |fixture: &Fixture| {
+        let node = fixture.lock();
+        let mut rules = node.kernel.state.rules.chains.values().flatten();
+        rules.any(|rule| rule.as_str().contains(&from_itself))
+    };
+    let refused = ("delete-address", Fault::Refused);
+    former.lock().unwrap().troubles.push_back(refused);
+    fixture.known_node();
+    fixture.model(Event::ServicesReplaced(vec![service("ns/web").port(80)]));
+    fixture.model(Event::SlicesReplaced(vec![]));
+    fixture.scale(&["10.1.0.5"]);
+    fixture.work();
+    assert!(has_rule(&fixture));
+    for _ in 0..3 {
+        fixture.wait(Duration::from_secs(15));
+    }
+    assert!(former.lock().unwrap().kernel.state.addresses.is_empty());
+    assert!(!has_rule(&fixture));
+}

@@ -171,6 +171,34 @@ fn masquerading_of_cluster_ip_traffic() {
 }
 
 #[test]
+fn node_that_has_the_cluster_ip_is_masqueraded_while_ipvs_mode_leaves() {
+    let rule = |leaves_ipvs, detector| {
+        let mut node = Context {
+            local_detector: detector,
+            ..context(IpFamily::V4)
+        };
+        node.iptables.leaves_ipvs = leaves_ipvs;
+        let proxy = with(node, vec![(web(), both())]);
+        let rules = proxy.kernel.state.rules.chains.values().flatten();
+        let from_itself = |rule: &&Rule| rule.as_str().contains("-s 10.96.0.1/32 ");
+        let rules: Vec<String> = rules
+            .filter(from_itself)
+            .map(|rule| rule.as_str().to_owned())
+            .collect();
+        rules
+    };
+    let pods = LocalDetector::Cidr("10.1.0.0/24".parse().unwrap());
+    assert_eq!(rule(true, pods), [""; 0]);
+    assert_eq!(rule(false, LocalDetector::None), [""; 0]);
+    assert_eq!(
+        rule(true, LocalDetector::None),
+        [
+            "-s 10.96.0.1/32 -d 10.96.0.1/32 -p tcp -m comment --comment \"ns/web cluster IP\" -m tcp --dport 80 -j KUBE-MARK-MASQ"
+        ]
+    );
+}
+
+#[test]
 fn pod_that_reaches_itself_is_masqueraded() {
     let proxy = node(vec![(web(), both())]);
     let expected = BTreeSet::from([End::Masqueraded(at(HERE)), End::To(at(THERE))]);
