@@ -19,6 +19,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::json;
 use tempfile::TempDir;
 
+use common::few_rights;
 use common::manifests::{Endpoint, ManifestDirectory, Service};
 use common::namespace::{Namespace, command};
 use common::proxy::{Invocation, Proxy};
@@ -350,13 +351,6 @@ fn a_changed_configuration_file_costs_no_connection() -> Result<()> {
         .with_context(|| format!("the log:\n{}", proxy.log()))
 }
 
-/// Runs a program as a container without privileges does: kernel settings can be read only, and of the capabilities these
-/// are left.
-const WITH_FEW_RIGHTS: &str = "set -e
-mount --bind /proc/sys /proc/sys
-mount -o remount,bind,ro /proc/sys
-exec setpriv --no-new-privs --bounding-set=-all,+net_admin,+net_raw -- \"$@\"";
-
 fn few_rights_are_enough_after_init_only() -> Result<()> {
     let node = node(&["192.0.2.1/24", "2001:db8::1/64"])?;
     let web = Service::new("web", 1, &[Host::Web1]).protocols(&[Protocol::Tcp]);
@@ -388,19 +382,7 @@ fn few_rights_are_enough_after_init_only() -> Result<()> {
         mode: "iptables".to_owned(),
         flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
     };
-    let ours = invocation.command();
-    let mut command = self::command("unshare");
-    command
-        .args([
-            "--mount",
-            "--propagation=private",
-            "sh",
-            "-c",
-            WITH_FEW_RIGHTS,
-            "sh",
-        ])
-        .arg(ours.get_program())
-        .args(ours.get_args());
+    let command = few_rights::command(&invocation.command());
     let proxy = Proxy::spawn(&node, command)?;
     for program in ["iptables-save", "ip6tables-save"] {
         wait::until("the Service has its rules", || {
@@ -410,14 +392,5 @@ fn few_rights_are_enough_after_init_only() -> Result<()> {
         })?;
     }
     let (_, log) = proxy.terminate()?;
-    let complaints = log
-        .lines()
-        .filter(|line| line.contains("WARN") || line.contains("ERROR"));
-    // Of these only the last one is about rights, and it is documented.
-    let known = ["configuration notice", "oomScoreAdj"];
-    let complaints: Vec<&str> = complaints
-        .filter(|line| !known.iter().any(|word| line.contains(word)))
-        .collect();
-    ensure!(complaints.is_empty(), "{complaints:#?}");
-    Ok(())
+    few_rights::has_no_complaints(&log)
 }

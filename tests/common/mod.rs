@@ -13,6 +13,7 @@
     reason = "clippy.toml allows it in tests; the demo is not built as one"
 )]
 
+pub mod few_rights;
 pub mod flows;
 pub mod load;
 pub mod manifests;

@@ -79,8 +79,14 @@ impl Proxy {
     /// Starts it and waits until it says that the kernel is as the manifests want it.
     pub fn start(node: &Namespace, invocation: &Invocation) -> Result<Self> {
         let mut proxy = Self::spawn(node, invocation.command())?;
+        proxy.wait_until_synced(node)?;
+        Ok(proxy)
+    }
+
+    /// Waits until it says that the kernel is as the manifests want it.
+    pub fn wait_until_synced(&mut self, node: &Namespace) -> Result<()> {
         let synced = wait::until("the proxy is healthy", || {
-            if let Some(status) = proxy.child.try_wait()? {
+            if let Some(status) = self.child.try_wait()? {
                 return Ok(Err(status));
             }
             let health = get(node, HEALTH_PORT, "/healthz")?;
@@ -91,12 +97,9 @@ impl Proxy {
             Ok(Ok(()))
         });
         match synced {
-            Ok(Ok(())) => {
-                oracle::addresses_are_routed(node)?;
-                Ok(proxy)
-            }
-            Ok(Err(status)) => bail!("the proxy ended with {status}:\n{}", proxy.log()),
-            Err(error) => Err(error.context(format!("the proxy's log:\n{}", proxy.log()))),
+            Ok(Ok(())) => oracle::addresses_are_routed(node),
+            Ok(Err(status)) => bail!("the proxy ended with {status}:\n{}", self.log()),
+            Err(error) => Err(error.context(format!("the proxy's log:\n{}", self.log()))),
         }
     }
 

@@ -9,6 +9,7 @@ use libtest_mimic::Trial;
 use crate::cases::run::failed;
 
 mod cleanup;
+mod few_rights;
 mod kernel;
 mod switch;
 
@@ -26,6 +27,9 @@ pub(super) fn trials(binary: &'static Path, has_ipvs: bool) -> Vec<Trial> {
             }),
             Trial::test("switch::without_detector", move || {
                 switch::without_detector(binary).map_err(failed)
+            }),
+            Trial::test("few_rights::are_enough_in_ipvs_mode", move || {
+                few_rights::are_enough_in_ipvs_mode(binary).map_err(failed)
             }),
             trial("after_ipvs_mode", |binary| {
                 cleanup::after(binary, &["ipvs"])
