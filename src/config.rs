@@ -37,7 +37,7 @@ use file::FileError;
 use flags::{FlagError, Flags, Sub};
 use resolve::CommandLine;
 use types::KubeProxyConfiguration;
-use validation::ValidationErrors;
+use validation::{Step, ValidationErrors};
 
 use crate::error_chain::ErrorChain;
 
@@ -89,9 +89,25 @@ pub enum ConfigError {
     /// The configuration file cannot be used.
     #[error("failed complete")]
     Complete(#[source] FileError),
+    /// Feature gates are wrong.
+    #[error("failed complete")]
+    Gates(#[source] ValidationErrors),
+    /// Values of the section `logging` are wrong.
+    #[error("initialize logging")]
+    Logging(#[source] ValidationErrors),
     /// Values are wrong.
     #[error("failed validate")]
     Validate(#[source] ValidationErrors),
+}
+
+impl From<ValidationErrors> for ConfigError {
+    fn from(errors: ValidationErrors) -> Self {
+        match errors.of_first_step() {
+            (Step::Complete, errors) => Self::Gates(errors),
+            (Step::Logging, errors) => Self::Logging(errors),
+            (Step::Validate, errors) => Self::Validate(errors),
+        }
+    }
 }
 
 impl ConfigError {
@@ -210,7 +226,7 @@ fn settings(
         kubernetes_version,
         notices,
     };
-    resolve::resolve(configuration, command_line).map_err(ConfigError::Validate)
+    Ok(resolve::resolve(configuration, command_line)?)
 }
 
 /// Whether a version differs from ours behind the patch number only.

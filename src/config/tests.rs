@@ -377,6 +377,38 @@ fn errors_say_at_which_step_they_arose() {
 }
 
 #[test]
+fn errors_of_gates_and_logging_come_before_others_as_in_kube_proxy() {
+    // Each message is one of kube-proxy v1.37.2.
+    for (arguments, expected) in [
+        (
+            &[
+                "--feature-gates=Bogus=true",
+                "--logging-format=xml",
+                "--proxy-mode=x",
+            ][..],
+            "failed complete: unrecognized feature gate: Bogus",
+        ),
+        (
+            &["--logging-format=xml", "--proxy-mode=x"],
+            "initialize logging: logging.format: Invalid value: \"xml\": Unsupported log format",
+        ),
+        (
+            &["--vmodule=a=1", "--logging-format=json", "--proxy-mode=x"],
+            "initialize logging: logging.vmodule: Forbidden: Only supported for text log format",
+        ),
+    ] {
+        assert_eq!(message(arguments), expected);
+    }
+    let (_directory, config) =
+        config_file("mode: x\nlogging: {format: xml, verbosity: 3000000000}\n");
+    assert_eq!(
+        message(&[&config]),
+        "initialize logging: [logging.format: Invalid value: \"xml\": Unsupported log format, \
+         logging.verbosity: Invalid value: 3000000000: Must be <= 2147483647]"
+    );
+}
+
+#[test]
 fn write_config_comes_before_cleanup_and_after_validation() {
     let command = try_command(&["--write-config-to=/tmp/w", "--cleanup", "--mode=ipvs"]).unwrap();
     let Command::WriteConfig { path, settings } = command else {

@@ -8,14 +8,47 @@ use super::duration::GoDuration;
 /// The path that every field's path starts with.
 const ROOT: &str = "KubeProxyConfiguration";
 
+/// The steps of a start, in order. kube-proxy ends at the first one that finds something wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Step {
+    /// Feature gates are set.
+    Complete,
+    /// Logging is set up.
+    Logging,
+    /// Everything else is looked at.
+    Validate,
+}
+
 /// What is wrong with one field.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{ROOT}.{path}: {problem}")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldError {
     /// Path of the field below the configuration. Upstream's internal names, which operators search for.
     pub path: String,
     /// What is wrong.
     pub problem: Problem,
+}
+
+impl FieldError {
+    fn step(&self) -> Step {
+        match self.path.split('.').next() {
+            Some("featureGates") => Step::Complete,
+            Some("logging") => Step::Logging,
+            _ => Step::Validate,
+        }
+    }
+}
+
+impl std::error::Error for FieldError {}
+
+impl fmt::Display for FieldError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { path, problem } = self;
+        match (self.step(), problem) {
+            (Step::Complete, Problem::Invalid { message, .. }) => f.write_str(message),
+            (Step::Logging, _) => write!(f, "{path}: {problem}"),
+            (Step::Complete | Step::Validate, _) => write!(f, "{ROOT}.{path}: {problem}"),
+        }
+    }
 }
 
 /// Kinds of wrong values.
@@ -75,6 +108,14 @@ impl ValidationErrors {
     /// The errors, in the order of upstream's checks.
     pub fn errors(&self) -> &[FieldError] {
         &self.0
+    }
+
+    /// The first step that finds something wrong, and what that is.
+    pub fn of_first_step(self) -> (Step, Self) {
+        let first = self.0.iter().map(FieldError::step).min();
+        let step = first.unwrap_or(Step::Validate);
+        let of_step = self.0.into_iter().filter(|error| error.step() == step);
+        (step, Self(of_step.collect()))
     }
 }
 

@@ -32,10 +32,16 @@ fn settings(change: impl FnOnce(&mut KubeProxyConfiguration)) -> Settings {
 #[track_caller]
 fn refused(change: impl FnOnce(&mut KubeProxyConfiguration), message: &str) {
     let errors = resolved(change).expect_err(message);
-    assert_eq!(
-        errors.to_string(),
-        format!("KubeProxyConfiguration.{message}")
-    );
+    // What is found before the validation has no such path.
+    let is_early = ["logging.", "unrecognized feature gate"]
+        .iter()
+        .any(|start| message.starts_with(start));
+    let root = if is_early {
+        ""
+    } else {
+        "KubeProxyConfiguration."
+    };
+    assert_eq!(errors.to_string(), format!("{root}{message}"));
 }
 
 #[test]
@@ -70,7 +76,7 @@ fn defaults_are_valid() {
 fn feature_gates_must_be_settable() {
     refused(
         |c| c.feature_gates = [("NoSuchGate".to_owned(), true)].into(),
-        r#"featureGates: Invalid value: {"NoSuchGate": true}: unrecognized feature gate: NoSuchGate"#,
+        "unrecognized feature gate: NoSuchGate",
     );
     let without =
         settings(|c| c.feature_gates = [("AllowServiceExternalIPs".to_owned(), false)].into());
