@@ -234,12 +234,17 @@ impl<G: Ground> Rollout<G> {
             sockets,
             slowest_move: Duration::ZERO,
         };
+        // Of the first generation, so that each has to move.
+        let first = clients.are_answered()?;
         let places: Vec<Place> = Place::all().collect();
         for (old, new) in places.iter().zip(places.iter().skip(PODS)) {
             // A new pod becomes an endpoint as soon as it serves.
             self.add(*new)?;
             self.publish()?;
             self.remove(*old, &mut clients)?;
+        }
+        for (before, now) in first.iter().zip(clients.are_answered()?) {
+            ensure!(*before != now, "datagrams went to {now} all the time");
         }
         // After the last change too.
         clients.go_on_without("the load goes on", || 0)?;
