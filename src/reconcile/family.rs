@@ -31,8 +31,11 @@ const LOGGED_FAILURES: usize = 10;
 /// How long real servers are looked at before changes are let through.
 const SLICE: Duration = Duration::from_millis(5);
 
-/// To read rules that others may have changed may take one part in so many of the time, whatever they do.
+/// To read rules that others may have changed may take one part in so many of the time, if they have not changed.
 const LOOK_SHARE: u32 = 20;
+
+/// The same if they have: who flushes rules again and again gets them back soon, but not the whole processor.
+const REPAIR_SHARE: u32 = 4;
 
 /// Virtual servers between two looks at the clock.
 const LOOKED_AT_AT_ONCE: usize = 8;
@@ -107,6 +110,8 @@ pub(super) struct Family {
     is_suspect: bool,
     /// When rules may be read again for that.
     next_look: Duration,
+    /// When drift was found last.
+    drifted: Option<Duration>,
     /// Rules that the present round wrote.
     written: RuleCounts,
 }
@@ -130,6 +135,7 @@ impl Family {
             waiting: Waiting::default(),
             is_suspect: false,
             next_look: Duration::ZERO,
+            drifted: None,
             written: RuleCounts::default(),
         })
     }
@@ -337,7 +343,13 @@ impl Family {
         let start = clock.monotonic();
         let succeeded = self.observe_and_apply(kernel, clock, observer, true, Some(Extent::Rules));
         let end = clock.monotonic();
-        self.next_look = end + end.saturating_sub(start) * LOOK_SHARE;
+        let has_drifted = self.drifted.is_some_and(|when| when >= start);
+        let share = if has_drifted {
+            REPAIR_SHARE
+        } else {
+            LOOK_SHARE
+        };
+        self.next_look = end + end.saturating_sub(start) * share;
         succeeded
     }
 
@@ -384,6 +396,7 @@ impl Family {
             let drift = Drift::of(&self.planner, &plan, &report);
             warn!(family = %self.family(), found = ?drift.found, "kernel was changed by others");
             observer.drift(self.family(), &drift);
+            self.drifted = Some(now);
             self.flows.recheck();
         }
         self.follow_troubles(clock, observer, &plan, &report);

@@ -38,6 +38,24 @@ fn rules_that_somebody_deleted_are_back_within_a_second() {
 }
 
 #[test]
+fn who_deletes_again_and_again_is_answered_sooner_than_false_alarms() {
+    let mut fixture = Fixture::programmed();
+    let before = fixture.lock().kernel.state.rules.clone();
+    let slow = (fixture.time.clone(), Duration::from_millis(500));
+    fixture.lock().slow = Some(slow);
+    let mut repairs = 0;
+    for _ in 0..25 {
+        if fixture.lock().kernel.state.rules == before {
+            fixture.delete_chain("KUBE-MARK-MASQ");
+        }
+        fixture.wait(SECOND);
+        repairs += usize::from(fixture.lock().kernel.state.rules == before);
+    }
+    // A look takes half a second, the next one comes two seconds later.
+    assert!((8..=14).contains(&repairs), "{repairs}");
+}
+
+#[test]
 fn repair_that_fails_is_retried() {
     let mut fixture = Fixture::programmed();
     let before = fixture.lock().kernel.state.rules.clone();
