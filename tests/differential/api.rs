@@ -102,8 +102,12 @@ impl Cluster {
 
     /// Deletes all Services under test.
     pub fn clear(&mut self) -> Result<()> {
-        let (services, slices) = (self.services(NAMESPACE), self.endpoint_slices(NAMESPACE));
         self.slices.clear();
+        self.empty(NAMESPACE)
+    }
+
+    fn empty(&self, namespace: &str) -> Result<()> {
+        let (services, slices) = (self.services(namespace), self.endpoint_slices(namespace));
         self.runtime.block_on(async {
             let (how, all) = (DeleteParams::default(), kube::api::ListParams::default());
             services.delete_collection(&how, &all).await?;
@@ -188,6 +192,17 @@ impl Cluster {
             }
             Ok(mark)
         })
+    }
+}
+
+/// Other tests have the API server after this.
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for namespace in [NAMESPACE, MARKER] {
+            if let Err(error) = self.empty(namespace) {
+                eprintln!("{namespace} is not empty: {error:?}");
+            }
+        }
     }
 }
 
