@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::json;
 
-use super::{Lab, answered, at};
+use super::{Lab, at};
 use crate::cases::{At, Dataplane, Mode};
 use crate::common::manifests::{Endpoint, Service};
 use crate::common::topology::{Family, Host};
@@ -102,33 +102,35 @@ impl Story {
         Ok(())
     }
 
+    fn ask(&self, from: Host, to: SocketAddr) -> Result<Outcome> {
+        let host = self.lab.host(from);
+        ask(host, None, to, Protocol::Tcp, Patience::Short)
+    }
+
     /// Waits until a new connection meets this.
     fn becomes(&self, from: Host, to: SocketAddr, is_met: impl Fn(&Outcome) -> bool) -> Result<()> {
         wait::until(&format!("{from} meets something else at {to}"), || {
-            let outcome = ask(
-                self.lab.host(from),
-                None,
-                to,
-                Protocol::Tcp,
-                Patience::Short,
-            )?;
+            let outcome = self.ask(from, to)?;
             ensure!(is_met(&outcome), "it was {outcome}");
             Ok(())
         })
     }
 
-    /// Waits until a new connection reaches this endpoint, which then all do.
+    /// Waits until new connections reach this endpoint alone. A new endpoint comes before the old one goes, so the first
+    /// that reaches it says little.
     fn only(&self, from: Host, to: SocketAddr, wanted: Host) -> Result<()> {
-        let by = |outcome: &Outcome| match outcome {
-            Outcome::Answered(answer) => answer.by == wanted.name(),
-            _ => false,
-        };
-        self.becomes(from, to, by)?;
-        for _ in 0..3 {
-            let answer = answered(self.lab.ask(from, to, Protocol::Tcp)?)?;
-            ensure!(answer.by == wanted.name(), "{from} to {to}: {answer:?}");
-        }
-        Ok(())
+        let what = format!("{from} meets only {} at {to}", wanted.name());
+        wait::until(&what, || {
+            for _ in 0..3 {
+                let outcome = self.ask(from, to)?;
+                let by = match &outcome {
+                    Outcome::Answered(answer) => answer.by.as_str(),
+                    _ => "nobody",
+                };
+                ensure!(by == wanted.name(), "it was {outcome}");
+            }
+            Ok(())
+        })
     }
 
     fn all_meet(&self, wanted: Host) -> Result<()> {
