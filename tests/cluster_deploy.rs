@@ -5,12 +5,9 @@
 //! `KPR_TESTBED` names the folder that `hack/testbed/up` made; without it every test reads *ignored*.
 #![cfg(test)]
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use libtest_mimic::{Arguments, Failed, Trial};
-
-use testbed::Testbed;
+use testbed::Test;
 
 #[path = "cluster_deploy/helm.rs"]
 mod helm;
@@ -27,28 +24,11 @@ mod testbed;
 
 mod common;
 
-/// A test: its name and what it does.
-type Test = (&'static str, fn(&Testbed) -> anyhow::Result<()>);
-
 /// A path below `deploy/`.
 fn deploy(path: &str) -> String {
     format!("{}/deploy/{path}", env!("CARGO_MANIFEST_DIR"))
 }
 
 fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    // One API server for all.
-    arguments.test_threads = Some(1);
-    let testbed = std::env::var_os("KPR_TESTBED").map(PathBuf::from);
-    let trial = |(name, test): Test| {
-        let directory = testbed.clone();
-        let run = move || {
-            let directory = directory.ok_or("KPR_TESTBED is not set")?;
-            let testbed = Testbed::open(&directory)?;
-            test(&testbed).map_err(|error| Failed::from(format!("{error:?}")))
-        };
-        Trial::test(name, run).with_ignored_flag(testbed.is_none())
-    };
-    let tests = [manifests::TESTS, helm::TESTS, kubeadm::TESTS, nodes::TESTS].concat();
-    libtest_mimic::run(&arguments, tests.into_iter().map(trial).collect()).exit_code()
+    testbed::run(&[manifests::TESTS, helm::TESTS, kubeadm::TESTS, nodes::TESTS].concat())
 }

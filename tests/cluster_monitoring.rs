@@ -8,15 +8,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, ensure};
-use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::Value;
 
 use prometheus::{Prometheus, in_repository, promtool};
-use testbed::{Restart, Testbed};
+use testbed::{Restart, Test, Testbed};
 use world::{Machine, Objects};
 
 #[path = "monitoring/dashboard.rs"]
@@ -31,9 +29,6 @@ mod world;
 mod common;
 
 use common::wait;
-
-/// A test: its name and what it does.
-type Test = (&'static str, fn(&Testbed) -> Result<()>);
 
 const TESTS: &[Test] = &[
     ("rules_are_valid", rules_are_valid),
@@ -50,20 +45,7 @@ const ALERTS: &str = "deploy/prometheus/alerts.yaml";
 const ALERT_TESTS: &str = "tests/monitoring/alerts.yaml";
 
 fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    // One API server for all.
-    arguments.test_threads = Some(1);
-    let testbed = std::env::var_os("KPR_TESTBED").map(PathBuf::from);
-    let trial = |(name, test): Test| {
-        let directory = testbed.clone();
-        let run = move || {
-            let directory = directory.ok_or("KPR_TESTBED is not set")?;
-            let testbed = Testbed::open(&directory)?;
-            test(&testbed).map_err(|error| Failed::from(format!("{error:?}")))
-        };
-        Trial::test(name, run).with_ignored_flag(testbed.is_none())
-    };
-    libtest_mimic::run(&arguments, TESTS.iter().copied().map(trial).collect()).exit_code()
+    testbed::run(TESTS)
 }
 
 // === the rules by themselves ===

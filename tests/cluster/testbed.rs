@@ -14,7 +14,30 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, ExitCode, Output, Stdio};
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// A test: its name and what it does.
+pub(crate) type Test = (&'static str, fn(&Testbed) -> anyhow::Result<()>);
+
+/// Runs tests with the test bed that `KPR_TESTBED` names; without one they are ignored.
+pub(crate) fn run(tests: &[Test]) -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // One API server for all.
+    arguments.test_threads = Some(1);
+    let testbed = std::env::var_os("KPR_TESTBED").map(PathBuf::from);
+    let trial = |(name, test): Test| {
+        let directory = testbed.clone();
+        let run = move || {
+            let directory = directory.ok_or("KPR_TESTBED is not set")?;
+            let testbed = Testbed::open(&directory)?;
+            test(&testbed).map_err(|error| Failed::from(format!("{error:?}")))
+        };
+        Trial::test(name, run).with_ignored_flag(testbed.is_none())
+    };
+    libtest_mimic::run(&arguments, tests.iter().copied().map(trial).collect()).exit_code()
+}
 
 /// The folder of a test bed, and what its `env` file says.
 #[derive(Clone, Debug)]
