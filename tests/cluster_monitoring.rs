@@ -66,7 +66,8 @@ fn alerts_fire_where_they_should(_: &Testbed) -> Result<()> {
     promtool(&["test", "rules", ALERT_TESTS]).map(drop)
 }
 
-/// The tests of an alert begin with its name, and ask for that alert.
+/// The tests of an alert begin with its name, and ask for that alert. Where it should fire they ask in the minute before, too: so
+/// a threshold or a `for` that changes shows.
 fn every_alert_has_tests(_: &Testbed) -> Result<()> {
     let rules = yaml(ALERTS)?;
     let alerts: BTreeSet<&str> = list(&rules["groups"])?
@@ -80,15 +81,27 @@ fn every_alert_has_tests(_: &Testbed) -> Result<()> {
     for test in list(&tests["tests"])? {
         let title = test["name"].as_str().context("a test without a name")?;
         let (alert, what) = title.split_once(' ').context("a name without words")?;
+        let mut looks = Vec::new();
         for expected in list(&test["promql_expr_test"])? {
             let asked = expected["expr"].as_str().context("no expression")?;
             ensure!(
                 asked.contains(&format!("alertname=\"{alert}\", alertstate=\"firing\"")),
                 "{title}: {asked}"
             );
+            let minute = expected["eval_time"]
+                .as_str()
+                .and_then(|time| time.strip_suffix('m'))
+                .context("no minutes")?;
             let fires = !list(&expected["exp_samples"])?.is_empty();
-            ensure!(fires == what.starts_with("fires "), "{title}: {expected}");
-            if fires { &mut fire } else { &mut stay }.insert(alert);
+            looks.push((minute.parse::<u32>()?, fires));
+        }
+        if what.starts_with("fires ") {
+            let begins = matches!(looks[..], [(before, false), (now, true)] if before + 1 == now);
+            ensure!(begins, "{title}: {looks:?}");
+            fire.insert(alert);
+        } else {
+            ensure!(matches!(looks[..], [(_, false)]), "{title}: {looks:?}");
+            stay.insert(alert);
         }
     }
     ensure!(
