@@ -8,13 +8,15 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
+use dashboard::DASHBOARD;
 use prometheus::{Prometheus, in_repository, promtool};
-use testbed::{Restart, Test, Testbed};
+use testbed::{Restart, Test, Testbed, program, succeeded};
 use world::{Machine, Objects};
 
 #[path = "monitoring/dashboard.rs"]
@@ -37,6 +39,7 @@ const TESTS: &[Test] = &[
         alerts_fire_where_they_should,
     ),
     ("every_alert_has_tests", every_alert_has_tests),
+    ("grafana_knows_all_of_it", grafana_knows_all_of_it),
     ("every_panel_has_data", every_panel_has_data),
 ];
 
@@ -108,6 +111,40 @@ fn every_alert_has_tests(_: &Testbed) -> Result<()> {
         !alerts.is_empty() && alerts == fire && alerts == stay,
         "alerts {alerts:?}, that fire {fire:?}, that do not {stay:?}"
     );
+    Ok(())
+}
+
+// === the dashboard by itself ===
+
+/// Grafana's own definitions of dashboards, panels and queries know every field, and miss none that they require.
+fn grafana_knows_all_of_it(_: &Testbed) -> Result<()> {
+    let built = program(&in_repository("hack/dashboard/build")).output()?;
+    let folder = succeeded(&["hack/dashboard/build"], &built);
+    let reader = Path::new(folder.trim()).join("dashboard");
+    let read = |path: &Path| -> Result<_> { Ok(program(&reader).arg(path).output()?) };
+    let dashboard = in_repository(DASHBOARD);
+    let said = succeeded(&["dashboard"], &read(&dashboard)?);
+    ensure!(said.contains("40 panels and rows"), "{said}");
+    // It looks into panels and queries.
+    let text = fs::read_to_string(dashboard)?;
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("dashboard.json");
+    for (field, wrong) in [
+        ("graphTooltip", "graphTooltips"),
+        ("legendFormat", "legend_format"),
+        ("showLegend", "legend"),
+    ] {
+        fs::write(
+            &path,
+            text.replace(&format!("\"{field}\""), &format!("\"{wrong}\"")),
+        )?;
+        let output = read(&path)?;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        ensure!(
+            !output.status.success() && errors.contains(wrong),
+            "{wrong}: {errors}"
+        );
+    }
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::prometheus::{CLUSTER, Prometheus, in_repository};
 
-const DASHBOARD: &str = "deploy/prometheus/dashboards/kube-proxy-rs.json";
+pub(crate) const DASHBOARD: &str = "deploy/prometheus/dashboards/kube-proxy-rs.json";
 const RULES: &str = "deploy/prometheus/rules.yaml";
 
 /// The panels of `dashboards/proxy.libsonnet` of kubernetes-mixin (Apache-2.0, github.com/kubernetes-monitoring/kubernetes-mixin,
