@@ -16,8 +16,8 @@ use serde_json::Value;
 
 use dashboard::DASHBOARD;
 use prometheus::{Prometheus, in_repository, promtool};
-use testbed::{Restart, Test, Testbed, program, succeeded};
-use world::{Machine, Objects};
+use testbed::{Objects, Restart, Test, Testbed, program, succeeded};
+use world::Machine;
 
 #[path = "monitoring/dashboard.rs"]
 mod dashboard;

@@ -21,6 +21,8 @@ mod agent;
 mod guest;
 #[path = "cluster_takeover/kernel.rs"]
 mod kernel;
+#[path = "cluster_takeover/neighbours.rs"]
+mod neighbours;
 #[path = "cluster_takeover/node_load.rs"]
 mod node_load;
 #[path = "cluster_takeover/rollout.rs"]

@@ -12,6 +12,7 @@
 )]
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output, Stdio};
@@ -104,6 +105,26 @@ impl Testbed {
         succeeded(&arguments, &self.kubectl_as("admin", &arguments, manifest));
     }
 
+    /// What a kubelet says of its node.
+    pub(crate) fn set_addresses(&self, node: &str, addresses: &[impl Display]) {
+        let addresses: Vec<_> = addresses
+            .iter()
+            .map(
+                |address| serde_json::json!({"type": "InternalIP", "address": address.to_string()}),
+            )
+            .collect();
+        let status = serde_json::json!({"status": {"addresses": addresses}});
+        self.kubectl(&[
+            "patch",
+            "node",
+            node,
+            "--subresource=status",
+            "--type=merge",
+            "-p",
+            &status.to_string(),
+        ]);
+    }
+
     /// `stop` or `start`.
     pub(crate) fn apiserver(&self, action: &str) {
         self.script(&format!("apiserver-{action}"), &[]);
@@ -177,6 +198,25 @@ pub(crate) fn succeeded(arguments: &[&str], output: &Output) -> String {
         String::from_utf8_lossy(&output.stderr)
     );
     printed
+}
+
+/// Objects that are deleted with this.
+pub(crate) struct Objects<'a>(&'a Testbed, String);
+
+impl<'a> Objects<'a> {
+    pub(crate) fn new(testbed: &'a Testbed, manifests: &str) -> Self {
+        let objects = Self(testbed, manifests.to_owned());
+        testbed.apply(manifests);
+        objects
+    }
+}
+
+impl Drop for Objects<'_> {
+    fn drop(&mut self) {
+        let arguments = ["delete", "--ignore-not-found", "--wait=false", "-f", "-"];
+        // The test's own failure is what counts.
+        drop(self.0.kubectl_as("admin", &arguments, &self.1));
+    }
 }
 
 /// Starts the API server again, also when the test fails.

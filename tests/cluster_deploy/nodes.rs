@@ -7,11 +7,11 @@ use std::path::Path;
 use std::process::Stdio;
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::Test;
 use crate::common::manifests::{Service, list};
-use crate::common::namespace::Namespace;
+use crate::common::namespace::{Namespace, Uplink};
 use crate::common::proxy::{self, Proxy};
 use crate::common::topology::{Family, Host, Topology, cluster_ip, node_port};
 use crate::common::traffic::{Outcome, Patience, Protocol, Servers, ask};
@@ -20,7 +20,7 @@ use crate::helm::{Helm, Release};
 use crate::kubeadm::Kubeadm;
 use crate::manifests::Overlay;
 use crate::pod::{Pod, Tree};
-use crate::testbed::Testbed;
+use crate::testbed::{Objects, Testbed};
 
 pub(crate) const TESTS: &[Test] = &[
     (
@@ -30,7 +30,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("nodes::helm_kustomize_and_kubeadm_serve", every_way_serves),
 ];
 
-const OURS: &str = env!("CARGO_BIN_EXE_kube-proxy-rs");
+pub(crate) const OURS: &str = env!("CARGO_BIN_EXE_kube-proxy-rs");
 
 fn image_is_small(_: &Testbed) -> Result<()> {
     let tree = Tree::assemble(Path::new(OURS))?;
@@ -57,41 +57,19 @@ fn image_is_small(_: &Testbed) -> Result<()> {
     Ok(())
 }
 
-/// The node's link to the network of the API server; it goes with this.
-struct Uplink(String);
-
-impl Uplink {
-    fn new(node: &Namespace, testbed: &Testbed) -> Result<Self> {
-        let name = format!("kprdepl{}", testbed.env("NUMBER"));
-        let bridge = testbed.env("BRIDGE");
-        Namespace::current()?.ip(&format!(
-            "link add {name} type veth peer name api0 netns {}\nlink set {name} master {bridge} up\n",
-            node.path()
-        ))?;
-        let uplink = Self(name);
-        let net = testbed.env("NET4");
-        node.ip(&format!(
-            "link set api0 addrgenmode none up\naddress add {net}.253/24 dev api0\n"
-        ))?;
-        Ok(uplink)
-    }
+/// What is asked.
+pub(crate) fn web() -> Service {
+    Service::new("deploy-web", 20, &[Host::Web1, Host::Web3])
+        .protocols(&[Protocol::Tcp, Protocol::Udp])
+        .exposed()
 }
 
-impl Drop for Uplink {
-    fn drop(&mut self) {
-        // The test's own failure is what counts.
-        drop(Namespace::current().and_then(|here| here.ip(&format!("link del {}\n", self.0))));
-    }
-}
-
-/// Objects of the API server that are deleted with this.
-struct Objects<'a>(&'a Testbed, String);
-
-impl Drop for Objects<'_> {
-    fn drop(&mut self) {
-        let arguments = ["delete", "--ignore-not-found", "--wait=false", "-f", "-"];
-        drop(self.0.kubectl_as("admin", &arguments, &self.1));
-    }
+/// Makes a Service with its endpoints, and the node.
+pub(crate) fn register<'a>(testbed: &'a Testbed, service: &Service) -> Objects<'a> {
+    let mut manifests = service.slice_manifests();
+    manifests.push(service.service_manifest());
+    manifests.push(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node"}}));
+    Objects::new(testbed, &list(&manifests).to_string())
 }
 
 /// A node with a Service, and no proxy yet.
@@ -108,28 +86,16 @@ impl<'a> World<'a> {
     fn new(testbed: &'a Testbed) -> Result<Self> {
         let topology = Topology::new()?;
         let servers = Servers::new(&topology)?;
-        let uplink = Uplink::new(topology.host(Host::Node), testbed)?;
-        let web = Service::new("deploy-web", 20, &[Host::Web1, Host::Web3])
-            .protocols(&[Protocol::Tcp, Protocol::Udp])
-            .exposed();
-        let mut manifests = web.slice_manifests();
-        manifests.push(web.service_manifest());
-        manifests.push(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node"}}));
-        let manifests = list(&manifests).to_string();
-        testbed.apply(&manifests);
-        let objects = Objects(testbed, manifests);
-        let addresses: Vec<Value> = Family::ALL
-            .map(|family| json!({"type": "InternalIP", "address": Host::Node.address(family)}))
-            .into();
-        let status = json!({"status": {"addresses": addresses}}).to_string();
-        let patch = [
-            "patch",
-            "node/node",
-            "--subresource=status",
-            "--type=merge",
-            "-p",
-        ];
-        testbed.kubectl(&[&patch[..], &[&status]].concat());
+        let node = topology.host(Host::Node);
+        let uplink = Uplink::new(node, "api0", testbed.env("BRIDGE"))?;
+        let net = testbed.env("NET4");
+        node.ip(&format!("address add {net}.253/24 dev api0\n"))?;
+        let web = web();
+        let objects = register(testbed, &web);
+        testbed.set_addresses(
+            "node",
+            &Family::ALL.map(|family| Host::Node.address(family)),
+        );
         Ok(Self {
             topology,
             web,

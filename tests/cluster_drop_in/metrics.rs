@@ -10,8 +10,8 @@ use anyhow::{Context as _, Result, ensure};
 use crate::Test;
 use crate::common::proxy::Proxy;
 use crate::common::wait;
-use crate::testbed::Testbed;
-use crate::world::{Machine, Objects, ours};
+use crate::testbed::{Objects, Testbed};
+use crate::world::{Machine, ours};
 
 pub(crate) const TESTS: &[Test] = &[("metrics_are_kube_proxys", metrics_are_kube_proxys)];
 

@@ -5,8 +5,8 @@ use anyhow::{Result, ensure};
 
 use crate::Test;
 use crate::common::wait;
-use crate::testbed::Testbed;
-use crate::world::{Machine, Objects};
+use crate::testbed::{Objects, Testbed};
+use crate::world::Machine;
 
 pub(crate) const TESTS: &[Test] = &[
     ("the_node_is_followed_live", the_node_is_followed_live),

@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use crate::Test;
 use crate::common::wait;
-use crate::testbed::Testbed;
-use crate::world::{Machine, Objects, ours};
+use crate::testbed::{Objects, Testbed};
+use crate::world::{Machine, ours};
 
 pub(crate) const TESTS: &[Test] = &[
     (

@@ -16,8 +16,8 @@ use crate::common::steady_load::{Load, Plan};
 use crate::common::topology::{CLUSTER_CIDRS, Family, Host, Topology, cluster_ip, node_port};
 use crate::common::traffic::{Protocol, Servers};
 use crate::common::wait;
-use crate::testbed::Testbed;
-use crate::world::{Objects, ours};
+use crate::testbed::{Objects, Testbed};
+use crate::world::ours;
 
 #[path = "../lifecycle/kernel.rs"]
 mod kernel;
@@ -71,16 +71,6 @@ fn start_in(node: &Namespace, testbed: &Testbed, program: &Path, mode: &str) -> 
     });
     synced.with_context(|| format!("{}:\n{}", program.display(), proxy.log()))?;
     Ok(proxy)
-}
-
-fn set_addresses(testbed: &Testbed) {
-    let addresses = Family::ALL.map(|family| {
-        let address = Host::Node.address(family).to_string();
-        json!({"type": "InternalIP", "address": address})
-    });
-    let status = json!({"status": {"addresses": addresses}}).to_string();
-    let arguments = ["patch", "node/node", "--subresource=status", "--type=merge"];
-    testbed.kubectl(&[&arguments[..], &["-p", &status]].concat());
 }
 
 /// 201 new connections per second and 21 long-lived ones, of both families: from a pod, from the node, from outside.
@@ -165,7 +155,10 @@ fn there_and_back(testbed: &Testbed) -> Result<()> {
         .chain([json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node"}})])
         .collect();
     let _objects = Objects::new(testbed, &list(&first).to_string());
-    set_addresses(testbed);
+    testbed.set_addresses(
+        "node",
+        &Family::ALL.map(|family| Host::Node.address(family)),
+    );
 
     let proxy = start(node, testbed, &kube_proxy)?;
     let loads = loads(&topology, &web)?;
@@ -227,7 +220,10 @@ fn from_nftables_mode(testbed: &Testbed) -> Result<()> {
     objects.extend(web.slice_manifests());
     objects.push(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node"}}));
     let _objects = Objects::new(testbed, &list(&objects).to_string());
-    set_addresses(testbed);
+    testbed.set_addresses(
+        "node",
+        &Family::ALL.map(|family| Host::Node.address(family)),
+    );
     let has_tables =
         || -> Result<bool> { Ok(node.run("nft", &["list", "tables"])?.contains("kube-proxy")) };
 

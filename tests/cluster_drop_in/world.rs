@@ -108,20 +108,7 @@ impl<'a> Machine<'a> {
     }
 
     pub(crate) fn set_addresses(&self, addresses: &[&str]) {
-        let addresses: Vec<_> = addresses
-            .iter()
-            .map(|address| serde_json::json!({"type": "InternalIP", "address": address}))
-            .collect();
-        let status = serde_json::json!({"status": {"addresses": addresses}});
-        self.testbed.kubectl(&[
-            "patch",
-            "node",
-            self.name,
-            "--subresource=status",
-            "--type=merge",
-            "-p",
-            &status.to_string(),
-        ]);
+        self.testbed.set_addresses(self.name, addresses);
     }
 
     /// Another `config.conf`: kubeadm's with these lines replaced.
@@ -242,24 +229,6 @@ impl Drop for Machine<'_> {
         ];
         // The test's own failure is what counts.
         drop(self.testbed.kubectl_as("admin", &arguments, ""));
-    }
-}
-
-/// Objects that are deleted with this.
-pub(crate) struct Objects<'a>(&'a Testbed, String);
-
-impl<'a> Objects<'a> {
-    pub(crate) fn new(testbed: &'a Testbed, manifests: &str) -> Self {
-        let objects = Self(testbed, manifests.to_owned());
-        testbed.apply(manifests);
-        objects
-    }
-}
-
-impl Drop for Objects<'_> {
-    fn drop(&mut self) {
-        let arguments = ["delete", "--ignore-not-found", "--wait=false", "-f", "-"];
-        drop(self.0.kubectl_as("admin", &arguments, &self.1));
     }
 }
 

@@ -55,11 +55,11 @@ fn loses_nothing(world: &mut World) -> Result<()> {
     let proxy = world.start(Program::Ours, "ipvs")?;
     let clients = [
         Client {
-            from: &world.shell,
+            from: &world.neighbours.shell,
             targets: cluster_ips.to_vec(),
         },
         Client {
-            from: &world.client,
+            from: &world.neighbours.client,
             targets: node_ports,
         },
     ];

@@ -8,25 +8,24 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::common::manifests::{Service, list};
 use crate::common::namespace::{Namespace, Uplink};
 use crate::common::steady_load::{Load, Plan};
 use crate::common::topology::{CLUSTER_CIDRS, Family, Host, cluster_ip, node_port};
-use crate::common::traffic::{Protocol, Servers};
+use crate::common::traffic::Protocol;
 use crate::common::wait;
 use crate::guest::Guest;
 use crate::kernel::{self, Kernel};
+use crate::neighbours::{Neighbours, pods};
 use crate::node_load::NodeLoad;
 use crate::testbed::Testbed;
 
 const METRICS_PORT: u16 = 10249;
 /// kube-proxy starts some hundred programs before it has synced, and the guest needs up to 0.2 s for each.
 const PATIENCE: Duration = Duration::from_mins(4);
-/// The last part of the client's address in the network of the test bed.
-const CLIENT: u8 = 230;
 
 /// Who serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,15 +63,12 @@ pub(crate) struct Clients {
 pub(crate) struct World {
     pub(crate) testbed: Testbed,
     pub(crate) guest: Guest,
-    pub(crate) client: Namespace,
-    pub(crate) shell: Namespace,
+    pub(crate) neighbours: Neighbours,
     /// Each start has a log of its own.
     logs: Vec<String>,
     loads: usize,
     /// They go with this.
     manifests: Vec<String>,
-    _servers: Servers,
-    _uplinks: Vec<Uplink>,
 }
 
 /// What is exposed, and asked.
@@ -102,40 +98,7 @@ impl World {
             "build it: hack/testbed/build kube-proxy"
         );
         let mut guest = Guest::start(&testbed);
-        let [v4, v6] = guest.addresses[..] else {
-            bail!("the guest has addresses {:?}", guest.addresses);
-        };
-        let bridge = testbed.env("BRIDGE");
-        let mut uplinks = Vec::new();
-        let mut on_the_wire = |addresses: &[String], gateways: &str| -> Result<Namespace> {
-            let (host, uplink) = on_the_wire(bridge, addresses, gateways)?;
-            uplinks.push(uplink);
-            Ok(host)
-        };
-        let (net4, net6) = (testbed.env("NET4"), testbed.env("NET6"));
-        let client = on_the_wire(
-            &[
-                format!("{net4}.{CLIENT}/24"),
-                format!("{net6}:{CLIENT:x}/64"),
-            ],
-            &format!(
-                "route add 10.96.0.0/12 via {v4}\nroute add 203.0.113.0/24 via {v4}\nroute add fd00:96::/108 via {v6}\n"
-            ),
-        )?;
-        let mut pod = |host: Host| {
-            let addresses = Family::ALL.map(|family| with_all_bits(host.address(family)));
-            on_the_wire(&addresses, &through_node(v4, v6))
-        };
-        let shell = pod(Host::Shell)?;
-        let web = [
-            (Host::Web1, pod(Host::Web1)?),
-            (Host::Web2, pod(Host::Web2)?),
-        ];
-        let servers = Servers::at(web.iter().map(|(host, namespace)| (*host, namespace, 8080)))?;
-        make_router(&mut guest, &testbed);
-
-        let addresses = [v4, v6].map(|address| json!({"type": "InternalIP", "address": address}));
-        let status = json!({"status": {"addresses": addresses}}).to_string();
+        let neighbours = Neighbours::new(&testbed, &mut guest, &[Host::Web1, Host::Web2])?;
         let manifests: Vec<Value> = services()
             .iter()
             .flat_map(|service| {
@@ -146,39 +109,22 @@ impl World {
         let world = Self {
             testbed,
             guest,
-            client,
-            shell,
+            neighbours,
             logs: Vec::new(),
             loads: 0,
             manifests: vec![list(&manifests).to_string()],
-            _servers: servers,
-            _uplinks: uplinks,
         };
         world
             .manifests
             .iter()
             .for_each(|manifests| world.testbed.apply(manifests));
-        let patch = [
-            "patch",
-            "node/node",
-            "--subresource=status",
-            "--type=merge",
-            "-p",
-            &status,
-        ];
-        world.testbed.kubectl(&patch);
+        world.testbed.set_addresses("node", &world.guest.addresses);
         Ok(world)
     }
 
     /// One more namespace, with the addresses of many pods.
     pub(crate) fn pods(&mut self, addresses: &[IpAddr]) -> Result<(Namespace, Uplink)> {
-        let [v4, v6] = self.guest.addresses[..] else {
-            bail!("the guest has addresses {:?}", self.guest.addresses);
-        };
-        let own: Vec<String> = addresses.iter().copied().map(with_all_bits).collect();
-        let pods = on_the_wire(self.testbed.env("BRIDGE"), &own, &through_node(v4, v6))?;
-        self.guest.run(&routes_to(addresses.iter().copied()));
-        Ok(pods)
+        pods(&self.testbed, &mut self.guest, addresses)
     }
 
     /// Objects that somebody else makes are gone after the test, too.
@@ -293,11 +239,11 @@ impl World {
         let outside = vec![
             (
                 "from a pod",
-                start(&self.shell, &cluster_ips).context("from a pod")?,
+                start(&self.neighbours.shell, &cluster_ips).context("from a pod")?,
             ),
             (
                 "from outside",
-                start(&self.client, &node_ports).context("from outside")?,
+                start(&self.neighbours.client, &node_ports).context("from outside")?,
             ),
         ];
         self.loads += 1;
@@ -348,55 +294,6 @@ impl Clients {
             .iter()
             .try_for_each(|(from, load)| load.goes_on_for(BETWEEN).context(*from))
     }
-}
-
-/// A namespace of this machine on the wire of the test bed.
-fn on_the_wire(bridge: &str, addresses: &[String], gateways: &str) -> Result<(Namespace, Uplink)> {
-    let host = Namespace::new()?;
-    host.sysctl(&[("net/ipv6/conf/default/accept_redirects", "0")])?;
-    host.ip("link set lo up\n")?;
-    let uplink = Uplink::new(&host, "eth0", bridge)?;
-    for address in addresses {
-        let nodad = if address.contains(':') { "nodad" } else { "" };
-        host.ip(&format!("address add {address} dev eth0 {nodad}\n"))?;
-    }
-    host.ip(gateways)?;
-    Ok((host, uplink))
-}
-
-/// Nobody but the node is a neighbour of a pod.
-fn through_node(v4: IpAddr, v6: IpAddr) -> String {
-    format!(
-        "route add {v4} dev eth0\nroute add default via {v4}\nroute add {v6} dev eth0\nroute add default via {v6}\n"
-    )
-}
-
-fn with_all_bits(address: IpAddr) -> String {
-    format!("{address}/{}", if address.is_ipv4() { 32 } else { 128 })
-}
-
-/// Commands for the guest.
-fn routes_to(addresses: impl Iterator<Item = IpAddr>) -> String {
-    let route = |address| format!("ip route add {address} dev vec0\n");
-    addresses.map(route).collect()
-}
-
-/// The guest routes between pods and others.
-fn make_router(guest: &mut Guest, testbed: &Testbed) {
-    let mut set_up = "set -e
-            cd /proc/sys/net
-            echo 1 >ipv4/ip_forward
-            echo 1 >ipv6/conf/all/forwarding
-            for link in all default vec0; do echo 0 >ipv4/conf/$link/send_redirects; done\n"
-        .to_owned();
-    let pods = [Host::Shell, Host::Web1, Host::Web2];
-    let both = |host: Host| Family::ALL.map(|family| host.address(family));
-    set_up.push_str(&routes_to(pods.into_iter().flat_map(both)));
-    // Without a route to Services the node could not ask them in iptables mode.
-    for (gateway, family) in [(testbed.env("HOST4"), "4"), (testbed.env("HOST6"), "6")] {
-        set_up.extend(["ip -", family, " route add default via ", gateway, "\n"]);
-    }
-    guest.run(&set_up);
 }
 
 fn has_synced(metrics: SocketAddr) -> Result<()> {
