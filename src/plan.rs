@@ -21,6 +21,7 @@ pub mod drift;
 pub mod finding;
 pub mod fragment;
 pub mod iptables;
+pub mod mark;
 pub mod marks;
 pub mod mode;
 pub mod object;

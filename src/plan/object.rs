@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
-use super::marks;
+use super::mark;
 use crate::model::ipvs_options::Tunnel;
 use crate::model::{IpFamily, Protocol};
 
@@ -39,7 +39,7 @@ impl VirtualServerKey {
     pub fn protocol(&self) -> Option<Protocol> {
         match self {
             Self::Address { protocol, .. } => Some(*protocol),
-            Self::Mark { mark, .. } => marks::protocol(*mark),
+            Self::Mark { mark, .. } => mark::protocol(*mark),
         }
     }
 

@@ -12,7 +12,7 @@
 //!   packet still has the address of the virtual server, does it for all of them.
 
 use super::context::Context;
-use super::marks::MarkRange;
+use super::mark::MarkRange;
 use super::ruleset::{ChainName, Edit, InvalidChainName, Rule, Ruleset, Table, quote};
 use super::set::SetId;
 use crate::model::IpFamily;
