@@ -25,6 +25,7 @@ pub mod mark;
 pub mod marks;
 pub mod mode;
 pub mod object;
+pub mod owner;
 pub mod planner;
 pub mod prerequisites;
 pub mod remains;

@@ -14,13 +14,13 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::iptables::believed::ChainId;
 use super::iptables::fixed::{ROUTE_LOCALNET, SHARED_CHAIN, localnet_rule};
 use super::marks;
 use super::object::VirtualServerKey;
+use super::owner::Modes;
 use super::planner::NODE_PORTS;
-use super::remains::{Kept, Modes, removal};
-use super::ruleset::{ChainName, Edit, Rule, Ruleset, Table};
+use super::remains::{Kept, removal};
+use super::ruleset::{ChainId, ChainName, Edit, Rule, Ruleset, Table};
 use super::set::{SetEntry, SetId, SetName, node_ports_of_kube_proxy, retired};
 use super::state::{SetState, State};
 use super::step::{Phase, Plan, RuleEdits, Step};

@@ -7,13 +7,12 @@ use std::time::Duration;
 
 use super::context::Context;
 use super::finding::Finding;
-use super::iptables::believed::ChainId;
 use super::iptables::desired::Conflict as FrontendConflict;
 use super::iptables::{Planner as IptablesPlanner, fragment::Frontend};
 use super::object::{RealServers, VirtualServerKey};
 use super::planner::{Planner, RealServerOf};
 use super::report::Report;
-use super::ruleset::{ChainName, InvalidChainName, Ruleset, Table};
+use super::ruleset::{ChainId, ChainName, InvalidChainName, Ruleset, Table};
 use super::state::{State, VirtualServerState};
 use super::step::{Phase, Plan, Step};
 use super::sysctl;

@@ -1,67 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! PURE: which iptables rules a kube-proxy (ours or not) of one mode leaves behind, and the edits that remove them.
 //!
-//! Whose a chain is shows in its name: [`Modes::of`]. Of the rules in chains that are not ours alone only those go that
-//! lead to a chain that goes, so what an administrator or kubelet put beside them stays.
+//! Of the rules in chains that are not ours alone only those go that lead to a chain that goes, so what an administrator or
+//! kubelet put beside them stays.
 
 use std::collections::BTreeSet;
 
-use super::iptables::believed::{ChainId, is_of_a_service};
 use super::iptables::fixed;
-use super::iptables::tree::TreeId;
+use super::owner::Modes;
 use super::rules;
-use super::ruleset::{ChainName, Edit, Rule, Ruleset, Table};
+use super::ruleset::{ChainId, ChainName, Edit, Rule, Ruleset, Table};
 
 /// Where all packets to Services come by, in both modes.
 pub const DISPATCH: (Table, &str) = (Table::Nat, "KUBE-SERVICES");
-
-/// Chains of IPVS mode only.
-const OF_IPVS: [(Table, &str); 9] = [
-    (Table::Mangle, "KUBE-IPVS-MARK"),
-    (Table::Mangle, "KUBE-IPVS-OUT-FILTER"),
-    (Table::Mangle, "KUBE-SOURCE-RANGES-FIREWALL"),
-    (Table::Nat, "KUBE-LOAD-BALANCER"),
-    (Table::Nat, "KUBE-NODE-PORT"),
-    (Table::Filter, "KUBE-NODE-PORT"),
-    (Table::Filter, "KUBE-SOURCE-RANGES-FIREWALL"),
-    (Table::Filter, "KUBE-IPVS-FILTER"),
-    (Table::Filter, "KUBE-IPVS-OUT-FILTER"),
-];
-
-/// Chains of both modes.
-const OF_BOTH: [(Table, &str); 5] = [
-    (Table::Nat, "KUBE-SERVICES"),
-    (Table::Nat, "KUBE-POSTROUTING"),
-    (Table::Nat, "KUBE-MARK-MASQ"),
-    (Table::Filter, "KUBE-FORWARD"),
-    (Table::Filter, "KUBE-PROXY-FIREWALL"),
-];
-
-/// The modes that have a chain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Modes {
-    Iptables,
-    Ipvs,
-    Both,
-}
-
-impl Modes {
-    /// `None`: the chain is not kube-proxy's, or not its alone.
-    pub fn of(id: &ChainId) -> Option<Self> {
-        let (table, chain) = id;
-        let is_in = |chains: &[(Table, &str)]| chains.contains(&(*table, chain.as_str()));
-        if is_in(&OF_BOTH) {
-            return Some(Self::Both);
-        }
-        if is_in(&OF_IPVS) {
-            return Some(Self::Ipvs);
-        }
-        let is_root = TreeId::ALL
-            .into_iter()
-            .any(|tree| tree.table() == *table && tree.root() == chain.as_str());
-        (is_root || is_of_a_service(id)).then_some(Self::Iptables)
-    }
-}
 
 /// Rules of iptables mode translate packets to Services.
 pub fn serves(present: &Ruleset) -> bool {

@@ -12,8 +12,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::cleanup::{Facts, owns};
 use super::object::{RealServer, VirtualServerKey};
+use super::owner::Modes;
 use super::planner::RealServerOf;
-use super::remains::{self, Modes};
+use super::remains;
 use super::rules;
 use super::ruleset::{ChainName, Edit, Table};
 use super::set::{SetEntry, SetId, retired};

@@ -212,12 +212,15 @@ pub fn quote(text: &str) -> String {
     quoted
 }
 
+/// Where a chain is.
+pub type ChainId = (Table, ChainName);
+
 /// The rules of any number of chains of one family.
 ///
 /// A chain that is present without rules exists and is empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ruleset {
-    pub chains: BTreeMap<(Table, ChainName), Vec<Rule>>,
+    pub chains: BTreeMap<ChainId, Vec<Rule>>,
 }
 
 impl Ruleset {

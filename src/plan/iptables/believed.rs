@@ -7,14 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use sha2::{Digest as _, Sha256};
 
 use super::fixed::SHARED_CHAIN;
-use super::name;
-use super::tree::TreeId;
-use crate::plan::remains::Modes;
-use crate::plan::ruleset::{ChainName, Edit, Rule, Ruleset, Table};
+use crate::plan::owner::{Modes, is_of_a_service};
+use crate::plan::ruleset::{ChainId, ChainName, Edit, Rule, Ruleset, Table};
 use crate::plan::step::Growth;
-
-/// Where a chain is.
-pub type ChainId = (Table, ChainName);
 
 /// Stands for the rules of a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -218,18 +213,4 @@ fn reached(from: &ChainId, chains: &BTreeMap<ChainId, Vec<Rule>>) -> BTreeSet<Ch
 
 fn is_shared((table, chain): &ChainId) -> bool {
     table.has_built_in(chain) || (*table == Table::Filter && chain.as_str() == SHARED_CHAIN)
-}
-
-/// By it kube-proxy sees that somebody flushed its rules. We see that without.
-pub const CANARY: &str = "KUBE-PROXY-CANARY";
-
-/// A chain that only this mode, or kube-proxy's, makes for Services. If nobody wants it, it goes.
-pub fn is_of_a_service((table, chain): &ChainId) -> bool {
-    let begins = |prefix: &str| chain.as_str().starts_with(prefix);
-    chain.as_str() == CANARY
-        || (*table == Table::Nat && name::SERVICE_PREFIXES.into_iter().any(begins))
-        || TreeId::ALL.into_iter().any(|tree| {
-            let is_optional = tree.is_of_node_addresses() && chain.as_str() == tree.root();
-            tree.table() == *table && (begins(tree.branch()) || is_optional)
-        })
 }

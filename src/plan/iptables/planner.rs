@@ -7,15 +7,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::believed::{Believed, ChainId, is_of_a_service};
+use super::believed::Believed;
 use super::desired::{Desired, Touched};
 use super::fixed;
 use super::fragment::{Chains, Fragment};
 use super::tree::{Prefix, TreeId};
 use crate::model::{ServiceName, ServicePort, ServicePortName, Tracker};
 use crate::plan::context::Context;
+use crate::plan::owner::is_of_a_service;
 use crate::plan::report::{FailureKind, Outcome, Report};
-use crate::plan::ruleset::{ChainName, Edit, Rule, Ruleset, Table};
+use crate::plan::ruleset::{ChainId, ChainName, Edit, Rule, Ruleset, Table};
 use crate::plan::state::State;
 use crate::plan::step::{Phase, Plan, RuleEdits, Step};
 

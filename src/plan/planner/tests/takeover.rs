@@ -6,7 +6,8 @@ use crate::dataplane::fake::{FakeKernel, Fault};
 use crate::model::Tracker;
 use crate::model::testing::service_name;
 use crate::plan::iptables;
-use crate::plan::remains::{self, Modes};
+use crate::plan::owner::Modes;
+use crate::plan::remains;
 use crate::plan::ruleset::{ChainName, Rule, Table};
 use crate::plan::step::Phase;
 
