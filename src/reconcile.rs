@@ -4,6 +4,7 @@
 //! One task owns the tracker, the planners and the kernel's handle; nothing is shared and nothing
 //! is locked. It runs on a thread of its own, because netlink calls block.
 
+mod audit;
 pub mod context;
 mod doubts;
 mod drain;

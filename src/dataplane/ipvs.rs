@@ -14,6 +14,7 @@
 //!   the kernel looks them up by.
 //! - [`ServiceStatus`], [`DestinationStatus`], [`Info`]: what the kernel reports, counters included.
 //! - [`Client`]: sends [`Operation`]s, many per system call.
+//! - [`Listing`]: reads `/proc/net/ip_vs`, which says less and costs less.
 //!
 //! On the wire ports, addresses and IPv4 masks are in network order, everything else in host order;
 //! addresses take 16 bytes whatever their family; flags come with a mask of those that count.
@@ -28,6 +29,7 @@ mod error;
 mod field;
 mod flags;
 mod info;
+mod listing;
 mod message;
 mod name;
 mod operation;
@@ -46,6 +48,9 @@ pub use error::Error;
 pub use field::AddressFamily;
 pub use flags::ServiceFlags;
 pub use info::Info;
+pub use listing::{
+    ListedDestination, ListedForwarding, ListedKey, ListedService, Listing, ListingError,
+};
 pub use message::{IpvsAttribute, IpvsCommand, IpvsMessage};
 pub use name::{InvalidName, KernelName};
 pub use operation::Operation;

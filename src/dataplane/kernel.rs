@@ -37,6 +37,26 @@ pub enum Extent {
     Rules,
 }
 
+/// Virtual servers with their real servers, as the kernel shows them in passing.
+pub struct Glimpses(pub Box<dyn Iterator<Item = Result<Glimpse, ObserveError>> + Send>);
+
+/// See [`Glimpses`].
+pub type Glimpse = (VirtualServerKey, RealServers);
+
+impl Iterator for Glimpses {
+    type Item = Result<Glimpse, ObserveError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.next()
+    }
+}
+
+impl fmt::Debug for Glimpses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Glimpses")
+    }
+}
+
 /// What talking to the kernel cost so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cost {
@@ -71,6 +91,11 @@ pub trait Kernel: Send {
         &mut self,
         keys: &BTreeSet<VirtualServerKey>,
     ) -> Result<BTreeMap<VirtualServerKey, Option<VirtualServerState>>, ObserveError>;
+
+    /// Real servers at a fraction of what [`Kernel::observe_real_servers`] costs, read as the iterator goes. A virtual
+    /// server may be missing or come more than once. One that comes and is as believed need not be looked at; of any
+    /// other nothing is known.
+    fn glimpse(&mut self, family: IpFamily) -> Result<Glimpses, ObserveError>;
 
     /// The real servers of some virtual servers; those of one that does not exist are none.
     fn observe_real_servers(
@@ -122,6 +147,10 @@ impl Kernel for Box<dyn Kernel> {
         keys: &BTreeSet<VirtualServerKey>,
     ) -> Result<BTreeMap<VirtualServerKey, Option<VirtualServerState>>, ObserveError> {
         (**self).observe_virtual_servers(keys)
+    }
+
+    fn glimpse(&mut self, family: IpFamily) -> Result<Glimpses, ObserveError> {
+        (**self).glimpse(family)
     }
 
     fn observe_real_servers(

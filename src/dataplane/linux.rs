@@ -11,13 +11,15 @@ mod rules;
 mod sets;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::BufReader;
 use std::net::IpAddr;
 
 use super::conntrack;
 use super::ipset::{self, Client as IpsetClient};
 use super::iptables::{IptablesError, RestoreFailureKind};
-use super::ipvs::{Client as IpvsClient, Error as IpvsError, Operation};
-use super::kernel::{Cost, Extent, Kernel, ObserveError};
+use super::ipvs::{Client as IpvsClient, Error as IpvsError, Listing, Operation};
+use super::kernel::{Cost, Extent, Glimpses, Kernel, ObserveError};
 use super::links::LinkError;
 use super::netlink::{KernelError, KernelErrorKind};
 use super::sysctl::SysctlError;
@@ -37,6 +39,9 @@ pub use netfilter::{Netfilter, node_addresses};
 
 /// Most steps that are turned into messages at a time. More saves nothing and takes memory.
 const LONGEST_RUN: usize = 2_048;
+
+/// What IPVS shows in passing. That of the thread: it may be in another network namespace than the process.
+const LISTING: &str = "/proc/thread-self/net/ip_vs";
 
 /// See the module.
 #[derive(Debug)]
@@ -280,6 +285,17 @@ impl Kernel for Linux {
             states.insert(*key, state);
         }
         Ok(states)
+    }
+
+    fn glimpse(&mut self, family: IpFamily) -> Result<Glimpses, ObserveError> {
+        let failed = |error| unobserved("the list of virtual servers", error);
+        // The kernel fills a page at a time, whatever there is room for.
+        let file = File::open(LISTING).map_err(|error| failed(error.into()))?;
+        let listing = Listing::new(BufReader::new(file)).map_err(failed)?;
+        let glimpses = listing
+            .map(move |listed| listed.map(|listed| ipvs::glimpse(family, &listed)))
+            .filter_map(move |glimpse| glimpse.map_err(failed).transpose());
+        Ok(Glimpses(Box::new(glimpses)))
     }
 
     fn observe_real_servers(

@@ -134,10 +134,18 @@ impl ModePlanner {
     }
 
     /// The virtual servers whose real servers an audit has to look at.
-    pub fn audited(&self) -> Vec<VirtualServerKey> {
+    pub fn audited(&self) -> BTreeSet<VirtualServerKey> {
         match self {
             Self::Ipvs(planner) => planner.audited(),
-            Self::Iptables(_) => Vec::new(),
+            Self::Iptables(_) => BTreeSet::new(),
+        }
+    }
+
+    /// Whether a virtual server is believed to have just these real servers.
+    pub fn believes(&self, key: &VirtualServerKey, real_servers: &RealServers) -> bool {
+        match self {
+            Self::Ipvs(planner) => planner.believes(key, real_servers),
+            Self::Iptables(_) => false,
         }
     }
 

@@ -232,7 +232,13 @@ impl Planner {
         let mut news = BTreeSet::new();
         for (key, present) in &mut state.virtual_servers {
             match self.believed.virtual_servers.remove(key) {
-                Some(before) => present.real_servers = before.real_servers,
+                Some(before) => {
+                    present.real_servers = before.real_servers;
+                    if present.server == before.server {
+                        // It shares the scheduler's name with others.
+                        present.server = before.server;
+                    }
+                }
                 None => {
                     news.insert(*key);
                 }
@@ -254,9 +260,15 @@ impl Planner {
     }
 
     /// The virtual servers whose real servers an audit looks at.
-    pub fn audited(&self) -> Vec<VirtualServerKey> {
+    pub fn audited(&self) -> BTreeSet<VirtualServerKey> {
         let present = self.believed.virtual_servers.keys();
         present.filter(|key| self.owns(key)).copied().collect()
+    }
+
+    /// Whether a virtual server is believed to have just these real servers.
+    pub fn believes(&self, key: &VirtualServerKey, real_servers: &RealServers) -> bool {
+        let believed = self.believed.virtual_servers.get(key);
+        believed.is_some_and(|believed| believed.real_servers == *real_servers)
     }
 
     /// Replaces belief about the real servers of some virtual servers. Says whether any were not as

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tracing::{debug, error, info, warn};
 
+use super::audit::Audit;
 use super::drain::Waiting;
 use super::observer::{Observer, Round};
 use super::troubles::{Refused, Troubles};
@@ -97,8 +98,7 @@ pub(super) struct Family {
     /// No round has succeeded yet.
     is_first: bool,
     pub(super) conflicts: BTreeSet<Conflict>,
-    /// The virtual servers whose real servers the present audit has yet to look at.
-    unaudited: Vec<VirtualServerKey>,
+    audit: Audit,
     set_aside: BTreeSet<ServicePortName>,
     /// Chains that could not be deleted.
     stuck: BTreeSet<ChainId>,
@@ -126,7 +126,7 @@ impl Family {
             is_unknown: true,
             is_first: true,
             conflicts: BTreeSet::new(),
-            unaudited: Vec::new(),
+            audit: Audit::default(),
             set_aside: BTreeSet::new(),
             stuck: BTreeSet::new(),
             findings: BTreeSet::new(),
@@ -186,7 +186,7 @@ impl Family {
         match extent {
             Extent::Everything => {
                 self.planner.observed(state);
-                self.unaudited.clear();
+                self.audit.stop();
             }
             Extent::Rules => self.planner.observed_rules(state.rules),
             Extent::Outline => {
@@ -195,7 +195,8 @@ impl Family {
                     let states = kernel.observe_virtual_servers(&news)?;
                     self.planner.observed_virtual_servers(states);
                 }
-                self.unaudited = self.planner.audited();
+                let audited = self.planner.audited();
+                self.audit.begin(kernel, self.planner.family(), audited);
             }
         }
         match extent {
@@ -293,7 +294,7 @@ impl Family {
 
     /// An audit has begun and not ended.
     pub(super) fn is_auditing(&self) -> bool {
-        !self.unaudited.is_empty()
+        self.audit.is_running()
     }
 
     /// Goes on with an audit for a short time, so that changes need not wait for its end. Says
@@ -307,13 +308,12 @@ impl Family {
         let start = clock.monotonic();
         let mut differs = false;
         while self.is_auditing() && clock.monotonic().saturating_sub(start) < SLICE {
-            let rest = self.unaudited.len().saturating_sub(LOOKED_AT_AT_ONCE);
-            let keys = self.unaudited.split_off(rest);
-            match kernel.observe_real_servers(&keys) {
-                Ok(found) => differs |= self.planner.observed_real_servers(found),
+            let planner = &mut self.planner;
+            match self.audit.look(kernel, planner, LOOKED_AT_AT_ONCE) {
+                Ok(finds) => differs |= finds,
                 Err(error) => {
                     warn!(family = %self.family(), error = %ErrorChain(&error), "audit cut short");
-                    self.unaudited.clear();
+                    self.audit.stop();
                 }
             }
         }

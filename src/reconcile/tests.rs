@@ -12,7 +12,7 @@ use crate::clock::ManualClock;
 use crate::config::{self, Command};
 use crate::dataplane::conntrack;
 use crate::dataplane::fake::{FakeKernel, Fault};
-use crate::dataplane::kernel::{Cost, ObserveError};
+use crate::dataplane::kernel::{Cost, Glimpse, Glimpses, ObserveError};
 use crate::dataplane::netlink::KernelError;
 use crate::model::Event;
 use crate::model::ipvs_options::Scheduler;
@@ -38,6 +38,17 @@ mod watch;
 /// What happens to the first step of a kind that is tried.
 type Trouble = (&'static str, Fault);
 
+/// What is shown in passing.
+#[derive(Debug, Default)]
+enum Shown {
+    #[default]
+    All,
+    /// There is no such file.
+    Nothing,
+    /// These, and then something that cannot be read.
+    Part(Vec<Glimpse>),
+}
+
 /// A fake kernel with connections, and with failures that tests order.
 #[derive(Debug, Default)]
 struct Node {
@@ -52,6 +63,7 @@ struct Node {
     refused_rules: Option<&'static str>,
     is_unreadable: bool,
     observations: Vec<Extent>,
+    shown: Shown,
     /// Virtual servers whose real servers were looked at.
     audited: usize,
     /// Time that passes with each such look.
@@ -113,6 +125,27 @@ impl Kernel for Shared {
         keys: &BTreeSet<VirtualServerKey>,
     ) -> Result<BTreeMap<VirtualServerKey, Option<VirtualServerState>>, ObserveError> {
         Ok(self.lock().unwrap().kernel.virtual_servers(keys))
+    }
+
+    fn glimpse(&mut self, _family: IpFamily) -> Result<Glimpses, ObserveError> {
+        let node = self.lock().unwrap();
+        let broken = || ObserveError {
+            what: "the list",
+            source: Box::new(std::io::Error::other("injected")),
+        };
+        let servers = &node.kernel.state.virtual_servers;
+        let all = servers
+            .iter()
+            .map(|(key, found)| Ok((*key, found.real_servers.clone())));
+        let glimpses: Vec<_> = match &node.shown {
+            Shown::All => all.collect(),
+            Shown::Nothing => return Err(broken()),
+            Shown::Part(part) => {
+                let part = part.iter().cloned().map(Ok);
+                part.chain([Err(broken())]).collect()
+            }
+        };
+        Ok(Glimpses(Box::new(glimpses.into_iter())))
     }
 
     fn observe_real_servers(
@@ -308,6 +341,7 @@ impl Fixture {
         self.work();
         let slow = (self.time.clone(), pace);
         self.lock().slow = Some(slow);
+        self.lock().shown = Shown::Nothing;
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Node> {
@@ -340,6 +374,13 @@ impl Fixture {
     fn wait(&mut self, time: Duration) {
         self.time.advance(time);
         self.work();
+    }
+
+    /// Works while there is something to do at once.
+    fn finish_audit(&mut self) {
+        while self.reconciler.pause().is_some_and(|pause| pause.is_zero()) {
+            self.work();
+        }
     }
 
     fn real_servers(&self) -> Vec<(&'static str, u32)> {

@@ -18,6 +18,7 @@ use crate::common::traffic::Servers;
 use crate::common::wait;
 
 mod affinity;
+mod audit;
 mod bad_input;
 mod drain;
 mod forwarding;
@@ -52,6 +53,10 @@ pub(super) fn trials(binary: &'static Path) -> Vec<Trial> {
         scenario("settings::netmask", settings::netmask),
         scenario("settings::drain_limit", settings::drain_limit),
         scenario("rules::come_back", rules::come_back),
+        scenario(
+            "audit::puts_real_servers_right",
+            audit::puts_real_servers_right,
+        ),
         scenario("ownership::others_survive", ownership::others_survive),
         scenario(
             "ownership::addresses_of_others",

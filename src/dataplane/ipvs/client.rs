@@ -101,10 +101,8 @@ impl Client {
     /// hide or repeat an entry.
     pub fn services(&mut self) -> Result<Vec<ServiceStatus>, Error> {
         let what = "list IPVS services";
-        self.dump(what, &IpvsMessage::new(IpvsCommand::GetService, vec![]))?
-            .iter()
-            .map(|message| decode_service(what, message))
-            .collect()
+        let message = IpvsMessage::new(IpvsCommand::GetService, vec![]);
+        self.dump(what, &message, |message| decode_service(what, message))
     }
 
     /// One service, if it exists.
@@ -140,19 +138,16 @@ impl Client {
             IpvsCommand::GetDestination,
             vec![IpvsAttribute::Service(service.to_attributes())],
         );
-        self.dump(what, &message)?
-            .iter()
-            .map(|message| {
-                let attributes = message
-                    .destination()
-                    .ok_or_else(|| missing("IPVS_CMD_ATTR_DEST"));
-                attributes
-                    .and_then(|attributes| {
-                        DestinationStatus::from_attributes(attributes, service.family())
-                    })
-                    .map_err(|source| Error::Decode { what, source })
-            })
-            .collect()
+        self.dump(what, &message, |message| {
+            let attributes = message
+                .destination()
+                .ok_or_else(|| missing("IPVS_CMD_ATTR_DEST"));
+            attributes
+                .and_then(|attributes| {
+                    DestinationStatus::from_attributes(attributes, service.family())
+                })
+                .map_err(|source| Error::Decode { what, source })
+        })
     }
 
     /// Applies operations in order, many per system call. Result `i` belongs to operation `i`; a refused
@@ -266,17 +261,22 @@ impl Client {
         single(what, &replies)
     }
 
-    fn dump(
+    /// Each message is read as it comes: ten times as long as what is read from it, all together would be much.
+    fn dump<T>(
         &mut self,
         what: &'static str,
         message: &IpvsMessage,
-    ) -> Result<Vec<IpvsMessage>, Error> {
+        read: impl Fn(&IpvsMessage) -> Result<T, Error>,
+    ) -> Result<Vec<T>, Error> {
         let request = self.request(message);
-        let replies = self.socket.dump(request).map_err(|source| match source {
+        let replies = self.socket.dump_as(request, |kind, payload| {
+            decode(what, kind, payload).and_then(|message| read(&message))
+        });
+        let replies = replies.map_err(|source| match source {
             NetlinkError::Refused(refusal) => refused(what, refusal),
             source => Error::Netlink { what, source },
         })?;
-        replies.iter().map(|reply| decode(what, reply)).collect()
+        replies.into_iter().collect()
     }
 
     fn request(&self, message: &IpvsMessage) -> Request {
@@ -295,8 +295,8 @@ fn refused(what: &'static str, source: KernelError) -> Error {
     }
 }
 
-fn decode(what: &'static str, reply: &Reply) -> Result<IpvsMessage, Error> {
-    GenlMessage::<IpvsMessage>::parse_with_param(&reply.payload, reply.kind)
+fn decode(what: &'static str, kind: u16, payload: &[u8]) -> Result<IpvsMessage, Error> {
+    GenlMessage::<IpvsMessage>::parse_with_param(payload, kind)
         .map(|message| message.payload)
         .map_err(|source| Error::Decode { what, source })
 }
@@ -314,7 +314,7 @@ fn single(what: &'static str, replies: &[Reply]) -> Result<IpvsMessage, Error> {
         what,
         source: DecodeError::from("the kernel sent an ACK and no answer"),
     })?;
-    decode(what, reply)
+    decode(what, reply.kind, &reply.payload)
 }
 
 /// Asks the generic netlink controller for the number of the family.

@@ -3,6 +3,7 @@
 
 mod captured;
 mod client;
+mod listing;
 mod properties;
 mod text;
 mod wire;

@@ -7,14 +7,16 @@ use std::time::Duration;
 
 use crate::dataplane::ipvs::{
     AddressFamily, Destination, DestinationKey, Forwarding as Method, InvalidName, KernelName,
-    Netmask, Operation, Persistence, Protocol as Transport, Service, ServiceFlags, ServiceKey,
-    Timeouts as WireTimeouts, Tunnel as WireTunnel, TunnelKind,
+    ListedForwarding, ListedKey, ListedService, Netmask, Operation, Persistence,
+    Protocol as Transport, Service, ServiceFlags, ServiceKey, Timeouts as WireTimeouts,
+    Tunnel as WireTunnel, TunnelKind,
 };
 use crate::model::ipvs_options::Tunnel;
 use crate::model::{IpFamily, Protocol};
 use crate::plan::Step;
 use crate::plan::object::{
-    Forwarding, RealServer, RealServerKey, Timeouts, VirtualServer, VirtualServerKey, flags,
+    Forwarding, RealServer, RealServerKey, RealServers, Timeouts, VirtualServer, VirtualServerKey,
+    flags,
 };
 
 /// The operation of a step about IPVS; `None` for steps about other things.
@@ -222,6 +224,52 @@ pub(super) fn real_server(destination: &Destination) -> (RealServerKey, RealServ
     )
 }
 
+/// A virtual server of a family and its real servers, if the listing shows all that the planner compares.
+pub(super) fn glimpse(
+    family: IpFamily,
+    listed: &ListedService,
+) -> Option<(VirtualServerKey, RealServers)> {
+    let (key, is_shown) = match listed.key {
+        ListedKey::Address {
+            protocol,
+            address,
+            port,
+        } => {
+            let key = ServiceKey::new(protocol, address, port);
+            (virtual_server_key(&key)?, true)
+        }
+        // Those of both families look the same; their real servers do not.
+        ListedKey::Mark(mark) => {
+            let key = VirtualServerKey::Mark { mark, family };
+            (key, !listed.destinations.is_empty())
+        }
+        ListedKey::Unknown => return None,
+    };
+    if key.family() != family || !is_shown {
+        return None;
+    }
+    let mut real_servers = RealServers::new();
+    for found in &listed.destinations {
+        let forwarding = match found.forwarding {
+            ListedForwarding::Masquerade => Forwarding::Masquerade,
+            ListedForwarding::Local => Forwarding::Local,
+            ListedForwarding::DirectRoute => Forwarding::Route,
+            // What kind of tunnel it is counts, too.
+            ListedForwarding::Tunnel => return None,
+        };
+        let key = RealServerKey {
+            address: found.key.address,
+            port: found.key.port,
+        };
+        let server = RealServer {
+            weight: found.weight,
+            forwarding,
+        };
+        real_servers.insert(key, server);
+    }
+    Some((key, real_servers))
+}
+
 /// Time-outs in whole seconds, as the kernel has them.
 pub(super) fn timeouts(wire: WireTimeouts) -> Timeouts {
     let seconds = |timeout: Duration| u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX);
@@ -244,6 +292,8 @@ pub(super) fn wire_timeouts(timeouts: Timeouts) -> WireTimeouts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dataplane::ipvs::Listing;
+    use crate::plan::testing::{rs, tcp};
 
     #[test]
     fn forwarding_methods_come_back_as_they_were_sent() {
@@ -276,5 +326,50 @@ mod tests {
         };
         assert_eq!(tunnel(checksummed), None);
         assert_eq!(tunnel(WireTunnel::default()), Some(Tunnel::IpIp));
+    }
+
+    fn shown(text: &str) -> Vec<(VirtualServerKey, RealServers)> {
+        let heading = "IP Virtual Server version 1.2.1 (size=4096)\nProt LocalAddress:Port Scheduler Flags\n  -> RemoteAddress:Port Forward Weight ActiveConn InActConn\n";
+        let text = format!("{heading}{text}");
+        Listing::new(text.as_bytes())
+            .unwrap()
+            .filter_map(|listed| glimpse(IpFamily::V4, &listed.unwrap()))
+            .collect()
+    }
+
+    #[test]
+    fn a_listed_virtual_server_is_as_the_planner_compares_it() {
+        let found = shown(
+            "TCP  0A60000A:0035 rr  \n  -> 0A010002:0035      Masq    7      0          0         \n  -> 0A010003:0035      Local   0      0          0         \n  -> 0A010004:0035      Route   1      0          0         \n",
+        );
+        let servers = [
+            ("10.1.0.2:53", 7, Forwarding::Masquerade),
+            ("10.1.0.3:53", 0, Forwarding::Local),
+            ("10.1.0.4:53", 1, Forwarding::Route),
+        ];
+        let servers = servers
+            .map(|(at, weight, forwarding)| (rs(at), RealServer { weight, forwarding }))
+            .into();
+        assert_eq!(found, [(tcp("10.96.0.10:53"), servers)]);
+    }
+
+    #[test]
+    fn what_the_listing_does_not_show_whole_is_not_shown() {
+        let destination = "  -> 0A010002:0035      Masq    1      0          0         \n";
+        let marked = VirtualServerKey::Mark {
+            mark: 8193,
+            family: IpFamily::V4,
+        };
+        assert_eq!(shown("FWM  00002001 rr \n"), []);
+        let found = shown(&format!("FWM  00002001 rr \n{destination}"));
+        assert_eq!(found[0].0, marked);
+        let tunnel = destination.replace("Masq  ", "Tunnel");
+        for text in [
+            &format!("TCP  0A60000A:0035 rr  \n{destination}{tunnel}"),
+            "ICMP  0A60000A:0035 rr  \n",
+            "TCP  [fd00:0096:0000:0000:0000:0000:0000:000a]:0035 rr \n",
+        ] {
+            assert_eq!(shown(text), [], "{text}");
+        }
     }
 }

@@ -10,7 +10,7 @@ use super::{outcome, sysctl_failure_kind, unobserved};
 use crate::dataplane::conntrack;
 use crate::dataplane::exec::Exec;
 use crate::dataplane::iptables::Iptables;
-use crate::dataplane::kernel::{Cost, Extent, Kernel, ObserveError};
+use crate::dataplane::kernel::{Cost, Extent, Glimpses, Kernel, ObserveError};
 use crate::dataplane::links::{Address, Links, Scope};
 use crate::dataplane::nftables;
 use crate::dataplane::sysctl::Sysctls;
@@ -108,6 +108,11 @@ impl Kernel for Netfilter {
         keys: &BTreeSet<VirtualServerKey>,
     ) -> Result<BTreeMap<VirtualServerKey, Option<VirtualServerState>>, ObserveError> {
         Ok(keys.iter().map(|key| (*key, None)).collect())
+    }
+
+    /// There are none.
+    fn glimpse(&mut self, _family: IpFamily) -> Result<Glimpses, ObserveError> {
+        Ok(Glimpses(Box::new(std::iter::empty())))
     }
 
     /// There are none.

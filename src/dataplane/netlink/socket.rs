@@ -144,14 +144,23 @@ impl Socket {
     /// Dumps a table. A dump that was interrupted by a change is repeated; an empty table is an
     /// empty list.
     pub fn dump(&mut self, request: Request) -> Result<Vec<Reply>, NetlinkError> {
+        self.dump_as(request, |kind, payload| Reply {
+            kind,
+            payload: payload.to_vec(),
+        })
+    }
+
+    /// The same with what is made of message type and payload of each answer, which may be shorter.
+    pub fn dump_as<T>(
+        &mut self,
+        request: Request,
+        mut read: impl FnMut(u16, &[u8]) -> T,
+    ) -> Result<Vec<T>, NetlinkError> {
         let request = [request];
         for attempt in 1..=DUMP_ATTEMPTS {
             let mut replies = Vec::new();
             let is_whole = self.dump_once(&request, &mut |kind, payload| {
-                replies.push(Reply {
-                    kind,
-                    payload: payload.to_vec(),
-                });
+                replies.push(read(kind, payload));
             })?;
             if is_whole {
                 return Ok(replies);

@@ -2,6 +2,7 @@
 //! What audits find, and when they look.
 
 use super::*;
+use crate::plan::object::Forwarding;
 
 #[test]
 fn audit_finds_and_repairs_what_others_changed() {
@@ -34,13 +35,7 @@ fn change_does_not_wait_for_the_end_of_an_audit() {
     fixture.work();
     assert!(fixture.lock().audited < 50);
     assert_eq!(fixture.real_servers(), [("10.1.0.5:8080", 1)]);
-    while fixture
-        .reconciler
-        .pause()
-        .is_some_and(|pause| pause.is_zero())
-    {
-        fixture.work();
-    }
+    fixture.finish_audit();
     assert_eq!(fixture.lock().audited, 101);
     assert_eq!(*fixture.watcher.drift.lock().unwrap(), 0);
 }
@@ -82,4 +77,86 @@ fn audit_finds_foreign_servers_where_ours_belong() {
     let node = fixture.lock();
     assert_eq!(node.kernel.state.virtual_servers.len(), 1);
     assert_eq!(node.kernel.state.virtual_servers[&web()], server);
+}
+
+type Change = Box<dyn Fn(&mut RealServers)>;
+
+/// What others may do to the real servers of `ns/web`.
+fn changes() -> Vec<(&'static str, Change)> {
+    let here = rs("10.1.0.6:8080");
+    vec![
+        (
+            "missing",
+            Box::new(move |servers| assert!(servers.remove(&here).is_some())),
+        ),
+        (
+            "extra",
+            Box::new(move |servers| servers.extend([(rs("10.1.0.9:8080"), servers[&here])])),
+        ),
+        (
+            "weight",
+            Box::new(move |servers| servers.get_mut(&here).unwrap().weight = 7),
+        ),
+        (
+            "method",
+            Box::new(move |servers| {
+                servers.get_mut(&here).unwrap().forwarding = Forwarding::Route;
+            }),
+        ),
+    ]
+}
+
+#[test]
+fn audit_asks_only_about_real_servers_that_are_not_shown_as_believed() {
+    for (what, change) in changes() {
+        let mut fixture = Fixture::programmed();
+        fixture.many_and_slow(Duration::ZERO);
+        fixture.lock().shown = Shown::All;
+        fixture.wait(Duration::from_secs(30));
+        fixture.finish_audit();
+        assert_eq!(fixture.lock().audited, 0, "nothing was changed");
+        let wanted = fixture.lock().kernel.clone();
+        {
+            let mut node = fixture.lock();
+            let servers = &mut node.kernel.state.virtual_servers;
+            change(&mut servers.get_mut(&web()).unwrap().real_servers);
+        }
+        assert_ne!(fixture.lock().kernel, wanted, "{what}");
+        fixture.wait(Duration::from_secs(30));
+        fixture.finish_audit();
+        assert_eq!(fixture.lock().audited, 1, "{what}");
+        assert_eq!(fixture.lock().kernel, wanted, "{what}");
+        assert_eq!(*fixture.watcher.drift.lock().unwrap(), 1, "{what}");
+    }
+}
+
+#[test]
+fn audit_believes_the_answer_and_not_what_is_shown() {
+    let mut fixture = Fixture::programmed();
+    fixture.lock().shown = Shown::Part(vec![(web(), RealServers::new())]);
+    fixture.wait(Duration::from_secs(30));
+    fixture.finish_audit();
+    assert_eq!(fixture.lock().audited, 1);
+    assert_eq!(fixture.applied(), Vec::<String>::new());
+    assert_eq!(*fixture.watcher.drift.lock().unwrap(), 0);
+}
+
+#[test]
+fn audit_asks_about_all_that_nothing_is_shown_of() {
+    let web_as_it_is = |fixture: &Fixture| {
+        let servers = &fixture.lock().kernel.state.virtual_servers;
+        Shown::Part(vec![(web(), servers[&web()].real_servers.clone())])
+    };
+    for (shown, asked) in [(None, 101), (Some(()), 100)] {
+        let mut fixture = Fixture::programmed();
+        fixture.many_and_slow(Duration::ZERO);
+        let shown = shown.map_or(Shown::Nothing, |()| web_as_it_is(&fixture));
+        fixture.lock().shown = shown;
+        for audits in 1..=2 {
+            fixture.wait(Duration::from_secs(30));
+            fixture.finish_audit();
+            assert_eq!(fixture.lock().audited, audits * asked);
+        }
+        assert_eq!(*fixture.watcher.drift.lock().unwrap(), 0);
+    }
 }
