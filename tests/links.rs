@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the documents and alerts of this repository point to is there: links, headings, and paths in backticks.
+//! What the documents, alerts and the Dockerfile of this repository point to is there: links, headings, paths, variables.
 #![cfg(test)]
 
 use std::collections::BTreeMap;
@@ -183,4 +183,52 @@ fn a_broken_link_is_found() {
         anchors("# A `b`, c\n# A b c\n```\n# no\n```\n"),
         ["a-b-c", "a-b-c-1"]
     );
+}
+
+/// A variable that its stage does not declare is empty: builds for two platforms would share their files.
+#[test]
+fn image_is_made_of_what_is_there() {
+    let text = fs::read_to_string(root().join("deploy/image/Dockerfile")).unwrap();
+    let text = text.replace("\\\n", " ");
+    let mut wrong = Vec::new();
+    let (mut global, mut declared, mut stages) = (Vec::new(), Vec::new(), Vec::new());
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        match words.next() {
+            Some("ARG") if stages.is_empty() => global.extend(words.map(name_of_argument)),
+            Some("ARG") => declared.extend(words.map(name_of_argument)),
+            Some("FROM") => {
+                stages.extend(words.last());
+                // The line itself sees those that were declared before.
+                wrong.extend(variables(line).filter(|name| !global.contains(name)));
+                declared.clear();
+                continue;
+            }
+            Some("COPY") if !line.contains("--from=") => {
+                let paths: Vec<&str> = words.collect();
+                let sources = paths.split_last().map_or(&[][..], |(_, sources)| sources);
+                wrong.extend(sources.iter().filter(|path| !root().join(path).exists()));
+            }
+            Some("COPY") => {
+                let stage = words.find_map(|word| word.strip_prefix("--from="));
+                wrong.extend(stage.filter(|stage| !stages.contains(stage)));
+            }
+            _ => {}
+        }
+        if !line.starts_with('#') {
+            wrong.extend(variables(line).filter(|name| !declared.contains(name)));
+        }
+    }
+    assert_eq!(stages.len(), 3);
+    assert_eq!(wrong, [""; 0]);
+}
+
+fn name_of_argument(word: &str) -> &str {
+    word.split_once('=').map_or(word, |(name, _)| name)
+}
+
+fn variables(line: &str) -> impl Iterator<Item = &str> {
+    line.split("${")
+        .skip(1)
+        .filter_map(|rest| Some(rest.split_once('}')?.0))
 }
