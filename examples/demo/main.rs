@@ -210,9 +210,12 @@ impl Demo {
         manifests.apply(&service)?;
         self.wait_for(node, arguments, &service)?;
         show_servers(node, arguments, &service)?;
+        // `dh` refuses what it gives to a server of weight 0, so nothing drains under it.
+        let drains = arguments.mode != "ipvs" || arguments.scheduler != "dh";
+        let what = if drains { "still works" } else { "has ended" };
         self.check(
-            &format!("the open connection to {leaving} still works"),
-            connection.echo().is_ok(),
+            &format!("the open connection to {leaving} {what}"),
+            connection.echo().is_ok() == drains,
         );
         self.traffic(&topology, arguments, &service, "New connections avoid it")?;
         connection.abort()?;

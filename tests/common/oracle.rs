@@ -109,7 +109,7 @@ pub fn wanted_virtual_servers(
                 }
                 let server = VirtualServer {
                     scheduler: scheduler.to_owned(),
-                    flags: None,
+                    flags: flags_of(scheduler).map(str::to_owned),
                     persistent: None,
                     real_servers: service
                         .endpoints
@@ -126,6 +126,15 @@ pub fn wanted_virtual_servers(
         }
     }
     wanted
+}
+
+/// Flags that a scheduler has unless an annotation says otherwise.
+fn flags_of(scheduler: &str) -> Option<&'static str> {
+    match scheduler {
+        "sh" => Some("sh-fallback"),
+        "mh" => Some("mh-fallback,mh-port"),
+        _ => None,
+    }
 }
 
 /// The node's own addresses of both families, where node ports answer.
