@@ -52,6 +52,24 @@ fn with_flags(program: &Path, testbed: &Testbed, mode: &str) -> Command {
     command
 }
 
+/// `kube-proxy-rs plan` with the same flags.
+fn plan_exits_with(node: &Namespace, testbed: &Testbed, code: i32) -> Result<()> {
+    let mut plan = command(ours());
+    plan.arg("plan")
+        .args(with_flags(&ours(), testbed, "iptables").get_args())
+        .stdin(Stdio::null());
+    let output = node.enter(|| plan.output())??;
+    let said = String::from_utf8_lossy(&output.stdout);
+    ensure!(
+        output.status.code() == Some(code),
+        "{}: {said}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    ensure!((code == 2) == said.contains("KUBE-SERVICES"), "{said}");
+    Ok(())
+}
+
 /// Starts it and waits until it has written its rules.
 fn start(node: &Namespace, testbed: &Testbed, program: &Path) -> Result<Proxy> {
     start_in(node, testbed, program, "iptables")
@@ -163,9 +181,15 @@ fn there_and_back(testbed: &Testbed) -> Result<()> {
     let proxy = start(node, testbed, &kube_proxy)?;
     let loads = loads(&topology, &web)?;
     go_on(&loads)?;
+    // The guide's first steps change nothing.
+    let as_it_was = kernel::read(node)?;
+    plan_exits_with(node, testbed, 2)?;
+    let differences = kernel::differences(&as_it_was, &kernel::read(node)?);
+    ensure!(differences.is_empty(), "plan: {differences:#?}");
     proxy.terminate()?;
     let proxy = start(node, testbed, &ours())?;
     go_on(&loads).context("after the takeover")?;
+    plan_exits_with(node, testbed, 0)?;
     let left = rules_with(node, "iptables-save", &["KUBE-SEP-", "CANARY"])?;
     ensure!(left.is_empty(), "kube-proxy's are left: {left:#?}");
     proxy.terminate()?;
