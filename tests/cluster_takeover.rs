@@ -6,12 +6,8 @@
 //! `KPR_TESTBED` names the folder that `hack/testbed/up` made; without it every test reads *ignored*.
 #![cfg(test)]
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use libtest_mimic::{Arguments, Failed, Trial};
-
-use testbed::Testbed;
 use world::World;
 
 #[path = "cluster_ipvs/agent.rs"]
@@ -47,21 +43,8 @@ fn main() -> ExitCode {
     if agent::play(&own) || node_load::play(&own) {
         return ExitCode::SUCCESS;
     }
-    let mut arguments = Arguments::from_args();
-    // One API server for all.
-    arguments.test_threads = Some(1);
-    let testbed = std::env::var_os("KPR_TESTBED").map(PathBuf::from);
-    let trial = |(name, test): Test| {
-        let directory = testbed.clone();
-        let run = move || {
-            let directory = directory.ok_or("KPR_TESTBED is not set")?;
-            let testbed = Testbed::open(&directory)?;
-            let mut world =
-                World::new(&testbed).map_err(|error| Failed::from(format!("{error:?}")))?;
-            test(&mut world).map_err(|error| Failed::from(format!("{error:?}\n{}", world.logs())))
-        };
-        Trial::test(name, run).with_ignored_flag(testbed.is_none())
-    };
-    let tests = [rollout::TESTS, swaps::TESTS].concat();
-    libtest_mimic::run(&arguments, tests.into_iter().map(trial).collect()).exit_code()
+    testbed::run_each(&[rollout::TESTS, swaps::TESTS].concat(), |testbed, test| {
+        let mut world = World::new(testbed)?;
+        test(&mut world).map_err(|error| error.context(world.logs()))
+    })
 }

@@ -24,16 +24,24 @@ pub(crate) type Test = (&'static str, fn(&Testbed) -> anyhow::Result<()>);
 
 /// Runs tests with the test bed that `KPR_TESTBED` names; without one they are ignored.
 pub(crate) fn run(tests: &[Test]) -> ExitCode {
+    run_each(tests, |testbed, test| test(testbed))
+}
+
+/// The same for tests that are played in a way of their own.
+pub(crate) fn run_each<T: Copy + Send + 'static>(
+    tests: &[(&'static str, T)],
+    play: fn(&Testbed, T) -> anyhow::Result<()>,
+) -> ExitCode {
     let mut arguments = Arguments::from_args();
     // One API server for all.
     arguments.test_threads = Some(1);
     let testbed = std::env::var_os("KPR_TESTBED").map(PathBuf::from);
-    let trial = |(name, test): Test| {
+    let trial = |(name, test): (&'static str, T)| {
         let directory = testbed.clone();
         let run = move || {
             let directory = directory.ok_or("KPR_TESTBED is not set")?;
             let testbed = Testbed::open(&directory)?;
-            test(&testbed).map_err(|error| Failed::from(format!("{error:?}")))
+            play(&testbed, test).map_err(|error| Failed::from(format!("{error:?}")))
         };
         Trial::test(name, run).with_ignored_flag(testbed.is_none())
     };
