@@ -5,26 +5,26 @@
 //! prove.
 
 use std::fmt;
-use std::io::{self, Read, Write as _};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::io::{self, BufRead as _, BufReader, Read, Write as _};
+use std::iter;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender, SyncSender};
 use std::time::Duration;
 
 use tracing::{debug, trace};
 
 use crate::clock::Clock;
 
-/// How a program ended and what it said.
+/// How a program ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Output {
+pub struct Ended {
     /// The exit status; `None` if a signal ended it.
     pub status: Option<i32>,
-    pub stdout: Vec<u8>,
     pub stderr: Vec<u8>,
 }
 
-impl Output {
+impl Ended {
     pub const fn succeeded(&self) -> bool {
         matches!(self.status, Some(0))
     }
@@ -33,6 +33,13 @@ impl Output {
     pub fn stderr_text(&self) -> String {
         String::from_utf8_lossy(&self.stderr).trim().to_owned()
     }
+}
+
+/// How a program ended and what it said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Output {
+    pub ended: Ended,
+    pub stdout: Vec<u8>,
 }
 
 /// A program could not be run. That it ran and failed is an [`Output`].
@@ -63,10 +70,35 @@ impl ExecError {
     }
 }
 
+/// What is about a piece of input or output: what a pipe holds.
+pub const PIECE: usize = 64 * 1024;
+
+/// Standard input in pieces, each made when the one before it is being read.
+pub type Input<'a> = &'a mut dyn Iterator<Item = Vec<u8>>;
+
+/// Takes standard output in pieces of whole lines, as they come.
+pub type Sink<'a> = &'a mut dyn FnMut(&[u8]);
+
 /// Runs programs.
 pub trait Exec: fmt::Debug + Send + Sync {
-    /// Runs a program to its end, with `stdin` as its standard input.
-    fn run(&self, program: &str, args: &[&str], stdin: &[u8]) -> Result<Output, ExecError>;
+    /// Runs a program to its end. Neither input nor output is ever there as a whole. A program that ends without reading
+    /// all of its input is no error: its status and its words say why.
+    fn stream(
+        &self,
+        program: &str,
+        args: &[&str],
+        stdin: Input<'_>,
+        stdout: Sink<'_>,
+    ) -> Result<Ended, ExecError>;
+
+    /// Runs a program that reads and writes little.
+    fn run(&self, program: &str, args: &[&str], stdin: &[u8]) -> Result<Output, ExecError> {
+        let mut stdout = Vec::new();
+        let mut input = iter::once(stdin.to_vec());
+        let mut collect = |piece: &[u8]| stdout.extend_from_slice(piece);
+        let ended = self.stream(program, args, &mut input, &mut collect)?;
+        Ok(Output { ended, stdout })
+    }
 
     /// How many programs were started so far.
     fn started(&self) -> u64;
@@ -96,93 +128,168 @@ impl System {
         }
     }
 
-    fn wait(&self, child: &mut Child, pipes: &Pipes) -> Result<Option<Finished>, io::Error> {
+    /// Feeds and drains the child until it ended; `None` if that takes too long. Threads wait for its pipes, so that it
+    /// can write while it does not read.
+    fn attend(
+        &self,
+        child: &mut Child,
+        stdin: Input<'_>,
+        stdout: Sink<'_>,
+    ) -> io::Result<Option<Finished>> {
         let start = self.clock.monotonic();
         let left = || {
             self.deadline
                 .saturating_sub(self.clock.monotonic().saturating_sub(start))
         };
-        let mut stdout = None;
-        let mut stderr = None;
-        while stdout.is_none() || stderr.is_none() {
-            match pipes.0.recv_timeout(left()) {
-                Ok((Pipe::Stdout, bytes)) => stdout = Some(bytes?),
-                Ok((Pipe::Stderr, bytes)) => stderr = Some(bytes?),
-                Err(RecvTimeoutError::Timeout) => return Ok(None),
+        // A program that writes faster than we read waits. Our own sender stays, so that waiting for events is a pause
+        // also when the others are gone.
+        let (sender, events) = mpsc::sync_channel(AHEAD);
+        let pipe = child.stdin.take();
+        let mut pieces = pipe.map(|pipe| feed(pipe, sender.clone()));
+        let mut is_writing = child.stdout.take().is_some_and(|pipe| {
+            drain(pipe, sender.clone());
+            true
+        });
+        let pipe = child.stderr.take();
+        let mut stderr = pipe.is_none().then(Vec::new);
+        if let Some(pipe) = pipe {
+            drain_whole(pipe, sender.clone());
+        }
+        let (mut stdin_bytes, mut stdout_bytes) = (0, 0);
+        let mut supply = || {
+            let next = pieces.as_ref().and_then(|pieces| {
+                let piece = stdin.next()?;
+                let len = piece.len();
+                pieces.send(piece).ok().map(|()| len)
+            });
+            match next {
+                Some(len) => stdin_bytes += len,
+                // This closes the pipe.
+                None => pieces = None,
+            }
+        };
+        for _ in 0..AHEAD {
+            supply();
+        }
+        loop {
+            let pause = match &mut stderr {
+                Some(stderr) if !is_writing => {
+                    if let Some(status) = child.try_wait()? {
+                        return Ok(Some(Finished {
+                            ended: Ended {
+                                status: status.code(),
+                                stderr: std::mem::take(stderr),
+                            },
+                            stdin_bytes,
+                            stdout_bytes,
+                        }));
+                    }
+                    left().min(EXIT_POLL)
+                }
+                _ => left(),
+            };
+            if pause.is_zero() {
+                return Ok(None);
+            }
+            match events.recv_timeout(pause) {
+                Ok(Event::Fed) => supply(),
+                Ok(Event::Stdout(piece)) => {
+                    let piece = piece?;
+                    is_writing = !piece.is_empty();
+                    stdout_bytes += piece.len();
+                    if is_writing {
+                        stdout(&piece);
+                    }
+                }
+                Ok(Event::Stderr(bytes)) => stderr = Some(bytes?),
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Err(io::ErrorKind::BrokenPipe.into()),
             }
         }
-        // A pause, as nothing is sent any more. The sender of `pause` is alive, so it is not cut short.
-        let (_silent, pause) = mpsc::channel::<()>();
-        loop {
-            if let Some(status) = child.try_wait()? {
-                let stdout = stdout.unwrap_or_default();
-                let stderr = stderr.unwrap_or_default();
-                return Ok(Some(Finished {
-                    status,
-                    stdout,
-                    stderr,
-                }));
-            }
-            if left().is_zero() {
-                return Ok(None);
-            }
-            if pause.recv_timeout(EXIT_POLL) == Err(RecvTimeoutError::Disconnected) {
-                return Err(io::ErrorKind::BrokenPipe.into());
-            }
-        }
     }
 }
+
+/// Pieces of input that wait for the program to read them: one that is written, one behind it.
+const AHEAD: usize = 2;
 
 struct Finished {
-    status: ExitStatus,
-    stdout: Vec<u8>,
-    stderr: Vec<u8>,
+    ended: Ended,
+    stdin_bytes: usize,
+    stdout_bytes: usize,
 }
 
-enum Pipe {
-    Stdout,
-    Stderr,
+enum Event {
+    /// A piece of input was taken.
+    Fed,
+    /// A piece of output; empty at its end.
+    Stdout(io::Result<Vec<u8>>),
+    /// All of it.
+    Stderr(io::Result<Vec<u8>>),
 }
 
-type FromPipe = (Pipe, io::Result<Vec<u8>>);
-
-struct Pipes(Receiver<FromPipe>);
-
-/// Feeds and drains the child on threads: a child that writes while we write would else block us both.
-fn attend(child: &mut Child, stdin: &[u8]) -> Pipes {
-    let (sender, receiver) = mpsc::channel();
-    if let Some(mut pipe) = child.stdin.take() {
-        let input = stdin.to_vec();
-        std::thread::spawn(move || {
+/// Writes pieces as they are sent, until the sender is dropped or nobody reads.
+fn feed(mut pipe: ChildStdin, events: SyncSender<Event>) -> Sender<Vec<u8>> {
+    let (sender, pieces) = mpsc::channel::<Vec<u8>>();
+    std::thread::spawn(move || {
+        for piece in pieces {
             // A child that ends without reading all says why in its status.
-            if let Err(error) = pipe.write_all(&input) {
+            if let Err(error) = pipe.write_all(&piece) {
                 trace!(%error, "program did not read all of its input");
+                return;
             }
-        });
-    }
-    if let Some(pipe) = child.stdout.take() {
-        drain(pipe, Pipe::Stdout, sender.clone());
-    }
-    if let Some(pipe) = child.stderr.take() {
-        drain(pipe, Pipe::Stderr, sender);
-    }
-    Pipes(receiver)
+            if events.send(Event::Fed).is_err() {
+                return;
+            }
+        }
+    });
+    sender
 }
 
-fn drain(mut pipe: impl Read + Send + 'static, which: Pipe, sender: Sender<FromPipe>) {
+fn drain(pipe: ChildStdout, events: SyncSender<Event>) {
+    std::thread::spawn(move || {
+        let mut pipe = BufReader::new(pipe);
+        loop {
+            let piece = lines(&mut pipe);
+            let is_last = piece.as_ref().map_or(true, Vec::is_empty);
+            // Nobody listens any more when the child was given up.
+            if events.send(Event::Stdout(piece)).is_err() {
+                trace!("output of an ended program dropped");
+                return;
+            }
+            if is_last {
+                return;
+            }
+        }
+    });
+}
+
+/// About [`PIECE`] bytes, up to the end of a line.
+fn lines(pipe: &mut BufReader<ChildStdout>) -> io::Result<Vec<u8>> {
+    let mut piece = Vec::new();
+    let limit = u64::try_from(PIECE).unwrap_or(u64::MAX);
+    pipe.by_ref().take(limit).read_to_end(&mut piece)?;
+    pipe.read_until(b'\n', &mut piece)?;
+    Ok(piece)
+}
+
+fn drain_whole(mut pipe: impl Read + Send + 'static, events: SyncSender<Event>) {
     std::thread::spawn(move || {
         let mut bytes = Vec::new();
         let result = pipe.read_to_end(&mut bytes).map(|_| bytes);
-        // Nobody listens any more when the child was given up.
-        if sender.send((which, result)).is_err() {
-            trace!("output of an ended program dropped");
+        if events.send(Event::Stderr(result)).is_err() {
+            trace!("words of an ended program dropped");
         }
     });
 }
 
 impl Exec for System {
-    fn run(&self, program: &str, args: &[&str], stdin: &[u8]) -> Result<Output, ExecError> {
+    fn stream(
+        &self,
+        program: &str,
+        args: &[&str],
+        stdin: Input<'_>,
+        stdout: Sink<'_>,
+    ) -> Result<Ended, ExecError> {
         let start = self.clock.monotonic();
         #[expect(clippy::disallowed_methods, reason = "this is the door")]
         let mut command = Command::new(program);
@@ -202,8 +309,7 @@ impl Exec for System {
             }
         })?;
         self.started.fetch_add(1, Ordering::Relaxed);
-        let pipes = attend(&mut child, stdin);
-        let finished = self.wait(&mut child, &pipes);
+        let finished = self.attend(&mut child, stdin, stdout);
         if !matches!(finished, Ok(Some(_))) {
             end(&mut child, program);
         }
@@ -219,17 +325,13 @@ impl Exec for System {
         debug!(
             program,
             ?args,
-            stdin_bytes = stdin.len(),
-            stdout_bytes = finished.stdout.len(),
-            status = ?finished.status.code(),
+            stdin_bytes = finished.stdin_bytes,
+            stdout_bytes = finished.stdout_bytes,
+            status = ?finished.ended.status,
             elapsed_ms = self.clock.monotonic().saturating_sub(start).as_millis(),
             "program ended"
         );
-        Ok(Output {
-            status: finished.status.code(),
-            stdout: finished.stdout,
-            stderr: finished.stderr,
-        })
+        Ok(finished.ended)
     }
 
     fn started(&self) -> u64 {
@@ -262,13 +364,15 @@ mod tests {
         assert_eq!(
             output,
             Output {
-                status: Some(3),
+                ended: Ended {
+                    status: Some(3),
+                    stderr: b"oops\n".to_vec()
+                },
                 stdout: b"hello".to_vec(),
-                stderr: b"oops\n".to_vec()
             }
         );
-        assert!(!output.succeeded());
-        assert_eq!(output.stderr_text(), "oops");
+        assert!(!output.ended.succeeded());
+        assert_eq!(output.ended.stderr_text(), "oops");
         assert_eq!(system.started(), 1);
     }
 
@@ -282,7 +386,7 @@ mod tests {
     #[test]
     fn a_program_that_does_not_read_its_input_is_no_error() {
         let output = system().run("true", &[], &vec![b'x'; 1 << 20]).unwrap();
-        assert!(output.succeeded());
+        assert!(output.ended.succeeded());
     }
 
     #[test]
@@ -313,6 +417,78 @@ mod tests {
     #[test]
     fn a_signal_is_no_status() {
         let output = system().run("sh", &["-c", "kill -9 $$"], b"").unwrap();
-        assert_eq!(output.status, None);
+        assert_eq!(output.ended.status, None);
+    }
+
+    /// Pieces of lines without an end.
+    fn endless(made: &mut usize) -> impl Iterator<Item = Vec<u8>> {
+        iter::from_fn(|| {
+            *made += 1;
+            Some(b"0123456789abcde\n".repeat(PIECE / 16))
+        })
+    }
+
+    #[test]
+    fn input_is_made_no_faster_than_it_is_read() {
+        let mut made = 0;
+        // It reads one piece, and waits for no other one to be made.
+        let script = format!("head -c {PIECE} >/dev/null; echo enough >&2; exit 4");
+        let ended = system().stream("sh", &["-c", &script], &mut endless(&mut made), &mut |_| {
+            panic!("it writes nothing")
+        });
+        let ended = ended.unwrap();
+        assert_eq!((ended.status, &*ended.stderr_text()), (Some(4), "enough"));
+        // One read, one or two in the pipe and its buffer, two that wait.
+        assert!(made <= 6, "{made} pieces made");
+    }
+
+    #[test]
+    fn a_program_that_ends_early_says_why_itself() {
+        let mut made = 0;
+        let script = "yes 'line 7 failed' | head -c 300000 >&2; exit 2";
+        let ended = system().stream("sh", &["-c", script], &mut endless(&mut made), &mut |_| {
+            panic!("it writes nothing")
+        });
+        let ended = ended.unwrap();
+        assert_eq!(ended.status, Some(2));
+        assert_eq!(ended.stderr.len(), 300_000);
+        assert!(made <= 5, "{made} pieces made");
+    }
+
+    #[test]
+    fn a_program_that_reads_for_ever_is_ended() {
+        let system = System::new(Clock::system(), Duration::from_millis(50));
+        let (mut read, mut fed) = (0, 0);
+        let error = system
+            .stream("cat", &[], &mut endless(&mut fed), &mut |piece| {
+                read += piece.len();
+            })
+            .unwrap_err();
+        assert!(matches!(error, ExecError::TimedOut { .. }), "{error:?}");
+    }
+
+    #[test]
+    fn output_comes_in_whole_lines() {
+        let line = "y".repeat(99) + "\n";
+        let mut pieces = Vec::new();
+        let ended = system().stream(
+            "sh",
+            &["-c", "yes $0 | head -n 5000; printf end", line.trim_end()],
+            &mut iter::empty(),
+            &mut |piece| pieces.push(String::from_utf8(piece.to_vec()).unwrap()),
+        );
+        assert!(ended.unwrap().succeeded());
+        assert_eq!(pieces.concat(), line.repeat(5_000) + "end");
+        let whole = pieces.as_slice();
+        let (last, whole) = whole.split_last().unwrap();
+        assert!(last.ends_with("\nend"), "{last}");
+        assert!(!whole.is_empty());
+        for piece in whole {
+            assert!(
+                piece.ends_with('\n') && piece.len() < PIECE + 100,
+                "{}",
+                piece.len()
+            );
+        }
     }
 }

@@ -9,6 +9,7 @@ mod backend;
 mod restore;
 mod watch;
 
+use std::iter;
 use std::sync::Arc;
 
 use tracing::trace;
@@ -19,9 +20,7 @@ pub use watch::Watch;
 
 use super::exec::{Exec, ExecError};
 use crate::model::net::IpFamily;
-use crate::plan::ruleset::{
-    Edit, ParseError, Rule, Ruleset, Table, incompatible_tables, render_edits,
-};
+use crate::plan::ruleset::{Edit, ParseError, Parser, Rule, Ruleset, Table, render_edits};
 
 /// Seconds that iptables waits for its lock, which kubelet and others take too. kube-proxy's value.
 const LOCK_WAIT: &str = "5";
@@ -103,36 +102,33 @@ impl Iptables {
             [table] => &["-t", table.as_str()],
             _ => &[],
         };
-        let output = self
+        let mut parser = Parser::new(tables);
+        let mut read = |piece: &[u8]| {
+            // Comments may hold any bytes; what is not UTF-8 is not ours.
+            let lines = String::from_utf8_lossy(piece);
+            lines.lines().for_each(|line| parser.line(line));
+        };
+        let ended = self
             .exec
-            .run(program, args, b"")
+            .stream(program, args, &mut iter::empty(), &mut read)
             .map_err(IptablesError::Exec)?;
-        if !output.succeeded() {
+        if !ended.succeeded() {
             return Err(IptablesError::Save {
                 program: program.to_owned(),
-                status: output.status,
-                stderr: output.stderr_text(),
+                status: ended.status,
+                stderr: ended.stderr_text(),
             });
         }
-        // Comments may hold any bytes; what is not UTF-8 is not ours.
-        let text = String::from_utf8_lossy(&output.stdout);
-        if let Some(table) = incompatible_tables(&text)
-            .into_iter()
-            .find(|table| tables.contains(table))
-        {
+        if let Some(table) = parser.incompatible() {
             return Err(IptablesError::Incompatible {
                 program: program.to_owned(),
                 table,
             });
         }
-        let mut ruleset = Ruleset::parse(&text).map_err(|source| IptablesError::Parse {
+        parser.finish().map_err(|source| IptablesError::Parse {
             program: program.to_owned(),
             source,
-        })?;
-        ruleset
-            .chains
-            .retain(|(table, _), _| tables.contains(table));
-        Ok(ruleset)
+        })
     }
 
     /// Whether program and kernel know what a rule asks for. Changes nothing.
@@ -146,7 +142,7 @@ impl Iptables {
             .run(program, &args, batch.as_bytes())
             .map_err(IptablesError::Exec)?;
         // What the kernel lacks is a warning and no failure: nothing reaches the kernel.
-        Ok(output.succeeded() && !output.stderr_text().contains("not supported"))
+        Ok(output.ended.succeeded() && !output.ended.stderr_text().contains("not supported"))
     }
 
     /// Makes all edits with one process. Each table is atomic by itself; tables are written in the order of [`Table`],
@@ -155,23 +151,22 @@ impl Iptables {
         if edits.is_empty() {
             return Ok(());
         }
-        let batch = render_edits(edits);
         let program = self.programs.restore.as_str();
-        trace!(program, batch, "iptables batch");
+        trace!(program, batch = render_edits(edits), "iptables batch");
         let args = ["-w", LOCK_WAIT, "--noflush"];
-        let output = self
+        let ended = self
             .exec
-            .run(program, &args, batch.as_bytes())
+            .stream(program, &args, &mut restore::pieces(edits), &mut |_| {})
             .map_err(IptablesError::Exec)?;
-        if output.succeeded() {
+        if ended.succeeded() {
             return Ok(());
         }
         Err(IptablesError::Restore {
             program: program.to_owned(),
             source: Box::new(RestoreFailure::of(
-                &batch,
-                output.status,
-                &output.stderr_text(),
+                edits,
+                ended.status,
+                &ended.stderr_text(),
             )),
         })
     }

@@ -12,8 +12,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-pub use edit::{Edit, Location, locate, render_edits};
-pub use parse::{ParseError, incompatible_tables};
+pub use edit::{Edit, Line, Location, batch, locate, render_edits};
+pub use parse::{ParseError, Parser};
 
 /// Longest chain name in bytes: `XT_EXTENSION_MAXNAMELEN` (29) of `linux/netfilter/x_tables.h` less its NUL.
 pub const MAX_CHAIN_NAME_LEN: usize = 28;
@@ -228,10 +228,11 @@ impl Ruleset {
         Self::default()
     }
 
-    /// Reads what `iptables-save` (or [`Self::render`]) printed. Counters, comments, policies and tables that we do not
-    /// know are passed over.
+    /// Reads all that `iptables-save` (or [`Self::render`]) printed of the tables that we know.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
-        parse::parse(text)
+        let mut parser = Parser::new(&Table::ALL);
+        text.lines().for_each(|line| parser.line(line));
+        parser.finish()
     }
 
     /// The rules of a chain, or `None` if there is no such chain.

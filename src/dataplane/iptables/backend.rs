@@ -6,8 +6,8 @@
 //! kubelet that takes nft; we take the one that works, else the one that has more rules, else what plain `iptables` is.
 
 use std::cmp::Ordering;
-use std::fmt;
 use std::str::FromStr;
+use std::{fmt, iter};
 
 use tracing::debug;
 
@@ -257,30 +257,33 @@ fn look(exec: &dyn Exec, backend: Backend, args: &[&str]) -> Result<Seen, Iptabl
     let mut seen = Seen::default();
     for family in IpFamily::ALL {
         let program = Programs::new(family, backend, true).save;
-        let output = match exec.run(&program, args, b"") {
-            Ok(output) => output,
+        let mut of_family = Seen::default();
+        let mut in_mangle = false;
+        let mut count = |piece: &[u8]| {
+            for line in String::from_utf8_lossy(piece).lines() {
+                if let Some(table) = line.strip_prefix('*') {
+                    in_mangle = table == "mangle";
+                } else if line.starts_with('-') {
+                    of_family.rules += 1;
+                } else if in_mangle
+                    && (line.starts_with(":KUBE-IPTABLES-HINT ")
+                        || line.starts_with(":KUBE-KUBELET-CANARY "))
+                {
+                    of_family.hints += 1;
+                }
+            }
+        };
+        let ended = match exec.stream(&program, args, &mut iter::empty(), &mut count) {
+            Ok(ended) => ended,
             Err(error) if error.is_missing() => continue,
             Err(error) => return Err(IptablesError::Exec(error)),
         };
         seen.installed = true;
         // A kernel without this backend fails here; so may one family of a kernel without IPv6.
-        if !output.succeeded() {
-            continue;
-        }
-        seen.works = true;
-        let text = String::from_utf8_lossy(&output.stdout);
-        let mut in_mangle = false;
-        for line in text.lines() {
-            if let Some(table) = line.strip_prefix('*') {
-                in_mangle = table == "mangle";
-            } else if line.starts_with('-') {
-                seen.rules += 1;
-            } else if in_mangle
-                && (line.starts_with(":KUBE-IPTABLES-HINT ")
-                    || line.starts_with(":KUBE-KUBELET-CANARY "))
-            {
-                seen.hints += 1;
-            }
+        if ended.succeeded() {
+            seen.works = true;
+            seen.rules += of_family.rules;
+            seen.hints += of_family.hints;
         }
     }
     Ok(seen)

@@ -1,9 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Why `iptables-restore` failed, from its exit status and its words (there is nothing else), traced to the rule.
+//! A batch as `iptables-restore` reads it, and why that failed, from its exit status and its words (there is nothing else),
+//! traced to the rule.
 
-use std::fmt;
+use std::io::Write as _;
+use std::{fmt, iter};
 
-use crate::plan::ruleset::{Location, locate};
+use crate::dataplane::exec::PIECE;
+use crate::plan::ruleset::{Edit, Location, batch, locate};
+
+/// The text of a batch. Its lines are short beside a piece.
+pub(super) fn pieces(edits: &[Edit]) -> impl Iterator<Item = Vec<u8>> {
+    let mut lines = batch(edits);
+    iter::from_fn(move || {
+        let mut piece = Vec::with_capacity(PIECE + PIECE / 16);
+        while piece.len() < PIECE
+            && let Some(line) = lines.next()
+        {
+            // Memory takes all.
+            writeln!(piece, "{line}").ok()?;
+        }
+        (!piece.is_empty()).then_some(piece)
+    })
+}
 
 /// A batch that was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,10 +56,11 @@ pub enum RestoreFailureKind {
 }
 
 impl RestoreFailure {
-    pub(super) fn of(batch: &str, status: Option<i32>, stderr: &str) -> Self {
+    /// Of the batch of these edits.
+    pub(super) fn of(edits: &[Edit], status: Option<i32>, stderr: &str) -> Self {
         Self {
             kind: kind(stderr),
-            location: blamed_line(stderr).and_then(|line| locate(batch, line)),
+            location: blamed_line(stderr).and_then(|line| locate(edits, line)),
             status,
             stderr: stderr.to_owned(),
         }

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use super::*;
-use crate::dataplane::exec::Output;
+use crate::dataplane::exec::{Ended, Input, Output, Sink};
 use crate::plan::ruleset::{ChainName, Rule};
 
 /// A machine with programs that always give the same answer, and a record of what was run.
@@ -17,9 +17,11 @@ struct Machine {
 impl Machine {
     fn with(mut self, program: &str, arg: &str, status: i32, stdout: &str, stderr: &str) -> Self {
         let output = Output {
-            status: Some(status),
+            ended: Ended {
+                status: Some(status),
+                stderr: stderr.into(),
+            },
             stdout: stdout.into(),
-            stderr: stderr.into(),
         };
         self.answers.insert((program.into(), arg.into()), output);
         self
@@ -38,18 +40,24 @@ impl Machine {
 }
 
 impl Exec for Machine {
-    fn run(&self, program: &str, args: &[&str], _stdin: &[u8]) -> Result<Output, ExecError> {
+    fn stream(
+        &self,
+        program: &str,
+        args: &[&str],
+        _stdin: Input<'_>,
+        stdout: Sink<'_>,
+    ) -> Result<Ended, ExecError> {
         let first = args.first().copied().unwrap_or_default();
         self.runs
             .lock()
             .unwrap()
             .push(format!("{program} {}", args.join(" ")));
-        self.answers
-            .get(&(program.to_owned(), first.to_owned()))
-            .cloned()
-            .ok_or_else(|| ExecError::Missing {
-                program: program.into(),
-            })
+        let answer = self.answers.get(&(program.to_owned(), first.to_owned()));
+        let output = answer.ok_or_else(|| ExecError::Missing {
+            program: program.into(),
+        })?;
+        stdout(&output.stdout);
+        Ok(output.ended.clone())
     }
 
     fn started(&self) -> u64 {
@@ -359,7 +367,15 @@ fn a_refused_batch_names_the_rule() {
 #[test]
 fn failures_of_both_backends_are_classified_and_located() {
     use RestoreFailureKind::*;
-    let batch = "*nat\n:KX - [0:0]\n-A KX -j NOPE\nCOMMIT\n";
+    let batch = [Edit::Replace {
+        table: Table::Nat,
+        chain: ChainName::new("KX").unwrap(),
+        rules: vec![Rule::new("-j NOPE")],
+    }];
+    assert_eq!(
+        render_edits(&batch),
+        "*nat\n:KX - [0:0]\n-A KX -j NOPE\nCOMMIT\n"
+    );
     for (stderr, kind, line) in [
         (
             "iptables-restore v1.8.9 (legacy): Couldn't load target `NOPE':No such file or directory\n\nError occurred at line: 3\n",
@@ -409,7 +425,7 @@ fn failures_of_both_backends_are_classified_and_located() {
         ),
         ("iptables-restore: COMMIT expected at line 9", Other, None),
     ] {
-        let failure = RestoreFailure::of(batch, Some(1), stderr);
+        let failure = RestoreFailure::of(&batch, Some(1), stderr);
         assert_eq!(failure.kind, kind, "{stderr}");
         assert_eq!(
             failure.location.map(|at| at.text).as_deref(),
@@ -432,4 +448,22 @@ fn a_rule_is_known_only_if_nobody_warns() {
             "{stderr}"
         );
     }
+}
+
+#[test]
+fn a_large_batch_goes_out_in_pieces_of_whole_lines() {
+    let edits: Vec<Edit> = (0..2_000)
+        .map(|number| Edit::Replace {
+            table: Table::Nat,
+            chain: ChainName::new(format!("KUBE-SVC-{number}")).unwrap(),
+            rules: vec![Rule::new("-j RETURN ".repeat(number % 9)); number % 7],
+        })
+        .collect();
+    let pieces: Vec<Vec<u8>> = restore::pieces(&edits).collect();
+    assert_eq!(
+        String::from_utf8(pieces.concat()).unwrap(),
+        render_edits(&edits)
+    );
+    assert!(pieces.len() > 3, "{}", pieces.len());
+    assert!(pieces.iter().all(|piece| piece.ends_with(b"\n")));
 }

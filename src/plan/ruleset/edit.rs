@@ -2,11 +2,11 @@
 //! PURE: changes of rules, as the input of one `iptables-restore --noflush`, and the way back from a line of that input.
 
 use std::collections::BTreeSet;
-use std::fmt::{self, Write as _};
+use std::{fmt, iter, slice};
 
 use super::{ChainName, Rule, Table};
 
-/// One change. A list of them becomes one batch with [`render_edits`].
+/// One change. A list of them becomes one [`batch`].
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Edit {
     /// Creates the chain, or empties it, and appends the rules. A built-in chain is not emptied.
@@ -79,65 +79,87 @@ impl fmt::Display for Edit {
     }
 }
 
-/// The input of one `iptables-restore --noflush` that makes all the edits.
+/// The input of one `iptables-restore --noflush` that makes all the edits, whole.
+pub fn render_edits(edits: &[Edit]) -> String {
+    batch(edits).fold(String::new(), |text, line| text + &line.to_string() + "\n")
+}
+
+/// One line of a batch. Its text has no line end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Line<'a> {
+    table: Table,
+    content: Content<'a>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Content<'a> {
+    Table,
+    Chain(&'a ChainName),
+    /// With the option that says where it goes.
+    Rule(&'static str, &'a ChainName, &'a Rule),
+    DeleteChain(&'a ChainName),
+    Commit,
+}
+
+impl fmt::Display for Line<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.content {
+            Content::Table => write!(f, "*{}", self.table),
+            Content::Chain(chain) => write!(f, ":{chain} - [0:0]"),
+            // It matches everything and does nothing. No blank at the end of the line.
+            Content::Rule(option, chain, rule) if rule.as_str().is_empty() => {
+                write!(f, "{option} {chain}")
+            }
+            Content::Rule(option, chain, rule) => write!(f, "{option} {chain} {rule}"),
+            Content::DeleteChain(chain) => write!(f, "-X {chain}"),
+            Content::Commit => f.write_str("COMMIT"),
+        }
+    }
+}
+
+/// The lines of one `iptables-restore --noflush` that makes all the edits, made one by one: the text of a large batch is
+/// many megabytes.
 ///
 /// Tables come in the order of [`Table`], each atomic by itself. Within a table all chains are declared first (a rule may
 /// jump to a chain that a later edit makes), then rules are written in the order of the edits, then chains deleted.
-pub fn render_edits(edits: &[Edit]) -> String {
-    let mut text = String::new();
-    for table in Table::ALL {
-        let edits = || edits.iter().filter(move |edit| edit.table() == table);
-        if edits().next().is_none() {
-            continue;
-        }
-        push_line(&mut text, format_args!("*{table}"));
+pub fn batch(edits: &[Edit]) -> impl Iterator<Item = Line<'_>> {
+    let of = move |table| edits.iter().filter(move |edit| edit.table() == table);
+    let tables = Table::ALL.into_iter();
+    let tables = tables.filter(move |table| of(*table).next().is_some());
+    tables.flat_map(move |table| {
         let mut declared = BTreeSet::new();
-        for edit in edits() {
+        let declarations = of(table).filter_map(move |edit| match edit {
             // A chain that is to be deleted is declared too: that empties it, so that chains which jump to each other
             // can go in one batch.
-            if let Edit::Replace { chain, .. } | Edit::DeleteChain { chain, .. } = edit
-                && declared.insert(chain)
-            {
-                push_line(&mut text, format_args!(":{chain} - [0:0]"));
+            Edit::Replace { chain, .. } | Edit::DeleteChain { chain, .. } => {
+                declared.insert(chain).then_some(Content::Chain(chain))
             }
-        }
-        for edit in edits() {
-            match edit {
-                Edit::Replace { chain, rules, .. } => {
-                    for rule in rules {
-                        push_line(&mut text, format_args!("-A {chain} {rule}"));
-                    }
-                }
-                Edit::Prepend { chain, rule, .. } => {
-                    push_line(&mut text, format_args!("-I {chain} {rule}"));
-                }
-                Edit::Append { chain, rule, .. } => {
-                    push_line(&mut text, format_args!("-A {chain} {rule}"));
-                }
-                Edit::Delete { chain, rule, .. } => {
-                    push_line(&mut text, format_args!("-D {chain} {rule}"));
-                }
-                Edit::DeleteChain { .. } => {}
-            }
-        }
-        for edit in edits() {
-            if let Edit::DeleteChain { chain, .. } = edit {
-                push_line(&mut text, format_args!("-X {chain}"));
-            }
-        }
-        push_line(&mut text, format_args!("COMMIT"));
-    }
-    text
+            _ => None,
+        });
+        let deletions = of(table).filter_map(|edit| match edit {
+            Edit::DeleteChain { chain, .. } => Some(Content::DeleteChain(chain)),
+            _ => None,
+        });
+        iter::once(Content::Table)
+            .chain(declarations)
+            .chain(of(table).flat_map(rules))
+            .chain(deletions)
+            .chain([Content::Commit])
+            .map(move |content| Line { table, content })
+    })
 }
 
-fn push_line(text: &mut String, line: fmt::Arguments<'_>) {
-    // An empty rule (it matches everything and does nothing) would leave a blank at the end of the line.
-    let start = text.len();
-    // Writing into a String cannot fail.
-    if text.write_fmt(line).is_ok() && text[start..].ends_with(' ') {
-        text.pop();
-    }
-    text.push('\n');
+/// The lines of the rules of an edit.
+fn rules(edit: &Edit) -> impl Iterator<Item = Content<'_>> {
+    let (option, rules) = match edit {
+        Edit::Replace { rules, .. } => ("-A", rules.as_slice()),
+        Edit::Prepend { rule, .. } => ("-I", slice::from_ref(rule)),
+        Edit::Append { rule, .. } => ("-A", slice::from_ref(rule)),
+        Edit::Delete { rule, .. } => ("-D", slice::from_ref(rule)),
+        Edit::DeleteChain { .. } => ("", &[][..]),
+    };
+    let lines = rules.iter();
+    lines.map(move |rule| Content::Rule(option, edit.chain(), rule))
 }
 
 /// What a line of a batch is about.
@@ -150,25 +172,18 @@ pub struct Location {
     pub text: String,
 }
 
-/// Finds what line `number` (counted from 1, as iptables-restore counts) of a batch is about.
-pub fn locate(batch: &str, number: usize) -> Option<Location> {
-    let mut table = None;
-    for (index, line) in batch.lines().enumerate().take(number) {
-        if let Some(name) = line.strip_prefix('*') {
-            table = name.parse().ok();
+/// Finds what line `number` (counted from 1, as iptables-restore counts) of the batch of these edits is about.
+pub fn locate(edits: &[Edit], number: usize) -> Option<Location> {
+    let line = batch(edits).nth(number.checked_sub(1)?)?;
+    let chain = match line.content {
+        Content::Chain(chain) | Content::Rule(_, chain, _) | Content::DeleteChain(chain) => {
+            Some(chain.to_string())
         }
-        if index + 1 == number {
-            let chain = match line.as_bytes().first() {
-                Some(b':') => line.get(1..).and_then(|rest| rest.split(' ').next()),
-                Some(b'-') => line.split(' ').nth(1),
-                _ => None,
-            };
-            return Some(Location {
-                table: table?,
-                chain: chain.map(str::to_owned),
-                text: line.to_owned(),
-            });
-        }
-    }
-    None
+        Content::Table | Content::Commit => None,
+    };
+    Some(Location {
+        table: line.table,
+        chain,
+        text: line.to_string(),
+    })
 }

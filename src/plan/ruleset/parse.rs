@@ -17,30 +17,86 @@ pub enum ParseError {
 }
 
 /// Where the reader is.
+#[derive(Debug)]
 enum State {
     Outside,
-    /// Inside a table that we know.
+    /// Inside a table that is wanted.
     In(Table),
-    /// Inside another one (`security`), whose lines are passed over.
-    Unknown(String),
+    /// Inside another one.
+    PassedOver(String),
 }
 
-pub(super) fn parse(text: &str) -> Result<Ruleset, ParseError> {
-    let mut ruleset = Ruleset::new();
-    let mut state = State::Outside;
-    for (index, raw) in text.lines().enumerate() {
-        let line = index + 1;
-        let raw = raw.trim_end();
-        if raw.is_empty() || raw.starts_with('#') {
-            continue;
+/// Reads the text of `iptables-save` (or of [`Ruleset::render`]) line by line: that of a large cluster is many megabytes.
+/// Counters, comments, policies and other tables than those asked for are passed over.
+#[derive(Debug)]
+pub struct Parser<'a> {
+    tables: &'a [Table],
+    ruleset: Ruleset,
+    state: State,
+    /// Lines that were read.
+    count: usize,
+    incompatible: Option<Table>,
+    /// The first one.
+    error: Option<ParseError>,
+}
+
+impl<'a> Parser<'a> {
+    pub fn new(tables: &'a [Table]) -> Self {
+        Self {
+            tables,
+            ruleset: Ruleset::new(),
+            state: State::Outside,
+            count: 0,
+            incompatible: None,
+            error: None,
+        }
+    }
+
+    /// Takes in the next line. [`Self::finish`] says what was wrong with it.
+    pub fn line(&mut self, line: &str) {
+        self.count += 1;
+        if self.error.is_none() {
+            self.error = self.take(line.trim_end()).err();
+        }
+    }
+
+    /// A table of which iptables-nft-save says ``# Table `nat' is incompatible, use 'nft' tool.``: it holds rules that it
+    /// cannot show, and it shows none of them.
+    pub const fn incompatible(&self) -> Option<Table> {
+        self.incompatible
+    }
+
+    /// What was read.
+    pub fn finish(self) -> Result<Ruleset, ParseError> {
+        match (self.error, self.state) {
+            (Some(error), _) => Err(error),
+            (None, State::Outside) => Ok(self.ruleset),
+            (None, State::In(table)) => Err(ParseError::Uncommitted {
+                table: table.to_string(),
+            }),
+            (None, State::PassedOver(table)) => Err(ParseError::Uncommitted { table }),
+        }
+    }
+
+    fn take(&mut self, raw: &str) -> Result<(), ParseError> {
+        if raw.is_empty() {
+            return Ok(());
+        }
+        if let Some(comment) = raw.strip_prefix('#') {
+            let table = incompatible_table(comment).filter(|table| self.tables.contains(table));
+            self.incompatible = self.incompatible.or(table);
+            return Ok(());
         }
         if let Some(name) = raw.strip_prefix('*') {
-            state = name
-                .parse()
-                .map_or_else(|_| State::Unknown(name.to_owned()), State::In);
-            continue;
+            let known = name.parse().ok();
+            self.state = match known.filter(|table| self.tables.contains(table)) {
+                Some(table) => State::In(table),
+                None => State::PassedOver(name.to_owned()),
+            };
+            return Ok(());
         }
-        let table = match &state {
+        let line = self.count;
+        let table = match &self.state {
             State::Outside => {
                 return Err(ParseError::OutsideTable {
                     line,
@@ -48,37 +104,30 @@ pub(super) fn parse(text: &str) -> Result<Ruleset, ParseError> {
                 });
             }
             _ if raw == "COMMIT" => {
-                state = State::Outside;
-                continue;
+                self.state = State::Outside;
+                return Ok(());
             }
-            State::Unknown(_) => continue,
+            State::PassedOver(_) => return Ok(()),
             State::In(table) => *table,
         };
         if let Some(declaration) = raw.strip_prefix(':') {
             let name = declaration.split(' ').next().unwrap_or_default();
             if let Some(chain) = chain_name(name) {
-                ruleset.chains.entry((table, chain)).or_default();
+                self.ruleset.chains.entry((table, chain)).or_default();
             }
-        } else {
-            let (name, rule) = rule_line(raw).ok_or_else(|| ParseError::UnknownLine {
-                line,
-                text: raw.to_owned(),
-            })?;
-            let Some(chain) = chain_name(name) else {
-                continue;
-            };
-            match ruleset.chains.get_mut(&(table, chain.clone())) {
+            return Ok(());
+        }
+        let (name, rule) = rule_line(raw).ok_or_else(|| ParseError::UnknownLine {
+            line,
+            text: raw.to_owned(),
+        })?;
+        if let Some(chain) = chain_name(name) {
+            match self.ruleset.chains.get_mut(&(table, chain.clone())) {
                 Some(rules) => rules.push(rule),
                 None => return Err(ParseError::UndeclaredChain { line, chain }),
             }
         }
-    }
-    match state {
-        State::Outside => Ok(ruleset),
-        State::In(table) => Err(ParseError::Uncommitted {
-            table: table.to_string(),
-        }),
-        State::Unknown(table) => Err(ParseError::Uncommitted { table }),
+        Ok(())
     }
 }
 
@@ -98,16 +147,10 @@ fn rule_line(raw: &str) -> Option<(&str, Rule)> {
     Some((name, Rule::new(rule)))
 }
 
-/// The tables of which iptables-nft-save says ``# Table `nat' is incompatible, use 'nft' tool.``: they hold rules that it
-/// cannot show, and it shows none of them.
-pub fn incompatible_tables(text: &str) -> Vec<Table> {
-    text.lines()
-        .filter_map(|line| {
-            let (name, rest) = line.strip_prefix("# Table `")?.split_once('\'')?;
-            rest.contains("is incompatible")
-                .then(|| name.parse().ok())?
-        })
-        .collect()
+fn incompatible_table(comment: &str) -> Option<Table> {
+    let (name, rest) = comment.strip_prefix(" Table `")?.split_once('\'')?;
+    rest.contains("is incompatible")
+        .then(|| name.parse().ok())?
 }
 
 /// The words of a rule, a quoted text being one word (quotes included).

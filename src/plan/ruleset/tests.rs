@@ -90,7 +90,13 @@ fn chains_with_names_that_iptables_does_not_take_are_passed_over() {
 fn tables_that_only_nft_can_read_are_named() {
     let text =
         "# Table `nat' is incompatible, use 'nft' tool.\n*filter\n:INPUT ACCEPT [0:0]\nCOMMIT\n";
-    assert_eq!(incompatible_tables(text), [Table::Nat]);
+    let incompatible = |tables: &[Table]| {
+        let mut parser = Parser::new(tables);
+        text.lines().for_each(|line| parser.line(line));
+        parser.incompatible()
+    };
+    assert_eq!(incompatible(&Table::ALL), Some(Table::Nat));
+    assert_eq!(incompatible(&[Table::Filter]), None, "not asked for");
     assert_eq!(Ruleset::parse(text).unwrap().chains.len(), 1);
 }
 
@@ -187,23 +193,44 @@ fn a_batch_declares_before_it_refers_and_deletes_last() {
 
 #[test]
 fn a_line_of_a_batch_is_traced_to_its_table_and_chain() {
-    let batch = "*nat\n:A - [0:0]\n-A A -j B\nCOMMIT\n*filter\n-X C\nCOMMIT\n";
-    let at = |line| locate(batch, line).map(|at| (at.table, at.chain, at.text));
+    let edits = [
+        Edit::DeleteChain {
+            table: Table::Filter,
+            chain: chain("C"),
+        },
+        Edit::Replace {
+            table: Table::Nat,
+            chain: chain("A"),
+            rules: vec![Rule::new("-j B"), Rule::new("")],
+        },
+    ];
+    let text = render_edits(&edits);
     assert_eq!(
-        at(2),
-        Some((Table::Nat, Some("A".into()), ":A - [0:0]".into()))
+        text,
+        "*nat\n:A - [0:0]\n-A A -j B\n-A A\nCOMMIT\n*filter\n:C - [0:0]\n-X C\nCOMMIT\n"
     );
-    assert_eq!(
-        at(3),
-        Some((Table::Nat, Some("A".into()), "-A A -j B".into()))
-    );
-    assert_eq!(at(4), Some((Table::Nat, None, "COMMIT".into())));
-    assert_eq!(
-        at(6),
-        Some((Table::Filter, Some("C".into()), "-X C".into()))
-    );
-    assert_eq!(at(8), None);
-    assert_eq!(at(0), None);
+    let (nat, filter) = (Table::Nat, Table::Filter);
+    let about = [
+        (nat, None),
+        (nat, Some("A")),
+        (nat, Some("A")),
+        (nat, Some("A")),
+        (nat, None),
+        (filter, None),
+        (filter, Some("C")),
+        (filter, Some("C")),
+        (filter, None),
+    ];
+    for (number, (line, (table, chain))) in (1..).zip(text.lines().zip(about)) {
+        let location = Location {
+            table,
+            chain: chain.map(str::to_owned),
+            text: line.to_owned(),
+        };
+        assert_eq!(locate(&edits, number), Some(location));
+    }
+    assert_eq!(locate(&edits, 10), None);
+    assert_eq!(locate(&edits, 0), None);
 }
 
 fn any_ruleset() -> impl Strategy<Value = Ruleset> {
