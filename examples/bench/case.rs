@@ -109,6 +109,9 @@ pub(crate) struct Options {
     /// Runs the proxy under strace and counts what it asks the kernel for. Times mean nothing then.
     #[arg(long)]
     trace: bool,
+    /// File that says when each part began and ended, for profilers.
+    #[arg(long)]
+    sections: Option<PathBuf>,
 }
 
 pub(crate) fn measure(clock: &Clock, options: &Options) -> anyhow::Result<()> {
@@ -159,6 +162,10 @@ pub(crate) fn measure(clock: &Clock, options: &Options) -> anyhow::Result<()> {
             result.insert(format!("{name}Calls"), counts);
         }
         std::fs::remove_file(trace)?;
+    }
+    if let Some(path) = &options.sections {
+        let line = |(name, begin, end): &(String, f64, f64)| format!("{name} {begin} {end}\n");
+        std::fs::write(path, sections.iter().map(line).collect::<String>())?;
     }
     save(&options.out, &Value::Object(result))
 }

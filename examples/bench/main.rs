@@ -2,7 +2,7 @@
 //! The part of `hack/bench` that is no shell. It measures, and makes tables and plots of what was measured.
 //!
 //! `case` is one proxy in one mode on a fresh node, `floor` what the kernel alone needs for IPVS, `model` what the model alone
-//! needs of memory; each writes one file. `report` reads them all.
+//! needs of memory; each writes one file. `report` reads them all. `profile` belongs to `hack/profile`.
 
 mod api;
 mod case;
@@ -14,6 +14,7 @@ mod model;
 mod namespace;
 mod probe;
 mod process;
+mod profile;
 mod report;
 mod running;
 mod sample;
@@ -64,6 +65,8 @@ enum Command {
     },
     /// Prints the table for a folder of results.
     Report(report::Options),
+    /// Makes stacks for flame graphs, and tables, of what `hack/profile` recorded.
+    Profile(profile::Options),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -73,6 +76,7 @@ fn main() -> anyhow::Result<()> {
         Command::Floor { shape, out } => floor::measure(&clock, shape, &out),
         Command::Model { shape, out } => model::measure(shape, &out),
         Command::Report(options) => report::make(&options),
+        Command::Profile(options) => profile::make(&options),
     }
 }
 

@@ -38,7 +38,10 @@ pub(crate) fn make(options: &Options) -> anyhow::Result<()> {
         write(folder.join("results.csv"), figures::csv(&results)?)?;
         write(docs.join("benchmarks.svg"), plot::draw(&results)?)?;
         let page = docs.join("benchmarks.md");
-        write(page.clone(), between_markers(&page, &tables)?)?;
+        write(
+            page.clone(),
+            between_markers(&page, "hack/bench --docs", &tables)?,
+        )?;
     }
     Ok(())
 }
@@ -57,16 +60,15 @@ fn tables(results: &Results) -> Result<String, std::fmt::Error> {
     Ok(text)
 }
 
-const BEGIN: &str = "<!-- begin: hack/bench --docs -->";
-const END: &str = "<!-- end: hack/bench --docs -->";
-
-/// The page with new tables in it.
-fn between_markers(page: &Path, tables: &str) -> anyhow::Result<String> {
+/// The page with new tables of a command in it.
+pub(crate) fn between_markers(page: &Path, command: &str, tables: &str) -> anyhow::Result<String> {
+    let begin = format!("<!-- begin: {command} -->");
+    let end = format!("<!-- end: {command} -->");
     let text = std::fs::read_to_string(page).with_context(|| page.display().to_string())?;
-    let parts = text.split_once(BEGIN).and_then(|(before, rest)| {
-        let (_, after) = rest.split_once(END)?;
+    let parts = text.split_once(&begin).and_then(|(before, rest)| {
+        let (_, after) = rest.split_once(&end)?;
         Some((before, after))
     });
     let (before, after) = parts.context("the page has no markers")?;
-    Ok(format!("{before}{BEGIN}\n{tables}{END}{after}"))
+    Ok(format!("{before}{begin}\n{tables}{end}{after}"))
 }
