@@ -14,6 +14,10 @@ const FIRST_RETRY: Duration = Duration::from_millis(500);
 /// processor.
 const BURST: u32 = 8;
 
+/// So many changes that wait are worth a pause of one round. Where more come in the time of a round, all that follow in the
+/// minimum period go together.
+const WORTH_A_ROUND: u32 = 8;
+
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct Runner {
@@ -26,7 +30,8 @@ pub struct Runner {
     begin: Duration,
     cost: Duration,
     last_end: Option<Duration>,
-    is_requested: bool,
+    /// Changes that wait for the next round.
+    waiting: u32,
     failures: u32,
 }
 
@@ -40,13 +45,14 @@ impl Runner {
             begin: Duration::ZERO,
             cost: Duration::ZERO,
             last_end: None,
-            is_requested: false,
+            waiting: 0,
             failures: 0,
         }
     }
 
     /// Rounds need not be further apart than they are long, if they are few: half of the time is left to others then. In a
-    /// burst the pause doubles with each round, or a thousand changes would be as many rounds as fit in.
+    /// burst the pause doubles with each round, and grows with what waits, or a thousand changes would be as many rounds as
+    /// fit in.
     #[must_use]
     pub fn following_cost(self) -> Self {
         Self {
@@ -63,8 +69,8 @@ impl Runner {
 
     fn pause(&self) -> Duration {
         if self.follows_cost {
-            self.min_period
-                .min(self.cost.saturating_mul(1 << self.in_row.min(16)))
+            let rounds = (1 << self.in_row.min(16)).max(self.waiting / WORTH_A_ROUND);
+            self.min_period.min(self.cost.saturating_mul(rounds))
         } else {
             self.min_period
         }
@@ -72,13 +78,13 @@ impl Runner {
 
     /// Something changed.
     pub fn request(&mut self) {
-        self.is_requested = true;
+        self.waiting = self.waiting.saturating_add(1);
     }
 
     /// When the next round is due, if one is.
     pub fn due(&self) -> Option<Duration> {
         let after = |pause| self.last_end.map_or(Duration::ZERO, |end| end + pause);
-        let requested = self.is_requested.then(|| after(self.pause()));
+        let requested = (self.waiting > 0).then(|| after(self.pause()));
         let retry = (self.failures > 0).then(|| after(self.retry_pause().max(self.pause())));
         requested.into_iter().chain(retry).min()
     }
@@ -93,7 +99,7 @@ impl Runner {
             _ => 0,
         };
         self.begin = now;
-        self.is_requested = false;
+        self.waiting = 0;
     }
 
     /// A round ended.
@@ -221,7 +227,7 @@ mod tests {
         }
         assert_eq!(runner.due(), Some(ms(0)));
         runner.begin(ms(10));
-        for _ in 0..100 {
+        for _ in 0..10 {
             runner.request();
         }
         runner.end(ms(310), true);
@@ -255,6 +261,31 @@ mod tests {
             assert_eq!(runner.due(), Some(ms(now + 100)));
             now += 500;
         }
+    }
+
+    #[test]
+    fn pause_grows_with_the_changes_that_wait() {
+        let mut runner = runner().following_cost();
+        runner.begin(ms(0));
+        runner.end(ms(20), true);
+        let mut dues = Vec::new();
+        for _ in 0..500 {
+            runner.request();
+            dues.extend(runner.due().map(|due| due.as_millis()));
+        }
+        let at = |waiting: usize| dues.get(waiting - 1).copied();
+        assert_eq!(
+            [1, 15, 16, 80, 400, 500].map(at),
+            [40, 40, 60, 220, 1_020, 1_020].map(Some)
+        );
+        // The next change alone waits as before.
+        runner.begin(ms(1_020));
+        runner.end(ms(1_040), true);
+        assert_eq!(runner.due(), None);
+        runner.begin(ms(5_000));
+        runner.end(ms(5_020), true);
+        runner.request();
+        assert_eq!(runner.due(), Some(ms(5_040)));
     }
 
     #[test]
