@@ -68,7 +68,10 @@ impl IptablesError {
     pub const fn is_retryable(&self) -> bool {
         match self {
             Self::Exec(error) => matches!(error, ExecError::TimedOut { .. }),
-            Self::Restore { source, .. } => matches!(source.kind, RestoreFailureKind::LockHeld),
+            Self::Restore { source, .. } => matches!(
+                source.kind,
+                RestoreFailureKind::LockHeld | RestoreFailureKind::Signal
+            ),
             _ => false,
         }
     }

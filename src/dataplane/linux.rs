@@ -492,7 +492,7 @@ fn ipset_failure_kind(error: &ipset::Error) -> FailureKind {
 const fn iptables_failure_kind(error: &IptablesError) -> FailureKind {
     match error {
         IptablesError::Restore { source, .. } => match source.kind {
-            RestoreFailureKind::LockHeld => FailureKind::Transient,
+            RestoreFailureKind::LockHeld | RestoreFailureKind::Signal => FailureKind::Transient,
             RestoreFailureKind::Permission => FailureKind::Permission,
             RestoreFailureKind::Busy => FailureKind::Busy,
             _ => FailureKind::Other,

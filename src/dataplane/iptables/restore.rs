@@ -51,6 +51,8 @@ pub enum RestoreFailureKind {
     NotFound,
     /// The chain to be deleted is jumped to.
     Busy,
+    /// A signal ended it: memory ran out, or somebody killed it.
+    Signal,
     /// Anything else.
     Other,
 }
@@ -59,7 +61,7 @@ impl RestoreFailure {
     /// Of the batch of these edits.
     pub(super) fn of(edits: &[Edit], status: Option<i32>, stderr: &str) -> Self {
         Self {
-            kind: kind(stderr),
+            kind: status.map_or(RestoreFailureKind::Signal, |_| kind(stderr)),
             location: blamed_line(stderr).and_then(|line| locate(edits, line)),
             status,
             stderr: stderr.to_owned(),
@@ -85,6 +87,7 @@ impl fmt::Display for RestoreFailure {
             RestoreFailureKind::MissingSet(name) => write!(f, "set {name} does not exist")?,
             RestoreFailureKind::NotFound => f.write_str("chain or rule does not exist")?,
             RestoreFailureKind::Busy => f.write_str("chain is in use")?,
+            RestoreFailureKind::Signal => f.write_str("a signal ended it")?,
             RestoreFailureKind::Other => {
                 write!(
                     f,

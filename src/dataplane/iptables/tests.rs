@@ -436,6 +436,17 @@ fn failures_of_both_backends_are_classified_and_located() {
 }
 
 #[test]
+fn a_batch_that_a_signal_ended_is_tried_again_as_it_is() {
+    let source = Box::new(RestoreFailure::of(&[], None, ""));
+    assert_eq!(source.to_string(), "a signal ended it");
+    let error = IptablesError::Restore {
+        program: "iptables-restore".into(),
+        source,
+    };
+    assert!(error.is_retryable());
+}
+
+#[test]
 fn a_rule_is_known_only_if_nobody_warns() {
     let rule = Rule::new("-m bpf --bytecode \"1,6 0 0 0\"");
     let warning = "Warning: Extension bpf revision 0 not supported, missing kernel module?\n";
