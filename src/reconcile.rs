@@ -483,7 +483,8 @@ impl<K: Kernel> Reconciler<K> {
         }
     }
 
-    /// Looks at some of the draining real servers: those of the last round at once, all of them in every period.
+    /// Looks at some of the draining real servers: those of the last round at once, all of them in every period, no
+    /// virtual server more than once in one.
     fn drain(&mut self) {
         let now = self.clock.monotonic();
         if now >= self.next_drain && self.families.iter().any(Family::is_draining) {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Waiting for the connections of removed real servers: since when, until when, and which to look at next.
 //!
-//! The kernel tells nobody when a connection ends, so it is asked: about servers that were removed just now at once,
-//! about all that are waited for once in a while, a few at a time.
+//! The kernel tells nobody when a connection ends, so it is asked: about servers that were removed just now at once, if
+//! their virtual server was not looked at just now; about all that are waited for once in a while, a few at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -18,6 +18,9 @@ pub(super) struct Waiting {
     since: BTreeMap<RealServerOf, Duration>,
     /// The virtual servers that the present look has yet to come to.
     unseen: BTreeSet<VirtualServerKey>,
+    /// Those that it came to. The kernel shows a virtual server only as a whole, so a burst of removals must not read one of a
+    /// thousand endpoints a thousand times.
+    seen: BTreeSet<VirtualServerKey>,
 }
 
 impl Waiting {
@@ -33,7 +36,9 @@ impl Waiting {
             let server = (*vs, *key);
             if planner.draining().contains(&server) {
                 self.since.entry(server).or_insert(now);
-                self.unseen.insert(*vs);
+                if !self.seen.contains(vs) {
+                    self.unseen.insert(*vs);
+                }
             } else {
                 self.since.remove(&server);
             }
@@ -47,6 +52,7 @@ impl Waiting {
         for server in draining {
             self.since.entry(*server).or_insert(now);
         }
+        self.seen.clear();
         self.unseen.extend(draining.iter().map(|(vs, _)| *vs));
     }
 
@@ -66,6 +72,7 @@ impl Waiting {
     ) -> BTreeSet<RealServerOf> {
         let next = std::iter::from_fn(|| self.unseen.pop_first());
         next.take(virtual_servers)
+            .inspect(|vs| _ = self.seen.insert(*vs))
             .flat_map(|vs| planner.draining_of(&vs))
             .collect()
     }

@@ -158,6 +158,23 @@ fn idle_endpoint_goes_at_once() {
 }
 
 #[test]
+fn a_virtual_server_is_not_looked_at_for_each_endpoint_of_a_burst() {
+    let mut fixture = Fixture::programmed();
+    fixture.scale(&["10.1.0.5"]);
+    fixture.work();
+    fixture.scale(&["10.1.0.5", "10.1.0.6"]);
+    fixture.work();
+    fixture.scale(&["10.1.0.5"]);
+    fixture.work();
+    assert_eq!(
+        fixture.real_servers(),
+        [("10.1.0.5:8080", 1), ("10.1.0.6:8080", 0)]
+    );
+    fixture.wait(DRAIN_PERIOD);
+    assert_eq!(fixture.real_servers(), [("10.1.0.5:8080", 1)]);
+}
+
+#[test]
 fn deleted_service_leaves_nothing_behind() {
     let mut fixture = Fixture::programmed();
     fixture.lock().busy.insert((web(), rs("10.1.0.6:8080")));
