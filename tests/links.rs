@@ -16,8 +16,6 @@ const FOLDERS: [&str; 7] = [
     "examples/",
     ".ci/",
 ];
-/// What a run of the benchmarks writes, and what only a repository that has published one holds.
-const OF_BENCHMARKS: &str = "docs/benchmarks";
 const ALERTS: &str = "deploy/prometheus/alerts.yaml";
 
 fn root() -> &'static Path {
@@ -81,11 +79,6 @@ fn broken(document: &Path, link: &str) -> Option<String> {
     } else {
         document.parent().unwrap().join(path)
     };
-    if target.starts_with(root().join(OF_BENCHMARKS))
-        || target == root().join("docs/benchmarks.svg")
-    {
-        return None;
-    }
     if !target.exists() {
         return Some(format!("{}: no file {link}", document.display()));
     }
@@ -133,9 +126,7 @@ fn paths_in_backticks_exist() {
                     |part: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_uppercase());
                 let is_pattern =
                     word.contains(['*', '{', '<', '$']) || word.split('/').any(is_placeholder);
-                let is_result = word.starts_with(&format!("{OF_BENCHMARKS}/"));
-                if is_pattern || is_result || !FOLDERS.iter().any(|folder| word.starts_with(folder))
-                {
+                if is_pattern || !FOLDERS.iter().any(|folder| word.starts_with(folder)) {
                     continue;
                 }
                 count += 1;
