@@ -141,6 +141,16 @@ fn clean_up(node: &Namespace, before: &kernel::Kernel) -> Result<()> {
     Ok(())
 }
 
+/// The node's way to the API server.
+fn uplink(testbed: &Testbed, node: &Namespace) -> Result<Uplink> {
+    let uplink = Uplink::new(node, "api0", testbed.env("BRIDGE"))?;
+    node.ip(&format!(
+        "address add {}.254/24 dev api0\n",
+        testbed.env("NET4")
+    ))?;
+    Ok(uplink)
+}
+
 fn there_and_back(testbed: &Testbed) -> Result<()> {
     let kube_proxy = Path::new(testbed.env("BIN")).join("kube-proxy");
     ensure!(
@@ -150,11 +160,7 @@ fn there_and_back(testbed: &Testbed) -> Result<()> {
     let topology = Topology::new()?;
     let _servers = Servers::new(&topology)?;
     let node = topology.host(Host::Node);
-    let _uplink = Uplink::new(node, "api0", testbed.env("BRIDGE"))?;
-    node.ip(&format!(
-        "address add {}.254/24 dev api0\n",
-        testbed.env("NET4")
-    ))?;
+    let _uplink = uplink(testbed, node)?;
     let before = kernel::read(node)?;
     let service = |name: &str, n, endpoints: &[Host]| {
         // Not every kernel has SCTP, and kube-proxy writes nothing if one rule is refused.
@@ -231,11 +237,7 @@ fn from_nftables_mode(testbed: &Testbed) -> Result<()> {
     let topology = Topology::new()?;
     let _servers = Servers::new(&topology)?;
     let node = topology.host(Host::Node);
-    let _uplink = Uplink::new(node, "api0", testbed.env("BRIDGE"))?;
-    node.ip(&format!(
-        "address add {}.254/24 dev api0\n",
-        testbed.env("NET4")
-    ))?;
+    let _uplink = uplink(testbed, node)?;
     let before = kernel::read(node)?;
     let web = Service::new("takeover-web", 20, &[Host::Web1, Host::Web3])
         .protocols(&[Protocol::Tcp])

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::api::Mark;
-use crate::common::namespace::{Namespace, command};
+use crate::common::namespace::{Namespace, Uplink, command};
 use crate::common::proxy::Proxy;
 use crate::common::topology::{CLUSTER_CIDRS, Family, Host, Topology};
 use crate::common::traffic::{Outcome, Patience, Protocol, Servers, ask};
@@ -81,17 +81,6 @@ impl Bridge {
     }
 }
 
-/// A link from the bridge into a node; it goes with this, not some time after the namespace.
-#[derive(Debug)]
-struct Uplink(String);
-
-impl Drop for Uplink {
-    fn drop(&mut self) {
-        // The test's own failure is what counts.
-        drop(Namespace::current().and_then(|here| here.ip(&format!("link del {}\n", self.0))));
-    }
-}
-
 #[derive(Debug)]
 pub struct Side {
     pub contestant: Contestant,
@@ -114,16 +103,10 @@ impl Side {
         let servers = Servers::new(&topology)?;
         add_sources(&topology)?;
         let node = topology.host(Host::Node);
-        let link = format!("kprd{number}b{}", testbed.env("NUMBER"));
-        Namespace::current()?.ip(&format!(
-            "link add {link} type veth peer name api0 netns {}\nlink set {link} master {} up\n",
-            node.path(),
-            bridge.0
-        ))?;
-        let uplink = Uplink(link);
+        let uplink = Uplink::new(node, "api0", &bridge.0)?;
         let address = 251 + number;
         node.ip(&format!(
-            "link set api0 addrgenmode none up\naddress add {}.{address}/24 dev api0\n",
+            "address add {}.{address}/24 dev api0\n",
             testbed.env("NET4")
         ))?;
         let mut command = command(contestant.binary(testbed)?);
