@@ -39,8 +39,9 @@ use crate::loopback::Forwarder;
 use crate::reconcile::context::NodeFacts;
 use crate::reconcile::{Input, Parts, Reconciler};
 use crate::source::{self, Source, Update, kubernetes};
-use crate::{plan, telemetry};
+use crate::telemetry;
 use end::Ended;
+use kpr_core::plan;
 use listening::{Board, keep_open};
 
 /// Exit code of `plan` when there is something to change, as `diff` and others have it.
@@ -127,7 +128,7 @@ fn init(settings: Settings) -> anyhow::Result<()> {
     let unobserved = Arc::new(crate::reconcile::observer::Unobserved);
     let mut parts = parts(Arc::new(settings), clock, &exec, unobserved, None)?;
     start::tune_conntrack(&parts.settings, &metrics.dataplane);
-    let family = crate::model::IpFamily::V4;
+    let family = kpr_core::model::IpFamily::V4;
     let context = crate::reconcile::context::context(&parts.settings, &parts.facts, family, true);
     let plan = plan::mode::settings(parts.settings.mode == ProxyMode::Ipvs, &context);
     let report = parts.kernel.apply(&plan);

@@ -3,14 +3,10 @@
 
 pub mod conntrack;
 pub mod exec;
-pub mod fake;
-pub mod ipset;
 pub mod iptables;
-pub mod ipvs;
 pub mod kernel;
 pub mod links;
 pub mod linux;
-pub mod netlink;
 pub mod nfacct;
 pub mod nftables;
 pub mod sysctl;

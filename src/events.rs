@@ -14,7 +14,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use crate::metrics::EventMetrics;
-use crate::model::ServiceName;
+use kpr_core::model::ServiceName;
 
 /// Events that may wait. A cluster full of mistakes makes more than anybody reads.
 const QUEUED: usize = 128;

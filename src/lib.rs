@@ -7,7 +7,7 @@
 //! kernel -> dataplane (observe) -> Believed
 //! ```
 //!
-//! `model` and `plan` are pure: no IO, no clock, no randomness (`hack/layers.sh` checks it).
+//! `model` and `plan` are a crate of their own, `kpr-core`, which can do no IO.
 
 pub mod app;
 pub mod clock;
@@ -19,8 +19,6 @@ pub mod health;
 pub mod loopback;
 pub mod memory;
 pub mod metrics;
-pub mod model;
-pub mod plan;
 pub mod reconcile;
 pub mod source;
 mod task;

@@ -20,8 +20,8 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tracing::warn;
 
-use crate::model::{IpFamily, Protocol, ServiceName};
 use crate::task::Task;
+use kpr_core::model::{IpFamily, Protocol, ServiceName};
 
 /// Most TCP connections and most UDP clients at once, of all node ports: each holds a socket or two.
 const MOST: usize = 1024;

@@ -29,10 +29,10 @@ use crate::clock::Clock;
 use crate::config::settings::{ProxyMode, Settings};
 use crate::dataplane::kernel::{Extent, Kernel};
 use crate::events::{Event, action, reason};
-use crate::model::{Changes, IpFamily, Tracker};
-use crate::plan::cleanup::Facts;
 use crate::source::Update;
 use crate::telemetry::ErrorChain;
+use kpr_core::model::{Changes, IpFamily, Tracker};
+use kpr_core::plan::cleanup::Facts;
 
 use context::{Missing, NodeFacts, context};
 use family::{Family, Trigger};
@@ -108,7 +108,7 @@ pub struct Reconciler<K> {
 
 impl<K: Kernel> Reconciler<K> {
     /// Fails only if a constant name of a chain is wrong.
-    pub fn new(parts: Parts<K>) -> Result<Self, crate::plan::ruleset::InvalidChainName> {
+    pub fn new(parts: Parts<K>) -> Result<Self, kpr_core::plan::ruleset::InvalidChainName> {
         let Parts {
             settings,
             families,
@@ -513,7 +513,7 @@ impl<K: Kernel> Reconciler<K> {
     pub fn plan_only(
         mut self,
         updates: Vec<Update>,
-    ) -> Result<Vec<crate::plan::Plan>, crate::dataplane::kernel::ObserveError> {
+    ) -> Result<Vec<kpr_core::plan::Plan>, crate::dataplane::kernel::ObserveError> {
         for update in updates {
             self.take_in(Input::Source(update));
         }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use tokio::sync::mpsc;
 
-use crate::model::{self, NodeInfo};
+use kpr_core::model::{self, NodeInfo};
 
 pub mod convert;
 pub mod kubernetes;

@@ -218,10 +218,7 @@ mod tests {
             level(&settings, "kube_proxy_rs::health::state"),
             LevelFilter::TRACE
         );
-        assert_eq!(
-            level(&settings, "kube_proxy_rs::dataplane::ipset"),
-            LevelFilter::DEBUG
-        );
+        assert_eq!(level(&settings, "ipset_netlink"), LevelFilter::DEBUG);
         assert_eq!(
             level(&settings, "kube_proxy_rs::reconcile"),
             LevelFilter::INFO

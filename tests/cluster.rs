@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use kube_proxy_rs::model::{Event, IpFamily, NodeInfo, ServiceName, Tracker};
+use kpr_core::model::{Event, IpFamily, NodeInfo, ServiceName, Tracker};
 use kube_proxy_rs::source::{
     self, Observer, Options, Problem, Request, Source, Update, kubernetes,
 };
@@ -198,7 +198,7 @@ impl<'a> Cluster<'a> {
     fn endpoints(&self, name: &str) -> Vec<String> {
         let name = ServiceName::new("default", name);
         let ports = self.tracker.endpoints(&name, IpFamily::V4);
-        let show = |endpoint: &kube_proxy_rs::model::Endpoint| {
+        let show = |endpoint: &kpr_core::model::Endpoint| {
             let local = if endpoint.local { " local" } else { "" };
             format!("{}:{}{local}", endpoint.address, endpoint.port)
         };

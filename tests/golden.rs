@@ -13,14 +13,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube_proxy_rs::dataplane::fake::FakeKernel;
-use kube_proxy_rs::model::node::LocalDetector;
-use kube_proxy_rs::model::{Event, IpFamily, ServiceName, Tracker};
-use kube_proxy_rs::plan::check::check;
-use kube_proxy_rs::plan::object::Timeouts;
-use kube_proxy_rs::plan::planner::Planner;
-use kube_proxy_rs::plan::ruleset::{Edit, render_edits};
-use kube_proxy_rs::plan::{Context, IptablesContext, KernelVersion, Plan, State, Step};
+use kpr_core::model::node::LocalDetector;
+use kpr_core::model::{Event, IpFamily, ServiceName, Tracker};
+use kpr_core::plan::check::check;
+use kpr_core::plan::fake::FakeKernel;
+use kpr_core::plan::object::Timeouts;
+use kpr_core::plan::planner::Planner;
+use kpr_core::plan::ruleset::{Edit, render_edits};
+use kpr_core::plan::{Context, IptablesContext, KernelVersion, Plan, State, Step};
 use kube_proxy_rs::source::{Options, Unobserved, Update, manifests};
 use serde::Serialize;
 

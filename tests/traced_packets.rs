@@ -17,12 +17,12 @@ use cases::{At, Case, Mode, Probe, Setup, Source, Want, loopback};
 use common::manifests::ManifestDirectory;
 use common::topology::{Family, Host, second_node_address};
 use common::traffic::{HOST_PORT, Protocol};
+use kpr_core::model::{Event, IpFamily, ServiceName, Tracker};
+use kpr_core::plan::State;
+use kpr_core::plan::fake::FakeKernel;
+use kpr_core::plan::iptables::Planner;
+use kpr_core::plan::iptables::fixed::ROUTE_LOCALNET;
 use kube_proxy_rs::config::{self, Command};
-use kube_proxy_rs::dataplane::fake::FakeKernel;
-use kube_proxy_rs::model::{Event, IpFamily, ServiceName, Tracker};
-use kube_proxy_rs::plan::State;
-use kube_proxy_rs::plan::iptables::Planner;
-use kube_proxy_rs::plan::iptables::fixed::ROUTE_LOCALNET;
 use kube_proxy_rs::reconcile::context::{NodeFacts, context};
 use kube_proxy_rs::source::{Options, Unobserved, Update, manifests};
 // Where the tracer looks for them.
@@ -32,7 +32,7 @@ use tracer::{End, Packet, Tracer};
 mod cases;
 mod common;
 // The same one that the tests beside the code use.
-#[path = "../src/plan/iptables/tests/tracer.rs"]
+#[path = "../crates/core/src/plan/iptables/tests/tracer.rs"]
 mod tracer;
 
 /// What the proxy of one setup has made of a kernel, per family.

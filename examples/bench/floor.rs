@@ -8,24 +8,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use kube_proxy_rs::clock::Clock;
-use kube_proxy_rs::dataplane::exec::{Exec as _, System};
-use kube_proxy_rs::dataplane::ipset::{
-    Client as Ipset, Entry, HashType, SetEntry, SetName, SetSpec,
-};
-use kube_proxy_rs::dataplane::iptables::{Backends, Iptables};
-use kube_proxy_rs::dataplane::ipvs::{
+use ipset_netlink::{Client as Ipset, Entry, HashType, SetEntry, SetName, SetSpec};
+use ipvs_netlink::{
     Client as Ipvs, Destination, DestinationKey, KernelName, Operation, Protocol, Service,
     ServiceKey,
 };
+use kpr_core::model::IpFamily;
+use kpr_core::model::node::LocalDetector;
+use kpr_core::plan::object::Timeouts;
+use kpr_core::plan::ruleset::Ruleset;
+use kpr_core::plan::set::{SetId, SetType};
+use kpr_core::plan::{Context, IptablesContext, KernelVersion, rules};
+use kube_proxy_rs::clock::Clock;
+use kube_proxy_rs::dataplane::exec::{Exec as _, System};
+use kube_proxy_rs::dataplane::iptables::{Backends, Iptables};
 use kube_proxy_rs::dataplane::links::Links;
-use kube_proxy_rs::dataplane::netlink::SocketStats;
-use kube_proxy_rs::model::IpFamily;
-use kube_proxy_rs::model::node::LocalDetector;
-use kube_proxy_rs::plan::object::Timeouts;
-use kube_proxy_rs::plan::ruleset::Ruleset;
-use kube_proxy_rs::plan::set::{SetId, SetType};
-use kube_proxy_rs::plan::{Context, IptablesContext, KernelVersion, rules};
+use netlink_pipeline::SocketStats;
 use serde_json::{Value, json};
 
 use crate::{Shape, cluster, save};
@@ -92,7 +90,7 @@ pub(crate) fn measure(clock: &Clock, shape: Shape, out: &Path) -> anyhow::Result
     total += servers;
 
     let (begin, before) = (clock.monotonic(), links.stats());
-    let link = links.ensure_dummy(kube_proxy_rs::plan::step::LINK)?;
+    let link = links.ensure_dummy(kpr_core::plan::step::LINK)?;
     let failures = links.add_addresses(link.index, &addresses)?;
     anyhow::ensure!(failures.is_empty(), "{failures:?}");
     total += phase("addresses", begin, addresses.len(), before, links.stats());

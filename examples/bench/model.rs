@@ -4,8 +4,8 @@
 use std::path::Path;
 
 use anyhow::Context as _;
+use kpr_core::model::tracker::{Event, Tracker};
 use kube_proxy_rs::memory;
-use kube_proxy_rs::model::tracker::{Event, Tracker};
 use kube_proxy_rs::source::Options;
 use kube_proxy_rs::source::convert::Converter;
 use serde_json::json;

@@ -15,11 +15,11 @@ use crate::dataplane::kernel::{Extent, Kernel};
 use crate::dataplane::links::Links;
 use crate::dataplane::linux::Netfilter;
 use crate::dataplane::sysctl::Sysctls;
-use crate::model::IpFamily;
-use crate::plan::cleanup::{self, Facts, Obstacle};
-use crate::plan::ruleset::Table;
-use crate::plan::{Outcome, Plan, State, Step};
 use crate::telemetry::ErrorChain;
+use kpr_core::model::IpFamily;
+use kpr_core::plan::cleanup::{self, Facts, Obstacle};
+use kpr_core::plan::ruleset::Table;
+use kpr_core::plan::{Outcome, Plan, State, Step};
 
 /// What could not be removed, in words.
 type Left = Vec<String>;

@@ -81,7 +81,7 @@ mod tests {
     async fn a_server_that_fails_waits_for_the_round_in_flight() {
         let health = ProxyHealth::new(Clock::system(), Duration::from_secs(1));
         health.set_node_eligible(true);
-        health.started(crate::model::IpFamily::V4);
+        health.started(kpr_core::model::IpFamily::V4);
         assert!(health.healthz().is_good());
         let (stop, stopped) = watch::channel(false);
         let (finish, round) = mpsc::channel::<()>();

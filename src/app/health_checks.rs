@@ -70,8 +70,8 @@ mod tests {
     use crate::clock::Clock;
     use crate::health::ProxyHealth;
     use crate::metrics::EventMetrics;
-    use crate::model::{IpFamily, ServiceName};
     use crate::reconcile::health_checks::HealthCheck;
+    use kpr_core::model::{IpFamily, ServiceName};
 
     fn wanted(port: u16) -> Wanted<HealthChecks> {
         let check = HealthCheck {

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::told::Told;
 use crate::events::Events;
-use crate::model::IpFamily;
+use kpr_core::model::IpFamily;
 
 /// Pause before what could not be opened is tried again without another reason.
 pub(super) const RETRY: Duration = Duration::from_secs(5);

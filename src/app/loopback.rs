@@ -8,9 +8,9 @@ use tracing::{info, warn};
 use super::listening::{self, RETRY, Sockets};
 use crate::events::{Event, Events, action, reason};
 use crate::loopback::{Forwarder, ListenFailure, Transport};
-use crate::model::ServiceName;
 use crate::reconcile::loopback_ports::Wanted;
 use crate::telemetry::ErrorChain;
+use kpr_core::model::ServiceName;
 
 impl Sockets for Forwarder {
     type Wanted = Wanted;
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
     use crate::app::told::Told;
     use crate::metrics::EventMetrics;
-    use crate::model::IpFamily;
+    use kpr_core::model::IpFamily;
 
     fn wanted(port: u16, target: Option<Ipv4Addr>) -> Wanted {
         let ports = [(Transport::Tcp, port)].into();

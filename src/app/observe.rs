@@ -20,13 +20,13 @@ use crate::metrics::{
     self, DataplaneMetrics, DriftState, EventMetrics, HealthMetrics, MetricsError, SourceMetrics,
     SyncMetrics, SyncScope, Table,
 };
-use crate::model::{Changes, IpFamily, NodeInfo};
-use crate::plan::step::RuleEdits;
-use crate::plan::{Drift, Outcome, Plan, Report, Step};
 use crate::reconcile::health_checks::HealthChecks;
 use crate::reconcile::loopback_ports;
 use crate::reconcile::observer::{Observer, Round};
 use crate::source::{self, Problem};
+use kpr_core::model::{Changes, IpFamily, NodeInfo};
+use kpr_core::plan::step::RuleEdits;
+use kpr_core::plan::{Drift, Outcome, Plan, Report, Step};
 
 /// The metrics of all parts, in one registry.
 #[derive(Debug)]

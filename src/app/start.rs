@@ -16,6 +16,7 @@ use tracing::{debug, info, warn};
 use super::observe::Metrics;
 use crate::clock::Clock;
 use crate::config::settings::{IptablesBackend, ProxyMode, Settings};
+use crate::dataplane::conntrack;
 use crate::dataplane::conntrack::tuning::{ConntrackSettings, Unwritable};
 use crate::dataplane::exec::Exec;
 use crate::dataplane::iptables::{Backend, Backends, Iptables};
@@ -24,17 +25,18 @@ use crate::dataplane::links::Links;
 use crate::dataplane::linux::{Linux, Netfilter};
 use crate::dataplane::nfacct::PacketCounters;
 use crate::dataplane::sysctl::Sysctls;
-use crate::dataplane::{conntrack, ipset, ipvs};
 use crate::events::{Events, Reporter, publish};
 use crate::metrics::{DataplaneMetrics, register_packet_counters};
-use crate::model::IpFamily;
-use crate::plan::KernelVersion;
-use crate::plan::conntrack::tuning::Tuning;
-use crate::plan::iptables::{fixed, text};
-use crate::plan::ruleset::{Rule, Table};
-use crate::plan::step::LINK;
 use crate::source::{Source, kubernetes};
 use crate::telemetry::ErrorChain;
+use ipset_netlink as ipset;
+use ipvs_netlink as ipvs;
+use kpr_core::model::IpFamily;
+use kpr_core::plan::KernelVersion;
+use kpr_core::plan::conntrack::tuning::Tuning;
+use kpr_core::plan::iptables::{fixed, text};
+use kpr_core::plan::ruleset::{Rule, Table};
+use kpr_core::plan::step::LINK;
 
 /// A kernel that can be programmed, and for which families.
 #[derive(Debug)]

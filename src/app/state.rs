@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::observe::Board;
-use crate::model::ServiceName;
 use crate::reconcile::Input;
 use crate::reconcile::show::{Question, Shown};
+use kpr_core::model::ServiceName;
 
 /// How long the loop is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::model::address::parse_ip;
+use kpr_core::model::address::parse_ip;
 
 use super::duration::GoDuration;
 use super::types::{API_VERSION, KIND, KubeProxyConfiguration};

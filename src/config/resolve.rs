@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::model::address::{parse_cidr, parse_ip};
-use crate::model::net::IpFamily;
-use crate::model::node::{DetectLocal, InterfaceName, NodePortAddress, NodePortAddresses};
+use kpr_core::model::address::{parse_cidr, parse_ip};
+use kpr_core::model::net::IpFamily;
+use kpr_core::model::node::{DetectLocal, InterfaceName, NodePortAddress, NodePortAddresses};
 
 use super::defaults::{IPVS_DRAIN_LIMIT, SCHEDULER, split_host_port};
 use super::duration::GoDuration;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::types::KubeProxyConfiguration;
-use crate::model::node::{DetectLocal, NodePortAddresses};
+use kpr_core::model::node::{DetectLocal, NodePortAddresses};
 
 /// Which kernel machinery carries Services.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

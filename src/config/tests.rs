@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::*;
-use crate::model::node::DetectLocal;
+use kpr_core::model::node::DetectLocal;
 
 fn try_command(arguments: &[&str]) -> Result<Command, ConfigError> {
     parse(

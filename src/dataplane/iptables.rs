@@ -19,8 +19,8 @@ pub use restore::{RestoreFailure, RestoreFailureKind};
 pub use watch::Watch;
 
 use super::exec::{Exec, ExecError};
-use crate::model::net::IpFamily;
-use crate::plan::ruleset::{Edit, ParseError, Parser, Rule, Ruleset, Table, render_edits};
+use kpr_core::model::net::IpFamily;
+use kpr_core::plan::ruleset::{Edit, ParseError, Parser, Rule, Ruleset, Table, render_edits};
 
 /// Seconds that iptables waits for its lock, which kubelet and others take too. kube-proxy's value.
 const LOCK_WAIT: &str = "5";

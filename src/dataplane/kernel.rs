@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the sync loop asks of a kernel: observe, apply, look at connections. [`super::linux`] is
-//! the real one, [`super::fake`] the one of tests. Implementations decide nothing.
+//! the real one, [`kpr_core::plan::fake`] the one of tests. Implementations decide nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
 use super::conntrack;
-use super::netlink::SocketStats;
-use crate::model::IpFamily;
-use crate::model::ipvs_options::Scheduler;
-use crate::plan::conntrack::flows::Cleanup;
-use crate::plan::object::{RealServers, VirtualServerKey};
-use crate::plan::planner::RealServerOf;
-use crate::plan::state::VirtualServerState;
-use crate::plan::{Plan, Report, State};
+use kpr_core::model::IpFamily;
+use kpr_core::model::ipvs_options::Scheduler;
+use kpr_core::plan::conntrack::flows::Cleanup;
+use kpr_core::plan::object::{RealServers, VirtualServerKey};
+use kpr_core::plan::planner::RealServerOf;
+use kpr_core::plan::state::VirtualServerState;
+use kpr_core::plan::{Plan, Report, State};
+use netlink_pipeline::SocketStats;
 
 /// Why the kernel could not be observed.
 #[derive(Debug, thiserror::Error)]
@@ -103,7 +103,7 @@ pub trait Kernel: Send {
         keys: &[VirtualServerKey],
     ) -> Result<BTreeMap<VirtualServerKey, RealServers>, ObserveError>;
 
-    /// Makes the steps in order. What [`crate::plan::Prerequisites`] forbids after a failure is not tried.
+    /// Makes the steps in order. What [`kpr_core::plan::Prerequisites`] forbids after a failure is not tried.
     fn apply(&mut self, plan: &Plan) -> Report;
 
     /// Those of the real servers that have no connections, or are gone.

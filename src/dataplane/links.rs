@@ -15,8 +15,8 @@ pub use client::Links;
 pub use codec::DecodeError;
 pub use monitor::{Change, Monitor};
 
-use crate::dataplane::netlink::{KernelError, KernelErrorKind, NetlinkError};
-use crate::model::net::IpFamily;
+use kpr_core::model::net::IpFamily;
+use netlink_pipeline::{KernelError, KernelErrorKind, NetlinkError};
 
 /// A network interface.
 #[derive(Clone, Debug, PartialEq, Eq)]

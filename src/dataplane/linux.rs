@@ -16,24 +16,24 @@ use std::io::BufReader;
 use std::net::IpAddr;
 
 use super::conntrack;
-use super::ipset::{self, Client as IpsetClient};
 use super::iptables::{IptablesError, RestoreFailureKind};
-use super::ipvs::{Client as IpvsClient, Error as IpvsError, Listing, Operation};
 use super::kernel::{Cost, Extent, Glimpses, Kernel, ObserveError};
 use super::links::LinkError;
-use super::netlink::{KernelError, KernelErrorKind};
 use super::sysctl::SysctlError;
-use crate::model::IpFamily;
-use crate::model::ipvs_options::Scheduler;
-use crate::plan::conntrack::flows::Cleanup;
-use crate::plan::object::{RealServers, VirtualServerKey};
-use crate::plan::planner::RealServerOf;
-use crate::plan::ruleset::Ruleset;
-use crate::plan::set::{SetEntry, SetName};
-use crate::plan::state::VirtualServerState;
-use crate::plan::step::LINK;
-use crate::plan::{Failure, FailureKind, Outcome, Plan, Prerequisites, Report, State, Step};
 use crate::telemetry::ErrorChain;
+use ipset_netlink::{self as ipset, Client as IpsetClient};
+use ipvs_netlink::{Client as IpvsClient, Error as IpvsError, Listing, Operation};
+use kpr_core::model::IpFamily;
+use kpr_core::model::ipvs_options::Scheduler;
+use kpr_core::plan::conntrack::flows::Cleanup;
+use kpr_core::plan::object::{RealServers, VirtualServerKey};
+use kpr_core::plan::planner::RealServerOf;
+use kpr_core::plan::ruleset::Ruleset;
+use kpr_core::plan::set::{SetEntry, SetName};
+use kpr_core::plan::state::VirtualServerState;
+use kpr_core::plan::step::LINK;
+use kpr_core::plan::{Failure, FailureKind, Outcome, Plan, Prerequisites, Report, State, Step};
+use netlink_pipeline::{KernelError, KernelErrorKind};
 
 pub use netfilter::{Netfilter, node_addresses};
 

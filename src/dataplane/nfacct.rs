@@ -4,8 +4,8 @@
 use netlink_packet_core::{NLM_F_CREATE, NlasIterator};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
-use super::netlink::attribute::{AttributeTooLong, Writer};
-use super::netlink::{KernelError, KernelErrorKind, NetlinkError, Reply, Request, Socket};
+use netlink_pipeline::attribute::{AttributeTooLong, Writer};
+use netlink_pipeline::{KernelError, KernelErrorKind, NetlinkError, Reply, Request, Socket};
 
 // include/uapi/linux/netfilter/nfnetlink.h and nfnetlink_acct.h.
 const NFNL_SUBSYS_ACCT: u16 = 7;

@@ -4,10 +4,10 @@
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
-use super::netlink::attribute::{AttributeTooLong, Writer};
-use super::netlink::{KernelError, KernelErrorKind, NetlinkError, Request, Socket};
-use crate::model::IpFamily;
-use crate::plan::step::NFTABLES_TABLE;
+use kpr_core::model::IpFamily;
+use kpr_core::plan::step::NFTABLES_TABLE;
+use netlink_pipeline::attribute::{AttributeTooLong, Writer};
+use netlink_pipeline::{KernelError, KernelErrorKind, NetlinkError, Request, Socket};
 
 // include/uapi/linux/netfilter/nfnetlink.h and nf_tables.h.
 const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;

@@ -57,7 +57,7 @@ impl Limit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::ServiceName;
+    use kpr_core::model::ServiceName;
 
     fn web(number: u32) -> Regarding {
         Regarding::Service(ServiceName::new("default", format!("web-{number}")))

@@ -13,8 +13,8 @@ use super::limit::Limit;
 use super::{Event, Queue, Regarding, Reporter, Severity};
 use crate::clock::Clock;
 use crate::metrics::EventMetrics;
-use crate::model::ServiceName;
 use crate::telemetry::ErrorChain;
+use kpr_core::model::ServiceName;
 
 /// kube-proxy's name for itself; what its operators filter by.
 const CONTROLLER: &str = "kube-proxy";

@@ -17,9 +17,9 @@ use tokio::net::TcpListener;
 use super::server::{Families, listen};
 use super::state::ProxyHealth;
 use super::{JSON, answer};
-use crate::model::ServiceName;
-use crate::model::net::IpFamily;
 use crate::task::Task;
+use kpr_core::model::ServiceName;
+use kpr_core::model::net::IpFamily;
 
 /// A port that could not be opened.
 #[derive(Debug, thiserror::Error)]

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
 use crate::clock::Clock;
-use crate::model::net::IpFamily;
+use kpr_core::model::net::IpFamily;
 
 /// The proxy's health. Clones share it.
 #[derive(Clone, Debug)]

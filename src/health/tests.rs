@@ -17,8 +17,8 @@ use crate::clock::{Clock, ManualClock};
 use crate::config::ProxyMode;
 use crate::config::types::KubeProxyConfiguration;
 use crate::metrics::{self, HealthMetrics};
-use crate::model::ServiceName;
-use crate::model::net::IpFamily;
+use kpr_core::model::ServiceName;
+use kpr_core::model::net::IpFamily;
 
 /// How long a condition may take to come true before a test fails.
 const LIMIT: Duration = Duration::from_mins(1);

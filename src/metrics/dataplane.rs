@@ -5,7 +5,7 @@ use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Registry};
 
 use super::{MetricsError, counter, counters, gauges};
 use crate::dataplane::kernel::Cost;
-use crate::model::IpFamily;
+use kpr_core::model::IpFamily;
 
 /// What became of a difference that an audit found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

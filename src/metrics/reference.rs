@@ -14,9 +14,9 @@ use super::*;
 use crate::clock::Clock;
 use crate::config::ProxyMode;
 use crate::dataplane::kernel::Cost;
-use crate::model::net::IpFamily;
 use crate::source::{Observer, Problem, Request};
 use crate::testing::document_is;
+use kpr_core::model::net::IpFamily;
 
 /// Everything that a proxy in that mode may show.
 fn everything(mode: ProxyMode) -> Vec<MetricFamily> {

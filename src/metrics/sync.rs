@@ -11,7 +11,7 @@ use prometheus::{
 use super::{MetricsError, counter, counters, gauge, gauges, histograms, opts, register, signed};
 use crate::clock::Clock;
 use crate::config::ProxyMode;
-use crate::model::net::IpFamily;
+use kpr_core::model::net::IpFamily;
 
 /// How much a round looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

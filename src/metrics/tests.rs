@@ -10,8 +10,8 @@ use super::*;
 use crate::clock::{Clock, ManualClock};
 use crate::config::ProxyMode;
 use crate::dataplane::kernel::Cost;
-use crate::model::net::IpFamily;
 use crate::source::{Observer, Problem, Request};
+use kpr_core::model::net::IpFamily;
 
 fn text(registry: &Registry) -> String {
     TextEncoder::new()

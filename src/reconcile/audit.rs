@@ -7,10 +7,10 @@ use std::collections::BTreeSet;
 use tracing::{debug, info};
 
 use crate::dataplane::kernel::{Glimpses, Kernel, ObserveError};
-use crate::model::IpFamily;
-use crate::plan::mode::ModePlanner;
-use crate::plan::object::VirtualServerKey;
 use crate::telemetry::ErrorChain;
+use kpr_core::model::IpFamily;
+use kpr_core::plan::mode::ModePlanner;
+use kpr_core::plan::object::VirtualServerKey;
 
 /// See the module.
 #[derive(Debug, Default)]

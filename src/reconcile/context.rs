@@ -10,12 +10,12 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::config::settings::{IpvsTimeouts, Settings, SourceSettings};
-use crate::model::ipvs_options::Scheduler;
-use crate::model::node::NodeIps;
-use crate::model::{IpFamily, NodeInfo};
-use crate::plan::finding::Holder;
-use crate::plan::object::Timeouts;
-use crate::plan::{Context, Hairpin, IptablesContext, KernelVersion};
+use kpr_core::model::ipvs_options::Scheduler;
+use kpr_core::model::node::NodeIps;
+use kpr_core::model::{IpFamily, NodeInfo};
+use kpr_core::plan::finding::Holder;
+use kpr_core::plan::object::Timeouts;
+use kpr_core::plan::{Context, Hairpin, IptablesContext, KernelVersion};
 
 /// What is known of the node at the moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use super::context::NodeFacts;
 use super::loopback_ports;
 use crate::config::settings::Settings;
-use crate::model::IpFamily;
-use crate::model::node::{DetectLocal, NodePortAddress};
+use kpr_core::model::IpFamily;
+use kpr_core::model::node::{DetectLocal, NodePortAddress};
 
 /// All doubts, as sentences for operators. `families` are those that are served.
 pub(super) fn doubts(
@@ -112,8 +112,8 @@ fn lacks_family(addresses: &[IpAddr], family: IpFamily) -> bool {
 mod tests {
     use super::*;
     use crate::config::{self, Command};
-    use crate::model::NodeInfo;
-    use crate::model::testing::ip;
+    use kpr_core::model::NodeInfo;
+    use kpr_core::model::testing::ip;
 
     fn told(flags: &[&str], addresses: &[&str], families: &[IpFamily]) -> Vec<String> {
         let arguments = ["kube-proxy-rs"].iter().chain(flags);

@@ -7,10 +7,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::plan::mode::ModePlanner;
-use crate::plan::object::VirtualServerKey;
-use crate::plan::planner::RealServerOf;
-use crate::plan::{Plan, Step};
+use kpr_core::plan::mode::ModePlanner;
+use kpr_core::plan::object::VirtualServerKey;
+use kpr_core::plan::planner::RealServerOf;
+use kpr_core::plan::{Plan, Step};
 
 /// See the module.
 #[derive(Debug, Default)]

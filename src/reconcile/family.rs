@@ -15,15 +15,15 @@ use crate::clock::Clock;
 use crate::config::settings::ProxyMode;
 use crate::dataplane::kernel::{Extent, Kernel, ObserveError};
 use crate::events::{Event, action, reason};
-use crate::model::{Changes, IpFamily, ServiceName, ServicePortName, Tracker};
-use crate::plan::conntrack::flows::Flows;
-use crate::plan::finding::Finding;
-use crate::plan::mode::{Conflict, ModePlanner};
-use crate::plan::object::VirtualServerKey;
-use crate::plan::ruleset::{ChainId, Edit, InvalidChainName, Table};
-use crate::plan::step::RuleEdits;
-use crate::plan::{Context, Drift, FailureKind, Plan, Report, Step};
 use crate::telemetry::ErrorChain;
+use kpr_core::model::{Changes, IpFamily, ServiceName, ServicePortName, Tracker};
+use kpr_core::plan::conntrack::flows::Flows;
+use kpr_core::plan::finding::Finding;
+use kpr_core::plan::mode::{Conflict, ModePlanner};
+use kpr_core::plan::object::VirtualServerKey;
+use kpr_core::plan::ruleset::{ChainId, Edit, InvalidChainName, Table};
+use kpr_core::plan::step::RuleEdits;
+use kpr_core::plan::{Context, Drift, FailureKind, Plan, Report, Step};
 
 /// Most failed steps that are logged for one plan.
 const LOGGED_FAILURES: usize = 10;

@@ -7,10 +7,10 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use crate::dataplane::kernel::{Extent, Kernel, ObserveError};
-use crate::model::IpFamily;
-use crate::plan::cleanup::Facts;
-use crate::plan::{Plan, retire};
 use crate::telemetry::ErrorChain;
+use kpr_core::model::IpFamily;
+use kpr_core::plan::cleanup::Facts;
+use kpr_core::plan::{Plan, retire};
 
 /// Between two looks; the pause grows, because connections that are still open tend to stay so.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -79,7 +79,7 @@ impl<K: Kernel> Former<K> {
         Ok(!states.values().any(|state| retire::is_due(state, facts)))
     }
 
-    fn observe(&mut self) -> Result<BTreeMap<IpFamily, crate::plan::State>, ObserveError> {
+    fn observe(&mut self) -> Result<BTreeMap<IpFamily, kpr_core::plan::State>, ObserveError> {
         IpFamily::ALL
             .into_iter()
             .map(|family| Ok((family, self.kernel.observe(family, Extent::Outline)?)))

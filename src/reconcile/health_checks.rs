@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::context::NodeFacts;
 use crate::config::settings::Settings;
-use crate::model::{IpFamily, ServiceName, ServicePort, Tracker};
+use kpr_core::model::{IpFamily, ServiceName, ServicePort, Tracker};
 
 /// The health checks of one family.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,8 +103,8 @@ fn addresses(family: IpFamily, settings: &Settings, facts: &NodeFacts) -> BTreeS
 mod tests {
     use super::*;
     use crate::config::{self, Command};
-    use crate::model::Event;
-    use crate::model::testing::{endpoint, ip, service, service_name, slice, tracker};
+    use kpr_core::model::Event;
+    use kpr_core::model::testing::{endpoint, ip, service, service_name, slice, tracker};
 
     fn settings(flags: &[&str]) -> Settings {
         let arguments = ["kube-proxy-rs", "--manifests=/m"].iter().chain(flags);

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::context::NodeFacts;
 use crate::config::settings::{ProxyMode, Settings};
 use crate::loopback::Transport;
-use crate::model::{IpFamily, ServiceName, ServicePort, Tracker};
+use kpr_core::model::{IpFamily, ServiceName, ServicePort, Tracker};
 
 /// What one family wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,8 +131,8 @@ pub(super) fn target(family: IpFamily, settings: &Settings, facts: &NodeFacts) -
 mod tests {
     use super::*;
     use crate::config::{self, Command};
-    use crate::model::testing::{ip, service, service_name, tracker};
-    use crate::model::{Event, NodeInfo, Protocol};
+    use kpr_core::model::testing::{ip, service, service_name, tracker};
+    use kpr_core::model::{Event, NodeInfo, Protocol};
 
     const FLAG: &str = "--localhost-nodeports";
 

@@ -8,8 +8,8 @@ use super::health_checks::HealthChecks;
 use super::loopback_ports::Wanted;
 use crate::dataplane::kernel::Cost;
 use crate::events::Event;
-use crate::model::{Changes, IpFamily, NodeInfo};
-use crate::plan::{Drift, Plan, Report};
+use kpr_core::model::{Changes, IpFamily, NodeInfo};
+use kpr_core::plan::{Drift, Plan, Report};
 
 /// A finished round of one family.
 #[derive(Debug)]

@@ -8,10 +8,10 @@ use tracing::warn;
 
 use super::observer::Observer;
 use crate::dataplane::kernel::Kernel;
-use crate::model::ipvs_options::{ForwardingMethod, Scheduler};
-use crate::model::{Changes, Service, Tracker};
-use crate::plan::fragment::CLIENT_HASHES;
 use crate::telemetry::ErrorChain;
+use kpr_core::model::ipvs_options::{ForwardingMethod, Scheduler};
+use kpr_core::model::{Changes, Service, Tracker};
+use kpr_core::plan::fragment::CLIENT_HASHES;
 
 /// It may get a virtual server with session affinity and a firewall mark.
 fn hashes_clients(service: &Service) -> bool {

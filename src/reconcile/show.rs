@@ -11,8 +11,8 @@ use super::Reconciler;
 use super::family::Family;
 use super::troubles::Trouble;
 use crate::dataplane::kernel::Kernel;
-use crate::model::{IpFamily, ServiceName};
-use crate::plan::view::ServiceView;
+use kpr_core::model::{IpFamily, ServiceName};
+use kpr_core::plan::view::ServiceView;
 
 /// Lines after which no further Service is shown, so that a question costs the loop little.
 const MAX_LINES: usize = 10_000;

@@ -11,19 +11,19 @@ use super::*;
 use crate::clock::ManualClock;
 use crate::config::{self, Command};
 use crate::dataplane::conntrack;
-use crate::dataplane::fake::{FakeKernel, Fault};
 use crate::dataplane::kernel::{Cost, Glimpse, Glimpses, ObserveError};
-use crate::dataplane::netlink::KernelError;
-use crate::model::Event;
-use crate::model::ipvs_options::Scheduler;
-use crate::model::testing::{endpoint, ip, service, service_name, slice};
-use crate::plan::conntrack::flows::{Cleanup, Flow};
-use crate::plan::object::{RealServers, VirtualServerKey};
-use crate::plan::planner::RealServerOf;
-use crate::plan::ruleset::Edit;
-use crate::plan::state::VirtualServerState;
-use crate::plan::testing::{rs, tcp};
-use crate::plan::{Drift, Plan, Report, State, Step};
+use kpr_core::model::Event;
+use kpr_core::model::ipvs_options::Scheduler;
+use kpr_core::model::testing::{endpoint, ip, service, service_name, slice};
+use kpr_core::plan::conntrack::flows::{Cleanup, Flow};
+use kpr_core::plan::fake::{FakeKernel, Fault};
+use kpr_core::plan::object::{RealServers, VirtualServerKey};
+use kpr_core::plan::planner::RealServerOf;
+use kpr_core::plan::ruleset::Edit;
+use kpr_core::plan::state::VirtualServerState;
+use kpr_core::plan::testing::{rs, tcp};
+use kpr_core::plan::{Drift, Plan, Report, State, Step};
+use netlink_pipeline::KernelError;
 
 mod audit;
 mod drain;
@@ -112,7 +112,7 @@ impl Kernel for Shared {
         }
         let mut state = node.kernel.state.clone();
         if extent == Extent::Outline {
-            state.rules = crate::plan::ruleset::Ruleset::new();
+            state.rules = kpr_core::plan::ruleset::Ruleset::new();
             for server in state.virtual_servers.values_mut() {
                 server.real_servers.clear();
             }
@@ -233,7 +233,7 @@ struct Watcher {
     health_checks: Mutex<Vec<HealthChecks>>,
     loopback_ports: Mutex<Vec<loopback_ports::Wanted>>,
     events: Mutex<Vec<crate::events::Event>>,
-    node: Mutex<Vec<Option<crate::model::NodeInfo>>>,
+    node: Mutex<Vec<Option<kpr_core::model::NodeInfo>>>,
     capabilities: Mutex<BTreeMap<String, bool>>,
 }
 
@@ -255,7 +255,7 @@ impl Observer for Watcher {
         self.loopback_ports.lock().unwrap().push(wanted.clone());
     }
 
-    fn node(&self, node: Option<&crate::model::NodeInfo>) {
+    fn node(&self, node: Option<&kpr_core::model::NodeInfo>) {
         self.node.lock().unwrap().push(node.cloned());
     }
 
@@ -352,7 +352,7 @@ impl Fixture {
         self.reconciler.take_in(Input::Source(Update::Model(event)));
     }
 
-    fn node(&mut self, info: Option<crate::model::NodeInfo>) {
+    fn node(&mut self, info: Option<kpr_core::model::NodeInfo>) {
         self.reconciler.take_in(Input::Source(Update::Node(info)));
     }
 
@@ -388,7 +388,7 @@ impl Fixture {
         let Some(state) = node.kernel.state.virtual_servers.get(&web()) else {
             return Vec::new();
         };
-        let text = |key: &crate::plan::object::RealServerKey| -> &'static str {
+        let text = |key: &kpr_core::plan::object::RealServerKey| -> &'static str {
             Box::leak(key.to_string().into_boxed_str())
         };
         state
@@ -404,10 +404,10 @@ impl Fixture {
 }
 
 /// Our Node.
-fn here() -> crate::model::NodeInfo {
-    crate::model::NodeInfo {
+fn here() -> kpr_core::model::NodeInfo {
+    kpr_core::model::NodeInfo {
         addresses: vec![ip("192.0.2.1")],
-        ..crate::model::NodeInfo::named("worker")
+        ..kpr_core::model::NodeInfo::named("worker")
     }
 }
 

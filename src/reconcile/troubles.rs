@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::model::{ServiceName, ServicePortName};
-use crate::plan::mode::ModePlanner;
-use crate::plan::{FailureKind, Outcome, Plan, Report};
+use kpr_core::model::{ServiceName, ServicePortName};
+use kpr_core::plan::mode::ModePlanner;
+use kpr_core::plan::{FailureKind, Outcome, Plan, Report};
 
 /// Most failed steps of a plan whose Service is looked for, which may cost a look at every Service.
 const ATTRIBUTED: usize = 100;

@@ -13,8 +13,8 @@ use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::api::networking::v1 as networking;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use crate::model::endpoint::Conditions;
-use crate::model::{
+use kpr_core::model::endpoint::Conditions;
+use kpr_core::model::{
     EndpointSlice, IpFamily, NodeHint, NodeInfo, PortSpec, Service, ServiceName, SliceEndpoint,
     SliceName, SlicePort,
 };

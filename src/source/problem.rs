@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tracing::warn;
 
 use super::Observer;
-use crate::model::ServiceName;
+use kpr_core::model::ServiceName;
 
 /// A part of an object that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The same manifests in iptables mode.
 
-use kube_proxy_rs::dataplane::fake::FakeKernel;
-use kube_proxy_rs::model::{Event, IpFamily, Tracker};
-use kube_proxy_rs::plan::iptables::Planner;
-use kube_proxy_rs::plan::{Plan, State};
+use kpr_core::model::{Event, IpFamily, Tracker};
+use kpr_core::plan::fake::FakeKernel;
+use kpr_core::plan::iptables::Planner;
+use kpr_core::plan::{Plan, State};
 
 /// One family of a node, with a kernel that is new.
 pub(super) struct Family {

@@ -4,9 +4,9 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
+use kpr_core::model::{Event, IpFamily, PortSpec, Protocol, Service, ServiceName, Tracker};
+use kpr_core::plan::conntrack::flows::{Cleanup, Flows};
 use kube_proxy_rs::dataplane::conntrack::Client;
-use kube_proxy_rs::model::{Event, IpFamily, PortSpec, Protocol, Service, ServiceName, Tracker};
-use kube_proxy_rs::plan::conntrack::flows::{Cleanup, Flows};
 
 use super::{Need, Test, run};
 

@@ -3,11 +3,11 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use kube_proxy_rs::clock::Clock;
-use kube_proxy_rs::dataplane::ipset::{
+use ipset_netlink::{
     Client, Entry, Error, HashType, RefusalKind, SetEntry, SetName, SetShape, SetSpec, SkbMark,
 };
-use kube_proxy_rs::model::net::IpFamily;
+use kpr_core::model::net::IpFamily;
+use kube_proxy_rs::clock::Clock;
 
 use super::{Inner, Need, Test, run, run_without_capability, sorted};
 

@@ -5,18 +5,18 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kpr_core::model::net::IpFamily;
+use kpr_core::model::node::LocalDetector;
+use kpr_core::plan::context::{Context, IptablesContext, KernelVersion};
+use kpr_core::plan::object::Timeouts;
+use kpr_core::plan::rules::{FixedRules, edits, fixed_rules};
+use kpr_core::plan::ruleset::{ChainName, Edit, Rule, Ruleset, Table};
+use kpr_core::plan::set::SetId;
 use kube_proxy_rs::clock::Clock;
 use kube_proxy_rs::dataplane::exec::{Exec, System};
 use kube_proxy_rs::dataplane::iptables::{
     Backend, Backends, Iptables, IptablesError, Reason, RestoreFailureKind,
 };
-use kube_proxy_rs::model::net::IpFamily;
-use kube_proxy_rs::model::node::LocalDetector;
-use kube_proxy_rs::plan::context::{Context, IptablesContext, KernelVersion};
-use kube_proxy_rs::plan::object::Timeouts;
-use kube_proxy_rs::plan::rules::{FixedRules, edits, fixed_rules};
-use kube_proxy_rs::plan::ruleset::{ChainName, Edit, Rule, Ruleset, Table};
-use kube_proxy_rs::plan::set::SetId;
 
 use super::{Need, Test, run};
 

@@ -8,22 +8,22 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube_proxy_rs::clock::Clock;
-use kube_proxy_rs::dataplane::exec::System;
-use kube_proxy_rs::dataplane::iptables::{Backend, Backends, Iptables};
-use kube_proxy_rs::model::endpoint::Conditions;
-use kube_proxy_rs::model::node::LocalDetector;
-use kube_proxy_rs::model::{
+use kpr_core::model::endpoint::Conditions;
+use kpr_core::model::node::LocalDetector;
+use kpr_core::model::{
     EndpointSlice, Event, IpFamily, NodeHint, PortSpec, Protocol, Service, ServiceName,
     SliceEndpoint, SliceName, SlicePort, Tracker,
 };
-use kube_proxy_rs::plan::iptables::Planner;
-use kube_proxy_rs::plan::object::Timeouts;
-use kube_proxy_rs::plan::ruleset::{ChainName, Edit, Table};
-use kube_proxy_rs::plan::step::RuleEdits;
-use kube_proxy_rs::plan::{
+use kpr_core::plan::iptables::Planner;
+use kpr_core::plan::object::Timeouts;
+use kpr_core::plan::ruleset::{ChainName, Edit, Table};
+use kpr_core::plan::step::RuleEdits;
+use kpr_core::plan::{
     Context, Hairpin, IptablesContext, KernelVersion, Outcome, Report, State, Step,
 };
+use kube_proxy_rs::clock::Clock;
+use kube_proxy_rs::dataplane::exec::System;
+use kube_proxy_rs::dataplane::iptables::{Backend, Backends, Iptables};
 
 use super::{Need, Test};
 

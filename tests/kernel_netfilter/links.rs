@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+use kpr_core::model::net::IpFamily;
 use kube_proxy_rs::clock::Clock;
 use kube_proxy_rs::dataplane::links::{Address, LinkError, Links, Monitor, Scope};
-use kube_proxy_rs::dataplane::netlink::KernelErrorKind;
-use kube_proxy_rs::model::net::IpFamily;
+use netlink_pipeline::KernelErrorKind;
 
 use super::{Need, Test, run, sorted};
 

@@ -4,13 +4,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use kpr_core::model::IpFamily;
+use kpr_core::plan::iptables::believed::Believed;
+use kpr_core::plan::ruleset::{ChainName, Edit, Rule, Table};
+use kpr_core::plan::step::RuleEdits;
 use kube_proxy_rs::clock::Clock;
 use kube_proxy_rs::dataplane::exec::{Exec, System};
 use kube_proxy_rs::dataplane::iptables::{Backend, Backends, Iptables, Watch};
-use kube_proxy_rs::model::IpFamily;
-use kube_proxy_rs::plan::iptables::believed::Believed;
-use kube_proxy_rs::plan::ruleset::{ChainName, Edit, Rule, Table};
-use kube_proxy_rs::plan::step::RuleEdits;
 
 use super::{Need, Test, run};
 

@@ -10,12 +10,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use kube_proxy_rs::dataplane::ipvs::{
+use ipvs_netlink::{
     AddressFamily, Client, Destination, Error, Forwarding, Netmask, Operation, Persistence,
     Protocol, Service, ServiceFlags, ServiceKey, Timeouts, Tunnel, TunnelKind,
 };
-use kube_proxy_rs::dataplane::netlink::KernelErrorKind;
 use libtest_mimic::{Arguments, Failed, Trial};
+use netlink_pipeline::KernelErrorKind;
 
 mod scale;
 mod support;
@@ -536,7 +536,7 @@ fn without_the_capability() {
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
-    let permission = kube_proxy_rs::dataplane::netlink::KernelError::from_errno(libc::EPERM);
+    let permission = netlink_pipeline::KernelError::from_errno(libc::EPERM);
     assert_eq!(said.trim(), Error::Permission(permission).to_string());
     assert!(!output.status.success());
 }

@@ -4,11 +4,11 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
-use kube_proxy_rs::clock::Clock;
-use kube_proxy_rs::dataplane::ipvs::{
+use ipvs_netlink::{
     Destination, DestinationKey, KernelName, Operation, Protocol, Service, ServiceKey,
 };
-use kube_proxy_rs::dataplane::netlink::KernelErrorKind;
+use kube_proxy_rs::clock::Clock;
+use netlink_pipeline::KernelErrorKind;
 
 use crate::support::{apply_all, destinations, ipvsadm, open, tcp};
 

@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use kube_proxy_rs::clock::Clock;
-use kube_proxy_rs::dataplane::ipvs::{
+use ipvs_netlink::{
     Client, Destination, DestinationKey, KernelName, Operation, Protocol, Service, ServiceKey,
 };
+use kube_proxy_rs::clock::Clock;
 
 // === the two readers ===
 

@@ -2,7 +2,7 @@
 //! What the kernel of a node holds.
 
 use anyhow::Context as _;
-use kube_proxy_rs::dataplane::ipset::Client as Ipset;
+use ipset_netlink::Client as Ipset;
 use kube_proxy_rs::dataplane::links::Links;
 use serde_json::{Map, Value, json};
 
@@ -45,7 +45,7 @@ pub(crate) fn count(backend: Backend) -> anyhow::Result<Value> {
     counts.insert("sets".to_owned(), json!(ipset.names()?.len()));
     counts.insert("entries".to_owned(), Value::Object(sets));
     let mut links = Links::open()?;
-    if let Some(link) = links.find(kube_proxy_rs::plan::step::LINK)? {
+    if let Some(link) = links.find(kpr_core::plan::step::LINK)? {
         let addresses = links.addresses_of(link.index)?;
         let count = addresses.iter().filter(|at| at.is_host()).count();
         counts.insert("addresses".to_owned(), json!(count));

@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use ipvs_netlink::{Client as Ipvs, Protocol, ServiceKey};
 use kube_proxy_rs::clock::Clock;
-use kube_proxy_rs::dataplane::ipvs::{Client as Ipvs, Protocol, ServiceKey};
 use serde_json::{Value, json};
 
 use crate::api::Writer;

@@ -5,9 +5,9 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use tracing::debug;
 
 use super::codec::{self, DecodeError, Entry};
-use crate::dataplane::netlink::attribute::AttributeTooLong;
-use crate::dataplane::netlink::{KernelError, KernelErrorKind, NetlinkError, Socket, SocketStats};
-use crate::plan::conntrack::flows::{Cleanup, Filter};
+use kpr_core::plan::conntrack::flows::{Cleanup, Filter};
+use netlink_pipeline::attribute::AttributeTooLong;
+use netlink_pipeline::{KernelError, KernelErrorKind, NetlinkError, Socket, SocketStats};
 
 /// Flows could not be cleaned up, or not all of them.
 #[derive(Debug, thiserror::Error)]

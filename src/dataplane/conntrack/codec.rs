@@ -11,10 +11,10 @@ use netlink_packet_netfilter::conntrack::{
 };
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
 
-use crate::dataplane::netlink::Request;
-use crate::dataplane::netlink::attribute::{AttributeTooLong, Writer};
-use crate::model::IpFamily;
-use crate::plan::conntrack::flows::{Filter, Flow};
+use kpr_core::model::IpFamily;
+use kpr_core::plan::conntrack::flows::{Filter, Flow};
+use netlink_pipeline::Request;
+use netlink_pipeline::attribute::{AttributeTooLong, Writer};
 
 /// `NFNL_SUBSYS_CTNETLINK` of include/uapi/linux/netfilter/nfnetlink.h.
 const NFNL_SUBSYS_CTNETLINK: u8 = 1;

@@ -7,11 +7,11 @@ use netlink_packet_core::NetlinkBuffer;
 use proptest::prelude::*;
 
 use super::*;
-use crate::dataplane::netlink::scripted::{Header, Scripted, done, message, verdict};
-use crate::dataplane::netlink::{KernelErrorKind, Request};
-use crate::model::testing::{endpoint, service, service_name, slice, tracker};
-use crate::model::{IpFamily, Protocol};
-use crate::plan::conntrack::flows::{Cleanup, Filter, Flow, Flows};
+use kpr_core::model::testing::{endpoint, service, service_name, slice, tracker};
+use kpr_core::model::{IpFamily, Protocol};
+use kpr_core::plan::conntrack::flows::{Cleanup, Filter, Flow, Flows};
+use netlink_pipeline::scripted::{Header, Scripted, done, message, verdict};
+use netlink_pipeline::{KernelErrorKind, Request};
 
 const CAPTURE: &str = include_str!("../../../tests/wire/conntrack.txt");
 

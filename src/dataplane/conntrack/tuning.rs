@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 
 use crate::dataplane::sysctl::{SysctlError, Sysctls};
-use crate::plan::conntrack::tuning::{Setting, TCP_BE_LIBERAL, Tree, Tuning, Wanted, count_cpus};
+use kpr_core::plan::conntrack::tuning::{
+    Setting, TCP_BE_LIBERAL, Tree, Tuning, Wanted, count_cpus,
+};
 
 /// A setting that is not as wanted and could not be written.
 #[derive(Debug)]
@@ -94,7 +96,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::plan::conntrack::tuning::{BUCKETS, MAX, UDP_TIMEOUT};
+    use kpr_core::plan::conntrack::tuning::{BUCKETS, MAX, UDP_TIMEOUT};
 
     fn machine(files: &[(Setting, &str)]) -> (tempfile::TempDir, ConntrackSettings) {
         let root = tempfile::tempdir().unwrap();

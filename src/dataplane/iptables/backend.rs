@@ -13,7 +13,7 @@ use tracing::debug;
 
 use super::IptablesError;
 use crate::dataplane::exec::Exec;
-use crate::model::net::IpFamily;
+use kpr_core::model::net::IpFamily;
 
 /// One of the two iptables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::{fmt, iter};
 
 use crate::dataplane::exec::PIECE;
-use crate::plan::ruleset::{Edit, Location, batch, locate};
+use kpr_core::plan::ruleset::{Edit, Location, batch, locate};
 
 /// The text of a batch. Its lines are short beside a piece.
 pub(super) fn pieces(edits: &[Edit]) -> impl Iterator<Item = Vec<u8>> {

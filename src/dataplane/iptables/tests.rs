@@ -4,7 +4,7 @@ use std::sync::Mutex;
 
 use super::*;
 use crate::dataplane::exec::{Ended, Input, Output, Sink};
-use crate::plan::ruleset::{ChainName, Rule};
+use kpr_core::plan::ruleset::{ChainName, Rule};
 
 /// A machine with programs that always give the same answer, and a record of what was run.
 #[derive(Debug, Default)]

@@ -14,10 +14,10 @@ use std::io;
 use tracing::warn;
 
 use super::backend::Backend;
-use crate::model::net::IpFamily;
-use crate::plan::ruleset::{Edit, Table};
-use crate::plan::step::RuleEdits;
 use crate::telemetry::ErrorChain;
+use kpr_core::model::net::IpFamily;
+use kpr_core::plan::ruleset::{Edit, Table};
+use kpr_core::plan::step::RuleEdits;
 
 /// See the module.
 #[derive(Debug)]

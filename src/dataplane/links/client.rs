@@ -8,10 +8,10 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use tracing::info;
 
 use super::{Address, AddressFailure, Gateway, Link, LinkError, Operation, codec};
-use crate::dataplane::netlink::{
+use kpr_core::model::net::IpFamily;
+use netlink_pipeline::{
     KernelError, KernelErrorKind, NetlinkError, Reply, Request, Socket, SocketStats,
 };
-use crate::model::net::IpFamily;
 
 /// A conversation with route netlink of this network namespace. Blocking; not shared.
 #[derive(Debug)]

@@ -14,8 +14,8 @@ use netlink_packet_route::route::{
 };
 
 use super::{Address, Gateway, Link, Scope};
-use crate::dataplane::netlink::{Reply, Request};
-use crate::model::net::IpFamily;
+use kpr_core::model::net::IpFamily;
+use netlink_pipeline::{Reply, Request};
 
 // Message types of include/uapi/linux/rtnetlink.h.
 pub(super) const RTM_NEWLINK: u16 = 16;

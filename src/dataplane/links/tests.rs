@@ -5,7 +5,7 @@ use netlink_packet_core::NetlinkBuffer;
 use proptest::prelude::*;
 
 use super::*;
-use crate::dataplane::netlink::{Reply, Request};
+use netlink_pipeline::{Reply, Request};
 
 const CAPTURE: &str = include_str!("../../../tests/wire/links.txt");
 

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Between the planner's virtual and real servers and the messages of [`crate::dataplane::ipvs`].
+//! Between the planner's virtual and real servers and the messages of [`ipvs_netlink`].
 
 use std::net::Ipv4Addr;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
-use crate::dataplane::ipvs::{
+use ipvs_netlink::{
     AddressFamily, Destination, DestinationKey, Forwarding as Method, InvalidName, KernelName,
     ListedForwarding, ListedKey, ListedService, Netmask, Operation, Persistence,
     Protocol as Transport, Service, ServiceFlags, ServiceKey, Timeouts as WireTimeouts,
     Tunnel as WireTunnel, TunnelKind,
 };
-use crate::model::ipvs_options::Tunnel;
-use crate::model::{IpFamily, Protocol};
-use crate::plan::Step;
-use crate::plan::object::{
+use kpr_core::model::ipvs_options::Tunnel;
+use kpr_core::model::{IpFamily, Protocol};
+use kpr_core::plan::Step;
+use kpr_core::plan::object::{
     Forwarding, RealServer, RealServerKey, RealServers, Timeouts, VirtualServer, VirtualServerKey,
     flags,
 };
@@ -292,8 +292,8 @@ pub(super) fn wire_timeouts(timeouts: Timeouts) -> WireTimeouts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dataplane::ipvs::Listing;
-    use crate::plan::testing::{rs, tcp};
+    use ipvs_netlink::Listing;
+    use kpr_core::plan::testing::{rs, tcp};
 
     #[test]
     fn forwarding_methods_come_back_as_they_were_sent() {

@@ -14,16 +14,16 @@ use crate::dataplane::kernel::{Cost, Extent, Glimpses, Kernel, ObserveError};
 use crate::dataplane::links::{Address, Links, Scope};
 use crate::dataplane::nftables;
 use crate::dataplane::sysctl::Sysctls;
-use crate::model::IpFamily;
-use crate::model::ipvs_options::Scheduler;
-use crate::plan::conntrack::flows::Cleanup;
-use crate::plan::iptables::fixed::ROUTE_LOCALNET;
-use crate::plan::object::{RealServers, VirtualServerKey};
-use crate::plan::planner::RealServerOf;
-use crate::plan::ruleset::Ruleset;
-use crate::plan::state::{NodeState, VirtualServerState};
-use crate::plan::step::{LINK, Phase};
-use crate::plan::{FailureKind, Outcome, Plan, Prerequisites, Report, State, Step};
+use kpr_core::model::IpFamily;
+use kpr_core::model::ipvs_options::Scheduler;
+use kpr_core::plan::conntrack::flows::Cleanup;
+use kpr_core::plan::iptables::fixed::ROUTE_LOCALNET;
+use kpr_core::plan::object::{RealServers, VirtualServerKey};
+use kpr_core::plan::planner::RealServerOf;
+use kpr_core::plan::ruleset::Ruleset;
+use kpr_core::plan::state::{NodeState, VirtualServerState};
+use kpr_core::plan::step::{LINK, Phase};
+use kpr_core::plan::{FailureKind, Outcome, Plan, Prerequisites, Report, State, Step};
 
 /// See the module.
 #[derive(Debug)]

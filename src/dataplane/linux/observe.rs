@@ -4,17 +4,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::super::ipset;
-use super::super::ipvs::{Error as IpvsError, ServiceKey};
 use super::super::kernel::{Extent, ObserveError};
 use super::super::links::Address;
 use super::{Linux, ipvs, sets, unobserved};
-use crate::model::IpFamily;
-use crate::plan::object::{RealServers, VirtualServerKey};
-use crate::plan::set::{SetId, SetName, retired};
-use crate::plan::state::{NodeState, SetState, VirtualServerState};
-use crate::plan::step::LINK;
-use crate::plan::sysctl;
+use ipset_netlink as ipset;
+use ipvs_netlink::{Error as IpvsError, ServiceKey};
+use kpr_core::model::IpFamily;
+use kpr_core::plan::object::{RealServers, VirtualServerKey};
+use kpr_core::plan::set::{SetId, SetName, retired};
+use kpr_core::plan::state::{NodeState, SetState, VirtualServerState};
+use kpr_core::plan::step::LINK;
+use kpr_core::plan::sysctl;
 
 impl Linux {
     pub(super) fn observe_sets(

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 
 use super::{iptables_failure_kind, outcome};
 use crate::dataplane::iptables::{Iptables, IptablesError, Watch};
-use crate::model::IpFamily;
-use crate::plan::Outcome;
-use crate::plan::ruleset::{Ruleset, Table};
-use crate::plan::step::RuleEdits;
+use kpr_core::model::IpFamily;
+use kpr_core::plan::Outcome;
+use kpr_core::plan::ruleset::{Ruleset, Table};
+use kpr_core::plan::step::RuleEdits;
 
 /// The tables that have rules of ours.
 const TABLES: [Table; 3] = [Table::Mangle, Table::Nat, Table::Filter];

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Between the planner's sets and entries and the messages of [`crate::dataplane::ipset`].
+//! Between the planner's sets and entries and the messages of [`ipset_netlink`].
 
-use crate::dataplane::ipset::{
+use ipset_netlink::{
     Entry, HashType, InvalidSetName, RefusalKind, SetEntry as WireEntry, SetName as WireName,
     SetShape, SetSpec as WireSpec, SkbMark,
 };
-use crate::model::Protocol;
-use crate::plan::FailureKind;
-use crate::plan::set::{SetEntry, SetName, SetSpec, SetType};
+use kpr_core::model::IpFamily;
+use kpr_core::model::Protocol;
+use kpr_core::plan::FailureKind;
+use kpr_core::plan::set::{SetEntry, SetName, SetSpec, SetType};
 
 pub(super) fn name(name: &SetName) -> Result<WireName, InvalidSetName> {
     WireName::new(name.as_str())
@@ -16,7 +17,7 @@ pub(super) fn name(name: &SetName) -> Result<WireName, InvalidSetName> {
 pub(super) fn spec(spec: &SetSpec) -> Result<WireSpec, InvalidSetName> {
     let name = name(&spec.name)?;
     let hash = |set_type| {
-        let mut hash = WireSpec::hash(name.clone(), set_type, spec.family);
+        let mut hash = WireSpec::hash(name.clone(), set_type, wire_family(spec.family));
         if let SetShape::Hash {
             maxelem, skbinfo, ..
         } = &mut hash.shape
@@ -137,5 +138,12 @@ pub(super) const fn failure_kind(kind: RefusalKind) -> FailureKind {
         | RefusalKind::InvalidEntry
         | RefusalKind::NoRoom
         | RefusalKind::Other => FailureKind::Other,
+    }
+}
+
+const fn wire_family(family: IpFamily) -> ipset_netlink::IpFamily {
+    match family {
+        IpFamily::V4 => ipset_netlink::IpFamily::V4,
+        IpFamily::V6 => ipset_netlink::IpFamily::V6,
     }
 }

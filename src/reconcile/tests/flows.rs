@@ -2,7 +2,7 @@
 //! Flows of UDP clients are looked at after the rounds that may have made some of them stale.
 
 use super::*;
-use crate::model::Protocol;
+use kpr_core::model::Protocol;
 
 impl Fixture {
     /// A loop that has programmed `ns/dns` with two endpoints, and two clients, one for each.
@@ -33,7 +33,7 @@ impl Fixture {
     }
 }
 
-fn dns_at(addresses: &[&str]) -> crate::model::EndpointSlice {
+fn dns_at(addresses: &[&str]) -> kpr_core::model::EndpointSlice {
     let endpoints = addresses.iter().map(|address| endpoint(address)).collect();
     slice("ns/dns", "a", endpoints).named_port("", Protocol::Udp, 53)
 }

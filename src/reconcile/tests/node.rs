@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::events::reason;
-use crate::model::NodeInfo;
+use kpr_core::model::NodeInfo;
 
 fn one_service(fixture: &mut Fixture) {
     fixture.model(Event::ServicesReplaced(vec![service("ns/web").port(80)]));

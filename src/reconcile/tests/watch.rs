@@ -2,7 +2,7 @@
 //! Rules that others change are looked at soon, and only then.
 
 use super::*;
-use crate::plan::ruleset::{ChainName, Table};
+use kpr_core::plan::ruleset::{ChainName, Table};
 
 const SECOND: Duration = Duration::from_secs(1);
 

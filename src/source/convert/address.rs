@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Addresses in objects: read as [`crate::model::address`] does, and such that traffic can go there.
+//! Addresses in objects: read as [`kpr_core::model::address`] does, and such that traffic can go there.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::model::address::{self, InvalidCidr};
+use kpr_core::model::address::{self, InvalidCidr};
 
 /// Why a text is no usable address or range.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -14,7 +14,7 @@ use super::address::{parse_cidr, parse_ip};
 use super::problems::Problems;
 use super::reason;
 use crate::config::duration::GoDuration;
-use crate::model::ipvs_options::{ForwardingMethod, IpvsOptions, Scheduler, Tunnel, Weight};
+use kpr_core::model::ipvs_options::{ForwardingMethod, IpvsOptions, Scheduler, Tunnel, Weight};
 
 const OWN: &str = "kube-proxy-rs.io/";
 const KUBE_ROUTER: &str = "kube-router.io/service.";

@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::super::problem::{Problem, reason};
 use super::address::{parse_cidr, parse_ip};
-use crate::model::{Protocol, ServiceName};
+use kpr_core::model::{Protocol, ServiceName};
 
 /// The problems of one object.
 pub(super) struct Problems {

@@ -9,8 +9,8 @@ use std::num::NonZeroU16;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::model::ipvs_options::Scheduler;
-use crate::model::{IpvsOptions, Protocol};
+use kpr_core::model::ipvs_options::Scheduler;
+use kpr_core::model::{IpvsOptions, Protocol};
 
 fn converter() -> Converter {
     Converter::new(&Options {

@@ -17,7 +17,7 @@ use super::super::convert::{Converted, Converter, object_name};
 use super::super::problem::ProblemLog;
 use super::super::{Observer, Options, Update};
 use super::watch::Handler;
-use crate::model::{self, NodeInfo, ServiceName, SliceName};
+use kpr_core::model::{self, NodeInfo, ServiceName, SliceName};
 
 /// Converts objects of one kind and reports what is wrong with them.
 struct Conversion {

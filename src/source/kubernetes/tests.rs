@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 
 use super::super::{Problem, Request};
 use super::*;
-use crate::model::{self, Event, NodeInfo, ServiceName};
+use kpr_core::model::{self, Event, NodeInfo, ServiceName};
 use server::{Answer, Asked, Server};
 
 mod server;

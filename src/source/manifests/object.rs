@@ -16,7 +16,7 @@ use tracing::info;
 use super::super::convert::{Converted, Converter, object_name};
 use super::super::problem::{Problem, reason};
 use super::document::{Document, SyntaxError};
-use crate::model::{EndpointSlice, NodeInfo, Service};
+use kpr_core::model::{EndpointSlice, NodeInfo, Service};
 
 mod items;
 

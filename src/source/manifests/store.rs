@@ -16,7 +16,7 @@ use super::super::{Observer, Options, Update};
 use super::document::{self, Document, Format};
 use super::files;
 use super::object::{self, Key, Kind, Object};
-use crate::model::{Event, NodeInfo, ServiceName, SliceName};
+use kpr_core::model::{Event, NodeInfo, ServiceName, SliceName};
 
 #[derive(Debug)]
 pub(super) struct Store {

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use super::super::Problem;
 use super::super::problem::reason;
 use super::*;
-use crate::model::{Event, Service};
+use kpr_core::model::{Event, Service};
 
 /// Nothing that is waited for takes this long on any machine that works.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -260,10 +260,10 @@ async fn a_written_replaced_or_removed_file_changes_only_its_objects() {
     fixture.write("new/c.yaml", &service("c", "10.96.0.3"));
     assert_eq!(fixture.next_service().await, named("c", "10.96.0.3"));
     fixture.remove("a.yaml");
-    let gone = Event::ServiceDeleted(crate::model::ServiceName::new("default", "a"));
+    let gone = Event::ServiceDeleted(kpr_core::model::ServiceName::new("default", "a"));
     assert_eq!(fixture.next_event().await, gone);
     fs::remove_dir_all(fixture.path().join("new")).unwrap();
-    let gone = Event::ServiceDeleted(crate::model::ServiceName::new("default", "c"));
+    let gone = Event::ServiceDeleted(kpr_core::model::ServiceName::new("default", "c"));
     assert_eq!(fixture.next_event().await, gone);
 }
 
@@ -289,7 +289,7 @@ async fn a_broken_document_leaves_in_force_what_it_held() {
 
     // Repaired without the second document: now it goes.
     fixture.write("web.yaml", &service("a", "10.96.0.11"));
-    let gone = Event::ServiceDeleted(crate::model::ServiceName::new("default", "b"));
+    let gone = Event::ServiceDeleted(kpr_core::model::ServiceName::new("default", "b"));
     let mut event = fixture.next_event().await;
     if matches!(event, Event::ServiceApplied(_)) {
         event = fixture.next_event().await;
@@ -356,7 +356,7 @@ async fn an_emptied_file_loses_nothing_until_it_is_removed() {
     fixture.write("b.yaml", &service("b", "10.96.0.2"));
     assert_eq!(fixture.next_service().await, named("b", "10.96.0.2"));
     fixture.remove("a.yaml");
-    let gone = Event::ServiceDeleted(crate::model::ServiceName::new("default", "a"));
+    let gone = Event::ServiceDeleted(kpr_core::model::ServiceName::new("default", "a"));
     assert_eq!(fixture.next_event().await, gone);
 }
 

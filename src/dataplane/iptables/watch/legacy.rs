@@ -16,9 +16,9 @@ use std::os::fd::AsRawFd as _;
 use socket2::{Domain, Protocol, Socket, Type};
 use tracing::debug;
 
-use crate::model::net::IpFamily;
-use crate::plan::ruleset::Table;
-use crate::plan::step::Growth;
+use kpr_core::model::net::IpFamily;
+use kpr_core::plan::ruleset::Table;
+use kpr_core::plan::step::Growth;
 
 /// Bytes of a table that are read at each look: some thousand rules, for which it takes about a millisecond.
 const LARGEST_READ: usize = 1 << 20;

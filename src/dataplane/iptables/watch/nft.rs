@@ -12,9 +12,9 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr};
 use tracing::{debug, warn};
 
-use crate::dataplane::netlink;
-use crate::model::net::IpFamily;
 use crate::telemetry::ErrorChain;
+use kpr_core::model::net::IpFamily;
+use netlink_pipeline as netlink;
 
 // include/uapi/linux/netfilter/nfnetlink.h and nf_tables.h.
 const NFNLGRP_NFTABLES: u32 = 7;

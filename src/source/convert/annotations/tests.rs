@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::super::super::Problem;
 use super::*;
-use crate::model::testing::ip;
+use kpr_core::model::testing::ip;
 
 fn meta(annotations: &[(&str, &str)]) -> ObjectMeta {
     let pairs = annotations.iter();

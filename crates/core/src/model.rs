@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+//! PURE: Services and EndpointSlices as kube-proxy understands them.
+//!
+//! `source` turns API objects into [`Service`] and [`EndpointSlice`] and sends them as [`Event`]s.
+//! The [`Tracker`] keeps them and says which Services changed. `plan` asks for a Service's
+//! [`ServicePort`]s and [`Endpoint`]s and decides with [`topology`] which of those are used.
+//! Nothing here reads a clock, a socket or a file.
+
+pub mod address;
+pub mod endpoint;
+pub mod ipvs_options;
+pub mod name;
+pub mod net;
+pub mod node;
+pub mod node_info;
+pub mod service;
+pub mod service_port;
+pub mod slices;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+pub mod topology;
+pub mod tracker;
+
+pub use endpoint::{Endpoint, EndpointSlice, NodeHint, SliceEndpoint, SlicePort};
+pub use ipvs_options::IpvsOptions;
+pub use name::{ServiceName, ServicePortName, SliceName};
+pub use net::{IpFamily, Protocol};
+pub use node_info::NodeInfo;
+pub use service::{PortSpec, Service};
+pub use service_port::ServicePort;
+pub use tracker::{Changes, Event, Tracker};

@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+//! PURE: what we know that the kernel holds. Chains of ours are kept as digests: sixty thousand rules are compared,
+//! never read.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::plan::iptables::fixed::SHARED_CHAIN;
+use crate::plan::owner::{Modes, is_of_a_service};
+use crate::plan::ruleset::{ChainId, ChainName, Edit, Rule, Ruleset, Table};
+use crate::plan::step::Growth;
+
+/// Stands for the rules of a chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fingerprint([u8; 32]);
+
+impl Fingerprint {
+    pub fn of(rules: &[Rule]) -> Self {
+        let mut digest = Sha256::new();
+        for rule in rules {
+            digest.update(rule.as_str().as_bytes());
+            digest.update(b"\n");
+        }
+        Self(digest.finalize().into())
+    }
+}
+
+/// See the module.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Believed {
+    /// With the number of rules.
+    chains: BTreeMap<ChainId, (Fingerprint, usize)>,
+    /// Built-in chains and the one that kubelet shares: rules stand beside those of others.
+    shared: BTreeMap<ChainId, Vec<Rule>>,
+    /// Chains of Services that others jump to, with those that these led to when they were observed.
+    used: BTreeMap<ChainId, BTreeSet<ChainId>>,
+    pub sysctls: BTreeMap<&'static str, String>,
+    /// The table of kube-proxy's nftables mode.
+    pub has_nftables_table: bool,
+}
+
+impl Believed {
+    pub fn observed(ruleset: &Ruleset, sysctls: BTreeMap<&'static str, String>) -> Self {
+        let mut believed = Self {
+            sysctls,
+            ..Self::default()
+        };
+        for (id, rules) in &ruleset.chains {
+            if is_shared(id) {
+                believed.shared.insert(id.clone(), rules.clone());
+            } else if id.1.as_str().starts_with("KUBE-") {
+                let known = (Fingerprint::of(rules), rules.len());
+                believed.chains.insert(id.clone(), known);
+            }
+        }
+        for (id, rules) in &ruleset.chains {
+            if Modes::of(id).is_none() {
+                for target in targets(id.0, rules) {
+                    let reached = reached(&target, &ruleset.chains);
+                    believed.used.insert(target, reached);
+                }
+            }
+        }
+        believed
+    }
+
+    /// Others jump to chains of Services.
+    pub fn is_used_by_others(&self) -> bool {
+        !self.used.is_empty()
+    }
+
+    /// The chains among unwanted ones that the kernel does not let us delete, because others jump to them.
+    pub fn in_use(&self, unwanted: &BTreeSet<ChainId>) -> BTreeSet<ChainId> {
+        let used = self.used.iter();
+        used.filter(|(id, _)| unwanted.contains(*id))
+            .flat_map(|(id, reached)| reached.iter().chain([id]))
+            .filter(|id| unwanted.contains(*id))
+            .cloned()
+            .collect()
+    }
+
+    /// The chain has just these rules.
+    pub fn has(&self, id: &ChainId, rules: &[Rule]) -> bool {
+        self.chains
+            .get(id)
+            .is_some_and(|(of, count)| *count == rules.len() && *of == Fingerprint::of(rules))
+    }
+
+    pub fn contains(&self, id: &ChainId) -> bool {
+        self.chains.contains_key(id)
+    }
+
+    /// Number of rules of a chain.
+    pub fn rules_of(&self, id: &ChainId) -> Option<usize> {
+        self.chains.get(id).map(|(_, count)| *count)
+    }
+
+    /// All chains but shared ones.
+    pub fn chains(&self) -> impl Iterator<Item = &ChainId> {
+        self.chains.keys()
+    }
+
+    /// Number of rules in our chains of a table.
+    pub fn rule_count(&self, table: Table) -> usize {
+        let of_table = self.chains.iter().filter(|((of, _), _)| *of == table);
+        of_table.map(|(_, (_, count))| count).sum()
+    }
+
+    /// What is missing of rules in shared chains. A rule that is somewhere in its chain is left where it is: an
+    /// administrator may have put something before it.
+    pub fn lacking(&self, wanted: &[Edit]) -> Vec<Edit> {
+        let mut missing = Vec::new();
+        for edit in wanted {
+            let (Edit::Prepend { table, chain, rule } | Edit::Append { table, chain, rule }) = edit
+            else {
+                continue;
+            };
+            let id = (*table, chain.clone());
+            match self.shared.get(&id) {
+                Some(rules) if rules.contains(rule) => {}
+                None if !table.has_built_in(chain) => missing.push(Edit::Replace {
+                    table: *table,
+                    chain: chain.clone(),
+                    rules: vec![rule.clone()],
+                }),
+                _ => missing.push(edit.clone()),
+            }
+        }
+        missing
+    }
+
+    /// What edits add to each table.
+    pub fn growth(&self, edits: &[Edit]) -> BTreeMap<Table, Growth> {
+        let count = |rules: usize| i64::try_from(rules).unwrap_or(i64::MAX);
+        let mut growth: BTreeMap<Table, Growth> = BTreeMap::new();
+        for edit in edits {
+            let id = (edit.table(), edit.chain().clone());
+            let before = self.chains.get(&id).map(|(_, rules)| count(*rules));
+            let of_table = growth.entry(edit.table()).or_default();
+            match edit {
+                Edit::Replace { rules, .. } => {
+                    of_table.chains += i64::from(before.is_none());
+                    of_table.rules += count(rules.len()) - before.unwrap_or(0);
+                }
+                Edit::Prepend { .. } | Edit::Append { .. } => of_table.rules += 1,
+                Edit::Delete { .. } => of_table.rules -= 1,
+                Edit::DeleteChain { .. } => {
+                    of_table.chains -= i64::from(before.is_some());
+                    of_table.rules -= before.unwrap_or(0);
+                }
+            }
+        }
+        growth
+    }
+
+    /// Follows edits that were made.
+    pub fn follow(&mut self, edits: &[Edit]) {
+        for edit in edits {
+            let id = (edit.table(), edit.chain().clone());
+            match edit {
+                Edit::Replace { rules, .. } if is_shared(&id) => {
+                    self.shared.insert(id, rules.clone());
+                }
+                Edit::Replace { rules, .. } => {
+                    let known = (Fingerprint::of(rules), rules.len());
+                    self.chains.insert(id, known);
+                }
+                Edit::Prepend { rule, .. } => {
+                    self.shared.entry(id).or_default().insert(0, rule.clone());
+                }
+                Edit::Append { rule, .. } => {
+                    self.shared.entry(id).or_default().push(rule.clone());
+                }
+                Edit::Delete { rule, .. } => {
+                    if let Some(rules) = self.shared.get_mut(&id)
+                        && let Some(at) = rules.iter().position(|other| other == rule)
+                    {
+                        rules.remove(at);
+                    }
+                }
+                Edit::DeleteChain { .. } => {
+                    self.chains.remove(&id);
+                }
+            }
+        }
+    }
+}
+
+/// The chains of Services that rules lead to.
+fn targets(table: Table, rules: &[Rule]) -> BTreeSet<ChainId> {
+    let names = rules.iter().filter_map(Rule::target);
+    names
+        .filter_map(|name| Some((table, ChainName::new(name).ok()?)))
+        .filter(is_of_a_service)
+        .collect()
+}
+
+/// All that a chain leads to.
+fn reached(from: &ChainId, chains: &BTreeMap<ChainId, Vec<Rule>>) -> BTreeSet<ChainId> {
+    let mut reached = BTreeSet::new();
+    let mut todo = vec![from.clone()];
+    while let Some(id) = todo.pop() {
+        let rules = chains.get(&id).map_or(&[][..], Vec::as_slice);
+        for target in targets(id.0, rules) {
+            if reached.insert(target.clone()) {
+                todo.push(target);
+            }
+        }
+    }
+    reached
+}
+
+fn is_shared((table, chain): &ChainId) -> bool {
+    table.has_built_in(chain) || (*table == Table::Filter && chain.as_str() == SHARED_CHAIN)
+}

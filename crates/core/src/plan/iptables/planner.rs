@@ -1,0 +1,503 @@
+// SPDX-License-Identifier: Apache-2.0
+//! PURE: one family's wanted and believed rules in iptables mode, kept up to date by changes and reports.
+//!
+//! A plan is one batch of edits of the chains that changed. If the kernel refuses a batch, the next plans find out why
+//! ([`Isolation`]): the chains of the Services go in parts, smaller and smaller, until the Service whose rules are
+//! refused stands alone. It is set aside and keeps what it had; all others are served.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::model::{ServiceName, ServicePort, ServicePortName, Tracker};
+use crate::plan::context::Context;
+use crate::plan::iptables::believed::Believed;
+use crate::plan::iptables::desired::{Desired, Touched};
+use crate::plan::iptables::fixed;
+use crate::plan::iptables::fragment::{Chains, Fragment};
+use crate::plan::iptables::tree::{Prefix, TreeId};
+use crate::plan::owner::is_of_a_service;
+use crate::plan::report::{FailureKind, Outcome, Report};
+use crate::plan::ruleset::{ChainId, ChainName, Edit, Rule, Ruleset, Table};
+use crate::plan::state::State;
+use crate::plan::step::{Phase, Plan, RuleEdits, Step};
+
+/// From so many endpoints on, their rules have no comments (kube-proxy's large-cluster mode).
+const LARGE_CLUSTER: usize = 1_000;
+
+/// Parts that one plan divides suspects into.
+const PARTS: usize = 16;
+
+/// How far the search for what the kernel refuses has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Isolation {
+    /// All in one batch.
+    Off,
+    /// So many Service ports in a batch.
+    Searching(usize),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Planner {
+    context: Context,
+    desired: Desired,
+    believed: Believed,
+    /// Changed since the last plan that worked.
+    touched: Touched,
+    /// What the Service ports that changed since then had before.
+    former: BTreeMap<ServicePortName, Option<Fragment>>,
+    /// Those whose rules the kernel refused. They have in `desired` what they had before.
+    set_aside: BTreeSet<ServicePortName>,
+    /// Chains of nobody's that the kernel did not let us delete: somebody else jumps to them.
+    stuck: BTreeSet<ChainId>,
+    /// The same, seen in what was observed; their deletion is never tried.
+    in_use: BTreeSet<ChainId>,
+    isolation: Isolation,
+    /// The next plan looks at everything.
+    is_full: bool,
+    /// Comments were left out.
+    is_large: bool,
+    needs_observation: bool,
+}
+
+/// A change of one chain, with the Service port whose chain it is.
+struct ChainEdit {
+    owner: Option<ServicePortName>,
+    edit: Edit,
+}
+
+impl Planner {
+    pub fn new(context: Context) -> Self {
+        Self {
+            desired: Desired::of_node(&context),
+            context,
+            believed: Believed::default(),
+            touched: Touched::default(),
+            former: BTreeMap::new(),
+            set_aside: BTreeSet::new(),
+            stuck: BTreeSet::new(),
+            in_use: BTreeSet::new(),
+            isolation: Isolation::Off,
+            is_full: true,
+            is_large: false,
+            needs_observation: false,
+        }
+    }
+
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    pub fn desired(&self) -> &Desired {
+        &self.desired
+    }
+
+    pub fn believed(&self) -> &Believed {
+        &self.believed
+    }
+
+    /// Service ports whose rules the kernel refused.
+    pub fn set_aside(&self) -> &BTreeSet<ServicePortName> {
+        &self.set_aside
+    }
+
+    /// Chains of nobody's that others jump to.
+    pub fn stuck(&self) -> BTreeSet<ChainId> {
+        self.stuck.union(&self.in_use).cloned().collect()
+    }
+
+    /// The next plans look for what the kernel refuses; they should follow at once.
+    pub fn is_isolating(&self) -> bool {
+        self.isolation != Isolation::Off
+    }
+
+    /// The next plan looks at everything.
+    pub fn is_full(&self) -> bool {
+        self.is_full
+    }
+
+    pub fn is_pending(&self) -> bool {
+        self.is_full || self.believed.has_nftables_table || !self.touched.is_empty()
+    }
+
+    pub fn needs_observation(&self) -> bool {
+        self.needs_observation
+    }
+
+    /// Takes in another node or other settings; everything is computed anew.
+    pub fn set_context(&mut self, context: Context, tracker: &Tracker) {
+        if context == self.context {
+            return;
+        }
+        self.context = context;
+        self.desired = Desired::of_node(&self.context);
+        self.touched = Touched::default();
+        self.former.clear();
+        self.set_aside.clear();
+        self.stuck.clear();
+        self.is_full = true;
+        for service in tracker.services() {
+            self.update(tracker, &service.name);
+        }
+    }
+
+    /// Computes the fragments of one Service anew. Costs what that Service costs.
+    pub fn update(&mut self, tracker: &Tracker, name: &ServiceName) {
+        let mut fragments: BTreeMap<ServicePortName, Fragment> = BTreeMap::new();
+        if let Some(service) = tracker.service(name) {
+            let mut endpoints = tracker.endpoints(name, self.context.family);
+            for port in ServicePort::of(service, self.context.family) {
+                let key = (port.name.port.clone(), port.name.protocol);
+                let endpoints = endpoints.remove(&key).unwrap_or_default();
+                fragments.insert(
+                    port.name.clone(),
+                    Fragment::new(port, &endpoints, &self.context),
+                );
+            }
+        }
+        let gone: Vec<ServicePortName> = self
+            .desired
+            .ports_of(name)
+            .filter(|port| !fragments.contains_key(*port))
+            .cloned()
+            .collect();
+        for port in gone {
+            self.replace(port, None);
+        }
+        for (port, fragment) in fragments {
+            self.replace(port, Some(fragment));
+        }
+    }
+
+    fn replace(&mut self, name: ServicePortName, fragment: Option<Fragment>) {
+        self.set_aside.remove(&name);
+        if self.desired.fragments().get(&name) == fragment.as_ref() {
+            return;
+        }
+        // A full plan looks at everything.
+        let touched = (!self.is_full).then_some(&mut self.touched);
+        let former = self
+            .desired
+            .replace(&name, fragment, &self.context, touched);
+        self.former.entry(name).or_insert(former);
+    }
+
+    /// Replaces belief by what was observed; the next plan is a full one.
+    pub fn observed(&mut self, state: State) {
+        self.believed = Believed::observed(&state.rules, state.node.sysctls);
+        self.believed.has_nftables_table = state.has_nftables_table;
+        self.is_full = true;
+        self.needs_observation = false;
+    }
+
+    /// Replaces belief about the rules; the next plan is a full one.
+    pub fn observed_rules(&mut self, rules: &Ruleset) {
+        let sysctls = std::mem::take(&mut self.believed.sysctls);
+        let has_nftables_table = self.believed.has_nftables_table;
+        self.believed = Believed::observed(rules, sysctls);
+        self.believed.has_nftables_table = has_nftables_table;
+        self.is_full = true;
+        self.needs_observation = false;
+    }
+
+    /// The steps from Believed to Desired, for what changed.
+    pub fn plan(&self) -> Plan {
+        let mut plan = Plan::default();
+        for (key, value) in fixed::sysctls(&self.context) {
+            if self.believed.sysctls.get(key).map(String::as_str) != Some(value) {
+                plan.push(Phase::Node, Step::SetSysctl { key, value });
+            }
+        }
+        let edits = self.edits();
+        match self.isolation {
+            Isolation::Off => {
+                let edits = edits.into_iter().map(|edit| edit.edit).collect();
+                self.push(&mut plan, Phase::Servers, edits);
+                if self.believed.has_nftables_table {
+                    let family = self.context.family;
+                    plan.push(Phase::Switch, Step::DeleteNftablesTable { family });
+                }
+            }
+            Isolation::Searching(size) => self.push_parts(&mut plan, edits, size),
+        }
+        plan.ordered()
+    }
+
+    fn push(&self, plan: &mut Plan, phase: Phase, edits: Vec<Edit>) {
+        if !edits.is_empty() {
+            let edits = RuleEdits {
+                family: self.context.family,
+                growth: self.believed.growth(&edits),
+                edits,
+            };
+            plan.push(phase, Step::EditRules(edits));
+        }
+    }
+
+    /// What no Service port is to blame for goes first, chains of Service ports in parts of `size`; dispatch and
+    /// deletions only when all of those are there.
+    fn push_parts(&self, plan: &mut Plan, edits: Vec<ChainEdit>, size: usize) {
+        let mut of_services: BTreeMap<ServicePortName, Vec<Edit>> = BTreeMap::new();
+        let (mut base, mut dispatch, mut deletions) = (Vec::new(), Vec::new(), Vec::new());
+        for ChainEdit { owner, edit } in edits {
+            match (owner, &edit) {
+                (Some(owner), _) => of_services.entry(owner).or_default().push(edit),
+                (None, Edit::DeleteChain { .. }) => deletions.push(edit),
+                (None, Edit::Replace { chain, .. }) if is_base(chain) => {}
+                (None, _) => dispatch.push(edit),
+            }
+        }
+        // Written whether needed or not: if the kernel refuses even these, no Service is to blame.
+        for (table, chain, rules) in fixed::chains(&self.context) {
+            if is_base(&chain) {
+                base.push(Edit::Replace {
+                    table,
+                    chain,
+                    rules,
+                });
+            }
+        }
+        self.push(plan, Phase::Rules, base);
+        if of_services.is_empty() {
+            self.push(plan, Phase::Rules, dispatch);
+            for deletion in deletions.into_iter().take(PARTS * PARTS) {
+                self.push(plan, Phase::OldServers, vec![deletion]);
+            }
+            return;
+        }
+        let mut rest = of_services.into_values();
+        for _ in 0..PARTS {
+            let part: Vec<Edit> = rest.by_ref().take(size.max(1)).flatten().collect();
+            self.push(plan, Phase::Servers, part);
+        }
+    }
+
+    /// The chains of a Service port as they are written now.
+    pub fn chains(&self, fragment: &Fragment) -> Chains {
+        fragment.chains(&self.context, !self.is_large_now())
+    }
+
+    fn is_large_now(&self) -> bool {
+        self.desired.endpoint_count() > LARGE_CLUSTER
+    }
+
+    /// The changes of chains that lead from Believed to Desired.
+    fn edits(&self) -> Vec<ChainEdit> {
+        let is_full = self.is_full || self.is_large != self.is_large_now();
+        let mut edits = Vec::new();
+        // Chains that are wanted, among those that are looked at.
+        let mut wanted: BTreeSet<ChainId> = BTreeSet::new();
+        let mut want = |owner: Option<&ServicePortName>, id: ChainId, rules: Vec<Rule>| {
+            if !self.believed.has(&id, &rules) {
+                let (table, chain) = id.clone();
+                edits.push(ChainEdit {
+                    owner: owner.cloned(),
+                    edit: Edit::Replace {
+                        table,
+                        chain,
+                        rules,
+                    },
+                });
+            }
+            wanted.insert(id);
+        };
+        for (table, chain, rules) in fixed::chains(&self.context) {
+            want(None, (table, chain), rules);
+        }
+        let chains_of = |fragment: &Fragment| self.chains(fragment);
+        let mut former: BTreeSet<ChainId> = BTreeSet::new();
+        if is_full {
+            for (name, fragment) in self.desired.fragments() {
+                for (chain, rules) in chains_of(fragment) {
+                    want(Some(name), (Table::Nat, chain), rules);
+                }
+            }
+            let present = self.believed.chains();
+            former.extend(present.filter(|id| is_of_a_service(id)).cloned());
+        } else {
+            for name in &self.touched.service_ports {
+                let fragment = self.desired.fragments().get(name);
+                for (chain, rules) in fragment.map(chains_of).unwrap_or_default() {
+                    want(Some(name), (Table::Nat, chain), rules);
+                }
+            }
+            let chains = self.touched.former_chains.iter();
+            former.extend(chains.map(|chain| (Table::Nat, chain.clone())));
+        }
+        let everywhere = self.context.iptables.node_ports_everywhere;
+        for tree in TreeId::ALL {
+            if everywhere && tree.is_of_node_addresses() {
+                continue;
+            }
+            let nodes = if is_full {
+                self.desired.nodes(tree)
+            } else {
+                self.touched.nodes.get(&tree).cloned().unwrap_or_default()
+            };
+            for prefix in nodes {
+                let id = (tree.table(), tree.chain(prefix, self.context.family));
+                match self.desired.node(tree, prefix, &self.context) {
+                    Some(mut rules) => {
+                        if prefix == Prefix::ROOT {
+                            rules.extend(fixed::behind(tree, &self.context));
+                        }
+                        want(None, id, rules);
+                    }
+                    None => {
+                        former.insert(id);
+                    }
+                }
+            }
+        }
+        let unwanted = self.unwanted(former.difference(&wanted));
+        let in_use = self.believed.in_use(&unwanted);
+        let deleted = unwanted.difference(&in_use);
+        let deleted = deleted.filter(|id| !self.stuck.contains(*id));
+        edits.extend(deleted.map(|(table, chain)| ChainEdit {
+            owner: None,
+            edit: Edit::DeleteChain {
+                table: *table,
+                chain: chain.clone(),
+            },
+        }));
+        let shared = self.believed.lacking(&fixed::shared(&self.context));
+        edits.extend(
+            shared
+                .into_iter()
+                .map(|edit| ChainEdit { owner: None, edit }),
+        );
+        edits
+    }
+
+    /// Those that are there.
+    fn unwanted<'a>(&self, ids: impl Iterator<Item = &'a ChainId>) -> BTreeSet<ChainId> {
+        ids.filter(|id| self.believed.contains(id))
+            .cloned()
+            .collect()
+    }
+
+    /// Takes in what became of [`Self::plan`]; nothing else may have been taken in since.
+    pub fn report(&mut self, plan: &Plan, report: &Report) {
+        let mut outcomes = report.outcomes.iter();
+        let mut refused = Vec::new();
+        let mut succeeded = true;
+        for step in plan.steps() {
+            let outcome = outcomes.next().unwrap_or(&Outcome::NotTried);
+            succeeded &= *outcome == Outcome::Done;
+            match (step, outcome) {
+                (Step::SetSysctl { key, value }, Outcome::Done) => {
+                    self.believed.sysctls.insert(key, (*value).to_owned());
+                }
+                (Step::EditRules(rules), Outcome::Done) => self.believed.follow(&rules.edits),
+                (Step::DeleteNftablesTable { .. }, Outcome::Done) => {
+                    self.believed.has_nftables_table = false;
+                }
+                (Step::EditRules(rules), Outcome::Failed(failure)) => {
+                    // A batch is made table by table.
+                    self.needs_observation = true;
+                    if !is_transient(failure.kind) {
+                        refused.push(&rules.edits);
+                    }
+                }
+                _ => {}
+            }
+        }
+        if !succeeded {
+            self.is_full = true;
+            self.isolate(&refused);
+            return;
+        }
+        self.is_large = self.is_large_now();
+        let is_over = match self.isolation {
+            Isolation::Off => true,
+            // Chains of Service ports were written, the dispatch to them was not.
+            Isolation::Searching(_) => self.edits().is_empty(),
+        };
+        if is_over {
+            if self.is_full {
+                self.in_use = self.left_in_use();
+            }
+            self.isolation = Isolation::Off;
+            self.is_full = false;
+            self.touched = Touched::default();
+            self.former.clear();
+        }
+    }
+
+    /// Chains of nobody's that others jump to. Costs nothing where there are no such jumps.
+    fn left_in_use(&self) -> BTreeSet<ChainId> {
+        if !self.believed.is_used_by_others() {
+            return BTreeSet::new();
+        }
+        let mut unwanted: BTreeSet<ChainId> = self.believed.chains().cloned().collect();
+        unwanted.retain(is_of_a_service);
+        for chain in self.owners().into_keys() {
+            unwanted.remove(&chain);
+        }
+        for tree in TreeId::ALL {
+            for prefix in self.desired.nodes(tree) {
+                unwanted.remove(&(tree.table(), tree.chain(prefix, self.context.family)));
+            }
+        }
+        self.believed.in_use(&unwanted)
+    }
+
+    /// Goes on with the search for what the kernel refuses.
+    fn isolate(&mut self, refused: &[&Vec<Edit>]) {
+        if refused.is_empty() {
+            return;
+        }
+        let Isolation::Searching(size) = self.isolation else {
+            let all = self.desired.fragments().len();
+            self.isolation = Isolation::Searching(all.div_ceil(PARTS).max(1));
+            return;
+        };
+        let is_deletion = |edit: &Edit| matches!(edit, Edit::DeleteChain { .. });
+        let owners = self.owners();
+        let owner_of = |edit: &Edit| owners.get(&(edit.table(), edit.chain().clone()));
+        let blamable = |edits: &&Vec<Edit>| {
+            edits
+                .iter()
+                .any(|edit| is_deletion(edit) || owner_of(edit).is_some())
+        };
+        if !refused.iter().all(blamable) {
+            // The next round tries everything again.
+            self.isolation = Isolation::Off;
+            return;
+        }
+        for edit in refused.iter().copied().flatten() {
+            match owner_of(edit).cloned() {
+                None => {
+                    self.stuck.insert((edit.table(), edit.chain().clone()));
+                }
+                Some(name) if size == 1 && !self.set_aside.contains(&name) => {
+                    let former = self.former.get(&name).cloned().flatten();
+                    self.desired.replace(&name, former, &self.context, None);
+                    self.set_aside.insert(name);
+                }
+                Some(_) => {}
+            }
+        }
+        self.isolation = Isolation::Searching((size / PARTS).max(1));
+    }
+
+    /// Whose the chains of Service ports are.
+    fn owners(&self) -> BTreeMap<ChainId, ServicePortName> {
+        let mut owners = BTreeMap::new();
+        for (name, fragment) in self.desired.fragments() {
+            for chain in fragment.chains(&self.context, false).into_keys() {
+                owners.insert((Table::Nat, chain), name.clone());
+            }
+        }
+        owners
+    }
+}
+
+/// Chains of Service ports jump to these.
+fn is_base(chain: &ChainName) -> bool {
+    matches!(chain.as_str(), "KUBE-MARK-MASQ" | "KUBE-FORWARD")
+}
+
+/// The same batch may work later.
+const fn is_transient(kind: FailureKind) -> bool {
+    matches!(kind, FailureKind::Transient | FailureKind::Permission)
+}

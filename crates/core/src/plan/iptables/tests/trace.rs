@@ -1,0 +1,545 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What clients of Services experience: the packet tracer over the rules of whole nodes.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+
+use crate::model::node::LocalDetector;
+use crate::model::testing::{endpoint, ip, service, slice, tracker};
+use crate::model::{EndpointSlice, Event, IpFamily, Protocol, Service};
+use crate::plan::iptables::name::endpoint_chain;
+use crate::plan::iptables::tests::proxy::{Proxy, name};
+use crate::plan::iptables::tests::tracer::{End, Packet, Tracer};
+use crate::plan::ruleset::{Rule, Ruleset, Table};
+use crate::plan::testing::context;
+use crate::plan::{Context, Hairpin};
+
+/// A node at 192.168.0.10 whose pods are in 10.1.0.0/24; pods of other nodes are in 10.2.0.0/24.
+fn node(objects: Vec<(Service, EndpointSlice)>) -> Proxy {
+    with(
+        Context {
+            local_detector: LocalDetector::Cidr("10.1.0.0/24".parse().unwrap()),
+            ..context(IpFamily::V4)
+        },
+        objects,
+    )
+}
+
+fn with(context: Context, objects: Vec<(Service, EndpointSlice)>) -> Proxy {
+    let (services, slices) = objects.into_iter().unzip();
+    let mut proxy = Proxy::start(context, tracker(services, slices), Ruleset::new());
+    proxy.sync();
+    proxy
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Client {
+    Pod,
+    Node,
+    Loopback,
+    Outside,
+    OtherPod,
+    /// The endpoint on this node.
+    Endpoint,
+}
+
+impl Client {
+    fn packet(self, to: &str) -> Packet {
+        let (from, interface) = match self {
+            Self::Pod => ("10.1.0.9", Some("cni0")),
+            Self::Node => ("192.168.0.10", None),
+            Self::Loopback => ("127.0.0.1", None),
+            Self::Outside => ("198.51.100.1", Some("eth0")),
+            Self::OtherPod => ("10.2.0.9", Some("eth0")),
+            Self::Endpoint => ("10.1.0.1", Some("cni0")),
+        };
+        Packet {
+            from: ip(from),
+            interface,
+            to: to.parse().unwrap(),
+            protocol: Protocol::Tcp,
+            known_to: None,
+        }
+    }
+}
+
+fn ends(proxy: &Proxy, packet: &Packet) -> BTreeSet<End> {
+    let local = ["192.168.0.10", "172.16.0.10", "127.0.0.1"]
+        .map(ip)
+        .to_vec();
+    let rules = &proxy.kernel.state.rules;
+    let ends = Tracer { rules, local }.trace(packet);
+    let sum: f64 = ends.values().sum();
+    assert!((sum - 1.0).abs() < 1e-6, "{ends:?}");
+    // All endpoints are equally likely.
+    let share = 1.0 / f64::from(u32::try_from(ends.len()).unwrap());
+    assert!(
+        ends.values().all(|chance| (chance - share).abs() < 1e-6),
+        "{ends:?}"
+    );
+    ends.into_keys().collect()
+}
+
+fn ask(proxy: &Proxy, client: Client, to: &str) -> BTreeSet<End> {
+    ends(proxy, &client.packet(to))
+}
+
+fn at(address: &str) -> SocketAddr {
+    SocketAddr::new(ip(address), 8080)
+}
+
+/// The client's own address is seen.
+fn direct<const N: usize>(addresses: [&str; N]) -> BTreeSet<End> {
+    addresses.map(|a| End::To(at(a))).into()
+}
+
+fn masqueraded<const N: usize>(addresses: [&str; N]) -> BTreeSet<End> {
+    addresses.map(|a| End::Masqueraded(at(a))).into()
+}
+
+fn just(end: End) -> BTreeSet<End> {
+    [end].into()
+}
+
+const HERE: &str = "10.1.0.1";
+const THERE: &str = "10.2.0.1";
+const BOTH: [&str; 2] = [HERE, THERE];
+
+fn both() -> EndpointSlice {
+    slice("ns/web", "a", vec![endpoint(HERE).local(), endpoint(THERE)]).port(8080)
+}
+
+fn only_there() -> EndpointSlice {
+    slice("ns/web", "a", vec![endpoint(THERE)]).port(8080)
+}
+
+fn nowhere() -> EndpointSlice {
+    slice("ns/web", "a", vec![]).port(8080)
+}
+
+/// Answers at 10.96.0.1:80, 203.0.113.1:80 (external IP), 203.0.113.2:80 (load balancer) and node port 30080.
+fn web() -> Service {
+    service("ns/web")
+        .port(80)
+        .node_port(30_080)
+        .external_ip("203.0.113.1")
+        .vip("203.0.113.2")
+}
+
+const CLUSTER_IP: &str = "10.96.0.1:80";
+const EXTERNAL: [&str; 3] = ["203.0.113.1:80", "203.0.113.2:80", "192.168.0.10:30080"];
+
+#[test]
+fn cluster_ip() {
+    let proxy = node(vec![(web(), both())]);
+    assert_eq!(ask(&proxy, Client::Pod, CLUSTER_IP), direct(BOTH));
+    for client in [Client::Node, Client::Outside, Client::OtherPod] {
+        assert_eq!(
+            ask(&proxy, client, CLUSTER_IP),
+            masqueraded(BOTH),
+            "{client:?}"
+        );
+    }
+    assert_eq!(
+        ask(&proxy, Client::Pod, "10.96.0.1:81"),
+        just(End::Untouched)
+    );
+    let mut udp = Client::Pod.packet(CLUSTER_IP);
+    udp.protocol = Protocol::Udp;
+    assert_eq!(ends(&proxy, &udp), just(End::Untouched));
+}
+
+#[test]
+fn masquerading_of_cluster_ip_traffic() {
+    let of = |detector, all| Context {
+        local_detector: detector,
+        masquerade_all: all,
+        ..context(IpFamily::V4)
+    };
+    let bridge = LocalDetector::BridgeInterface("cni0".parse().unwrap());
+    let prefix = LocalDetector::InterfacePrefix("cni".parse().unwrap());
+    for detector in [bridge, prefix] {
+        let proxy = with(of(detector, false), vec![(web(), both())]);
+        assert_eq!(ask(&proxy, Client::Pod, CLUSTER_IP), direct(BOTH));
+        assert_eq!(ask(&proxy, Client::Outside, CLUSTER_IP), masqueraded(BOTH));
+        assert_eq!(ask(&proxy, Client::Node, CLUSTER_IP), masqueraded(BOTH));
+    }
+    let proxy = with(of(LocalDetector::None, false), vec![(web(), both())]);
+    assert_eq!(ask(&proxy, Client::Outside, CLUSTER_IP), direct(BOTH));
+    let proxy = with(of(LocalDetector::None, true), vec![(web(), both())]);
+    assert_eq!(ask(&proxy, Client::Pod, CLUSTER_IP), masqueraded(BOTH));
+}
+
+#[test]
+fn node_that_has_the_cluster_ip_is_masqueraded_while_ipvs_mode_leaves() {
+    let rule = |leaves_ipvs, detector| {
+        let mut node = Context {
+            local_detector: detector,
+            ..context(IpFamily::V4)
+        };
+        node.iptables.leaves_ipvs = leaves_ipvs;
+        let proxy = with(node, vec![(web(), both())]);
+        let rules = proxy.kernel.state.rules.chains.values().flatten();
+        let from_itself = |rule: &&Rule| rule.as_str().contains("-s 10.96.0.1/32 ");
+        let rules: Vec<String> = rules
+            .filter(from_itself)
+            .map(|rule| rule.as_str().to_owned())
+            .collect();
+        rules
+    };
+    let pods = LocalDetector::Cidr("10.1.0.0/24".parse().unwrap());
+    assert_eq!(rule(true, pods), [""; 0]);
+    assert_eq!(rule(false, LocalDetector::None), [""; 0]);
+    assert_eq!(
+        rule(true, LocalDetector::None),
+        [
+            "-s 10.96.0.1/32 -d 10.96.0.1/32 -p tcp -m comment --comment \"ns/web cluster IP\" -m tcp --dport 80 -j KUBE-MARK-MASQ"
+        ]
+    );
+}
+
+#[test]
+fn pod_that_reaches_itself_is_masqueraded() {
+    let proxy = node(vec![(web(), both())]);
+    let expected = BTreeSet::from([End::Masqueraded(at(HERE)), End::To(at(THERE))]);
+    assert_eq!(ask(&proxy, Client::Endpoint, CLUSTER_IP), expected);
+    // With many of them, the tree of local endpoints has branches.
+    let many = (1..=200).map(|n| endpoint(&format!("10.1.0.{n}")).local());
+    let proxy = node(vec![(
+        web(),
+        slice("ns/web", "a", many.collect()).port(8080),
+    )]);
+    let ends = ask(&proxy, Client::Endpoint, CLUSTER_IP);
+    let masqueraded: Vec<&End> = ends
+        .iter()
+        .filter(|end| matches!(end, End::Masqueraded(_)))
+        .collect();
+    assert_eq!(masqueraded, [&End::Masqueraded(at(HERE))]);
+    assert_eq!(ends.len(), 200);
+}
+
+#[test]
+fn one_rule_masquerades_all_pods_that_reach_themselves() {
+    let mut comparing = node(vec![]).planner.context().clone();
+    comparing.iptables.hairpin = Hairpin::OneRule;
+    let proxy = with(comparing, vec![(web(), both())]);
+    let expected = BTreeSet::from([End::Masqueraded(at(HERE)), End::To(at(THERE))]);
+    assert_eq!(ask(&proxy, Client::Endpoint, CLUSTER_IP), expected);
+    let rules = proxy.rules(Table::Nat, "KUBE-HAIRPIN");
+    assert_eq!(rules.len(), 1, "{rules:?}");
+}
+
+#[test]
+fn external_addresses() {
+    let proxy = node(vec![(web(), both())]);
+    for to in EXTERNAL {
+        for client in [Client::Pod, Client::Node, Client::Outside, Client::OtherPod] {
+            assert_eq!(
+                ask(&proxy, client, to),
+                masqueraded(BOTH),
+                "{client:?} {to}"
+            );
+        }
+    }
+}
+
+#[test]
+fn external_policy_local() {
+    let proxy = node(vec![(web().external_local(), both())]);
+    for to in EXTERNAL {
+        assert_eq!(ask(&proxy, Client::Outside, to), direct([HERE]), "{to}");
+        assert_eq!(ask(&proxy, Client::OtherPod, to), direct([HERE]), "{to}");
+        // Short cuts: these need not go round by a load balancer.
+        assert_eq!(ask(&proxy, Client::Pod, to), direct(BOTH), "{to}");
+        assert_eq!(ask(&proxy, Client::Node, to), masqueraded(BOTH), "{to}");
+    }
+    assert_eq!(ask(&proxy, Client::Pod, CLUSTER_IP), direct(BOTH));
+    let proxy = node(vec![(web().external_local(), only_there())]);
+    for to in EXTERNAL {
+        assert_eq!(ask(&proxy, Client::Outside, to), just(End::Dropped), "{to}");
+        assert_eq!(ask(&proxy, Client::Pod, to), direct([THERE]), "{to}");
+        assert_eq!(ask(&proxy, Client::Node, to), masqueraded([THERE]), "{to}");
+    }
+}
+
+#[test]
+fn internal_policy_local() {
+    let proxy = node(vec![(web().internal_local(), both())]);
+    assert_eq!(ask(&proxy, Client::Pod, CLUSTER_IP), direct([HERE]));
+    assert_eq!(ask(&proxy, Client::Node, CLUSTER_IP), masqueraded([HERE]));
+    assert_eq!(ask(&proxy, Client::Outside, EXTERNAL[2]), masqueraded(BOTH));
+    let proxy = node(vec![(web().internal_local(), only_there())]);
+    for client in [Client::Pod, Client::Node, Client::Outside] {
+        assert_eq!(ask(&proxy, client, CLUSTER_IP), just(End::Dropped));
+    }
+    assert_eq!(
+        ask(&proxy, Client::Outside, EXTERNAL[2]),
+        masqueraded([THERE])
+    );
+}
+
+#[test]
+fn without_endpoints_every_client_is_refused() {
+    for service in [web(), web().external_local(), web().internal_local()] {
+        let proxy = node(vec![(service, nowhere())]);
+        for to in EXTERNAL.into_iter().chain([CLUSTER_IP]) {
+            for client in [Client::Pod, Client::Node, Client::Outside] {
+                assert_eq!(
+                    ask(&proxy, client, to),
+                    just(End::Rejected),
+                    "{client:?} {to}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn source_ranges() {
+    let ranged = web()
+        .source_range("198.51.100.0/24")
+        .source_range("10.9.0.0/16");
+    let proxy = node(vec![(ranged, both())]);
+    let vip = EXTERNAL[1];
+    assert_eq!(ask(&proxy, Client::Outside, vip), masqueraded(BOTH));
+    for client in [Client::Pod, Client::Node, Client::OtherPod] {
+        assert_eq!(ask(&proxy, client, vip), just(End::Dropped), "{client:?}");
+    }
+    // Only the load balancer's address is guarded.
+    for to in [EXTERNAL[0], EXTERNAL[2]] {
+        assert_eq!(ask(&proxy, Client::OtherPod, to), masqueraded(BOTH));
+    }
+    assert_eq!(ask(&proxy, Client::Pod, CLUSTER_IP), direct(BOTH));
+    // The node is in a range, so it is admitted from whichever of its addresses the kernel chooses.
+    let proxy = node(vec![(web().source_range("192.168.0.0/24"), both())]);
+    let mut from_node = Client::Node.packet(vip);
+    for source in ["192.168.0.10", "172.16.0.10"] {
+        from_node.from = ip(source);
+        assert_eq!(ends(&proxy, &from_node), masqueraded(BOTH), "{source}");
+    }
+    assert_eq!(ask(&proxy, Client::Outside, vip), just(End::Dropped));
+    // Another node of that network is not this one.
+    let proxy = node(vec![(web().source_range("192.168.0.99/32"), both())]);
+    from_node.from = ip("172.16.0.10");
+    assert_eq!(ends(&proxy, &from_node), just(End::Dropped));
+    // An address that is an external IP as well does not escape the ranges.
+    let both_roles = web()
+        .external_ip("203.0.113.2")
+        .source_range("192.168.0.0/24");
+    let proxy = node(vec![(both_roles, both())]);
+    assert_eq!(ask(&proxy, Client::Outside, vip), just(End::Dropped));
+}
+
+#[test]
+fn node_ports_and_where_they_answer() {
+    let proxy = node(vec![(web(), both())]);
+    assert_eq!(
+        ask(&proxy, Client::Loopback, "127.0.0.1:30080"),
+        masqueraded(BOTH)
+    );
+    assert_eq!(
+        ask(&proxy, Client::Outside, "172.16.0.10:30080"),
+        masqueraded(BOTH)
+    );
+    assert_eq!(
+        ask(&proxy, Client::Outside, "192.168.0.99:30080"),
+        just(End::Untouched)
+    );
+    // Packets to 127.0.0.0/8 from elsewhere are an attack that route_localnet makes possible.
+    let mut martian = Client::Outside.packet("127.0.0.1:22");
+    assert_eq!(ends(&proxy, &martian), just(End::Dropped));
+    martian.to = "127.0.0.1:30080".parse().unwrap();
+    assert_eq!(ends(&proxy, &martian), just(End::Dropped));
+    let mut selected = proxy.planner.context().clone();
+    selected.iptables.node_ports_everywhere = false;
+    selected.node_port_addresses.clear();
+    let selected = with(selected, vec![(web(), both())]);
+    assert_eq!(ends(&selected, &martian), just(End::Dropped));
+    assert_eq!(
+        ask(&selected, Client::Loopback, "127.0.0.1:30080"),
+        masqueraded(BOTH)
+    );
+    martian.to = "192.168.0.10:22".parse().unwrap();
+    assert_eq!(ends(&proxy, &martian), just(End::Untouched));
+    let mut narrow = proxy.planner.context().clone();
+    narrow.iptables.node_ports_everywhere = false;
+    narrow.iptables.localhost_node_ports = false;
+    // More than fit into one chain.
+    narrow.node_port_addresses = (0..100).map(|n| ip(&format!("172.16.0.{n}"))).collect();
+    for (slice, served) in [
+        (both(), masqueraded(BOTH)),
+        (nowhere(), just(End::Rejected)),
+    ] {
+        let proxy = with(narrow.clone(), vec![(web(), slice)]);
+        assert_eq!(ask(&proxy, Client::Outside, "172.16.0.10:30080"), served);
+        assert_eq!(
+            ask(&proxy, Client::Outside, "192.168.0.10:30080"),
+            just(End::Untouched)
+        );
+        assert_eq!(
+            ask(&proxy, Client::Loopback, "127.0.0.1:30080"),
+            just(End::Untouched)
+        );
+    }
+}
+
+#[test]
+fn affinity_leads_back() {
+    let sticky = web().affinity(10);
+    let proxy = node(vec![(sticky, both())]);
+    assert_eq!(ask(&proxy, Client::Pod, CLUSTER_IP), direct(BOTH));
+    for endpoint in BOTH {
+        let chain = endpoint_chain("ns/web", Protocol::Tcp, at(endpoint));
+        let mut packet = Client::Pod.packet(CLUSTER_IP);
+        packet.known_to = Some(chain.to_string());
+        assert_eq!(ends(&proxy, &packet), direct([endpoint]));
+        // The memory is one for all addresses of the Service.
+        packet.to = EXTERNAL[0].parse().unwrap();
+        assert_eq!(ends(&proxy, &packet), masqueraded([endpoint]));
+        let sets = proxy.rules(Table::Nat, chain.as_str());
+        assert!(
+            sets[0].contains(&format!("--set --name {chain}")),
+            "{sets:?}"
+        );
+    }
+}
+
+#[test]
+fn health_check_port_is_open() {
+    let proxy = node(vec![(web().external_local().health_check(32_000), both())]);
+    let accepted = proxy.rules(Table::Filter, "KUBE-NODEPORTS");
+    assert_eq!(
+        accepted,
+        [
+            "-p tcp -m comment --comment \"ns/web health check node port\" -m tcp --dport 32000 -j ACCEPT"
+        ]
+    );
+    assert_eq!(
+        ask(&proxy, Client::Outside, "192.168.0.10:32000"),
+        just(End::Untouched)
+    );
+}
+
+/// The port of the health check is the Service's, not that of one of its ports.
+#[test]
+fn ports_of_a_service_share_its_health_check() {
+    let web = web().named_port("tls", Protocol::Tcp, 443);
+    let web = web.external_local().health_check(32_000);
+    let other = service("ns/other")
+        .cluster_ips(&["10.96.0.99"])
+        .port(80)
+        .created(1)
+        .external_local()
+        .health_check(32_000);
+    let conflicts = |proxy: &Proxy| {
+        let conflicts = proxy.planner.desired().conflicts().into_iter();
+        let losers = conflicts.map(|conflict| conflict.loser.service);
+        losers.map(|name| name.to_string()).collect::<Vec<_>>()
+    };
+    assert!(conflicts(&node(vec![(web.clone(), both())])).is_empty());
+    let contested = node(vec![(web, both()), (other, both())]);
+    assert_eq!(conflicts(&contested), ["ns/other"]);
+}
+
+/// Every endpoint of a long list is equally likely (`ends` looks at that), and no chain is long.
+#[test]
+fn long_lists_of_endpoints_are_split_evenly() {
+    for count in [16, 17, 31, 255, 256, 257, 1_000] {
+        let endpoints: Vec<_> = (0..count)
+            .map(|n| endpoint(&format!("10.3.{}.{}", n / 250, n % 250)))
+            .collect();
+        let proxy = node(vec![(web(), slice("ns/web", "a", endpoints).port(8080))]);
+        assert_eq!(ask(&proxy, Client::Pod, CLUSTER_IP).len(), count);
+        let longest = proxy.kernel.state.rules.chains.values().map(Vec::len).max();
+        assert!(longest <= Some(32), "{count}: {longest:?}");
+    }
+}
+
+#[test]
+fn each_of_many_services_is_found() {
+    let objects = (0..600_u16)
+        .map(|n| {
+            let [high, low] = n.to_be_bytes();
+            let name = format!("ns/web{n}");
+            let service = service(&name)
+                .cluster_ips(&[&format!("10.96.{high}.{low}")])
+                .port(80)
+                .node_port(30_000 + n);
+            let pod = format!("10.3.{high}.{low}");
+            (service, slice(&name, "a", vec![endpoint(&pod)]).port(8080))
+        })
+        .collect();
+    let mut proxy = node(objects);
+    for n in [0, 1, 99, 255, 256, 511, 599_u16] {
+        let [high, low] = n.to_be_bytes();
+        let pod = format!("10.3.{high}.{low}");
+        assert_eq!(
+            ask(&proxy, Client::Pod, &format!("10.96.{high}.{low}:80")),
+            direct([&*pod])
+        );
+        let node_port = format!("192.168.0.10:{}", 30_000 + n);
+        assert_eq!(
+            ask(&proxy, Client::Outside, &node_port),
+            masqueraded([&*pod])
+        );
+    }
+    proxy.take_in([Event::SlicesReplaced(vec![])]);
+    proxy.sync();
+    for to in ["10.96.1.44:80", "192.168.0.10:30300"] {
+        assert_eq!(ask(&proxy, Client::Pod, to), just(End::Rejected));
+    }
+}
+
+#[test]
+#[should_panic(expected = "unknown")]
+fn tracer_fails_on_a_rule_that_it_does_not_know() {
+    let mut proxy = node(vec![(web(), both())]);
+    let rules = &mut proxy.kernel.state.rules;
+    rules.set(
+        Table::Nat,
+        name("PREROUTING"),
+        vec![Rule::new("-m bpf --bytecode 1 -j ACCEPT")],
+    );
+    ask(&proxy, Client::Pod, CLUSTER_IP);
+}
+
+#[test]
+fn ipv6_is_alike() {
+    let at6: fn(&str) -> IpAddr = ip;
+    let web = service("ns/web")
+        .cluster_ips(&["fd00:96::1"])
+        .port(80)
+        .node_port(30_080);
+    let slice = slice("ns/web", "a", vec![endpoint("fd00:1::1").local()]).port(8080);
+    let context = Context {
+        local_detector: LocalDetector::Cidr("fd00:1::/64".parse().unwrap()),
+        ..context(IpFamily::V6)
+    };
+    let proxy = with(context, vec![(web, slice)]);
+    let local = ["fd00:192::10", "::1"].map(at6).to_vec();
+    let trace = |from: &str, to: &str| {
+        let packet = Packet {
+            from: at6(from),
+            interface: Some("eth0"),
+            to: to.parse().unwrap(),
+            protocol: Protocol::Tcp,
+            known_to: None,
+        };
+        let rules = &proxy.kernel.state.rules;
+        let local = local.clone();
+        Tracer { rules, local }
+            .trace(&packet)
+            .into_keys()
+            .collect::<Vec<_>>()
+    };
+    let endpoint = "[fd00:1::1]:8080".parse().unwrap();
+    assert_eq!(trace("fd00:1::9", "[fd00:96::1]:80"), [End::To(endpoint)]);
+    assert_eq!(
+        trace("fd00:1::1", "[fd00:96::1]:80"),
+        [End::Masqueraded(endpoint)]
+    );
+    assert_eq!(
+        trace("2001:db8::1", "[fd00:192::10]:30080"),
+        [End::Masqueraded(endpoint)]
+    );
+}

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+//! PURE: whose an iptables chain is. It shows in its name.
+
+use crate::plan::iptables::name;
+use crate::plan::iptables::tree::TreeId;
+use crate::plan::ruleset::{ChainId, Table};
+
+/// Chains of IPVS mode only.
+const OF_IPVS: [(Table, &str); 9] = [
+    (Table::Mangle, "KUBE-IPVS-MARK"),
+    (Table::Mangle, "KUBE-IPVS-OUT-FILTER"),
+    (Table::Mangle, "KUBE-SOURCE-RANGES-FIREWALL"),
+    (Table::Nat, "KUBE-LOAD-BALANCER"),
+    (Table::Nat, "KUBE-NODE-PORT"),
+    (Table::Filter, "KUBE-NODE-PORT"),
+    (Table::Filter, "KUBE-SOURCE-RANGES-FIREWALL"),
+    (Table::Filter, "KUBE-IPVS-FILTER"),
+    (Table::Filter, "KUBE-IPVS-OUT-FILTER"),
+];
+
+/// Chains of both modes.
+const OF_BOTH: [(Table, &str); 5] = [
+    (Table::Nat, "KUBE-SERVICES"),
+    (Table::Nat, "KUBE-POSTROUTING"),
+    (Table::Nat, "KUBE-MARK-MASQ"),
+    (Table::Filter, "KUBE-FORWARD"),
+    (Table::Filter, "KUBE-PROXY-FIREWALL"),
+];
+
+/// The modes that have a chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Modes {
+    Iptables,
+    Ipvs,
+    Both,
+}
+
+impl Modes {
+    /// `None`: the chain is not kube-proxy's, or not its alone.
+    pub fn of(id: &ChainId) -> Option<Self> {
+        let (table, chain) = id;
+        let is_in = |chains: &[(Table, &str)]| chains.contains(&(*table, chain.as_str()));
+        if is_in(&OF_BOTH) {
+            return Some(Self::Both);
+        }
+        if is_in(&OF_IPVS) {
+            return Some(Self::Ipvs);
+        }
+        let is_root = TreeId::ALL
+            .into_iter()
+            .any(|tree| tree.table() == *table && tree.root() == chain.as_str());
+        (is_root || is_of_a_service(id)).then_some(Self::Iptables)
+    }
+}
+
+/// By it kube-proxy sees that somebody flushed its rules. We see that without.
+const CANARY: &str = "KUBE-PROXY-CANARY";
+
+/// A chain that only iptables mode, ours or kube-proxy's, makes for Services. If nobody wants it, it goes.
+pub fn is_of_a_service((table, chain): &ChainId) -> bool {
+    let begins = |prefix: &str| chain.as_str().starts_with(prefix);
+    chain.as_str() == CANARY
+        || (*table == Table::Nat && name::SERVICE_PREFIXES.into_iter().any(begins))
+        || TreeId::ALL.into_iter().any(|tree| {
+            let is_optional = tree.is_of_node_addresses() && chain.as_str() == tree.root();
+            tree.table() == *table && (begins(tree.branch()) || is_optional)
+        })
+}
+
+#[cfg(test)]
+mod tests;

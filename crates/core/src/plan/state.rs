@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: Apache-2.0
+//! PURE: what a kernel holds of one family, as observed or as believed, and what a step does to it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use crate::plan::object::{RealServers, Timeouts, VirtualServer, VirtualServerKey};
+use crate::plan::ruleset::{Edit, Ruleset, Table};
+use crate::plan::set::{SetEntry, SetName, SetType};
+use crate::plan::step::Step;
+
+/// The kernel's content of one family.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    pub node: NodeState,
+    pub rules: Ruleset,
+    pub sets: BTreeMap<SetName, SetState>,
+    pub virtual_servers: BTreeMap<VirtualServerKey, VirtualServerState>,
+    /// Host addresses on the link.
+    pub addresses: BTreeSet<IpAddr>,
+    /// The table of kube-proxy's nftables mode is there. It translates packets until it goes.
+    pub has_nftables_table: bool,
+}
+
+/// What both families share.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeState {
+    pub link_exists: bool,
+    /// Values by path under `/proc/sys`; what cannot be read is absent.
+    pub sysctls: BTreeMap<&'static str, String>,
+    pub timeouts: Timeouts,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetState {
+    pub set_type: SetType,
+    pub max_entries: u32,
+    pub entries: BTreeSet<SetEntry>,
+}
+
+impl SetState {
+    fn add(&mut self, entry: SetEntry) -> Result<(), Refusal> {
+        let full = self.set_type.is_hash()
+            && self.entries.len() >= usize::try_from(self.max_entries).unwrap_or(usize::MAX);
+        let (first, last) = entry.alternatives();
+        let replaced = self.entries.range(first..=last).next().copied();
+        match replaced {
+            Some(replaced) => {
+                self.entries.remove(&replaced);
+            }
+            None if full => return Err(Refusal::Full),
+            None => {}
+        }
+        self.entries.insert(entry);
+        Ok(())
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VirtualServerState {
+    pub server: VirtualServer,
+    pub real_servers: RealServers,
+}
+
+/// Why a kernel refuses a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("no such object")]
+    NotFound,
+    #[error("object exists")]
+    AlreadyExists,
+    #[error("object is in use")]
+    Busy,
+    #[error("object is full")]
+    Full,
+    #[error("objects do not fit")]
+    Mismatch,
+}
+
+impl State {
+    /// Does what the kernel does with a step. This is how belief follows the steps that worked,
+    /// and the whole of the fake kernel.
+    pub fn apply(&mut self, step: &Step) -> Result<(), Refusal> {
+        match step {
+            Step::SetSysctl { key, value } => {
+                self.node.sysctls.insert(key, (*value).to_owned());
+            }
+            Step::SetTimeouts(timeouts) => self.node.timeouts.merge(*timeouts),
+            Step::CreateLink => {
+                if std::mem::replace(&mut self.node.link_exists, true) {
+                    return Err(Refusal::AlreadyExists);
+                }
+            }
+            Step::DeleteLink => {
+                if !std::mem::replace(&mut self.node.link_exists, false) {
+                    return Err(Refusal::NotFound);
+                }
+                self.addresses.clear();
+            }
+            Step::CreateSet(spec) => {
+                let state = SetState {
+                    set_type: spec.set_type,
+                    max_entries: spec.max_entries,
+                    entries: BTreeSet::new(),
+                };
+                if self.sets.contains_key(&spec.name) {
+                    return Err(Refusal::AlreadyExists);
+                }
+                self.sets.insert(spec.name.clone(), state);
+            }
+            Step::AddEntry { set, entry } => {
+                let set = self.sets.get_mut(set).ok_or(Refusal::NotFound)?;
+                set.add(*entry)?;
+            }
+            Step::DeleteEntry { set, entry } => {
+                let set = self.sets.get_mut(set).ok_or(Refusal::NotFound)?;
+                set.entries.remove(entry);
+            }
+            Step::SwapSets { a, b } => self.swap(a, b)?,
+            Step::DestroySet { set } => {
+                if refers_to_set(&self.rules, set) {
+                    return Err(Refusal::Busy);
+                }
+                self.sets.remove(set).ok_or(Refusal::NotFound)?;
+            }
+            Step::EditRules(rules) => {
+                // A batch is atomic.
+                let mut edited = self.rules.clone();
+                for edit in &rules.edits {
+                    apply_edit(&mut edited, edit)?;
+                }
+                self.check_rules(&edited)?;
+                self.rules = edited;
+            }
+            Step::AddVirtualServer { key, server } => {
+                let state = VirtualServerState {
+                    server: server.clone(),
+                    real_servers: RealServers::new(),
+                };
+                if self.virtual_servers.contains_key(key) {
+                    return Err(Refusal::AlreadyExists);
+                }
+                self.virtual_servers.insert(*key, state);
+            }
+            Step::SetVirtualServer { key, server } => {
+                self.virtual_server(key)?.server = server.clone();
+            }
+            Step::DeleteVirtualServer { key } => {
+                self.virtual_servers.remove(key).ok_or(Refusal::NotFound)?;
+            }
+            Step::AddRealServer { vs, key, server } => {
+                let servers = &mut self.virtual_server(vs)?.real_servers;
+                if servers.contains_key(key) {
+                    return Err(Refusal::AlreadyExists);
+                }
+                servers.insert(*key, *server);
+            }
+            Step::SetRealServer { vs, key, server } => {
+                let servers = &mut self.virtual_server(vs)?.real_servers;
+                *servers.get_mut(key).ok_or(Refusal::NotFound)? = *server;
+            }
+            Step::DeleteRealServer { vs, key } => {
+                self.virtual_server(vs)?
+                    .real_servers
+                    .remove(key)
+                    .ok_or(Refusal::NotFound)?;
+            }
+            Step::AddAddress { address } => {
+                if !self.node.link_exists {
+                    return Err(Refusal::NotFound);
+                }
+                self.addresses.insert(*address);
+            }
+            Step::DeleteAddress { address } => {
+                self.addresses.remove(address);
+            }
+            Step::DeleteNftablesTable { .. } => self.has_nftables_table = false,
+        }
+        Ok(())
+    }
+
+    fn virtual_server(
+        &mut self,
+        key: &VirtualServerKey,
+    ) -> Result<&mut VirtualServerState, Refusal> {
+        self.virtual_servers.get_mut(key).ok_or(Refusal::NotFound)
+    }
+
+    fn swap(&mut self, a: &SetName, b: &SetName) -> Result<(), Refusal> {
+        let of_a = self.sets.get(a).ok_or(Refusal::NotFound)?.clone();
+        let of_b = self.sets.get(b).ok_or(Refusal::NotFound)?.clone();
+        if of_a.set_type != of_b.set_type {
+            return Err(Refusal::Mismatch);
+        }
+        self.sets.insert(a.clone(), of_b);
+        self.sets.insert(b.clone(), of_a);
+        Ok(())
+    }
+
+    /// Rules may name only chains and sets that exist.
+    fn check_rules(&self, rules: &Ruleset) -> Result<(), Refusal> {
+        // Another proxy may have left a hundred thousand rules.
+        let chains = rules.chains.keys();
+        let chains: BTreeSet<(Table, &str)> = chains.map(|(t, c)| (*t, c.as_str())).collect();
+        for ((table, _), chain_rules) in &rules.chains {
+            for rule in chain_rules {
+                let to_missing_chain = rule.target().is_some_and(|target| {
+                    target.starts_with("KUBE-") && !chains.contains(&(*table, target))
+                });
+                let known = |name: &str| self.sets.keys().any(|set| set.as_str() == name);
+                if to_missing_chain || !rule.sets().all(known) {
+                    return Err(Refusal::NotFound);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Timeouts {
+    /// 0 leaves what is there, as the kernel does.
+    fn merge(&mut self, wanted: Self) {
+        let pick = |wanted, kept| if wanted == 0 { kept } else { wanted };
+        self.tcp = pick(wanted.tcp, self.tcp);
+        self.tcp_fin = pick(wanted.tcp_fin, self.tcp_fin);
+        self.udp = pick(wanted.udp, self.udp);
+    }
+
+    /// Setting these would change nothing.
+    pub fn satisfied_by(self, present: Self) -> bool {
+        let mut merged = present;
+        merged.merge(self);
+        merged == present
+    }
+}
+
+fn apply_edit(rules: &mut Ruleset, edit: &Edit) -> Result<(), Refusal> {
+    let built_in = |table: Table| table.has_built_in(edit.chain());
+    let key = (edit.table(), edit.chain().clone());
+    match edit {
+        Edit::Replace { rules: new, .. } => {
+            rules.chains.insert(key, new.clone());
+        }
+        Edit::Prepend { table, rule, .. } | Edit::Append { table, rule, .. } => {
+            if built_in(*table) {
+                rules.chains.entry(key.clone()).or_default();
+            }
+            let chain = rules.chains.get_mut(&key).ok_or(Refusal::NotFound)?;
+            let at = if matches!(edit, Edit::Prepend { .. }) {
+                0
+            } else {
+                chain.len()
+            };
+            chain.insert(at, rule.clone());
+        }
+        Edit::Delete { rule, .. } => {
+            let chain = rules.chains.get_mut(&key).ok_or(Refusal::NotFound)?;
+            let at = chain
+                .iter()
+                .position(|other| other == rule)
+                .ok_or(Refusal::NotFound)?;
+            chain.remove(at);
+        }
+        Edit::DeleteChain { .. } => {
+            rules.chains.remove(&key).ok_or(Refusal::NotFound)?;
+        }
+    }
+    Ok(())
+}
+
+fn refers_to_set(rules: &Ruleset, set: &SetName) -> bool {
+    rules
+        .chains
+        .values()
+        .flatten()
+        .any(|rule| rule.sets().any(|name| name == set.as_str()))
+}

@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A node and a planner with a fake kernel, for tests.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crate::model::node::LocalDetector;
+use crate::model::testing::ip;
+use crate::model::{Event, IpFamily, Protocol, Tracker};
+use crate::plan::check::check;
+use crate::plan::context::{Context, Hairpin, IptablesContext, KernelVersion};
+use crate::plan::fake::{FakeKernel, Fault};
+use crate::plan::object::{RealServerKey, Timeouts, VirtualServerKey};
+use crate::plan::planner::RealServerOf;
+use crate::plan::step::Step;
+use crate::plan::{Plan, Planner, State};
+
+/// A node at `192.168.0.10` and `fd00:192::10` in zone `here`, with one more address.
+pub fn context(family: IpFamily) -> Context {
+    let (node, other, services) = match family {
+        IpFamily::V4 => ("192.168.0.10", "172.16.0.10", "10.96.0.0/12"),
+        IpFamily::V6 => ("fd00:192::10", "fd00:172::10", "fd00:96::/64"),
+    };
+    let addresses = BTreeSet::from([ip(node), ip(other)]);
+    Context {
+        family,
+        owns_node: family == IpFamily::V4,
+        zone: Some("here".into()),
+        node_ip: Some(ip(node)),
+        node_addresses: addresses.clone(),
+        node_port_addresses: addresses,
+        held_addresses: BTreeMap::new(),
+        scheduler: "rr".into(),
+        missing_schedulers: BTreeSet::new(),
+        drain_limit: Duration::from_hours(1),
+        exclude_cidrs: Vec::new(),
+        service_cidrs: vec![services.parse().unwrap()],
+        masquerade_all: false,
+        masquerade_mark: 0x4000,
+        local_detector: LocalDetector::None,
+        strict_arp: false,
+        timeouts: Timeouts::default(),
+        kernel: KernelVersion { major: 6, minor: 1 },
+        iptables: IptablesContext {
+            node_ports_everywhere: true,
+            localhost_node_ports: family == IpFamily::V4,
+            counts_packets: false,
+            leaves_ipvs: false,
+            drop_invalid: true,
+            hairpin: Hairpin::PerEndpoint,
+        },
+    }
+}
+
+/// `tcp("10.96.0.1:80")`.
+pub fn tcp(at: &str) -> VirtualServerKey {
+    vs(Protocol::Tcp, at)
+}
+
+pub fn udp(at: &str) -> VirtualServerKey {
+    vs(Protocol::Udp, at)
+}
+
+pub fn vs(protocol: Protocol, at: &str) -> VirtualServerKey {
+    let at: std::net::SocketAddr = at.parse().unwrap();
+    VirtualServerKey::Address {
+        address: at.ip(),
+        port: at.port(),
+        protocol,
+    }
+}
+
+pub fn rs(at: &str) -> RealServerKey {
+    let at: std::net::SocketAddr = at.parse().unwrap();
+    RealServerKey {
+        address: at.ip(),
+        port: at.port(),
+    }
+}
+
+/// The lines of a plan, without the fixed rules.
+pub fn lines(plan: &Plan) -> Vec<String> {
+    plan.steps()
+        .filter(|step| !matches!(step, Step::EditRules(_)))
+        .map(ToString::to_string)
+        .collect()
+}
+
+/// A tracker, a planner and a kernel: a proxy without its loop.
+#[derive(Debug)]
+pub struct Proxy {
+    pub tracker: Tracker,
+    pub planner: Planner,
+    pub kernel: FakeKernel,
+}
+
+impl Proxy {
+    /// Starts with the objects of a tracker and a kernel that holds `state`; programs nothing.
+    pub fn start(context: Context, tracker: Tracker, state: State) -> Self {
+        let mut proxy = Self {
+            tracker,
+            planner: Planner::new(context).unwrap(),
+            kernel: FakeKernel::new(state),
+        };
+        proxy.observe();
+        let names: Vec<_> = proxy.tracker.services().map(|s| s.name.clone()).collect();
+        for name in names {
+            proxy.planner.update(&proxy.tracker, &name);
+        }
+        proxy.tracker.take();
+        proxy
+    }
+
+    pub fn observe(&mut self) {
+        self.planner.observed(self.kernel.state.clone());
+    }
+
+    /// Takes in events; programs nothing.
+    pub fn take_in(&mut self, events: impl IntoIterator<Item = Event>) {
+        for event in events {
+            self.tracker.apply(event);
+        }
+        for name in self.tracker.take().services {
+            self.planner.update(&self.tracker, &name);
+        }
+    }
+
+    /// One round in which all steps work and end in the kernel that was believed.
+    pub fn sync(&mut self) -> Plan {
+        let plan = self.planner.plan();
+        assert_eq!(check(&plan, self.planner.believed()), Ok(()), "{plan}");
+        self.finish(&plan);
+        assert!(!self.planner.is_pending(), "pending after\n{plan}");
+        plan
+    }
+
+    pub fn finish(&mut self, plan: &Plan) {
+        let report = self.kernel.apply(plan);
+        assert!(report.is_success(), "{report:?}");
+        assert_eq!(self.planner.report(plan, &report), BTreeSet::new());
+        assert_eq!(*self.planner.believed(), self.kernel.state);
+        assert!(!self.planner.needs_observation());
+    }
+
+    /// One round in which steps fail; what is in doubt is observed.
+    pub fn try_sync(&mut self, fault: impl FnMut(&Step) -> Option<Fault>) -> Plan {
+        let plan = self.planner.plan();
+        assert_eq!(check(&plan, self.planner.believed()), Ok(()), "{plan}");
+        let report = self.kernel.apply_with(&plan, fault);
+        let doubtful = self.planner.report(&plan, &report);
+        self.look_again(&doubtful);
+        plan
+    }
+
+    /// Observes what is in doubt.
+    pub fn look_again(&mut self, doubtful: &BTreeSet<VirtualServerKey>) {
+        if self.planner.needs_observation() {
+            self.observe();
+        } else {
+            let states = self.kernel.virtual_servers(doubtful);
+            self.planner.observed_virtual_servers(states);
+        }
+    }
+
+    /// The connections of these draining servers end.
+    pub fn drain(&mut self, idle: &BTreeSet<RealServerOf>) -> Plan {
+        let plan = self.planner.plan_drained(idle);
+        assert_eq!(check(&plan, self.planner.believed()), Ok(()), "{plan}");
+        let report = self.kernel.apply(&plan);
+        assert!(report.is_success(), "{report:?}");
+        assert_eq!(self.planner.report_part(&plan, &report), BTreeSet::new());
+        // A setting may have been made without an answer. That is not looked at, it is made again.
+        let mut believed = self.planner.believed().clone();
+        believed.node = self.kernel.state.node.clone();
+        assert_eq!(believed, self.kernel.state);
+        plan
+    }
+
+    /// The connections of all draining servers end.
+    pub fn drain_all(&mut self) -> Plan {
+        self.drain(&self.planner.draining().clone())
+    }
+
+    /// A new process finds the kernel and the objects as they are; programs nothing.
+    pub fn restarted(&self) -> Self {
+        let mut tracker = Tracker::default();
+        tracker.apply(Event::ServicesReplaced(
+            self.tracker.services().cloned().collect(),
+        ));
+        tracker.apply(Event::SlicesReplaced(
+            self.tracker.slices().cloned().collect(),
+        ));
+        Self::start(
+            self.planner.context().clone(),
+            tracker,
+            self.kernel.state.clone(),
+        )
+    }
+}
+
+/// Compares a text with a file below `tests/golden`, or writes it there where `UPDATE_GOLDEN` is set
+/// (`hack/update-golden.sh`).
+pub fn golden(path: &str, text: &str) {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(path);
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+        return;
+    }
+    let expected = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        text == expected,
+        "{} differs; run hack/update-golden.sh and look at the difference. It should be\n{text}",
+        path.display()
+    );
+}

@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Round trips, and decoders against bytes that no kernel sends.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use netlink_packet_core::{DefaultNla, Emitable, ParseableParametrized};
+use netlink_packet_generic::{GenlHeader, GenlMessage};
+use proptest::prelude::*;
+
+use super::captured;
+use crate::{
+    AddressFamily, Destination, DestinationAttribute, DestinationKey, DestinationStatus,
+    Forwarding, Info, IpvsAttribute, IpvsCommand, IpvsMessage, KernelName, Netmask, Operation,
+    Persistence, Protocol, Service, ServiceAttribute, ServiceFlags, ServiceKey, ServiceStatus,
+    Timeouts, Tunnel, TunnelKind,
+};
+
+fn round_trip(message: IpvsMessage) -> IpvsMessage {
+    let message = GenlMessage::from_payload(message);
+    let mut bytes = vec![0xee; message.buffer_len()];
+    message.emit(&mut bytes);
+    GenlMessage::<IpvsMessage>::parse_with_param(&bytes[..], 0)
+        .unwrap()
+        .payload
+}
+
+/// Reads everything that can be read of a message; the results do not matter.
+fn interpret(message: &IpvsMessage) {
+    if let Some(attributes) = message.service() {
+        drop(ServiceStatus::from_attributes(attributes));
+    }
+    if let Some(attributes) = message.destination() {
+        drop(DestinationStatus::from_attributes(
+            attributes,
+            AddressFamily::Inet,
+        ));
+    }
+    drop(Info::from_attributes(&message.attributes));
+    Timeouts::from_attributes(&message.attributes);
+}
+
+fn address() -> impl Strategy<Value = IpAddr> {
+    prop_oneof![
+        any::<Ipv4Addr>().prop_map(IpAddr::V4),
+        any::<Ipv6Addr>().prop_map(IpAddr::V6),
+    ]
+}
+
+fn service_key() -> impl Strategy<Value = ServiceKey> {
+    let protocol = any::<u16>().prop_map(Protocol::from_number);
+    let family = prop_oneof![Just(AddressFamily::Inet), Just(AddressFamily::Inet6)];
+    prop_oneof![
+        (protocol, address(), any::<u16>())
+            .prop_map(|(protocol, address, port)| ServiceKey::new(protocol, address, port)),
+        (family, 1_u32..).prop_map(|(family, mark)| ServiceKey::Mark { family, mark }),
+    ]
+}
+
+fn kernel_name() -> impl Strategy<Value = KernelName> {
+    "[!-~]{1,15}".prop_map(|text| text.parse().unwrap())
+}
+
+fn service() -> impl Strategy<Value = Service> {
+    (
+        service_key(),
+        kernel_name(),
+        any::<u32>(),
+        proptest::option::of(any::<(u32, u32)>()),
+        proptest::option::of(kernel_name()),
+    )
+        .prop_map(
+            |(key, scheduler, bits, persistence, persistence_engine)| Service {
+                key,
+                scheduler,
+                flags: ServiceFlags::from_bits(bits),
+                persistence: persistence.map(|(timeout, mask)| Persistence {
+                    timeout,
+                    netmask: match key.family() {
+                        AddressFamily::Inet => Netmask::Inet(mask.into()),
+                        AddressFamily::Inet6 => Netmask::Inet6(mask),
+                    },
+                }),
+                persistence_engine,
+            },
+        )
+}
+
+fn forwarding() -> impl Strategy<Value = Forwarding> {
+    let kind = prop_oneof![
+        Just(TunnelKind::IpIp),
+        Just(TunnelKind::Gue),
+        Just(TunnelKind::Gre),
+        (3_u8..).prop_map(TunnelKind::Other),
+    ];
+    prop_oneof![
+        Just(Forwarding::Masquerade),
+        Just(Forwarding::Local),
+        (kind, any::<u16>(), any::<u16>())
+            .prop_map(|(kind, port, flags)| Forwarding::Tunnel(Tunnel { kind, port, flags })),
+        Just(Forwarding::DirectRoute),
+        Just(Forwarding::Bypass),
+        (5_u32..8).prop_map(Forwarding::Other),
+    ]
+}
+
+fn destination() -> impl Strategy<Value = Destination> {
+    (
+        address(),
+        any::<u16>(),
+        forwarding(),
+        any::<(u32, u32, u32)>(),
+    )
+        .prop_map(
+            |(address, port, forwarding, (weight, upper_threshold, lower_threshold))| Destination {
+                key: DestinationKey { address, port },
+                forwarding,
+                weight,
+                upper_threshold,
+                lower_threshold,
+            },
+        )
+}
+
+proptest! {
+    #[test]
+    fn a_service_is_read_as_it_was_written(service in service()) {
+        let message = round_trip(Operation::AddService(service).to_message());
+        prop_assert_eq!(message.command, IpvsCommand::NewService);
+        let status = ServiceStatus::from_attributes(message.service().unwrap()).unwrap();
+        prop_assert_eq!(status.service, service);
+    }
+
+    #[test]
+    fn a_destination_is_read_as_it_was_written(key in service_key(), destination in destination()) {
+        let message = round_trip(Operation::AddDestination(key, destination).to_message());
+        let read = ServiceKey::from_attributes(message.service().unwrap()).unwrap();
+        prop_assert_eq!(read, key);
+        let status =
+            DestinationStatus::from_attributes(message.destination().unwrap(), key.family());
+        prop_assert_eq!(status.unwrap().destination, destination);
+    }
+
+    #[test]
+    fn the_marks_of_the_kernel_do_not_make_a_service_differ(service in service()) {
+        // IP_VS_SVC_F_HASHED, which every answer has.
+        let mut attributes = service.to_attributes();
+        for attribute in &mut attributes {
+            if let ServiceAttribute::Flags { flags, .. } = attribute {
+                *flags |= 2;
+            }
+        }
+        prop_assert_eq!(Service::from_attributes(&attributes).unwrap(), service);
+    }
+
+    #[test]
+    fn unknown_attributes_are_kept(kind in 100_u16..0x3fff, value: Vec<u8>) {
+        let other = DefaultNla::new(kind, value);
+        let message = IpvsMessage::new(IpvsCommand::Other(77), vec![
+            IpvsAttribute::Service(vec![ServiceAttribute::Other(other.clone())]),
+            IpvsAttribute::Destination(vec![DestinationAttribute::Other(other.clone())]),
+            IpvsAttribute::Other(other),
+        ]);
+        prop_assert_eq!(round_trip(message.clone()), message);
+    }
+
+    #[test]
+    fn decoding_survives_any_bytes(bytes: Vec<u8>, cmd: u8) {
+        let header = GenlHeader { cmd, version: 1 };
+        if let Ok(message) = IpvsMessage::parse_with_param(&bytes[..], header) {
+            interpret(&message);
+            // Whatever was understood can be written down again.
+            prop_assert_eq!(round_trip(message.clone()), message);
+        }
+    }
+
+    /// Random bytes rarely get past the first header; broken messages of a kernel do.
+    #[test]
+    fn decoding_survives_broken_messages(
+        which: prop::sample::Index,
+        changes in prop::collection::vec(any::<(prop::sample::Index, u8)>(), 0..8),
+        length: prop::sample::Index,
+    ) {
+        let messages: Vec<Vec<u8>> = captured::all()
+            .into_iter()
+            .flat_map(|capture| {
+                let requests = capture.requests.into_iter().map(|(_, bytes)| bytes);
+                requests.chain(capture.replies).collect::<Vec<_>>()
+            })
+            .collect();
+        let mut bytes = which.get(&messages).clone();
+        for (index, value) in changes {
+            let index = index.index(bytes.len());
+            bytes[index] = value;
+        }
+        bytes.truncate(length.index(bytes.len() + 1));
+        if let Ok(message) = GenlMessage::<IpvsMessage>::parse_with_param(&bytes[..], 0) {
+            interpret(&message.payload);
+        }
+    }
+}
