@@ -32,7 +32,7 @@ use crate::events::{Event, action, reason};
 use crate::source::Update;
 use crate::telemetry::ErrorChain;
 use kpr_core::model::{Changes, IpFamily, Tracker};
-use kpr_core::plan::cleanup::Facts;
+use kpr_core::plan::leftovers::cleanup::Facts;
 
 use context::{Missing, NodeFacts, context};
 use family::{Family, Trigger};

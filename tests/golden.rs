@@ -15,11 +15,11 @@ use std::time::Duration;
 
 use kpr_core::model::node::LocalDetector;
 use kpr_core::model::{Event, IpFamily, ServiceName, Tracker};
-use kpr_core::plan::check::check;
-use kpr_core::plan::fake::FakeKernel;
-use kpr_core::plan::object::Timeouts;
-use kpr_core::plan::planner::Planner;
+use kpr_core::plan::ipvs::object::Timeouts;
+use kpr_core::plan::ipvs::planner::Planner;
 use kpr_core::plan::ruleset::{Edit, render_edits};
+use kpr_core::plan::testing::check::check;
+use kpr_core::plan::testing::fake::FakeKernel;
 use kpr_core::plan::{Context, IptablesContext, KernelVersion, Plan, State, Step};
 use kube_proxy_rs::source::{Options, Unobserved, Update, manifests};
 use serde::Serialize;

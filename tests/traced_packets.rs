@@ -17,23 +17,18 @@ use cases::{At, Case, Mode, Probe, Setup, Source, Want, loopback};
 use common::manifests::ManifestDirectory;
 use common::topology::{Family, Host, second_node_address};
 use common::traffic::{HOST_PORT, Protocol};
-use kpr_core::model::{Event, IpFamily, ServiceName, Tracker};
+use kpr_core::model::{Event, IpFamily, NodeInfo, ServiceName, Tracker};
 use kpr_core::plan::State;
-use kpr_core::plan::fake::FakeKernel;
 use kpr_core::plan::iptables::Planner;
-use kpr_core::plan::iptables::fixed::ROUTE_LOCALNET;
+use kpr_core::plan::iptables::static_rules::ROUTE_LOCALNET;
+use kpr_core::plan::testing::fake::FakeKernel;
+use kpr_core::plan::testing::tracer::{End, Packet, Tracer};
 use kube_proxy_rs::config::{self, Command};
 use kube_proxy_rs::reconcile::context::{NodeFacts, context};
 use kube_proxy_rs::source::{Options, Unobserved, Update, manifests};
-// Where the tracer looks for them.
-use kube_proxy_rs::{model, plan};
-use tracer::{End, Packet, Tracer};
 
 mod cases;
 mod common;
-// The same one that the tests beside the code use.
-#[path = "../crates/core/src/plan/iptables/tests/tracer.rs"]
-mod tracer;
 
 /// What the proxy of one setup has made of a kernel, per family.
 type Kernels = BTreeMap<Family, State>;
@@ -114,7 +109,7 @@ fn program(setup: Setup, cases: &[Case], comparing: bool) -> Result<Kernels> {
 }
 
 /// The Node and all other objects, as the source sends them.
-fn read(directory: &ManifestDirectory) -> Result<(Option<model::NodeInfo>, Vec<Event>)> {
+fn read(directory: &ManifestDirectory) -> Result<(Option<NodeInfo>, Vec<Event>)> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -192,9 +187,9 @@ fn check(
             interface: interface(probe.from),
             to,
             protocol: match protocol {
-                Protocol::Tcp => model::Protocol::Tcp,
-                Protocol::Udp => model::Protocol::Udp,
-                Protocol::Sctp => model::Protocol::Sctp,
+                Protocol::Tcp => kpr_core::model::Protocol::Tcp,
+                Protocol::Udp => kpr_core::model::Protocol::Udp,
+                Protocol::Sctp => kpr_core::model::Protocol::Sctp,
             },
             known_to: None,
         };

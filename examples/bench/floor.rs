@@ -15,10 +15,11 @@ use ipvs_netlink::{
 };
 use kpr_core::model::IpFamily;
 use kpr_core::model::node::LocalDetector;
-use kpr_core::plan::object::Timeouts;
+use kpr_core::plan::ipvs::object::Timeouts;
+use kpr_core::plan::ipvs::set::{SetId, SetType};
+use kpr_core::plan::ipvs::static_rules as rules;
 use kpr_core::plan::ruleset::Ruleset;
-use kpr_core::plan::set::{SetId, SetType};
-use kpr_core::plan::{Context, IptablesContext, KernelVersion, rules};
+use kpr_core::plan::{Context, IptablesContext, KernelVersion};
 use kube_proxy_rs::clock::Clock;
 use kube_proxy_rs::dataplane::exec::{Exec as _, System};
 use kube_proxy_rs::dataplane::iptables::{Backends, Iptables};
@@ -137,10 +138,13 @@ fn phase_json(
 /// The sets of both families, as the proxy makes them.
 fn sets() -> anyhow::Result<Vec<SetSpec>> {
     let mut sets = Vec::new();
-    for family in IpFamily::ALL {
+    for (family, wire) in [
+        (IpFamily::V4, ipset_netlink::IpFamily::V4),
+        (IpFamily::V6, ipset_netlink::IpFamily::V6),
+    ] {
         for id in SetId::ALL {
             let name = SetName::new(id.name(family).as_str())?;
-            let hash = |hash_type| SetSpec::hash(name.clone(), hash_type, family);
+            let hash = |hash_type| SetSpec::hash(name.clone(), hash_type, wire);
             sets.push(match id.set_type() {
                 SetType::HashIp => hash(HashType::Ip),
                 SetType::HashIpPort | SetType::HashIpPortMark => hash(HashType::IpPort),

@@ -17,7 +17,7 @@ use crate::dataplane::linux::Netfilter;
 use crate::dataplane::sysctl::Sysctls;
 use crate::telemetry::ErrorChain;
 use kpr_core::model::IpFamily;
-use kpr_core::plan::cleanup::{self, Facts, Obstacle};
+use kpr_core::plan::leftovers::cleanup::{self, Facts, Obstacle};
 use kpr_core::plan::ruleset::Table;
 use kpr_core::plan::{Outcome, Plan, State, Step};
 

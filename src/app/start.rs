@@ -34,7 +34,7 @@ use ipvs_netlink as ipvs;
 use kpr_core::model::IpFamily;
 use kpr_core::plan::KernelVersion;
 use kpr_core::plan::conntrack::tuning::Tuning;
-use kpr_core::plan::iptables::{fixed, text};
+use kpr_core::plan::iptables::{static_rules, syntax};
 use kpr_core::plan::ruleset::{Rule, Table};
 use kpr_core::plan::step::LINK;
 
@@ -123,13 +123,13 @@ pub(super) fn open(settings: &Settings, exec: &Arc<dyn Exec>) -> anyhow::Result<
 
 /// Whether rules of all families can count packets by name. Makes no counter.
 fn counts_packets(iptables: &BTreeMap<IpFamily, Iptables>) -> anyhow::Result<bool> {
-    let counter = fixed::INVALID_DROPPED;
+    let counter = static_rules::INVALID_DROPPED;
     let available = PacketCounters::open().and_then(|mut counters| counters.is_available(counter));
     if let Err(error) = available {
         info!(error = %ErrorChain(&error), "kernel counts no packets by name, metrics of them are absent");
         return Ok(false);
     }
-    let matches = Rule::new(text::counted(counter));
+    let matches = Rule::new(syntax::counted(counter));
     for iptables in iptables.values() {
         if !iptables
             .knows(Table::Filter, &matches)
@@ -145,8 +145,8 @@ fn counts_packets(iptables: &BTreeMap<IpFamily, Iptables>) -> anyhow::Result<boo
 /// Makes the packet counters that rules count in, and their metrics. Says whether that worked.
 pub(super) fn count_packets(registry: &Registry) -> anyhow::Result<bool> {
     let made = PacketCounters::open().and_then(|mut counters| {
-        counters.ensure(fixed::INVALID_DROPPED)?;
-        counters.ensure(fixed::LOCALHOST_ACCEPTED)?;
+        counters.ensure(static_rules::INVALID_DROPPED)?;
+        counters.ensure(static_rules::LOCALHOST_ACCEPTED)?;
         Ok(counters)
     });
     let counters = match made {
@@ -168,8 +168,8 @@ pub(super) fn count_packets(registry: &Registry) -> anyhow::Result<bool> {
     };
     register_packet_counters(
         registry,
-        read(fixed::INVALID_DROPPED),
-        read(fixed::LOCALHOST_ACCEPTED),
+        read(static_rules::INVALID_DROPPED),
+        read(static_rules::LOCALHOST_ACCEPTED),
     )?;
     Ok(true)
 }
@@ -178,7 +178,7 @@ pub(super) fn count_packets(registry: &Registry) -> anyhow::Result<bool> {
 fn comparing(iptables: &BTreeMap<IpFamily, Iptables>) -> anyhow::Result<BTreeSet<IpFamily>> {
     let mut comparing = BTreeSet::new();
     for (family, iptables) in iptables {
-        let matches = Rule::new(text::reaches_itself(*family));
+        let matches = Rule::new(syntax::reaches_itself(*family));
         if iptables
             .knows(Table::Nat, &matches)
             .context("cannot use iptables")?

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the sync loop asks of a kernel: observe, apply, look at connections. [`super::linux`] is
-//! the real one, [`kpr_core::plan::fake`] the one of tests. Implementations decide nothing.
+//! the real one, [`kpr_core::plan::testing::fake`] the one of tests. Implementations decide nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -10,8 +10,8 @@ use super::conntrack;
 use kpr_core::model::IpFamily;
 use kpr_core::model::ipvs_options::Scheduler;
 use kpr_core::plan::conntrack::flows::Cleanup;
-use kpr_core::plan::object::{RealServers, VirtualServerKey};
-use kpr_core::plan::planner::RealServerOf;
+use kpr_core::plan::ipvs::object::{RealServers, VirtualServerKey};
+use kpr_core::plan::ipvs::planner::RealServerOf;
 use kpr_core::plan::state::VirtualServerState;
 use kpr_core::plan::{Plan, Report, State};
 use netlink_pipeline::SocketStats;

@@ -26,10 +26,10 @@ use ipvs_netlink::{Client as IpvsClient, Error as IpvsError, Listing, Operation}
 use kpr_core::model::IpFamily;
 use kpr_core::model::ipvs_options::Scheduler;
 use kpr_core::plan::conntrack::flows::Cleanup;
-use kpr_core::plan::object::{RealServers, VirtualServerKey};
-use kpr_core::plan::planner::RealServerOf;
+use kpr_core::plan::ipvs::object::{RealServers, VirtualServerKey};
+use kpr_core::plan::ipvs::planner::RealServerOf;
+use kpr_core::plan::ipvs::set::{SetEntry, SetName};
 use kpr_core::plan::ruleset::Ruleset;
-use kpr_core::plan::set::{SetEntry, SetName};
 use kpr_core::plan::state::VirtualServerState;
 use kpr_core::plan::step::LINK;
 use kpr_core::plan::{Failure, FailureKind, Outcome, Plan, Prerequisites, Report, State, Step};

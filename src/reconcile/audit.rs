@@ -9,8 +9,8 @@ use tracing::{debug, info};
 use crate::dataplane::kernel::{Glimpses, Kernel, ObserveError};
 use crate::telemetry::ErrorChain;
 use kpr_core::model::IpFamily;
+use kpr_core::plan::ipvs::object::VirtualServerKey;
 use kpr_core::plan::mode::ModePlanner;
-use kpr_core::plan::object::VirtualServerKey;
 
 /// See the module.
 #[derive(Debug, Default)]

@@ -13,8 +13,8 @@ use crate::config::settings::{IpvsTimeouts, Settings, SourceSettings};
 use kpr_core::model::ipvs_options::Scheduler;
 use kpr_core::model::node::NodeIps;
 use kpr_core::model::{IpFamily, NodeInfo};
-use kpr_core::plan::finding::Holder;
-use kpr_core::plan::object::Timeouts;
+use kpr_core::plan::ipvs::object::Timeouts;
+use kpr_core::plan::unmet::Holder;
 use kpr_core::plan::{Context, Hairpin, IptablesContext, KernelVersion};
 
 /// What is known of the node at the moment.

@@ -7,9 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use kpr_core::plan::ipvs::object::VirtualServerKey;
+use kpr_core::plan::ipvs::planner::RealServerOf;
 use kpr_core::plan::mode::ModePlanner;
-use kpr_core::plan::object::VirtualServerKey;
-use kpr_core::plan::planner::RealServerOf;
 use kpr_core::plan::{Plan, Step};
 
 /// See the module.

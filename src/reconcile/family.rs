@@ -18,11 +18,11 @@ use crate::events::{Event, action, reason};
 use crate::telemetry::ErrorChain;
 use kpr_core::model::{Changes, IpFamily, ServiceName, ServicePortName, Tracker};
 use kpr_core::plan::conntrack::flows::Flows;
-use kpr_core::plan::finding::Finding;
+use kpr_core::plan::ipvs::object::VirtualServerKey;
 use kpr_core::plan::mode::{Conflict, ModePlanner};
-use kpr_core::plan::object::VirtualServerKey;
 use kpr_core::plan::ruleset::{ChainId, Edit, InvalidChainName, Table};
 use kpr_core::plan::step::RuleEdits;
+use kpr_core::plan::unmet::Finding;
 use kpr_core::plan::{Context, Drift, FailureKind, Plan, Report, Step};
 
 /// Most failed steps that are logged for one plan.

@@ -9,8 +9,9 @@ use tracing::{info, warn};
 use crate::dataplane::kernel::{Extent, Kernel, ObserveError};
 use crate::telemetry::ErrorChain;
 use kpr_core::model::IpFamily;
-use kpr_core::plan::cleanup::Facts;
-use kpr_core::plan::{Plan, retire};
+use kpr_core::plan::Plan;
+use kpr_core::plan::leftovers::cleanup::Facts;
+use kpr_core::plan::leftovers::teardown;
 
 /// Between two looks; the pause grows, because connections that are still open tend to stay so.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -61,13 +62,13 @@ impl<K: Kernel> Former<K> {
         let mut waiting = 0;
         for family in IpFamily::ALL {
             let state = self.kernel.observe(family, Extent::Everything)?;
-            let candidates = retire::candidates(&state, facts);
+            let candidates = teardown::candidates(&state, facts);
             let idle = self.kernel.idle(&candidates)?;
             waiting += candidates.len() - candidates.intersection(&idle).count();
-            self.apply(&retire::steps(&state, family, facts, &idle));
+            self.apply(&teardown::steps(&state, family, facts, &idle));
         }
         let states = self.observe()?;
-        self.apply(&retire::link(&states));
+        self.apply(&teardown::link(&states));
         if self.waiting != Some(waiting) {
             info!(
                 waiting,
@@ -76,7 +77,7 @@ impl<K: Kernel> Former<K> {
             self.waiting = Some(waiting);
         }
         let states = self.observe()?;
-        Ok(!states.values().any(|state| retire::is_due(state, facts)))
+        Ok(!states.values().any(|state| teardown::is_due(state, facts)))
     }
 
     fn observe(&mut self) -> Result<BTreeMap<IpFamily, kpr_core::plan::State>, ObserveError> {

@@ -11,7 +11,7 @@ use crate::dataplane::kernel::Kernel;
 use crate::telemetry::ErrorChain;
 use kpr_core::model::ipvs_options::{ForwardingMethod, Scheduler};
 use kpr_core::model::{Changes, Service, Tracker};
-use kpr_core::plan::fragment::CLIENT_HASHES;
+use kpr_core::plan::ipvs::port_objects::CLIENT_HASHES;
 
 /// It may get a virtual server with session affinity and a firewall mark.
 fn hashes_clients(service: &Service) -> bool {

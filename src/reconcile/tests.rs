@@ -16,11 +16,11 @@ use kpr_core::model::Event;
 use kpr_core::model::ipvs_options::Scheduler;
 use kpr_core::model::testing::{endpoint, ip, service, service_name, slice};
 use kpr_core::plan::conntrack::flows::{Cleanup, Flow};
-use kpr_core::plan::fake::{FakeKernel, Fault};
-use kpr_core::plan::object::{RealServers, VirtualServerKey};
-use kpr_core::plan::planner::RealServerOf;
+use kpr_core::plan::ipvs::object::{RealServers, VirtualServerKey};
+use kpr_core::plan::ipvs::planner::RealServerOf;
 use kpr_core::plan::ruleset::Edit;
 use kpr_core::plan::state::VirtualServerState;
+use kpr_core::plan::testing::fake::{FakeKernel, Fault};
 use kpr_core::plan::testing::{rs, tcp};
 use kpr_core::plan::{Drift, Plan, Report, State, Step};
 use netlink_pipeline::KernelError;
@@ -388,7 +388,7 @@ impl Fixture {
         let Some(state) = node.kernel.state.virtual_servers.get(&web()) else {
             return Vec::new();
         };
-        let text = |key: &kpr_core::plan::object::RealServerKey| -> &'static str {
+        let text = |key: &kpr_core::plan::ipvs::object::RealServerKey| -> &'static str {
             Box::leak(key.to_string().into_boxed_str())
         };
         state

@@ -2,8 +2,8 @@
 //! The same manifests in iptables mode.
 
 use kpr_core::model::{Event, IpFamily, Tracker};
-use kpr_core::plan::fake::FakeKernel;
 use kpr_core::plan::iptables::Planner;
+use kpr_core::plan::testing::fake::FakeKernel;
 use kpr_core::plan::{Plan, State};
 
 /// One family of a node, with a kernel that is new.

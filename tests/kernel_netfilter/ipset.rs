@@ -3,10 +3,10 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use ipset_netlink::IpFamily;
 use ipset_netlink::{
     Client, Entry, Error, HashType, RefusalKind, SetEntry, SetName, SetShape, SetSpec, SkbMark,
 };
-use kpr_core::model::net::IpFamily;
 use kube_proxy_rs::clock::Clock;
 
 use super::{Inner, Need, Test, run, run_without_capability, sorted};

@@ -8,10 +8,10 @@ use std::time::Duration;
 use kpr_core::model::net::IpFamily;
 use kpr_core::model::node::LocalDetector;
 use kpr_core::plan::context::{Context, IptablesContext, KernelVersion};
-use kpr_core::plan::object::Timeouts;
-use kpr_core::plan::rules::{FixedRules, edits, fixed_rules};
+use kpr_core::plan::ipvs::object::Timeouts;
+use kpr_core::plan::ipvs::set::SetId;
+use kpr_core::plan::ipvs::static_rules::{FixedRules, edits, fixed_rules};
 use kpr_core::plan::ruleset::{ChainName, Edit, Rule, Ruleset, Table};
-use kpr_core::plan::set::SetId;
 use kube_proxy_rs::clock::Clock;
 use kube_proxy_rs::dataplane::exec::{Exec, System};
 use kube_proxy_rs::dataplane::iptables::{

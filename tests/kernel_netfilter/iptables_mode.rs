@@ -15,7 +15,7 @@ use kpr_core::model::{
     SliceEndpoint, SliceName, SlicePort, Tracker,
 };
 use kpr_core::plan::iptables::Planner;
-use kpr_core::plan::object::Timeouts;
+use kpr_core::plan::ipvs::object::Timeouts;
 use kpr_core::plan::ruleset::{ChainName, Edit, Table};
 use kpr_core::plan::step::RuleEdits;
 use kpr_core::plan::{

@@ -1,5 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A scripted peer in the kernel's place, for tests of sockets and clients.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::must_use_candidate,
+    clippy::return_self_not_must_use,
+    reason = "for tests, which may fail loudly"
+)]
 
 use std::collections::VecDeque;
 use std::io;

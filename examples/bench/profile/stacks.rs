@@ -217,7 +217,7 @@ mod tests {
         {"timestamp": 100500000000, "pid": 10, "tid": 12, "comm": "sync", "callchain": [
             {"ip": "0x7f01", "dso": "libc.so.6"},
             {"ip": "0x5502", "symbol": "alloc::vec::Vec<T>::push::h0123456789abcdef", "dso": "kube-proxy-rs"},
-            {"ip": "0x5501", "symbol": "kpr_core::plan::diff::diff::h0123456789abcdef", "dso": "kube-proxy-rs"}]},
+            {"ip": "0x5501", "symbol": "kpr_core::plan::ipvs::diff::diff::h0123456789abcdef", "dso": "kube-proxy-rs"}]},
         {"timestamp": 101000000000, "pid": 10, "tid": 10, "comm": "kube-proxy-rs", "callchain": [
             {"ip": "0xffffffff81", "symbol": "do_syscall_64", "dso": "[kernel.kallsyms]"},
             {"ip": "0x5501", "symbol": "serde_json::read", "dso": "kube-proxy-rs"}]},
@@ -230,7 +230,7 @@ mod tests {
         let stacks = Stacks::of_samples(samples.iter());
         let expected = "\
 main;serde_json::read;do_syscall_64_[k] 1
-sync;kpr_core::plan::diff::diff;alloc::vec::Vec<T>::push;[libc.so.6] 1
+sync;kpr_core::plan::ipvs::diff::diff;alloc::vec::Vec<T>::push;[libc.so.6] 1
 ";
         assert_eq!(stacks.folded(), expected);
         assert_eq!(stacks.by_thread()["main"], (1, 1));

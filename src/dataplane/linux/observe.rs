@@ -10,11 +10,11 @@ use super::{Linux, ipvs, sets, unobserved};
 use ipset_netlink as ipset;
 use ipvs_netlink::{Error as IpvsError, ServiceKey};
 use kpr_core::model::IpFamily;
-use kpr_core::plan::object::{RealServers, VirtualServerKey};
-use kpr_core::plan::set::{SetId, SetName, retired};
+use kpr_core::plan::ipvs::object::{RealServers, VirtualServerKey};
+use kpr_core::plan::ipvs::set::{SetId, SetName, retired};
+use kpr_core::plan::ipvs::sysctl;
 use kpr_core::plan::state::{NodeState, SetState, VirtualServerState};
 use kpr_core::plan::step::LINK;
-use kpr_core::plan::sysctl;
 
 impl Linux {
     pub(super) fn observe_sets(

@@ -8,7 +8,7 @@ use ipset_netlink::{
 use kpr_core::model::IpFamily;
 use kpr_core::model::Protocol;
 use kpr_core::plan::FailureKind;
-use kpr_core::plan::set::{SetEntry, SetName, SetSpec, SetType};
+use kpr_core::plan::ipvs::set::{SetEntry, SetName, SetSpec, SetType};
 
 pub(super) fn name(name: &SetName) -> Result<WireName, InvalidSetName> {
     WireName::new(name.as_str())

@@ -2,7 +2,7 @@
 //! What audits find, and when they look.
 
 use super::*;
-use kpr_core::plan::object::Forwarding;
+use kpr_core::plan::ipvs::object::Forwarding;
 
 #[test]
 fn audit_finds_and_repairs_what_others_changed() {

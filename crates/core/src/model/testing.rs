@@ -1,5 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Builders of Services and EndpointSlices for tests: `service("ns/web").port(80).node_port(30080)`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::return_self_not_must_use,
+    reason = "for tests, which may fail loudly"
+)]
 
 use std::net::IpAddr;
 use std::num::NonZeroU16;

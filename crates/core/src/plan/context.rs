@@ -11,8 +11,8 @@ use ipnet::IpNet;
 use crate::model::IpFamily;
 use crate::model::ipvs_options::Scheduler;
 use crate::model::node::LocalDetector;
-use crate::plan::finding::Holder;
-use crate::plan::object::Timeouts;
+use crate::plan::ipvs::object::Timeouts;
+use crate::plan::unmet::Holder;
 
 /// Node and settings as one family sees them. A change of it is a full plan.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -14,11 +14,11 @@
 
 pub mod believed;
 pub mod desired;
-pub mod fixed;
-pub mod fragment;
 pub mod name;
 pub mod planner;
-pub mod text;
+pub mod port_rules;
+pub mod static_rules;
+pub mod syntax;
 pub mod tree;
 
 #[cfg(test)]

@@ -7,16 +7,16 @@ use std::time::Duration;
 
 use crate::model::{IpFamily, ServiceName, ServicePortName, Tracker};
 use crate::plan::context::Context;
-use crate::plan::finding::Finding;
 use crate::plan::iptables::desired::Conflict as FrontendConflict;
-use crate::plan::iptables::{Planner as IptablesPlanner, fragment::Frontend};
-use crate::plan::object::{RealServers, VirtualServerKey};
-use crate::plan::planner::{Planner, RealServerOf};
+use crate::plan::iptables::{Planner as IptablesPlanner, port_rules::Frontend};
+use crate::plan::ipvs::object::{RealServers, VirtualServerKey};
+use crate::plan::ipvs::planner::{Planner, RealServerOf};
+use crate::plan::ipvs::sysctl;
 use crate::plan::report::Report;
 use crate::plan::ruleset::{ChainId, ChainName, InvalidChainName, Ruleset, Table};
 use crate::plan::state::{State, VirtualServerState};
 use crate::plan::step::{Phase, Plan, Step};
-use crate::plan::sysctl;
+use crate::plan::unmet::Finding;
 
 /// The planner of a mode.
 #[derive(Debug)]
@@ -55,12 +55,12 @@ pub fn settings(is_ipvs: bool, context: &Context) -> Plan {
     let sysctls = if is_ipvs {
         sysctl::wanted(context)
     } else {
-        crate::plan::iptables::fixed::sysctls(context)
+        crate::plan::iptables::static_rules::sysctls(context)
     };
     for (key, value) in sysctls {
         plan.push(Phase::Node, Step::SetSysctl { key, value });
     }
-    if is_ipvs && context.timeouts != crate::plan::object::Timeouts::default() {
+    if is_ipvs && context.timeouts != crate::plan::ipvs::object::Timeouts::default() {
         plan.push(Phase::Node, Step::SetTimeouts(context.timeouts));
     }
     plan
@@ -303,7 +303,7 @@ impl ModePlanner {
         match self {
             Self::Ipvs(planner) => {
                 let conflicts = planner.desired().conflicts().into_iter();
-                let of = |conflict: crate::plan::desired::Conflict| Conflict {
+                let of = |conflict: crate::plan::ipvs::desired::Conflict| Conflict {
                     loser: conflict.loser,
                     winner: conflict.winner,
                     place: Place::VirtualServer(conflict.key),

@@ -8,11 +8,11 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::model::IpFamily;
-use crate::plan::iptables::fixed::{ROUTE_LOCALNET, SHARED_CHAIN};
-use crate::plan::object::VirtualServerKey;
-use crate::plan::remains::DISPATCH;
+use crate::plan::iptables::static_rules::{ROUTE_LOCALNET, SHARED_CHAIN};
+use crate::plan::ipvs::object::VirtualServerKey;
+use crate::plan::ipvs::set::{SetEntry, SetId, SetName};
+use crate::plan::leftovers::stale_rules::DISPATCH;
 use crate::plan::ruleset::Edit;
-use crate::plan::set::{SetEntry, SetId, SetName};
 use crate::plan::step::{RuleEdits, Step};
 
 /// What failed so far in one plan.

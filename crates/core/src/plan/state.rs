@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crate::plan::object::{RealServers, Timeouts, VirtualServer, VirtualServerKey};
+use crate::plan::ipvs::object::{RealServers, Timeouts, VirtualServer, VirtualServerKey};
+use crate::plan::ipvs::set::{SetEntry, SetName, SetType};
 use crate::plan::ruleset::{Edit, Ruleset, Table};
-use crate::plan::set::{SetEntry, SetName, SetType};
 use crate::plan::step::Step;
 
 /// The kernel's content of one family.

@@ -8,11 +8,11 @@ use std::net::IpAddr;
 use serde::{Serialize, Serializer};
 
 use crate::model::IpFamily;
-use crate::plan::object::{
+use crate::plan::ipvs::object::{
     RealServer, RealServerKey, Timeouts, VirtualServer, VirtualServerKey, flags,
 };
+use crate::plan::ipvs::set::{SetEntry, SetName, SetSpec};
 use crate::plan::ruleset::{Edit, Table};
-use crate::plan::set::{SetEntry, SetName, SetSpec};
 
 /// The name of the dummy link that carries the addresses of virtual servers.
 pub const LINK: &str = "kube-ipvs0";

@@ -1,5 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A node and a planner with a fake kernel, for tests.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::return_self_not_must_use,
+    clippy::disallowed_methods,
+    reason = "for tests, which may fail loudly"
+)]
+
+pub mod check;
+pub mod fake;
+pub mod tracer;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -7,12 +20,12 @@ use std::time::Duration;
 use crate::model::node::LocalDetector;
 use crate::model::testing::ip;
 use crate::model::{Event, IpFamily, Protocol, Tracker};
-use crate::plan::check::check;
 use crate::plan::context::{Context, Hairpin, IptablesContext, KernelVersion};
-use crate::plan::fake::{FakeKernel, Fault};
-use crate::plan::object::{RealServerKey, Timeouts, VirtualServerKey};
-use crate::plan::planner::RealServerOf;
+use crate::plan::ipvs::object::{RealServerKey, Timeouts, VirtualServerKey};
+use crate::plan::ipvs::planner::RealServerOf;
 use crate::plan::step::Step;
+use crate::plan::testing::check::check;
+use crate::plan::testing::fake::{FakeKernel, Fault};
 use crate::plan::{Plan, Planner, State};
 
 /// A node at `192.168.0.10` and `fd00:192::10` in zone `here`, with one more address.

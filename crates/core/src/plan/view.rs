@@ -7,11 +7,11 @@ use serde::Serialize;
 
 use crate::model::{ServiceName, ServicePortName};
 use crate::plan::iptables::Planner as IptablesPlanner;
+use crate::plan::ipvs::object::{RealServers, VirtualServer};
+use crate::plan::ipvs::planner::Planner;
+use crate::plan::ipvs::set::{SetEntry, SetId};
 use crate::plan::mode::ModePlanner;
-use crate::plan::object::{RealServers, VirtualServer};
-use crate::plan::planner::Planner;
 use crate::plan::ruleset::Table;
-use crate::plan::set::{SetEntry, SetId};
 use crate::plan::step::Step;
 
 /// One Service in one family.
@@ -48,8 +48,8 @@ pub enum ObjectView {
 impl ObjectView {
     fn virtual_server(server: &VirtualServer, real_servers: &RealServers) -> Self {
         let show = |(key, server): (
-            &crate::plan::object::RealServerKey,
-            &crate::plan::object::RealServer,
+            &crate::plan::ipvs::object::RealServerKey,
+            &crate::plan::ipvs::object::RealServer,
         )| { (key.to_string(), server.to_string()) };
         Self::VirtualServer {
             settings: server.to_string(),

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::plan::iptables::fixed::SHARED_CHAIN;
-use crate::plan::owner::{Modes, is_of_a_service};
+use crate::plan::iptables::static_rules::SHARED_CHAIN;
+use crate::plan::leftovers::modes::{Modes, is_of_a_service};
 use crate::plan::ruleset::{ChainId, ChainName, Edit, Rule, Ruleset, Table};
 use crate::plan::step::Growth;
 

@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::model::{Protocol, ServiceName, ServicePortName};
 use crate::plan::claim::Claim;
 use crate::plan::context::Context;
-use crate::plan::iptables::fixed;
-use crate::plan::iptables::fragment::{Entries, Fragment, Frontend};
+use crate::plan::iptables::port_rules::{Entries, Fragment, Frontend};
+use crate::plan::iptables::static_rules;
 use crate::plan::iptables::tree::{Prefix, Tree, TreeId};
 use crate::plan::ruleset::{ChainName, Rule};
 
@@ -58,7 +58,7 @@ impl Desired {
     /// Without any Service: what the node alone puts into trees.
     pub fn of_node(context: &Context) -> Self {
         let mut desired = Self::default();
-        for (id, key, rule) in fixed::node_addresses(context) {
+        for (id, key, rule) in static_rules::node_addresses(context) {
             let tree = desired.trees.entry(id).or_default();
             // The first plan looks at every node of a tree.
             tree.set(key, Some(rule), &mut BTreeSet::new());

@@ -11,10 +11,10 @@ use crate::model::{ServiceName, ServicePort, ServicePortName, Tracker};
 use crate::plan::context::Context;
 use crate::plan::iptables::believed::Believed;
 use crate::plan::iptables::desired::{Desired, Touched};
-use crate::plan::iptables::fixed;
-use crate::plan::iptables::fragment::{Chains, Fragment};
+use crate::plan::iptables::port_rules::{Chains, Fragment};
+use crate::plan::iptables::static_rules;
 use crate::plan::iptables::tree::{Prefix, TreeId};
-use crate::plan::owner::is_of_a_service;
+use crate::plan::leftovers::modes::is_of_a_service;
 use crate::plan::report::{FailureKind, Outcome, Report};
 use crate::plan::ruleset::{ChainId, ChainName, Edit, Rule, Ruleset, Table};
 use crate::plan::state::State;
@@ -202,7 +202,7 @@ impl Planner {
     /// The steps from Believed to Desired, for what changed.
     pub fn plan(&self) -> Plan {
         let mut plan = Plan::default();
-        for (key, value) in fixed::sysctls(&self.context) {
+        for (key, value) in static_rules::sysctls(&self.context) {
             if self.believed.sysctls.get(key).map(String::as_str) != Some(value) {
                 plan.push(Phase::Node, Step::SetSysctl { key, value });
             }
@@ -247,7 +247,7 @@ impl Planner {
             }
         }
         // Written whether needed or not: if the kernel refuses even these, no Service is to blame.
-        for (table, chain, rules) in fixed::chains(&self.context) {
+        for (table, chain, rules) in static_rules::chains(&self.context) {
             if is_base(&chain) {
                 base.push(Edit::Replace {
                     table,
@@ -300,7 +300,7 @@ impl Planner {
             }
             wanted.insert(id);
         };
-        for (table, chain, rules) in fixed::chains(&self.context) {
+        for (table, chain, rules) in static_rules::chains(&self.context) {
             want(None, (table, chain), rules);
         }
         let chains_of = |fragment: &Fragment| self.chains(fragment);
@@ -338,7 +338,7 @@ impl Planner {
                 match self.desired.node(tree, prefix, &self.context) {
                     Some(mut rules) => {
                         if prefix == Prefix::ROOT {
-                            rules.extend(fixed::behind(tree, &self.context));
+                            rules.extend(static_rules::behind(tree, &self.context));
                         }
                         want(None, id, rules);
                     }
@@ -359,7 +359,7 @@ impl Planner {
                 chain: chain.clone(),
             },
         }));
-        let shared = self.believed.lacking(&fixed::shared(&self.context));
+        let shared = self.believed.lacking(&static_rules::shared(&self.context));
         edits.extend(
             shared
                 .into_iter()

@@ -6,6 +6,5 @@ mod layout;
 mod planner;
 mod proxy;
 mod trace;
-mod tracer;
 mod tracing;
 mod tree;

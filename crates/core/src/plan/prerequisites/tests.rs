@@ -3,8 +3,8 @@
 
 use super::*;
 use crate::model::testing::ip;
-use crate::plan::object::{Forwarding, RealServer, VirtualServer};
-use crate::plan::set::SetSpec;
+use crate::plan::ipvs::object::{Forwarding, RealServer, VirtualServer};
+use crate::plan::ipvs::set::SetSpec;
 use crate::plan::step::RuleEdits;
 use crate::plan::testing::{rs, tcp};
 

@@ -4,10 +4,10 @@
 use crate::model::testing::{endpoint, service, slice, tracker};
 use crate::model::{Event, IpFamily};
 use crate::plan::Step;
-use crate::plan::fake::Fault;
 use crate::plan::iptables::tests::proxy::{Proxy, name};
 use crate::plan::ruleset::{Edit, Rule, Ruleset, Table};
 use crate::plan::testing::context;
+use crate::plan::testing::fake::Fault;
 
 /// A kernel without `xt_recent`.
 fn lacks_recent(step: &Step) -> Option<Fault> {

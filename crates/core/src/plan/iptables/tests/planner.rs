@@ -7,11 +7,11 @@ use proptest::prelude::*;
 
 use crate::model::testing::{endpoint, endpoint_at, ip, service, service_name, slice, tracker};
 use crate::model::{EndpointSlice, Event, IpFamily, Protocol, Service, SliceName};
-use crate::plan::fake::Fault;
 use crate::plan::iptables::tests::proxy::{Proxy, name};
 use crate::plan::ruleset::{Edit, Rule, Ruleset, Table};
 use crate::plan::step::{RuleEdits, Step};
 use crate::plan::testing::context;
+use crate::plan::testing::fake::Fault;
 use crate::plan::{Context, Plan};
 
 fn edits(plan: &Plan) -> Vec<&Edit> {

@@ -2,9 +2,9 @@
 //! A tracker, a planner and a kernel: iptables mode without its loop.
 
 use crate::model::{Event, Tracker};
-use crate::plan::fake::{FakeKernel, Fault};
 use crate::plan::iptables::Planner;
 use crate::plan::ruleset::{ChainName, Rule, Ruleset, Table};
+use crate::plan::testing::fake::{FakeKernel, Fault};
 use crate::plan::{Context, Plan, State, Step};
 
 #[derive(Debug)]

@@ -9,9 +9,9 @@ use crate::model::testing::{endpoint, ip, service, slice, tracker};
 use crate::model::{EndpointSlice, Event, IpFamily, Protocol, Service};
 use crate::plan::iptables::name::endpoint_chain;
 use crate::plan::iptables::tests::proxy::{Proxy, name};
-use crate::plan::iptables::tests::tracer::{End, Packet, Tracer};
 use crate::plan::ruleset::{Rule, Ruleset, Table};
 use crate::plan::testing::context;
+use crate::plan::testing::tracer::{End, Packet, Tracer};
 use crate::plan::{Context, Hairpin};
 
 /// A node at 192.168.0.10 whose pods are in 10.1.0.0/24; pods of other nodes are in 10.2.0.0/24.

@@ -4,8 +4,8 @@
 use crate::model::Protocol;
 use crate::model::testing::ip;
 use crate::plan::iptables::tests::proxy::name;
-use crate::plan::iptables::tests::tracer::{End, Ends, Packet, Tracer};
 use crate::plan::ruleset::{Rule, Ruleset, Table};
+use crate::plan::testing::tracer::{End, Ends, Packet, Tracer};
 
 /// A packet from 10.0.0.1, coming in by `eth0`, to 10.0.0.2:80.
 fn trace(chains: &[(Table, &str, &[&str])]) -> Ends {

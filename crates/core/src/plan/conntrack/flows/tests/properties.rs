@@ -158,7 +158,7 @@ proptest! {
         let mut flows = Flows::new(IpFamily::V4, node());
         let mut table: BTreeSet<Flow> = BTreeSet::new();
         // What the kernel was told in the last round.
-        let mut told = crate::plan::conntrack::flows::tests::tracker(vec![], vec![]);
+        let mut told = super::tracker(vec![], vec![]);
         for happening in happenings.into_iter().chain([Happening::Round(false)]) {
             match happening {
                 Happening::Event(event) => { tracker.apply(*event); }
@@ -175,7 +175,7 @@ proptest! {
                     for name in tracker.take().services {
                         flows.update(&tracker, &name);
                     }
-                    told = crate::plan::conntrack::flows::tests::tracker(
+                    told = super::tracker(
                         tracker.services().cloned().collect(),
                         tracker.slices().cloned().collect(),
                     );

@@ -1,0 +1,570 @@
+// SPDX-License-Identifier: Apache-2.0
+//! PURE: all that one Service port wants in iptables mode, in one family: chains of its own, and what becomes of
+//! packets to the addresses and ports at which it answers.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use crate::model::topology::{self, Choice};
+use crate::model::{Endpoint, IpFamily, Protocol, ServicePort, ServicePortName};
+use crate::plan::claim::Claim;
+use crate::plan::context::{Context, Hairpin};
+use crate::plan::iptables::name;
+use crate::plan::iptables::static_rules::{LOCALHOST_ACCEPTED, REACHES_ITSELF};
+use crate::plan::iptables::syntax::{self, Locality, comment};
+use crate::plan::iptables::tree::{Key, TreeId};
+use crate::plan::ruleset::{ChainName, Rule};
+
+/// Most endpoints that a chain lists, and most parts that longer lists are split into. A new connection walks 8 rules
+/// of a chain on average.
+const SPREAD: usize = 16;
+
+/// Levels of split lists: what fits into the name of a chain.
+const MAX_SPREAD_DEPTH: usize = 2;
+
+/// A place that two Service ports may claim; one of them gets it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Frontend {
+    Address(IpAddr, Protocol, u16),
+    NodePort(Protocol, u16),
+    HealthCheck(u16),
+    /// An endpoint on this node, whoever's. All claims want the same.
+    LocalEndpoint(IpAddr),
+}
+
+impl Frontend {
+    /// Where it stands in trees.
+    pub fn key(self) -> Key {
+        match self {
+            Self::Address(address, protocol, port) => {
+                Key::new(Some(address), Some((protocol, port)))
+            }
+            Self::NodePort(protocol, port) => Key::new(None, Some((protocol, port))),
+            Self::HealthCheck(port) => Key::new(None, Some((Protocol::Tcp, port))),
+            Self::LocalEndpoint(address) => Key::new(Some(address), None),
+        }
+    }
+}
+
+impl std::fmt::Display for Frontend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Address(address, protocol, port) => {
+                write!(f, "{protocol} {}", SocketAddr::new(*address, *port))
+            }
+            Self::NodePort(protocol, port) => write!(f, "{protocol} node port {port}"),
+            Self::HealthCheck(port) => write!(f, "health check node port {port}"),
+            Self::LocalEndpoint(address) => write!(f, "endpoint {address}"),
+        }
+    }
+}
+
+/// What a frontend has in trees, at most one rule in each.
+pub type Entries = BTreeMap<TreeId, Rule>;
+
+/// The chains of a Service port, all of table `nat`.
+pub type Chains = BTreeMap<ChainName, Vec<Rule>>;
+
+/// What one Service port wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fragment {
+    pub service_port: ServicePort,
+    /// For policy Cluster and Local, sorted and without repetitions.
+    cluster: Vec<SocketAddr>,
+    local: Vec<SocketAddr>,
+    /// Addresses of all endpoints on this node, in whatever condition they are. Empty where no rule needs them.
+    local_addresses: Vec<IpAddr>,
+    has_any: bool,
+    /// Endpoints of all conditions, which is what kube-proxy counts for its large-cluster mode.
+    pub endpoint_count: usize,
+}
+
+/// What happens to a packet that no chain takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refusal {
+    /// There is no endpoint anywhere: the client is told at once.
+    Reject,
+    /// There is one elsewhere: the client is not told, because a health check sends it there.
+    Drop,
+}
+
+impl Fragment {
+    /// From all endpoints of a Service port.
+    pub fn new(service_port: ServicePort, endpoints: &[Endpoint], context: &Context) -> Self {
+        let choice = topology::choose(&service_port, endpoints, context.zone.as_deref());
+        let Choice {
+            cluster,
+            local,
+            has_any,
+        } = &choice;
+        let needs_addresses = context.iptables.hairpin == Hairpin::PerEndpoint;
+        let mut local_addresses: Vec<IpAddr> = endpoints
+            .iter()
+            .filter(|endpoint| needs_addresses && endpoint.local)
+            .map(|endpoint| endpoint.address)
+            .collect();
+        local_addresses.sort_unstable();
+        local_addresses.dedup();
+        Self {
+            cluster: sockets(cluster),
+            local: sockets(local),
+            local_addresses,
+            has_any: *has_any,
+            endpoint_count: endpoints.len(),
+            service_port,
+        }
+    }
+
+    /// The claim of the Service port on a frontend.
+    pub fn claim(&self, frontend: Frontend, name: &ServicePortName) -> Claim {
+        let is_cluster_ip = match frontend {
+            Frontend::Address(address, ..) => address == self.service_port.cluster_ip,
+            Frontend::NodePort(..) | Frontend::HealthCheck(_) | Frontend::LocalEndpoint(_) => false,
+        };
+        Claim::new(is_cluster_ip, self.service_port.created, name.clone())
+    }
+
+    pub fn lacks_local_internal(&self) -> bool {
+        self.service_port.internal_policy_local && self.has_any && self.local.is_empty()
+    }
+
+    pub fn lacks_local_external(&self) -> bool {
+        self.is_external_local() && self.has_any && self.local.is_empty()
+    }
+
+    fn is_external_local(&self) -> bool {
+        self.service_port.external_policy_local && self.service_port.is_externally_accessible()
+    }
+
+    fn refusal(&self, policy_is_local: bool) -> Option<Refusal> {
+        if !self.has_any {
+            Some(Refusal::Reject)
+        } else if policy_is_local && self.local.is_empty() {
+            Some(Refusal::Drop)
+        } else {
+            None
+        }
+    }
+
+    fn is_firewalled(&self) -> bool {
+        let port = &self.service_port;
+        self.has_any
+            && !port.load_balancer_vips.is_empty()
+            && !port.load_balancer_source_ranges.is_empty()
+    }
+
+    fn protocol(&self) -> Protocol {
+        self.service_port.name.protocol
+    }
+
+    /// The frontends, with what they have if this Service port gets them.
+    pub fn frontends(&self, context: &Context) -> BTreeMap<Frontend, Entries> {
+        let texts = Texts::new(self, context);
+        let port = &self.service_port;
+        let mut frontends = BTreeMap::new();
+        let at = |address: IpAddr| Frontend::Address(address, self.protocol(), port.port);
+        frontends.insert(at(port.cluster_ip), texts.cluster_ip());
+        // An address may have two roles. That of a load balancer has the source ranges.
+        for vip in &port.load_balancer_vips {
+            let entries = || texts.external(*vip, "loadbalancer IP", self.is_firewalled());
+            frontends.entry(at(*vip)).or_insert_with(entries);
+        }
+        for address in &port.external_ips {
+            let entries = || texts.external(*address, "external IP", false);
+            frontends.entry(at(*address)).or_insert_with(entries);
+        }
+        if let Some(node_port) = port.node_port {
+            let node_port = node_port.get();
+            frontends.insert(
+                Frontend::NodePort(self.protocol(), node_port),
+                texts.node_port(node_port),
+            );
+        }
+        if let Some(health_port) = port.health_check_node_port {
+            let health_port = health_port.get();
+            frontends.insert(
+                Frontend::HealthCheck(health_port),
+                texts.health_check(health_port),
+            );
+        }
+        for address in &self.local_addresses {
+            let host = syntax::host(*address);
+            let note = comment(REACHES_ITSELF);
+            let rule = Rule::new(format!("-s {host} -d {host} {note} -j KUBE-MARK-MASQ"));
+            frontends.insert(
+                Frontend::LocalEndpoint(*address),
+                Entries::from([(TreeId::Hairpin, rule)]),
+            );
+        }
+        frontends
+    }
+
+    /// The chains. `with_comments`: the rules of endpoints say whose they are.
+    pub fn chains(&self, context: &Context, with_comments: bool) -> Chains {
+        let texts = Texts::new(self, context);
+        let port = &self.service_port;
+        let mut chains = Chains::new();
+        let internal_local = port.internal_policy_local;
+        let masquerade = texts.cluster_ip_masquerade(with_comments);
+        let internal_is_served = self.refusal(internal_local).is_none();
+        for (prefix, endpoints, is_local) in [
+            (name::CLUSTER, &self.cluster, false),
+            (name::LOCAL, &self.local, true),
+        ] {
+            if endpoints.is_empty() {
+                continue;
+            }
+            let is_internal = internal_is_served && is_local == internal_local;
+            let first = masquerade.iter().filter(|_| is_internal).cloned().collect();
+            let writer = EndpointWriter {
+                texts: &texts,
+                base: texts.chain(prefix),
+                with_comments,
+            };
+            writer.write(endpoints, first, &mut chains);
+        }
+        if self.has_any && port.is_externally_accessible() {
+            chains.insert(
+                ChainName::composed(texts.chain(name::EXTERNAL)),
+                texts.external_chain(),
+            );
+        }
+        if self.is_firewalled() {
+            chains.insert(
+                ChainName::composed(texts.chain(name::FIREWALL)),
+                texts.firewall_chain(),
+            );
+        }
+        chains
+    }
+}
+
+fn sockets(endpoints: &[&Endpoint]) -> Vec<SocketAddr> {
+    let mut sockets: Vec<SocketAddr> = endpoints
+        .iter()
+        .map(|endpoint| SocketAddr::new(endpoint.address, endpoint.port))
+        .collect();
+    sockets.sort_unstable();
+    sockets.dedup();
+    sockets
+}
+
+/// The rules of one fragment.
+struct Texts<'a> {
+    fragment: &'a Fragment,
+    context: &'a Context,
+    /// `ns/name:port`
+    name: String,
+    hash: String,
+}
+
+impl<'a> Texts<'a> {
+    fn new(fragment: &'a Fragment, context: &'a Context) -> Self {
+        let name = fragment.service_port.name.to_string();
+        let hash = name::service_hash(&name, fragment.protocol());
+        Self {
+            fragment,
+            context,
+            name,
+            hash,
+        }
+    }
+
+    fn chain(&self, prefix: &str) -> String {
+        format!("{prefix}{}", self.hash)
+    }
+
+    fn policy_chain(&self, is_local: bool) -> String {
+        self.chain(if is_local { name::LOCAL } else { name::CLUSTER })
+    }
+
+    fn destination(&self, address: Option<IpAddr>, port: u16, note: &str) -> String {
+        syntax::destination(address, self.fragment.protocol(), port, note)
+    }
+
+    /// What a refused destination has in a tree of `filter`.
+    fn refuse(&self, refusal: Refusal, address: Option<IpAddr>, port: u16) -> Rule {
+        let (note, target) = match refusal {
+            Refusal::Reject => (
+                format!("{} has no endpoints", self.name),
+                syntax::reject(self.context.family),
+            ),
+            Refusal::Drop => (format!("{} has no local endpoints", self.name), "DROP"),
+        };
+        Rule::new(format!(
+            "{} -j {target}",
+            self.destination(address, port, &note)
+        ))
+    }
+
+    fn cluster_ip(&self) -> Entries {
+        let port = &self.fragment.service_port;
+        let is_local = port.internal_policy_local;
+        let address = Some(port.cluster_ip);
+        if let Some(refusal) = self.fragment.refusal(is_local) {
+            let rule = self.refuse(refusal, address, port.port);
+            return Entries::from([(TreeId::Refused, rule)]);
+        }
+        let to = self.destination(address, port.port, &format!("{} cluster IP", self.name));
+        let rule = Rule::new(format!("{to} -j {}", self.policy_chain(is_local)));
+        Entries::from([(TreeId::Services, rule)])
+    }
+
+    fn external(&self, address: IpAddr, role: &str, is_firewalled: bool) -> Entries {
+        let port = self.fragment.service_port.port;
+        let mut entries = Entries::new();
+        if self.fragment.has_any {
+            let matches = self.destination(Some(address), port, &format!("{} {role}", self.name));
+            let chain = if is_firewalled {
+                name::FIREWALL
+            } else {
+                name::EXTERNAL
+            };
+            let dispatch = Rule::new(format!("{matches} -j {}", self.chain(chain)));
+            entries.insert(TreeId::Services, dispatch);
+        }
+        if is_firewalled {
+            let note = format!(
+                "{} traffic not accepted by {}",
+                self.name,
+                self.chain(name::FIREWALL)
+            );
+            let to = self.destination(Some(address), port, &note);
+            entries.insert(TreeId::Firewall, Rule::new(format!("{to} -j DROP")));
+        }
+        if let Some(refusal) = self.fragment.refusal(self.fragment.is_external_local()) {
+            entries.insert(
+                TreeId::RefusedExternal,
+                self.refuse(refusal, Some(address), port),
+            );
+        }
+        entries
+    }
+
+    fn node_port(&self, port: u16) -> Entries {
+        let mut entries = Entries::new();
+        if self.fragment.has_any {
+            let to = self.destination(None, port, &self.name);
+            let rule = Rule::new(format!("{to} -j {}", self.chain(name::EXTERNAL)));
+            entries.insert(TreeId::NodePorts, rule);
+        }
+        if let Some(refusal) = self.fragment.refusal(self.fragment.is_external_local()) {
+            entries.insert(TreeId::RefusedNodePorts, self.refuse(refusal, None, port));
+        }
+        entries
+    }
+
+    fn health_check(&self, port: u16) -> Entries {
+        let note = format!("{} health check node port", self.name);
+        let to = syntax::destination(None, Protocol::Tcp, port, &note);
+        Entries::from([(TreeId::HealthChecks, Rule::new(format!("{to} -j ACCEPT")))])
+    }
+
+    /// The rule that masquerades what comes to the cluster IP from elsewhere than a local pod. Each part of it costs time
+    /// whenever a table is written: it names the cluster IP only where the chain serves other addresses as well.
+    fn cluster_ip_masquerade(&self, with_comment: bool) -> Option<Rule> {
+        let port = &self.fragment.service_port;
+        let locality = if self.context.masquerade_all {
+            Some(Locality::default())
+        } else {
+            Locality::of(&self.context.local_detector, true)
+        };
+        // A node that has the cluster IP as an address takes it as the source of its own connections to it.
+        let from_itself = || Locality {
+            source: format!("-s {} ", syntax::host(port.cluster_ip)),
+            interface: String::new(),
+        };
+        let leaves_ipvs = self.context.iptables.leaves_ipvs;
+        let Locality { source, interface } = locality.or_else(|| leaves_ipvs.then(from_itself))?;
+        let protocol = self.fragment.protocol().lowercase();
+        let note = if with_comment {
+            format!("{} ", comment(&format!("{} cluster IP", self.name)))
+        } else {
+            String::new()
+        };
+        let target = "-j KUBE-MARK-MASQ";
+        Some(Rule::new(if port.is_externally_accessible() {
+            let to = syntax::host(port.cluster_ip);
+            let service = format!("-m {protocol} --dport {}", port.port);
+            format!("{source}-d {to} {interface}-p {protocol} {note}{service} {target}")
+        } else {
+            format!("{source}{interface}{note}{target}")
+        }))
+    }
+
+    fn external_chain(&self) -> Vec<Rule> {
+        let cluster = self.chain(name::CLUSTER);
+        let external = format!("for {} external destinations", self.name);
+        let mut rules: Vec<Rule> = self.count_of_localhost().into_iter().collect();
+        if !self.fragment.is_external_local() {
+            let note = comment(&format!("masquerade traffic {external}"));
+            rules.push(Rule::new(format!("{note} -j KUBE-MARK-MASQ")));
+            rules.push(Rule::new(format!("-j {cluster}")));
+            return rules;
+        }
+        if let Some(local) = Locality::of(&self.context.local_detector, false) {
+            let note = comment(&format!("pod traffic {external}"));
+            let Locality { source, interface } = local;
+            rules.push(Rule::new(format!("{source}{interface}{note} -j {cluster}")));
+        }
+        let from_node = "-m addrtype --src-type LOCAL";
+        let note = comment(&format!("masquerade LOCAL traffic {external}"));
+        rules.push(Rule::new(format!("{note} {from_node} -j KUBE-MARK-MASQ")));
+        let note = comment(&format!("route LOCAL traffic {external}"));
+        rules.push(Rule::new(format!("{note} {from_node} -j {cluster}")));
+        if !self.fragment.local.is_empty() {
+            rules.push(Rule::new(format!("-j {}", self.chain(name::LOCAL))));
+        }
+        rules
+    }
+
+    /// Counts what comes to the node port on a loopback address: nothing else that is external has such an address.
+    fn count_of_localhost(&self) -> Option<Rule> {
+        let settings = &self.context.iptables;
+        let counts = settings.counts_packets
+            && settings.localhost_node_ports
+            && self.context.family == IpFamily::V4
+            && self.fragment.service_port.node_port.is_some();
+        let count = syntax::counted(LOCALHOST_ACCEPTED);
+        counts.then(|| Rule::new(format!("-d 127.0.0.0/8 {count}")))
+    }
+
+    fn firewall_chain(&self) -> Vec<Rule> {
+        let port = &self.fragment.service_port;
+        let external = self.chain(name::EXTERNAL);
+        let note = comment(&format!("{} loadbalancer IP", self.name));
+        let mut rules: Vec<Rule> = port
+            .load_balancer_source_ranges
+            .iter()
+            .map(|range| Rule::new(format!("-s {range} {note} -j {external}")))
+            .collect();
+        if port.admits_node(self.context.node_ip) {
+            // A node may have several addresses, that of the load balancer among them, and which one its own
+            // connections come from is the kernel's choice.
+            rules.push(Rule::new(format!(
+                "{note} -m addrtype --src-type LOCAL -j {external}"
+            )));
+        }
+        rules.push(Rule::new(comment(&format!(
+            "other traffic to {} will be dropped by KUBE-PROXY-FIREWALL",
+            self.name
+        ))));
+        rules
+    }
+}
+
+/// Writes `KUBE-SVC-*` or `KUBE-SVL-*` with all that they lead to.
+struct EndpointWriter<'a> {
+    texts: &'a Texts<'a>,
+    /// The name of the chain.
+    base: String,
+    with_comments: bool,
+}
+
+impl EndpointWriter<'_> {
+    fn write(&self, endpoints: &[SocketAddr], mut rules: Vec<Rule>, chains: &mut Chains) {
+        if let Some(timeout) = self.texts.fragment.service_port.client_ip_affinity {
+            // A client that was here goes where it went; the others are spread.
+            for endpoint in endpoints {
+                let chain = self.endpoint_chain(*endpoint);
+                rules.push(Rule::new(format!(
+                    "{}-m recent --rcheck --seconds {} --reap {} -j {chain}",
+                    self.note(*endpoint),
+                    timeout.as_secs(),
+                    self.clients(&chain),
+                )));
+                let set = format!("-m recent --set {} ", self.clients(&chain));
+                let rule = self.translation(*endpoint, &set);
+                chains.insert(chain, vec![rule]);
+            }
+        }
+        self.spread(endpoints, "", rules, chains);
+    }
+
+    /// Every endpoint is as likely as every other.
+    fn spread(
+        &self,
+        endpoints: &[SocketAddr],
+        path: &str,
+        mut rules: Vec<Rule>,
+        chains: &mut Chains,
+    ) {
+        let all = endpoints.len();
+        if all <= SPREAD || path.len() >= MAX_SPREAD_DEPTH {
+            rules.extend(
+                endpoints
+                    .iter()
+                    .enumerate()
+                    .map(|(index, endpoint)| self.choice(*endpoint, all - index)),
+            );
+        } else {
+            let mut rest = endpoints;
+            for part in 0..SPREAD {
+                // The first ones are longer by one where it does not come out even.
+                let len = all / SPREAD + usize::from(part < all % SPREAD);
+                let (now, later) = rest.split_at(len.min(rest.len()));
+                let path = format!("{path}{part:X}");
+                rules.push(Rule::new(format!(
+                    "{}-j {}-{path}",
+                    syntax::chance(now.len(), rest.len()),
+                    self.base
+                )));
+                self.spread(now, &path, Vec::new(), chains);
+                rest = later;
+            }
+        }
+        let name = if path.is_empty() {
+            self.base.clone()
+        } else {
+            format!("{}-{path}", self.base)
+        };
+        chains.insert(ChainName::composed(name), rules);
+    }
+
+    /// The rule that takes an endpoint by chance, one of those that are left.
+    fn choice(&self, endpoint: SocketAddr, left: usize) -> Rule {
+        let chance = syntax::chance(1, left);
+        if self
+            .texts
+            .fragment
+            .service_port
+            .client_ip_affinity
+            .is_some()
+        {
+            let chain = self.endpoint_chain(endpoint);
+            return Rule::new(format!("{}{chance}-j {chain}", self.note(endpoint)));
+        }
+        self.translation(endpoint, &chance)
+    }
+
+    fn translation(&self, endpoint: SocketAddr, matches: &str) -> Rule {
+        Rule::new(format!(
+            "-p {} {}{matches}-j DNAT --to-destination {endpoint}",
+            self.texts.fragment.protocol().lowercase(),
+            self.note(endpoint),
+        ))
+    }
+
+    fn endpoint_chain(&self, endpoint: SocketAddr) -> ChainName {
+        let texts = self.texts;
+        name::endpoint_chain(&texts.name, texts.fragment.protocol(), endpoint)
+    }
+
+    /// The kernel's list of an endpoint's clients.
+    fn clients(&self, chain: &ChainName) -> String {
+        let mask = match self.texts.context.family {
+            IpFamily::V4 => "255.255.255.255",
+            IpFamily::V6 => "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+        };
+        format!("--name {chain} --mask {mask} --rsource")
+    }
+
+    fn note(&self, endpoint: SocketAddr) -> String {
+        if self.with_comments {
+            let note = comment(&format!("{} -> {endpoint}", self.texts.name));
+            format!("{note} ")
+        } else {
+            String::new()
+        }
+    }
+}

@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+//! PURE: IPVS mode: virtual servers, sets, addresses and rules that never change.
+//!
+//! ```text
+//! ServicePort + endpoints -> port_objects -> desired (refcounted union) --+
+//!                                                                         +-> diff -> Plan
+//! observed kernel, reports -> state (Believed) ---------------------------+
+//! ```
+
+pub mod desired;
+pub mod diff;
+pub mod mark;
+pub mod marks;
+pub mod object;
+pub mod planner;
+pub mod port_objects;
+pub mod set;
+pub mod static_rules;
+pub mod sysctl;

@@ -1,0 +1,480 @@
+// SPDX-License-Identifier: Apache-2.0
+//! PURE: the union of all fragments of one family, with a count of who wants what.
+//!
+//! Replacing one fragment costs what that fragment costs, however many others there are, and says
+//! which objects it touched. The union does not depend on the order of changes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::model::{ServiceName, ServicePortName};
+use crate::plan::claim::Claim;
+use crate::plan::ipvs::object::{RealServers, VirtualServerKey};
+use crate::plan::ipvs::port_objects::{Fragment, WantedServer};
+use crate::plan::ipvs::set::{SetEntry, SetId};
+use crate::plan::unmet::{Finding, Holder};
+
+/// Objects whose wanted form may differ from the believed one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    pub virtual_servers: BTreeSet<VirtualServerKey>,
+    pub addresses: BTreeSet<IpAddr>,
+    pub entries: BTreeSet<(SetId, SetEntry)>,
+}
+
+impl Touched {
+    pub fn is_empty(&self) -> bool {
+        self.virtual_servers.is_empty() && self.addresses.is_empty() && self.entries.is_empty()
+    }
+
+    pub fn extend(&mut self, other: Self) {
+        self.virtual_servers.extend(other.virtual_servers);
+        self.addresses.extend(other.addresses);
+        self.entries.extend(other.entries);
+    }
+}
+
+/// Two Service ports claim one virtual server; the second does not get it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Conflict {
+    pub loser: ServicePortName,
+    pub winner: ServicePortName,
+    pub key: VirtualServerKey,
+}
+
+/// An entry of a set.
+type EntryOf = (SetId, SetEntry);
+
+/// What one family wants.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Desired {
+    fragments: BTreeMap<ServicePortName, Fragment>,
+    /// Claims in order, the one that wins first. There is rarely a second.
+    virtual_servers: BTreeMap<VirtualServerKey, Vec<Claim>>,
+    /// Those with more than one claim.
+    contested: BTreeSet<VirtualServerKey>,
+    addresses: BTreeMap<IpAddr, u32>,
+    /// Of real servers.
+    real_addresses: BTreeMap<IpAddr, u32>,
+    /// Those of `addresses` that real servers have: not bound, or nobody here would reach them.
+    held: BTreeSet<IpAddr>,
+    entries: BTreeMap<SetId, BTreeMap<SetEntry, u32>>,
+    no_local_internal: BTreeSet<ServicePortName>,
+    no_local_external: BTreeSet<ServicePortName>,
+    /// Those that ask for what cannot be done.
+    with_findings: BTreeSet<ServicePortName>,
+}
+
+impl Desired {
+    /// Replaces all fragments of a Service. Names are those of its ports, present and past.
+    pub fn replace_service(
+        &mut self,
+        service: &ServiceName,
+        fragments: BTreeMap<ServicePortName, Fragment>,
+        touched: &mut Touched,
+    ) {
+        let gone: Vec<ServicePortName> = self
+            .ports_of(service)
+            .filter(|name| !fragments.contains_key(name))
+            .cloned()
+            .collect();
+        for name in gone {
+            self.replace(name, None, touched);
+        }
+        for (name, fragment) in fragments {
+            self.replace(name, Some(fragment), touched);
+        }
+    }
+
+    /// The ports of a Service that have a fragment.
+    pub fn ports_of<'a>(
+        &'a self,
+        service: &'a ServiceName,
+    ) -> impl Iterator<Item = &'a ServicePortName> + use<'a> {
+        // The smallest possible name of a port of this Service.
+        let first = ServicePortName {
+            service: service.clone(),
+            port: "".into(),
+            protocol: crate::model::Protocol::Tcp,
+        };
+        self.fragments
+            .range(first..)
+            .map(|(name, _)| name)
+            .take_while(move |name| name.service == *service)
+    }
+
+    fn replace(&mut self, name: ServicePortName, new: Option<Fragment>, touched: &mut Touched) {
+        if self.fragments.get(&name) == new.as_ref() {
+            return;
+        }
+        let old = self.fragments.remove(&name);
+        self.exchange_real_addresses(old.as_ref(), new.as_ref(), touched);
+        let changed = changed_servers(old.as_ref(), new.as_ref());
+        // What the claimants that have the virtual servers want beside them, before the change.
+        let mut released: Vec<EntryOf> = Vec::new();
+        for key in &changed {
+            let wanted = match self.claimants(key).next() {
+                Some(winner) if *winner == name => {
+                    old.as_ref().and_then(|old| old.virtual_servers.get(key))
+                }
+                _ => self.virtual_server(key),
+            };
+            released.extend(wanted.into_iter().flat_map(|wanted| &wanted.entries));
+            if let Some(old) = &old {
+                self.withdraw(key, &old.claim(key, &name));
+            }
+            if let Some(new) = &new
+                && new.virtual_servers.contains_key(key)
+            {
+                self.claim(*key, new.claim(key, &name));
+            }
+        }
+        let mut acquired: Vec<EntryOf> = Vec::new();
+        if let Some(new) = new {
+            set_member(&mut self.no_local_internal, &name, new.no_local_internal);
+            set_member(&mut self.no_local_external, &name, new.no_local_external);
+            let has_findings = new
+                .extras
+                .as_ref()
+                .is_some_and(|extras| !extras.findings.is_empty());
+            set_member(&mut self.with_findings, &name, has_findings);
+            acquired.extend(&new.entries);
+            // Wanting comes before releasing: what both want is never counted down to 0.
+            for address in &new.addresses {
+                if count_up(&mut self.addresses, *address) {
+                    touched.addresses.insert(*address);
+                    self.find_holder(*address, touched);
+                }
+            }
+            self.fragments.insert(name, new);
+        } else {
+            self.no_local_internal.remove(&name);
+            self.no_local_external.remove(&name);
+            self.with_findings.remove(&name);
+        }
+        if let Some(old) = &old {
+            released.extend(&old.entries);
+            for address in &old.addresses {
+                if count_down(&mut self.addresses, address) {
+                    touched.addresses.insert(*address);
+                    self.find_holder(*address, touched);
+                }
+            }
+        }
+        for key in &changed {
+            if let Some(wanted) = self.virtual_server(key) {
+                acquired.extend(&wanted.entries);
+            }
+        }
+        self.exchange_entries(released, acquired, touched);
+        touched.virtual_servers.extend(changed);
+    }
+
+    fn claim(&mut self, key: VirtualServerKey, claim: Claim) {
+        let claims = self.virtual_servers.entry(key).or_default();
+        if let Err(index) = claims.binary_search(&claim) {
+            claims.reserve_exact(1);
+            claims.insert(index, claim);
+        }
+        if claims.len() > 1 {
+            self.contested.insert(key);
+        }
+    }
+
+    fn withdraw(&mut self, key: &VirtualServerKey, claim: &Claim) {
+        if let Some(claims) = self.virtual_servers.get_mut(key) {
+            claims.retain(|other| other != claim);
+            if claims.len() < 2 {
+                self.contested.remove(key);
+            }
+            if claims.is_empty() {
+                self.virtual_servers.remove(key);
+            }
+        }
+    }
+
+    fn exchange_real_addresses(
+        &mut self,
+        old: Option<&Fragment>,
+        new: Option<&Fragment>,
+        touched: &mut Touched,
+    ) {
+        let (released, acquired) = (real_addresses(old), real_addresses(new));
+        for address in acquired.difference(&released) {
+            if count_up(&mut self.real_addresses, *address) {
+                self.find_holder(*address, touched);
+            }
+        }
+        for address in released.difference(&acquired) {
+            if count_down(&mut self.real_addresses, address) {
+                self.find_holder(*address, touched);
+            }
+        }
+    }
+
+    /// Looks whether an address that Services claim is a real server's.
+    fn find_holder(&mut self, address: IpAddr, touched: &mut Touched) {
+        let is_held =
+            self.addresses.contains_key(&address) && self.real_addresses.contains_key(&address);
+        let is_news = if is_held {
+            self.held.insert(address)
+        } else {
+            self.held.remove(&address)
+        };
+        if is_news {
+            touched.addresses.insert(address);
+            let entry = (SetId::IpvsIps, SetEntry::Ip(address));
+            touched.entries.insert(entry);
+        }
+    }
+
+    /// Touches the entries whose count reaches or leaves 0.
+    fn exchange_entries(
+        &mut self,
+        released: Vec<EntryOf>,
+        acquired: Vec<EntryOf>,
+        touched: &mut Touched,
+    ) {
+        for (set, entry) in acquired {
+            if count_up(self.entries.entry(set).or_default(), entry) {
+                touched.entries.insert((set, entry));
+            }
+        }
+        for (set, entry) in released {
+            let Some(entries) = self.entries.get_mut(&set) else {
+                continue;
+            };
+            if count_down(entries, &entry) {
+                touched.entries.insert((set, entry));
+            }
+            if entries.is_empty() {
+                self.entries.remove(&set);
+            }
+        }
+    }
+
+    /// The virtual server that is wanted at a key, if one is.
+    pub fn virtual_server(&self, key: &VirtualServerKey) -> Option<&WantedServer> {
+        let winner = self.claimants(key).next()?;
+        self.fragments.get(winner)?.virtual_servers.get(key)
+    }
+
+    pub fn virtual_servers(&self) -> impl Iterator<Item = (&VirtualServerKey, &WantedServer)> {
+        self.virtual_servers
+            .keys()
+            .filter_map(|key| self.virtual_server(key).map(|wanted| (key, wanted)))
+    }
+
+    pub fn wants_address(&self, address: &IpAddr) -> bool {
+        self.addresses.contains_key(address) && !self.held.contains(address)
+    }
+
+    pub fn addresses(&self) -> impl Iterator<Item = &IpAddr> {
+        self.addresses.keys()
+    }
+
+    pub fn wants_entry(&self, set: SetId, entry: &SetEntry) -> bool {
+        if let (SetId::IpvsIps, SetEntry::Ip(address)) = (set, entry) {
+            return self.wants_address(address);
+        }
+        self.entries
+            .get(&set)
+            .is_some_and(|entries| entries.contains_key(entry))
+    }
+
+    /// Wants the entry, or one that takes its place.
+    pub fn wants_alternative(&self, set: SetId, entry: &SetEntry) -> bool {
+        let (first, last) = entry.alternatives();
+        if first == last {
+            return self.wants_entry(set, entry);
+        }
+        self.entries
+            .get(&set)
+            .is_some_and(|entries| entries.range(first..=last).next().is_some())
+    }
+
+    pub fn entries(&self, set: SetId) -> impl ExactSizeIterator<Item = &SetEntry> {
+        static NONE: BTreeMap<SetEntry, u32> = BTreeMap::new();
+        self.entries.get(&set).unwrap_or(&NONE).keys()
+    }
+
+    /// What a Service wants, for planning it before others.
+    pub fn touched_by(&self, service: &ServiceName) -> Touched {
+        let mut touched = Touched::default();
+        let fragments = self
+            .ports_of(service)
+            .filter_map(|name| self.fragments.get(name));
+        for fragment in fragments {
+            let keys = fragment.virtual_servers.keys();
+            touched.virtual_servers.extend(keys);
+            touched.addresses.extend(&fragment.addresses);
+            touched.entries.extend(&fragment.entries);
+            for key in fragment.virtual_servers.keys() {
+                let wanted = self.virtual_server(key).into_iter();
+                touched
+                    .entries
+                    .extend(wanted.flat_map(|wanted| &wanted.entries));
+            }
+        }
+        touched
+    }
+
+    /// Claims that lost. Costs what is contested, not what there is.
+    pub fn conflicts(&self) -> BTreeSet<Conflict> {
+        let mut conflicts = BTreeSet::new();
+        for key in &self.contested {
+            let mut claimants = self.claimants(key).cloned();
+            if let Some(winner) = claimants.next() {
+                conflicts.extend(claimants.map(|loser| Conflict {
+                    loser,
+                    winner: winner.clone(),
+                    key: *key,
+                }));
+            }
+        }
+        conflicts
+    }
+
+    /// What Services ask for and do not get.
+    pub fn findings(&self) -> BTreeSet<(ServicePortName, Finding)> {
+        let mut findings = BTreeSet::new();
+        for name in &self.with_findings {
+            let extras = self.fragments.get(name).and_then(|f| f.extras.as_deref());
+            let of_port = extras.into_iter().flat_map(|extras| &extras.findings);
+            findings.extend(of_port.map(|finding| (name.clone(), finding.clone())));
+        }
+        if !self.held.is_empty() {
+            for (name, fragment) in &self.fragments {
+                let held = fragment.addresses.iter().filter(|a| self.held.contains(*a));
+                let holder = Holder::Endpoint;
+                findings.extend(held.map(|address| {
+                    let address = *address;
+                    (name.clone(), Finding::NotBound { address, holder })
+                }));
+            }
+        }
+        findings
+    }
+
+    /// What the Service that has a virtual server says about its removed endpoints.
+    pub fn drain_limit(&self, key: &VirtualServerKey) -> Option<Duration> {
+        let fragment = self.fragments.get(self.claimants(key).next()?)?;
+        fragment.extras.as_ref()?.drain_limit
+    }
+
+    /// The virtual servers of a Service that says how long its removed endpoints may keep connections.
+    pub fn drain_limits(&self, service: &ServiceName) -> Vec<(VirtualServerKey, Duration)> {
+        let fragments = self
+            .ports_of(service)
+            .filter_map(|name| self.fragments.get(name));
+        let limited = fragments.filter_map(|fragment| {
+            let limit = fragment.extras.as_ref()?.drain_limit?;
+            Some(
+                fragment
+                    .virtual_servers
+                    .keys()
+                    .map(move |key| (*key, limit)),
+            )
+        });
+        limited.flatten().collect()
+    }
+
+    /// Who claims a virtual server, the winner first.
+    pub fn claimants(&self, key: &VirtualServerKey) -> impl Iterator<Item = &ServicePortName> {
+        self.virtual_servers
+            .get(key)
+            .into_iter()
+            .flatten()
+            .map(Claim::name)
+    }
+
+    /// Number of Services with a port that has a Local policy and no endpoint on this node, by
+    /// policy: internal, external.
+    pub fn no_local_endpoints(&self) -> (usize, usize) {
+        (
+            count_services(&self.no_local_internal),
+            count_services(&self.no_local_external),
+        )
+    }
+
+    pub fn fragments(&self) -> &BTreeMap<ServicePortName, Fragment> {
+        &self.fragments
+    }
+}
+
+/// The addresses of all real servers of a fragment. Most virtual servers of one share them.
+fn real_addresses(fragment: Option<&Fragment>) -> BTreeSet<IpAddr> {
+    let mut seen: Vec<*const RealServers> = Vec::new();
+    let mut addresses = BTreeSet::new();
+    for wanted in fragment
+        .into_iter()
+        .flat_map(|f| f.virtual_servers.values())
+    {
+        let shared = Arc::as_ptr(&wanted.real_servers);
+        if !seen.contains(&shared) {
+            seen.push(shared);
+            addresses.extend(wanted.real_servers.keys().map(|key| key.address));
+        }
+    }
+    addresses
+}
+
+fn set_member(members: &mut BTreeSet<ServicePortName>, name: &ServicePortName, is_member: bool) {
+    if is_member {
+        members.insert(name.clone());
+    } else {
+        members.remove(name);
+    }
+}
+
+/// Says whether nobody wanted it before.
+fn count_up<K: Ord>(counts: &mut BTreeMap<K, u32>, key: K) -> bool {
+    let count = counts.entry(key).or_default();
+    *count += 1;
+    *count == 1
+}
+
+/// Says whether nobody wants it any more.
+fn count_down<K: Ord>(counts: &mut BTreeMap<K, u32>, key: &K) -> bool {
+    let Some(count) = counts.get_mut(key) else {
+        return false;
+    };
+    *count -= 1;
+    let is_last = *count == 0;
+    if is_last {
+        counts.remove(key);
+    }
+    is_last
+}
+
+/// The ports of one Service are neighbours.
+fn count_services(names: &BTreeSet<ServicePortName>) -> usize {
+    let mut last = None;
+    names
+        .iter()
+        .filter(|name| last.replace(&name.service) != Some(&name.service))
+        .count()
+}
+
+/// The virtual servers that two fragments of a Service port do not want alike. Another age or cluster IP
+/// changes all of them: it may hand a contested one to another claimant.
+fn changed_servers(old: Option<&Fragment>, new: Option<&Fragment>) -> BTreeSet<VirtualServerKey> {
+    fn wanted<'a>(of: Option<&'a Fragment>, key: &VirtualServerKey) -> Option<&'a WantedServer> {
+        of?.virtual_servers.get(key)
+    }
+    let same_claims = match (old, new) {
+        (Some(old), Some(new)) => (old.created, old.cluster_ip) == (new.created, new.cluster_ip),
+        _ => false,
+    };
+    old.into_iter()
+        .chain(new)
+        .flat_map(|fragment| fragment.virtual_servers.keys())
+        .filter(|key| !same_claims || wanted(old, key) != wanted(new, key))
+        .copied()
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

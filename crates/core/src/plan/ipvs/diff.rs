@@ -1,0 +1,415 @@
+// SPDX-License-Identifier: Apache-2.0
+//! PURE: Desired less Believed is the Plan.
+//!
+//! There is one way to compare; a full plan merely touches everything. So a sequence of small
+//! plans cannot lead elsewhere than one full plan.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+
+use crate::model::Protocol;
+use crate::plan::context::Context;
+use crate::plan::ipvs::desired::{Desired, Touched};
+use crate::plan::ipvs::object::{RealServer, RealServerKey, VirtualServer, VirtualServerKey};
+use crate::plan::ipvs::port_objects::WantedServer;
+use crate::plan::ipvs::set::{self, DEFAULT_MAX_ENTRIES, SetEntry, SetId, SetName, SetSpec};
+use crate::plan::ipvs::static_rules::{self, FixedRules};
+use crate::plan::ipvs::sysctl;
+use crate::plan::leftovers::modes::Modes;
+use crate::plan::leftovers::stale_rules;
+use crate::plan::ruleset::Edit;
+use crate::plan::state::{State, VirtualServerState};
+use crate::plan::step::{Phase, Plan, RuleEdits, Step};
+
+/// What is wanted, beside what is believed.
+pub struct Comparison<'a> {
+    pub context: &'a Context,
+    pub desired: &'a Desired,
+    pub believed: &'a State,
+    /// Whether a virtual server that nobody wants is ours to remove.
+    pub owns: &'a dyn Fn(&VirtualServerKey) -> bool,
+}
+
+impl fmt::Debug for Comparison<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Comparison")
+            .field("family", &self.context.family)
+            .finish_non_exhaustive()
+    }
+}
+
+/// It has connections whose end can be seen. UDP has none: its flows must move at once.
+pub fn drains(vs: &VirtualServerKey) -> bool {
+    matches!(vs.protocol(), Some(Protocol::Tcp | Protocol::Sctp))
+}
+
+/// A real server that a virtual server wants no more may keep its connections.
+pub fn drains_beside(vs: &VirtualServerKey, wanted: &VirtualServer) -> bool {
+    drains(vs) && wanted.passes_over_weight_0()
+}
+
+impl Comparison<'_> {
+    /// Everything that is wanted, and everything that the kernel has and that is ours.
+    pub fn everything(&self) -> Touched {
+        let mut touched = Touched::default();
+        let wanted = self.desired.virtual_servers().map(|(key, _)| key);
+        touched.virtual_servers.extend(wanted);
+        let present = self.believed.virtual_servers.keys();
+        touched
+            .virtual_servers
+            .extend(present.filter(|key| (self.owns)(key)));
+        touched.addresses.extend(self.desired.addresses());
+        touched.addresses.extend(&self.believed.addresses);
+        for id in SetId::ALL {
+            let wanted = self.desired.entries(id);
+            touched.entries.extend(wanted.map(|entry| (id, *entry)));
+            if let Some(set) = self.believed.sets.get(&id.name(self.context.family)) {
+                let present = set.entries.iter();
+                touched.entries.extend(present.map(|entry| (id, *entry)));
+            }
+        }
+        touched
+    }
+
+    /// What every Service needs before it can be served: sysctls, link, sets, rules. Its cost does
+    /// not depend on the number of Services.
+    pub fn foundation(&self, rules: &FixedRules) -> Plan {
+        let mut plan = Plan::default();
+        let (context, node) = (self.context, &self.believed.node);
+        if context.owns_node {
+            for (key, value) in sysctl::wanted(context) {
+                if node.sysctls.get(key).map(String::as_str) != Some(value) {
+                    plan.push(Phase::Node, Step::SetSysctl { key, value });
+                }
+            }
+            if !context.timeouts.satisfied_by(node.timeouts) {
+                plan.push(Phase::Node, Step::SetTimeouts(context.timeouts));
+            }
+        }
+        // Both families need the link; the one that comes second is told that it exists.
+        if !node.link_exists {
+            plan.push(Phase::Node, Step::CreateLink);
+        }
+        for id in SetId::ALL {
+            let name = id.name(context.family);
+            let replacement = name.replacement();
+            // Left over from a replacement that was cut short.
+            if self.believed.sets.contains_key(&replacement) {
+                plan.push(Phase::Sets, Step::DestroySet { set: replacement });
+            }
+            if !self.believed.sets.contains_key(&name) {
+                let max_entries = wanted_size(self.desired.entries(id).len());
+                let spec = SetSpec::new(id, context.family, max_entries);
+                plan.push(Phase::Sets, Step::CreateSet(spec));
+            }
+        }
+        for set in set::retired(context.family) {
+            if self.believed.sets.contains_key(&set) {
+                plan.push(Phase::OldSets, Step::DestroySet { set });
+            }
+        }
+        let mut edits = static_rules::edits(rules, &self.believed.rules);
+        if stale_rules::serves(&self.believed.rules) {
+            edits.retain(|edit| !is_dispatch(edit));
+        }
+        if !edits.is_empty() {
+            let edits = RuleEdits::new(context.family, edits);
+            plan.push(Phase::Rules, Step::EditRules(edits));
+        }
+        plan
+    }
+
+    /// Adds to a plan the end of iptables mode, where a proxy of that mode left its rules. They translate packets before
+    /// IPVS sees them, so all virtual servers can be there before the rules go, and no connection meets neither.
+    pub fn switch(&self, plan: &mut Plan, rules: &FixedRules) {
+        let present = &self.believed.rules;
+        let mut edits = Vec::new();
+        if stale_rules::serves(present) {
+            let all = static_rules::edits(rules, present);
+            edits.extend(all.into_iter().filter(is_dispatch));
+        }
+        let rewritten = rules.chains.chains.keys().cloned().collect();
+        let removal = stale_rules::removal(present, |modes| modes == Modes::Iptables, &rewritten);
+        edits.extend(removal.edits);
+        edits.extend(stale_rules::foreign_jumps(present, Modes::Iptables));
+        if !edits.is_empty() {
+            let family = self.context.family;
+            let edits = RuleEdits::new(family, edits);
+            plan.push(Phase::Switch, Step::EditRules(edits));
+        }
+        if self.believed.has_nftables_table {
+            let family = self.context.family;
+            plan.push(Phase::Switch, Step::DeleteNftablesTable { family });
+        }
+    }
+
+    /// Adds to a plan what the touched objects need.
+    pub fn compare(&self, plan: &mut Plan, touched: &Touched) {
+        self.compare_entries(plan, &touched.entries);
+        for key in &touched.virtual_servers {
+            let wanted = self.desired.virtual_server(key);
+            let present = self.believed.virtual_servers.get(key);
+            match (wanted, present) {
+                (Some(wanted), present) => compare_virtual_server(plan, *key, wanted, present),
+                (None, Some(present)) if (self.owns)(key) => {
+                    remove_virtual_server(plan, *key, present);
+                }
+                (None, _) => {}
+            }
+        }
+        for address in &touched.addresses {
+            let address = *address;
+            let present = self.believed.addresses.contains(&address);
+            if self.desired.wants_address(&address) {
+                if !present {
+                    plan.push(Phase::Addresses, Step::AddAddress { address });
+                }
+            } else if present && !self.is_drained_at(address, |_| true) {
+                plan.push(Phase::OldAddresses, Step::DeleteAddress { address });
+            }
+        }
+    }
+
+    /// What goes when the given real servers have drained.
+    pub fn drained(&self, servers: &BTreeMap<VirtualServerKey, Vec<RealServerKey>>) -> Plan {
+        let mut plan = Plan::default();
+        let mut gone = BTreeSet::new();
+        for (vs, keys) in servers {
+            let present = self.believed.virtual_servers.get(vs);
+            let is_last = present.is_some_and(|vs| vs.real_servers.len() == keys.len());
+            if is_last && self.desired.virtual_server(vs).is_none() {
+                plan.push(Phase::OldServers, Step::DeleteVirtualServer { key: *vs });
+                gone.insert(*vs);
+            } else {
+                for key in keys {
+                    let (vs, key) = (*vs, *key);
+                    plan.push(Phase::OldServers, Step::DeleteRealServer { vs, key });
+                }
+            }
+        }
+        let addresses: BTreeSet<IpAddr> =
+            gone.iter().filter_map(VirtualServerKey::address).collect();
+        for address in addresses {
+            let is_bound = self.believed.addresses.contains(&address);
+            let is_free = !self.desired.wants_address(&address)
+                && !self.is_drained_at(address, |key| !gone.contains(key));
+            if is_bound && is_free {
+                plan.push(Phase::OldAddresses, Step::DeleteAddress { address });
+                let set = SetId::IpvsIps.name(self.context.family);
+                push_entry_removal(&mut plan, SetId::IpvsIps, &set, SetEntry::Ip(address));
+            }
+        }
+        plan
+    }
+
+    /// A virtual server at the address is not wanted any more, but its connections go on: without
+    /// the address the packets of its clients would not be for this node. `counts` says which to
+    /// look at.
+    pub fn is_drained_at(
+        &self,
+        address: IpAddr,
+        counts: impl Fn(&VirtualServerKey) -> bool,
+    ) -> bool {
+        let key = |port, protocol| VirtualServerKey::Address {
+            address,
+            port,
+            protocol,
+        };
+        self.believed
+            .virtual_servers
+            .range(key(0, Protocol::Tcp)..=key(u16::MAX, Protocol::Sctp))
+            .any(|(key, state)| {
+                self.desired.virtual_server(key).is_none()
+                    && outlives_its_service(key, state)
+                    && (self.owns)(key)
+                    && counts(key)
+            })
+    }
+
+    /// In the orders that [`SetId`] gives reasons for.
+    fn compare_entries(&self, plan: &mut Plan, touched: &BTreeSet<(SetId, SetEntry)>) {
+        let of = |id| {
+            let first = (id, SetEntry::FIRST);
+            let entries = touched.range(first..).take_while(move |(of, _)| *of == id);
+            entries.map(|(_, entry)| entry)
+        };
+        let ids: Vec<SetId> = SetId::ALL
+            .into_iter()
+            .filter(|id| of(*id).next().is_some())
+            .collect();
+        let mut replaced = BTreeSet::new();
+        for id in ids.iter().rev().copied() {
+            let name = id.name(self.context.family);
+            let present = self.believed.sets.get(&name);
+            let missing: Vec<&SetEntry> = of(id)
+                .filter(|entry| self.desired.wants_entry(id, entry))
+                .filter(|entry| !present.is_some_and(|set| set.entries.contains(entry)))
+                .collect();
+            // New entries come before old ones go, so there has to be room for both.
+            if let Some(present) = present
+                && id.set_type().is_hash()
+                && count(present.entries.len() + missing.len()) > present.max_entries
+            {
+                let entries = present.entries.len() + missing.len();
+                self.replace_set(plan, id, wanted_size(entries));
+                replaced.insert(id);
+                continue;
+            }
+            for entry in missing {
+                let (set, entry) = (name.clone(), *entry);
+                plan.push(Phase::Entries, Step::AddEntry { set, entry });
+            }
+        }
+        for id in ids.into_iter().filter(|id| !replaced.contains(id)) {
+            let name = id.name(self.context.family);
+            let Some(present) = self.believed.sets.get(&name) else {
+                continue;
+            };
+            for entry in of(id).filter(|entry| present.entries.contains(entry)) {
+                if !self.desired.wants_alternative(id, entry) && !self.is_in_use(id, entry) {
+                    push_entry_removal(plan, id, &name, *entry);
+                }
+            }
+        }
+    }
+
+    /// The entry that makes unknown ports of an address refuse stays as long as the address.
+    fn is_in_use(&self, id: SetId, entry: &SetEntry) -> bool {
+        match entry {
+            SetEntry::Ip(address) if id == SetId::IpvsIps => {
+                self.believed.addresses.contains(address) && self.is_drained_at(*address, |_| true)
+            }
+            _ => false,
+        }
+    }
+
+    /// A set's size cannot be changed: a larger one is filled and takes its place in one step.
+    fn replace_set(&self, plan: &mut Plan, id: SetId, max_entries: u32) {
+        let name = id.name(self.context.family);
+        let replacement = name.replacement();
+        let spec = SetSpec {
+            name: replacement.clone(),
+            ..SetSpec::new(id, self.context.family, max_entries)
+        };
+        plan.push(Phase::Sets, Step::CreateSet(spec));
+        let in_use = self.believed.sets.get(&name).into_iter();
+        let in_use = in_use
+            .flat_map(|set| &set.entries)
+            .filter(|entry| !self.desired.wants_entry(id, entry) && self.is_in_use(id, entry));
+        let wanted = self.desired.entries(id);
+        let wanted = wanted.filter(|entry| self.desired.wants_entry(id, entry));
+        for entry in wanted.chain(in_use) {
+            let set = replacement.clone();
+            plan.push(Phase::Sets, Step::AddEntry { set, entry: *entry });
+        }
+        plan.push(
+            Phase::Sets,
+            Step::SwapSets {
+                a: replacement.clone(),
+                b: name,
+            },
+        );
+        plan.push(Phase::Sets, Step::DestroySet { set: replacement });
+    }
+}
+
+/// What turns packets over to the virtual servers.
+fn is_dispatch(edit: &Edit) -> bool {
+    let (table, chain) = stale_rules::DISPATCH;
+    edit.table() == table && edit.chain().as_str() == chain
+}
+
+fn count(entries: usize) -> u32 {
+    u32::try_from(entries).unwrap_or(u32::MAX)
+}
+
+/// The `maxelem` for a number of entries.
+fn wanted_size(entries: usize) -> u32 {
+    count(entries)
+        .checked_next_power_of_two()
+        .unwrap_or(u32::MAX)
+        .max(DEFAULT_MAX_ENTRIES)
+}
+
+fn push_entry_removal(plan: &mut Plan, id: SetId, set: &SetName, entry: SetEntry) {
+    let phase = if id == SetId::IpvsIps {
+        Phase::OldAddressEntries
+    } else {
+        Phase::OldEntries
+    };
+    let set = set.clone();
+    plan.push(phase, Step::DeleteEntry { set, entry });
+}
+
+fn compare_virtual_server(
+    plan: &mut Plan,
+    key: VirtualServerKey,
+    wanted: &WantedServer,
+    present: Option<&VirtualServerState>,
+) {
+    let server = || wanted.server.clone();
+    match present {
+        None => {
+            let server = server();
+            plan.push(Phase::Servers, Step::AddVirtualServer { key, server });
+        }
+        Some(present) if present.server != wanted.server => {
+            let server = server();
+            plan.push(Phase::Servers, Step::SetVirtualServer { key, server });
+        }
+        Some(_) => {}
+    }
+    let vs = key;
+    for (key, server) in wanted.real_servers.iter() {
+        let present = present.and_then(|present| present.real_servers.get(key));
+        let (key, server) = (*key, *server);
+        match present {
+            None => plan.push(Phase::Servers, Step::AddRealServer { vs, key, server }),
+            Some(present) if *present != server => {
+                plan.push(Phase::Servers, Step::SetRealServer { vs, key, server });
+            }
+            Some(_) => {}
+        }
+    }
+    let unwanted = present
+        .into_iter()
+        .flat_map(|present| &present.real_servers)
+        .filter(|(key, _)| !wanted.real_servers.contains_key(*key));
+    for (key, server) in unwanted {
+        if drains_beside(&vs, &wanted.server) {
+            drain(plan, vs, *key, *server);
+        } else {
+            plan.push(Phase::OldServers, Step::DeleteRealServer { vs, key: *key });
+        }
+    }
+}
+
+/// A virtual server that nobody wants stays until its connections have ended. New ones are refused:
+/// all of its real servers have weight 0.
+fn remove_virtual_server(plan: &mut Plan, key: VirtualServerKey, present: &VirtualServerState) {
+    if outlives_its_service(&key, present) {
+        for (server_key, server) in &present.real_servers {
+            drain(plan, key, *server_key, *server);
+        }
+    } else {
+        plan.push(Phase::OldServers, Step::DeleteVirtualServer { key });
+    }
+}
+
+fn outlives_its_service(key: &VirtualServerKey, state: &VirtualServerState) -> bool {
+    drains(key) && !state.real_servers.is_empty()
+}
+
+/// A server with connections gets no new ones and is deleted when they have ended; a server of
+/// weight 0 that nobody wants is one that is waiting for that.
+fn drain(plan: &mut Plan, vs: VirtualServerKey, key: RealServerKey, server: RealServer) {
+    if server.weight > 0 {
+        let weight = 0;
+        let server = RealServer { weight, ..server };
+        plan.push(Phase::OldServers, Step::SetRealServer { vs, key, server });
+    }
+}
+
+#[cfg(test)]
+mod tests;

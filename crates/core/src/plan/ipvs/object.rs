@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+//! PURE: the objects of the IPVS dataplane, in the one form that wanted and observed share.
+//! Statistics are not part of them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use serde::{Serialize, Serializer};
+
+use crate::model::ipvs_options::Tunnel;
+use crate::model::{IpFamily, Protocol};
+use crate::plan::ipvs::mark;
+
+/// What tells virtual servers apart (kernel: `ip_vs_svc_hashkey`).
+///
+/// Displays as `ipvsadm` addresses them: `TCP 10.96.0.10:53`, `FWM 7 IPv4`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum VirtualServerKey {
+    Address {
+        address: IpAddr,
+        port: u16,
+        protocol: Protocol,
+    },
+    /// Packets with a firewall mark. The mark is never 0.
+    Mark { mark: u32, family: IpFamily },
+}
+
+impl VirtualServerKey {
+    pub const fn family(&self) -> IpFamily {
+        match self {
+            Self::Address { address, .. } => IpFamily::of(*address),
+            Self::Mark { family, .. } => *family,
+        }
+    }
+
+    /// The protocol; a firewall mark that is not ours can stand for several.
+    pub fn protocol(&self) -> Option<Protocol> {
+        match self {
+            Self::Address { protocol, .. } => Some(*protocol),
+            Self::Mark { mark, .. } => mark::protocol(*mark),
+        }
+    }
+
+    pub const fn address(&self) -> Option<IpAddr> {
+        match self {
+            Self::Address { address, .. } => Some(*address),
+            Self::Mark { .. } => None,
+        }
+    }
+}
+
+impl fmt::Display for VirtualServerKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address {
+                address,
+                port,
+                protocol,
+            } => {
+                write!(f, "{protocol} {}", SocketAddr::new(*address, *port))
+            }
+            Self::Mark { mark, family } => write!(f, "FWM {mark} {family}"),
+        }
+    }
+}
+
+impl Serialize for VirtualServerKey {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// How a virtual server distributes connections (kernel: `ip_vs_service_user_kern`).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct VirtualServer {
+    /// The kernel's name of the scheduler: `rr`, `mh`, …
+    #[serde(serialize_with = "as_str")]
+    pub scheduler: Arc<str>,
+    /// `IP_VS_SVC_F_*` without `IP_VS_SVC_F_HASHED`, which is the kernel's own.
+    pub flags: u32,
+    /// Persistence in seconds; meaningless without [`flags::PERSISTENT`].
+    pub timeout: u32,
+    /// Clients in one network of this prefix length share a persistence template.
+    pub netmask: u8,
+}
+
+impl VirtualServer {
+    /// A real server of weight 0 gets no new connections, and others get them all. `dh` has no fallback: it refuses
+    /// those that such a server would have.
+    pub fn passes_over_weight_0(&self) -> bool {
+        &*self.scheduler != "dh"
+    }
+}
+
+fn as_str<S: Serializer>(text: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(text)
+}
+
+/// Flags of a virtual server (`include/uapi/linux/ip_vs.h`).
+pub mod flags {
+    /// `IP_VS_SVC_F_PERSISTENT`: a client stays with its real server.
+    pub const PERSISTENT: u32 = 0x1;
+    /// `IP_VS_SVC_F_SCHED1`: `sh-fallback` and `mh-fallback`: skip servers of weight 0.
+    pub const SCHED_FALLBACK: u32 = 0x8;
+    /// `IP_VS_SVC_F_SCHED2`: `sh-port` and `mh-port`: the source port counts too.
+    pub const SCHED_PORT: u32 = 0x10;
+}
+
+/// Address and port of a real server: what tells those of a virtual server apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RealServerKey {
+    pub address: IpAddr,
+    pub port: u16,
+}
+
+impl fmt::Display for RealServerKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        SocketAddr::new(self.address, self.port).fmt(f)
+    }
+}
+
+impl Serialize for RealServerKey {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// How packets reach a real server (kernel: `IP_VS_CONN_F_FWD_MASK`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Forwarding {
+    /// Network address translation, IPVS's "masquerading".
+    #[default]
+    Masquerade,
+    /// The server is on this host.
+    Local,
+    /// In a tunnel.
+    Tunnel(Tunnel),
+    /// Direct routing: only the link-layer address changes.
+    Route,
+    /// `IP_VS_CONN_F_BYPASS`: what a cache cluster uses, and whatever we do not know. Never ours.
+    Bypass,
+}
+
+impl fmt::Display for Forwarding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Masquerade => f.write_str("masquerade"),
+            Self::Local => f.write_str("local"),
+            Self::Tunnel(Tunnel::IpIp) => f.write_str("ipip"),
+            Self::Tunnel(Tunnel::Gre) => f.write_str("gre"),
+            Self::Tunnel(Tunnel::Gue(port)) => write!(f, "gue to port {port}"),
+            Self::Route => f.write_str("route"),
+            Self::Bypass => f.write_str("bypass"),
+        }
+    }
+}
+
+impl Serialize for Forwarding {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// A real server's settings, all but its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct RealServer {
+    /// 0: no new connections.
+    pub weight: u32,
+    pub forwarding: Forwarding,
+}
+
+/// The real servers of a virtual server.
+pub type RealServers = BTreeMap<RealServerKey, RealServer>;
+
+/// Time-outs of IPVS connections in seconds; 0 leaves the kernel's (kernel: `ip_vs_timeout_user`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Timeouts {
+    pub tcp: u32,
+    pub tcp_fin: u32,
+    pub udp: u32,
+}

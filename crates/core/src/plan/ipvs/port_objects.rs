@@ -1,0 +1,482 @@
+// SPDX-License-Identifier: Apache-2.0
+//! PURE: all that one Service port wants in the kernel in IPVS mode, in one family.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::model::ipvs_options::Scheduler;
+use crate::model::topology::{self, Choice};
+use crate::model::{Endpoint, Protocol, ServicePort, ServicePortName};
+use crate::plan::claim::Claim;
+use crate::plan::compact::CompactMap;
+use crate::plan::context::Context;
+use crate::plan::ipvs::object::{
+    Forwarding, RealServer, RealServerKey, RealServers, VirtualServer, VirtualServerKey, flags,
+};
+use crate::plan::ipvs::set::{SetEntry, SetId};
+use crate::plan::unmet::{Finding, Holder};
+
+mod forwarding;
+
+/// What one Service port wants. Two Service ports may want the same address, entry or even virtual
+/// server; [`crate::plan::ipvs::desired::Desired`] settles that.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fragment {
+    /// The Service's age and cluster IP, which decide between claims on a virtual server.
+    pub created: i64,
+    pub cluster_ip: Option<IpAddr>,
+    pub virtual_servers: CompactMap<VirtualServerKey, WantedServer>,
+    /// In order, each once, as are entries.
+    pub addresses: Box<[IpAddr]>,
+    /// The entries that belong to no virtual server.
+    pub entries: Box<[(SetId, SetEntry)]>,
+    /// The internal, the external policy is Local and no endpoint is on this node, though
+    /// elsewhere there are some.
+    pub no_local_internal: bool,
+    pub no_local_external: bool,
+    /// What follows from annotations. Nearly no Service has any.
+    pub extras: Option<Box<Extras>>,
+}
+
+impl Fragment {
+    /// The claim of the Service port on a virtual server.
+    pub fn claim(&self, key: &VirtualServerKey, name: &ServicePortName) -> Claim {
+        let is_cluster_ip = match key {
+            VirtualServerKey::Address { address, .. } => self.cluster_ip == Some(*address),
+            VirtualServerKey::Mark { .. } => false,
+        };
+        Claim::new(is_cluster_ip, self.created, name.clone())
+    }
+}
+
+/// What the annotations of a Service lead to, beside other objects.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Extras {
+    pub drain_limit: Option<Duration>,
+    /// What was asked for and is not possible.
+    pub findings: Vec<Finding>,
+}
+
+/// A virtual server and its real servers. Those of one Service port and policy share the latter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WantedServer {
+    pub server: VirtualServer,
+    pub real_servers: Arc<RealServers>,
+    /// The entries that admit, masquerade or filter its packets. Only the claimant that has the
+    /// virtual server gets them: another Service's source ranges must not open or close it.
+    pub entries: Box<[(SetId, SetEntry)]>,
+}
+
+/// The kinds of addresses at which a Service port answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    ClusterIp,
+    ExternalIp,
+    LoadBalancer,
+    NodePort,
+}
+
+impl Role {
+    /// The traffic policy of the role is Local.
+    fn is_local(self, service_port: &ServicePort) -> bool {
+        match self {
+            Self::ClusterIp => service_port.internal_policy_local,
+            Self::ExternalIp | Self::LoadBalancer | Self::NodePort => {
+                service_port.external_policy_local
+            }
+        }
+    }
+}
+
+/// One address and port at which a Service port answers.
+struct Frontend {
+    role: Role,
+    address: IpAddr,
+    port: u16,
+    /// Clients outside must not be masqueraded: their address decides, or the endpoint answers them itself. Those inside
+    /// have another virtual server, by their mark.
+    is_split: bool,
+}
+
+/// A Service port whose external addresses answer clients outside from local endpoints, pods and the node from all:
+/// it needs a mark. So does one whose packets from outside are not to be translated.
+pub fn needs_mark(service_port: &ServicePort) -> bool {
+    (service_port.external_policy_local || forwarding::is_wanted(service_port))
+        && service_port.is_externally_accessible()
+}
+
+/// What keeps the clients of a mark's virtual server with their endpoints, the best first.
+pub const CLIENT_HASHES: [Scheduler; 2] = [Scheduler::Mh, Scheduler::Sh];
+
+/// Computes the fragment of a Service port from all of its endpoints. `mark` is its mark, if it has one.
+pub fn fragment(
+    service_port: &ServicePort,
+    endpoints: &[Endpoint],
+    context: &Context,
+    mark: Option<u32>,
+) -> Fragment {
+    let choice = topology::choose(service_port, endpoints, context.zone.as_deref());
+    let options = service_port.ipvs.as_deref();
+    let mut extras = Extras {
+        drain_limit: options.and_then(|options| options.drain_limit),
+        findings: Vec::new(),
+    };
+    let server = virtual_server(service_port, context, &mut extras.findings);
+    let leaving = leaving(service_port, endpoints);
+    let cluster = real_servers(
+        service_port,
+        &server,
+        &choice.cluster,
+        leaving.iter().copied(),
+    );
+    let local_leaving = leaving.iter().copied().filter(|endpoint| endpoint.local);
+    let local = real_servers(service_port, &server, &choice.local, local_leaving);
+    let method = forwarding::direct(
+        service_port,
+        &choice.cluster,
+        context,
+        mark,
+        &mut extras.findings,
+    );
+    let direct = method.map(|method| Arc::new(forwarding::of_remote(&cluster, endpoints, method)));
+    let mut virtual_servers: BTreeMap<_, (&Arc<RealServers>, BTreeSet<_>)> = BTreeMap::new();
+    let mut addresses = BTreeSet::new();
+    let mut entries = BTreeSet::new();
+    for mut frontend in frontends(service_port, context) {
+        let is_local = frontend.role.is_local(service_port);
+        let direct = direct
+            .as_ref()
+            .filter(|_| forwarding::is_for(frontend.role));
+        frontend.is_split = is_local || direct.is_some();
+        let key = VirtualServerKey::Address {
+            address: frontend.address,
+            port: frontend.port,
+            protocol: service_port.name.protocol,
+        };
+        let real_servers = match direct {
+            Some(direct) => direct,
+            None if is_local => &local,
+            None => &cluster,
+        };
+        // An address may have two roles (an external IP that is also a load balancer's). Both have
+        // the same policy, so only their entries add up.
+        let (_, of_server) = virtual_servers
+            .entry(key)
+            .or_insert_with(|| (real_servers, BTreeSet::new()));
+        add_entries(of_server, &frontend, service_port, context);
+        if frontend.is_split {
+            let lacks_local = is_local && choice.has_any && choice.local.is_empty();
+            add_split_entries(of_server, &frontend, service_port, mark, lacks_local);
+        }
+        let Frontend { role, address, .. } = frontend;
+        if role == Role::NodePort {
+            continue;
+        }
+        if let Some(holder) = holder(role, address, context) {
+            let finding = Finding::NotBound { address, holder };
+            if !extras.findings.contains(&finding) {
+                extras.findings.push(finding);
+            }
+        } else {
+            addresses.insert(address);
+            entries.insert((SetId::IpvsIps, SetEntry::Ip(address)));
+        }
+    }
+    add_loop_back_entries(&mut entries, service_port.name.protocol, endpoints);
+    if let Some(port) = service_port.health_check_node_port {
+        entries.insert((SetId::HealthCheckNodePort, SetEntry::Port(port.get())));
+    }
+    let wanted = |(real_servers, entries): (&Arc<RealServers>, BTreeSet<_>)| WantedServer {
+        server: server.clone(),
+        real_servers: real_servers.clone(),
+        entries: entries.into_iter().collect(),
+    };
+    let mut virtual_servers: BTreeMap<_, _> = virtual_servers
+        .into_iter()
+        .map(|(key, parts)| (key, wanted(parts)))
+        .collect();
+    if let Some(mark) = mark.filter(|_| service_port.external_policy_local || direct.is_some()) {
+        let family = service_port.family;
+        let wanted = WantedServer {
+            server: marked_server(server, context, &mut extras.findings),
+            real_servers: cluster,
+            entries: Box::default(),
+        };
+        virtual_servers.insert(VirtualServerKey::Mark { mark, family }, wanted);
+    }
+    Fragment {
+        created: service_port.created,
+        cluster_ip: Some(service_port.cluster_ip),
+        virtual_servers: virtual_servers.into(),
+        addresses: addresses.into_iter().collect(),
+        entries: entries.into_iter().collect(),
+        no_local_internal: lacks_local(&choice, service_port.internal_policy_local),
+        no_local_external: lacks_local(
+            &choice,
+            service_port.external_policy_local && service_port.is_externally_accessible(),
+        ),
+        extras: (extras != Extras::default()).then(|| Box::new(extras)),
+    }
+}
+
+/// Who has an address, so that the node must not take what is sent there for its own.
+fn holder(role: Role, address: IpAddr, context: &Context) -> Option<Holder> {
+    if context.node_addresses.contains(&address) {
+        return Some(Holder::OtherLink);
+    }
+    // A pod may reach the API server at the cluster IP of its Service, and says so.
+    let held = context.held_addresses.get(&address).copied();
+    held.filter(|_| role != Role::ClusterIp)
+}
+
+fn frontends(service_port: &ServicePort, context: &Context) -> Vec<Frontend> {
+    let at = |role, addresses: &[IpAddr], port| {
+        addresses
+            .iter()
+            .map(move |address| Frontend {
+                role,
+                address: *address,
+                port,
+                is_split: false,
+            })
+            .collect::<Vec<_>>()
+    };
+    let port = service_port.port;
+    let mut frontends = at(Role::ClusterIp, &[service_port.cluster_ip], port);
+    frontends.extend(at(Role::ExternalIp, &service_port.external_ips, port));
+    frontends.extend(at(
+        Role::LoadBalancer,
+        &service_port.load_balancer_vips,
+        port,
+    ));
+    if let Some(node_port) = service_port.node_port {
+        let addresses: Vec<_> = context.node_port_addresses.iter().copied().collect();
+        frontends.extend(at(Role::NodePort, &addresses, node_port.get()));
+    }
+    frontends
+}
+
+fn virtual_server(
+    service_port: &ServicePort,
+    context: &Context,
+    findings: &mut Vec<Finding>,
+) -> VirtualServer {
+    let options = service_port.ipvs.as_deref();
+    let scheduler = match options.and_then(|options| options.scheduler) {
+        None => context.scheduler.clone(),
+        Some(wanted) if context.missing_schedulers.contains(&wanted) => {
+            let used = context.scheduler.clone();
+            findings.push(Finding::SchedulerMissing { wanted, used });
+            context.scheduler.clone()
+        }
+        Some(wanted) => wanted.as_str().into(),
+    };
+    let hashes_port = options.and_then(|options| options.hashes_port);
+    // A server of weight 0 is draining: hashing must not choose it. The port makes `mh` spread the
+    // connections of one client, as kube-proxy has it.
+    let mut server_flags = match (&*scheduler, hashes_port) {
+        ("mh", None | Some(true)) | ("sh", Some(true)) => flags::SCHED_FALLBACK | flags::SCHED_PORT,
+        ("mh", Some(false)) | ("sh", None | Some(false)) => flags::SCHED_FALLBACK,
+        (_, None) => 0,
+        (_, Some(_)) => {
+            let scheduler = scheduler.clone();
+            findings.push(Finding::NoSchedulerFlags { scheduler });
+            0
+        }
+    };
+    let mut timeout = 0;
+    let mut netmask = service_port.family.host_prefix_len();
+    if let Some(affinity) = service_port.client_ip_affinity {
+        server_flags |= flags::PERSISTENT;
+        timeout = u32::try_from(affinity.as_secs()).unwrap_or(u32::MAX);
+        let wanted = options.and_then(|options| options.persistence_prefix(service_port.family));
+        netmask = wanted.unwrap_or(netmask);
+    }
+    VirtualServer {
+        scheduler,
+        flags: server_flags,
+        timeout,
+        netmask,
+    }
+}
+
+/// The virtual server of a mark. The kernel's persistence does not translate ports there
+/// (`ip_vs_sched_persist`: the port of such a virtual server is 0, and only packets to the virtual server's port go to
+/// the real server's), so affinity comes from a hash of the client's address.
+fn marked_server(
+    server: VirtualServer,
+    context: &Context,
+    findings: &mut Vec<Finding>,
+) -> VirtualServer {
+    if server.flags & flags::PERSISTENT == 0 {
+        return server;
+    }
+    let [wanted, _] = CLIENT_HASHES;
+    let mut present = CLIENT_HASHES.into_iter();
+    let used = present.find(|scheduler| !context.missing_schedulers.contains(scheduler));
+    if used != Some(wanted) {
+        findings.push(Finding::ClientHashMissing { wanted, used });
+    }
+    match used {
+        Some(used) => VirtualServer {
+            scheduler: used.as_str().into(),
+            flags: flags::SCHED_FALLBACK,
+            timeout: 0,
+            ..server
+        },
+        None => VirtualServer {
+            flags: server.flags & !flags::PERSISTENT,
+            timeout: 0,
+            ..server
+        },
+    }
+}
+
+/// UDP flows have no end that could be seen: those to an endpoint that shuts down stay as long as it serves, and then
+/// move at once. Other protocols need nothing here: what is not wanted any more drains.
+fn leaving<'a>(service_port: &ServicePort, endpoints: &'a [Endpoint]) -> Vec<&'a Endpoint> {
+    let is_udp = service_port.name.protocol == Protocol::Udp;
+    endpoints
+        .iter()
+        .filter(|endpoint| is_udp && endpoint.is_serving_while_terminating())
+        .collect()
+}
+
+/// This is where an endpoint becomes a real server. Those that leave get no new connections, unless they were chosen.
+fn real_servers<'a>(
+    service_port: &ServicePort,
+    server: &VirtualServer,
+    chosen: &[&Endpoint],
+    leaving: impl Iterator<Item = &'a Endpoint>,
+) -> Arc<RealServers> {
+    let options = service_port.ipvs.as_deref();
+    let weight = |endpoint: &Endpoint| {
+        let of_service = || options.and_then(|options| options.weight_of(endpoint.address));
+        let weight = endpoint.weight.or_else(of_service);
+        weight.map_or(1, |weight| weight.get().into())
+    };
+    let leaving = leaving.map(|endpoint| (endpoint, 0));
+    let chosen = chosen.iter().map(|endpoint| (*endpoint, weight(endpoint)));
+    Arc::new(
+        leaving
+            .chain(chosen)
+            .filter(|(_, weight)| *weight > 0 || server.passes_over_weight_0())
+            .map(|(endpoint, weight)| {
+                let key = RealServerKey {
+                    address: endpoint.address,
+                    port: endpoint.port,
+                };
+                let forwarding = Forwarding::Masquerade;
+                (key, RealServer { weight, forwarding })
+            })
+            .collect(),
+    )
+}
+
+fn lacks_local(choice: &Choice<'_>, policy_is_local: bool) -> bool {
+    policy_is_local && choice.has_any && choice.local.is_empty()
+}
+
+/// The entries of a frontend at which clients outside and inside have different virtual servers.
+fn add_split_entries(
+    entries: &mut BTreeSet<(SetId, SetEntry)>,
+    frontend: &Frontend,
+    service_port: &ServicePort,
+    mark: Option<u32>,
+    lacks_local: bool,
+) {
+    let Frontend { address, port, .. } = *frontend;
+    let protocol = service_port.name.protocol;
+    if lacks_local {
+        let entry = SetEntry::IpPort(address, protocol, port);
+        entries.insert((SetId::NoLocalEndpoints, entry));
+    }
+    if let Some(mark) = mark.filter(|_| frontend.role != Role::ClusterIp) {
+        let entry = SetEntry::IpPortMark(address, protocol, port, mark);
+        entries.insert((SetId::LocalPolicyMark, entry));
+    }
+}
+
+/// The entries that make the fixed rules masquerade, admit or filter a frontend.
+fn add_entries(
+    entries: &mut BTreeSet<(SetId, SetEntry)>,
+    frontend: &Frontend,
+    service_port: &ServicePort,
+    context: &Context,
+) {
+    let Frontend {
+        role,
+        address,
+        port,
+        is_split,
+    } = *frontend;
+    let protocol = service_port.name.protocol;
+    let frontend_entry = SetEntry::IpPort(address, protocol, port);
+    match role {
+        Role::ClusterIp => {
+            entries.insert((SetId::ClusterIp, frontend_entry));
+        }
+        Role::ExternalIp => {
+            let set = if is_split {
+                SetId::ExternalIpLocal
+            } else {
+                SetId::ExternalIp
+            };
+            entries.insert((set, frontend_entry));
+        }
+        Role::LoadBalancer => {
+            entries.insert((SetId::LoadBalancer, frontend_entry));
+            if is_split {
+                entries.insert((SetId::LoadBalancerLocal, frontend_entry));
+            }
+            if !service_port.load_balancer_source_ranges.is_empty() {
+                entries.insert((SetId::LoadBalancerFw, frontend_entry));
+                entries.extend(
+                    service_port
+                        .load_balancer_source_ranges
+                        .iter()
+                        .map(|range| {
+                            let entry = SetEntry::IpPortNet(address, protocol, port, *range);
+                            (SetId::LoadBalancerSourceCidr, entry)
+                        }),
+                );
+                if service_port.admits_node(context.node_ip) {
+                    let entry = SetEntry::IpPortIp(address, protocol, port, address);
+                    entries.insert((SetId::LoadBalancerSourceIp, entry));
+                }
+            }
+        }
+        Role::NodePort => {
+            entries.insert((SetId::NodePort, frontend_entry));
+            if is_split {
+                entries.insert((SetId::NodePortLocal, frontend_entry));
+            }
+        }
+    }
+}
+
+/// A pod that reaches itself through a Service must be masqueraded, or it would answer itself
+/// directly. Only pods of this node can meet that here, in whatever condition they are.
+fn add_loop_back_entries(
+    entries: &mut BTreeSet<(SetId, SetEntry)>,
+    protocol: Protocol,
+    endpoints: &[Endpoint],
+) {
+    entries.extend(
+        endpoints
+            .iter()
+            .filter(|endpoint| endpoint.local)
+            .map(|endpoint| {
+                let address = endpoint.address;
+                (
+                    SetId::LoopBack,
+                    SetEntry::IpPortIp(address, protocol, endpoint.port, address),
+                )
+            }),
+    );
+}
+
+#[cfg(test)]
+mod tests;

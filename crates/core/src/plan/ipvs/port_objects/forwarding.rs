@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+//! PURE: forwarding without address translation, for the addresses that clients outside use.
+//!
+//! Replies then go straight to the client, so it works only where the packet reaches the endpoint as it is: at the same
+//! port, from outside, on another node. Everything else is translated as ever. Clients inside have the mark of
+//! [`crate::plan::ipvs::marks`], whose virtual server translates: the endpoint's answer to them would come from an address
+//! that is this node's own, and no kernel takes such a packet.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use crate::model::ipvs_options::ForwardingMethod;
+use crate::model::{Endpoint, ServicePort};
+use crate::plan::context::Context;
+use crate::plan::ipvs::object::{Forwarding, RealServer, RealServerKey, RealServers};
+use crate::plan::ipvs::port_objects::Role;
+use crate::plan::unmet::{Finding, Obstacle};
+
+/// It asks for another method than translation.
+pub(super) fn is_wanted(service_port: &ServicePort) -> bool {
+    method(service_port) != ForwardingMethod::Masquerade
+}
+
+fn method(service_port: &ServicePort) -> ForwardingMethod {
+    let options = service_port.ipvs.as_deref();
+    options.map_or(ForwardingMethod::Masquerade, |options| options.forwarding)
+}
+
+/// The kinds of addresses that it is for.
+pub(super) const fn is_for(role: Role) -> bool {
+    matches!(role, Role::ExternalIp | Role::LoadBalancer)
+}
+
+/// How packets get to endpoints on other nodes, if not by translation.
+pub(super) fn direct(
+    service_port: &ServicePort,
+    chosen: &[&Endpoint],
+    context: &Context,
+    mark: Option<u32>,
+    findings: &mut Vec<Finding>,
+) -> Option<Forwarding> {
+    let method = method(service_port);
+    let forwarding = match method {
+        ForwardingMethod::Masquerade => return None,
+        ForwardingMethod::DirectRouting => Forwarding::Route,
+        ForwardingMethod::Tunnel(tunnel) => Forwarding::Tunnel(tunnel),
+    };
+    if let Some(obstacle) = obstacle(service_port, chosen, context, mark) {
+        findings.push(Finding::NoForwarding { method, obstacle });
+        return None;
+    }
+    let node_port = service_port.node_port;
+    findings.push(Finding::ForwardingInPart { method, node_port });
+    Some(forwarding)
+}
+
+/// The same real servers, those on other nodes with another method.
+pub(super) fn of_remote(
+    servers: &RealServers,
+    endpoints: &[Endpoint],
+    method: Forwarding,
+) -> RealServers {
+    let local: BTreeSet<IpAddr> = endpoints
+        .iter()
+        .filter(|endpoint| endpoint.local)
+        .map(|endpoint| endpoint.address)
+        .collect();
+    let forwarding = |key: &RealServerKey| {
+        if local.contains(&key.address) {
+            Forwarding::Masquerade
+        } else {
+            method
+        }
+    };
+    let of = |(key, server): (&RealServerKey, &RealServer)| {
+        let forwarding = forwarding(key);
+        (
+            *key,
+            RealServer {
+                forwarding,
+                ..*server
+            },
+        )
+    };
+    servers.iter().map(of).collect()
+}
+
+fn obstacle(
+    service_port: &ServicePort,
+    chosen: &[&Endpoint],
+    context: &Context,
+    mark: Option<u32>,
+) -> Option<Obstacle> {
+    let has_vip =
+        !service_port.external_ips.is_empty() || !service_port.load_balancer_vips.is_empty();
+    let mut remote = chosen.iter().filter(|endpoint| !endpoint.local);
+    let other_port = remote.find(|endpoint| endpoint.port != service_port.port);
+    if !has_vip {
+        Some(Obstacle::NoVip)
+    } else if service_port.external_policy_local {
+        Some(Obstacle::LocalPolicy)
+    } else if context.masquerade_all {
+        Some(Obstacle::MasqueradeAll)
+    } else if let Some(endpoint) = other_port {
+        Some(Obstacle::TargetPort {
+            port: service_port.port,
+            target: endpoint.port,
+        })
+    } else if mark.is_none() {
+        Some(Obstacle::NoMark)
+    } else {
+        None
+    }
+}

@@ -1,0 +1,424 @@
+// SPDX-License-Identifier: Apache-2.0
+//! PURE: the fixed iptables rules of IPVS mode. They look at sets only, so a change of a Service
+//! never touches them. Chains, comments and order are kube-proxy's (facts: its ipvs mode), spelled
+//! as `iptables-save` prints them.
+//!
+//! Differences to kube-proxy:
+//! - node ports are told by address and port, so that a Service's port on another address is not taken for one;
+//! - the port of a health check is not open at the addresses of Services;
+//! - rules for empty sets are there from the start, because rules are written once;
+//! - kube-proxy has one rule per load-balancer address in `KUBE-IPVS-OUT-FILTER` of `filter` to stop
+//!   the node's own packets that no source range admits. One rule in `mangle` OUTPUT, where such a
+//!   packet still has the address of the virtual server, does it for all of them.
+
+use crate::model::IpFamily;
+use crate::model::node::LocalDetector;
+use crate::plan::context::Context;
+use crate::plan::ipvs::mark::MarkRange;
+use crate::plan::ipvs::set::SetId;
+use crate::plan::ruleset::{ChainName, Edit, InvalidChainName, Rule, Ruleset, Table, quote};
+
+/// The wanted chains of ours, and the jumps from built-in chains to them in the order in which
+/// each is put on top.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FixedRules {
+    pub chains: Ruleset,
+    pub jumps: Vec<(Table, ChainName, Rule)>,
+}
+
+/// Chain, jump and rule texts of a family.
+struct Texts<'a> {
+    context: &'a Context,
+}
+
+impl Texts<'_> {
+    fn set(&self, set: SetId, directions: &str) -> String {
+        format!(
+            "-m set --match-set {} {directions}",
+            set.name(self.context.family)
+        )
+    }
+
+    /// Comment and match, as most rules have them.
+    fn noted(&self, set: SetId, directions: &str) -> String {
+        format!(
+            "-m comment --comment {} {}",
+            quote(set.comment()),
+            self.set(set, directions)
+        )
+    }
+
+    fn mark(&self) -> String {
+        format!("{0:#x}/{0:#x}", self.context.masquerade_mark)
+    }
+
+    /// `KUBE-SERVICES`: what to masquerade. Only packets to a cluster IP that are not from a local
+    /// pod are; without a way to tell, only those that the node itself sends from the cluster IP.
+    fn cluster_ip_masquerade(&self) -> String {
+        let set = SetId::ClusterIp;
+        let to_mark = "-j KUBE-MARK-MASQ";
+        if self.context.masquerade_all {
+            return format!("{} {to_mark}", self.noted(set, "dst,dst"));
+        }
+        let to_it = self.noted(set, "dst,dst");
+        match &self.context.local_detector {
+            LocalDetector::Cidr(cidr) => format!("! -s {cidr} {to_it} {to_mark}"),
+            LocalDetector::BridgeInterface(name) => format!("! -i {name} {to_it} {to_mark}"),
+            LocalDetector::InterfacePrefix(prefix) => format!("! -i {prefix}+ {to_it} {to_mark}"),
+            LocalDetector::None => format!("{} {to_mark}", self.noted(set, "src,dst")),
+        }
+    }
+
+    fn services(&self) -> Vec<String> {
+        let loopback = match self.context.family {
+            IpFamily::V4 => "127.0.0.0/8",
+            IpFamily::V6 => "::1/128",
+        };
+        // A packet that came in over a bridge port is on its way between two pods of the node.
+        let from_outside = "-m physdev ! --physdev-is-in -m addrtype ! --src-type LOCAL -j ACCEPT";
+        let to_this_node = "-m addrtype --dst-type LOCAL -j ACCEPT";
+        let external = self.noted(SetId::ExternalIp, "dst,dst");
+        let external_local = self.noted(SetId::ExternalIpLocal, "dst,dst");
+        vec![
+            format!("-s {loopback} -j RETURN"),
+            format!(
+                "{} -j KUBE-LOAD-BALANCER",
+                self.noted(SetId::LoadBalancer, "dst,dst")
+            ),
+            self.cluster_ip_masquerade(),
+            format!("{external} -j KUBE-MARK-MASQ"),
+            format!("{external} {from_outside}"),
+            format!("{external} {to_this_node}"),
+            format!("{external_local} {from_outside}"),
+            format!("{external_local} {to_this_node}"),
+            "-m addrtype --dst-type LOCAL -j KUBE-NODE-PORT".to_owned(),
+            format!("{} -j ACCEPT", self.set(SetId::ClusterIp, "dst,dst")),
+            format!("{} -j ACCEPT", self.set(SetId::LoadBalancer, "dst,dst")),
+        ]
+    }
+
+    fn node_port(&self) -> Vec<String> {
+        let local = self.noted(SetId::NodePortLocal, "dst,dst");
+        let all = self.noted(SetId::NodePort, "dst,dst");
+        vec![
+            format!("{local} -j RETURN"),
+            format!("{all} -j KUBE-MARK-MASQ"),
+        ]
+    }
+
+    fn postrouting(&self) -> Vec<String> {
+        let mark = self.mark();
+        vec![
+            format!(
+                "{} -j MASQUERADE",
+                self.noted(SetId::LoopBack, "dst,dst,src")
+            ),
+            // The node's own among the marked packets; their mark has no room for the bit.
+            format!(
+                "-m mark {} -m addrtype --src-type LOCAL -j MASQUERADE --random-fully",
+                self.policy_mark()
+            ),
+            format!("-m mark ! --mark {mark} -j RETURN"),
+            // Taken off again, so that a packet that passes here twice is not masqueraded twice.
+            format!(
+                "-j MARK --set-xmark {:#x}/0x0",
+                self.context.masquerade_mark
+            ),
+            format!(
+                "-m comment --comment {} -j MASQUERADE --random-fully",
+                quote("kubernetes service traffic requiring SNAT")
+            ),
+        ]
+    }
+
+    fn forward(&self) -> Vec<String> {
+        vec![
+            format!(
+                "-m comment --comment {} -m mark --mark {} -j ACCEPT",
+                quote("kubernetes forwarding rules"),
+                self.mark()
+            ),
+            format!(
+                "-m comment --comment {} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+                quote("kubernetes forwarding conntrack rule")
+            ),
+        ]
+    }
+
+    fn source_ranges(&self) -> Vec<String> {
+        vec![
+            format!(
+                "{} -j RETURN",
+                self.noted(SetId::LoadBalancerSourceCidr, "dst,dst,src")
+            ),
+            format!(
+                "{} -j RETURN",
+                self.noted(SetId::LoadBalancerSourceIp, "dst,dst,src")
+            ),
+            "-j DROP".to_owned(),
+        ]
+    }
+
+    /// Ports of the host must not be reachable through an address of a Service.
+    fn ipvs_filter(&self) -> Vec<String> {
+        vec![
+            self.no_local_endpoints(),
+            format!("{} -j RETURN", self.set(SetId::LoadBalancer, "dst,dst")),
+            format!("{} -j RETURN", self.set(SetId::ClusterIp, "dst,dst")),
+            format!("{} -j RETURN", self.set(SetId::ExternalIp, "dst,dst")),
+            format!("{} -j RETURN", self.set(SetId::ExternalIpLocal, "dst,dst")),
+            refusal(self.context.family).as_str().to_owned(),
+        ]
+    }
+
+    /// What the mark of [`Self::policy_marks`] looks like.
+    fn policy_mark(&self) -> String {
+        let range = MarkRange::beside(self.context.masquerade_mark);
+        format!("--mark {:#x}/{:#x}", range.value(), range.mask())
+    }
+
+    /// Pods and the node reach all endpoints of a Service whose external policy is Local. For them the virtual server
+    /// of the mark is asked, before that of the address.
+    fn policy_marks(&self) -> Vec<String> {
+        let set = SetId::LocalPolicyMark;
+        let name = set.name(self.context.family);
+        let mark = format!(
+            "{} -j SET --map-set {name} dst,dst --map-mark",
+            self.noted(set, "dst,dst")
+        );
+        let from_pod = match &self.context.local_detector {
+            LocalDetector::Cidr(cidr) => Some(format!("-s {cidr} ")),
+            LocalDetector::BridgeInterface(name) => Some(format!("-i {name} ")),
+            LocalDetector::InterfacePrefix(prefix) => Some(format!("-i {prefix}+ ")),
+            LocalDetector::None => None,
+        };
+        from_pod
+            .into_iter()
+            .chain(["-m addrtype --src-type LOCAL ".to_owned()])
+            .map(|from| format!("{from}{mark}"))
+            .collect()
+    }
+
+    /// There are endpoints, but none that the policy admits. Who has the mark is not concerned.
+    fn no_local_endpoints(&self) -> String {
+        format!(
+            "-m conntrack --ctstate NEW -m mark ! {} {} -j DROP",
+            self.policy_mark(),
+            self.noted(SetId::NoLocalEndpoints, "dst,dst")
+        )
+    }
+
+    fn firewall(&self, new_only: bool) -> Vec<String> {
+        let state = if new_only {
+            "-m conntrack --ctstate NEW "
+        } else {
+            ""
+        };
+        let set = self.noted(SetId::LoadBalancerFw, "dst,dst");
+        vec![format!("{state}{set} -j KUBE-SOURCE-RANGES-FIREWALL")]
+    }
+
+    fn chains(&self) -> Vec<(Table, &'static str, Vec<String>)> {
+        let mark = self.mark();
+        vec![
+            // The first packet only: a range that is added leaves open connections alone.
+            (Table::Mangle, "KUBE-IPVS-OUT-FILTER", {
+                let mut rules = self.firewall(true);
+                rules.push("-j KUBE-IPVS-MARK".to_owned());
+                rules.push(self.no_local_endpoints());
+                rules
+            }),
+            (Table::Mangle, "KUBE-IPVS-MARK", self.policy_marks()),
+            (
+                Table::Mangle,
+                "KUBE-SOURCE-RANGES-FIREWALL",
+                self.source_ranges(),
+            ),
+            (
+                Table::Nat,
+                "KUBE-MARK-MASQ",
+                vec![format!("-j MARK --set-xmark {mark}")],
+            ),
+            (Table::Nat, "KUBE-SERVICES", self.services()),
+            (
+                Table::Nat,
+                "KUBE-LOAD-BALANCER",
+                vec![
+                    format!(
+                        "{} -j RETURN",
+                        self.noted(SetId::LoadBalancerLocal, "dst,dst")
+                    ),
+                    "-j KUBE-MARK-MASQ".to_owned(),
+                ],
+            ),
+            (Table::Nat, "KUBE-NODE-PORT", self.node_port()),
+            (Table::Nat, "KUBE-POSTROUTING", self.postrouting()),
+            (Table::Filter, "KUBE-FORWARD", self.forward()),
+            (
+                Table::Filter,
+                "KUBE-NODE-PORT",
+                vec![format!(
+                    "{} -j ACCEPT",
+                    self.noted(SetId::HealthCheckNodePort, "dst")
+                )],
+            ),
+            (Table::Filter, "KUBE-PROXY-FIREWALL", self.firewall(true)),
+            (
+                Table::Filter,
+                "KUBE-SOURCE-RANGES-FIREWALL",
+                self.source_ranges(),
+            ),
+            (Table::Filter, "KUBE-IPVS-FILTER", self.ipvs_filter()),
+            (Table::Filter, "KUBE-IPVS-OUT-FILTER", Vec::new()),
+        ]
+    }
+}
+
+/// What comes to an address on our link and is for no Service is refused.
+pub fn refusal(family: IpFamily) -> Rule {
+    let reject = match family {
+        IpFamily::V4 => "icmp-port-unreachable",
+        IpFamily::V6 => "icmp6-port-unreachable",
+    };
+    let set = SetId::IpvsIps.name(family);
+    Rule::new(format!(
+        "-m conntrack --ctstate NEW -m set --match-set {set} dst -j REJECT --reject-with {reject}"
+    ))
+}
+
+/// Table, built-in chain, comment, chain of ours.
+const JUMPS: [(Table, &str, &str, &str); 11] = [
+    (
+        Table::Nat,
+        "OUTPUT",
+        "kubernetes service portals",
+        "KUBE-SERVICES",
+    ),
+    (
+        Table::Nat,
+        "PREROUTING",
+        "kubernetes service portals",
+        "KUBE-SERVICES",
+    ),
+    (
+        Table::Nat,
+        "POSTROUTING",
+        "kubernetes postrouting rules",
+        "KUBE-POSTROUTING",
+    ),
+    (
+        Table::Filter,
+        "FORWARD",
+        "kubernetes forwarding rules",
+        "KUBE-FORWARD",
+    ),
+    (
+        Table::Filter,
+        "INPUT",
+        "kubernetes health check rules",
+        "KUBE-NODE-PORT",
+    ),
+    (
+        Table::Filter,
+        "INPUT",
+        "kube-proxy firewall rules",
+        "KUBE-PROXY-FIREWALL",
+    ),
+    (
+        Table::Filter,
+        "FORWARD",
+        "kube-proxy firewall rules",
+        "KUBE-PROXY-FIREWALL",
+    ),
+    (
+        Table::Filter,
+        "INPUT",
+        "kubernetes ipvs access filter",
+        "KUBE-IPVS-FILTER",
+    ),
+    (
+        Table::Filter,
+        "OUTPUT",
+        "kubernetes ipvs access filter",
+        "KUBE-IPVS-OUT-FILTER",
+    ),
+    (
+        Table::Mangle,
+        "OUTPUT",
+        "kubernetes ipvs access filter",
+        "KUBE-IPVS-OUT-FILTER",
+    ),
+    // After routing, so that no policy routing of others looks at the mark.
+    (
+        Table::Mangle,
+        "INPUT",
+        "kubernetes external traffic policy of pods",
+        "KUBE-IPVS-MARK",
+    ),
+];
+
+/// The rules that a context wants. The names are constants, so this fails only if one of them is
+/// no chain name, which a test excludes.
+pub fn fixed_rules(context: &Context) -> Result<FixedRules, InvalidChainName> {
+    let mut chains = Ruleset::new();
+    for (table, chain, rules) in (Texts { context }).chains() {
+        chains.set(
+            table,
+            ChainName::new(chain)?,
+            rules.into_iter().map(Rule::new).collect(),
+        );
+    }
+    Ok(FixedRules {
+        chains,
+        jumps: jumps(),
+    })
+}
+
+/// The jumps from built-in chains, in the order in which each is put on top.
+pub fn jumps() -> Vec<(Table, ChainName, Rule)> {
+    JUMPS
+        .into_iter()
+        .map(|(table, chain, comment, target)| {
+            let rule = Rule::new(format!(
+                "-m comment --comment {} -j {target}",
+                quote(comment)
+            ));
+            (table, ChainName::composed(chain.to_owned()), rule)
+        })
+        .collect()
+}
+
+/// The edits that lead from the present rules to the wanted ones. A jump that is somewhere in its
+/// chain is left where it is: an administrator may have put something before it.
+pub fn edits(wanted: &FixedRules, present: &Ruleset) -> Vec<Edit> {
+    let mut edits: Vec<Edit> = wanted
+        .chains
+        .chains
+        .iter()
+        .filter(|((table, chain), rules)| present.rules(*table, chain) != Some(rules.as_slice()))
+        .map(|((table, chain), rules)| Edit::Replace {
+            table: *table,
+            chain: chain.clone(),
+            rules: rules.clone(),
+        })
+        .collect();
+    edits.extend(
+        wanted
+            .jumps
+            .iter()
+            .filter(|(table, chain, rule)| {
+                !present
+                    .rules(*table, chain)
+                    .is_some_and(|rules| rules.contains(rule))
+            })
+            .map(|(table, chain, rule)| Edit::Prepend {
+                table: *table,
+                chain: chain.clone(),
+                rule: rule.clone(),
+            }),
+    );
+    edits
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: Apache-2.0
+//! PURE: `--cleanup`: removes all that kube-proxy or we made, of both modes and both families, and nothing else.
+//!
+//! Three plans, made in this order, so that nothing is in use when its turn comes:
+//! 1. [`servers`]: the link with its addresses first (nobody may meet the host's own ports there), then virtual servers;
+//! 2. [`rules`], for each backend of iptables, and the table of nftables mode;
+//! 3. [`sets`], to which no rule of ours refers any more.
+//!
+//! What is left when one of them fails is still found by the next run: sets tell of addresses and virtual servers, names
+//! of chains and sets.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::model::IpFamily;
+use crate::plan::iptables::static_rules::{ROUTE_LOCALNET, SHARED_CHAIN, localnet_rule};
+use crate::plan::ipvs::marks;
+use crate::plan::ipvs::object::VirtualServerKey;
+use crate::plan::ipvs::planner::NODE_PORTS;
+use crate::plan::ipvs::set::{SetEntry, SetId, SetName, node_ports_of_kube_proxy, retired};
+use crate::plan::leftovers::modes::Modes;
+use crate::plan::leftovers::stale_rules::{Kept, removal};
+use crate::plan::ruleset::{ChainId, ChainName, Edit, Rule, Ruleset, Table};
+use crate::plan::state::{SetState, State};
+use crate::plan::step::{Phase, Plan, RuleEdits, Step};
+
+/// Chains of table `mangle` that only kubelet makes.
+const KUBELET: [&str; 2] = ["KUBE-KUBELET-CANARY", "KUBE-IPTABLES-HINT"];
+
+/// What tells whose a virtual server is, besides the kernel.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Addresses on other links than ours.
+    pub node_addresses: BTreeSet<IpAddr>,
+    /// The operator said that what is in here is somebody else's.
+    pub exclude_cidrs: Vec<IpNet>,
+}
+
+/// The link and the virtual servers.
+pub fn servers(observed: &State, facts: &Facts) -> Plan {
+    let mut plan = Plan::default();
+    if observed.node.link_exists {
+        plan.push(Phase::OldServers, Step::DeleteLink);
+    }
+    for key in observed.virtual_servers.keys() {
+        if owns(key, observed, facts) {
+            let key = *key;
+            plan.push(Phase::OldServers, Step::DeleteVirtualServer { key });
+        }
+    }
+    plan
+}
+
+/// A virtual server is ours if a set of ours has its address and port, if its address is on our link, or if it is a node
+/// port: one that a set of ours has, or where that set is gone one of the usual range.
+pub fn owns(key: &VirtualServerKey, observed: &State, facts: &Facts) -> bool {
+    let family = key.family();
+    let (address, port, protocol) = match key {
+        VirtualServerKey::Address {
+            address,
+            port,
+            protocol,
+        } => (address, port, protocol),
+        VirtualServerKey::Mark { mark, .. } => {
+            return marks::in_use(observed, family).contains(mark);
+        }
+    };
+    let set = |id: SetId| observed.sets.get(&id.name(family));
+    let has = |id: SetId, entry: SetEntry| set(id).is_some_and(|set| set.entries.contains(&entry));
+    let is_listed = [
+        SetId::ClusterIp,
+        SetId::ExternalIp,
+        SetId::ExternalIpLocal,
+        SetId::LoadBalancer,
+        SetId::LoadBalancerLocal,
+        SetId::NodePort,
+    ]
+    .into_iter()
+    .any(|id| has(id, SetEntry::IpPort(*address, *protocol, *port)));
+    if is_listed {
+        return true;
+    }
+    if facts
+        .exclude_cidrs
+        .iter()
+        .any(|range| range.contains(address))
+    {
+        return false;
+    }
+    let is_service_address =
+        observed.addresses.contains(address) || has(SetId::IpvsIps, SetEntry::Ip(*address));
+    // Ours lists the address too, kube-proxy's the port alone, or for SCTP both.
+    let of_kube_proxy = node_ports_of_kube_proxy(*protocol, family);
+    let is_node_port = if let Some(set) = observed.sets.get(&of_kube_proxy) {
+        let entries = [
+            SetEntry::Port(*port),
+            SetEntry::IpPort(*address, *protocol, *port),
+        ];
+        entries.iter().any(|entry| set.entries.contains(entry))
+    } else if set(SetId::NodePort).is_some() {
+        false
+    } else {
+        // Where nothing else tells of ipvs mode it is not for us to guess.
+        let was_ipvs = observed.node.link_exists || !observed.sets.is_empty();
+        was_ipvs && NODE_PORTS.contains(port)
+    };
+    is_service_address || (is_node_port && facts.node_addresses.contains(address))
+}
+
+/// What the rules of one family and backend leave behind that somebody else uses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// A chain that a rule of somebody else's leads to. It is emptied.
+    Chain(Kept),
+    /// A set that a rule of somebody else's refers to.
+    Set { set: SetName, user: ChainId },
+}
+
+impl std::fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (what, user) = match self {
+            Self::Chain(Kept { chain, user }) => (format!("chain {}/{}", chain.0, chain.1), user),
+            Self::Set { set, user } => (format!("set {set}"), user),
+        };
+        write!(f, "{what} is used by a rule of chain {}/{}", user.0, user.1)
+    }
+}
+
+/// The rules of one family and backend, and the table of nftables mode.
+pub fn rules(observed: &State, family: IpFamily) -> (Plan, Vec<Obstacle>) {
+    let mut plan = Plan::default();
+    let present = &observed.rules;
+    let localnet = observed.node.sysctls.get(ROUTE_LOCALNET);
+    if observed.has_nftables_table {
+        plan.push(Phase::Node, Step::DeleteNftablesTable { family });
+    }
+    let removal = removal(present, |_| true, &BTreeSet::new());
+    let shared = localnet_edits(present);
+    if family == IpFamily::V4
+        && !shared.is_empty()
+        && localnet.is_some_and(|value| value.trim() != "0")
+    {
+        // Without the rule neighbours would reach what listens on loopback addresses only.
+        let (key, value) = (ROUTE_LOCALNET, "0");
+        plan.push(Phase::Node, Step::SetSysctl { key, value });
+    }
+    for edits in [removal.edits, shared] {
+        if !edits.is_empty() {
+            let edits = RuleEdits::new(family, edits);
+            plan.push(Phase::OldServers, Step::EditRules(edits));
+        }
+    }
+    let mut obstacles: Vec<Obstacle> = removal.kept.into_iter().map(Obstacle::Chain).collect();
+    let foreign = present
+        .chains
+        .iter()
+        .filter(|(id, _)| Modes::of(id).is_none());
+    for (id, rules) in foreign {
+        let ours = SetId::ALL.map(|set| set.name(family));
+        for set in ours.into_iter().chain(retired(family)) {
+            let refers = |rule: &Rule| rule.sets().any(|other| other == set.as_str());
+            if rules.iter().any(refers) {
+                let user = id.clone();
+                obstacles.push(Obstacle::Set { set, user });
+            }
+        }
+    }
+    (plan, obstacles)
+}
+
+/// `KUBE-FIREWALL` is kubelet's where there is one. Elsewhere our rule goes, and with the last rule the chain.
+fn localnet_edits(present: &Ruleset) -> Vec<Edit> {
+    let is_kubelet_here = present
+        .table(Table::Mangle)
+        .any(|(chain, _)| KUBELET.contains(&chain.as_str()));
+    let table = Table::Filter;
+    let chain = ChainName::composed(SHARED_CHAIN.to_owned());
+    let rule = localnet_rule();
+    let rules = present.rules(table, &chain).unwrap_or_default();
+    let ours = rules.iter().filter(|other| **other == rule).count();
+    // kube-proxy makes the chain for IPv6 too, without a rule.
+    if is_kubelet_here
+        || (ours == 0 && !rules.is_empty())
+        || !present.chains.contains_key(&(table, chain.clone()))
+    {
+        return Vec::new();
+    }
+    let users: Vec<(&ChainName, &Rule)> = present
+        .table(table)
+        .flat_map(|(user, rules)| rules.iter().map(move |rule| (user, rule)))
+        .filter(|(_, rule)| rule.target() == Some(SHARED_CHAIN))
+        .collect();
+    let is_used = users.iter().any(|(user, _)| !table.has_built_in(user));
+    if ours < rules.len() || is_used {
+        let delete = Edit::Delete { table, chain, rule };
+        return vec![delete; ours];
+    }
+    let jumps = users.into_iter().map(|(user, rule)| Edit::Delete {
+        table,
+        chain: user.clone(),
+        rule: rule.clone(),
+    });
+    jumps
+        .chain([Edit::DeleteChain {
+            table,
+            chain: chain.clone(),
+        }])
+        .collect()
+}
+
+/// The sets of one family, but for those that somebody else uses.
+pub fn sets(
+    present: &BTreeMap<SetName, SetState>,
+    family: IpFamily,
+    obstacles: &[Obstacle],
+) -> Plan {
+    let mut plan = Plan::default();
+    let is_used = |name: &SetName| {
+        let uses = |other: &Obstacle| matches!(other, Obstacle::Set { set, .. } if set == name);
+        obstacles.iter().any(uses)
+    };
+    let ours = SetId::ALL.map(|id| id.name(family)).into_iter();
+    let ours = ours.flat_map(|name| [name.replacement(), name]);
+    for set in ours.chain(retired(family)) {
+        if present.contains_key(&set) && !is_used(&set) {
+            plan.push(Phase::OldSets, Step::DestroySet { set });
+        }
+    }
+    plan
+}
+
+#[cfg(test)]
+mod tests;

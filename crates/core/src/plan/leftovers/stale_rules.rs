@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+//! PURE: which iptables rules a kube-proxy (ours or not) of one mode leaves behind, and the edits that remove them.
+//!
+//! Of the rules in chains that are not ours alone only those go that lead to a chain that goes, so what an administrator or
+//! kubelet put beside them stays.
+
+use std::collections::BTreeSet;
+
+use crate::plan::leftovers::modes::Modes;
+use crate::plan::ruleset::{ChainId, ChainName, Edit, Rule, Ruleset, Table};
+use crate::plan::{iptables, ipvs};
+
+/// Where all packets to Services come by, in both modes.
+pub const DISPATCH: (Table, &str) = (Table::Nat, "KUBE-SERVICES");
+
+/// Rules of iptables mode translate packets to Services.
+pub fn serves(present: &Ruleset) -> bool {
+    let (table, chain) = DISPATCH;
+    let mut chains = present.table(table);
+    let rules = chains.find(|(name, _)| name.as_str() == chain);
+    let leads_to_a_service = |rule: &Rule| {
+        let target = rule.target().and_then(|name| ChainName::new(name).ok());
+        target.is_some_and(|chain| Modes::of(&(table, chain)) == Some(Modes::Iptables))
+    };
+    rules.is_some_and(|(_, rules)| rules.iter().any(leads_to_a_service))
+}
+
+/// A chain that cannot be deleted, because a rule of somebody else's leads to it. It is emptied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    pub chain: ChainId,
+    /// The chain of that rule.
+    pub user: ChainId,
+}
+
+/// See [`removal`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Removal {
+    /// One batch.
+    pub edits: Vec<Edit>,
+    pub kept: Vec<Kept>,
+}
+
+/// The edits that remove chains of ours and the rules in built-in chains that lead to them. `goes` chooses among the
+/// chains that are ours; `rewritten` are chains whose present rules are replaced in the same batch.
+pub fn removal(
+    present: &Ruleset,
+    goes: impl Fn(Modes) -> bool,
+    rewritten: &BTreeSet<ChainId>,
+) -> Removal {
+    let doomed: BTreeSet<&ChainId> = present
+        .chains
+        .keys()
+        .filter(|id| Modes::of(id).is_some_and(&goes))
+        .collect();
+    let mut removal = Removal::default();
+    let mut kept = BTreeSet::new();
+    for (id, rules) in &present.chains {
+        if doomed.contains(id) || rewritten.contains(id) {
+            continue;
+        }
+        let (table, chain) = id;
+        for rule in rules {
+            let Some(target) = target_among(*table, rule, &doomed) else {
+                continue;
+            };
+            if table.has_built_in(chain) {
+                removal.edits.push(Edit::Delete {
+                    table: *table,
+                    chain: chain.clone(),
+                    rule: rule.clone(),
+                });
+            } else if kept.insert(target) {
+                removal.kept.push(Kept {
+                    chain: target.clone(),
+                    user: id.clone(),
+                });
+            }
+        }
+    }
+    for id in doomed {
+        let (table, chain) = id.clone();
+        if !kept.contains(id) {
+            removal.edits.push(Edit::DeleteChain { table, chain });
+        } else if present
+            .chains
+            .get(id)
+            .is_some_and(|rules| !rules.is_empty())
+        {
+            let rules = Vec::new();
+            removal.edits.push(Edit::Replace {
+                table,
+                chain,
+                rules,
+            });
+        }
+    }
+    removal
+}
+
+/// The chain among some that a rule leads to.
+fn target_among<'a>(
+    table: Table,
+    rule: &Rule,
+    chains: &BTreeSet<&'a ChainId>,
+) -> Option<&'a ChainId> {
+    let chain = ChainName::new(rule.target()?).ok()?;
+    chains.get(&(table, chain)).copied()
+}
+
+/// The edits that delete rules of built-in chains which lead to chains of both modes the way one mode does it, as far
+/// as the other one does not.
+pub fn foreign_jumps(present: &Ruleset, former: Modes) -> Vec<Edit> {
+    let (mine, theirs) = match former {
+        Modes::Iptables => (ipvs::static_rules::jumps(), iptables::static_rules::jumps()),
+        Modes::Ipvs => (iptables::static_rules::jumps(), ipvs::static_rules::jumps()),
+        Modes::Both => return Vec::new(),
+    };
+    theirs
+        .into_iter()
+        .filter(|jump| !mine.contains(jump))
+        .filter(|(table, _, rule)| {
+            let target = rule.target().and_then(|name| ChainName::new(name).ok());
+            // Others go together with the chain.
+            target.is_some_and(|chain| Modes::of(&(*table, chain)) == Some(Modes::Both))
+        })
+        .filter(|(table, chain, rule)| {
+            let rules = present.rules(*table, chain);
+            rules.is_some_and(|rules| rules.contains(rule))
+        })
+        .map(|(table, chain, rule)| Edit::Delete { table, chain, rule })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

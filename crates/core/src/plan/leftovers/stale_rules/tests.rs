@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+use super::*;
+
+#[test]
+fn jumps_of_the_former_mode_to_common_chains_are_told_apart() {
+    let mut present = Ruleset::new();
+    for (table, chain, rule) in ipvs::static_rules::jumps()
+        .into_iter()
+        .chain(iptables::static_rules::jumps())
+    {
+        let of = present.chains.entry((table, chain)).or_default();
+        if !of.contains(&rule) {
+            of.push(rule);
+        }
+    }
+    let texts = |former| {
+        let edits = foreign_jumps(&present, former);
+        edits.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let jump = |chain: &str, state: &str, comment: &str| {
+        format!(
+            "delete from filter/{chain}: {state}-m comment --comment \"{comment}\" -j KUBE-PROXY-FIREWALL"
+        )
+    };
+    let of_ipvs = ["INPUT", "FORWARD"].map(|chain| jump(chain, "", "kube-proxy firewall rules"));
+    assert_eq!(texts(Modes::Ipvs), of_ipvs);
+    let new = "-m conntrack --ctstate NEW ";
+    let of_iptables = ["INPUT", "OUTPUT", "FORWARD"]
+        .map(|chain| jump(chain, new, "kubernetes load balancer firewall"));
+    assert_eq!(texts(Modes::Iptables), of_iptables);
+}

@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+//! PURE: rules that every plan obeys. Tests run them over every plan that they see.
+
+use crate::model::IpFamily;
+use crate::plan::ipvs::object::VirtualServerKey;
+use crate::plan::ipvs::set::{SetEntry, SetId};
+use crate::plan::ruleset::{Edit, Table};
+use crate::plan::state::{Refusal, SetState, State};
+use crate::plan::step::{Plan, Step};
+
+/// A plan that must not be applied.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Violation {
+    #[error("step {0:?} comes after a later phase")]
+    Order(String),
+    #[error("step {0:?} changes nothing")]
+    Idle(String),
+    #[error("step {step:?} would be refused: {refusal}")]
+    Refused { step: String, refusal: Refusal },
+    #[error("after step {step:?} {breach}")]
+    Unsafe { step: String, breach: Breach },
+}
+
+/// A state that must not be, not even between two steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Breach {
+    #[error("a bound address lacks the entry that makes its unknown ports refuse")]
+    AddressWithoutEntry,
+    #[error("an address is bound before the rule that makes its unknown ports refuse")]
+    AddressWithoutRules,
+    #[error("a virtual server is there before the rules that masquerade its packets")]
+    ServerWithoutRules,
+    #[error("a load balancer is closed to all sources")]
+    ClosedLoadBalancer,
+    #[error("the cluster IP of a virtual server is not masqueraded")]
+    ServerWithoutEntry,
+}
+
+/// Checks the order of a plan, that a kernel in the state `believed` would take every step, that every
+/// step changes something, and that no step leaves a gap. Costs one copy of the state.
+pub fn check(plan: &Plan, believed: &State) -> Result<(), Violation> {
+    let mut state = believed.clone();
+    let mut last = None;
+    for (phase, step) in plan.phases() {
+        let text = || step.to_string();
+        if last.is_some_and(|last| last > *phase) {
+            return Err(Violation::Order(text()));
+        }
+        last = Some(*phase);
+        let was_done = is_done(step, &state);
+        state.apply(step).map_err(|refusal| Violation::Refused {
+            step: text(),
+            refusal,
+        })?;
+        if was_done {
+            return Err(Violation::Idle(text()));
+        }
+        if let Some(breach) = breach(step, &state) {
+            let step = text();
+            return Err(Violation::Unsafe { step, breach });
+        }
+    }
+    Ok(())
+}
+
+/// A kernel in this state would take the step and be as before.
+fn is_done(step: &Step, state: &State) -> bool {
+    let has = |set, entry| {
+        let set: Option<&SetState> = state.sets.get(set);
+        set.is_some_and(|set| set.entries.contains(entry))
+    };
+    match step {
+        Step::SetSysctl { key, value } => {
+            state.node.sysctls.get(key).map(String::as_str) == Some(*value)
+        }
+        Step::SetTimeouts(timeouts) => timeouts.satisfied_by(state.node.timeouts),
+        Step::AddEntry { set, entry } => has(set, entry),
+        Step::DeleteEntry { set, entry } => !has(set, entry),
+        Step::AddAddress { address } => state.addresses.contains(address),
+        Step::DeleteAddress { address } => !state.addresses.contains(address),
+        Step::DeleteNftablesTable { .. } => !state.has_nftables_table,
+        Step::SetVirtualServer { key, server } => {
+            let present = state.virtual_servers.get(key);
+            present.is_some_and(|present| present.server == *server)
+        }
+        Step::SetRealServer { vs, key, server } => {
+            let present = state.virtual_servers.get(vs);
+            present.is_some_and(|present| present.real_servers.get(key) == Some(server))
+        }
+        Step::EditRules(rules) => rules.edits.iter().all(|edit| match edit {
+            Edit::Replace {
+                table,
+                chain,
+                rules,
+            } => state.rules.rules(*table, chain) == Some(rules.as_slice()),
+            _ => false,
+        }),
+        // The kernel refuses to do these twice.
+        Step::CreateLink
+        | Step::DeleteLink
+        | Step::CreateSet(_)
+        | Step::SwapSets { .. }
+        | Step::DestroySet { .. }
+        | Step::AddVirtualServer { .. }
+        | Step::DeleteVirtualServer { .. }
+        | Step::AddRealServer { .. }
+        | Step::DeleteRealServer { .. } => false,
+    }
+}
+
+/// What is wrong about a state just after a step.
+pub fn breach(step: &Step, state: &State) -> Option<Breach> {
+    let is_filtered = || has_chain(state, Table::Filter, "KUBE-IPVS-FILTER");
+    let is_masqueraded = || has_chain(state, Table::Nat, "KUBE-POSTROUTING");
+    match step {
+        Step::AddAddress { .. } if !is_filtered() => Some(Breach::AddressWithoutRules),
+        Step::AddAddress { address }
+        | Step::DeleteEntry {
+            entry: SetEntry::Ip(address),
+            ..
+        } => lacks_entry(state, address),
+        Step::SwapSets { .. } => state
+            .addresses
+            .iter()
+            .find_map(|address| lacks_entry(state, address)),
+        Step::AddVirtualServer { .. } if !is_masqueraded() => Some(Breach::ServerWithoutRules),
+        Step::AddVirtualServer { key, .. } => lacks_admission(state, key),
+        Step::AddEntry {
+            set,
+            entry: entry @ SetEntry::IpPort(address, ..),
+        } => {
+            let family = IpFamily::of(*address);
+            (*set == SetId::LoadBalancerFw.name(family) && !is_open_to_some(state, entry))
+                .then_some(Breach::ClosedLoadBalancer)
+        }
+        Step::DeleteEntry {
+            entry: SetEntry::IpPortNet(address, protocol, port, _),
+            ..
+        } => {
+            let entry = SetEntry::IpPort(*address, *protocol, *port);
+            let is_closed = has_entry(state, SetId::LoadBalancerFw, *address, &entry);
+            (is_closed && !is_open_to_some(state, &entry)).then_some(Breach::ClosedLoadBalancer)
+        }
+        _ => None,
+    }
+}
+
+fn has_chain(state: &State, table: Table, name: &str) -> bool {
+    state
+        .rules
+        .table(table)
+        .any(|(chain, rules)| chain.as_str() == name && !rules.is_empty())
+}
+
+fn has_entry(state: &State, id: SetId, address: std::net::IpAddr, entry: &SetEntry) -> bool {
+    state
+        .sets
+        .get(&id.name(IpFamily::of(address)))
+        .is_some_and(|set| set.entries.contains(entry))
+}
+
+fn lacks_entry(state: &State, address: &std::net::IpAddr) -> Option<Breach> {
+    let is_bound = state.addresses.contains(address);
+    let entry = SetEntry::Ip(*address);
+    (is_bound && !has_entry(state, SetId::IpvsIps, *address, &entry))
+        .then_some(Breach::AddressWithoutEntry)
+}
+
+/// A new virtual server is in a set that says how its packets are masqueraded.
+fn lacks_admission(state: &State, key: &VirtualServerKey) -> Option<Breach> {
+    let VirtualServerKey::Address {
+        address,
+        port,
+        protocol,
+    } = *key
+    else {
+        return None;
+    };
+    let frontend = SetEntry::IpPort(address, protocol, port);
+    let sets = [
+        SetId::ClusterIp,
+        SetId::ExternalIp,
+        SetId::ExternalIpLocal,
+        SetId::LoadBalancer,
+        SetId::NodePort,
+    ];
+    let is_known = sets
+        .into_iter()
+        .any(|id| has_entry(state, id, address, &frontend));
+    (!is_known).then_some(Breach::ServerWithoutEntry)
+}
+
+fn is_open_to_some(state: &State, frontend: &SetEntry) -> bool {
+    let SetEntry::IpPort(address, protocol, port) = *frontend else {
+        return false;
+    };
+    let family = IpFamily::of(address);
+    let set = state.sets.get(&SetId::LoadBalancerSourceCidr.name(family));
+    set.into_iter().flat_map(|set| &set.entries).any(|entry| {
+        matches!(entry, SetEntry::IpPortNet(of, with, at, _)
+            if (*of, *with, *at) == (address, protocol, port))
+    })
+}
+
+#[cfg(test)]
+mod tests;
