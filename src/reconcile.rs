@@ -27,7 +27,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::clock::Clock;
 use crate::config::settings::{ProxyMode, Settings};
-use crate::dataplane::kernel::{Extent, Kernel};
+use crate::dataplane::kernel::{Kernel, ObserveScope};
 use crate::events::{Event, action, reason};
 use crate::source::Update;
 use crate::telemetry::ErrorChain;
@@ -526,7 +526,7 @@ impl<K: Kernel> Reconciler<K> {
         let mut plans = Vec::new();
         for family in &mut self.families {
             family.take_in(&self.tracker, &changes);
-            family.observe(&mut self.kernel, Extent::Everything)?;
+            family.observe(&mut self.kernel, ObserveScope::Everything)?;
             plans.push(family.plan());
         }
         Ok(plans)

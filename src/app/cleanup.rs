@@ -11,7 +11,7 @@ use super::start;
 use crate::config::settings::Settings;
 use crate::dataplane::exec::Exec;
 use crate::dataplane::iptables::{Backend, Backends, Iptables, IptablesError};
-use crate::dataplane::kernel::{Extent, Kernel};
+use crate::dataplane::kernel::{Kernel, ObserveScope};
 use crate::dataplane::links::Links;
 use crate::dataplane::linux::Netfilter;
 use crate::dataplane::sysctl::Sysctls;
@@ -43,7 +43,7 @@ pub(super) fn run(settings: &Settings, exec: &Arc<dyn Exec>) -> anyhow::Result<L
     let mut observed = Vec::new();
     if let Some(kernel) = &mut ipvs {
         for family in IpFamily::ALL {
-            observed.push((family, kernel.observe(family, Extent::Everything)?));
+            observed.push((family, kernel.observe(family, ObserveScope::Everything)?));
         }
         for (_, state) in &observed {
             apply(kernel, &cleanup::servers(state, &facts), &mut left);
@@ -52,7 +52,7 @@ pub(super) fn run(settings: &Settings, exec: &Arc<dyn Exec>) -> anyhow::Result<L
     let mut obstacles = Vec::new();
     for (mut kernel, families) in backends(exec, &mut left)? {
         for family in families {
-            match kernel.observe(family, Extent::Everything) {
+            match kernel.observe(family, ObserveScope::Everything) {
                 Ok(state) => {
                     let (plan, used) = cleanup::rules(&state, family);
                     apply(&mut kernel, &plan, &mut left);

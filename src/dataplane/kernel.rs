@@ -27,33 +27,33 @@ pub struct ObserveError {
 
 /// What to look at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Extent {
+pub enum ObserveScope {
     /// All that a plan is about.
     Everything,
     /// What an audit begins with: no iptables rules, which would take a process, and no real
     /// servers, which take a request for each virtual server ([`Kernel::observe_real_servers`]).
-    Outline,
+    Summary,
     /// iptables rules only.
     Rules,
 }
 
 /// Virtual servers with their real servers, as the kernel shows them in passing.
-pub struct Glimpses(pub Box<dyn Iterator<Item = Result<Glimpse, ObserveError>> + Send>);
+pub struct ProcListing(pub Box<dyn Iterator<Item = Result<ListedServer, ObserveError>> + Send>);
 
-/// See [`Glimpses`].
-pub type Glimpse = (VirtualServerKey, RealServers);
+/// See [`ProcListing`].
+pub type ListedServer = (VirtualServerKey, RealServers);
 
-impl Iterator for Glimpses {
-    type Item = Result<Glimpse, ObserveError>;
+impl Iterator for ProcListing {
+    type Item = Result<ListedServer, ObserveError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         self.0.next()
     }
 }
 
-impl fmt::Debug for Glimpses {
+impl fmt::Debug for ProcListing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Glimpses")
+        f.write_str("ProcListing")
     }
 }
 
@@ -84,7 +84,7 @@ impl Cost {
 /// A kernel.
 pub trait Kernel: Send {
     /// What it holds of a family.
-    fn observe(&mut self, family: IpFamily, extent: Extent) -> Result<State, ObserveError>;
+    fn observe(&mut self, family: IpFamily, scope: ObserveScope) -> Result<State, ObserveError>;
 
     /// Some virtual servers; `None` for those that do not exist.
     fn observe_virtual_servers(
@@ -95,7 +95,7 @@ pub trait Kernel: Send {
     /// Real servers at a fraction of what [`Kernel::observe_real_servers`] costs, read as the iterator goes. A virtual
     /// server may be missing or come more than once. One that comes and is as believed need not be looked at; of any
     /// other nothing is known.
-    fn glimpse(&mut self, family: IpFamily) -> Result<Glimpses, ObserveError>;
+    fn proc_listing(&mut self, family: IpFamily) -> Result<ProcListing, ObserveError>;
 
     /// The real servers of some virtual servers; those of one that does not exist are none.
     fn observe_real_servers(
@@ -138,8 +138,8 @@ impl fmt::Debug for dyn Kernel {
 }
 
 impl Kernel for Box<dyn Kernel> {
-    fn observe(&mut self, family: IpFamily, extent: Extent) -> Result<State, ObserveError> {
-        (**self).observe(family, extent)
+    fn observe(&mut self, family: IpFamily, scope: ObserveScope) -> Result<State, ObserveError> {
+        (**self).observe(family, scope)
     }
 
     fn observe_virtual_servers(
@@ -149,8 +149,8 @@ impl Kernel for Box<dyn Kernel> {
         (**self).observe_virtual_servers(keys)
     }
 
-    fn glimpse(&mut self, family: IpFamily) -> Result<Glimpses, ObserveError> {
-        (**self).glimpse(family)
+    fn proc_listing(&mut self, family: IpFamily) -> Result<ProcListing, ObserveError> {
+        (**self).proc_listing(family)
     }
 
     fn observe_real_servers(

@@ -17,7 +17,7 @@ use std::net::IpAddr;
 
 use super::conntrack;
 use super::iptables::{IptablesError, RestoreFailureKind};
-use super::kernel::{Cost, Extent, Glimpses, Kernel, ObserveError};
+use super::kernel::{Cost, Kernel, ObserveError, ObserveScope, ProcListing};
 use super::links::LinkError;
 use super::sysctl::SysctlError;
 use crate::telemetry::ErrorChain;
@@ -240,12 +240,14 @@ impl Linux {
 }
 
 impl Kernel for Linux {
-    fn observe(&mut self, family: IpFamily, extent: Extent) -> Result<State, ObserveError> {
-        let rules = match extent {
-            Extent::Everything | Extent::Rules => self.netfilter.observe_rules(family)?,
-            Extent::Outline => Ruleset::new(),
+    fn observe(&mut self, family: IpFamily, scope: ObserveScope) -> Result<State, ObserveError> {
+        let rules = match scope {
+            ObserveScope::Everything | ObserveScope::Rules => {
+                self.netfilter.observe_rules(family)?
+            }
+            ObserveScope::Summary => Ruleset::new(),
         };
-        if extent == Extent::Rules {
+        if scope == ObserveScope::Rules {
             return Ok(State {
                 rules,
                 ..State::default()
@@ -258,10 +260,10 @@ impl Kernel for Linux {
                 .observe_sets(family)
                 .map_err(|error| unobserved("ipsets", error))?,
             virtual_servers: self
-                .observe_servers(family, extent)
+                .observe_servers(family, scope)
                 .map_err(|error| unobserved("virtual servers", error))?,
             addresses: self.observe_addresses(family)?,
-            has_nftables_table: extent == Extent::Everything
+            has_nftables_table: scope == ObserveScope::Everything
                 && netfilter::has_nftables_table(family)?,
         })
     }
@@ -287,15 +289,15 @@ impl Kernel for Linux {
         Ok(states)
     }
 
-    fn glimpse(&mut self, family: IpFamily) -> Result<Glimpses, ObserveError> {
+    fn proc_listing(&mut self, family: IpFamily) -> Result<ProcListing, ObserveError> {
         let failed = |error| unobserved("the list of virtual servers", error);
         // The kernel fills a page at a time, whatever there is room for.
         let file = File::open(LISTING).map_err(|error| failed(error.into()))?;
         let listing = Listing::new(BufReader::new(file)).map_err(failed)?;
         let glimpses = listing
-            .map(move |listed| listed.map(|listed| ipvs::glimpse(family, &listed)))
-            .filter_map(move |glimpse| glimpse.map_err(failed).transpose());
-        Ok(Glimpses(Box::new(glimpses)))
+            .map(move |listed| listed.map(|listed| ipvs::proc_listing(family, &listed)))
+            .filter_map(move |proc_listing| proc_listing.map_err(failed).transpose());
+        Ok(ProcListing(Box::new(glimpses)))
     }
 
     fn observe_real_servers(

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use tracing::{debug, info};
 
-use crate::dataplane::kernel::{Glimpses, Kernel, ObserveError};
+use crate::dataplane::kernel::{Kernel, ObserveError, ProcListing};
 use crate::telemetry::ErrorChain;
 use kpr_core::model::IpFamily;
 use kpr_core::plan::ipvs::object::VirtualServerKey;
@@ -18,7 +18,7 @@ pub(super) struct Audit {
     /// The virtual servers of which nothing was seen yet, or something else than is believed.
     left: BTreeSet<VirtualServerKey>,
     /// What the kernel has yet to show in passing.
-    glimpses: Option<Glimpses>,
+    glimpses: Option<ProcListing>,
     /// It was said that the kernel does not show it.
     is_told: bool,
 }
@@ -34,7 +34,7 @@ impl Audit {
         self.left = virtual_servers;
         self.glimpses = None;
         if self.is_running() {
-            match kernel.glimpse(family) {
+            match kernel.proc_listing(family) {
                 Ok(glimpses) => self.glimpses = Some(glimpses),
                 Err(error) => self.tell(family, &error),
             }

@@ -13,7 +13,7 @@ use super::observer::{Observer, Round};
 use super::troubles::{Refused, Troubles};
 use crate::clock::Clock;
 use crate::config::settings::ProxyMode;
-use crate::dataplane::kernel::{Extent, Kernel, ObserveError};
+use crate::dataplane::kernel::{Kernel, ObserveError, ObserveScope};
 use crate::events::{Event, action, reason};
 use crate::telemetry::ErrorChain;
 use kpr_core::model::{Changes, IpFamily, ServiceName, ServicePortName, Tracker};
@@ -22,7 +22,7 @@ use kpr_core::plan::ipvs::object::VirtualServerKey;
 use kpr_core::plan::mode::{Conflict, ModePlanner};
 use kpr_core::plan::ruleset::{ChainId, Edit, InvalidChainName, Table};
 use kpr_core::plan::step::RuleEdits;
-use kpr_core::plan::unmet::Finding;
+use kpr_core::plan::unmet::Unmet;
 use kpr_core::plan::{Context, Drift, FailureKind, Plan, Report, Step};
 
 /// Most failed steps that are logged for one plan.
@@ -99,10 +99,10 @@ pub(super) struct Family {
     is_first: bool,
     pub(super) conflicts: BTreeSet<Conflict>,
     audit: Audit,
-    set_aside: BTreeSet<ServicePortName>,
+    quarantined: BTreeSet<ServicePortName>,
     /// Chains that could not be deleted.
-    stuck: BTreeSet<ChainId>,
-    pub(super) findings: BTreeSet<(ServicePortName, Finding)>,
+    undeletable: BTreeSet<ChainId>,
+    pub(super) unmet: BTreeSet<(ServicePortName, Unmet)>,
     pub(super) troubles: Troubles,
     waiting: Waiting,
     /// Somebody else may have changed rules.
@@ -127,9 +127,9 @@ impl Family {
             is_first: true,
             conflicts: BTreeSet::new(),
             audit: Audit::default(),
-            set_aside: BTreeSet::new(),
-            stuck: BTreeSet::new(),
-            findings: BTreeSet::new(),
+            quarantined: BTreeSet::new(),
+            undeletable: BTreeSet::new(),
+            unmet: BTreeSet::new(),
             troubles: Troubles::default(),
             waiting: Waiting::default(),
             is_suspect: false,
@@ -180,17 +180,17 @@ impl Family {
     pub(super) fn observe(
         &mut self,
         kernel: &mut impl Kernel,
-        extent: Extent,
+        scope: ObserveScope,
     ) -> Result<(), ObserveError> {
-        let state = kernel.observe(self.family(), extent)?;
-        match extent {
-            Extent::Everything => {
+        let state = kernel.observe(self.family(), scope)?;
+        match scope {
+            ObserveScope::Everything => {
                 self.planner.observed(state);
                 self.audit.stop();
             }
-            Extent::Rules => self.planner.observed_rules(state.rules),
-            Extent::Outline => {
-                let news = self.planner.observed_outline(state);
+            ObserveScope::Rules => self.planner.observed_rules(state.rules),
+            ObserveScope::Summary => {
+                let news = self.planner.observed_summary(state);
                 if !news.is_empty() {
                     let states = kernel.observe_virtual_servers(&news)?;
                     self.planner.observed_virtual_servers(states);
@@ -199,13 +199,13 @@ impl Family {
                 self.audit.begin(kernel, self.planner.family(), audited);
             }
         }
-        match extent {
-            Extent::Everything => {
+        match scope {
+            ObserveScope::Everything => {
                 self.is_unknown = false;
                 self.is_suspect = false;
             }
-            Extent::Rules => self.is_suspect = false,
-            Extent::Outline => {}
+            ObserveScope::Rules => self.is_suspect = false,
+            ObserveScope::Summary => {}
         }
         Ok(())
     }
@@ -220,30 +220,30 @@ impl Family {
     ) -> bool {
         let start = clock.monotonic();
         observer.round_started(self.family());
-        let extent = if self.is_unknown {
-            Some(Extent::Everything)
+        let scope = if self.is_unknown {
+            Some(ObserveScope::Everything)
         } else if trigger.is_audit && self.planner.audits_without_rules() {
-            Some(Extent::Outline)
+            Some(ObserveScope::Summary)
         } else if trigger.is_audit {
-            Some(Extent::Everything)
+            Some(ObserveScope::Everything)
         } else {
             None
         };
-        let is_full = extent.is_some() || self.planner.is_full();
+        let is_full = scope.is_some() || self.planner.is_full();
         self.written = RuleCounts::default();
         let is_audit = trigger.is_audit && trigger.changes.is_empty();
-        let mut succeeded = self.observe_and_apply(kernel, clock, observer, is_audit, extent);
+        let mut succeeded = self.observe_and_apply(kernel, clock, observer, is_audit, scope);
         // Others wait while it is looked for what the kernel refuses.
         for _ in 0..MAX_ISOLATION {
             if !self.planner.is_isolating() {
                 break;
             }
-            let extent = self.is_unknown.then_some(Extent::Everything);
-            succeeded = self.observe_and_apply(kernel, clock, observer, false, extent);
+            let scope = self.is_unknown.then_some(ObserveScope::Everything);
+            succeeded = self.observe_and_apply(kernel, clock, observer, false, scope);
         }
         self.tell_conflicts(observer);
         self.tell_set_aside(clock, observer);
-        self.tell_findings(observer);
+        self.report_unmet(observer);
         let count = |table, written| Some((self.planner.rule_count(table)?, written));
         let rules =
             count(Table::Nat, self.written.nat).zip(count(Table::Filter, self.written.filter));
@@ -254,7 +254,7 @@ impl Family {
             succeeded,
             changes: trigger.changes,
             no_local_endpoints: self.planner.no_local_endpoints(),
-            set_aside: self.set_aside.len(),
+            quarantined: self.quarantined.len(),
             rules,
         });
         succeeded & self.clean_flows(kernel, clock, observer, succeeded)
@@ -340,7 +340,8 @@ impl Family {
         observer: &dyn Observer,
     ) -> bool {
         let start = clock.monotonic();
-        let succeeded = self.observe_and_apply(kernel, clock, observer, true, Some(Extent::Rules));
+        let succeeded =
+            self.observe_and_apply(kernel, clock, observer, true, Some(ObserveScope::Rules));
         let end = clock.monotonic();
         let has_drifted = self.drifted.is_some_and(|when| when >= start);
         let share = if has_drifted {
@@ -359,10 +360,10 @@ impl Family {
         clock: &Clock,
         observer: &dyn Observer,
         tells_drift: bool,
-        extent: Option<Extent>,
+        scope: Option<ObserveScope>,
     ) -> bool {
         let tells_drift = tells_drift && !self.is_unknown && !self.planner.is_pending();
-        match extent.map_or(Ok(()), |extent| self.observe(kernel, extent)) {
+        match scope.map_or(Ok(()), |scope| self.observe(kernel, scope)) {
             Ok(()) => self.plan_and_apply(kernel, clock, observer, tells_drift),
             Err(error) => {
                 error!(family = %self.family(), error = %ErrorChain(&error), "kernel not observed");
@@ -549,10 +550,10 @@ impl Family {
 
     /// Says once whose rules the kernel refused, and which chains it kept.
     fn tell_set_aside(&mut self, clock: &Clock, observer: &dyn Observer) {
-        let set_aside = self.planner.set_aside();
-        for service in set_aside.difference(&self.set_aside) {
+        let quarantined = self.planner.quarantined();
+        for service in quarantined.difference(&self.quarantined) {
             error!(family = %self.family(), %service, "kernel refuses its rules, it keeps those that it had");
-            self.troubles.set_aside(service, clock.now());
+            self.troubles.quarantined(service, clock.now());
             observer.event(Event::service(
                 service.service.clone(),
                 reason::REFUSED_BY_KERNEL,
@@ -563,43 +564,43 @@ impl Family {
                 ),
             ));
         }
-        self.set_aside = set_aside;
-        let stuck = self.planner.stuck_chains();
-        for (table, chain) in stuck.difference(&self.stuck) {
+        self.quarantined = quarantined;
+        let undeletable = self.planner.undeletable_chains();
+        for (table, chain) in undeletable.difference(&self.undeletable) {
             warn!(family = %self.family(), %table, %chain, "chain stays, others use it");
         }
-        self.stuck = stuck;
+        self.undeletable = undeletable;
     }
 
     /// Says once what a Service asks for and does not get.
-    fn tell_findings(&mut self, observer: &dyn Observer) {
-        let findings = self.planner.findings();
-        for (service, finding) in findings.difference(&self.findings) {
-            warn!(family = %self.family(), %service, %finding, "not possible here");
-            let reason = match finding {
-                Finding::SchedulerMissing { .. }
-                | Finding::ClientHashMissing { .. }
-                | Finding::NoSchedulerFlags { .. }
-                | Finding::NoForwarding { .. }
-                | Finding::ForwardingInPart { .. }
-                | Finding::NoMark => reason::SETTING_NOT_POSSIBLE,
-                Finding::NotBound { .. } => reason::ADDRESS_NOT_BOUND,
+    fn report_unmet(&mut self, observer: &dyn Observer) {
+        let unmet = self.planner.unmet();
+        for (service, unmet) in unmet.difference(&self.unmet) {
+            warn!(family = %self.family(), %service, %unmet, "not possible here");
+            let reason = match unmet {
+                Unmet::SchedulerMissing { .. }
+                | Unmet::ClientHashMissing { .. }
+                | Unmet::NoSchedulerFlags { .. }
+                | Unmet::NoForwarding { .. }
+                | Unmet::ForwardingInPart { .. }
+                | Unmet::NoMark => reason::SETTING_NOT_POSSIBLE,
+                Unmet::NotBound { .. } => reason::ADDRESS_NOT_BOUND,
             };
             observer.event(Event::service(
                 service.service.clone(),
                 reason,
                 action::PROGRAM,
-                format!("port {service}, {}: {finding}", self.family()),
+                format!("port {service}, {}: {unmet}", self.family()),
             ));
         }
-        let unbound: BTreeSet<IpAddr> = findings
+        let unbound: BTreeSet<IpAddr> = unmet
             .iter()
-            .filter_map(|(_, finding)| match finding {
-                Finding::NotBound { address, .. } => Some(*address),
+            .filter_map(|(_, unmet)| match unmet {
+                Unmet::NotBound { address, .. } => Some(*address),
                 _ => None,
             })
             .collect();
         observer.unbound_addresses(self.family(), unbound.len());
-        self.findings = findings;
+        self.unmet = unmet;
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use crate::dataplane::kernel::{Extent, Kernel, ObserveError};
+use crate::dataplane::kernel::{Kernel, ObserveError, ObserveScope};
 use crate::telemetry::ErrorChain;
 use kpr_core::model::IpFamily;
 use kpr_core::plan::Plan;
@@ -61,7 +61,7 @@ impl<K: Kernel> Former<K> {
     fn retire(&mut self, facts: &Facts) -> Result<bool, ObserveError> {
         let mut waiting = 0;
         for family in IpFamily::ALL {
-            let state = self.kernel.observe(family, Extent::Everything)?;
+            let state = self.kernel.observe(family, ObserveScope::Everything)?;
             let candidates = teardown::candidates(&state, facts);
             let idle = self.kernel.idle(&candidates)?;
             waiting += candidates.len() - candidates.intersection(&idle).count();
@@ -83,7 +83,7 @@ impl<K: Kernel> Former<K> {
     fn observe(&mut self) -> Result<BTreeMap<IpFamily, kpr_core::plan::State>, ObserveError> {
         IpFamily::ALL
             .into_iter()
-            .map(|family| Ok((family, self.kernel.observe(family, Extent::Outline)?)))
+            .map(|family| Ok((family, self.kernel.observe(family, ObserveScope::Summary)?)))
             .collect()
     }
 

@@ -24,7 +24,7 @@ pub struct Round<'a> {
     /// Service ports with a Local policy and no endpoint here: internal, external.
     pub no_local_endpoints: (usize, usize),
     /// Service ports whose rules the kernel refused.
-    pub set_aside: usize,
+    pub quarantined: usize,
     /// Tables `nat` and `filter`, where the mode counts rules: those that are ours, those that the round wrote.
     pub rules: Option<((usize, usize), (usize, usize))>,
 }

@@ -61,7 +61,8 @@ pub struct ServiceShown {
     /// What the kernel refuses to it.
     pub error: Option<Trouble>,
     /// What it asks for and does not get.
-    pub findings: Vec<String>,
+    #[serde(rename = "findings")]
+    pub unmet: Vec<String>,
 }
 
 impl Family {
@@ -74,16 +75,16 @@ impl Family {
     }
 
     fn show_service(&self, service: &ServiceName) -> ServiceShown {
-        let findings = self.findings.iter();
-        let findings = findings.filter(|(port, _)| port.service == *service);
+        let unmet = self.unmet.iter();
+        let unmet = unmet.filter(|(port, _)| port.service == *service);
         let conflicts = self.conflicts.iter();
         let conflicts = conflicts.filter(|conflict| conflict.loser.service == *service);
         ServiceShown {
             is_changed: false,
             view: self.planner.view(service),
             error: self.troubles.of(service).cloned(),
-            findings: findings
-                .map(|(_, finding)| finding.to_string())
+            unmet: unmet
+                .map(|(_, unmet)| unmet.to_string())
                 .chain(conflicts.map(|lost| format!("{} belongs to {}", lost.place, lost.winner)))
                 .collect(),
         }

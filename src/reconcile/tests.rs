@@ -11,7 +11,7 @@ use super::*;
 use crate::clock::ManualClock;
 use crate::config::{self, Command};
 use crate::dataplane::conntrack;
-use crate::dataplane::kernel::{Cost, Glimpse, Glimpses, ObserveError};
+use crate::dataplane::kernel::{Cost, ListedServer, ObserveError, ProcListing};
 use kpr_core::model::Event;
 use kpr_core::model::ipvs_options::Scheduler;
 use kpr_core::model::testing::{endpoint, ip, service, service_name, slice};
@@ -46,7 +46,7 @@ enum Shown {
     /// There is no such file.
     Nothing,
     /// These, and then something that cannot be read.
-    Part(Vec<Glimpse>),
+    Part(Vec<ListedServer>),
 }
 
 /// A fake kernel with connections, and with failures that tests order.
@@ -62,7 +62,7 @@ struct Node {
     /// Rules with this text are refused, with all of their batch.
     refused_rules: Option<&'static str>,
     is_unreadable: bool,
-    observations: Vec<Extent>,
+    observations: Vec<ObserveScope>,
     shown: Shown,
     /// Virtual servers whose real servers were looked at.
     audited: usize,
@@ -92,13 +92,13 @@ fn writes(step: &Step, text: &str) -> bool {
 type Shared = Arc<Mutex<Node>>;
 
 impl Kernel for Shared {
-    fn observe(&mut self, _family: IpFamily, extent: Extent) -> Result<State, ObserveError> {
+    fn observe(&mut self, _family: IpFamily, scope: ObserveScope) -> Result<State, ObserveError> {
         let mut node = self.lock().unwrap();
-        node.observations.push(extent);
-        if extent != Extent::Outline {
+        node.observations.push(scope);
+        if scope != ObserveScope::Summary {
             node.rules_changed = false;
         }
-        if extent == Extent::Rules
+        if scope == ObserveScope::Rules
             && let Some((hand, pace)) = &node.slow
         {
             hand.advance(*pace);
@@ -111,7 +111,7 @@ impl Kernel for Shared {
             });
         }
         let mut state = node.kernel.state.clone();
-        if extent == Extent::Outline {
+        if scope == ObserveScope::Summary {
             state.rules = kpr_core::plan::ruleset::Ruleset::new();
             for server in state.virtual_servers.values_mut() {
                 server.real_servers.clear();
@@ -127,7 +127,7 @@ impl Kernel for Shared {
         Ok(self.lock().unwrap().kernel.virtual_servers(keys))
     }
 
-    fn glimpse(&mut self, _family: IpFamily) -> Result<Glimpses, ObserveError> {
+    fn proc_listing(&mut self, _family: IpFamily) -> Result<ProcListing, ObserveError> {
         let node = self.lock().unwrap();
         let broken = || ObserveError {
             what: "the list",
@@ -145,7 +145,7 @@ impl Kernel for Shared {
                 part.chain([Err(broken())]).collect()
             }
         };
-        Ok(Glimpses(Box::new(glimpses.into_iter())))
+        Ok(ProcListing(Box::new(glimpses.into_iter())))
     }
 
     fn observe_real_servers(

@@ -85,9 +85,10 @@ impl Troubles {
             .take(ATTRIBUTED)
             .filter_map(|(step, _)| Some(&planner.owner(step)?.service))
             .collect();
-        let set_aside = planner.set_aside();
+        let quarantined = planner.quarantined();
         for (service, trouble) in former {
-            if untried.contains(&service) || set_aside.iter().any(|port| port.service == service) {
+            if untried.contains(&service) || quarantined.iter().any(|port| port.service == service)
+            {
                 self.by_service.entry(service).or_insert(trouble);
             }
         }
@@ -95,7 +96,7 @@ impl Troubles {
     }
 
     /// Rules of a Service port were refused, and it was found that it is to blame.
-    pub(super) fn set_aside(&mut self, port: &ServicePortName, now: Timestamp) {
+    pub(super) fn quarantined(&mut self, port: &ServicePortName, now: Timestamp) {
         let message = self.last_rules.clone().unwrap_or_default();
         let time = now.to_string();
         self.by_service

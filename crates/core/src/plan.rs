@@ -2,7 +2,7 @@
 //! PURE: what the kernel should hold, and the steps that get it there.
 //!
 //! ```text
-//! ServicePort + endpoints -> fragment -> desired (refcounted union) --+
+//! ServicePort + endpoints -> port_objects -> desired (refcounted union) --+
 //!                                                                     +-> diff -> Plan -> check
 //! observed kernel, reports -> state (Believed) -----------------------+
 //! ```

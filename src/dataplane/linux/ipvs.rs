@@ -225,7 +225,7 @@ pub(super) fn real_server(destination: &Destination) -> (RealServerKey, RealServ
 }
 
 /// A virtual server of a family and its real servers, if the listing shows all that the planner compares.
-pub(super) fn glimpse(
+pub(super) fn proc_listing(
     family: IpFamily,
     listed: &ListedService,
 ) -> Option<(VirtualServerKey, RealServers)> {
@@ -333,7 +333,7 @@ mod tests {
         let text = format!("{heading}{text}");
         Listing::new(text.as_bytes())
             .unwrap()
-            .filter_map(|listed| glimpse(IpFamily::V4, &listed.unwrap()))
+            .filter_map(|listed| proc_listing(IpFamily::V4, &listed.unwrap()))
             .collect()
     }
 

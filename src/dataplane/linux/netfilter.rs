@@ -10,7 +10,7 @@ use super::{outcome, sysctl_failure_kind, unobserved};
 use crate::dataplane::conntrack;
 use crate::dataplane::exec::Exec;
 use crate::dataplane::iptables::Iptables;
-use crate::dataplane::kernel::{Cost, Extent, Glimpses, Kernel, ObserveError};
+use crate::dataplane::kernel::{Cost, Kernel, ObserveError, ObserveScope, ProcListing};
 use crate::dataplane::links::{Address, Links, Scope};
 use crate::dataplane::nftables;
 use crate::dataplane::sysctl::Sysctls;
@@ -81,10 +81,10 @@ impl Netfilter {
 }
 
 impl Kernel for Netfilter {
-    fn observe(&mut self, family: IpFamily, extent: Extent) -> Result<State, ObserveError> {
-        let rules = match extent {
-            Extent::Everything | Extent::Rules => self.observe_rules(family)?,
-            Extent::Outline => Ruleset::new(),
+    fn observe(&mut self, family: IpFamily, scope: ObserveScope) -> Result<State, ObserveError> {
+        let rules = match scope {
+            ObserveScope::Everything | ObserveScope::Rules => self.observe_rules(family)?,
+            ObserveScope::Summary => Ruleset::new(),
         };
         // A setting that cannot be read is missing from the state; writing it will say why.
         let sysctls = self
@@ -97,7 +97,7 @@ impl Kernel for Netfilter {
                 ..NodeState::default()
             },
             rules,
-            has_nftables_table: extent == Extent::Everything && has_nftables_table(family)?,
+            has_nftables_table: scope == ObserveScope::Everything && has_nftables_table(family)?,
             ..State::default()
         })
     }
@@ -111,8 +111,8 @@ impl Kernel for Netfilter {
     }
 
     /// There are none.
-    fn glimpse(&mut self, _family: IpFamily) -> Result<Glimpses, ObserveError> {
-        Ok(Glimpses(Box::new(std::iter::empty())))
+    fn proc_listing(&mut self, _family: IpFamily) -> Result<ProcListing, ObserveError> {
+        Ok(ProcListing(Box::new(std::iter::empty())))
     }
 
     /// There are none.

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::super::kernel::{Extent, ObserveError};
+use super::super::kernel::{ObserveError, ObserveScope};
 use super::super::links::Address;
 use super::{Linux, ipvs, sets, unobserved};
 use ipset_netlink as ipset;
@@ -57,7 +57,7 @@ impl Linux {
     pub(super) fn observe_servers(
         &mut self,
         family: IpFamily,
-        extent: Extent,
+        scope: ObserveScope,
     ) -> Result<BTreeMap<VirtualServerKey, VirtualServerState>, IpvsError> {
         let mut states = BTreeMap::new();
         for status in self.ipvs.services()? {
@@ -67,9 +67,9 @@ impl Linux {
             if key.family() != family {
                 continue;
             }
-            let real_servers = match extent {
-                Extent::Everything => self.real_servers(&status.service.key)?,
-                Extent::Outline | Extent::Rules => RealServers::new(),
+            let real_servers = match scope {
+                ObserveScope::Everything => self.real_servers(&status.service.key)?,
+                ObserveScope::Summary | ObserveScope::Rules => RealServers::new(),
             };
             let server = ipvs::virtual_server(&status.service);
             states.insert(

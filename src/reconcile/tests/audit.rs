@@ -20,7 +20,7 @@ fn audit_finds_and_repairs_what_others_changed() {
     assert_eq!(*fixture.watcher.drift.lock().unwrap(), 2);
     assert_eq!(
         fixture.lock().observations,
-        [Extent::Outline],
+        [ObserveScope::Summary],
         "an audit starts no process"
     );
 }
@@ -49,7 +49,7 @@ fn audit_that_takes_longer_than_its_period_is_finished() {
     while fixture.lock().audited < 101 {
         fixture.work();
     }
-    assert_eq!(fixture.lock().observations, [Extent::Outline]);
+    assert_eq!(fixture.lock().observations, [ObserveScope::Summary]);
     fixture.work();
     assert_eq!(fixture.lock().observations.len(), 2);
 }

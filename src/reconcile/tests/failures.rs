@@ -77,7 +77,7 @@ fn failed_rules_are_observed_again_before_they_are_retried() {
     fixture.wait(Duration::from_secs(1));
     assert_eq!(
         fixture.lock().observations,
-        [Extent::Everything, Extent::Everything]
+        [ObserveScope::Everything, ObserveScope::Everything]
     );
     assert!(!fixture.lock().kernel.state.addresses.is_empty());
 }

@@ -98,7 +98,7 @@ fn periods_change_at_once() {
         .take_in(Input::Settings(shorter.reconciler.settings.clone()));
     fixture.work();
     fixture.wait(Duration::from_secs(21));
-    assert_eq!(fixture.lock().observations, [Extent::Outline]);
+    assert_eq!(fixture.lock().observations, [ObserveScope::Summary]);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use kpr_core::plan::ruleset::{ChainName, Table};
 const SECOND: Duration = Duration::from_secs(1);
 
 impl Fixture {
-    fn observations(&self) -> Vec<Extent> {
+    fn observations(&self) -> Vec<ObserveScope> {
         std::mem::take(&mut self.lock().observations)
     }
 
@@ -28,7 +28,7 @@ fn rules_that_somebody_deleted_are_back_within_a_second() {
     let before = fixture.lock().kernel.state.rules.clone();
     fixture.delete_chain("KUBE-MARK-MASQ");
     fixture.wait(SECOND);
-    assert_eq!(fixture.observations(), [Extent::Rules]);
+    assert_eq!(fixture.observations(), [ObserveScope::Rules]);
     let applied = fixture.applied();
     assert_eq!(applied.len(), 1, "{applied:?}");
     assert_eq!(fixture.lock().kernel.state.rules, before);
@@ -74,7 +74,7 @@ fn changes_go_on_while_rules_are_suspect() {
     fixture.delete_chain("KUBE-MARK-MASQ");
     fixture.scale(&["10.1.0.5"]);
     fixture.wait(SECOND);
-    assert_eq!(fixture.observations(), [Extent::Rules]);
+    assert_eq!(fixture.observations(), [ObserveScope::Rules]);
     assert_eq!(fixture.applied().len(), 2 + 1);
 }
 

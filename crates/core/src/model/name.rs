@@ -41,7 +41,7 @@ impl fmt::Display for SliceName {
     }
 }
 
-/// One port of one Service: the unit that fragments are made for.
+/// One port of one Service: the unit that by_port are made for.
 ///
 /// Displays as `namespace/name:port`, or `namespace/name` for an unnamed port, like kube-proxy's
 /// `ServicePortName`; the protocol tells ports of equal name apart but is not shown.

@@ -16,7 +16,7 @@ use crate::plan::report::Report;
 use crate::plan::ruleset::{ChainId, ChainName, InvalidChainName, Ruleset, Table};
 use crate::plan::state::{State, VirtualServerState};
 use crate::plan::step::{Phase, Plan, Step};
-use crate::plan::unmet::Finding;
+use crate::plan::unmet::Unmet;
 
 /// The planner of a mode.
 #[derive(Debug)]
@@ -125,10 +125,10 @@ impl ModePlanner {
         }
     }
 
-    /// What an audit begins with; see [`Planner::observed_outline`].
-    pub fn observed_outline(&mut self, state: State) -> BTreeSet<VirtualServerKey> {
+    /// What an audit begins with; see [`Planner::observed_summary`].
+    pub fn observed_summary(&mut self, state: State) -> BTreeSet<VirtualServerKey> {
         match self {
-            Self::Ipvs(planner) => planner.observed_outline(state),
+            Self::Ipvs(planner) => planner.observed_summary(state),
             Self::Iptables(_) => BTreeSet::new(),
         }
     }
@@ -198,18 +198,18 @@ impl ModePlanner {
     }
 
     /// Service ports that the kernel refused.
-    pub fn set_aside(&self) -> BTreeSet<ServicePortName> {
+    pub fn quarantined(&self) -> BTreeSet<ServicePortName> {
         match self {
             Self::Ipvs(_) => BTreeSet::new(),
-            Self::Iptables(planner) => planner.set_aside().clone(),
+            Self::Iptables(planner) => planner.quarantined().clone(),
         }
     }
 
     /// Chains that nobody wants and the kernel does not let us delete.
-    pub fn stuck_chains(&self) -> BTreeSet<ChainId> {
+    pub fn undeletable_chains(&self) -> BTreeSet<ChainId> {
         match self {
             Self::Ipvs(_) => BTreeSet::new(),
-            Self::Iptables(planner) => planner.stuck(),
+            Self::Iptables(planner) => planner.undeletable(),
         }
     }
 
@@ -275,9 +275,9 @@ impl ModePlanner {
     }
 
     /// What Services ask of this mode and do not get.
-    pub fn findings(&self) -> BTreeSet<(ServicePortName, Finding)> {
+    pub fn unmet(&self) -> BTreeSet<(ServicePortName, Unmet)> {
         match self {
-            Self::Ipvs(planner) => planner.findings(),
+            Self::Ipvs(planner) => planner.unmet(),
             Self::Iptables(_) => BTreeSet::new(),
         }
     }

@@ -10,7 +10,7 @@ use crate::model::ipvs_options::{ForwardingMethod, Scheduler};
 
 /// Something that a Service asks for and that cannot be done.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Finding {
+pub enum Unmet {
     /// The kernel lacks the scheduler.
     SchedulerMissing { wanted: Scheduler, used: Arc<str> },
     /// The kernel lacks the scheduler that keeps clients behind a firewall mark with their endpoints. `None`: it lacks
@@ -95,7 +95,7 @@ impl fmt::Display for Obstacle {
     }
 }
 
-impl fmt::Display for Finding {
+impl fmt::Display for Unmet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::SchedulerMissing { wanted, used } => write!(

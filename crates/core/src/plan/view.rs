@@ -93,7 +93,7 @@ impl ModePlanner {
             return None;
         };
         let desired = planner.desired();
-        let mut fragments = desired.fragments().iter();
+        let mut by_port = desired.by_port().iter();
         match step {
             Step::AddVirtualServer { key, .. }
             | Step::SetVirtualServer { key, .. }
@@ -101,18 +101,18 @@ impl ModePlanner {
             | Step::AddRealServer { vs: key, .. }
             | Step::SetRealServer { vs: key, .. }
             | Step::DeleteRealServer { vs: key, .. } => desired.claimants(key).next(),
-            Step::AddAddress { address } => fragments
-                .find(|(_, fragment)| fragment.addresses.contains(address))
+            Step::AddAddress { address } => by_port
+                .find(|(_, port_objects)| port_objects.addresses.contains(address))
                 .map(|(name, _)| name),
             Step::AddEntry { set, entry } => {
                 let family = planner.context().family;
                 let is_it =
                     |(id, other): &(SetId, SetEntry)| other == entry && id.name(family) == *set;
-                fragments
-                    .find(|(_, fragment)| {
-                        let of_servers = fragment.virtual_servers.values();
+                by_port
+                    .find(|(_, port_objects)| {
+                        let of_servers = port_objects.virtual_servers.values();
                         let of_servers = of_servers.flat_map(|server| &server.entries);
-                        fragment.entries.iter().chain(of_servers).any(is_it)
+                        port_objects.entries.iter().chain(of_servers).any(is_it)
                     })
                     .map(|(name, _)| name)
             }
@@ -132,11 +132,11 @@ fn ipvs(planner: &Planner, service: &ServiceName) -> ServiceView {
     };
     let desired = planner.desired();
     for name in desired.ports_of(service) {
-        let Some(fragment) = desired.fragments().get(name) else {
+        let Some(port_objects) = desired.by_port().get(name) else {
             continue;
         };
         let mut port = PortView::default();
-        for (key, wanted) in fragment.virtual_servers.iter() {
+        for (key, wanted) in port_objects.virtual_servers.iter() {
             // An older Service may have it.
             if desired.claimants(key).next() != Some(name) {
                 continue;
@@ -157,15 +157,15 @@ fn iptables(planner: &IptablesPlanner, service: &ServiceName) -> ServiceView {
     let mut view = ServiceView::default();
     let (desired, believed) = (planner.desired(), planner.believed());
     for name in desired.ports_of(service) {
-        let Some(fragment) = desired.fragments().get(name) else {
+        let Some(port_objects) = desired.by_port().get(name) else {
             continue;
         };
-        let frontends = fragment.frontends(planner.context());
+        let frontends = port_objects.frontends(planner.context());
         let mut port = PortView {
             frontends: frontends.keys().map(ToString::to_string).collect(),
             ..PortView::default()
         };
-        for (chain, rules) in planner.chains(fragment) {
+        for (chain, rules) in planner.chains(port_objects) {
             let id = (Table::Nat, chain);
             let shown = format!("{} {}", id.0, id.1);
             if let Some(count) = believed.rules_of(&id) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: the union of all fragments of one family. Where two Service ports claim one frontend, one of them has it.
+//! PURE: the union of all by_port of one family. Where two Service ports claim one frontend, one of them has it.
 //!
-//! Replacing one fragment costs what that fragment costs and the depth of the trees, however many others there are.
+//! Replacing one port_rules costs what that port_rules costs and the depth of the trees, however many others there are.
 //! The union does not depend on the order of changes.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,26 +9,26 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::model::{Protocol, ServiceName, ServicePortName};
 use crate::plan::claim::Claim;
 use crate::plan::context::Context;
-use crate::plan::iptables::port_rules::{Entries, Fragment, Frontend};
+use crate::plan::iptables::port_rules::{Entries, Frontend, PortRules};
 use crate::plan::iptables::static_rules;
 use crate::plan::iptables::tree::{Prefix, Tree, TreeId};
 use crate::plan::ruleset::{ChainName, Rule};
 
 /// What may not be as the kernel has it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Touched {
+pub struct Dirty {
     pub nodes: BTreeMap<TreeId, BTreeSet<Prefix>>,
     /// Service ports whose chains changed.
     pub service_ports: BTreeSet<ServicePortName>,
     /// Chains that one of them had.
-    pub former_chains: BTreeSet<ChainName>,
+    pub old_chains: BTreeSet<ChainName>,
 }
 
-impl Touched {
+impl Dirty {
     pub fn is_empty(&self) -> bool {
         self.nodes.values().all(BTreeSet::is_empty)
             && self.service_ports.is_empty()
-            && self.former_chains.is_empty()
+            && self.old_chains.is_empty()
     }
 }
 
@@ -43,7 +43,7 @@ pub struct Conflict {
 /// What one family wants.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
-    fragments: BTreeMap<ServicePortName, Fragment>,
+    by_port: BTreeMap<ServicePortName, PortRules>,
     /// Sorted. Nearly all have one, and a tree of one element is the size of eleven.
     claims: BTreeMap<Frontend, Vec<Claim>>,
     /// Those with more than one claim, without endpoints, which all claimants want alike.
@@ -66,8 +66,8 @@ impl Desired {
         desired
     }
 
-    pub fn fragments(&self) -> &BTreeMap<ServicePortName, Fragment> {
-        &self.fragments
+    pub fn by_port(&self) -> &BTreeMap<ServicePortName, PortRules> {
+        &self.by_port
     }
 
     /// Endpoints of all Service ports, whatever their condition.
@@ -89,7 +89,7 @@ impl Desired {
         tree.map_or_else(|| BTreeSet::from([Prefix::ROOT]), Tree::nodes)
     }
 
-    /// The ports of a Service that have a fragment.
+    /// The ports of a Service that have a port_rules.
     pub fn ports_of<'a>(
         &'a self,
         service: &'a ServiceName,
@@ -100,37 +100,37 @@ impl Desired {
             port: "".into(),
             protocol: Protocol::Tcp,
         };
-        self.fragments
+        self.by_port
             .range(first..)
             .map(|(name, _)| name)
             .take_while(move |name| name.service == *service)
     }
 
-    /// Replaces the fragment of a Service port, and hands out the former one. Without `touched` the caller looks at
+    /// Replaces the port_rules of a Service port, and hands out the former one. Without `dirty` the caller looks at
     /// everything anyway, which is cheaper than to note what changed.
     pub fn replace(
         &mut self,
         name: &ServicePortName,
-        new: Option<Fragment>,
+        new: Option<PortRules>,
         context: &Context,
-        mut touched: Option<&mut Touched>,
-    ) -> Option<Fragment> {
-        if self.fragments.get(name) == new.as_ref() {
+        mut dirty: Option<&mut Dirty>,
+    ) -> Option<PortRules> {
+        if self.by_port.get(name) == new.as_ref() {
             return new;
         }
-        let old = self.fragments.remove(name);
-        let frontends = |of: Option<&Fragment>| {
-            of.map_or_else(BTreeMap::new, |fragment| fragment.frontends(context))
+        let old = self.by_port.remove(name);
+        let frontends = |of: Option<&PortRules>| {
+            of.map_or_else(BTreeMap::new, |port_rules| port_rules.frontends(context))
         };
         let (before, after) = (frontends(old.as_ref()), frontends(new.as_ref()));
-        let rights = |of: &Fragment| (of.service_port.created, of.service_port.cluster_ip);
+        let rights = |of: &PortRules| (of.service_port.created, of.service_port.cluster_ip);
         let same_claims = old.as_ref().map(rights) == new.as_ref().map(rights);
-        if let Some(touched) = touched.as_deref_mut() {
-            touched.service_ports.insert(name.clone());
+        if let Some(dirty) = dirty.as_deref_mut() {
+            dirty.service_ports.insert(name.clone());
             // Comments change no names.
             let chains = old.as_ref().map(|old| old.chains(context, false));
             let chains = chains.into_iter().flat_map(BTreeMap::into_keys);
-            touched.former_chains.extend(chains);
+            dirty.old_chains.extend(chains);
         }
         if let Some(old) = &old {
             self.endpoint_count -= old.endpoint_count;
@@ -139,17 +139,17 @@ impl Desired {
             &mut self.no_local_internal,
             name,
             new.as_ref(),
-            Fragment::lacks_local_internal,
+            PortRules::lacks_local_internal,
         );
         set_member(
             &mut self.no_local_external,
             name,
             new.as_ref(),
-            Fragment::lacks_local_external,
+            PortRules::lacks_local_external,
         );
         if let Some(new) = new {
             self.endpoint_count += new.endpoint_count;
-            self.fragments.insert(name.clone(), new);
+            self.by_port.insert(name.clone(), new);
         }
         let all: BTreeSet<Frontend> = before.keys().chain(after.keys()).copied().collect();
         for frontend in all {
@@ -164,7 +164,7 @@ impl Desired {
                 self.withdraw(frontend, &old.claim(frontend, name));
             }
             if has.is_some()
-                && let Some(new) = self.fragments.get(name)
+                && let Some(new) = self.by_port.get(name)
             {
                 let claim = new.claim(frontend, name);
                 self.claim(frontend, claim);
@@ -185,7 +185,7 @@ impl Desired {
             } else {
                 self.entries_of(winner.as_ref(), frontend, context)
             };
-            self.exchange(frontend, &former, &present, touched.as_deref_mut());
+            self.exchange(frontend, &former, &present, dirty.as_deref_mut());
         }
         old
     }
@@ -200,8 +200,8 @@ impl Desired {
         frontend: Frontend,
         context: &Context,
     ) -> Entries {
-        name.and_then(|name| self.fragments.get(name))
-            .and_then(|fragment| fragment.frontends(context).remove(&frontend))
+        name.and_then(|name| self.by_port.get(name))
+            .and_then(|port_rules| port_rules.frontends(context).remove(&frontend))
             .unwrap_or_default()
     }
 
@@ -210,13 +210,13 @@ impl Desired {
         frontend: Frontend,
         former: &Entries,
         present: &Entries,
-        mut touched: Option<&mut Touched>,
+        mut dirty: Option<&mut Dirty>,
     ) {
         for id in former.keys().chain(present.keys()) {
             let tree = self.trees.entry(*id).or_default();
             let (key, rule) = (frontend.key(), present.get(id).cloned());
-            match touched.as_deref_mut() {
-                Some(touched) => tree.set(key, rule, touched.nodes.entry(*id).or_default()),
+            match dirty.as_deref_mut() {
+                Some(dirty) => tree.set(key, rule, dirty.nodes.entry(*id).or_default()),
                 None => tree.put(key, rule),
             }
             if tree.is_empty() {
@@ -282,10 +282,10 @@ impl Desired {
 fn set_member(
     members: &mut BTreeSet<ServicePortName>,
     name: &ServicePortName,
-    fragment: Option<&Fragment>,
-    lacks: impl Fn(&Fragment) -> bool,
+    port_rules: Option<&PortRules>,
+    lacks: impl Fn(&PortRules) -> bool,
 ) {
-    if fragment.is_some_and(lacks) {
+    if port_rules.is_some_and(lacks) {
         members.insert(name.clone());
     } else {
         members.remove(name);

@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::model::{ServiceName, ServicePort, ServicePortName, Tracker};
 use crate::plan::context::Context;
 use crate::plan::iptables::believed::Believed;
-use crate::plan::iptables::desired::{Desired, Touched};
-use crate::plan::iptables::port_rules::{Chains, Fragment};
+use crate::plan::iptables::desired::{Desired, Dirty};
+use crate::plan::iptables::port_rules::{Chains, PortRules};
 use crate::plan::iptables::static_rules;
 use crate::plan::iptables::tree::{Prefix, TreeId};
 use crate::plan::leftovers::modes::is_of_a_service;
@@ -42,13 +42,13 @@ pub struct Planner {
     desired: Desired,
     believed: Believed,
     /// Changed since the last plan that worked.
-    touched: Touched,
+    dirty: Dirty,
     /// What the Service ports that changed since then had before.
-    former: BTreeMap<ServicePortName, Option<Fragment>>,
+    former: BTreeMap<ServicePortName, Option<PortRules>>,
     /// Those whose rules the kernel refused. They have in `desired` what they had before.
-    set_aside: BTreeSet<ServicePortName>,
+    quarantined: BTreeSet<ServicePortName>,
     /// Chains of nobody's that the kernel did not let us delete: somebody else jumps to them.
-    stuck: BTreeSet<ChainId>,
+    undeletable: BTreeSet<ChainId>,
     /// The same, seen in what was observed; their deletion is never tried.
     in_use: BTreeSet<ChainId>,
     isolation: Isolation,
@@ -71,10 +71,10 @@ impl Planner {
             desired: Desired::of_node(&context),
             context,
             believed: Believed::default(),
-            touched: Touched::default(),
+            dirty: Dirty::default(),
             former: BTreeMap::new(),
-            set_aside: BTreeSet::new(),
-            stuck: BTreeSet::new(),
+            quarantined: BTreeSet::new(),
+            undeletable: BTreeSet::new(),
             in_use: BTreeSet::new(),
             isolation: Isolation::Off,
             is_full: true,
@@ -96,13 +96,13 @@ impl Planner {
     }
 
     /// Service ports whose rules the kernel refused.
-    pub fn set_aside(&self) -> &BTreeSet<ServicePortName> {
-        &self.set_aside
+    pub fn quarantined(&self) -> &BTreeSet<ServicePortName> {
+        &self.quarantined
     }
 
     /// Chains of nobody's that others jump to.
-    pub fn stuck(&self) -> BTreeSet<ChainId> {
-        self.stuck.union(&self.in_use).cloned().collect()
+    pub fn undeletable(&self) -> BTreeSet<ChainId> {
+        self.undeletable.union(&self.in_use).cloned().collect()
     }
 
     /// The next plans look for what the kernel refuses; they should follow at once.
@@ -116,7 +116,7 @@ impl Planner {
     }
 
     pub fn is_pending(&self) -> bool {
-        self.is_full || self.believed.has_nftables_table || !self.touched.is_empty()
+        self.is_full || self.believed.has_nftables_table || !self.dirty.is_empty()
     }
 
     pub fn needs_observation(&self) -> bool {
@@ -130,54 +130,54 @@ impl Planner {
         }
         self.context = context;
         self.desired = Desired::of_node(&self.context);
-        self.touched = Touched::default();
+        self.dirty = Dirty::default();
         self.former.clear();
-        self.set_aside.clear();
-        self.stuck.clear();
+        self.quarantined.clear();
+        self.undeletable.clear();
         self.is_full = true;
         for service in tracker.services() {
             self.update(tracker, &service.name);
         }
     }
 
-    /// Computes the fragments of one Service anew. Costs what that Service costs.
+    /// Computes the by_port of one Service anew. Costs what that Service costs.
     pub fn update(&mut self, tracker: &Tracker, name: &ServiceName) {
-        let mut fragments: BTreeMap<ServicePortName, Fragment> = BTreeMap::new();
+        let mut by_port: BTreeMap<ServicePortName, PortRules> = BTreeMap::new();
         if let Some(service) = tracker.service(name) {
             let mut endpoints = tracker.endpoints(name, self.context.family);
             for port in ServicePort::of(service, self.context.family) {
                 let key = (port.name.port.clone(), port.name.protocol);
                 let endpoints = endpoints.remove(&key).unwrap_or_default();
-                fragments.insert(
+                by_port.insert(
                     port.name.clone(),
-                    Fragment::new(port, &endpoints, &self.context),
+                    PortRules::new(port, &endpoints, &self.context),
                 );
             }
         }
         let gone: Vec<ServicePortName> = self
             .desired
             .ports_of(name)
-            .filter(|port| !fragments.contains_key(*port))
+            .filter(|port| !by_port.contains_key(*port))
             .cloned()
             .collect();
         for port in gone {
             self.replace(port, None);
         }
-        for (port, fragment) in fragments {
-            self.replace(port, Some(fragment));
+        for (port, port_rules) in by_port {
+            self.replace(port, Some(port_rules));
         }
     }
 
-    fn replace(&mut self, name: ServicePortName, fragment: Option<Fragment>) {
-        self.set_aside.remove(&name);
-        if self.desired.fragments().get(&name) == fragment.as_ref() {
+    fn replace(&mut self, name: ServicePortName, port_rules: Option<PortRules>) {
+        self.quarantined.remove(&name);
+        if self.desired.by_port().get(&name) == port_rules.as_ref() {
             return;
         }
         // A full plan looks at everything.
-        let touched = (!self.is_full).then_some(&mut self.touched);
+        let dirty = (!self.is_full).then_some(&mut self.dirty);
         let former = self
             .desired
-            .replace(&name, fragment, &self.context, touched);
+            .replace(&name, port_rules, &self.context, dirty);
         self.former.entry(name).or_insert(former);
     }
 
@@ -272,8 +272,8 @@ impl Planner {
     }
 
     /// The chains of a Service port as they are written now.
-    pub fn chains(&self, fragment: &Fragment) -> Chains {
-        fragment.chains(&self.context, !self.is_large_now())
+    pub fn chains(&self, port_rules: &PortRules) -> Chains {
+        port_rules.chains(&self.context, !self.is_large_now())
     }
 
     fn is_large_now(&self) -> bool {
@@ -303,24 +303,24 @@ impl Planner {
         for (table, chain, rules) in static_rules::chains(&self.context) {
             want(None, (table, chain), rules);
         }
-        let chains_of = |fragment: &Fragment| self.chains(fragment);
+        let chains_of = |port_rules: &PortRules| self.chains(port_rules);
         let mut former: BTreeSet<ChainId> = BTreeSet::new();
         if is_full {
-            for (name, fragment) in self.desired.fragments() {
-                for (chain, rules) in chains_of(fragment) {
+            for (name, port_rules) in self.desired.by_port() {
+                for (chain, rules) in chains_of(port_rules) {
                     want(Some(name), (Table::Nat, chain), rules);
                 }
             }
             let present = self.believed.chains();
             former.extend(present.filter(|id| is_of_a_service(id)).cloned());
         } else {
-            for name in &self.touched.service_ports {
-                let fragment = self.desired.fragments().get(name);
-                for (chain, rules) in fragment.map(chains_of).unwrap_or_default() {
+            for name in &self.dirty.service_ports {
+                let port_rules = self.desired.by_port().get(name);
+                for (chain, rules) in port_rules.map(chains_of).unwrap_or_default() {
                     want(Some(name), (Table::Nat, chain), rules);
                 }
             }
-            let chains = self.touched.former_chains.iter();
+            let chains = self.dirty.old_chains.iter();
             former.extend(chains.map(|chain| (Table::Nat, chain.clone())));
         }
         let everywhere = self.context.iptables.node_ports_everywhere;
@@ -331,7 +331,7 @@ impl Planner {
             let nodes = if is_full {
                 self.desired.nodes(tree)
             } else {
-                self.touched.nodes.get(&tree).cloned().unwrap_or_default()
+                self.dirty.nodes.get(&tree).cloned().unwrap_or_default()
             };
             for prefix in nodes {
                 let id = (tree.table(), tree.chain(prefix, self.context.family));
@@ -351,7 +351,7 @@ impl Planner {
         let unwanted = self.unwanted(former.difference(&wanted));
         let in_use = self.believed.in_use(&unwanted);
         let deleted = unwanted.difference(&in_use);
-        let deleted = deleted.filter(|id| !self.stuck.contains(*id));
+        let deleted = deleted.filter(|id| !self.undeletable.contains(*id));
         edits.extend(deleted.map(|(table, chain)| ChainEdit {
             owner: None,
             edit: Edit::DeleteChain {
@@ -418,7 +418,7 @@ impl Planner {
             }
             self.isolation = Isolation::Off;
             self.is_full = false;
-            self.touched = Touched::default();
+            self.dirty = Dirty::default();
             self.former.clear();
         }
     }
@@ -447,7 +447,7 @@ impl Planner {
             return;
         }
         let Isolation::Searching(size) = self.isolation else {
-            let all = self.desired.fragments().len();
+            let all = self.desired.by_port().len();
             self.isolation = Isolation::Searching(all.div_ceil(PARTS).max(1));
             return;
         };
@@ -467,12 +467,13 @@ impl Planner {
         for edit in refused.iter().copied().flatten() {
             match owner_of(edit).cloned() {
                 None => {
-                    self.stuck.insert((edit.table(), edit.chain().clone()));
+                    self.undeletable
+                        .insert((edit.table(), edit.chain().clone()));
                 }
-                Some(name) if size == 1 && !self.set_aside.contains(&name) => {
+                Some(name) if size == 1 && !self.quarantined.contains(&name) => {
                     let former = self.former.get(&name).cloned().flatten();
                     self.desired.replace(&name, former, &self.context, None);
-                    self.set_aside.insert(name);
+                    self.quarantined.insert(name);
                 }
                 Some(_) => {}
             }
@@ -483,8 +484,8 @@ impl Planner {
     /// Whose the chains of Service ports are.
     fn owners(&self) -> BTreeMap<ChainId, ServicePortName> {
         let mut owners = BTreeMap::new();
-        for (name, fragment) in self.desired.fragments() {
-            for chain in fragment.chains(&self.context, false).into_keys() {
+        for (name, port_rules) in self.desired.by_port() {
+            for chain in port_rules.chains(&self.context, false).into_keys() {
                 owners.insert((Table::Nat, chain), name.clone());
             }
         }

@@ -67,7 +67,7 @@ pub type Chains = BTreeMap<ChainName, Vec<Rule>>;
 
 /// What one Service port wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fragment {
+pub struct PortRules {
     pub service_port: ServicePort,
     /// For policy Cluster and Local, sorted and without repetitions.
     cluster: Vec<SocketAddr>,
@@ -88,7 +88,7 @@ enum Refusal {
     Drop,
 }
 
-impl Fragment {
+impl PortRules {
     /// From all endpoints of a Service port.
     pub fn new(service_port: ServicePort, endpoints: &[Endpoint], context: &Context) -> Self {
         let choice = topology::choose(&service_port, endpoints, context.zone.as_deref());
@@ -249,9 +249,9 @@ fn sockets(endpoints: &[&Endpoint]) -> Vec<SocketAddr> {
     sockets
 }
 
-/// The rules of one fragment.
+/// The rules of one port_rules.
 struct Texts<'a> {
-    fragment: &'a Fragment,
+    port_rules: &'a PortRules,
     context: &'a Context,
     /// `ns/name:port`
     name: String,
@@ -259,11 +259,11 @@ struct Texts<'a> {
 }
 
 impl<'a> Texts<'a> {
-    fn new(fragment: &'a Fragment, context: &'a Context) -> Self {
-        let name = fragment.service_port.name.to_string();
-        let hash = name::service_hash(&name, fragment.protocol());
+    fn new(port_rules: &'a PortRules, context: &'a Context) -> Self {
+        let name = port_rules.service_port.name.to_string();
+        let hash = name::service_hash(&name, port_rules.protocol());
         Self {
-            fragment,
+            port_rules,
             context,
             name,
             hash,
@@ -279,7 +279,7 @@ impl<'a> Texts<'a> {
     }
 
     fn destination(&self, address: Option<IpAddr>, port: u16, note: &str) -> String {
-        syntax::destination(address, self.fragment.protocol(), port, note)
+        syntax::destination(address, self.port_rules.protocol(), port, note)
     }
 
     /// What a refused destination has in a tree of `filter`.
@@ -298,10 +298,10 @@ impl<'a> Texts<'a> {
     }
 
     fn cluster_ip(&self) -> Entries {
-        let port = &self.fragment.service_port;
+        let port = &self.port_rules.service_port;
         let is_local = port.internal_policy_local;
         let address = Some(port.cluster_ip);
-        if let Some(refusal) = self.fragment.refusal(is_local) {
+        if let Some(refusal) = self.port_rules.refusal(is_local) {
             let rule = self.refuse(refusal, address, port.port);
             return Entries::from([(TreeId::Refused, rule)]);
         }
@@ -311,9 +311,9 @@ impl<'a> Texts<'a> {
     }
 
     fn external(&self, address: IpAddr, role: &str, is_firewalled: bool) -> Entries {
-        let port = self.fragment.service_port.port;
+        let port = self.port_rules.service_port.port;
         let mut entries = Entries::new();
-        if self.fragment.has_any {
+        if self.port_rules.has_any {
             let matches = self.destination(Some(address), port, &format!("{} {role}", self.name));
             let chain = if is_firewalled {
                 name::FIREWALL
@@ -332,7 +332,7 @@ impl<'a> Texts<'a> {
             let to = self.destination(Some(address), port, &note);
             entries.insert(TreeId::Firewall, Rule::new(format!("{to} -j DROP")));
         }
-        if let Some(refusal) = self.fragment.refusal(self.fragment.is_external_local()) {
+        if let Some(refusal) = self.port_rules.refusal(self.port_rules.is_external_local()) {
             entries.insert(
                 TreeId::RefusedExternal,
                 self.refuse(refusal, Some(address), port),
@@ -343,12 +343,12 @@ impl<'a> Texts<'a> {
 
     fn node_port(&self, port: u16) -> Entries {
         let mut entries = Entries::new();
-        if self.fragment.has_any {
+        if self.port_rules.has_any {
             let to = self.destination(None, port, &self.name);
             let rule = Rule::new(format!("{to} -j {}", self.chain(name::EXTERNAL)));
             entries.insert(TreeId::NodePorts, rule);
         }
-        if let Some(refusal) = self.fragment.refusal(self.fragment.is_external_local()) {
+        if let Some(refusal) = self.port_rules.refusal(self.port_rules.is_external_local()) {
             entries.insert(TreeId::RefusedNodePorts, self.refuse(refusal, None, port));
         }
         entries
@@ -363,7 +363,7 @@ impl<'a> Texts<'a> {
     /// The rule that masquerades what comes to the cluster IP from elsewhere than a local pod. Each part of it costs time
     /// whenever a table is written: it names the cluster IP only where the chain serves other addresses as well.
     fn cluster_ip_masquerade(&self, with_comment: bool) -> Option<Rule> {
-        let port = &self.fragment.service_port;
+        let port = &self.port_rules.service_port;
         let locality = if self.context.masquerade_all {
             Some(Locality::default())
         } else {
@@ -376,7 +376,7 @@ impl<'a> Texts<'a> {
         };
         let leaves_ipvs = self.context.iptables.leaves_ipvs;
         let Locality { source, interface } = locality.or_else(|| leaves_ipvs.then(from_itself))?;
-        let protocol = self.fragment.protocol().lowercase();
+        let protocol = self.port_rules.protocol().lowercase();
         let note = if with_comment {
             format!("{} ", comment(&format!("{} cluster IP", self.name)))
         } else {
@@ -396,7 +396,7 @@ impl<'a> Texts<'a> {
         let cluster = self.chain(name::CLUSTER);
         let external = format!("for {} external destinations", self.name);
         let mut rules: Vec<Rule> = self.count_of_localhost().into_iter().collect();
-        if !self.fragment.is_external_local() {
+        if !self.port_rules.is_external_local() {
             let note = comment(&format!("masquerade traffic {external}"));
             rules.push(Rule::new(format!("{note} -j KUBE-MARK-MASQ")));
             rules.push(Rule::new(format!("-j {cluster}")));
@@ -412,7 +412,7 @@ impl<'a> Texts<'a> {
         rules.push(Rule::new(format!("{note} {from_node} -j KUBE-MARK-MASQ")));
         let note = comment(&format!("route LOCAL traffic {external}"));
         rules.push(Rule::new(format!("{note} {from_node} -j {cluster}")));
-        if !self.fragment.local.is_empty() {
+        if !self.port_rules.local.is_empty() {
             rules.push(Rule::new(format!("-j {}", self.chain(name::LOCAL))));
         }
         rules
@@ -424,13 +424,13 @@ impl<'a> Texts<'a> {
         let counts = settings.counts_packets
             && settings.localhost_node_ports
             && self.context.family == IpFamily::V4
-            && self.fragment.service_port.node_port.is_some();
+            && self.port_rules.service_port.node_port.is_some();
         let count = syntax::counted(LOCALHOST_ACCEPTED);
         counts.then(|| Rule::new(format!("-d 127.0.0.0/8 {count}")))
     }
 
     fn firewall_chain(&self) -> Vec<Rule> {
-        let port = &self.fragment.service_port;
+        let port = &self.port_rules.service_port;
         let external = self.chain(name::EXTERNAL);
         let note = comment(&format!("{} loadbalancer IP", self.name));
         let mut rules: Vec<Rule> = port
@@ -463,7 +463,7 @@ struct EndpointWriter<'a> {
 
 impl EndpointWriter<'_> {
     fn write(&self, endpoints: &[SocketAddr], mut rules: Vec<Rule>, chains: &mut Chains) {
-        if let Some(timeout) = self.texts.fragment.service_port.client_ip_affinity {
+        if let Some(timeout) = self.texts.port_rules.service_port.client_ip_affinity {
             // A client that was here goes where it went; the others are spread.
             for endpoint in endpoints {
                 let chain = self.endpoint_chain(*endpoint);
@@ -526,7 +526,7 @@ impl EndpointWriter<'_> {
         let chance = syntax::chance(1, left);
         if self
             .texts
-            .fragment
+            .port_rules
             .service_port
             .client_ip_affinity
             .is_some()
@@ -540,14 +540,14 @@ impl EndpointWriter<'_> {
     fn translation(&self, endpoint: SocketAddr, matches: &str) -> Rule {
         Rule::new(format!(
             "-p {} {}{matches}-j DNAT --to-destination {endpoint}",
-            self.texts.fragment.protocol().lowercase(),
+            self.texts.port_rules.protocol().lowercase(),
             self.note(endpoint),
         ))
     }
 
     fn endpoint_chain(&self, endpoint: SocketAddr) -> ChainName {
         let texts = self.texts;
-        name::endpoint_chain(&texts.name, texts.fragment.protocol(), endpoint)
+        name::endpoint_chain(&texts.name, texts.port_rules.protocol(), endpoint)
     }
 
     /// The kernel's list of an endpoint's clients.

@@ -327,14 +327,14 @@ impl Tree {
         self.rules.len()
     }
 
-    /// Sets or removes the rule of a key, and adds the nodes that this may have changed to `touched`.
-    pub fn set(&mut self, key: Key, rule: Option<Rule>, touched: &mut BTreeSet<Prefix>) {
+    /// Sets or removes the rule of a key, and adds the nodes that this may have changed to `dirty`.
+    pub fn set(&mut self, key: Key, rule: Option<Rule>, dirty: &mut BTreeSet<Prefix>) {
         if self.rules.get(&key) == rule.as_ref() {
             return;
         }
-        self.visit_near(key, touched);
+        self.visit_near(key, dirty);
         self.put(key, rule);
-        self.visit_near(key, touched);
+        self.visit_near(key, dirty);
     }
 
     /// Sets or removes the rule of a key.

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: the union of all fragments of one family, with a count of who wants what.
+//! PURE: the union of all by_port of one family, with a count of who wants what.
 //!
-//! Replacing one fragment costs what that fragment costs, however many others there are, and says
-//! which objects it touched. The union does not depend on the order of changes.
+//! Replacing one port_objects costs what that port_objects costs, however many others there are, and says
+//! which objects it dirty. The union does not depend on the order of changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -12,19 +12,19 @@ use std::time::Duration;
 use crate::model::{ServiceName, ServicePortName};
 use crate::plan::claim::Claim;
 use crate::plan::ipvs::object::{RealServers, VirtualServerKey};
-use crate::plan::ipvs::port_objects::{Fragment, WantedServer};
+use crate::plan::ipvs::port_objects::{PortObjects, WantedServer};
 use crate::plan::ipvs::set::{SetEntry, SetId};
-use crate::plan::unmet::{Finding, Holder};
+use crate::plan::unmet::{Holder, Unmet};
 
 /// Objects whose wanted form may differ from the believed one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Touched {
+pub struct Dirty {
     pub virtual_servers: BTreeSet<VirtualServerKey>,
     pub addresses: BTreeSet<IpAddr>,
     pub entries: BTreeSet<(SetId, SetEntry)>,
 }
 
-impl Touched {
+impl Dirty {
     pub fn is_empty(&self) -> bool {
         self.virtual_servers.is_empty() && self.addresses.is_empty() && self.entries.is_empty()
     }
@@ -50,7 +50,7 @@ type EntryOf = (SetId, SetEntry);
 /// What one family wants.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
-    fragments: BTreeMap<ServicePortName, Fragment>,
+    by_port: BTreeMap<ServicePortName, PortObjects>,
     /// Claims in order, the one that wins first. There is rarely a second.
     virtual_servers: BTreeMap<VirtualServerKey, Vec<Claim>>,
     /// Those with more than one claim.
@@ -64,31 +64,31 @@ pub struct Desired {
     no_local_internal: BTreeSet<ServicePortName>,
     no_local_external: BTreeSet<ServicePortName>,
     /// Those that ask for what cannot be done.
-    with_findings: BTreeSet<ServicePortName>,
+    with_unmet: BTreeSet<ServicePortName>,
 }
 
 impl Desired {
-    /// Replaces all fragments of a Service. Names are those of its ports, present and past.
+    /// Replaces all by_port of a Service. Names are those of its ports, present and past.
     pub fn replace_service(
         &mut self,
         service: &ServiceName,
-        fragments: BTreeMap<ServicePortName, Fragment>,
-        touched: &mut Touched,
+        by_port: BTreeMap<ServicePortName, PortObjects>,
+        dirty: &mut Dirty,
     ) {
         let gone: Vec<ServicePortName> = self
             .ports_of(service)
-            .filter(|name| !fragments.contains_key(name))
+            .filter(|name| !by_port.contains_key(name))
             .cloned()
             .collect();
         for name in gone {
-            self.replace(name, None, touched);
+            self.replace(name, None, dirty);
         }
-        for (name, fragment) in fragments {
-            self.replace(name, Some(fragment), touched);
+        for (name, port_objects) in by_port {
+            self.replace(name, Some(port_objects), dirty);
         }
     }
 
-    /// The ports of a Service that have a fragment.
+    /// The ports of a Service that have a port_objects.
     pub fn ports_of<'a>(
         &'a self,
         service: &'a ServiceName,
@@ -99,18 +99,18 @@ impl Desired {
             port: "".into(),
             protocol: crate::model::Protocol::Tcp,
         };
-        self.fragments
+        self.by_port
             .range(first..)
             .map(|(name, _)| name)
             .take_while(move |name| name.service == *service)
     }
 
-    fn replace(&mut self, name: ServicePortName, new: Option<Fragment>, touched: &mut Touched) {
-        if self.fragments.get(&name) == new.as_ref() {
+    fn replace(&mut self, name: ServicePortName, new: Option<PortObjects>, dirty: &mut Dirty) {
+        if self.by_port.get(&name) == new.as_ref() {
             return;
         }
-        let old = self.fragments.remove(&name);
-        self.exchange_real_addresses(old.as_ref(), new.as_ref(), touched);
+        let old = self.by_port.remove(&name);
+        self.exchange_real_addresses(old.as_ref(), new.as_ref(), dirty);
         let changed = changed_servers(old.as_ref(), new.as_ref());
         // What the claimants that have the virtual servers want beside them, before the change.
         let mut released: Vec<EntryOf> = Vec::new();
@@ -135,31 +135,31 @@ impl Desired {
         if let Some(new) = new {
             set_member(&mut self.no_local_internal, &name, new.no_local_internal);
             set_member(&mut self.no_local_external, &name, new.no_local_external);
-            let has_findings = new
+            let has_unmet = new
                 .extras
                 .as_ref()
-                .is_some_and(|extras| !extras.findings.is_empty());
-            set_member(&mut self.with_findings, &name, has_findings);
+                .is_some_and(|extras| !extras.unmet.is_empty());
+            set_member(&mut self.with_unmet, &name, has_unmet);
             acquired.extend(&new.entries);
             // Wanting comes before releasing: what both want is never counted down to 0.
             for address in &new.addresses {
                 if count_up(&mut self.addresses, *address) {
-                    touched.addresses.insert(*address);
-                    self.find_holder(*address, touched);
+                    dirty.addresses.insert(*address);
+                    self.find_holder(*address, dirty);
                 }
             }
-            self.fragments.insert(name, new);
+            self.by_port.insert(name, new);
         } else {
             self.no_local_internal.remove(&name);
             self.no_local_external.remove(&name);
-            self.with_findings.remove(&name);
+            self.with_unmet.remove(&name);
         }
         if let Some(old) = &old {
             released.extend(&old.entries);
             for address in &old.addresses {
                 if count_down(&mut self.addresses, address) {
-                    touched.addresses.insert(*address);
-                    self.find_holder(*address, touched);
+                    dirty.addresses.insert(*address);
+                    self.find_holder(*address, dirty);
                 }
             }
         }
@@ -168,8 +168,8 @@ impl Desired {
                 acquired.extend(&wanted.entries);
             }
         }
-        self.exchange_entries(released, acquired, touched);
-        touched.virtual_servers.extend(changed);
+        self.exchange_entries(released, acquired, dirty);
+        dirty.virtual_servers.extend(changed);
     }
 
     fn claim(&mut self, key: VirtualServerKey, claim: Claim) {
@@ -197,25 +197,25 @@ impl Desired {
 
     fn exchange_real_addresses(
         &mut self,
-        old: Option<&Fragment>,
-        new: Option<&Fragment>,
-        touched: &mut Touched,
+        old: Option<&PortObjects>,
+        new: Option<&PortObjects>,
+        dirty: &mut Dirty,
     ) {
         let (released, acquired) = (real_addresses(old), real_addresses(new));
         for address in acquired.difference(&released) {
             if count_up(&mut self.real_addresses, *address) {
-                self.find_holder(*address, touched);
+                self.find_holder(*address, dirty);
             }
         }
         for address in released.difference(&acquired) {
             if count_down(&mut self.real_addresses, address) {
-                self.find_holder(*address, touched);
+                self.find_holder(*address, dirty);
             }
         }
     }
 
     /// Looks whether an address that Services claim is a real server's.
-    fn find_holder(&mut self, address: IpAddr, touched: &mut Touched) {
+    fn find_holder(&mut self, address: IpAddr, dirty: &mut Dirty) {
         let is_held =
             self.addresses.contains_key(&address) && self.real_addresses.contains_key(&address);
         let is_news = if is_held {
@@ -224,9 +224,9 @@ impl Desired {
             self.held.remove(&address)
         };
         if is_news {
-            touched.addresses.insert(address);
+            dirty.addresses.insert(address);
             let entry = (SetId::IpvsIps, SetEntry::Ip(address));
-            touched.entries.insert(entry);
+            dirty.entries.insert(entry);
         }
     }
 
@@ -235,11 +235,11 @@ impl Desired {
         &mut self,
         released: Vec<EntryOf>,
         acquired: Vec<EntryOf>,
-        touched: &mut Touched,
+        dirty: &mut Dirty,
     ) {
         for (set, entry) in acquired {
             if count_up(self.entries.entry(set).or_default(), entry) {
-                touched.entries.insert((set, entry));
+                dirty.entries.insert((set, entry));
             }
         }
         for (set, entry) in released {
@@ -247,7 +247,7 @@ impl Desired {
                 continue;
             };
             if count_down(entries, &entry) {
-                touched.entries.insert((set, entry));
+                dirty.entries.insert((set, entry));
             }
             if entries.is_empty() {
                 self.entries.remove(&set);
@@ -258,7 +258,7 @@ impl Desired {
     /// The virtual server that is wanted at a key, if one is.
     pub fn virtual_server(&self, key: &VirtualServerKey) -> Option<&WantedServer> {
         let winner = self.claimants(key).next()?;
-        self.fragments.get(winner)?.virtual_servers.get(key)
+        self.by_port.get(winner)?.virtual_servers.get(key)
     }
 
     pub fn virtual_servers(&self) -> impl Iterator<Item = (&VirtualServerKey, &WantedServer)> {
@@ -301,24 +301,24 @@ impl Desired {
     }
 
     /// What a Service wants, for planning it before others.
-    pub fn touched_by(&self, service: &ServiceName) -> Touched {
-        let mut touched = Touched::default();
-        let fragments = self
+    pub fn dirty_of(&self, service: &ServiceName) -> Dirty {
+        let mut dirty = Dirty::default();
+        let by_port = self
             .ports_of(service)
-            .filter_map(|name| self.fragments.get(name));
-        for fragment in fragments {
-            let keys = fragment.virtual_servers.keys();
-            touched.virtual_servers.extend(keys);
-            touched.addresses.extend(&fragment.addresses);
-            touched.entries.extend(&fragment.entries);
-            for key in fragment.virtual_servers.keys() {
+            .filter_map(|name| self.by_port.get(name));
+        for port_objects in by_port {
+            let keys = port_objects.virtual_servers.keys();
+            dirty.virtual_servers.extend(keys);
+            dirty.addresses.extend(&port_objects.addresses);
+            dirty.entries.extend(&port_objects.entries);
+            for key in port_objects.virtual_servers.keys() {
                 let wanted = self.virtual_server(key).into_iter();
-                touched
+                dirty
                     .entries
                     .extend(wanted.flat_map(|wanted| &wanted.entries));
             }
         }
-        touched
+        dirty
     }
 
     /// Claims that lost. Costs what is contested, not what there is.
@@ -338,41 +338,44 @@ impl Desired {
     }
 
     /// What Services ask for and do not get.
-    pub fn findings(&self) -> BTreeSet<(ServicePortName, Finding)> {
-        let mut findings = BTreeSet::new();
-        for name in &self.with_findings {
-            let extras = self.fragments.get(name).and_then(|f| f.extras.as_deref());
-            let of_port = extras.into_iter().flat_map(|extras| &extras.findings);
-            findings.extend(of_port.map(|finding| (name.clone(), finding.clone())));
+    pub fn unmet(&self) -> BTreeSet<(ServicePortName, Unmet)> {
+        let mut unmet = BTreeSet::new();
+        for name in &self.with_unmet {
+            let extras = self.by_port.get(name).and_then(|f| f.extras.as_deref());
+            let of_port = extras.into_iter().flat_map(|extras| &extras.unmet);
+            unmet.extend(of_port.map(|unmet| (name.clone(), unmet.clone())));
         }
         if !self.held.is_empty() {
-            for (name, fragment) in &self.fragments {
-                let held = fragment.addresses.iter().filter(|a| self.held.contains(*a));
+            for (name, port_objects) in &self.by_port {
+                let held = port_objects
+                    .addresses
+                    .iter()
+                    .filter(|a| self.held.contains(*a));
                 let holder = Holder::Endpoint;
-                findings.extend(held.map(|address| {
+                unmet.extend(held.map(|address| {
                     let address = *address;
-                    (name.clone(), Finding::NotBound { address, holder })
+                    (name.clone(), Unmet::NotBound { address, holder })
                 }));
             }
         }
-        findings
+        unmet
     }
 
     /// What the Service that has a virtual server says about its removed endpoints.
     pub fn drain_limit(&self, key: &VirtualServerKey) -> Option<Duration> {
-        let fragment = self.fragments.get(self.claimants(key).next()?)?;
-        fragment.extras.as_ref()?.drain_limit
+        let port_objects = self.by_port.get(self.claimants(key).next()?)?;
+        port_objects.extras.as_ref()?.drain_limit
     }
 
     /// The virtual servers of a Service that says how long its removed endpoints may keep connections.
     pub fn drain_limits(&self, service: &ServiceName) -> Vec<(VirtualServerKey, Duration)> {
-        let fragments = self
+        let by_port = self
             .ports_of(service)
-            .filter_map(|name| self.fragments.get(name));
-        let limited = fragments.filter_map(|fragment| {
-            let limit = fragment.extras.as_ref()?.drain_limit?;
+            .filter_map(|name| self.by_port.get(name));
+        let limited = by_port.filter_map(|port_objects| {
+            let limit = port_objects.extras.as_ref()?.drain_limit?;
             Some(
-                fragment
+                port_objects
                     .virtual_servers
                     .keys()
                     .map(move |key| (*key, limit)),
@@ -399,16 +402,16 @@ impl Desired {
         )
     }
 
-    pub fn fragments(&self) -> &BTreeMap<ServicePortName, Fragment> {
-        &self.fragments
+    pub fn by_port(&self) -> &BTreeMap<ServicePortName, PortObjects> {
+        &self.by_port
     }
 }
 
-/// The addresses of all real servers of a fragment. Most virtual servers of one share them.
-fn real_addresses(fragment: Option<&Fragment>) -> BTreeSet<IpAddr> {
+/// The addresses of all real servers of a port_objects. Most virtual servers of one share them.
+fn real_addresses(port_objects: Option<&PortObjects>) -> BTreeSet<IpAddr> {
     let mut seen: Vec<*const RealServers> = Vec::new();
     let mut addresses = BTreeSet::new();
-    for wanted in fragment
+    for wanted in port_objects
         .into_iter()
         .flat_map(|f| f.virtual_servers.values())
     {
@@ -458,10 +461,13 @@ fn count_services(names: &BTreeSet<ServicePortName>) -> usize {
         .count()
 }
 
-/// The virtual servers that two fragments of a Service port do not want alike. Another age or cluster IP
+/// The virtual servers that two by_port of a Service port do not want alike. Another age or cluster IP
 /// changes all of them: it may hand a contested one to another claimant.
-fn changed_servers(old: Option<&Fragment>, new: Option<&Fragment>) -> BTreeSet<VirtualServerKey> {
-    fn wanted<'a>(of: Option<&'a Fragment>, key: &VirtualServerKey) -> Option<&'a WantedServer> {
+fn changed_servers(
+    old: Option<&PortObjects>,
+    new: Option<&PortObjects>,
+) -> BTreeSet<VirtualServerKey> {
+    fn wanted<'a>(of: Option<&'a PortObjects>, key: &VirtualServerKey) -> Option<&'a WantedServer> {
         of?.virtual_servers.get(key)
     }
     let same_claims = match (old, new) {
@@ -470,7 +476,7 @@ fn changed_servers(old: Option<&Fragment>, new: Option<&Fragment>) -> BTreeSet<V
     };
     old.into_iter()
         .chain(new)
-        .flat_map(|fragment| fragment.virtual_servers.keys())
+        .flat_map(|port_objects| port_objects.virtual_servers.keys())
         .filter(|key| !same_claims || wanted(old, key) != wanted(new, key))
         .copied()
         .collect()

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 use crate::model::Protocol;
 use crate::plan::context::Context;
-use crate::plan::ipvs::desired::{Desired, Touched};
+use crate::plan::ipvs::desired::{Desired, Dirty};
 use crate::plan::ipvs::object::{RealServer, RealServerKey, VirtualServer, VirtualServerKey};
 use crate::plan::ipvs::port_objects::WantedServer;
 use crate::plan::ipvs::set::{self, DEFAULT_MAX_ENTRIES, SetEntry, SetId, SetName, SetSpec};
@@ -51,25 +51,25 @@ pub fn drains_beside(vs: &VirtualServerKey, wanted: &VirtualServer) -> bool {
 
 impl Comparison<'_> {
     /// Everything that is wanted, and everything that the kernel has and that is ours.
-    pub fn everything(&self) -> Touched {
-        let mut touched = Touched::default();
+    pub fn everything(&self) -> Dirty {
+        let mut dirty = Dirty::default();
         let wanted = self.desired.virtual_servers().map(|(key, _)| key);
-        touched.virtual_servers.extend(wanted);
+        dirty.virtual_servers.extend(wanted);
         let present = self.believed.virtual_servers.keys();
-        touched
+        dirty
             .virtual_servers
             .extend(present.filter(|key| (self.owns)(key)));
-        touched.addresses.extend(self.desired.addresses());
-        touched.addresses.extend(&self.believed.addresses);
+        dirty.addresses.extend(self.desired.addresses());
+        dirty.addresses.extend(&self.believed.addresses);
         for id in SetId::ALL {
             let wanted = self.desired.entries(id);
-            touched.entries.extend(wanted.map(|entry| (id, *entry)));
+            dirty.entries.extend(wanted.map(|entry| (id, *entry)));
             if let Some(set) = self.believed.sets.get(&id.name(self.context.family)) {
                 let present = set.entries.iter();
-                touched.entries.extend(present.map(|entry| (id, *entry)));
+                dirty.entries.extend(present.map(|entry| (id, *entry)));
             }
         }
-        touched
+        dirty
     }
 
     /// What every Service needs before it can be served: sysctls, link, sets, rules. Its cost does
@@ -144,10 +144,10 @@ impl Comparison<'_> {
         }
     }
 
-    /// Adds to a plan what the touched objects need.
-    pub fn compare(&self, plan: &mut Plan, touched: &Touched) {
-        self.compare_entries(plan, &touched.entries);
-        for key in &touched.virtual_servers {
+    /// Adds to a plan what the dirty objects need.
+    pub fn compare(&self, plan: &mut Plan, dirty: &Dirty) {
+        self.compare_entries(plan, &dirty.entries);
+        for key in &dirty.virtual_servers {
             let wanted = self.desired.virtual_server(key);
             let present = self.believed.virtual_servers.get(key);
             match (wanted, present) {
@@ -158,7 +158,7 @@ impl Comparison<'_> {
                 (None, _) => {}
             }
         }
-        for address in &touched.addresses {
+        for address in &dirty.addresses {
             let address = *address;
             let present = self.believed.addresses.contains(&address);
             if self.desired.wants_address(&address) {
@@ -228,10 +228,10 @@ impl Comparison<'_> {
     }
 
     /// In the orders that [`SetId`] gives reasons for.
-    fn compare_entries(&self, plan: &mut Plan, touched: &BTreeSet<(SetId, SetEntry)>) {
+    fn compare_entries(&self, plan: &mut Plan, dirty: &BTreeSet<(SetId, SetEntry)>) {
         let of = |id| {
             let first = (id, SetEntry::FIRST);
-            let entries = touched.range(first..).take_while(move |(of, _)| *of == id);
+            let entries = dirty.range(first..).take_while(move |(of, _)| *of == id);
             entries.map(|(_, entry)| entry)
         };
         let ids: Vec<SetId> = SetId::ALL

@@ -3,7 +3,7 @@
 //! reports.
 //!
 //! ```text
-//! changed Services -> update -> touched objects -> plan -> (kernel) -> report -> Believed
+//! changed Services -> update -> dirty objects -> plan -> (kernel) -> report -> Believed
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,19 +12,19 @@ use std::time::Duration;
 
 use crate::model::{ServiceName, ServicePort, ServicePortName, Tracker};
 use crate::plan::context::Context;
-use crate::plan::ipvs::desired::{Desired, Touched};
+use crate::plan::ipvs::desired::{Desired, Dirty};
 use crate::plan::ipvs::diff::{self, Comparison};
 use crate::plan::ipvs::mark::MarkRange;
 use crate::plan::ipvs::marks::{self, Marks};
 use crate::plan::ipvs::object::{RealServerKey, RealServers, VirtualServerKey};
-use crate::plan::ipvs::port_objects::{Fragment, fragment, needs_mark};
+use crate::plan::ipvs::port_objects::{PortObjects, needs_mark, port_objects};
 use crate::plan::ipvs::set::{SetEntry, SetId, SetName, SetSpec};
 use crate::plan::ipvs::static_rules::{FixedRules, fixed_rules};
 use crate::plan::report::{FailureKind, Outcome, Report};
 use crate::plan::ruleset::{InvalidChainName, Ruleset};
 use crate::plan::state::{State, VirtualServerState};
 use crate::plan::step::{Plan, Step};
-use crate::plan::unmet::Finding;
+use crate::plan::unmet::Unmet;
 
 /// The ports that the API server hands out as node ports by default.
 pub const NODE_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
@@ -41,7 +41,7 @@ pub struct Planner {
     marks: Marks,
     believed: State,
     /// Changed since the last plan that worked.
-    touched: Touched,
+    dirty: Dirty,
     /// Virtual servers that some Service wants or wanted since we started, and those that were found
     /// to be ours.
     owned: BTreeSet<VirtualServerKey>,
@@ -64,7 +64,7 @@ impl Planner {
             context,
             desired: Desired::default(),
             believed: State::default(),
-            touched: Touched::default(),
+            dirty: Dirty::default(),
             owned: BTreeSet::new(),
             draining: BTreeSet::new(),
             last_limits: BTreeMap::new(),
@@ -120,7 +120,7 @@ impl Planner {
 
     /// There is something to plan.
     pub fn is_pending(&self) -> bool {
-        self.is_full || self.is_foundation_due || !self.touched.is_empty()
+        self.is_full || self.is_foundation_due || !self.dirty.is_empty()
     }
 
     /// Belief about addresses, sets or rules is in doubt: the kernel must be observed before the
@@ -151,7 +151,7 @@ impl Planner {
         Ok(())
     }
 
-    /// Computes the fragments of one Service anew, and those of Services whose marks that moves. Costs what that
+    /// Computes the by_port of one Service anew, and those of Services whose marks that moves. Costs what that
     /// Service costs: there are few that have marks, and marks seldom move.
     pub fn update(&mut self, tracker: &Tracker, name: &ServiceName) {
         let mut ports = BTreeSet::new();
@@ -165,40 +165,40 @@ impl Planner {
         let created = service.map_or(0, |service| service.created);
         let moved = self.marks.replace_service(name, created, &ports);
         for name in std::iter::once(name).chain(&moved) {
-            self.replace_fragments(tracker, name);
+            self.replace_port_objects(tracker, name);
         }
     }
 
-    fn replace_fragments(&mut self, tracker: &Tracker, name: &ServiceName) {
-        let mut fragments: BTreeMap<ServicePortName, Fragment> = BTreeMap::new();
+    fn replace_port_objects(&mut self, tracker: &Tracker, name: &ServiceName) {
+        let mut by_port: BTreeMap<ServicePortName, PortObjects> = BTreeMap::new();
         if let Some(service) = tracker.service(name) {
             let endpoints = tracker.endpoints(name, self.context.family);
             for port in ServicePort::of(service, self.context.family) {
                 let key = (port.name.port.clone(), port.name.protocol);
                 let endpoints = endpoints.get(&key).map_or(&[][..], Vec::as_slice);
                 let mark = self.marks.of(&port.name);
-                let fragment = fragment(&port, endpoints, &self.context, mark);
-                fragments.insert(port.name, fragment);
+                let port_objects = port_objects(&port, endpoints, &self.context, mark);
+                by_port.insert(port.name, port_objects);
             }
         }
-        let mut touched = Touched::default();
+        let mut dirty = Dirty::default();
         self.last_limits.extend(self.desired.drain_limits(name));
-        self.desired.replace_service(name, fragments, &mut touched);
+        self.desired.replace_service(name, by_port, &mut dirty);
         let (desired, limits) = (&self.desired, &mut self.last_limits);
         limits.retain(|key, _| desired.virtual_server(key).is_none());
-        self.owned.extend(&touched.virtual_servers);
-        for key in &touched.virtual_servers {
+        self.owned.extend(&dirty.virtual_servers);
+        for key in &dirty.virtual_servers {
             self.find_draining(key);
         }
-        self.touched.extend(touched);
+        self.dirty.extend(dirty);
     }
 
     /// What Services ask for and do not get.
-    pub fn findings(&self) -> BTreeSet<(ServicePortName, Finding)> {
-        let mut findings = self.desired.findings();
+    pub fn unmet(&self) -> BTreeSet<(ServicePortName, Unmet)> {
+        let mut unmet = self.desired.unmet();
         let without = self.marks.without();
-        findings.extend(without.map(|name| (name.clone(), Finding::NoMark)));
-        findings
+        unmet.extend(without.map(|name| (name.clone(), Unmet::NoMark)));
+        unmet
     }
 
     /// Replaces belief by what was observed; the next plan is a full one.
@@ -228,7 +228,7 @@ impl Planner {
     /// Replaces belief by what was observed, except for rules and real servers, which were not; the
     /// next plan is a full one. Returns the virtual servers that are news: nothing is known of
     /// their real servers, so they must be observed before that plan.
-    pub fn observed_outline(&mut self, mut state: State) -> BTreeSet<VirtualServerKey> {
+    pub fn observed_summary(&mut self, mut state: State) -> BTreeSet<VirtualServerKey> {
         let mut news = BTreeSet::new();
         for (key, present) in &mut state.virtual_servers {
             match self.believed.virtual_servers.remove(key) {
@@ -284,7 +284,7 @@ impl Planner {
             {
                 believed.real_servers = real_servers;
                 self.find_draining(&key);
-                self.touched.virtual_servers.insert(key);
+                self.dirty.virtual_servers.insert(key);
                 differs = true;
             }
         }
@@ -302,17 +302,17 @@ impl Planner {
                 None => self.believed.virtual_servers.remove(&key),
             };
             self.find_draining(&key);
-            self.touched.virtual_servers.insert(key);
+            self.dirty.virtual_servers.insert(key);
         }
     }
 
     /// The steps that serve the given Services, before all others.
     pub fn plan_first(&self, services: &[ServiceName]) -> Plan {
-        let mut touched = Touched::default();
+        let mut dirty = Dirty::default();
         for service in services {
-            touched.extend(self.desired.touched_by(service));
+            dirty.extend(self.desired.dirty_of(service));
         }
-        self.compare(&touched)
+        self.compare(&dirty)
     }
 
     /// The steps that one Service lacks, without what all share.
@@ -320,7 +320,7 @@ impl Planner {
         let owns = |key: &VirtualServerKey| self.owns(key);
         let mut plan = Plan::default();
         self.comparison(&owns)
-            .compare(&mut plan, &self.desired.touched_by(service));
+            .compare(&mut plan, &self.desired.dirty_of(service));
         plan.ordered()
     }
 
@@ -330,7 +330,7 @@ impl Planner {
         let mut plan = if self.is_full {
             self.compare(&self.comparison(&owns).everything())
         } else {
-            self.compare(&self.touched)
+            self.compare(&self.dirty)
         };
         self.comparison(&owns).switch(&mut plan, &self.rules);
         plan.ordered()
@@ -353,7 +353,7 @@ impl Planner {
     pub fn report(&mut self, plan: &Plan, report: &Report) -> BTreeSet<VirtualServerKey> {
         self.is_full = false;
         self.is_foundation_due = false;
-        let settled = std::mem::take(&mut self.touched);
+        let settled = std::mem::take(&mut self.dirty);
         let doubtful = self.report_part(plan, report);
         for key in settled.virtual_servers {
             let exists = self.believed.virtual_servers.contains_key(&key);
@@ -400,11 +400,11 @@ impl Planner {
     }
 
     /// The foundation is compared in every plan, it costs little.
-    fn compare(&self, touched: &Touched) -> Plan {
+    fn compare(&self, dirty: &Dirty) -> Plan {
         let owns = |key: &VirtualServerKey| self.owns(key);
         let comparison = self.comparison(&owns);
         let mut plan = comparison.foundation(&self.rules);
-        comparison.compare(&mut plan, touched);
+        comparison.compare(&mut plan, dirty);
         plan.ordered()
     }
 
@@ -472,7 +472,7 @@ impl Planner {
                 let left = self.believed.virtual_servers.get(vs);
                 let is_empty = left.is_some_and(|left| left.real_servers.is_empty());
                 if is_empty && self.desired.virtual_server(vs).is_none() {
-                    self.touched.virtual_servers.insert(*vs);
+                    self.dirty.virtual_servers.insert(*vs);
                     gone.extend(vs.address());
                 }
             }
@@ -494,9 +494,9 @@ impl Planner {
         let is_drained = self.comparison(&owns).is_drained_at(address, |_| true);
         let is_wanted = is_drained || self.desired.wants_address(&address);
         if self.believed.addresses.contains(&address) && !is_wanted {
-            self.touched.addresses.insert(address);
+            self.dirty.addresses.insert(address);
             let entry = (SetId::IpvsIps, SetEntry::Ip(address));
-            self.touched.entries.insert(entry);
+            self.dirty.entries.insert(entry);
         }
     }
 
@@ -544,14 +544,14 @@ impl Planner {
             | Step::AddRealServer { vs: key, .. }
             | Step::SetRealServer { vs: key, .. }
             | Step::DeleteRealServer { vs: key, .. } => {
-                self.touched.virtual_servers.insert(*key);
+                self.dirty.virtual_servers.insert(*key);
             }
             Step::AddAddress { address } | Step::DeleteAddress { address } => {
-                self.touched.addresses.insert(*address);
+                self.dirty.addresses.insert(*address);
             }
             Step::AddEntry { set, entry } | Step::DeleteEntry { set, entry } => match id_of(set) {
                 Some(id) => {
-                    self.touched.entries.insert((id, *entry));
+                    self.dirty.entries.insert((id, *entry));
                 }
                 // Of a set that was to replace another.
                 None => self.is_full = true,

@@ -16,14 +16,14 @@ use crate::plan::ipvs::object::{
     Forwarding, RealServer, RealServerKey, RealServers, VirtualServer, VirtualServerKey, flags,
 };
 use crate::plan::ipvs::set::{SetEntry, SetId};
-use crate::plan::unmet::{Finding, Holder};
+use crate::plan::unmet::{Holder, Unmet};
 
 mod forwarding;
 
 /// What one Service port wants. Two Service ports may want the same address, entry or even virtual
 /// server; [`crate::plan::ipvs::desired::Desired`] settles that.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Fragment {
+pub struct PortObjects {
     /// The Service's age and cluster IP, which decide between claims on a virtual server.
     pub created: i64,
     pub cluster_ip: Option<IpAddr>,
@@ -40,7 +40,7 @@ pub struct Fragment {
     pub extras: Option<Box<Extras>>,
 }
 
-impl Fragment {
+impl PortObjects {
     /// The claim of the Service port on a virtual server.
     pub fn claim(&self, key: &VirtualServerKey, name: &ServicePortName) -> Claim {
         let is_cluster_ip = match key {
@@ -56,7 +56,7 @@ impl Fragment {
 pub struct Extras {
     pub drain_limit: Option<Duration>,
     /// What was asked for and is not possible.
-    pub findings: Vec<Finding>,
+    pub unmet: Vec<Unmet>,
 }
 
 /// A virtual server and its real servers. Those of one Service port and policy share the latter.
@@ -110,20 +110,20 @@ pub fn needs_mark(service_port: &ServicePort) -> bool {
 /// What keeps the clients of a mark's virtual server with their endpoints, the best first.
 pub const CLIENT_HASHES: [Scheduler; 2] = [Scheduler::Mh, Scheduler::Sh];
 
-/// Computes the fragment of a Service port from all of its endpoints. `mark` is its mark, if it has one.
-pub fn fragment(
+/// Computes the port_objects of a Service port from all of its endpoints. `mark` is its mark, if it has one.
+pub fn port_objects(
     service_port: &ServicePort,
     endpoints: &[Endpoint],
     context: &Context,
     mark: Option<u32>,
-) -> Fragment {
+) -> PortObjects {
     let choice = topology::choose(service_port, endpoints, context.zone.as_deref());
     let options = service_port.ipvs.as_deref();
     let mut extras = Extras {
         drain_limit: options.and_then(|options| options.drain_limit),
-        findings: Vec::new(),
+        unmet: Vec::new(),
     };
-    let server = virtual_server(service_port, context, &mut extras.findings);
+    let server = virtual_server(service_port, context, &mut extras.unmet);
     let leaving = leaving(service_port, endpoints);
     let cluster = real_servers(
         service_port,
@@ -138,7 +138,7 @@ pub fn fragment(
         &choice.cluster,
         context,
         mark,
-        &mut extras.findings,
+        &mut extras.unmet,
     );
     let direct = method.map(|method| Arc::new(forwarding::of_remote(&cluster, endpoints, method)));
     let mut virtual_servers: BTreeMap<_, (&Arc<RealServers>, BTreeSet<_>)> = BTreeMap::new();
@@ -175,9 +175,9 @@ pub fn fragment(
             continue;
         }
         if let Some(holder) = holder(role, address, context) {
-            let finding = Finding::NotBound { address, holder };
-            if !extras.findings.contains(&finding) {
-                extras.findings.push(finding);
+            let unmet = Unmet::NotBound { address, holder };
+            if !extras.unmet.contains(&unmet) {
+                extras.unmet.push(unmet);
             }
         } else {
             addresses.insert(address);
@@ -200,13 +200,13 @@ pub fn fragment(
     if let Some(mark) = mark.filter(|_| service_port.external_policy_local || direct.is_some()) {
         let family = service_port.family;
         let wanted = WantedServer {
-            server: marked_server(server, context, &mut extras.findings),
+            server: marked_server(server, context, &mut extras.unmet),
             real_servers: cluster,
             entries: Box::default(),
         };
         virtual_servers.insert(VirtualServerKey::Mark { mark, family }, wanted);
     }
-    Fragment {
+    PortObjects {
         created: service_port.created,
         cluster_ip: Some(service_port.cluster_ip),
         virtual_servers: virtual_servers.into(),
@@ -261,14 +261,14 @@ fn frontends(service_port: &ServicePort, context: &Context) -> Vec<Frontend> {
 fn virtual_server(
     service_port: &ServicePort,
     context: &Context,
-    findings: &mut Vec<Finding>,
+    unmet: &mut Vec<Unmet>,
 ) -> VirtualServer {
     let options = service_port.ipvs.as_deref();
     let scheduler = match options.and_then(|options| options.scheduler) {
         None => context.scheduler.clone(),
         Some(wanted) if context.missing_schedulers.contains(&wanted) => {
             let used = context.scheduler.clone();
-            findings.push(Finding::SchedulerMissing { wanted, used });
+            unmet.push(Unmet::SchedulerMissing { wanted, used });
             context.scheduler.clone()
         }
         Some(wanted) => wanted.as_str().into(),
@@ -282,7 +282,7 @@ fn virtual_server(
         (_, None) => 0,
         (_, Some(_)) => {
             let scheduler = scheduler.clone();
-            findings.push(Finding::NoSchedulerFlags { scheduler });
+            unmet.push(Unmet::NoSchedulerFlags { scheduler });
             0
         }
     };
@@ -308,7 +308,7 @@ fn virtual_server(
 fn marked_server(
     server: VirtualServer,
     context: &Context,
-    findings: &mut Vec<Finding>,
+    unmet: &mut Vec<Unmet>,
 ) -> VirtualServer {
     if server.flags & flags::PERSISTENT == 0 {
         return server;
@@ -317,7 +317,7 @@ fn marked_server(
     let mut present = CLIENT_HASHES.into_iter();
     let used = present.find(|scheduler| !context.missing_schedulers.contains(scheduler));
     if used != Some(wanted) {
-        findings.push(Finding::ClientHashMissing { wanted, used });
+        unmet.push(Unmet::ClientHashMissing { wanted, used });
     }
     match used {
         Some(used) => VirtualServer {

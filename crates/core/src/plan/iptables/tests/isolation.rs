@@ -60,7 +60,7 @@ fn others_are_served_at_a_cold_start() {
     assert!(rounds <= 8, "{rounds}");
     let aside: Vec<String> = proxy
         .planner
-        .set_aside()
+        .quarantined()
         .iter()
         .map(ToString::to_string)
         .collect();
@@ -78,7 +78,7 @@ fn others_are_served_at_a_cold_start() {
         service("ns/sticky").cluster_ips(&["10.96.9.9"]).port(80),
     )]);
     assert_eq!(sync_until_quiet(&mut proxy, lacks_recent), 1);
-    assert!(proxy.planner.set_aside().is_empty());
+    assert!(proxy.planner.quarantined().is_empty());
     assert!(!proxy.rules(Table::Nat, "KUBE-SERVICES").is_empty());
 }
 
@@ -93,7 +93,7 @@ fn refused_service_keeps_what_it_had() {
         .affinity(10);
     proxy.take_in([Event::ServiceApplied(sticky)]);
     sync_until_quiet(&mut proxy, lacks_recent);
-    assert_eq!(proxy.planner.set_aside().len(), 1);
+    assert_eq!(proxy.planner.quarantined().len(), 1);
     assert_eq!(proxy.kernel.state.rules, before);
 }
 
@@ -134,7 +134,7 @@ fn chain_that_somebody_else_uses_is_left() {
             .rules(Table::Nat, &name("KUBE-SVC-OLDER"))
             .is_none()
     );
-    assert!(proxy.planner.set_aside().is_empty());
+    assert!(proxy.planner.quarantined().is_empty());
     // Nor is it tried again and again.
     proxy.planner.observed(proxy.kernel.state.clone());
     assert!(proxy.planner.plan().is_empty());
@@ -148,7 +148,7 @@ fn refused_base_blames_no_service() {
     let mut proxy = some(5);
     for _ in 0..6 {
         proxy.try_sync(no_nat);
-        assert!(proxy.planner.set_aside().is_empty());
+        assert!(proxy.planner.quarantined().is_empty());
         assert!(proxy.planner.is_pending());
     }
     sync_until_quiet(&mut proxy, |_| None);
@@ -170,7 +170,7 @@ fn held_lock_blames_nobody_and_starts_no_search() {
         assert!(!proxy.planner.is_isolating());
     }
     proxy.sync();
-    assert!(proxy.planner.set_aside().is_empty());
+    assert!(proxy.planner.quarantined().is_empty());
 }
 
 #[test]
@@ -197,9 +197,12 @@ fn chain_that_others_jump_to_is_not_even_tried() {
     let used = ["KUBE-SVC-USED", "KUBE-SEP-USED", "CUSTOM"];
     assert!(used.into_iter().all(is_there));
     assert!(!is_there("KUBE-SVC-STALE") && !is_there("KUBE-SEP-STALE"));
-    let stuck: Vec<_> = proxy.planner.stuck().into_iter().collect();
+    let undeletable: Vec<_> = proxy.planner.undeletable().into_iter().collect();
     let of_nat = |chain| (Table::Nat, name(chain));
-    assert_eq!(stuck, [of_nat("KUBE-SEP-USED"), of_nat("KUBE-SVC-USED")]);
+    assert_eq!(
+        undeletable,
+        [of_nat("KUBE-SEP-USED"), of_nat("KUBE-SVC-USED")]
+    );
     proxy.planner.observed(proxy.kernel.state.clone());
     assert!(proxy.planner.plan().is_empty());
 }

@@ -142,9 +142,9 @@ proptest! {
     #[test]
     fn every_key_is_found_in_small_chains((id, family, all) in destinations()) {
         let mut tree = Tree::default();
-        let mut touched = BTreeSet::new();
+        let mut dirty = BTreeSet::new();
         for to in &all {
-            tree.set(key(*to), Some(rule(*to)), &mut touched);
+            tree.set(key(*to), Some(rule(*to)), &mut dirty);
         }
         let chains = chains(&tree, id, family);
         for rules in chains.values() {
@@ -168,16 +168,16 @@ proptest! {
             tree.set(key(*to), Some(rule(*to)), &mut ignored);
         }
         let before = chains(&tree, id, family);
-        let mut touched = BTreeSet::new();
+        let mut dirty = BTreeSet::new();
         for to in later {
-            tree.set(key(*to), Some(rule(*to)), &mut touched);
+            tree.set(key(*to), Some(rule(*to)), &mut dirty);
         }
         for index in removed.iter().filter(|_| !all.is_empty()) {
-            tree.set(key(*index.get(&all)), None, &mut touched);
+            tree.set(key(*index.get(&all)), None, &mut dirty);
         }
         let after = chains(&tree, id, family);
         let mut followed = before;
-        for node in touched {
+        for node in dirty {
             let name = id.chain(node, family);
             match tree.rules(id, node, family) {
                 Some(rules) => followed.insert(name, rules),
@@ -228,10 +228,10 @@ fn large_tree_is_shallow() {
         let met = walk(&chains, "KUBE-SERVICES", *to, &rule(*to)).unwrap();
         assert!(met <= 80, "{met} for {to:?}");
     }
-    let mut touched = BTreeSet::new();
-    tree.set(key(all[7]), None, &mut touched);
-    assert!(touched.len() <= 80, "{}", touched.len());
-    assert!(touched.contains(&Prefix::ROOT));
+    let mut dirty = BTreeSet::new();
+    tree.set(key(all[7]), None, &mut dirty);
+    assert!(dirty.len() <= 80, "{}", dirty.len());
+    assert!(dirty.contains(&Prefix::ROOT));
 }
 
 #[test]

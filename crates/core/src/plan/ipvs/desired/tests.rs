@@ -4,25 +4,25 @@
 use super::*;
 use crate::model::testing::{ip, service};
 use crate::model::{IpFamily, Service, ServicePort};
-use crate::plan::ipvs::port_objects::fragment;
+use crate::plan::ipvs::port_objects::port_objects;
 use crate::plan::testing::{context, tcp};
 
-/// Replaces a Service (without endpoints) and says what that touched.
-fn set(desired: &mut Desired, service: &Service) -> Touched {
+/// Replaces a Service (without endpoints) and says what that dirty.
+fn set(desired: &mut Desired, service: &Service) -> Dirty {
     let context = context(IpFamily::V4);
-    let fragments = ServicePort::of(service, IpFamily::V4)
+    let by_port = ServicePort::of(service, IpFamily::V4)
         .into_iter()
-        .map(|port| (port.name.clone(), fragment(&port, &[], &context, None)))
+        .map(|port| (port.name.clone(), port_objects(&port, &[], &context, None)))
         .collect();
-    let mut touched = Touched::default();
-    desired.replace_service(&service.name, fragments, &mut touched);
-    touched
+    let mut dirty = Dirty::default();
+    desired.replace_service(&service.name, by_port, &mut dirty);
+    dirty
 }
 
-fn delete(desired: &mut Desired, service: &Service) -> Touched {
-    let mut touched = Touched::default();
-    desired.replace_service(&service.name, BTreeMap::new(), &mut touched);
-    touched
+fn delete(desired: &mut Desired, service: &Service) -> Dirty {
+    let mut dirty = Dirty::default();
+    desired.replace_service(&service.name, BTreeMap::new(), &mut dirty);
+    dirty
 }
 
 /// A Service at its own cluster IP that also claims 203.0.113.1:80.
@@ -116,8 +116,8 @@ fn a_claim_passes_on_and_does_not_come_back_to_a_younger_service() {
     let mut desired = Desired::default();
     set(&mut desired, &first);
     set(&mut desired, &second);
-    let touched = delete(&mut desired, &first);
-    assert!(touched.virtual_servers.contains(&tcp("203.0.113.1:80")));
+    let dirty = delete(&mut desired, &first);
+    assert!(dirty.virtual_servers.contains(&tcp("203.0.113.1:80")));
     assert_eq!(winner(&desired), "ns/b");
     set(&mut desired, &first.created(300));
     assert_eq!(winner(&desired), "ns/b");
@@ -132,9 +132,9 @@ fn a_service_that_gets_younger_loses_its_claim() {
     let mut desired = Desired::default();
     set(&mut desired, &first);
     set(&mut desired, &second);
-    let touched = set(&mut desired, &first.created(300));
+    let dirty = set(&mut desired, &first.created(300));
     assert_eq!(winner(&desired), "ns/b");
-    assert!(touched.virtual_servers.contains(&tcp("203.0.113.1:80")));
+    assert!(dirty.virtual_servers.contains(&tcp("203.0.113.1:80")));
 }
 
 #[test]
@@ -192,7 +192,7 @@ fn a_loser_neither_opens_nor_closes_what_it_did_not_get() {
     let intruder = vip("ns/young", 200, "10.96.0.2")
         .source_range("0.0.0.1/1")
         .external_local();
-    let touched = set(&mut desired, &intruder);
+    let dirty = set(&mut desired, &intruder);
     let after: Vec<SetEntry> = desired
         .entries(SetId::LoadBalancerSourceCidr)
         .copied()
@@ -200,7 +200,7 @@ fn a_loser_neither_opens_nor_closes_what_it_did_not_get() {
     assert_eq!(before, after);
     assert_eq!(desired.entries(SetId::LoadBalancerLocal).len(), 0);
     assert!(
-        touched
+        dirty
             .entries
             .iter()
             .all(|(_, entry)| !entry.to_string().contains("198.51.100.1"))
@@ -220,9 +220,9 @@ fn entries_follow_the_claim() {
     let wants =
         |desired: &Desired, (set, entry): (SetId, SetEntry)| desired.wants_entry(set, &entry);
     assert!(wants(&desired, of_cluster) && !wants(&desired, of_local));
-    let touched = set(&mut desired, &local);
+    let dirty = set(&mut desired, &local);
     assert!(!wants(&desired, of_cluster) && wants(&desired, of_local));
-    assert!(touched.entries.is_superset(&[of_local, of_cluster].into()));
+    assert!(dirty.entries.is_superset(&[of_local, of_cluster].into()));
     delete(&mut desired, &local);
     assert!(wants(&desired, of_cluster) && !wants(&desired, of_local));
 }
@@ -241,14 +241,14 @@ fn a_shared_address_stays_until_its_last_user_goes() {
     set(&mut desired, &a);
     set(&mut desired, &b);
     let reject = (SetId::IpvsIps, SetEntry::Ip(ip("203.0.113.1")));
-    let touched = delete(&mut desired, &a);
+    let dirty = delete(&mut desired, &a);
     assert!(desired.wants_address(&ip("203.0.113.1")));
     assert!(desired.wants_entry(reject.0, &reject.1));
-    assert!(!touched.entries.contains(&reject));
-    let touched = delete(&mut desired, &b);
+    assert!(!dirty.entries.contains(&reject));
+    let dirty = delete(&mut desired, &b);
     assert!(!desired.wants_address(&ip("203.0.113.1")));
     assert!(!desired.wants_entry(reject.0, &reject.1));
-    assert!(touched.entries.contains(&reject));
+    assert!(dirty.entries.contains(&reject));
     assert_eq!(desired, Desired::default());
 }
 
@@ -264,13 +264,13 @@ fn an_equal_service_touches_nothing() {
 fn a_change_touches_what_differs_only() {
     let mut desired = Desired::default();
     set(&mut desired, &service("ns/web").port(80));
-    let touched = set(
+    let dirty = set(
         &mut desired,
         &service("ns/web").port(80).external_ip("203.0.113.1"),
     );
     assert_eq!(
-        touched,
-        Touched {
+        dirty,
+        Dirty {
             virtual_servers: [tcp("203.0.113.1:80")].into(),
             addresses: [ip("203.0.113.1")].into(),
             entries: [
@@ -298,16 +298,12 @@ fn ports_that_are_gone_are_forgotten() {
         &service("ns/dns0").cluster_ips(&["10.96.0.3"]).port(1),
     );
     set(&mut desired, &tcp_and_udp);
-    assert_eq!(desired.fragments().len(), 4);
+    assert_eq!(desired.by_port().len(), 4);
     set(
         &mut desired,
         &service("ns/dns").named_port("dns", crate::model::Protocol::Tcp, 53),
     );
-    let names: Vec<_> = desired
-        .fragments()
-        .keys()
-        .map(ToString::to_string)
-        .collect();
+    let names: Vec<_> = desired.by_port().keys().map(ToString::to_string).collect();
     assert_eq!(names, ["ns/dn", "ns/dns:dns", "ns/dns0"]);
 }
 
@@ -318,18 +314,18 @@ fn services_without_local_endpoints_are_counted_once() {
         port: port.into(),
         protocol: crate::model::Protocol::Tcp,
     };
-    let lacking = Fragment {
+    let lacking = PortObjects {
         no_local_external: true,
-        ..Fragment::default()
+        ..PortObjects::default()
     };
     let mut desired = Desired::default();
-    let mut touched = Touched::default();
+    let mut dirty = Dirty::default();
     for service in ["ns/a", "ns/b"] {
         let ports = ["http", "https"].map(|port| (name(service, port), lacking.clone()));
-        desired.replace_service(&name(service, "").service, ports.into(), &mut touched);
+        desired.replace_service(&name(service, "").service, ports.into(), &mut dirty);
     }
     assert_eq!(desired.no_local_endpoints(), (0, 2));
-    desired.replace_service(&name("ns/a", "").service, BTreeMap::new(), &mut touched);
+    desired.replace_service(&name("ns/a", "").service, BTreeMap::new(), &mut dirty);
     assert_eq!(desired.no_local_endpoints(), (0, 1));
 }
 
@@ -342,8 +338,8 @@ fn what_a_service_wants_can_be_planned_alone() {
     );
     set(&mut desired, &service("ns/web").port(80));
     assert_eq!(
-        desired.touched_by(&crate::model::testing::service_name("ns/web")),
-        Touched {
+        desired.dirty_of(&crate::model::testing::service_name("ns/web")),
+        Dirty {
             virtual_servers: [tcp("10.96.0.1:80")].into(),
             addresses: [ip("10.96.0.1")].into(),
             entries: [

@@ -224,11 +224,11 @@ fn an_address_that_the_node_gets_is_served_and_unbound() {
 }
 
 /// Findings as text.
-fn findings(proxy: &Proxy) -> Vec<String> {
-    let findings = proxy.planner.desired().findings();
-    findings
+fn unmet(proxy: &Proxy) -> Vec<String> {
+    let unmet = proxy.planner.desired().unmet();
+    unmet
         .into_iter()
-        .map(|(service, finding)| format!("{service}: {finding}"))
+        .map(|(service, unmet)| format!("{service}: {unmet}"))
         .collect()
 }
 
@@ -250,7 +250,7 @@ fn an_address_that_an_endpoint_has_is_served_and_not_bound() {
         ]
     );
     assert_eq!(
-        findings(&proxy),
+        unmet(&proxy),
         ["ns/web: address 203.0.113.1 is not bound to kube-ipvs0: it is an endpoint's"]
     );
     assert!(proxy.restarted().sync().is_empty());
@@ -260,7 +260,7 @@ fn an_address_that_an_endpoint_has_is_served_and_not_bound() {
         plan.contains(&"add address 203.0.113.1 to kube-ipvs0".to_owned()),
         "{plan:?}"
     );
-    assert!(findings(&proxy).is_empty());
+    assert!(unmet(&proxy).is_empty());
 }
 
 #[test]
@@ -303,7 +303,7 @@ fn others_addresses_are_served_and_not_bound_but_as_cluster_ips() {
         );
     }
     assert_eq!(
-        findings(&proxy),
+        unmet(&proxy),
         [
             "ns/a: address 192.168.0.10 is not bound to kube-ipvs0: it is on another link of this node",
             "ns/b: address 192.168.0.1 is not bound to kube-ipvs0: it is the default gateway's",
@@ -441,9 +441,9 @@ fn one_endpoint_costs_the_same_among_many_services() {
         proxy.take_in([Event::SliceApplied(
             slice("ns/s7", "a", endpoints).port(8080),
         )]);
-        let touched = proxy.planner.touched.clone();
-        assert_eq!(touched.virtual_servers.len(), 3);
-        assert!(touched.addresses.is_empty() && touched.entries.is_empty());
+        let dirty = proxy.planner.dirty.clone();
+        assert_eq!(dirty.virtual_servers.len(), 3);
+        assert!(dirty.addresses.is_empty() && dirty.entries.is_empty());
         lines(&proxy.sync())
     };
     let few = cost(10);

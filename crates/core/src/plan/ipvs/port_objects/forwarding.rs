@@ -14,7 +14,7 @@ use crate::model::{Endpoint, ServicePort};
 use crate::plan::context::Context;
 use crate::plan::ipvs::object::{Forwarding, RealServer, RealServerKey, RealServers};
 use crate::plan::ipvs::port_objects::Role;
-use crate::plan::unmet::{Finding, Obstacle};
+use crate::plan::unmet::{Obstacle, Unmet};
 
 /// It asks for another method than translation.
 pub(super) fn is_wanted(service_port: &ServicePort) -> bool {
@@ -37,7 +37,7 @@ pub(super) fn direct(
     chosen: &[&Endpoint],
     context: &Context,
     mark: Option<u32>,
-    findings: &mut Vec<Finding>,
+    unmet: &mut Vec<Unmet>,
 ) -> Option<Forwarding> {
     let method = method(service_port);
     let forwarding = match method {
@@ -46,11 +46,11 @@ pub(super) fn direct(
         ForwardingMethod::Tunnel(tunnel) => Forwarding::Tunnel(tunnel),
     };
     if let Some(obstacle) = obstacle(service_port, chosen, context, mark) {
-        findings.push(Finding::NoForwarding { method, obstacle });
+        unmet.push(Unmet::NoForwarding { method, obstacle });
         return None;
     }
     let node_port = service_port.node_port;
-    findings.push(Finding::ForwardingInPart { method, node_port });
+    unmet.push(Unmet::ForwardingInPart { method, node_port });
     Some(forwarding)
 }
 

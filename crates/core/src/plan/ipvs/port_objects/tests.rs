@@ -10,14 +10,14 @@ use crate::model::testing::{endpoint, ip, service, slice};
 use crate::model::{EndpointSlice, IpFamily, Service, SliceEndpoint};
 use crate::plan::testing::{context, rs, tcp, udp, vs};
 
-/// The fragment of the only port of a Service with these endpoints.
-fn of(service: &Service, endpoints: Vec<SliceEndpoint>, context: &Context) -> Fragment {
+/// The port_objects of the only port of a Service with these endpoints.
+fn of(service: &Service, endpoints: Vec<SliceEndpoint>, context: &Context) -> PortObjects {
     let port = &service.ports[0];
     let slice = slice("ns/web", "a", endpoints).named_port(&port.name, port.protocol, 8080);
     of_slice(service, &slice, context)
 }
 
-fn of_slice(service: &Service, slice: &EndpointSlice, context: &Context) -> Fragment {
+fn of_slice(service: &Service, slice: &EndpointSlice, context: &Context) -> PortObjects {
     with_mark(service, slice, context, None)
 }
 
@@ -26,18 +26,18 @@ fn with_mark(
     slice: &EndpointSlice,
     context: &Context,
     mark: Option<u32>,
-) -> Fragment {
+) -> PortObjects {
     let [port] = &ServicePort::of(service, context.family)[..] else {
         panic!("one port");
     };
     let endpoints = crate::model::slices::merge(std::iter::once(slice), context.family);
     let key = (port.name.port.clone(), port.name.protocol);
     let endpoints = endpoints.get(&key).map_or(&[][..], Vec::as_slice);
-    fragment(port, endpoints, context, mark)
+    port_objects(port, endpoints, context, mark)
 }
 
 /// Virtual servers with their real servers, each as `10.0.0.1:80`.
-fn servers(fragment: &Fragment) -> Vec<(String, Vec<String>)> {
+fn servers(port_objects: &PortObjects) -> Vec<(String, Vec<String>)> {
     let real = |wanted: &WantedServer| {
         wanted
             .real_servers
@@ -45,23 +45,23 @@ fn servers(fragment: &Fragment) -> Vec<(String, Vec<String>)> {
             .map(ToString::to_string)
             .collect()
     };
-    fragment
+    port_objects
         .virtual_servers
         .iter()
         .map(|(key, wanted)| (key.to_string(), real(wanted)))
         .collect()
 }
 
-fn wanted_at(fragment: &Fragment, key: VirtualServerKey) -> &WantedServer {
-    fragment.virtual_servers.get(&key).unwrap()
+fn wanted_at(port_objects: &PortObjects, key: VirtualServerKey) -> &WantedServer {
+    port_objects.virtual_servers.get(&key).unwrap()
 }
 
 /// All entries as `SET entry`, in the order of names.
-fn entries(fragment: &Fragment) -> Vec<String> {
-    let of_servers = fragment.virtual_servers.values();
+fn entries(port_objects: &PortObjects) -> Vec<String> {
+    let of_servers = port_objects.virtual_servers.values();
     let all: BTreeSet<String> = of_servers
         .flat_map(|wanted| &wanted.entries)
-        .chain(&fragment.entries)
+        .chain(&port_objects.entries)
         .map(|(set, entry)| format!("{} {entry}", set.name(IpFamily::V4)))
         .collect();
     all.into_iter().collect()
@@ -86,11 +86,11 @@ fn local_and_remote() -> Vec<SliceEndpoint> {
 #[test]
 fn a_cluster_ip_is_bound_and_masqueraded() {
     let service = service("ns/web").port(80);
-    let fragment = of(&service, local_and_remote(), &context(IpFamily::V4));
-    assert_eq!(servers(&fragment), [pair("TCP 10.96.0.1:80", &BOTH)]);
-    assert_eq!(fragment.addresses, [ip("10.96.0.1")].into());
+    let port_objects = of(&service, local_and_remote(), &context(IpFamily::V4));
+    assert_eq!(servers(&port_objects), [pair("TCP 10.96.0.1:80", &BOTH)]);
+    assert_eq!(port_objects.addresses, [ip("10.96.0.1")].into());
     assert_eq!(
-        entries(&fragment),
+        entries(&port_objects),
         [
             "KUBE-CLUSTER-IP 10.96.0.1,tcp:80",
             "KUBE-IPVS-IPS 10.96.0.1",
@@ -102,8 +102,8 @@ fn a_cluster_ip_is_bound_and_masqueraded() {
 #[test]
 fn real_servers_have_weight_1_and_are_masqueraded() {
     let service = service("ns/web").port(80);
-    let fragment = of(&service, local_and_remote(), &context(IpFamily::V4));
-    let wanted = wanted_at(&fragment, tcp("10.96.0.1:80"));
+    let port_objects = of(&service, local_and_remote(), &context(IpFamily::V4));
+    let wanted = wanted_at(&port_objects, tcp("10.96.0.1:80"));
     let server = RealServer {
         weight: 1,
         forwarding: Forwarding::Masquerade,
@@ -121,20 +121,20 @@ fn real_servers_have_weight_1_and_are_masqueraded() {
 #[test]
 fn an_external_ip_is_served_like_a_cluster_ip() {
     let service = service("ns/web").port(80).external_ip("203.0.113.1");
-    let fragment = of(&service, vec![endpoint("10.0.2.1")], &context(IpFamily::V4));
+    let port_objects = of(&service, vec![endpoint("10.0.2.1")], &context(IpFamily::V4));
     assert_eq!(
-        servers(&fragment),
+        servers(&port_objects),
         [
             pair("TCP 10.96.0.1:80", &["10.0.2.1:8080"]),
             pair("TCP 203.0.113.1:80", &["10.0.2.1:8080"]),
         ]
     );
     assert_eq!(
-        fragment.addresses,
+        port_objects.addresses,
         [ip("10.96.0.1"), ip("203.0.113.1")].into()
     );
     assert_eq!(
-        entries(&fragment),
+        entries(&port_objects),
         [
             "KUBE-CLUSTER-IP 10.96.0.1,tcp:80",
             "KUBE-EXTERNAL-IP 203.0.113.1,tcp:80",
@@ -150,16 +150,16 @@ fn an_external_ip_with_policy_local_is_not_masqueraded() {
         .port(80)
         .external_ip("203.0.113.1")
         .external_local();
-    let fragment = of(&service, local_and_remote(), &context(IpFamily::V4));
+    let port_objects = of(&service, local_and_remote(), &context(IpFamily::V4));
     assert_eq!(
-        servers(&fragment),
+        servers(&port_objects),
         [
             pair("TCP 10.96.0.1:80", &BOTH),
             pair("TCP 203.0.113.1:80", &["10.0.1.1:8080"]),
         ]
     );
     assert_eq!(
-        entries(&fragment),
+        entries(&port_objects),
         [
             "KUBE-CLUSTER-IP 10.96.0.1,tcp:80",
             "KUBE-EXTERNAL-IP-LOCAL 203.0.113.1,tcp:80",
@@ -173,16 +173,16 @@ fn an_external_ip_with_policy_local_is_not_masqueraded() {
 #[test]
 fn a_load_balancer_vip_has_its_own_set() {
     let service = service("ns/web").port(80).vip("198.51.100.1");
-    let fragment = of(&service, vec![endpoint("10.0.2.1")], &context(IpFamily::V4));
+    let port_objects = of(&service, vec![endpoint("10.0.2.1")], &context(IpFamily::V4));
     assert_eq!(
-        servers(&fragment),
+        servers(&port_objects),
         [
             pair("TCP 10.96.0.1:80", &["10.0.2.1:8080"]),
             pair("TCP 198.51.100.1:80", &["10.0.2.1:8080"]),
         ]
     );
     assert_eq!(
-        entries(&fragment),
+        entries(&port_objects),
         [
             "KUBE-CLUSTER-IP 10.96.0.1,tcp:80",
             "KUBE-IPVS-IPS 10.96.0.1",
@@ -199,16 +199,16 @@ fn a_load_balancer_with_policy_local_is_in_both_sets() {
         .vip("198.51.100.1")
         .external_local()
         .health_check(31000);
-    let fragment = of(&service, vec![endpoint("10.0.2.1")], &context(IpFamily::V4));
+    let port_objects = of(&service, vec![endpoint("10.0.2.1")], &context(IpFamily::V4));
     assert_eq!(
-        servers(&fragment),
+        servers(&port_objects),
         [
             pair("TCP 10.96.0.1:80", &["10.0.2.1:8080"]),
             pair("TCP 198.51.100.1:80", &[]),
         ]
     );
     assert_eq!(
-        entries(&fragment),
+        entries(&port_objects),
         [
             "KUBE-CLUSTER-IP 10.96.0.1,tcp:80",
             "KUBE-HEALTH-CHECK-NODE-PORT 31000",
@@ -229,9 +229,9 @@ fn source_ranges_close_a_load_balancer() {
         .source_range("10.0.0.0/8")
         .source_range("203.0.113.7/32")
         .source_range("2001:db8::/32");
-    let fragment = of(&service, vec![], &context(IpFamily::V4));
+    let port_objects = of(&service, vec![], &context(IpFamily::V4));
     assert_eq!(
-        entries(&fragment),
+        entries(&port_objects),
         [
             "KUBE-CLUSTER-IP 10.96.0.1,tcp:80",
             "KUBE-IPVS-IPS 10.96.0.1",
@@ -250,9 +250,9 @@ fn a_range_with_the_node_in_it_admits_the_vip_as_source() {
         .port(80)
         .vip("198.51.100.1")
         .source_range("192.168.0.0/16");
-    let fragment = of(&service, vec![], &context(IpFamily::V4));
+    let port_objects = of(&service, vec![], &context(IpFamily::V4));
     let entry = "KUBE-LOAD-BALANCER-SOURCE-IP 198.51.100.1,tcp:80,198.51.100.1".to_owned();
-    assert!(entries(&fragment).contains(&entry));
+    assert!(entries(&port_objects).contains(&entry));
     let elsewhere = Context {
         node_ip: Some(ip("192.167.0.1")),
         ..context(IpFamily::V4)
@@ -272,9 +272,9 @@ fn a_range_of_length_0_admits_everybody() {
         .vip("198.51.100.1")
         .source_range("10.0.0.0/8")
         .source_range("0.0.0.0/0");
-    let fragment = of(&service, vec![], &context(IpFamily::V4));
+    let port_objects = of(&service, vec![], &context(IpFamily::V4));
     assert!(
-        !entries(&fragment)
+        !entries(&port_objects)
             .iter()
             .any(|entry| entry.contains("-FW") || entry.contains("SOURCE"))
     );
@@ -286,9 +286,9 @@ fn source_ranges_do_not_concern_external_ips() {
         .port(80)
         .external_ip("203.0.113.1")
         .source_range("10.0.0.0/8");
-    let fragment = of(&service, vec![], &context(IpFamily::V4));
+    let port_objects = of(&service, vec![], &context(IpFamily::V4));
     assert!(
-        !entries(&fragment)
+        !entries(&port_objects)
             .iter()
             .any(|entry| entry.contains("-FW") || entry.contains("SOURCE"))
     );
@@ -297,18 +297,18 @@ fn source_ranges_do_not_concern_external_ips() {
 #[test]
 fn a_node_port_is_served_on_each_node_port_address_and_bound_to_none() {
     let service = service("ns/web").port(80).node_port(30080);
-    let fragment = of(&service, vec![endpoint("10.0.2.1")], &context(IpFamily::V4));
+    let port_objects = of(&service, vec![endpoint("10.0.2.1")], &context(IpFamily::V4));
     assert_eq!(
-        servers(&fragment),
+        servers(&port_objects),
         [
             pair("TCP 10.96.0.1:80", &["10.0.2.1:8080"]),
             pair("TCP 172.16.0.10:30080", &["10.0.2.1:8080"]),
             pair("TCP 192.168.0.10:30080", &["10.0.2.1:8080"]),
         ]
     );
-    assert_eq!(fragment.addresses, [ip("10.96.0.1")].into());
+    assert_eq!(port_objects.addresses, [ip("10.96.0.1")].into());
     assert_eq!(
-        entries(&fragment),
+        entries(&port_objects),
         [
             "KUBE-CLUSTER-IP 10.96.0.1,tcp:80",
             "KUBE-IPVS-IPS 10.96.0.1",
@@ -326,8 +326,8 @@ fn node_ports_have_entries_by_address_protocol_and_policy() {
             .node_port(30080);
         let mut entries = [false, true].map(|is_local| {
             service.external_policy_local = is_local;
-            let fragment = of(&service, vec![], &context(IpFamily::V4));
-            entries(&fragment)
+            let port_objects = of(&service, vec![], &context(IpFamily::V4));
+            entries(&port_objects)
                 .into_iter()
                 .filter(|entry| entry.contains("NODE-PORT"))
                 .collect::<Vec<_>>()
@@ -354,8 +354,8 @@ fn node_ports_have_entries_by_address_protocol_and_policy() {
 #[test]
 fn a_local_node_port_stays_in_the_plain_set() {
     let service = service("ns/web").port(80).node_port(30080).external_local();
-    let fragment = of(&service, vec![], &context(IpFamily::V4));
-    let entries = entries(&fragment);
+    let port_objects = of(&service, vec![], &context(IpFamily::V4));
+    let entries = entries(&port_objects);
     assert!(entries.contains(&"KUBE-NODE-PORT-HASH 172.16.0.10,tcp:30080".to_owned()));
     assert!(entries.contains(&"KUBE-NODE-PORT-LOCAL-HASH 172.16.0.10,tcp:30080".to_owned()));
 }
@@ -372,9 +372,9 @@ fn without_node_port_addresses_the_rest_is_still_served() {
         .vip("198.51.100.1")
         .external_local()
         .health_check(31000);
-    let fragment = of(&service, vec![], &nowhere);
+    let port_objects = of(&service, vec![], &nowhere);
     assert_eq!(
-        entries(&fragment),
+        entries(&port_objects),
         [
             "KUBE-CLUSTER-IP 10.96.0.1,tcp:80",
             "KUBE-HEALTH-CHECK-NODE-PORT 31000",
@@ -384,14 +384,14 @@ fn without_node_port_addresses_the_rest_is_still_served() {
             "KUBE-LOAD-BALANCER-LOCAL 198.51.100.1,tcp:80",
         ]
     );
-    assert_eq!(fragment.virtual_servers.len(), 2);
+    assert_eq!(port_objects.virtual_servers.len(), 2);
 }
 
 #[test]
 fn affinity_makes_a_virtual_server_persistent() {
     let service = service("ns/web").port(80).affinity(10_800);
-    let fragment = of(&service, vec![], &context(IpFamily::V4));
-    let server = &wanted_at(&fragment, tcp("10.96.0.1:80")).server;
+    let port_objects = of(&service, vec![], &context(IpFamily::V4));
+    let server = &wanted_at(&port_objects, tcp("10.96.0.1:80")).server;
     assert_eq!(
         (server.flags, server.timeout, server.netmask),
         (0x1, 10_800, 32)
@@ -405,8 +405,8 @@ fn hashing_schedulers_skip_draining_servers() {
             scheduler: scheduler.into(),
             ..context(IpFamily::V4)
         };
-        let fragment = of(&service("ns/web").port(80), vec![], &context);
-        let server = wanted_at(&fragment, tcp("10.96.0.1:80")).server.clone();
+        let port_objects = of(&service("ns/web").port(80), vec![], &context);
+        let server = wanted_at(&port_objects, tcp("10.96.0.1:80")).server.clone();
         assert_eq!(&*server.scheduler, scheduler);
         server.flags
     };
@@ -421,8 +421,11 @@ fn affinity_and_scheduler_flags_add_up() {
         scheduler: "mh".into(),
         ..context(IpFamily::V4)
     };
-    let fragment = of(&service("ns/web").port(80).affinity(5), vec![], &context);
-    assert_eq!(wanted_at(&fragment, tcp("10.96.0.1:80")).server.flags, 0x19);
+    let port_objects = of(&service("ns/web").port(80).affinity(5), vec![], &context);
+    assert_eq!(
+        wanted_at(&port_objects, tcp("10.96.0.1:80")).server.flags,
+        0x19
+    );
 }
 
 #[test]
@@ -433,16 +436,16 @@ fn every_local_endpoint_can_reach_itself_whatever_its_condition() {
         endpoint("10.0.1.2").local().terminating(),
         endpoint("10.0.2.1"),
     ];
-    let fragment = of(&service, endpoints, &context(IpFamily::V4));
+    let port_objects = of(&service, endpoints, &context(IpFamily::V4));
     assert_eq!(
-        servers(&fragment),
+        servers(&port_objects),
         [pair(
             "UDP 10.96.0.1:53",
             &["10.0.1.2:8080", "10.0.2.1:8080"]
         )]
     );
     assert_eq!(
-        entries(&fragment),
+        entries(&port_objects),
         [
             "KUBE-CLUSTER-IP 10.96.0.1,udp:53",
             "KUBE-IPVS-IPS 10.96.0.1",
@@ -458,19 +461,19 @@ fn an_address_of_the_node_is_served_but_not_bound() {
         .port(80)
         .external_ip("192.168.0.10")
         .vip("172.16.0.10");
-    let fragment = of(&service, vec![endpoint("10.0.2.1")], &context(IpFamily::V4));
-    assert_eq!(fragment.addresses, [ip("10.96.0.1")].into());
+    let port_objects = of(&service, vec![endpoint("10.0.2.1")], &context(IpFamily::V4));
+    assert_eq!(port_objects.addresses, [ip("10.96.0.1")].into());
     assert!(
-        fragment
+        port_objects
             .virtual_servers
             .contains_key(&tcp("192.168.0.10:80"))
     );
     assert!(
-        fragment
+        port_objects
             .virtual_servers
             .contains_key(&tcp("172.16.0.10:80"))
     );
-    let entries = entries(&fragment);
+    let entries = entries(&port_objects);
     assert!(entries.contains(&"KUBE-EXTERNAL-IP 192.168.0.10,tcp:80".to_owned()));
     assert!(entries.contains(&"KUBE-LOAD-BALANCER 172.16.0.10,tcp:80".to_owned()));
     assert_eq!(
@@ -489,9 +492,9 @@ fn an_external_ip_that_is_a_load_balancers_too_has_the_entries_of_both() {
         .external_ip("198.51.100.1")
         .vip("198.51.100.1")
         .source_range("10.0.0.0/8");
-    let fragment = of(&service, vec![], &context(IpFamily::V4));
+    let port_objects = of(&service, vec![], &context(IpFamily::V4));
     assert_eq!(
-        entries(&fragment)[1..],
+        entries(&port_objects)[1..],
         [
             "KUBE-EXTERNAL-IP 198.51.100.1,tcp:80",
             "KUBE-IPVS-IPS 10.96.0.1",
@@ -508,9 +511,9 @@ fn endpoints_serve_the_port_of_their_name_and_protocol_only() {
     let service = service("ns/web").named_port("dns", Protocol::Udp, 53);
     let slice =
         slice("ns/web", "a", vec![endpoint("10.0.2.1")]).named_port("dns", Protocol::Tcp, 8080);
-    let fragment = of_slice(&service, &slice, &context(IpFamily::V4));
+    let port_objects = of_slice(&service, &slice, &context(IpFamily::V4));
     assert!(
-        wanted_at(&fragment, udp("10.96.0.1:53"))
+        wanted_at(&port_objects, udp("10.96.0.1:53"))
             .real_servers
             .is_empty()
     );
@@ -529,8 +532,8 @@ fn a_family_sees_its_own_addresses_only() {
         .source_range("10.0.0.0/8")
         .source_range("2001:db8:1::/48");
     let slice = slice("ns/web", "a", vec![endpoint("fd00:10::1").local()]).port(8080);
-    let fragment = of_slice(&service, &slice, &context(IpFamily::V6));
-    let all: Vec<_> = fragment.virtual_servers.keys().copied().collect();
+    let port_objects = of_slice(&service, &slice, &context(IpFamily::V6));
+    let all: Vec<_> = port_objects.virtual_servers.keys().copied().collect();
     assert_eq!(
         all,
         [
@@ -541,15 +544,15 @@ fn a_family_sees_its_own_addresses_only() {
             tcp("[fd00:192::10]:30080"),
         ]
     );
-    for wanted in fragment.virtual_servers.values() {
+    for wanted in port_objects.virtual_servers.values() {
         assert_eq!(wanted.server.netmask, 128);
         assert!(wanted.real_servers.contains_key(&rs("[fd00:10::1]:8080")));
     }
     assert_eq!(
-        fragment.addresses,
+        port_objects.addresses,
         [ip("2001:db8::1"), ip("2001:db8::2"), ip("fd00:96::1")].into()
     );
-    let sources: Vec<_> = entries(&fragment)
+    let sources: Vec<_> = entries(&port_objects)
         .into_iter()
         .filter(|e| e.contains("SOURCE"))
         .collect();

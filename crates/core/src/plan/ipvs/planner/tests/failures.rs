@@ -124,7 +124,7 @@ fn a_failure_does_not_make_the_next_plan_a_full_one() {
     proxy.try_sync(once("add-real-server", Fault::Refused));
     assert!(!proxy.planner.is_full);
     assert_eq!(
-        proxy.planner.touched.virtual_servers,
+        proxy.planner.dirty.virtual_servers,
         [tcp("10.96.0.1:80")].into()
     );
     assert_eq!(lines(&proxy.sync()).len(), 1);

@@ -26,7 +26,7 @@ fn present(real_servers: &[(&str, u32)]) -> VirtualServerState {
 }
 
 /// A proxy without Services that finds a virtual server at `key`.
-fn finding(key: VirtualServerKey, bound: &[&str], context: Context) -> Proxy {
+fn unmet(key: VirtualServerKey, bound: &[&str], context: Context) -> Proxy {
     let mut state = State::default();
     state.node.link_exists = true;
     state.virtual_servers.insert(key, present(&[]));
@@ -38,7 +38,7 @@ fn finding(key: VirtualServerKey, bound: &[&str], context: Context) -> Proxy {
 }
 
 fn survives(key: VirtualServerKey, bound: &[&str], context: Context) -> bool {
-    let mut proxy = finding(key, bound, context);
+    let mut proxy = unmet(key, bound, context);
     proxy.sync();
     proxy.kernel.state.virtual_servers.contains_key(&key)
 }
@@ -60,7 +60,7 @@ fn a_virtual_server_is_ours_by_its_address() {
 #[test]
 fn what_was_found_to_be_ours_stays_ours() {
     let key = udp("203.0.113.1:80");
-    let mut proxy = finding(key, &["203.0.113.1"], context(IpFamily::V4));
+    let mut proxy = unmet(key, &["203.0.113.1"], context(IpFamily::V4));
     proxy.kernel.state.addresses.clear();
     proxy.observe();
     proxy.sync();
@@ -132,7 +132,7 @@ fn a_service_in_an_excluded_range_is_served_and_removed() {
 
 #[test]
 fn unwanted_addresses_of_our_link_go() {
-    let mut proxy = finding(
+    let mut proxy = unmet(
         tcp("203.0.113.9:80"),
         &["10.96.0.99"],
         context(IpFamily::V4),

@@ -193,7 +193,7 @@ proptest! {
     }
 
     /// With steps that fail, that happen unnoticed or that happen in part, rounds that follow lead
-    /// to the same kernel; on the way no address is unprotected and nothing foreign is touched.
+    /// to the same kernel; on the way no address is unprotected and nothing foreign is dirty.
     #[test]
     fn failures_do_not_matter_in_the_end(
         (family, state, story) in story(),
@@ -243,13 +243,13 @@ proptest! {
         proxy.take_in((0..services).flat_map(|n| world::bystander(family, n)));
         proxy.take_in(world::subject(family, 1));
         proxy.sync();
-        let before = proxy.planner.desired().fragments().len();
+        let before = proxy.planner.desired().by_port().len();
         proxy.take_in(world::subject(family, 2));
         let frontends = 1 + proxy.planner.context().node_port_addresses.len();
-        prop_assert!(proxy.planner.touched.virtual_servers.len() <= frontends);
-        prop_assert!(proxy.planner.touched.addresses.is_empty());
-        prop_assert!(proxy.planner.touched.entries.is_empty());
-        prop_assert_eq!(proxy.planner.desired().fragments().len(), before);
+        prop_assert!(proxy.planner.dirty.virtual_servers.len() <= frontends);
+        prop_assert!(proxy.planner.dirty.addresses.is_empty());
+        prop_assert!(proxy.planner.dirty.entries.is_empty());
+        prop_assert_eq!(proxy.planner.desired().by_port().len(), before);
         let plan = proxy.sync();
         prop_assert_eq!(plan.len(), frontends);
         let endpoint = world::subject_endpoint(family, 1);

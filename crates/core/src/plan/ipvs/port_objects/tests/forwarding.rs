@@ -13,7 +13,7 @@ fn direct() -> Service {
     service.options(|options| options.forwarding = ForwardingMethod::DirectRouting)
 }
 
-fn fragment_of(service: &Service, context: &Context, mark: Option<u32>) -> Fragment {
+fn fragment_of(service: &Service, context: &Context, mark: Option<u32>) -> PortObjects {
     let endpoints = vec![endpoint("10.0.1.1").local(), endpoint("10.0.2.1")];
     let slice = slice("ns/web", "a", endpoints).port(8080);
     let [port] = &ServicePort::of(service, context.family)[..] else {
@@ -21,47 +21,50 @@ fn fragment_of(service: &Service, context: &Context, mark: Option<u32>) -> Fragm
     };
     let merged = crate::model::slices::merge(std::iter::once(&slice), context.family);
     let endpoints = merged.into_values().next().unwrap();
-    fragment(port, &endpoints, context, mark)
+    port_objects(port, &endpoints, context, mark)
 }
 
 /// How each endpoint of a virtual server is reached.
-fn methods(fragment: &Fragment, key: VirtualServerKey) -> Vec<String> {
-    let servers = wanted_at(fragment, key).real_servers.iter();
+fn methods(port_objects: &PortObjects, key: VirtualServerKey) -> Vec<String> {
+    let servers = wanted_at(port_objects, key).real_servers.iter();
     servers
         .map(|(key, server)| format!("{} {}", key.address, server.forwarding))
         .collect()
 }
 
-fn findings(fragment: &Fragment) -> Vec<String> {
-    let extras = fragment.extras.iter();
-    let findings = extras.flat_map(|extras| &extras.findings);
-    findings.map(ToString::to_string).collect()
+fn unmet(port_objects: &PortObjects) -> Vec<String> {
+    let extras = port_objects.extras.iter();
+    let unmet = extras.flat_map(|extras| &extras.unmet);
+    unmet.map(ToString::to_string).collect()
 }
 
 #[test]
 fn only_external_addresses_and_remote_endpoints_are_direct() {
-    let fragment = fragment_of(&direct(), &context(IpFamily::V4), Some(MARK));
+    let port_objects = fragment_of(&direct(), &context(IpFamily::V4), Some(MARK));
     let mixed = ["10.0.1.1 masquerade", "10.0.2.1 route"];
     let translated = ["10.0.1.1 masquerade", "10.0.2.1 masquerade"];
-    assert_eq!(methods(&fragment, tcp("203.0.113.1:8080")), mixed);
-    assert_eq!(methods(&fragment, tcp("198.51.100.1:8080")), mixed);
-    assert_eq!(methods(&fragment, tcp("10.96.0.1:8080")), translated);
-    assert_eq!(methods(&fragment, tcp("192.168.0.10:30080")), translated);
+    assert_eq!(methods(&port_objects, tcp("203.0.113.1:8080")), mixed);
+    assert_eq!(methods(&port_objects, tcp("198.51.100.1:8080")), mixed);
+    assert_eq!(methods(&port_objects, tcp("10.96.0.1:8080")), translated);
+    assert_eq!(
+        methods(&port_objects, tcp("192.168.0.10:30080")),
+        translated
+    );
     let inside = VirtualServerKey::Mark {
         mark: MARK,
         family: IpFamily::V4,
     };
-    assert_eq!(methods(&fragment, inside), translated);
-    let [finding] = &findings(&fragment)[..] else {
-        panic!("one finding")
+    assert_eq!(methods(&port_objects, inside), translated);
+    let [unmet] = &unmet(&port_objects)[..] else {
+        panic!("one unmet")
     };
-    assert!(finding.contains("node port 30080"), "{finding}");
+    assert!(unmet.contains("node port 30080"), "{unmet}");
 }
 
 #[test]
 fn clients_outside_are_not_masqueraded() {
-    let fragment = fragment_of(&direct(), &context(IpFamily::V4), Some(MARK));
-    let entries = entries(&fragment);
+    let port_objects = fragment_of(&direct(), &context(IpFamily::V4), Some(MARK));
+    let entries = entries(&port_objects);
     assert!(entries.contains(&"KUBE-EXTERNAL-IP-LOCAL 203.0.113.1,tcp:8080".to_owned()));
     assert!(entries.contains(&"KUBE-LOAD-BALANCER-LOCAL 198.51.100.1,tcp:8080".to_owned()));
     assert!(
@@ -102,12 +105,12 @@ fn what_stands_against_it_is_a_finding_and_all_is_translated() {
         (&local, &plain, Some(MARK), "externalTrafficPolicy Local"),
     ];
     for (service, context, mark, why) in cases {
-        let fragment = fragment_of(service, context, mark);
-        let [finding] = &findings(&fragment)[..] else {
-            panic!("{why}: one finding")
+        let port_objects = fragment_of(service, context, mark);
+        let [unmet] = &unmet(&port_objects)[..] else {
+            panic!("{why}: one unmet")
         };
-        assert!(finding.contains(why), "{finding}");
-        let servers = fragment.virtual_servers.values();
+        assert!(unmet.contains(why), "{unmet}");
+        let servers = port_objects.virtual_servers.values();
         let mut servers = servers.flat_map(|wanted| wanted.real_servers.values());
         assert!(servers.all(|server| server.forwarding == Forwarding::Masquerade));
     }

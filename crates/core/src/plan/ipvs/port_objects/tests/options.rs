@@ -9,26 +9,26 @@ fn web() -> Service {
 }
 
 fn server_of(service: &Service, context: &Context) -> VirtualServer {
-    let fragment = of(service, vec![], context);
-    wanted_at(&fragment, tcp("10.96.0.1:80")).server.clone()
+    let port_objects = of(service, vec![], context);
+    wanted_at(&port_objects, tcp("10.96.0.1:80")).server.clone()
 }
 
-fn findings(fragment: &Fragment) -> Vec<String> {
-    let extras = fragment.extras.iter();
-    let findings = extras.flat_map(|extras| &extras.findings);
-    findings.map(ToString::to_string).collect()
+fn unmet(port_objects: &PortObjects) -> Vec<String> {
+    let extras = port_objects.extras.iter();
+    let unmet = extras.flat_map(|extras| &extras.unmet);
+    unmet.map(ToString::to_string).collect()
 }
 
-fn weights(fragment: &Fragment) -> Vec<(String, u32)> {
-    let servers = &wanted_at(fragment, tcp("10.96.0.1:80")).real_servers;
+fn weights(port_objects: &PortObjects) -> Vec<(String, u32)> {
+    let servers = &wanted_at(port_objects, tcp("10.96.0.1:80")).real_servers;
     let weight = |(key, server): (&RealServerKey, &RealServer)| (key.to_string(), server.weight);
     servers.iter().map(weight).collect()
 }
 
 #[test]
 fn a_service_without_settings_has_no_extras() {
-    let fragment = of(&web(), vec![], &context(IpFamily::V4));
-    assert_eq!(fragment.extras, None);
+    let port_objects = of(&web(), vec![], &context(IpFamily::V4));
+    assert_eq!(port_objects.extras, None);
 }
 
 #[test]
@@ -56,9 +56,9 @@ fn flags_follow_the_scheduler_that_is_used() {
 #[test]
 fn flags_of_a_scheduler_that_has_none_are_a_finding() {
     let service = web().options(|options| options.hashes_port = Some(true));
-    let fragment = of(&service, vec![], &context(IpFamily::V4));
+    let port_objects = of(&service, vec![], &context(IpFamily::V4));
     assert_eq!(
-        findings(&fragment),
+        unmet(&port_objects),
         ["scheduler rr has no flags, only sh and mh have; they are ignored"]
     );
 }
@@ -71,9 +71,9 @@ fn a_scheduler_that_the_kernel_lacks_is_a_finding_and_the_usual_one_is_used() {
     };
     let service = web().scheduler(Scheduler::Twos);
     assert_eq!(&*server_of(&service, &context).scheduler, "rr");
-    let fragment = of(&service, vec![], &context);
+    let port_objects = of(&service, vec![], &context);
     assert_eq!(
-        findings(&fragment),
+        unmet(&port_objects),
         ["this node's kernel has no scheduler twos (module ip_vs_twos); rr is used"]
     );
 }
@@ -122,10 +122,10 @@ fn an_endpoints_own_weight_comes_before_those_of_its_service() {
 fn dh_has_no_servers_of_weight_0() {
     let endpoints = vec![endpoint("10.0.1.1").weight(0), endpoint("10.0.1.2")];
     let context = context(IpFamily::V4);
-    let fragment = of(&web(), endpoints.clone(), &context);
-    assert_eq!(weights(&fragment).len(), 2);
-    let fragment = of(&web().scheduler(Scheduler::Dh), endpoints, &context);
-    assert_eq!(weights(&fragment), [("10.0.1.2:8080".to_owned(), 1)]);
+    let port_objects = of(&web(), endpoints.clone(), &context);
+    assert_eq!(weights(&port_objects).len(), 2);
+    let port_objects = of(&web().scheduler(Scheduler::Dh), endpoints, &context);
+    assert_eq!(weights(&port_objects), [("10.0.1.2:8080".to_owned(), 1)]);
 }
 
 #[test]
@@ -137,8 +137,8 @@ fn udp_flows_stay_with_endpoints_that_shut_down() {
         endpoint("10.0.1.3"),
     ];
     let weights = |endpoints| {
-        let fragment = of(&service, endpoints, &context(IpFamily::V4));
-        let servers = &wanted_at(&fragment, udp("10.96.0.1:53")).real_servers;
+        let port_objects = of(&service, endpoints, &context(IpFamily::V4));
+        let servers = &wanted_at(&port_objects, udp("10.96.0.1:53")).real_servers;
         let weight =
             |(key, server): (&RealServerKey, &RealServer)| (key.to_string(), server.weight);
         servers.iter().map(weight).collect::<Vec<_>>()

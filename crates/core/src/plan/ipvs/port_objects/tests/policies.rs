@@ -6,33 +6,33 @@ use super::*;
 #[test]
 fn external_policy_local_never_uses_remote_endpoints() {
     let service = service("ns/web").port(80).node_port(30080).external_local();
-    let fragment = of(&service, vec![endpoint("10.0.2.1")], &context(IpFamily::V4));
+    let port_objects = of(&service, vec![endpoint("10.0.2.1")], &context(IpFamily::V4));
     assert_eq!(
-        servers(&fragment),
+        servers(&port_objects),
         [
             pair("TCP 10.96.0.1:80", &["10.0.2.1:8080"]),
             pair("TCP 172.16.0.10:30080", &[]),
             pair("TCP 192.168.0.10:30080", &[]),
         ]
     );
-    assert!(fragment.no_local_external);
-    assert!(!fragment.no_local_internal);
+    assert!(port_objects.no_local_external);
+    assert!(!port_objects.no_local_internal);
 }
 
 #[test]
 fn internal_policy_local_never_uses_remote_endpoints() {
     let service = service("ns/web").port(80).node_port(30080).internal_local();
-    let fragment = of(&service, vec![endpoint("10.0.2.1")], &context(IpFamily::V4));
+    let port_objects = of(&service, vec![endpoint("10.0.2.1")], &context(IpFamily::V4));
     assert_eq!(
-        servers(&fragment),
+        servers(&port_objects),
         [
             pair("TCP 10.96.0.1:80", &[]),
             pair("TCP 172.16.0.10:30080", &["10.0.2.1:8080"]),
             pair("TCP 192.168.0.10:30080", &["10.0.2.1:8080"]),
         ]
     );
-    assert!(fragment.no_local_internal);
-    assert!(!fragment.no_local_external);
+    assert!(port_objects.no_local_internal);
+    assert!(!port_objects.no_local_external);
 }
 
 #[test]
@@ -42,8 +42,8 @@ fn a_service_without_endpoints_anywhere_does_not_count_as_lacking_local_ones() {
         .node_port(30080)
         .internal_local()
         .external_local();
-    let fragment = of(&service, vec![], &context(IpFamily::V4));
-    assert!(!fragment.no_local_internal && !fragment.no_local_external);
+    let port_objects = of(&service, vec![], &context(IpFamily::V4));
+    assert!(!port_objects.no_local_internal && !port_objects.no_local_external);
 }
 
 #[test]
@@ -53,16 +53,16 @@ fn terminating_endpoints_are_the_last_resort_on_this_node_too() {
         endpoint("10.0.1.1").local().terminating(),
         endpoint("10.0.2.1"),
     ];
-    let fragment = of(&service, endpoints, &context(IpFamily::V4));
+    let port_objects = of(&service, endpoints, &context(IpFamily::V4));
     assert_eq!(
-        servers(&fragment),
+        servers(&port_objects),
         [
             pair("TCP 10.96.0.1:80", &["10.0.2.1:8080"]),
             pair("TCP 172.16.0.10:30080", &["10.0.1.1:8080"]),
             pair("TCP 192.168.0.10:30080", &["10.0.1.1:8080"]),
         ]
     );
-    assert!(!fragment.no_local_external);
+    assert!(!port_objects.no_local_external);
 }
 
 #[test]
@@ -72,9 +72,9 @@ fn zone_hints_do_not_filter_local_endpoints() {
         endpoint("10.0.1.1").local().zone("there"),
         endpoint("10.0.2.1").zone("here"),
     ];
-    let fragment = of(&service, endpoints, &context(IpFamily::V4));
+    let port_objects = of(&service, endpoints, &context(IpFamily::V4));
     assert_eq!(
-        servers(&fragment),
+        servers(&port_objects),
         [
             pair("TCP 10.96.0.1:80", &["10.0.2.1:8080"]),
             pair("TCP 172.16.0.10:30080", &["10.0.1.1:8080"]),
@@ -94,9 +94,9 @@ fn the_policies_pick_the_real_servers_of_each_role() {
             .vip("198.51.100.1");
         service.internal_policy_local = internal;
         service.external_policy_local = external;
-        let fragment = of(&service, local_and_remote(), &context(IpFamily::V4));
+        let port_objects = of(&service, local_and_remote(), &context(IpFamily::V4));
         let count = |at: &str| {
-            wanted_at(&fragment, vs(Protocol::Tcp, at))
+            wanted_at(&port_objects, vs(Protocol::Tcp, at))
                 .real_servers
                 .len()
         };
@@ -117,10 +117,10 @@ fn pods_and_the_node_reach_all_endpoints_by_a_mark() {
         .vip("198.51.100.1")
         .external_local();
     let slice = slice("ns/web", "a", local_and_remote()).port(8080);
-    let fragment = with_mark(&service, &slice, &context(IpFamily::V4), Some(0x2007));
+    let port_objects = with_mark(&service, &slice, &context(IpFamily::V4), Some(0x2007));
     let all = ["10.0.1.1:8080", "10.0.2.1:8080"];
     assert_eq!(
-        servers(&fragment),
+        servers(&port_objects),
         [
             pair("TCP 10.96.0.1:80", &all),
             pair("TCP 172.16.0.10:30080", &all[..1]),
@@ -129,7 +129,7 @@ fn pods_and_the_node_reach_all_endpoints_by_a_mark() {
             pair("FWM 8199 IPv4", &all),
         ]
     );
-    let marked: Vec<_> = entries(&fragment)
+    let marked: Vec<_> = entries(&port_objects)
         .into_iter()
         .filter(|entry| entry.contains("skbmark"))
         .collect();
@@ -160,17 +160,17 @@ fn a_mark_keeps_clients_by_their_hash() {
     let mut service = service("ns/web").port(80).node_port(30080).external_local();
     service.client_ip_affinity = Some(Duration::from_mins(1));
     let slice = slice("ns/web", "a", local_and_remote()).port(8080);
-    let fragment = with_mark(&service, &slice, &context(IpFamily::V4), Some(0x2007));
+    let port_objects = with_mark(&service, &slice, &context(IpFamily::V4), Some(0x2007));
     let key = VirtualServerKey::Mark {
         mark: 0x2007,
         family: IpFamily::V4,
     };
-    let server = &wanted_at(&fragment, key).server;
+    let server = &wanted_at(&port_objects, key).server;
     assert_eq!(
         (&*server.scheduler, server.flags, server.timeout),
         ("mh", flags::SCHED_FALLBACK, 0)
     );
-    let server = &wanted_at(&fragment, tcp("192.168.0.10:30080")).server;
+    let server = &wanted_at(&port_objects, tcp("192.168.0.10:30080")).server;
     assert_eq!(
         (&*server.scheduler, server.flags, server.timeout),
         ("rr", flags::PERSISTENT, 60)
@@ -190,13 +190,13 @@ fn a_mark_keeps_clients_by_what_the_kernel_has() {
             missing_schedulers: missing.iter().copied().collect(),
             ..context(IpFamily::V4)
         };
-        let fragment = with_mark(&service, &slice, &context, Some(0x2007));
+        let port_objects = with_mark(&service, &slice, &context, Some(0x2007));
         let key = VirtualServerKey::Mark {
             mark: 0x2007,
             family: IpFamily::V4,
         };
-        let server = &wanted_at(&fragment, key).server;
-        let found = fragment.extras.iter().flat_map(|extras| &extras.findings);
+        let server = &wanted_at(&port_objects, key).server;
+        let found = port_objects.extras.iter().flat_map(|extras| &extras.unmet);
         (
             server.scheduler.to_string(),
             server.flags,
@@ -204,7 +204,7 @@ fn a_mark_keeps_clients_by_what_the_kernel_has() {
         )
     };
     let (mh, sh) = (Scheduler::Mh, Scheduler::Sh);
-    let missing = |used| vec![Finding::ClientHashMissing { wanted: mh, used }];
+    let missing = |used| vec![Unmet::ClientHashMissing { wanted: mh, used }];
     let fallback = flags::SCHED_FALLBACK;
     assert_eq!(of(&[sh]), ("mh".to_owned(), fallback, vec![]));
     assert_eq!(of(&[mh]), ("sh".to_owned(), fallback, missing(Some(sh))));
