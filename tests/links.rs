@@ -8,13 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// Folders whose name at the start of a word in backticks makes it a path of the repository.
 const FOLDERS: [&str; 7] = [
-    "hack/",
-    "deploy/",
-    "docs/",
-    "tests/",
-    "src/",
-    "examples/",
-    ".ci/",
+    "hack/", "deploy/", "docs/", "tests/", "src/", "crates/", ".ci/",
 ];
 const ALERTS: &str = "deploy/prometheus/alerts.yaml";
 

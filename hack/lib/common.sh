@@ -169,6 +169,12 @@ need_rust() {
     export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$CACHE/target-$have}"
 }
 
+# build_with TOOL [OPTION]...: builds the proxy and the binary TOOL of crates/tools; options are cargo's.
+build_with() {
+    (cd "$REPO" && nice cargo build --locked -p kube-proxy-rs -p kpr-tools --bin kube-proxy-rs --bin "$@") ||
+        die "could not build kube-proxy-rs and $1"
+}
+
 # need_go: the go command, new enough for hack/testbed/go.mod (a newer one may fetch what it lacks).
 need_go() {
     local want have

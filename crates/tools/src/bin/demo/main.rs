@@ -20,7 +20,7 @@ use common::topology::{
 use common::traffic::{Answer, Connection, Outcome, Patience, Protocol, Servers, ask};
 use common::wait;
 
-#[path = "../../tests/common/mod.rs"]
+#[path = "../../../../../tests/common/mod.rs"]
 mod common;
 
 /// Connections per row.

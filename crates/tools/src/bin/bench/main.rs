@@ -9,7 +9,7 @@ mod case;
 mod cluster;
 mod floor;
 mod model;
-#[path = "../../tests/common/namespace.rs"]
+#[path = "../../../../../tests/common/namespace.rs"]
 #[allow(unreachable_pub, dead_code, reason = "the tests use more of it")]
 mod namespace;
 mod probe;
