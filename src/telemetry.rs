@@ -16,8 +16,15 @@ use crate::config::{LogFormat, LogSettings};
 
 pub use crate::error_chain::ErrorChain;
 
-/// The first part of the targets of our own events.
-const OWN_TARGET: &str = env!("CARGO_CRATE_NAME");
+/// The crates of this workspace, which begin the targets of our own events, and the name by which
+/// `--vmodule` selects a whole crate.
+const OWN_CRATES: [(&str, &str); 5] = [
+    (env!("CARGO_CRATE_NAME"), ""),
+    ("kpr_core", ""),
+    ("netlink_pipeline", "netlink"),
+    ("ipvs_netlink", "ipvs"),
+    ("ipset_netlink", "ipset"),
+];
 /// Libraries that log errors and hand them to us as well: `source` says each once.
 const TALKATIVE: [&str; 2] = ["kube_client", "kube_runtime"];
 
@@ -83,14 +90,15 @@ impl Levels {
     }
 
     fn level(&self, target: &str) -> LevelFilter {
-        let mut segments = target.split("::");
-        match segments.next() {
-            Some(OWN_TARGET) => {}
-            Some(library) if TALKATIVE.contains(&library) && self.others <= LevelFilter::WARN => {
-                return LevelFilter::ERROR;
-            }
-            _ => return self.others,
-        }
+        let (root, path) = target.split_once("::").unwrap_or((target, ""));
+        let Some((_, crate_name)) = OWN_CRATES.iter().find(|(own, _)| *own == root) else {
+            return if TALKATIVE.contains(&root) && self.others <= LevelFilter::WARN {
+                LevelFilter::ERROR
+            } else {
+                self.others
+            };
+        };
+        let segments = path.split("::").chain([*crate_name]);
         // The last matching segment is the most special one, and the first pattern wins.
         let named = |pattern: &str| {
             segments
@@ -200,6 +208,9 @@ mod tests {
                 own,
                 "{number}"
             );
+            for (crate_name, _) in OWN_CRATES {
+                assert_eq!(level(&verbosity(number), crate_name), own, "{crate_name}");
+            }
             assert_eq!(
                 level(&verbosity(number), "hyper::client"),
                 library,
@@ -219,8 +230,14 @@ mod tests {
             LevelFilter::TRACE
         );
         assert_eq!(level(&settings, "ipset_netlink"), LevelFilter::DEBUG);
+        assert_eq!(level(&settings, "ipvs_netlink::client"), LevelFilter::DEBUG);
         assert_eq!(
             level(&settings, "kube_proxy_rs::reconcile"),
+            LevelFilter::INFO
+        );
+        assert_eq!(level(&settings, "kpr_core::plan::ipvs"), LevelFilter::DEBUG);
+        assert_eq!(
+            level(&settings, "netlink_pipeline::socket"),
             LevelFilter::INFO
         );
         assert_eq!(level(&settings, "hyper::health"), LevelFilter::WARN);
