@@ -24,7 +24,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info};
 
 use crate::clock::Clock;
-use crate::config::settings::{ProxyMode, Settings, SourceSettings};
+use crate::config::settings::{Settings, SourceSettings};
 use crate::config::{self, Command, OutputFormat};
 use crate::dataplane::conntrack::tuning::ConntrackSettings;
 use crate::dataplane::exec::{Exec, System};
@@ -41,6 +41,7 @@ use crate::reconcile::{Input, Parts, Reconciler};
 use crate::source::{self, Source, Update, kubernetes};
 use crate::telemetry;
 use end::Ended;
+use kpr_core::model::ProxyMode;
 use kpr_core::plan;
 use listening::{Board, keep_open};
 

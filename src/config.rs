@@ -12,7 +12,6 @@ mod apply;
 pub mod changes;
 pub mod check;
 pub mod defaults;
-pub mod duration;
 pub mod file;
 pub mod flags;
 pub mod gates;
@@ -29,8 +28,8 @@ use clap::error::ErrorKind;
 
 pub use flags::OutputFormat;
 pub use settings::{
-    ClientSettings, ConntrackSettings, IpvsSettings, IpvsTimeouts, LogFormat, LogSettings, Notice,
-    ProxyMode, Settings, SourceSettings, SyncSettings,
+    ClientSettings, IpvsSettings, IpvsTimeouts, LogFormat, LogSettings, Notice, Settings,
+    SourceSettings, SyncSettings,
 };
 
 use file::FileError;

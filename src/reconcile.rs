@@ -26,11 +26,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, error, info, warn};
 
 use crate::clock::Clock;
-use crate::config::settings::{ProxyMode, Settings};
+use crate::config::settings::Settings;
 use crate::dataplane::kernel::{Kernel, ObserveScope};
 use crate::events::{Event, action, reason};
 use crate::source::Update;
 use crate::telemetry::ErrorChain;
+use kpr_core::model::ProxyMode;
 use kpr_core::model::{Changes, IpFamily, Tracker};
 use kpr_core::plan::leftovers::cleanup::Facts;
 

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::listening;
 use crate::clock::Clock;
-use crate::config::settings::{ProxyMode, Settings};
+use crate::config::settings::Settings;
 use crate::dataplane::kernel::Cost;
 use crate::events::{Event, Events, action, reason};
 use crate::health::ProxyHealth;
@@ -24,6 +24,7 @@ use crate::reconcile::health_checks::HealthChecks;
 use crate::reconcile::loopback_ports;
 use crate::reconcile::observer::{Observer, Round};
 use crate::source::{self, Problem};
+use kpr_core::model::ProxyMode;
 use kpr_core::model::{Changes, IpFamily, NodeInfo};
 use kpr_core::plan::step::RuleEdits;
 use kpr_core::plan::{Drift, Outcome, Plan, Report, Step};

@@ -12,12 +12,13 @@ use tracing::{error, info, warn};
 use super::config_file::ConfigFile;
 use super::start;
 use crate::config::changes::needs_restart;
-use crate::config::settings::{ProxyMode, Settings};
+use crate::config::settings::Settings;
 use crate::config::{self, Command};
 use crate::events::{Event, Events, action, reason};
 use crate::health::ProxyHealth;
 use crate::metrics::DataplaneMetrics;
 use crate::reconcile::Input;
+use kpr_core::model::ProxyMode;
 
 /// Who is told of new settings.
 pub(super) struct Told {

@@ -15,7 +15,7 @@ use tracing::{debug, info, warn};
 
 use super::observe::Metrics;
 use crate::clock::Clock;
-use crate::config::settings::{IptablesBackend, ProxyMode, Settings};
+use crate::config::settings::{IptablesBackend, Settings};
 use crate::dataplane::conntrack;
 use crate::dataplane::conntrack::tuning::{ConntrackSettings, Unwritable};
 use crate::dataplane::exec::Exec;
@@ -32,8 +32,8 @@ use crate::telemetry::ErrorChain;
 use ipset_netlink as ipset;
 use ipvs_netlink as ipvs;
 use kpr_core::model::IpFamily;
+use kpr_core::model::ProxyMode;
 use kpr_core::plan::KernelVersion;
-use kpr_core::plan::conntrack::tuning::Tuning;
 use kpr_core::plan::iptables::{static_rules, syntax};
 use kpr_core::plan::ruleset::{Rule, Table};
 use kpr_core::plan::step::LINK;
@@ -278,17 +278,7 @@ fn ipv6_is_enabled() -> bool {
 /// Makes the settings of connection tracking as wanted. One that cannot be written (in a container without the right
 /// to, or because only the first network namespace may) is told, and is no reason not to serve.
 pub(super) fn tune_conntrack(settings: &Settings, metrics: &DataplaneMetrics) {
-    let conntrack = &settings.conntrack;
-    let tuning = Tuning {
-        max_per_core: conntrack.max_per_core,
-        min: conntrack.min,
-        tcp_established_timeout: conntrack.tcp_established_timeout,
-        tcp_close_wait_timeout: conntrack.tcp_close_wait_timeout,
-        tcp_be_liberal: conntrack.tcp_be_liberal,
-        udp_timeout: conntrack.udp_timeout,
-        udp_stream_timeout: conntrack.udp_stream_timeout,
-    };
-    let (met, unwritable) = ConntrackSettings::default().apply(&tuning);
+    let (met, unwritable) = ConntrackSettings::default().apply(&settings.conntrack);
     for setting in met {
         metrics.sysctl_written(setting.path, true);
     }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use kpr_core::model::address::parse_ip;
 
-use super::duration::GoDuration;
 use super::types::{API_VERSION, KIND, KubeProxyConfiguration};
+use kpr_core::model::GoDuration;
 
 /// Port of `/healthz`.
 pub const HEALTHZ_PORT: u16 = 10256;

@@ -14,9 +14,9 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
-use super::duration::GoDuration;
 use super::settings::IptablesBackend;
 use super::types::VmoduleItem;
+use kpr_core::model::GoDuration;
 
 #[cfg(test)]
 pub(super) use shown::OURS;

@@ -193,8 +193,8 @@ fn fields_without_effect_say_so() {
     configuration.client_connection.content_type = "x".to_owned();
     configuration.client_connection.accept_content_types = "x".to_owned();
     configuration.client_connection.qps = 7.0;
-    configuration.config_sync_period = super::duration::GoDuration::from_secs(1);
-    configuration.logging.flush_frequency = super::duration::GoDuration::from_secs(1);
+    configuration.config_sync_period = kpr_core::model::GoDuration::from_secs(1);
+    configuration.logging.flush_frequency = kpr_core::model::GoDuration::from_secs(1);
     configuration.logging.options.text.split_stream = true;
     let fields = all_fields();
     let mut checked = 0;

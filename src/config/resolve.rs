@@ -12,13 +12,14 @@ use ipnet::IpNet;
 use kpr_core::model::address::{parse_cidr, parse_ip};
 use kpr_core::model::net::IpFamily;
 use kpr_core::model::node::{DetectLocal, InterfaceName, NodePortAddress, NodePortAddresses};
+use kpr_core::model::{GoDuration, ProxyMode};
+use kpr_core::plan::conntrack::tuning::Tuning;
 
 use super::defaults::{IPVS_DRAIN_LIMIT, SCHEDULER, split_host_port};
-use super::duration::GoDuration;
 use super::gates::FeatureGates;
 use super::settings::{
-    ClientSettings, ConntrackSettings, IptablesBackend, IpvsSettings, IpvsTimeouts, LogFormat,
-    LogSettings, Notice, ProxyMode, Settings, SourceSettings, SyncSettings,
+    ClientSettings, IptablesBackend, IpvsSettings, IpvsTimeouts, LogFormat, LogSettings, Notice,
+    Settings, SourceSettings, SyncSettings,
 };
 use super::types::{KubeProxyConfiguration, Logging};
 use super::validation::{Errors, Problem, ValidationErrors};
@@ -225,7 +226,7 @@ fn ipvs(config: &KubeProxyConfiguration, errors: &mut Errors) -> IpvsSettings {
     settings
 }
 
-fn conntrack(config: &KubeProxyConfiguration, errors: &mut Errors) -> ConntrackSettings {
+fn conntrack(config: &KubeProxyConfiguration, errors: &mut Errors) -> Tuning {
     let section = &config.conntrack;
     let path =
         |name: &str| format!("KubeProxyLinuxConfiguration.KubeProxyConntrackConfiguration.{name}");
@@ -240,7 +241,7 @@ fn conntrack(config: &KubeProxyConfiguration, errors: &mut Errors) -> ConntrackS
     let min = count("Min", section.min, errors);
     let established = section.tcp_established_timeout.unwrap_or_default();
     let close_wait = section.tcp_close_wait_timeout.unwrap_or_default();
-    ConntrackSettings {
+    Tuning {
         max_per_core: Some(max_per_core).filter(|&entries| entries > 0),
         min,
         tcp_established_timeout: timeout(&path("TCPEstablishedTimeout"), established, errors),

@@ -6,55 +6,14 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
 use super::types::KubeProxyConfiguration;
+use kpr_core::model::ProxyMode;
 use kpr_core::model::node::{DetectLocal, NodePortAddresses};
-
-/// Which kernel machinery carries Services.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ProxyMode {
-    /// NAT rules only; what a blank `mode` means.
-    Iptables,
-    /// Virtual servers on a dummy interface, with a fixed set of rules beside them.
-    Ipvs,
-}
-
-impl ProxyMode {
-    /// The spelling of the configuration and of `/proxyMode`.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Iptables => "iptables",
-            Self::Ipvs => "ipvs",
-        }
-    }
-}
-
-impl fmt::Display for ProxyMode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl FromStr for ProxyMode {
-    type Err = UnknownProxyMode;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "" | "iptables" => Ok(Self::Iptables),
-            "ipvs" => Ok(Self::Ipvs),
-            other => Err(UnknownProxyMode(other.to_owned())),
-        }
-    }
-}
-
-/// A mode that this proxy does not have.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown proxy mode {0:?}")]
-pub struct UnknownProxyMode(pub String);
+use kpr_core::plan::conntrack::tuning::Tuning;
 
 /// Where Services and EndpointSlices come from.
 #[derive(Clone, Debug, PartialEq)]
@@ -125,25 +84,6 @@ impl IpvsTimeouts {
     pub const fn is_empty(&self) -> bool {
         self.tcp.is_none() && self.tcp_fin.is_none() && self.udp.is_none()
     }
-}
-
-/// Kernel settings of connection tracking. `None` leaves the kernel's value.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ConntrackSettings {
-    /// Table size per CPU; see [`Self::min`].
-    pub max_per_core: Option<u32>,
-    /// Least table size, if `max_per_core` is set.
-    pub min: u32,
-    /// Idle established TCP connections.
-    pub tcp_established_timeout: Option<Duration>,
-    /// TCP connections in `CLOSE_WAIT`.
-    pub tcp_close_wait_timeout: Option<Duration>,
-    /// Do not call out-of-window TCP packets invalid.
-    pub tcp_be_liberal: bool,
-    /// UDP that was answered at most once.
-    pub udp_timeout: Option<Duration>,
-    /// UDP streams.
-    pub udp_stream_timeout: Option<Duration>,
 }
 
 /// Form of log lines.
@@ -222,7 +162,7 @@ pub struct Settings {
     /// Where node ports answer.
     pub node_port_addresses: NodePortAddresses,
     /// Connection tracking.
-    pub conntrack: ConntrackSettings,
+    pub conntrack: Tuning,
     /// `spec.externalIPs` counts (feature gate `AllowServiceExternalIPs`).
     pub allow_external_ips: bool,
     /// For `/proc/self/oom_score_adj`.

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::*;
+use kpr_core::model::ProxyMode;
 use kpr_core::model::node::DetectLocal;
+use kpr_core::plan::conntrack::tuning::Tuning;
 
 fn try_command(arguments: &[&str]) -> Result<Command, ConfigError> {
     parse(
@@ -129,7 +131,7 @@ fn flags_reach_their_settings() {
     assert_eq!(settings.oom_score_adj, -5);
     assert_eq!(
         settings.conntrack,
-        ConntrackSettings {
+        Tuning {
             max_per_core: None,
             min: 7,
             tcp_established_timeout: None,

@@ -6,9 +6,10 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::de::{self, Deserializer, Visitor};
+use serde::{Deserialize, Serialize};
 
-use super::duration::{GoDuration, duration_or_nanoseconds};
+use kpr_core::model::GoDuration;
 
 /// The group and version of the configuration file.
 pub const API_VERSION: &str = "kubeproxy.config.k8s.io/v1alpha1";
@@ -346,4 +347,40 @@ fn quantity<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Quantity, D::E
         Some(Form::Number(number)) => Quantity(number.to_string()),
         Some(Form::Text(text)) => Quantity(text),
     })
+}
+
+/// For `logging.flushFrequency`, which is a duration or a number of nanoseconds; null is zero.
+fn duration_or_nanoseconds<'de, D>(deserializer: D) -> Result<GoDuration, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    struct Either;
+
+    impl Visitor<'_> for Either {
+        type Value = GoDuration;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a duration such as 5s, or a number of nanoseconds")
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<GoDuration, E> {
+            text.parse().map_err(E::custom)
+        }
+
+        fn visit_i64<E: de::Error>(self, nanoseconds: i64) -> Result<GoDuration, E> {
+            Ok(GoDuration::from_nanos(nanoseconds))
+        }
+
+        fn visit_u64<E: de::Error>(self, nanoseconds: u64) -> Result<GoDuration, E> {
+            i64::try_from(nanoseconds)
+                .map(GoDuration::from_nanos)
+                .map_err(E::custom)
+        }
+
+        fn visit_unit<E: de::Error>(self) -> Result<GoDuration, E> {
+            Ok(GoDuration::ZERO)
+        }
+    }
+
+    deserializer.deserialize_any(Either)
 }

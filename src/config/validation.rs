@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::duration::GoDuration;
+use kpr_core::model::GoDuration;
 
 /// The path that every field's path starts with.
 const ROOT: &str = "KubeProxyConfiguration";

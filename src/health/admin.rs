@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use super::{JSON, PLAIN, answer, not_found};
 use crate::clock::Clock;
-use crate::config::ProxyMode;
+use kpr_core::model::ProxyMode;
 
 /// What the Prometheus text format is called by `client_golang` 1.23.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";

@@ -14,9 +14,9 @@ use tokio::net::TcpStream;
 
 use super::*;
 use crate::clock::{Clock, ManualClock};
-use crate::config::ProxyMode;
 use crate::config::types::KubeProxyConfiguration;
 use crate::metrics::{self, HealthMetrics};
+use kpr_core::model::ProxyMode;
 use kpr_core::model::ServiceName;
 use kpr_core::model::net::IpFamily;
 

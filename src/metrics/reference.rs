@@ -12,10 +12,10 @@ use prometheus::proto::MetricFamily;
 use super::tests::{touch_everything, upper_bounds};
 use super::*;
 use crate::clock::Clock;
-use crate::config::ProxyMode;
 use crate::dataplane::kernel::Cost;
 use crate::source::{Observer, Problem, Request};
 use crate::testing::document_is;
+use kpr_core::model::ProxyMode;
 use kpr_core::model::net::IpFamily;
 
 /// Everything that a proxy in that mode may show.

@@ -10,7 +10,7 @@ use prometheus::{
 
 use super::{MetricsError, counter, counters, gauge, gauges, histograms, opts, register, signed};
 use crate::clock::Clock;
-use crate::config::ProxyMode;
+use kpr_core::model::ProxyMode;
 use kpr_core::model::net::IpFamily;
 
 /// How much a round looked at.

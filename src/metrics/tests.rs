@@ -8,9 +8,9 @@ use prometheus::TextEncoder;
 
 use super::*;
 use crate::clock::{Clock, ManualClock};
-use crate::config::ProxyMode;
 use crate::dataplane::kernel::Cost;
 use crate::source::{Observer, Problem, Request};
+use kpr_core::model::ProxyMode;
 use kpr_core::model::net::IpFamily;
 
 fn text(registry: &Registry) -> String {

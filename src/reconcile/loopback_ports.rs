@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::context::NodeFacts;
-use crate::config::settings::{ProxyMode, Settings};
+use crate::config::settings::Settings;
 use crate::loopback::Transport;
+use kpr_core::model::ProxyMode;
 use kpr_core::model::{IpFamily, ServiceName, ServicePort, Tracker};
 
 /// What one family wants.

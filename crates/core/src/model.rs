@@ -7,12 +7,14 @@
 //! Nothing here reads a clock, a socket or a file.
 
 pub mod address;
+pub mod duration;
 pub mod endpoint;
 pub mod ipvs_options;
 pub mod name;
 pub mod net;
 pub mod node;
 pub mod node_info;
+pub mod proxy_mode;
 pub mod service;
 pub mod service_port;
 pub mod slices;
@@ -21,11 +23,13 @@ pub mod testing;
 pub mod topology;
 pub mod tracker;
 
+pub use duration::GoDuration;
 pub use endpoint::{Endpoint, EndpointSlice, NodeHint, SliceEndpoint, SlicePort};
 pub use ipvs_options::IpvsOptions;
 pub use name::{ServiceName, ServicePortName, SliceName};
 pub use net::{IpFamily, Protocol};
 pub use node_info::NodeInfo;
+pub use proxy_mode::ProxyMode;
 pub use service::{PortSpec, Service};
 pub use service_port::ServicePort;
 pub use tracker::{Changes, Event, Tracker};

@@ -2,7 +2,7 @@
 //! Decoding and writing of the configuration file.
 
 use super::*;
-use crate::config::duration::GoDuration;
+use kpr_core::model::GoDuration;
 
 /// What kubeadm puts into the ConfigMap `kube-proxy`, field `config.conf`.
 const KUBEADM: &str = include_str!("kubeadm.yaml");

@@ -13,7 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use super::address::{parse_cidr, parse_ip};
 use super::problems::Problems;
 use super::reason;
-use crate::config::duration::GoDuration;
+use kpr_core::model::GoDuration;
 use kpr_core::model::ipvs_options::{ForwardingMethod, IpvsOptions, Scheduler, Tunnel, Weight};
 
 const OWN: &str = "kube-proxy-rs.io/";

@@ -149,7 +149,7 @@ fn conntrack_zeros_leave_the_kernels_values() {
         c.conntrack.tcp_established_timeout = Some(GoDuration::ZERO);
         c.conntrack.tcp_close_wait_timeout = Some(GoDuration::ZERO);
     });
-    let expected = ConntrackSettings {
+    let expected = Tuning {
         min: 131_072,
         ..Default::default()
     };

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Durations as Go writes and reads them: `30s`, `2h22m`, `1.5h`, `-1s`, `0`.
+//! PURE: durations as Go writes and reads them: `30s`, `2h22m`, `1.5h`, `-1s`, `0`.
 
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::de::{self, Deserializer, Visitor};
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 const NANOSECOND: u64 = 1;
 const MICROSECOND: u64 = 1_000;
@@ -15,7 +14,8 @@ const SECOND: u64 = 1_000_000_000;
 const MINUTE: u64 = 60 * SECOND;
 const HOUR: u64 = 60 * MINUTE;
 
-/// A signed duration in whole nanoseconds: Go's `time.Duration`, so that negative ones reach validation.
+/// A signed duration in whole nanoseconds: Go's `time.Duration`, so that negative ones reach
+/// validation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct GoDuration(i64);
 
@@ -184,42 +184,6 @@ impl<'de> Deserialize<'de> for GoDuration {
         let text = String::deserialize(deserializer)?;
         text.parse().map_err(de::Error::custom)
     }
-}
-
-/// For `logging.flushFrequency`, which is a duration or a number of nanoseconds; null is zero.
-pub(super) fn duration_or_nanoseconds<'de, D>(deserializer: D) -> Result<GoDuration, D::Error>
-where
-    D: Deserializer<'de>,
-{
-    struct Either;
-
-    impl Visitor<'_> for Either {
-        type Value = GoDuration;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a duration such as 5s, or a number of nanoseconds")
-        }
-
-        fn visit_str<E: de::Error>(self, text: &str) -> Result<GoDuration, E> {
-            text.parse().map_err(E::custom)
-        }
-
-        fn visit_i64<E: de::Error>(self, nanoseconds: i64) -> Result<GoDuration, E> {
-            Ok(GoDuration(nanoseconds))
-        }
-
-        fn visit_u64<E: de::Error>(self, nanoseconds: u64) -> Result<GoDuration, E> {
-            i64::try_from(nanoseconds)
-                .map(GoDuration)
-                .map_err(E::custom)
-        }
-
-        fn visit_unit<E: de::Error>(self) -> Result<GoDuration, E> {
-            Ok(GoDuration::ZERO)
-        }
-    }
-
-    deserializer.deserialize_any(Either)
 }
 
 #[cfg(test)]
