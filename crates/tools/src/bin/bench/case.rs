@@ -17,15 +17,16 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
+use kpr_tools::pause;
+use kpr_tools::process::{self, Metrics};
+use kpr_tools::running::{Running, programmed};
 use kube_proxy_rs::clock::Clock;
 use serde_json::{Map, Value, json};
 
 use crate::api::Writer;
 use crate::probe::{Pods, Probe, TooLate};
-use crate::process::{self, Metrics};
-use crate::running::{Running, programmed};
 use crate::world::{Backend, CLUSTER_CIDR, Node, World, find};
-use crate::{Shape, cluster, pause, rounded, save};
+use crate::{Shape, cluster, rounded, save};
 
 /// The proxy is left alone for so long before a change, which is more than its minimum pause.
 const QUIET: Duration = Duration::from_millis(1_500);

@@ -2,7 +2,6 @@
 //! The floor: the kernel objects of the cluster, made through our clients by requests that were
 //! prepared before the clock starts. No source, no model, no planning, no reading.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,16 +13,16 @@ use ipvs_netlink::{
     ServiceKey,
 };
 use kpr_core::model::IpFamily;
-use kpr_core::model::node::LocalDetector;
-use kpr_core::plan::ipvs::object::Timeouts;
+use kpr_core::plan::Context;
 use kpr_core::plan::ipvs::set::{SetId, SetType};
 use kpr_core::plan::ipvs::static_rules as rules;
 use kpr_core::plan::ruleset::Ruleset;
-use kpr_core::plan::{Context, IptablesContext, KernelVersion};
 use kube_proxy_rs::clock::Clock;
+use kube_proxy_rs::config::{self, Command};
 use kube_proxy_rs::dataplane::exec::{Exec as _, System};
 use kube_proxy_rs::dataplane::iptables::{Backends, Iptables};
 use kube_proxy_rs::dataplane::links::Links;
+use kube_proxy_rs::reconcile::context::{self, NodeFacts};
 use netlink_pipeline::SocketStats;
 use serde_json::{Value, json};
 
@@ -44,7 +43,7 @@ pub(crate) fn measure(clock: &Clock, shape: Shape, out: &Path) -> anyhow::Result
     let sets = sets()?;
     let mut edits = Vec::new();
     for family in IpFamily::ALL {
-        let wanted = rules::fixed_rules(&context(family))?;
+        let wanted = rules::fixed_rules(&context(family)?)?;
         edits.push((family, rules::edits(&wanted, &Ruleset::new())));
     }
     let addresses: Vec<_> = (0..shape.services)
@@ -206,27 +205,11 @@ fn operations(shape: Shape) -> Vec<Operation> {
         .collect()
 }
 
-/// A node without anything special: the rules hardly depend on it.
-fn context(family: IpFamily) -> Context {
-    Context {
-        family,
-        owns_node: false,
-        zone: None,
-        node_ip: None,
-        node_addresses: BTreeSet::new(),
-        node_port_addresses: BTreeSet::new(),
-        held_addresses: std::collections::BTreeMap::new(),
-        scheduler: "rr".into(),
-        missing_schedulers: BTreeSet::new(),
-        drain_limit: Duration::from_hours(1),
-        exclude_cidrs: Vec::new(),
-        service_cidrs: Vec::new(),
-        masquerade_all: false,
-        masquerade_mark: 0x4000,
-        local_detector: LocalDetector::None,
-        strict_arp: false,
-        timeouts: Timeouts::default(),
-        iptables: IptablesContext::default(),
-        kernel: KernelVersion { major: 6, minor: 1 },
-    }
+/// What the proxy would know of a node with default settings and no Node object.
+fn context(family: IpFamily) -> anyhow::Result<Context> {
+    let Command::Run(settings) = config::parse(["kube-proxy-rs".into()])? else {
+        anyhow::bail!("no arguments are not a command to run");
+    };
+    let facts = NodeFacts::default();
+    Ok(context::context(&settings, &facts, family, false))
 }

@@ -13,10 +13,8 @@ mod model;
 #[allow(unreachable_pub, dead_code, reason = "the tests use more of it")]
 mod namespace;
 mod probe;
-mod process;
 mod profile;
 mod report;
-mod running;
 mod sample;
 mod world;
 
@@ -86,15 +84,6 @@ fn save(path: &Path, result: &Value) -> anyhow::Result<()> {
     std::fs::write(&part, result.to_string() + "\n")?;
     std::fs::rename(part, path)?;
     Ok(())
-}
-
-/// Lets others have the processor for a moment.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "between two looks, not instead of them"
-)]
-fn pause(time: std::time::Duration) {
-    std::thread::sleep(time);
 }
 
 /// Not more digits than mean something.

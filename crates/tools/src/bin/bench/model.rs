@@ -5,12 +5,13 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use kpr_core::model::tracker::{Event, Tracker};
+use kpr_tools::process;
 use kube_proxy_rs::memory;
 use kube_proxy_rs::source::Options;
 use kube_proxy_rs::source::convert::Converter;
 use serde_json::json;
 
-use crate::{Shape, cluster, process, save};
+use crate::{Shape, cluster, save};
 
 pub(crate) fn measure(shape: Shape, out: &Path) -> anyhow::Result<()> {
     memory::keep_large_apart();

@@ -8,12 +8,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use kpr_tools::pause;
 use kube_proxy_rs::clock::Clock;
 use socket2::{Domain, SockRef, Socket, Type};
 
+use crate::cluster;
 use crate::namespace::Namespace;
 use crate::world::World;
-use crate::{cluster, pause};
 
 /// Connections that nobody answers are given up after this time.
 const PATIENCE: Duration = Duration::from_millis(100);

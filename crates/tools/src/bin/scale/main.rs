@@ -4,18 +4,17 @@
 //! written down. `hack/scale` runs it at several sizes; `table` prints what follows from the small ones beside the large one.
 
 mod objects;
-#[path = "../bench/process.rs"]
-#[allow(dead_code, reason = "the benchmarks use more of it")]
-mod process;
 mod stream;
 mod table;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use clap::{Parser, Subcommand};
+use kpr_tools::running::{LAST_ROUND, Running};
+use kpr_tools::{pause, process};
 use kube_proxy_rs::clock::Clock;
 use serde_json::{Value, json};
 
@@ -69,25 +68,15 @@ fn main() -> anyhow::Result<()> {
 /// Longer than any cold start takes in a guest kernel.
 const LIMIT: Duration = Duration::from_mins(25);
 
-/// Ends with the measurement, however that ends.
-struct Proxy(Child);
-
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
-}
-
 fn measure(run: &Run) -> anyhow::Result<()> {
     let clock = Clock::system();
     let stream = Stream::start(run.services)?;
     let folder = run.out.parent().unwrap_or(Path::new("."));
     let kubeconfig = folder.join(format!("{}.kubeconfig", run.label));
     std::fs::write(&kubeconfig, stream.kubeconfig())?;
-    let log = std::fs::File::create(folder.join(format!("{}.log", run.label)))?;
-    let proxy = Proxy(start(run, &kubeconfig, log)?);
-    let pid = proxy.0.id();
+    let log = File::create(folder.join(format!("{}.log", run.label)))?;
+    let mut proxy = start(run, &kubeconfig, &log)?;
+    let pid = proxy.pid();
     let look = || -> anyhow::Result<Value> {
         Ok(json!({
             "seconds": clock.monotonic().as_secs_f64(),
@@ -100,14 +89,13 @@ fn measure(run: &Run) -> anyhow::Result<()> {
     };
     let begin = clock.monotonic();
     let is_late = || clock.monotonic().saturating_sub(begin) > LIMIT;
-    let caught_up = |changes: u64| -> anyhow::Result<()> {
-        // Twice, with a pause between: what has been read may not have been taken in.
+    let mut caught_up = |changes: u64| -> anyhow::Result<()> {
         loop {
             let metrics = process::Metrics::read();
             let is_done = metrics.is_some_and(|metrics| {
                 let pending = metrics.sum(PENDING, "").unwrap_or(1.0);
                 let synced = metrics
-                    .series(SYNCED)
+                    .series(LAST_ROUND)
                     .filter(|(_, time)| *time > 0.0)
                     .count();
                 pending == 0.0 && synced > 0
@@ -115,7 +103,8 @@ fn measure(run: &Run) -> anyhow::Result<()> {
             if is_done && stream.sent() >= changes && stream.is_listed() {
                 return Ok(());
             }
-            ensure!(!is_late(), "it does not catch up");
+            proxy.ensure_runs()?;
+            ensure!(!is_late(), "the proxy does not catch up");
             pause(Duration::from_millis(200));
         }
     };
@@ -144,33 +133,20 @@ fn measure(run: &Run) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What is left to do, and when a round was last finished.
+/// Changes that no round has applied yet.
 const PENDING: &str = "kubeproxy_sync_proxy_rules_service_changes_pending";
-const SYNCED: &str = "kubeproxy_sync_proxy_rules_last_timestamp_seconds";
 /// After this, memory that is given back late has been given back.
 const SETTLE: Duration = Duration::from_secs(5);
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the program under test is started"
-)]
-fn start(run: &Run, kubeconfig: &Path, log: std::fs::File) -> anyhow::Result<Child> {
-    let mut command = Command::new(&run.proxy);
-    command
-        .arg(format!("--proxy-mode={}", run.mode))
-        .arg(format!("--kubeconfig={}", kubeconfig.display()))
-        .args(["--hostname-override=node-0", "--cluster-cidr=10.128.0.0/9"])
-        .args(["--conntrack-max-per-core=0", "--conntrack-min=0"])
-        .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
-        .stderr(log);
-    command.spawn().context("cannot start the proxy")
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "between two looks, not instead of them"
-)]
-fn pause(time: Duration) {
-    std::thread::sleep(time);
+fn start(run: &Run, kubeconfig: &Path, log: &File) -> anyhow::Result<Running> {
+    let command = [
+        run.proxy.display().to_string(),
+        format!("--proxy-mode={}", run.mode),
+        format!("--kubeconfig={}", kubeconfig.display()),
+        "--hostname-override=node-0".to_owned(),
+        "--cluster-cidr=10.128.0.0/9".to_owned(),
+        "--conntrack-max-per-core=0".to_owned(),
+        "--conntrack-min=0".to_owned(),
+    ];
+    Running::start(&command, &[], log)
 }

@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use ipvs_netlink::{Client as Ipvs, Protocol, ServiceKey};
+use kpr_tools::pause;
 use kube_proxy_rs::clock::Clock;
 use serde_json::{Value, json};
 
 use crate::api::Writer;
 use crate::probe::TooLate;
-use crate::{cluster, pause, rounded};
+use crate::{cluster, rounded};
 
 /// Between two looks at the kernel.
 const LOOK: Duration = Duration::from_micros(500);

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 const METRICS: ([u8; 4], u16) = ([127, 0, 0, 1], 10_249);
 
 /// `VmRSS` and its parts, `VmHWM` in kB and the number of threads.
-pub(crate) fn memory(pid: u32) -> anyhow::Result<Value> {
+pub fn memory(pid: u32) -> anyhow::Result<Value> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let number = |name: &str| {
         let line = status.lines().find(|line| line.starts_with(name))?;
@@ -29,7 +29,7 @@ pub(crate) fn memory(pid: u32) -> anyhow::Result<Value> {
 }
 
 /// Processor time in seconds: the scheduler's nanoseconds where the kernel counts them, else ticks.
-pub(crate) fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
+pub fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
     let mut nanoseconds = 0_u64;
     let mut is_counted = false;
     for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
@@ -52,7 +52,7 @@ pub(crate) fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
 }
 
 /// Processor time with that of programs that the process started and waited for.
-pub(crate) fn cpu_with_children(pid: u32) -> anyhow::Result<f64> {
+pub fn cpu_with_children(pid: u32) -> anyhow::Result<f64> {
     Ok(cpu_seconds(pid)? + times(pid, 4)? - times(pid, 2)?)
 }
 
@@ -67,7 +67,7 @@ fn times(pid: u32, count: usize) -> anyhow::Result<f64> {
 }
 
 /// Processes and threads that this kernel has made since it booted.
-pub(crate) fn forks() -> anyhow::Result<u64> {
+pub fn forks() -> anyhow::Result<u64> {
     let stat = std::fs::read_to_string("/proc/stat")?;
     let line = stat
         .lines()
@@ -77,11 +77,11 @@ pub(crate) fn forks() -> anyhow::Result<u64> {
 
 /// The values of `/metrics`, by series.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Metrics(BTreeMap<String, f64>);
+pub struct Metrics(BTreeMap<String, f64>);
 
 impl Metrics {
     /// `None` while nobody serves them.
-    pub(crate) fn read() -> Option<Self> {
+    pub fn read() -> Option<Self> {
         let address = SocketAddr::from(METRICS);
         let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(10)).ok()?;
         stream
@@ -104,7 +104,7 @@ impl Metrics {
     }
 
     /// All series of a metric.
-    pub(crate) fn series<'a>(&'a self, name: &'a str) -> impl Iterator<Item = (&'a str, f64)> {
+    pub fn series<'a>(&'a self, name: &'a str) -> impl Iterator<Item = (&'a str, f64)> {
         self.0
             .iter()
             .filter(move |(series, _)| series.split('{').next() == Some(name))
@@ -112,7 +112,7 @@ impl Metrics {
     }
 
     /// The sum of a metric over its labels that contain `label`; `None` where there is no such series.
-    pub(crate) fn sum(&self, name: &str, label: &str) -> Option<f64> {
+    pub fn sum(&self, name: &str, label: &str) -> Option<f64> {
         self.series(name)
             .filter(|(series, _)| series.contains(label))
             .map(|(_, value)| value)
@@ -120,7 +120,7 @@ impl Metrics {
     }
 
     /// What the proxy did since it started: rounds, netlink, processes.
-    pub(crate) fn work(&self) -> BTreeMap<&'static str, f64> {
+    pub fn work(&self) -> BTreeMap<&'static str, f64> {
         let metrics = [
             (
                 "rounds",
@@ -160,7 +160,7 @@ impl Metrics {
 }
 
 /// What was done between two readings.
-pub(crate) fn difference(
+pub fn difference(
     before: &BTreeMap<&'static str, f64>,
     after: &BTreeMap<&'static str, f64>,
 ) -> Value {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A proxy that is measured. It ends with its owner.
+//! A proxy under measurement, as a child process.
 
 use std::fs::File;
 use std::process::{Child, Command, Stdio};
@@ -8,10 +8,12 @@ use anyhow::Context as _;
 
 use crate::process::Metrics;
 
-pub(crate) const LAST_ROUND: &str = "kubeproxy_sync_proxy_rules_last_timestamp_seconds";
+/// Time of the last successful round, by IP family.
+pub const LAST_ROUND: &str = "kubeproxy_sync_proxy_rules_last_timestamp_seconds";
 
-/// See the module.
-pub(crate) struct Running(Child);
+/// Killed when dropped.
+#[derive(Debug)]
+pub struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -25,9 +27,9 @@ impl Running {
     /// Starts a program with its arguments in the network namespace of this thread.
     #[expect(
         clippy::disallowed_methods,
-        reason = "the program that is measured, not a tool of the proxy"
+        reason = "the program under measurement, not a tool of the proxy"
     )]
-    pub(crate) fn start(
+    pub fn start(
         command: &[String],
         environment: &[(&str, String)],
         log: &File,
@@ -44,11 +46,11 @@ impl Running {
         Ok(Self(child))
     }
 
-    pub(crate) fn pid(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         self.0.id()
     }
 
-    pub(crate) fn ensure_runs(&mut self) -> anyhow::Result<()> {
+    pub fn ensure_runs(&mut self) -> anyhow::Result<()> {
         match self.0.try_wait()? {
             Some(status) => anyhow::bail!("the proxy ended: {status}"),
             None => Ok(()),
@@ -56,8 +58,8 @@ impl Running {
     }
 }
 
-/// When the last of both IP families had its first successful round, in seconds since 1970.
-pub(crate) fn programmed(metrics: &Metrics) -> Option<f64> {
+/// When the later of the two IP families had its first successful round, in seconds since 1970.
+pub fn programmed(metrics: &Metrics) -> Option<f64> {
     let rounds = metrics.series(LAST_ROUND).filter(|(_, at)| *at > 0.0);
     let times: Vec<f64> = rounds.map(|(_, at)| at).collect();
     (times.len() >= 2).then(|| times.into_iter().fold(0.0, f64::max))
