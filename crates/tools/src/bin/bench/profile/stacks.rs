@@ -10,6 +10,15 @@ use serde_json::Value;
 /// What stands for our kernel's code in a stack; flame graphs give it a colour of its own.
 const KERNEL: &str = "_[k]";
 
+/// Crates of this workspace.
+const OURS: [&str; 5] = [
+    "kube_proxy_rs",
+    "kpr_core",
+    "netlink_pipeline",
+    "ipvs_netlink",
+    "ipset_netlink",
+];
+
 /// Crates of the language, whose functions say little without their caller.
 const LANGUAGE: [&str; 4] = ["core", "alloc", "std", "hashbrown"];
 
@@ -166,7 +175,7 @@ fn place(stack: &[String]) -> Option<String> {
     let ours = stack
         .iter()
         .rev()
-        .find(|name| name.contains("kube_proxy_rs::"));
+        .find(|name| OURS.iter().any(|of| name.contains(&format!("{of}::"))));
     let by = if stack.last().is_some_and(|last| last.ends_with(KERNEL)) {
         Some("kernel")
     } else {
@@ -174,8 +183,10 @@ fn place(stack: &[String]) -> Option<String> {
         crates.find(|name| !LANGUAGE.contains(name))
     };
     match (ours, by) {
-        (Some(ours), Some("kube_proxy_rs") | None) => Some(format!("`{}`", short(ours))),
-        (Some(ours), Some(by)) => Some(format!("{by}, for `{}`", short(ours))),
+        (Some(ours), Some(by)) if !OURS.contains(&by) => {
+            Some(format!("{by}, for `{}`", short(ours)))
+        }
+        (Some(ours), _) => Some(format!("`{}`", short(ours))),
         // Stacks of a runtime's tasks do not always lead back to us.
         (None, Some(by)) if stack.iter().any(|name| crate_of(name).is_some()) => {
             Some(by.to_owned())
@@ -201,6 +212,7 @@ fn short(name: &str) -> String {
     const LONGEST: usize = 90;
     let name = name
         .replace("kube_proxy_rs::", "")
+        .replace("kpr_core::", "")
         .replace("::{{closure}}", "");
     let name = name.replace('|', "\\|").replace('`', "'");
     if name.chars().count() <= LONGEST {
@@ -235,7 +247,7 @@ sync;kpr_core::plan::ipvs::diff::diff;alloc::vec::Vec<T>::push;[libc.so.6] 1
         assert_eq!(stacks.folded(), expected);
         assert_eq!(stacks.by_thread()["main"], (1, 1));
         let top = [
-            ("`plan::diff::diff`".to_owned(), 1),
+            ("`plan::ipvs::diff::diff`".to_owned(), 1),
             ("kernel".to_owned(), 1),
         ];
         assert_eq!(stacks.top(3), top);
