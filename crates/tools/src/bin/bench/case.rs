@@ -70,6 +70,9 @@ pub(crate) struct Options {
     /// Whose proxy, for the table.
     #[arg(long)]
     who: String,
+    /// Number of this run, of a case that is run several times.
+    #[arg(long)]
+    run: Option<u16>,
     #[arg(long)]
     program: PathBuf,
     /// Folder of a test bed (`hack/testbed/up`).
@@ -143,6 +146,9 @@ pub(crate) fn measure(clock: &Clock, options: &Options) -> anyhow::Result<()> {
         ("controller", json!(options.controller)),
     ] {
         result.insert(key.to_owned(), value);
+    }
+    if let Some(run) = options.run {
+        result.insert("run".to_owned(), json!(run));
     }
     let mut sections = Vec::new();
     if let Err(error) = case.all(&mut result, &mut sections) {

@@ -63,6 +63,8 @@ enum Command {
     },
     /// Prints the table for a folder of results.
     Report(report::Options),
+    /// Prints how the figures of two builds of the proxy compare, for a folder of results.
+    Compare(report::compare::Options),
     /// Makes stacks for flame graphs, and tables, of what `hack/profile` recorded.
     Profile(profile::Options),
 }
@@ -74,6 +76,7 @@ fn main() -> anyhow::Result<()> {
         Command::Floor { shape, out } => floor::measure(&clock, shape, &out),
         Command::Model { shape, out } => model::measure(shape, &out),
         Command::Report(options) => report::make(&options),
+        Command::Compare(options) => report::compare::print(&options),
         Command::Profile(options) => profile::make(&options),
     }
 }

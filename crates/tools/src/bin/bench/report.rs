@@ -2,6 +2,7 @@
 //! Results become a table of budgets, a table of all figures, a CSV file and plots.
 
 mod budgets;
+pub(crate) mod compare;
 mod figures;
 mod plot;
 mod results;

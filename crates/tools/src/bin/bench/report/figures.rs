@@ -313,6 +313,12 @@ pub(super) const FIGURES: [Figure; 28] = [
 ];
 
 impl Figure {
+    /// What it is, with its unit.
+    pub(super) fn title(&self) -> String {
+        let comma = if self.unit.is_empty() { "" } else { ", " };
+        format!("{}{comma}{}", self.what, self.unit)
+    }
+
     /// Whether it is a time that somebody waits, which a limit ends.
     fn is_waited(&self) -> bool {
         matches!(
@@ -383,12 +389,7 @@ pub(super) fn write(text: &mut String, results: &Results) -> std::fmt::Result {
                 write!(cells, " {ours_cell} | {theirs_cell} | {ratio} |")?;
             }
             if !is_empty {
-                let comma = if figure.unit.is_empty() { "" } else { ", " };
-                writeln!(
-                    text,
-                    "| {}{comma}{} | {cluster} |{cells}",
-                    figure.what, figure.unit
-                )?;
+                writeln!(text, "| {} | {cluster} |{cells}", figure.title())?;
             }
         }
     }

@@ -11,6 +11,8 @@ use crate::sample::Sample;
 
 pub(super) const OURS: &str = "ours";
 pub(super) const THEIRS: &str = "kube-proxy";
+/// Another build of ours.
+pub(super) const AGAINST: &str = "against";
 
 /// The modes that are measured, and what the tables call them.
 pub(super) const MODES: [(Mode, &str); 3] = [
@@ -103,6 +105,15 @@ impl Results {
     pub(super) fn clusters(&self) -> BTreeSet<Cluster> {
         let cases = self.0.iter().filter(|result| is(result, "kind", "case"));
         cases.filter_map(Cluster::of).collect()
+    }
+
+    /// Numbers of the runs of cases that were run several times.
+    pub(super) fn runs(&self) -> BTreeSet<u64> {
+        let runs = self
+            .0
+            .iter()
+            .filter_map(|result| result.get("run")?.as_u64());
+        runs.collect()
     }
 
     fn of_kind<'a>(&'a self, kind: &'a str, cluster: Cluster) -> impl Iterator<Item = &'a Value> {
