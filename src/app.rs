@@ -12,7 +12,6 @@ mod observe;
 mod reload;
 mod start;
 mod state;
-mod told;
 
 use std::ffi::OsString;
 use std::net::IpAddr;

@@ -20,6 +20,7 @@ pub mod loopback;
 pub mod memory;
 pub mod metrics;
 pub mod reconcile;
+pub mod reported_once;
 pub mod source;
 mod task;
 pub mod telemetry;

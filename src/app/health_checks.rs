@@ -36,7 +36,7 @@ impl Sockets for ServiceHealthServers {
         failures
     }
 
-    fn tell(failure: &ListenFailure, events: &Events, node: &str) {
+    fn report(failure: &ListenFailure, events: &Events, node: &str) {
         warn!(
             service = %failure.service,
             address = %failure.address,
@@ -66,11 +66,12 @@ mod tests {
     use prometheus::Registry;
 
     use super::*;
-    use crate::app::told::Told;
+    use crate::app::listening::report_new;
     use crate::clock::Clock;
     use crate::health::ProxyHealth;
     use crate::metrics::EventMetrics;
     use crate::reconcile::health_checks::HealthCheck;
+    use crate::reported_once::ReportedOnce;
     use kpr_core::model::{IpFamily, ServiceName};
 
     fn wanted(port: u16) -> Wanted<HealthChecks> {
@@ -87,20 +88,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_port_that_is_taken_is_told_once_and_opened_when_it_is_free() {
+    async fn a_port_that_is_taken_is_reported_once_and_opened_when_it_is_free() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = taken.local_addr().unwrap().port();
         let metrics = EventMetrics::register(&Registry::new()).unwrap();
         let (events, mut queue) = Events::queue(metrics);
         let health = ProxyHealth::new(Clock::system(), Duration::from_secs(30));
         let mut servers = ServiceHealthServers::new(health);
-        let mut told = Told::default();
+        let mut reported = ReportedOnce::default();
         for _ in 0..2 {
             let failures = servers.open(&wanted(port)).await;
             assert_eq!(failures.len(), 1);
-            told.take_in(&failures, |failure| {
-                ServiceHealthServers::tell(failure, &events, "worker");
-            });
+            report_new::<ServiceHealthServers>(&mut reported, &failures, &events, "worker");
         }
         let event = queue.try_recv().unwrap();
         assert_eq!(event.reason, "FailedToStartServiceHealthcheck");
@@ -108,14 +107,12 @@ mod tests {
         let start =
             format!("node worker failed to start healthcheck \"default/web\" on port {port}: ");
         assert!(event.note.starts_with(&start), "{}", event.note);
-        assert!(queue.try_recv().is_err(), "it was told once");
+        assert!(queue.try_recv().is_err(), "it was reported once");
 
         drop(taken);
         let failures = servers.open(&wanted(port)).await;
-        told.take_in(&failures, |failure| {
-            ServiceHealthServers::tell(failure, &events, "worker");
-        });
+        report_new::<ServiceHealthServers>(&mut reported, &failures, &events, "worker");
         assert_eq!(servers.open_ports().count(), 1);
-        assert!(told == Told::default() && queue.try_recv().is_err());
+        assert!(reported == ReportedOnce::default() && queue.try_recv().is_err());
     }
 }

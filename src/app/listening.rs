@@ -2,14 +2,15 @@
 //! Keeps open what the loop last wanted to listen on. The sockets live on the main runtime: who asks there never waits
 //! for a round.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tracing::info;
 
-use super::told::Told;
 use crate::events::Events;
+use crate::reported_once::ReportedOnce;
 use kpr_core::model::IpFamily;
 
 /// Pause before what could not be opened is tried again without another reason.
@@ -47,11 +48,11 @@ pub(super) trait Sockets {
     /// Opens what is wanted and not open, closes what is not wanted.
     async fn open(&mut self, wanted: &Wanted<Self::Wanted>) -> Vec<Self::Failure>;
 
-    /// Says that something could not be opened, and will be tried again.
-    fn tell(failure: &Self::Failure, events: &Events, node: &str);
+    /// Logs that something could not be opened and will be retried, and sends an Event.
+    fn report(failure: &Self::Failure, events: &Events, node: &str);
 }
 
-/// Until nobody can want anything any more. What fails is told once and tried again.
+/// Runs until the sending side is gone. A failure is reported once and retried.
 pub(super) async fn keep_open<S>(
     mut sockets: S,
     mut wanted: watch::Receiver<Wanted<S::Wanted>>,
@@ -60,11 +61,11 @@ pub(super) async fn keep_open<S>(
 ) where
     S: Sockets<Wanted: Clone>,
 {
-    let mut told = Told::default();
+    let mut reported = ReportedOnce::default();
     loop {
         let now = wanted.borrow_and_update().clone();
         let failures = sockets.open(&now).await;
-        told.take_in(&failures, |failure| S::tell(failure, &events, node));
+        report_new::<S>(&mut reported, &failures, &events, node);
         tokio::select! {
             changed = wanted.changed() => {
                 if changed.is_err() {
@@ -73,6 +74,25 @@ pub(super) async fn keep_open<S>(
             }
             () = tokio::time::sleep(RETRY), if !failures.is_empty() => {}
         }
+    }
+}
+
+/// Reports the failures that were not there before, and those that ended.
+pub(super) fn report_new<S: Sockets>(
+    reported: &mut ReportedOnce<String>,
+    failures: &[S::Failure],
+    events: &Events,
+    node: &str,
+) {
+    let present: BTreeSet<String> = failures.iter().map(ToString::to_string).collect();
+    let difference = reported.update(present);
+    for failure in failures {
+        if difference.new.contains(&failure.to_string()) {
+            S::report(failure, events, node);
+        }
+    }
+    for failure in difference.gone {
+        info!(failure, "recovered");
     }
 }
 

@@ -33,7 +33,7 @@ impl Sockets for Forwarder {
         failures
     }
 
-    fn tell(failure: &ListenFailure, events: &Events, node: &str) {
+    fn report(failure: &ListenFailure, events: &Events, node: &str) {
         warn!(
             service = %failure.service,
             address = %failure.address,
@@ -68,8 +68,9 @@ mod tests {
     use prometheus::Registry;
 
     use super::*;
-    use crate::app::told::Told;
+    use crate::app::listening::report_new;
     use crate::metrics::EventMetrics;
+    use crate::reported_once::ReportedOnce;
     use kpr_core::model::IpFamily;
 
     fn wanted(port: u16, target: Option<Ipv4Addr>) -> Wanted {
@@ -82,34 +83,30 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_port_that_is_taken_is_told_once_and_opened_when_it_is_free() {
+    async fn a_port_that_is_taken_is_reported_once_and_opened_when_it_is_free() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = taken.local_addr().unwrap().port();
         let metrics = EventMetrics::register(&Registry::new()).unwrap();
         let (events, mut queue) = Events::queue(metrics);
-        let (mut forwarder, mut told) = (Forwarder::default(), Told::default());
+        let (mut forwarder, mut reported) = (Forwarder::default(), ReportedOnce::default());
         let node = Ipv4Addr::new(127, 0, 0, 2);
         let mut families: listening::Wanted<Wanted> =
             [(IpFamily::V4, wanted(port, Some(node)))].into();
         for _ in 0..2 {
             let failures = forwarder.open(&families).await;
             assert_eq!(failures.len(), 1);
-            told.take_in(&failures, |failure| {
-                Forwarder::tell(failure, &events, "worker");
-            });
+            report_new::<Forwarder>(&mut reported, &failures, &events, "worker");
         }
         let event = queue.try_recv().unwrap();
         assert_eq!(event.reason, "FailedToListenOnLocalhost");
         let start = format!("node worker cannot listen on 127.0.0.1:{port} (TCP)");
         assert!(event.note.starts_with(&start), "{}", event.note);
-        assert!(queue.try_recv().is_err(), "it was told once");
+        assert!(queue.try_recv().is_err(), "it was reported once");
 
         drop(taken);
         let failures = forwarder.open(&families).await;
-        told.take_in(&failures, |failure| {
-            Forwarder::tell(failure, &events, "worker");
-        });
-        assert_eq!((forwarder.len(), told), (1, Told::default()));
+        report_new::<Forwarder>(&mut reported, &failures, &events, "worker");
+        assert_eq!((forwarder.len(), reported), (1, ReportedOnce::default()));
 
         families.insert(IpFamily::V4, wanted(port, None));
         assert!(forwarder.open(&families).await.is_empty());
