@@ -65,6 +65,15 @@ struct ChainEdit {
     edit: Edit,
 }
 
+/// What [`Planner::edits`] finds.
+struct ChainChanges {
+    edits: Vec<ChainEdit>,
+    /// Chains that should be there, among those that were looked at.
+    wanted: BTreeSet<ChainId>,
+    /// Unwanted chains that others jump to.
+    in_use: BTreeSet<ChainId>,
+}
+
 impl Planner {
     pub fn new(context: Context) -> Self {
         Self {
@@ -282,6 +291,10 @@ impl Planner {
 
     /// The changes of chains that lead from Believed to Desired.
     fn edits(&self) -> Vec<ChainEdit> {
+        self.changes().edits
+    }
+
+    fn changes(&self) -> ChainChanges {
         let is_full = self.is_full || self.is_large != self.is_large_now();
         let mut edits = Vec::new();
         // Chains that are wanted, among those that are looked at.
@@ -365,7 +378,11 @@ impl Planner {
                 .into_iter()
                 .map(|edit| ChainEdit { owner: None, edit }),
         );
-        edits
+        ChainChanges {
+            edits,
+            wanted,
+            in_use,
+        }
     }
 
     /// Those that are there.
@@ -415,6 +432,11 @@ impl Planner {
         if is_over {
             if self.is_full {
                 self.in_use = self.left_in_use();
+            } else if self.believed.is_used_by_others() {
+                // A jump that was there before its Service went: seen by an earlier look.
+                let ChainChanges { wanted, in_use, .. } = self.changes();
+                self.in_use.retain(|id| !wanted.contains(id));
+                self.in_use.extend(in_use);
             }
             self.isolation = Isolation::Off;
             self.is_full = false;

@@ -5,7 +5,7 @@ use crate::model::testing::{endpoint, service, slice, tracker};
 use crate::model::{Event, IpFamily};
 use crate::plan::Step;
 use crate::plan::iptables::tests::proxy::{Proxy, name};
-use crate::plan::ruleset::{Edit, Rule, Ruleset, Table};
+use crate::plan::ruleset::{ChainId, Edit, Rule, Ruleset, Table};
 use crate::plan::testing::context;
 use crate::plan::testing::fake::Fault;
 
@@ -205,4 +205,23 @@ fn chain_that_others_jump_to_is_not_even_tried() {
     );
     proxy.planner.observed(proxy.kernel.state.clone());
     assert!(proxy.planner.plan().is_empty());
+}
+
+#[test]
+fn chain_that_others_jumped_to_before_its_service_went_is_reported() {
+    let mut proxy = some(2);
+    proxy.sync();
+    let chains = &proxy.kernel.state.rules.chains;
+    let is_service = |id: &&ChainId| id.1.as_str().starts_with("KUBE-SVC-");
+    let used = chains.keys().find(is_service).unwrap().clone();
+    let jump = Rule::new(format!("-j {}", used.1));
+    let rules = &mut proxy.kernel.state.rules;
+    rules.set(Table::Nat, name("CUSTOM"), vec![jump]);
+    proxy.planner.observed(proxy.kernel.state.clone());
+    proxy.sync();
+    assert!(proxy.planner.undeletable().is_empty());
+    proxy.take_in([Event::ServicesReplaced(Vec::new())]);
+    assert!(!proxy.planner.is_full());
+    proxy.sync();
+    assert_eq!(proxy.planner.undeletable(), [used].into());
 }
