@@ -179,15 +179,23 @@ pub fn bound_addresses(node: &Namespace) -> Result<BTreeSet<IpAddr>> {
     Ok(found)
 }
 
+/// Whether the node has a link of this name.
+pub fn has_link(node: &Namespace, name: &str) -> Result<bool> {
+    let links = node.run("ip", &["-o", "link", "show"])?;
+    let mut names = links.lines().filter_map(|line| line.split(": ").nth(1));
+    Ok(names.any(|found| found == name))
+}
+
 /// Waits until the IPv6 addresses of `kube-ipvs0` can be reached: the kernel makes their routes some time after
 /// it has answered that they are there. Nothing to wait for where there is no such link.
 pub fn addresses_are_routed(node: &Namespace) -> Result<()> {
-    if bound_addresses(node).is_err() {
-        return Ok(());
-    }
     let arguments = ["-6", "route", "show", "table", "local", "dev", "kube-ipvs0"];
     wait::until("the addresses of kube-ipvs0 are routed", || {
-        // Asked each time: those of former Services may go meanwhile, when they have drained.
+        // Asked each time: addresses of former Services may go meanwhile, when they have drained, and the whole link
+        // when another mode has taken over.
+        if !has_link(node, "kube-ipvs0")? {
+            return Ok(());
+        }
         let bound = bound_addresses(node)?;
         let wanted = bound.iter().filter(|address| address.is_ipv6()).count();
         let routes = node.run("ip", &arguments)?;
