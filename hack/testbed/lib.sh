@@ -64,7 +64,7 @@ api() {
 start_apiserver() {
     start_daemon kube-apiserver "$BIN/kube-apiserver" \
         --etcd-servers="$ETCD" \
-        --bind-address="$HOST4" --advertise-address="$HOST4" --secure-port=6443 \
+        --bind-address="$HOST4" --advertise-address="$HOST4" --secure-port="$API_PORT" \
         --cert-dir="$KPR_TESTBED/certs" \
         --service-account-issuer="$API_SERVER" \
         --service-account-key-file="$KPR_TESTBED/service-account.pem" \
@@ -73,7 +73,7 @@ start_apiserver() {
         --service-cluster-ip-range="$CIDR4${CIDR6:+,$CIDR6}" \
         --authorization-mode=Node,RBAC --allow-privileged=true \
         --disable-admission-plugins=ServiceAccount
-    wait_ready kube-apiserver 120 api GET /readyz
+    wait_ready kube-apiserver 300 api GET /readyz
 }
 
 # wait_ready NAME SECONDS COMMAND...: until COMMAND succeeds; at once an error when NAME has ended.

@@ -74,6 +74,11 @@ impl Testbed {
         self.env.get(name).expect("the test bed says so")
     }
 
+    /// Address and port of the API server.
+    pub(crate) fn api_server(&self) -> String {
+        format!("{}:{}", self.env("HOST4"), self.env("API_PORT"))
+    }
+
     pub(crate) fn kubeconfig(&self, user: &str) -> PathBuf {
         self.directory.join(format!("{user}.kubeconfig"))
     }

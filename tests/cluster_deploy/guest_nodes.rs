@@ -161,7 +161,11 @@ fn both_ways_serve(testbed: &Testbed) -> Result<()> {
     world.guest.run(&format!("{OURS} --cleanup"));
     world.has_servers(0)?;
     let helm = Helm::new(testbed)?;
-    let server = format!("k8sServiceHost={}", testbed.env("HOST4"));
+    let server = format!(
+        "k8sServiceHost={},k8sServicePort={}",
+        testbed.env("HOST4"),
+        testbed.env("API_PORT")
+    );
     let ranges = format!("clusterCIDR={}", CLUSTER_CIDRS.replace(',', "\\,"));
     let more = ["--set", "mode=ipvs", "--set", &server, "--set", &ranges];
     let _release = Release::install(&helm, "defaults", &more)?;

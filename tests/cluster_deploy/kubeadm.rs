@@ -31,10 +31,10 @@ impl<'a> Kubeadm<'a> {
         let files = tempfile::Builder::new().prefix("kpr-kubeadm-").tempdir()?;
         let patches = files.path().join("patches");
         fs::create_dir(&patches)?;
-        let host = testbed.env("HOST4");
+        let (host, server) = (testbed.env("HOST4"), testbed.api_server());
         let config = format!(
             "apiVersion: kubeadm.k8s.io/v1beta4\nkind: ClusterConfiguration\n\
-             kubernetesVersion: {VERSION}\ncontrolPlaneEndpoint: {host}:6443\n\
+             kubernetesVersion: {VERSION}\ncontrolPlaneEndpoint: {server}\n\
              networking: {{podSubnet: '10.244.0.0/16,fd00:244::/56', serviceSubnet: '{},{}'}}\n---\n\
              apiVersion: kubeadm.k8s.io/v1beta4\nkind: InitConfiguration\n\
              nodeRegistration: {{name: node, criSocket: 'unix:///run/none.sock'}}\n\
@@ -47,7 +47,7 @@ impl<'a> Kubeadm<'a> {
         );
         fs::write(files.path().join("config"), config)?;
         let program = Testbed::built("kubeadm").map_err(anyhow::Error::msg)?;
-        testbed.apply(&control_plane(host)?);
+        testbed.apply(&control_plane(&server)?);
         Ok(Self {
             testbed,
             program,
@@ -111,14 +111,14 @@ impl<'a> Kubeadm<'a> {
 }
 
 /// This machine as a control plane, for `kubeadm upgrade`: without a `kubelet.conf` the node is named after the host.
-fn control_plane(address: &str) -> Result<String> {
+fn control_plane(server: &str) -> Result<String> {
     let name = fs::read_to_string("/proc/sys/kernel/hostname")?;
     let name = name.trim().to_lowercase();
     Ok(format!(
         "apiVersion: v1\nkind: Node\nmetadata: {{name: {name}, labels: {{{LABEL}: 'yes'}}}}\n---\n\
          apiVersion: v1\nkind: Pod\nmetadata:\n  name: kube-apiserver-{name}\n  namespace: kube-system\n  \
          labels: {{component: kube-apiserver, tier: control-plane, {LABEL}: 'yes'}}\n  \
-         annotations: {{kubeadm.kubernetes.io/kube-apiserver.advertise-address.endpoint: '{address}:6443'}}\n\
+         annotations: {{kubeadm.kubernetes.io/kube-apiserver.advertise-address.endpoint: '{server}'}}\n\
          spec:\n  nodeName: {name}\n  containers: [{{name: kube-apiserver, image: 'registry.k8s.io/kube-apiserver:{VERSION}'}}]\n"
     ))
 }

@@ -170,10 +170,10 @@ impl<'a> Overlay<'a> {
             .arg(overlay.folder.path())
             .status()?;
         ensure!(copied.success(), "cp: {copied}");
-        let host = testbed.env("HOST4");
+        let (host, port) = (testbed.env("HOST4"), testbed.env("API_PORT"));
         fs::write(
             overlay.path().join("api-server.env"),
-            format!("KUBERNETES_SERVICE_HOST={host}\nKUBERNETES_SERVICE_PORT=6443\n"),
+            format!("KUBERNETES_SERVICE_HOST={host}\nKUBERNETES_SERVICE_PORT={port}\n"),
         )?;
         testbed.kubectl(&["apply", "-k", &overlay.path().to_string_lossy()]);
         Ok(overlay)

@@ -194,14 +194,17 @@ impl<'a> World<'a> {
 
 fn every_way_serves(testbed: &Testbed) -> Result<()> {
     let tree = Tree::assemble(Path::new(OURS))?;
-    let host = testbed.env("HOST4");
     let in_iptables_mode = [
         "--set",
         "mode=iptables",
         "--set",
         "clusterCIDR=10.244.0.0/16\\,fd00:244::/32",
     ];
-    let server = format!("k8sServiceHost={host}");
+    let server = format!(
+        "k8sServiceHost={},k8sServicePort={}",
+        testbed.env("HOST4"),
+        testbed.env("API_PORT")
+    );
     {
         let world = World::new(testbed)?;
         world.prefer("nft")?;

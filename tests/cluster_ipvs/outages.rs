@@ -48,7 +48,7 @@ fn an_api_server_that_is_away_changes_nothing(world: &mut World) {
     world.create(&(service("web", "type: NodePort, ") + &slices("web") + &service("goes", "")));
     world.agree();
     // A server that stops in good order withdraws its own endpoint.
-    let itself = format!("-> {}:6443 ", world.testbed.env("HOST4"));
+    let itself = format!("-> {} ", world.testbed.api_server());
     let seen = |world: &mut World| -> Lines {
         let lines = world.kernel().lines;
         lines
