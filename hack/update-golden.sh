@@ -12,7 +12,7 @@ cd "$REPO"
 export UPDATE_GOLDEN=1
 cargo test --locked -p kpr-core --lib every_variant_is_as_recorded
 cargo test --locked --lib the_document_is_as_the_code
-[[ ! -e tests/golden.rs ]] || cargo test --locked --test golden
+[[ ! -e tests/golden/main.rs ]] || cargo test --locked --test golden
 # What the chart renders; needs a test bed (hack/testbed/up).
 [[ -z ${KPR_TESTBED:-} ]] || cargo test --locked --test cluster_deploy recorded
 git --no-pager diff --stat -- tests/golden crates/core/tests/golden docs

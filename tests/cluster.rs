@@ -20,10 +20,7 @@ use libtest_mimic::{Arguments, Trial};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use testbed::{Restart, Testbed};
-
-#[path = "cluster/testbed.rs"]
-mod testbed;
+use kpr_testkit::testbed::{Restart, Testbed};
 
 /// Nothing that is waited for takes this long on a machine that works.
 const LIMIT: Duration = Duration::from_mins(2);

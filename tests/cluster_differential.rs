@@ -4,16 +4,14 @@
 //! `KPR_TESTBED` names the folder that `hack/testbed/up` made; without it every test reads *ignored*.
 #![cfg(test)]
 
+use std::path::Path;
 use std::process::ExitCode;
 
-use differential::case::Size;
-use differential::exceptions::Pair;
-
-mod common;
-mod differential;
-#[path = "cluster/testbed.rs"]
-mod testbed;
+use kpr_testkit::differential;
+use kpr_testkit::differential::case::Size;
+use kpr_testkit::differential::exceptions::Pair;
 
 fn main() -> ExitCode {
-    differential::main(&[Pair::Iptables], Size::FAST, 3)
+    let binary = Path::new(env!("CARGO_BIN_EXE_kube-proxy-rs"));
+    differential::main(binary, &[Pair::Iptables], Size::FAST, 3)
 }

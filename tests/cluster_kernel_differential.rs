@@ -4,16 +4,14 @@
 //! `hack/guest --env KPR_TESTBED=DIR $(hack/testbed/tap DIR) -- PROGRAM`.
 #![cfg(test)]
 
+use std::path::Path;
 use std::process::ExitCode;
 
-use differential::case::Size;
-use differential::exceptions::Pair;
-
-mod common;
-mod differential;
-#[path = "cluster/testbed.rs"]
-mod testbed;
+use kpr_testkit::differential;
+use kpr_testkit::differential::case::Size;
+use kpr_testkit::differential::exceptions::Pair;
 
 fn main() -> ExitCode {
-    differential::main(&[Pair::Modes, Pair::Ipvs], Size::SLOW, 1)
+    let binary = Path::new(env!("CARGO_BIN_EXE_kube-proxy-rs"));
+    differential::main(binary, &[Pair::Modes, Pair::Ipvs], Size::SLOW, 1)
 }

@@ -8,29 +8,18 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use dashboard::DASHBOARD;
-use prometheus::{Prometheus, in_repository, promtool};
-use testbed::{Objects, Restart, Test, Testbed, program, succeeded};
-use world::Machine;
+use kpr_testkit::dashboard::{self, DASHBOARD};
+use kpr_testkit::machine::Machine;
+use kpr_testkit::prometheus::{Prometheus, in_repository, promtool};
+use kpr_testkit::testbed::{self, Objects, Restart, Test, Testbed, program, succeeded};
 
-#[path = "monitoring/dashboard.rs"]
-mod dashboard;
-#[path = "monitoring/prometheus.rs"]
-mod prometheus;
-#[path = "cluster/testbed.rs"]
-mod testbed;
-#[path = "cluster_drop_in/world.rs"]
-mod world;
-
-mod common;
-
-use common::wait;
+use kpr_testkit::wait;
 
 const TESTS: &[Test] = &[
     ("rules_are_valid", rules_are_valid),
@@ -46,6 +35,11 @@ const TESTS: &[Test] = &[
 const RULES: &str = "deploy/prometheus/rules.yaml";
 const ALERTS: &str = "deploy/prometheus/alerts.yaml";
 const ALERT_TESTS: &str = "tests/monitoring/alerts.yaml";
+
+/// The program under test.
+fn ours() -> PathBuf {
+    env!("CARGO_BIN_EXE_kube-proxy-rs").into()
+}
 
 fn main() -> ExitCode {
     testbed::run(TESTS)
@@ -171,7 +165,7 @@ fn every_panel_has_data(testbed: &Testbed) -> Result<()> {
         "--metrics-bind-address=0.0.0.0:10249",
         "--cluster-cidr=10.244.0.0/16",
     ];
-    let proxy = machine.spawn(machine.with_flags(&flags))?;
+    let proxy = machine.spawn(machine.with_flags(&ours(), &flags))?;
     let _objects = Objects::new(testbed, &objects(0));
     machine.health_becomes(&proxy, 200)?;
     let prometheus = Prometheus::start(format!("{}:10249", machine.address).parse()?)?;

@@ -9,17 +9,13 @@ use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Trial};
 
-use cases::Dataplane;
-use cases::run::SharedWorld;
-use common::requirements::{is_required, lacks_ipvs};
-use common::traffic::Protocol;
+use kpr_testkit::cases;
+use kpr_testkit::cases::Dataplane;
+use kpr_testkit::cases::run::SharedWorld;
+use kpr_testkit::packets::{changes, flows, lifecycle, rollout};
+use kpr_testkit::requirements::{is_required, lacks_ipvs};
+use kpr_testkit::traffic::Protocol;
 
-mod cases;
-mod changes;
-mod common;
-mod flows;
-mod lifecycle;
-mod rollout;
 mod scenarios;
 
 fn main() -> ExitCode {

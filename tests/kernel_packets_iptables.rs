@@ -8,13 +8,11 @@ use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Trial};
 
-use cases::run::{SharedWorld, failed};
-use cases::{Backend, Dataplane};
-use common::requirements::is_required;
-use common::traffic::{Protocol, is_supported};
-
-mod cases;
-mod common;
+use kpr_testkit::cases;
+use kpr_testkit::cases::run::{SharedWorld, failed};
+use kpr_testkit::cases::{Backend, Dataplane};
+use kpr_testkit::requirements::is_required;
+use kpr_testkit::traffic::{Protocol, is_supported};
 
 const PROTOCOLS: [Protocol; 1] = [Protocol::Sctp];
 

@@ -19,16 +19,14 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::json;
 use tempfile::TempDir;
 
-use common::few_rights;
-use common::manifests::{Endpoint, ManifestDirectory, Service};
-use common::namespace::{Namespace, command};
-use common::proxy::{Invocation, Proxy};
-use common::requirements::is_required;
-use common::topology::Host;
-use common::traffic::Protocol;
-use common::wait;
-
-mod common;
+use kpr_testkit::few_rights;
+use kpr_testkit::manifests::{Endpoint, ManifestDirectory, Service};
+use kpr_testkit::namespace::{Namespace, command};
+use kpr_testkit::proxy::{Invocation, Proxy};
+use kpr_testkit::requirements::is_required;
+use kpr_testkit::topology::Host;
+use kpr_testkit::traffic::Protocol;
+use kpr_testkit::wait;
 
 /// A test: its name and what it does.
 type Test = (&'static str, fn() -> Result<()>);

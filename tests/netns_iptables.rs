@@ -5,30 +5,8 @@
 
 use std::process::ExitCode;
 
-use harness::{Need, Test, run};
-
-#[path = "kernel_netfilter/flows.rs"]
-mod flows;
-#[path = "kernel_netfilter/harness.rs"]
-mod harness;
-#[path = "kernel_netfilter/iptables.rs"]
-mod iptables;
-#[path = "kernel_netfilter/iptables_mode.rs"]
-mod iptables_mode;
-#[path = "kernel_netfilter/watch.rs"]
-mod watch;
+mod netfilter;
 
 fn main() -> ExitCode {
-    let tests = [
-        iptables::LEGACY,
-        iptables::NFT,
-        iptables::BOTH,
-        iptables_mode::TESTS,
-        watch::LEGACY,
-        watch::NFT,
-        flows::TESTS,
-        flows::ZONES,
-    ]
-    .concat();
-    harness::main("REQUIRE_NETNS", tests, &[])
+    netfilter::main(false)
 }

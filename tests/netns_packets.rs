@@ -9,21 +9,16 @@ use std::process::ExitCode;
 use anyhow::{Result, ensure};
 use libtest_mimic::{Arguments, Trial};
 
-use cases::run::{SharedWorld, failed};
-use cases::{Backend, Dataplane};
-use common::manifests::{ManifestDirectory, Service};
-use common::namespace::Namespace;
-use common::proxy::{Invocation, Proxy};
-use common::requirements::{is_required, lacks_ipvs};
-use common::topology::{Family, Host};
-use common::traffic::{Protocol, is_supported};
-
-mod cases;
-mod changes;
-mod common;
-mod flows;
-mod lifecycle;
-mod rollout;
+use kpr_testkit::cases;
+use kpr_testkit::cases::run::{SharedWorld, failed};
+use kpr_testkit::cases::{Backend, Dataplane};
+use kpr_testkit::manifests::{ManifestDirectory, Service};
+use kpr_testkit::namespace::Namespace;
+use kpr_testkit::packets::{changes, flows, lifecycle, rollout};
+use kpr_testkit::proxy::{Invocation, Proxy};
+use kpr_testkit::requirements::{is_required, lacks_ipvs};
+use kpr_testkit::topology::{Family, Host};
+use kpr_testkit::traffic::{Protocol, is_supported};
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
@@ -98,7 +93,7 @@ fn kernel_without_ipvs() -> Result<()> {
         "the log does not name the module:\n{log}"
     );
     for family in Family::ALL {
-        let rules = common::oracle::rules(&node, family)?;
+        let rules = kpr_testkit::oracle::rules(&node, family)?;
         ensure!(
             !rules.iter().any(|rule| rule.contains("KUBE-")),
             "there are rules:\n{}",

@@ -12,23 +12,20 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail, ensure};
 use libtest_mimic::{Arguments, Trial};
 
-use cases::run::failed;
-use cases::{At, Case, Mode, Probe, Setup, Source, Want, loopback};
-use common::manifests::ManifestDirectory;
-use common::topology::{Family, Host, second_node_address};
-use common::traffic::{HOST_PORT, Protocol};
 use kpr_core::model::{Event, IpFamily, NodeInfo, ServiceName, Tracker};
 use kpr_core::plan::State;
 use kpr_core::plan::iptables::Planner;
 use kpr_core::plan::iptables::static_rules::ROUTE_LOCALNET;
 use kpr_core::plan::testing::fake::FakeKernel;
 use kpr_core::plan::testing::tracer::{End, Packet, Tracer};
+use kpr_testkit::cases::run::failed;
+use kpr_testkit::cases::{self, At, Case, Mode, Probe, Setup, Source, Want, loopback};
+use kpr_testkit::manifests::ManifestDirectory;
+use kpr_testkit::topology::{Family, Host, second_node_address};
+use kpr_testkit::traffic::{HOST_PORT, Protocol};
 use kube_proxy_rs::config::{self, Command};
 use kube_proxy_rs::reconcile::context::{NodeFacts, context};
 use kube_proxy_rs::source::{Options, Unobserved, Update, manifests};
-
-mod cases;
-mod common;
 
 /// What the proxy of one setup has made of a kernel, per family.
 type Kernels = BTreeMap<Family, State>;

@@ -10,17 +10,17 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 
 use crate::Test;
-use crate::common::manifests::Service;
-use crate::common::topology::{CLUSTER_CIDRS, Family, Host, cluster_ip, node_port};
-use crate::common::traffic::{Outcome, Patience, Protocol, ask};
-use crate::common::wait;
-use crate::guest::Guest;
 use crate::helm::{Helm, Release};
 use crate::manifests::Overlay;
-use crate::neighbours::Neighbours;
 use crate::nodes::{OURS, register, web};
 use crate::pod::{Pod, Tree};
-use crate::testbed::{Objects, Testbed};
+use kpr_testkit::guest::Guest;
+use kpr_testkit::manifests::Service;
+use kpr_testkit::neighbours::Neighbours;
+use kpr_testkit::testbed::{Objects, Testbed};
+use kpr_testkit::topology::{CLUSTER_CIDRS, Family, Host, cluster_ip, node_port};
+use kpr_testkit::traffic::{Outcome, Patience, Protocol, ask};
+use kpr_testkit::wait;
 
 pub(crate) const TESTS: &[Test] = &[(
     "guest_nodes::helm_and_kustomize_serve_in_ipvs_mode",

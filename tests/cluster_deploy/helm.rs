@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::Test;
 use crate::deploy;
-use crate::testbed::{Testbed, program, succeeded};
+use kpr_testkit::testbed::{Testbed, program, succeeded};
 
 pub(crate) const TESTS: &[Test] = &[
     ("helm::chart_is_clean", chart_is_clean),

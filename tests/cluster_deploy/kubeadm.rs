@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::Test;
 use crate::deploy;
-use crate::testbed::{Testbed, program};
+use kpr_testkit::testbed::{Testbed, program};
 
 pub(crate) const TESTS: &[Test] = &[("kubeadm::patch_goes_there_and_back", there_and_back)];
 

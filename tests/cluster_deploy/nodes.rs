@@ -10,17 +10,17 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 
 use crate::Test;
-use crate::common::manifests::{Service, list};
-use crate::common::namespace::{Namespace, Uplink};
-use crate::common::proxy::{self, Proxy};
-use crate::common::topology::{Family, Host, Topology, cluster_ip, node_port};
-use crate::common::traffic::{Outcome, Patience, Protocol, Servers, ask};
-use crate::common::wait;
 use crate::helm::{Helm, Release};
 use crate::kubeadm::Kubeadm;
 use crate::manifests::Overlay;
 use crate::pod::{Pod, Tree};
-use crate::testbed::{Objects, Testbed};
+use kpr_testkit::manifests::{Service, list};
+use kpr_testkit::namespace::{Namespace, Uplink};
+use kpr_testkit::proxy::{self, Proxy};
+use kpr_testkit::testbed::{Objects, Testbed};
+use kpr_testkit::topology::{Family, Host, Topology, cluster_ip, node_port};
+use kpr_testkit::traffic::{Outcome, Patience, Protocol, Servers, ask};
+use kpr_testkit::wait;
 
 pub(crate) const TESTS: &[Test] = &[
     (

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::testbed::{Testbed, program, succeeded};
+use kpr_testkit::testbed::{Testbed, program, succeeded};
 
 /// What a runtime sets where the image does not.
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

@@ -8,10 +8,11 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 
 use crate::Test;
-use crate::common::proxy::Proxy;
-use crate::common::wait;
-use crate::testbed::{Objects, Testbed};
-use crate::world::{Machine, ours};
+use crate::ours;
+use kpr_testkit::machine::Machine;
+use kpr_testkit::proxy::Proxy;
+use kpr_testkit::testbed::{Objects, Testbed};
+use kpr_testkit::wait;
 
 pub(crate) const TESTS: &[Test] = &[("metrics_are_kube_proxys", metrics_are_kube_proxys)];
 

@@ -4,9 +4,10 @@
 use anyhow::{Result, ensure};
 
 use crate::Test;
-use crate::common::wait;
-use crate::testbed::{Objects, Testbed};
-use crate::world::Machine;
+use crate::ours;
+use kpr_testkit::machine::Machine;
+use kpr_testkit::testbed::{Objects, Testbed};
+use kpr_testkit::wait;
 
 pub(crate) const TESTS: &[Test] = &[
     ("the_node_is_followed_live", the_node_is_followed_live),
@@ -35,7 +36,8 @@ fn the_node_is_followed_live(testbed: &Testbed) -> Result<()> {
     let _objects = Objects::new(testbed, HINTED);
     let machine = Machine::new(testbed, "kpr-live", 0)?;
     machine.register("{}");
-    let mut proxy = machine.spawn(machine.with_flags(&["--nodeport-addresses=primary"]))?;
+    let mut proxy =
+        machine.spawn(machine.with_flags(&ours(), &["--nodeport-addresses=primary"]))?;
     machine.health_becomes(&proxy, 200)?;
     let first = format!("-d {}/32", machine.address);
     machine.rules_become(&proxy, "node ports answer on the node's address", |rules| {
@@ -105,7 +107,7 @@ fn pod_cidrs_are_waited_for(testbed: &Testbed) -> Result<()> {
         "--masquerade-all=false",
         "-v=2",
     ];
-    let proxy = machine.spawn(machine.with_flags(&flags))?;
+    let proxy = machine.spawn(machine.with_flags(&ours(), &flags))?;
     // It has seen all other objects, and has not begun.
     wait::until("everything is listed", || {
         let (_, metrics) = machine.get(10249, "/metrics")?;

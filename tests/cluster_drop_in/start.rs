@@ -5,9 +5,10 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use crate::Test;
-use crate::common::wait;
-use crate::testbed::{Objects, Testbed};
-use crate::world::{Machine, ours};
+use crate::ours;
+use kpr_testkit::machine::Machine;
+use kpr_testkit::testbed::{Objects, Testbed};
+use kpr_testkit::wait;
 
 pub(crate) const TESTS: &[Test] = &[
     (
@@ -78,7 +79,7 @@ fn what_goes_wrong_is_told(testbed: &Testbed) -> Result<()> {
     testbed.kubectl(&["delete", "events", "--all", "-n", "default"]);
     let machine = Machine::new(testbed, "kpr-told", 0)?;
     machine.register("{}");
-    let proxy = machine.spawn(machine.with_flags(&["--cluster-cidr=fd00::/8"]))?;
+    let proxy = machine.spawn(machine.with_flags(&ours(), &["--cluster-cidr=fd00::/8"]))?;
     machine.health_becomes(&proxy, 200)?;
     event(
         testbed,
@@ -116,7 +117,7 @@ fn what_goes_wrong_is_told(testbed: &Testbed) -> Result<()> {
     let taken = machine
         .namespace
         .enter(|| std::net::TcpListener::bind("127.0.0.1:10249"))??;
-    let mut refused = machine.spawn(machine.with_flags(&["--bind-address-hard-fail"]))?;
+    let mut refused = machine.spawn(machine.with_flags(&ours(), &["--bind-address-hard-fail"]))?;
     let (status, log) = refused.wait()?;
     ensure!(!status.success(), "{log}");
     event(

@@ -9,18 +9,16 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::Test;
-use crate::common::manifests::{Service, list};
-use crate::common::namespace::{Namespace, Uplink, command};
-use crate::common::proxy::{self, Proxy};
-use crate::common::steady_load::{Load, Plan};
-use crate::common::topology::{CLUSTER_CIDRS, Family, Host, Topology, cluster_ip, node_port};
-use crate::common::traffic::{Protocol, Servers};
-use crate::common::wait;
-use crate::testbed::{Objects, Testbed};
-use crate::world::ours;
-
-#[path = "../lifecycle/kernel.rs"]
-mod kernel;
+use crate::ours;
+use kpr_testkit::kernel;
+use kpr_testkit::manifests::{Service, list};
+use kpr_testkit::namespace::{Namespace, Uplink, command};
+use kpr_testkit::proxy::{self, Proxy};
+use kpr_testkit::steady_load::{Load, Plan};
+use kpr_testkit::testbed::{Objects, Testbed};
+use kpr_testkit::topology::{CLUSTER_CIDRS, Family, Host, Topology, cluster_ip, node_port};
+use kpr_testkit::traffic::{Protocol, Servers};
+use kpr_testkit::wait;
 
 pub(crate) const TESTS: &[Test] = &[
     (

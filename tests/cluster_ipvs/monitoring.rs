@@ -5,12 +5,12 @@
 use std::net::SocketAddr;
 
 use crate::Test;
-use crate::dashboard;
 use crate::objects::{service, slice};
-use crate::prometheus::Prometheus;
-use crate::testbed::Restart;
-use crate::wait::until;
 use crate::world::{POD, World};
+use kpr_testkit::dashboard;
+use kpr_testkit::prometheus::Prometheus;
+use kpr_testkit::testbed::Restart;
+use kpr_testkit::wait::must;
 
 pub(crate) const TESTS: &[Test] = &[("every_panel_has_data", every_panel_has_data)];
 
@@ -27,7 +27,7 @@ fn every_panel_has_data(world: &mut World) {
     let testbed = world.testbed.clone();
     let _restart = Restart(&testbed);
     let (mut turn, mut scrapes) = (0, 0.0);
-    until("every panel has data", || {
+    must("every panel has data", || {
         let now = prometheus.scrapes().map_err(|error| format!("{error:?}"))?;
         if now <= scrapes {
             return Err(format!("{now} scrapes"));
@@ -67,7 +67,7 @@ fn every_panel_has_data(world: &mut World) {
             "{what}: {values:?}"
         );
     }
-    until("the last flush is repaired", || {
+    must("the last flush is repaired", || {
         let chain = world.guest.run("iptables -w -t nat -S KUBE-POSTROUTING");
         // The first line is the chain itself.
         if chain.lines().count() > 1 {

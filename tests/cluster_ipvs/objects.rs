@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use crate::Test;
 use crate::oracle::Lines;
-use crate::wait::until;
 use crate::world::World;
+use kpr_testkit::wait::must;
 
 pub(crate) const TESTS: &[Test] = &[
     (
@@ -362,7 +362,7 @@ fn running_pods(
     count: usize,
     numbers: &mut impl Iterator<Item = u8>,
 ) -> Vec<String> {
-    let (leaving, staying): (Vec<Value>, Vec<Value>) = until("the pods are there", || {
+    let (leaving, staying): (Vec<Value>, Vec<Value>) = must("the pods are there", || {
         let list = world.kubectl("get pods -l app=shop -o json");
         let mut list: Value = serde_json::from_str(&list).unwrap();
         let Value::Array(pods) = list["items"].take() else {
@@ -410,7 +410,7 @@ fn set_pod_status(world: &World, pod: &str, ip: &str, is_ready: bool) {
 
 /// Waits until the controller's slices have arrived; then all must agree.
 fn until_servers(world: &mut World, address: IpAddr, servers: usize) -> Lines {
-    until("the controller's endpoints have arrived", || {
+    must("the controller's endpoints have arrived", || {
         let found = real_servers(&world.kernel().lines, "TCP", address, 80);
         if found.len() == servers {
             Ok(())

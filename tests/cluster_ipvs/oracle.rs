@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crate::guest::Guest;
+use kpr_testkit::guest::Guest;
 
 /// A kernel's or a wanted state: one line for each thing in it.
 pub(crate) type Lines = BTreeSet<String>;

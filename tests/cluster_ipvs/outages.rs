@@ -11,9 +11,9 @@ use serde_json::Value;
 use crate::Test;
 use crate::objects::{real_servers, service, slice, slices};
 use crate::oracle::Lines;
-use crate::testbed::{Restart, Testbed};
-use crate::wait::{throughout, until};
 use crate::world::{NAMESPACE, POD, World};
+use kpr_testkit::testbed::{Restart, Testbed};
+use kpr_testkit::wait::{must, throughout};
 
 pub(crate) const TESTS: &[Test] = &[
     (
@@ -96,7 +96,7 @@ fn changes_under_a_dying_api_server_all_arrive(world: &mut World) {
             }
         });
         for number in [2, 6, 10] {
-            until("some changes are made", || {
+            must("some changes are made", || {
                 // When it has failed, its own message is the one to see.
                 if done.load(Ordering::Relaxed) >= number || changer.is_finished() {
                     return Ok(());
@@ -126,7 +126,7 @@ fn changes_under_a_dying_api_server_all_arrive(world: &mut World) {
 fn change(testbed: &Testbed, number: usize) {
     let name = format!("web-{number}");
     let persist = |arguments: &[&str], input: &str| {
-        until("kubectl succeeds", || {
+        must("kubectl succeeds", || {
             let all = [
                 &["--namespace", NAMESPACE, "--request-timeout=10s"],
                 arguments,
@@ -195,7 +195,7 @@ fn a_killed_proxy_finds_everything_in_place(world: &mut World) {
     world.answers_go_on(&talk);
     world.check_plan();
     world.start_proxy();
-    until("the proxy has looked at the kernel", || {
+    must("the proxy has looked at the kernel", || {
         let answer = world
             .guest
             .answer("curl -sSf --max-time 20 http://127.0.0.1:10249/metrics");

@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use crate::Test;
 use crate::objects::service;
-use crate::testbed::succeeded;
 use crate::world::{NAMESPACE, World};
+use kpr_testkit::testbed::succeeded;
 
 pub(crate) const TESTS: &[Test] = &[
     (

@@ -7,12 +7,12 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::agent::{ECHO, TALK};
-use crate::guest::Guest;
 use crate::oracle::{self, Kernel, Lines};
-use crate::testbed::{Testbed, succeeded};
-use crate::wait::until;
 use crate::wanted::{NODE, wanted};
+use kpr_testkit::agent::{ECHO, TALK};
+use kpr_testkit::guest::Guest;
+use kpr_testkit::testbed::{Testbed, succeeded};
+use kpr_testkit::wait::must;
 
 /// Where all objects of these tests are.
 pub(crate) const NAMESPACE: &str = "kpr-ipvs";
@@ -210,7 +210,7 @@ impl World {
     pub(crate) fn kill_proxy(&mut self) {
         let process = self.proxy.take().expect("the proxy runs");
         self.guest.run(&format!("kill -KILL {process}"));
-        until("the proxy is gone", || {
+        must("the proxy is gone", || {
             let code = self.guest.answer(&format!("kill -0 {process}")).code;
             if code == Some(0) {
                 Err("it is there".into())
@@ -256,7 +256,7 @@ impl World {
     /// Waits until all Services are in the kernel as the objects of the API server want them;
     /// returns that state.
     pub(crate) fn agree(&mut self) -> Lines {
-        until("the kernel is as wanted", || {
+        must("the kernel is as wanted", || {
             let objects = self.objects();
             let Kernel {
                 lines,
@@ -281,7 +281,7 @@ impl World {
     /// The same, and the rules are as they always were, and the proxy has nothing to change.
     pub(crate) fn agree_in_everything(&mut self) {
         let lines = self.agree();
-        let fixed = until("the rules are there", || {
+        let fixed = must("the rules are there", || {
             let fixed = oracle::fixed(&mut self.guest);
             oracle::check_fixed(&fixed, &lines).map(|()| fixed)
         });
@@ -309,7 +309,7 @@ impl World {
     /// Waits until more answers come on the connection.
     pub(crate) fn answers_go_on(&mut self, file: &str) {
         let mut first = None;
-        until("answers come on the connection", || {
+        must("answers come on the connection", || {
             let text = self.guest.answer(&format!("cat {file}")).stdout;
             if text.is_empty() {
                 return Err("none yet".to_owned());

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::guest::Guest;
+use kpr_testkit::guest::Guest;
 
 /// Chains with their rules in order, and for other programs their lines. Two of these are equal when nothing is left over.
 pub(crate) type Kernel = BTreeMap<String, Vec<String>>;

@@ -8,10 +8,10 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::common::namespace::Namespace;
-use crate::common::steady_load::{Load, Plan};
-use crate::common::wait;
-use crate::guest::Guest;
+use kpr_testkit::guest::Guest;
+use kpr_testkit::namespace::Namespace;
+use kpr_testkit::steady_load::{Load, Plan};
+use kpr_testkit::wait;
 
 /// The argument before file, rate, number of long-lived connections, and targets.
 const LOAD: &str = "--load";

@@ -6,11 +6,11 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Result, ensure};
 
 use crate::Test;
-use crate::common::namespace::Namespace;
-use crate::common::rollout::{Client, Ground, Place, Rollout, service};
-use crate::common::topology::{Family, cluster_ip, node_port};
-use crate::testbed::Testbed;
 use crate::world::{Program, World};
+use kpr_testkit::namespace::Namespace;
+use kpr_testkit::rollout::{Client, Ground, Place, Rollout, service};
+use kpr_testkit::testbed::Testbed;
+use kpr_testkit::topology::{Family, cluster_ip, node_port};
 
 pub(crate) const TESTS: &[Test] = &[("a_rolling_update_loses_nothing_in_ipvs_mode", loses_nothing)];
 

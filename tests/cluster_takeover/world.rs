@@ -11,17 +11,17 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::common::manifests::{Service, list};
-use crate::common::namespace::{Namespace, Uplink};
-use crate::common::steady_load::{Load, Plan};
-use crate::common::topology::{CLUSTER_CIDRS, Family, Host, cluster_ip, node_port};
-use crate::common::traffic::Protocol;
-use crate::common::wait;
-use crate::guest::Guest;
 use crate::kernel::{self, Kernel};
-use crate::neighbours::{Neighbours, pods};
 use crate::node_load::NodeLoad;
-use crate::testbed::Testbed;
+use kpr_testkit::guest::Guest;
+use kpr_testkit::manifests::{Service, list};
+use kpr_testkit::namespace::{Namespace, Uplink};
+use kpr_testkit::neighbours::{Neighbours, pods};
+use kpr_testkit::steady_load::{Load, Plan};
+use kpr_testkit::testbed::Testbed;
+use kpr_testkit::topology::{CLUSTER_CIDRS, Family, Host, cluster_ip, node_port};
+use kpr_testkit::traffic::Protocol;
+use kpr_testkit::wait;
 
 const METRICS_PORT: u16 = 10249;
 /// kube-proxy starts some hundred programs before it has synced, and the guest needs up to 0.2 s for each.

@@ -6,11 +6,11 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 
 use super::Lab;
-use crate::common::manifests::Service;
-use crate::common::oracle;
-use crate::common::proxy::series;
-use crate::common::topology::Host;
-use crate::common::wait;
+use kpr_testkit::manifests::Service;
+use kpr_testkit::oracle;
+use kpr_testkit::proxy::series;
+use kpr_testkit::topology::Host;
+use kpr_testkit::wait;
 
 /// All virtual and real servers with weights and forwarding methods.
 fn servers(lab: &Lab) -> Result<Vec<String>> {

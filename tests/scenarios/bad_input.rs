@@ -8,10 +8,10 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 
 use super::Lab;
-use crate::common::manifests::Service;
-use crate::common::namespace::command;
-use crate::common::proxy::Proxy;
-use crate::common::topology::Host;
+use kpr_testkit::manifests::Service;
+use kpr_testkit::namespace::command;
+use kpr_testkit::proxy::Proxy;
+use kpr_testkit::topology::Host;
 
 /// A slice of `good` with an endpoint and a port that cannot be.
 const BAD_SLICE: &str = r"

@@ -8,14 +8,14 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, ensure};
 
 use super::Lab;
-use crate::cases::At;
-use crate::common::manifests::{Endpoint, Service};
-use crate::common::oracle;
-use crate::common::topology::{Family, Host};
-use crate::common::traffic::{
+use kpr_testkit::cases::At;
+use kpr_testkit::manifests::{Endpoint, Service};
+use kpr_testkit::oracle;
+use kpr_testkit::topology::{Family, Host};
+use kpr_testkit::traffic::{
     Connection, Outcome, Patience, Protocol, ask, ask_again, datagram_socket,
 };
-use crate::common::wait;
+use kpr_testkit::wait;
 
 pub(super) fn lets_connections_end(binary: &Path) -> Result<()> {
     let mut service = Service::new("web", 1, &[Host::Web1]).exposed();

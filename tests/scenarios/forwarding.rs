@@ -9,11 +9,11 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use super::Lab;
-use crate::cases::At;
-use crate::common::manifests::Service;
-use crate::common::namespace::{Namespace, command};
-use crate::common::topology::{Family, Host};
-use crate::common::traffic::{Answer, Connection, Outcome, Patience, Protocol, ask};
+use kpr_testkit::cases::At;
+use kpr_testkit::manifests::Service;
+use kpr_testkit::namespace::{Namespace, command};
+use kpr_testkit::topology::{Family, Host};
+use kpr_testkit::traffic::{Answer, Connection, Outcome, Patience, Protocol, ask};
 
 const METHOD: &str = "kube-proxy-rs.io/forwarding-method";
 const PAGE: &str = include_str!("../../docs/forwarding-methods.md");

@@ -9,13 +9,13 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::Lab;
-use crate::cases::At;
-use crate::common::manifests::Service;
-use crate::common::namespace::Namespace;
-use crate::common::proxy::series;
-use crate::common::topology::{Family, Host};
-use crate::common::traffic::{Outcome, Patience, Protocol, ask};
-use crate::common::wait;
+use kpr_testkit::cases::At;
+use kpr_testkit::manifests::Service;
+use kpr_testkit::namespace::Namespace;
+use kpr_testkit::proxy::series;
+use kpr_testkit::topology::{Family, Host};
+use kpr_testkit::traffic::{Outcome, Patience, Protocol, ask};
+use kpr_testkit::wait;
 
 /// Where modprobe looks; nothing here outlives the machine.
 const BLOCKS: &str = "/run/modprobe.d";

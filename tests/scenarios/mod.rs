@@ -8,14 +8,14 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::Trial;
 
-use crate::cases::run::failed;
-use crate::common::manifests::{ManifestDirectory, Service};
-use crate::common::namespace::Namespace;
-use crate::common::oracle;
-use crate::common::proxy::{self, Invocation, Planned, Proxy};
-use crate::common::topology::{CLUSTER_CIDRS, Family, Host, Topology};
-use crate::common::traffic::Servers;
-use crate::common::wait;
+use kpr_testkit::cases::run::failed;
+use kpr_testkit::manifests::{ManifestDirectory, Service};
+use kpr_testkit::namespace::Namespace;
+use kpr_testkit::oracle;
+use kpr_testkit::proxy::{self, Invocation, Planned, Proxy};
+use kpr_testkit::topology::{CLUSTER_CIDRS, Family, Host, Topology};
+use kpr_testkit::traffic::Servers;
+use kpr_testkit::wait;
 
 mod affinity;
 mod audit;

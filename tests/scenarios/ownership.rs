@@ -11,14 +11,14 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::Lab;
-use crate::cases::At;
-use crate::common::manifests::{Endpoint, Service};
-use crate::common::namespace::{Namespace, command};
-use crate::common::oracle;
-use crate::common::proxy::series;
-use crate::common::topology::{Family, Host, external_ip};
-use crate::common::traffic::{Outcome, Patience, Protocol, ask};
-use crate::common::wait;
+use kpr_testkit::cases::At;
+use kpr_testkit::manifests::{Endpoint, Service};
+use kpr_testkit::namespace::{Namespace, command};
+use kpr_testkit::oracle;
+use kpr_testkit::proxy::series;
+use kpr_testkit::topology::{Family, Host, external_ip};
+use kpr_testkit::traffic::{Outcome, Patience, Protocol, ask};
+use kpr_testkit::wait;
 
 /// `ipvsadm -R` takes these lines, `ipvsadm -S -n` prints them.
 const VIRTUAL_SERVERS: [&str; 9] = [

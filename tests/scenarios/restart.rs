@@ -7,11 +7,11 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, ensure};
 
 use super::Lab;
-use crate::cases::At;
-use crate::common::manifests::{Endpoint, Service};
-use crate::common::oracle;
-use crate::common::topology::{Family, Host};
-use crate::common::traffic::{Connection, Patience, Protocol};
+use kpr_testkit::cases::At;
+use kpr_testkit::manifests::{Endpoint, Service};
+use kpr_testkit::oracle;
+use kpr_testkit::topology::{Family, Host};
+use kpr_testkit::traffic::{Connection, Patience, Protocol};
 
 /// One open connection from a pod through the cluster IP and one from outside through the node port
 /// and the VIP, of each family.

@@ -6,11 +6,11 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 
 use super::Lab;
-use crate::common::manifests::Service;
-use crate::common::oracle;
-use crate::common::proxy::series;
-use crate::common::topology::{Family, Host};
-use crate::common::wait;
+use kpr_testkit::manifests::Service;
+use kpr_testkit::oracle;
+use kpr_testkit::proxy::series;
+use kpr_testkit::topology::{Family, Host};
+use kpr_testkit::wait;
 
 /// All rules, without the order of chains, which is that of their making.
 fn rules(lab: &Lab) -> Result<Vec<Vec<String>>> {

@@ -9,12 +9,12 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, ensure};
 
 use super::Lab;
-use crate::cases::At;
-use crate::common::manifests::{Endpoint, Service};
-use crate::common::oracle;
-use crate::common::topology::{Family, Host};
-use crate::common::traffic::{Connection, Patience, Protocol};
-use crate::common::wait;
+use kpr_testkit::cases::At;
+use kpr_testkit::manifests::{Endpoint, Service};
+use kpr_testkit::oracle;
+use kpr_testkit::topology::{Family, Host};
+use kpr_testkit::traffic::{Connection, Patience, Protocol};
+use kpr_testkit::wait;
 
 const SCHEDULER: &str = "kube-proxy-rs.io/scheduler";
 const FLAGS: &str = "kube-proxy-rs.io/scheduler-flags";

@@ -7,11 +7,11 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::Lab;
-use crate::cases::At;
-use crate::common::manifests::Service;
-use crate::common::topology::{Family, Host};
-use crate::common::traffic::{Outcome, Patience, Protocol, ask};
-use crate::common::wait;
+use kpr_testkit::cases::At;
+use kpr_testkit::manifests::Service;
+use kpr_testkit::topology::{Family, Host};
+use kpr_testkit::traffic::{Outcome, Patience, Protocol, ask};
+use kpr_testkit::wait;
 
 const SET: &str = "KUBE-LOAD-BALANCER-SOURCE-CIDR";
 

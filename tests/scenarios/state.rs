@@ -6,11 +6,11 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 
 use super::{Lab, steps};
-use crate::common::manifests::{Endpoint, Service};
-use crate::common::oracle;
-use crate::common::proxy::metric;
-use crate::common::topology::{Family, Host};
-use crate::common::traffic::Protocol;
+use kpr_testkit::manifests::{Endpoint, Service};
+use kpr_testkit::oracle;
+use kpr_testkit::proxy::metric;
+use kpr_testkit::topology::{Family, Host};
+use kpr_testkit::traffic::Protocol;
 
 const STARTED: &str = "kube_proxy_rs_processes_started_total";
 

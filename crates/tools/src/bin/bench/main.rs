@@ -9,9 +9,6 @@ mod case;
 mod cluster;
 mod floor;
 mod model;
-#[path = "../../../../../tests/common/namespace.rs"]
-#[allow(unreachable_pub, dead_code, reason = "the tests use more of it")]
-mod namespace;
 mod probe;
 mod profile;
 mod report;

@@ -13,8 +13,8 @@ use kube_proxy_rs::clock::Clock;
 use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::cluster;
-use crate::namespace::Namespace;
 use crate::world::World;
+use kpr_testkit::namespace::Namespace;
 
 /// Connections that nobody answers are given up after this time.
 const PATIENCE: Duration = Duration::from_millis(100);

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use anyhow::Context as _;
 
-use crate::namespace::Namespace;
+use kpr_testkit::namespace::Namespace;
 
 /// What a node's pods and clients have.
 pub(crate) const CLUSTER_CIDR: &str = "10.128.0.0/9";

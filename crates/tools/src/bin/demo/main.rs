@@ -10,18 +10,15 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, anyhow};
 use clap::Parser;
 
-use common::manifests::{Endpoint, ManifestDirectory, Service};
-use common::namespace::Namespace;
-use common::oracle;
-use common::proxy::{Invocation, Planned, Proxy, metrics, plan};
-use common::topology::{
+use kpr_testkit::manifests::{Endpoint, ManifestDirectory, Service};
+use kpr_testkit::namespace::Namespace;
+use kpr_testkit::oracle;
+use kpr_testkit::proxy::{Invocation, Planned, Proxy, metrics, plan};
+use kpr_testkit::topology::{
     CLUSTER_CIDRS, Family, Host, Topology, cluster_ip, external_ip, load_balancer_vip, node_port,
 };
-use common::traffic::{Answer, Connection, Outcome, Patience, Protocol, Servers, ask};
-use common::wait;
-
-#[path = "../../../../../tests/common/mod.rs"]
-mod common;
+use kpr_testkit::traffic::{Answer, Connection, Outcome, Patience, Protocol, Servers, ask};
+use kpr_testkit::wait;
 
 /// Connections per row.
 const CONNECTIONS: usize = 12;

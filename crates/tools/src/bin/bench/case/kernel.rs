@@ -13,7 +13,7 @@ pub(crate) fn count(backend: Backend) -> anyhow::Result<Value> {
     let mut counts = Map::new();
     for (family, program) in [("rules", "iptables"), ("rules6", "ip6tables")] {
         let program = find(&format!("{program}-{}-save", backend.as_str()))?;
-        let output = crate::namespace::command(&program).output()?;
+        let output = kpr_testkit::namespace::command(&program).output()?;
         anyhow::ensure!(output.status.success(), "{}", program.display());
         let text = String::from_utf8_lossy(&output.stdout);
         let lines = |with: &str| text.lines().filter(|line| line.starts_with(with)).count();

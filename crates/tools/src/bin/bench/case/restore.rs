@@ -9,9 +9,9 @@ use std::time::Duration;
 use kube_proxy_rs::clock::Clock;
 use serde_json::{Value, json};
 
-use crate::namespace::{Namespace, command};
 use crate::rounded;
 use crate::world::{Backend, Node, World, find};
+use kpr_testkit::namespace::{Namespace, command};
 
 const REPETITIONS: usize = 5;
 

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the proxy leaves behind: clean-up, in each mode and after a switch.
+
+use std::path::Path;
+
+use anyhow::Result;
+use libtest_mimic::Trial;
+
+use crate::cases::run::failed;
+
+mod cleanup;
+mod few_rights;
+mod switch;
+
+/// All of them as tests, for a kernel that has IPVS or one that does not.
+pub fn trials(binary: &'static Path, has_ipvs: bool) -> Vec<Trial> {
+    let trial = |name: &str, run: fn(&Path) -> Result<()>| {
+        Trial::test(format!("cleanup::{name}"), move || {
+            run(binary).map_err(failed)
+        })
+    };
+    if has_ipvs {
+        vec![
+            Trial::test("switch::there_and_back", move || {
+                switch::there_and_back(binary).map_err(failed)
+            }),
+            Trial::test("switch::without_detector", move || {
+                switch::without_detector(binary).map_err(failed)
+            }),
+            Trial::test("few_rights::are_enough_in_ipvs_mode", move || {
+                few_rights::are_enough_in_ipvs_mode(binary).map_err(failed)
+            }),
+            trial("after_ipvs_mode", |binary| {
+                cleanup::after(binary, &["ipvs"])
+            }),
+            trial("after_both_modes", |binary| {
+                cleanup::after(binary, &["ipvs", "iptables"])
+            }),
+        ]
+    } else {
+        vec![
+            trial("after_iptables_mode", |binary| {
+                cleanup::after(binary, &["iptables"])
+            }),
+            trial("of_both_backends", cleanup::of_both_backends),
+            trial("says_what_is_left", cleanup::says_what_is_left),
+        ]
+    }
+}

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Kernel settings, which belong to the network namespace.
+
+use kube_proxy_rs::dataplane::sysctl::{Ensured, SysctlError, Sysctls};
+
+use kpr_testkit::isolated::{Need, Test, run};
+
+pub(crate) const TESTS: &[Test] = &[
+    (
+        "a_setting_is_written_once",
+        &[Need::Namespaces],
+        written_once,
+    ),
+    (
+        "a_setting_that_the_kernel_refuses_is_an_error",
+        &[Need::Namespaces],
+        refused,
+    ),
+];
+
+const FORWARD: &str = "net/ipv4/ip_forward";
+
+fn written_once() {
+    let sysctls = Sysctls::default();
+    let cat = || run("cat", &["/proc/sys/net/ipv4/ip_forward"]);
+    run("sysctl", &["-qw", "net.ipv4.ip_forward=0"]);
+    assert_eq!(
+        sysctls.ensure(FORWARD, "1").unwrap(),
+        Ensured::Written { before: "0".into() }
+    );
+    assert_eq!(cat(), "1\n");
+    assert_eq!(sysctls.ensure(FORWARD, "1").unwrap(), Ensured::Kept);
+    let missing = sysctls.ensure("net/ipv4/no_such_setting", "1").unwrap_err();
+    assert!(missing.is_missing(), "{missing:?}");
+}
+
+fn refused() {
+    let sysctls = Sysctls::default();
+    let error = sysctls
+        .ensure("net/ipv4/conf/lo/arp_ignore", "many")
+        .unwrap_err();
+    assert!(matches!(error, SysctlError::Refused { .. }), "{error:?}");
+    // Numbers of several hosts' memory are settings of the machine, read-only in a namespace or not there at all.
+    let error = sysctls.ensure("net/core/rmem_max", "1").unwrap_err();
+    assert!(
+        matches!(
+            error,
+            SysctlError::Permission { .. } | SysctlError::Missing { .. }
+        ),
+        "{error:?}"
+    );
+}

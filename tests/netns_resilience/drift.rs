@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What somebody else changes is changed back, soon, and nothing else is written.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::node::Node;
+use kpr_testkit::namespace::Namespace;
+use kpr_testkit::proxy::series;
+use kpr_testkit::topology::Family;
+use kpr_testkit::wait;
+
+/// What is done, and which drift it is.
+struct Change {
+    what: &'static str,
+    batch: String,
+    drift: &'static [(&'static str, usize)],
+}
+
+fn changes(rules: &[String]) -> Result<Vec<Change>> {
+    // A rule as it is written in a batch.
+    let rule = |table: &str, chain: &str| {
+        let start = format!("{table} -A {chain} ");
+        rules
+            .iter()
+            .find(|rule| rule.starts_with(&start) && rule.contains("KUBE-"))
+            .map(|rule| rule[table.len() + " -A ".len()..].to_owned())
+            .with_context(|| format!("no rule of ours in {table} {chain}"))
+    };
+    let jump = rule("nat", "PREROUTING")?;
+    let postrouting = rule("nat", "POSTROUTING")?;
+    Ok(vec![
+        Change {
+            what: "a jump is deleted",
+            batch: format!("*nat\n-D {jump}\nCOMMIT\n"),
+            drift: &[("missing-rule", 1)],
+        },
+        Change {
+            what: "a chain is flushed",
+            batch: "*nat\n-F KUBE-SERVICES\nCOMMIT\n".to_owned(),
+            drift: &[("changed-chain", 1)],
+        },
+        Change {
+            what: "a rule is replaced by one of the same size",
+            batch: "*nat\n-R KUBE-MARK-MASQ 1 -j MARK --set-xmark 0x8/0x8\nCOMMIT\n".to_owned(),
+            drift: &[("changed-chain", 1)],
+        },
+        Change {
+            what: "a chain is deleted with the jump to it",
+            batch: format!(
+                "*nat\n-D {postrouting}\n:KUBE-POSTROUTING - [0:0]\n-X KUBE-POSTROUTING\nCOMMIT\n"
+            ),
+            drift: &[("missing-rule", 1), ("missing-chain", 1)],
+        },
+        Change {
+            what: "a chain of ours that nobody wants appears",
+            batch: "*nat\n:KUBE-SVC-0123456789ABCDEF - [0:0]\nCOMMIT\n".to_owned(),
+            drift: &[("extra-chain", 1)],
+        },
+    ])
+}
+
+fn drift(node: &Namespace) -> Result<BTreeMap<String, usize>> {
+    let found = series(node, "kube_proxy_rs_drift_total")?;
+    let repaired = found
+        .into_iter()
+        .filter(|(name, _)| name.contains("state=\"repaired\""));
+    Ok(repaired
+        .filter_map(|(name, count)| {
+            let kind = name.split("kind=\"").nth(1)?.split('"').next()?;
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "a small count"
+            )]
+            Some((kind.to_owned(), count as usize))
+        })
+        .collect())
+}
+
+pub(crate) fn is_repaired(node: &Node) -> Result<()> {
+    let _proxy = node.start()?;
+    let wanted = node.all_rules()?;
+    // The loop tells what the start has cost when its first rounds are over.
+    let processes = wait::until("the processes of the start are counted", || {
+        let count = node.metric("kube_proxy_rs_processes_started_total")?;
+        ensure!(count > 0.0, "it is {count}");
+        Ok(count)
+    })?;
+    ensure!(
+        drift(&node.namespace)?.is_empty(),
+        "our own writes are drift"
+    );
+    for (family, rules) in Family::ALL.into_iter().zip(&wanted) {
+        for change in changes(rules)? {
+            let what = format!("{family}: {}", change.what);
+            let mut expected = drift(&node.namespace)?;
+            for (kind, count) in change.drift {
+                *expected.entry((*kind).to_owned()).or_default() += count;
+            }
+            node.other(family, &change.batch)
+                .with_context(|| what.clone())?;
+            wait::until(&what, || {
+                let found = node.all_rules()?;
+                ensure!(sorted(&found) == sorted(&wanted), "{found:#?}");
+                let found = drift(&node.namespace)?;
+                ensure!(found == expected, "drift is {found:?}, not {expected:?}");
+                Ok(())
+            })?;
+        }
+        // All of it at once.
+        node.other(family, "*nat\n-F\n-X\nCOMMIT\n*filter\n-F\n-X\nCOMMIT\n")?;
+        wait::until(&format!("{family}: everything is flushed"), || {
+            let found = node.all_rules()?;
+            ensure!(sorted(&found) == sorted(&wanted), "{found:#?}");
+            Ok(())
+        })?;
+    }
+    // A save and a restore for each, and no more for being idle; a look may meet the middle of nothing.
+    let repairs = 2.0 * 6.0;
+    let now = node.metric("kube_proxy_rs_processes_started_total")?;
+    ensure!(
+        now - processes <= 2.0 * repairs + 2.0,
+        "{} processes for {repairs} repairs",
+        now - processes
+    );
+    Ok(())
+}
+
+/// The order of chains is that of their making.
+fn sorted(rules: &[Vec<String>]) -> Vec<Vec<String>> {
+    let mut sorted = rules.to_vec();
+    for rules in &mut sorted {
+        rules.sort();
+    }
+    sorted
+}

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+//! iptables mode when things go wrong: others change its rules, programs are missing or fail, a lock is held. On this
+//! machine's kernel, in network namespaces, with both backends.
+
+#![cfg(test)]
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use libtest_mimic::{Arguments, Failed, Trial};
+
+use kpr_testkit::requirements::is_required;
+use node::{Backend, Node};
+
+mod counters;
+mod drift;
+mod failure;
+mod node;
+mod start;
+mod stop;
+
+type Scenario = (&'static str, fn(&Node) -> Result<()>);
+
+/// With each backend.
+const SCENARIOS: [Scenario; 10] = [
+    ("counters::are_metrics", counters::are_metrics),
+    ("drift::is_repaired", drift::is_repaired),
+    ("failure::refused_service", failure::refused_service),
+    ("failure::chain_of_others", failure::chain_of_others),
+    ("failure::restore_recovers", failure::restore_recovers),
+    ("failure::garbage", failure::garbage),
+    ("start::garbage", start::garbage),
+    ("start::missing_backend", start::missing_backend),
+    ("start::too_old", start::too_old),
+    ("stop::finishes_the_round", stop::finishes_the_round),
+];
+
+/// With one.
+const SINGLE: [(Backend, Scenario); 2] = [
+    (Backend::Legacy, ("failure::held_lock", failure::held_lock)),
+    (
+        Backend::Nft,
+        ("start::nothing_installed", start::nothing_installed),
+    ),
+];
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // Each has its own namespace and lock; they mostly wait.
+    arguments.test_threads.get_or_insert(4);
+    let both = Backend::ALL
+        .into_iter()
+        .flat_map(|backend| SCENARIOS.map(|scenario| (backend, scenario)));
+    let is_root = nix::unistd::geteuid().is_root();
+    let required = is_required("REQUIRE_NETNS");
+    let trials = both
+        .chain(SINGLE)
+        .map(|(backend, (name, run))| {
+            let name = format!("{}::{name}", backend.as_str());
+            let test = move || -> Result<(), Failed> {
+                if !is_root {
+                    return Err("needs root".into());
+                }
+                let binary = Path::new(env!("CARGO_BIN_EXE_kube-proxy-rs"));
+                Node::new(binary, backend)
+                    .and_then(|node| run(&node))
+                    .map_err(|error| format!("{error:#}").into())
+            };
+            Trial::test(name, test).with_ignored_flag(!is_root && !required)
+        })
+        .collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
