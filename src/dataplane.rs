@@ -3,6 +3,7 @@
 
 pub mod conntrack;
 pub mod exec;
+pub mod failure;
 pub mod iptables;
 pub mod kernel;
 pub mod links;

@@ -63,20 +63,6 @@ pub enum IptablesError {
     },
 }
 
-impl IptablesError {
-    /// Whether the same call may succeed later without a change of ours.
-    pub const fn is_retryable(&self) -> bool {
-        match self {
-            Self::Exec(error) => matches!(error, ExecError::TimedOut { .. }),
-            Self::Restore { source, .. } => matches!(
-                source.kind,
-                RestoreFailureKind::LockHeld | RestoreFailureKind::Signal
-            ),
-            _ => false,
-        }
-    }
-}
-
 /// The rules of one family of this network namespace.
 #[derive(Clone, Debug)]
 pub struct Iptables {

@@ -16,7 +16,7 @@ pub use codec::DecodeError;
 pub use monitor::{Change, Monitor};
 
 use kpr_core::model::net::IpFamily;
-use netlink_pipeline::{KernelError, KernelErrorKind, NetlinkError};
+use netlink_pipeline::{KernelError, NetlinkError};
 
 /// A network interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,18 +109,6 @@ pub enum LinkError {
     Malformed(#[from] DecodeError),
     #[error("cannot listen for changes of links")]
     Listen(#[source] std::io::Error),
-}
-
-impl LinkError {
-    /// Whether the same call may succeed later without a change of ours.
-    pub const fn is_retryable(&self) -> bool {
-        match self {
-            Self::Netlink(error) => error.is_retryable(),
-            Self::Refused { source, .. } => matches!(source.kind, KernelErrorKind::Busy),
-            Self::Vanished { .. } => true,
-            Self::NotDummy { .. } | Self::Malformed(_) | Self::Listen(_) => false,
-        }
-    }
 }
 
 /// One address that the kernel refused; the others of the same call are done.

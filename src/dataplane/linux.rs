@@ -16,11 +16,8 @@ use std::io::BufReader;
 use std::net::IpAddr;
 
 use super::conntrack;
-use super::iptables::{IptablesError, RestoreFailureKind};
+use super::failure::Failed;
 use super::kernel::{Cost, Kernel, ObserveError, ObserveScope, ProcListing};
-use super::links::LinkError;
-use super::sysctl::SysctlError;
-use crate::telemetry::ErrorChain;
 use ipset_netlink::{self as ipset, Client as IpsetClient};
 use ipvs_netlink::{Client as IpvsClient, Error as IpvsError, Listing, Operation};
 use kpr_core::model::IpFamily;
@@ -74,14 +71,14 @@ impl Linux {
                     operations.push(operation);
                     sent.push(index);
                 }
-                Some(Err(error)) => set(&mut outcomes, index, failed(FailureKind::Other, &error)),
+                Some(Err(error)) => set(&mut outcomes, index, failed(&error)),
                 None => {}
             }
         }
         let results = match self.ipvs.apply(&operations) {
             Ok(results) => results,
             Err(error) => {
-                let outcome = failed(FailureKind::Other, &error);
+                let outcome = failed(&error);
                 for index in &sent {
                     set(&mut outcomes, *index, outcome.clone());
                 }
@@ -97,7 +94,7 @@ impl Linux {
     fn apply_entries(&mut self, set_name: &SetName, steps: &[&Step]) -> Vec<Outcome> {
         let name = match sets::name(set_name) {
             Ok(name) => name,
-            Err(error) => return vec![failed(FailureKind::Other, &error); steps.len()],
+            Err(error) => return vec![failed(&error); steps.len()],
         };
         let is_removal = matches!(steps.first(), Some(Step::DeleteEntry { .. }));
         let entries: Vec<ipset::SetEntry> = steps
@@ -113,13 +110,7 @@ impl Linux {
         };
         let failures = match result {
             Ok(failures) => failures,
-            Err(error) => {
-                let kind = match &error {
-                    ipset::Error::Refused { source, .. } => sets::failure_kind(source.kind),
-                    _ => FailureKind::Other,
-                };
-                return vec![failed(kind, &error); steps.len()];
-            }
+            Err(error) => return vec![failed(&error); steps.len()],
         };
         let failures: BTreeMap<ipset::Entry, _> = failures
             .into_iter()
@@ -130,7 +121,7 @@ impl Linux {
             .map(|step| {
                 let mut parts = entry_of(step).into_iter().flat_map(sets::entries);
                 match parts.find_map(|part| failures.get(&part.entry)) {
-                    Some(failure) => failed(sets::failure_kind(failure.refusal.kind), failure),
+                    Some(failure) => failed(failure),
                     None => Outcome::Done,
                 }
             })
@@ -147,10 +138,9 @@ impl Linux {
             })
             .collect();
         let Some(link) = self.link else {
-            let message = format!("there is no link {LINK}");
             let failure = Failure {
                 kind: FailureKind::NotFound,
-                message,
+                message: format!("there is no link {LINK}"),
             };
             return vec![Outcome::Failed(failure); steps.len()];
         };
@@ -164,10 +154,10 @@ impl Linux {
                 .into_iter()
                 .map(|f| (f.address, f.refusal))
                 .collect(),
-            Err(error) => return vec![failed(FailureKind::Other, &error); steps.len()],
+            Err(error) => return vec![failed(&error); steps.len()],
         };
         let outcome = |address: &IpAddr| match failures.get(address) {
-            Some(error) => failed(kernel_failure_kind(error), error),
+            Some(error) => failed(error),
             None => Outcome::Done,
         };
         addresses.iter().map(outcome).collect()
@@ -192,34 +182,33 @@ impl Linux {
     /// A step that goes by itself.
     fn apply_one(&mut self, step: &Step) -> Outcome {
         match step {
-            Step::SetTimeouts(timeouts) => outcome(
-                &self.ipvs.set_timeouts(ipvs::wire_timeouts(*timeouts)),
-                |_| FailureKind::Other,
-            ),
+            Step::SetTimeouts(timeouts) => {
+                outcome(&self.ipvs.set_timeouts(ipvs::wire_timeouts(*timeouts)))
+            }
             Step::CreateLink => {
                 let result = self
                     .netfilter
                     .links
                     .ensure_dummy(LINK)
                     .map(|link| self.link = Some(link.index));
-                outcome(&result, |_| FailureKind::Unsupported)
+                outcome(&result)
             }
             Step::DeleteLink => {
                 let result = self.netfilter.links.delete_dummy(LINK);
                 self.link = None;
-                outcome(&result, link_failure_kind)
+                outcome(&result)
             }
             Step::CreateSet(spec) => match sets::spec(spec) {
-                Ok(spec) => outcome(&self.ipset.create(&spec), ipset_failure_kind),
-                Err(error) => failed(FailureKind::Other, &error),
+                Ok(spec) => outcome(&self.ipset.create(&spec)),
+                Err(error) => failed(&error),
             },
             Step::SwapSets { a, b } => match (sets::name(a), sets::name(b)) {
-                (Ok(a), Ok(b)) => outcome(&self.ipset.swap(&a, &b), ipset_failure_kind),
-                (Err(error), _) | (_, Err(error)) => failed(FailureKind::Other, &error),
+                (Ok(a), Ok(b)) => outcome(&self.ipset.swap(&a, &b)),
+                (Err(error), _) | (_, Err(error)) => failed(&error),
             },
             Step::DestroySet { set } => match sets::name(set) {
-                Ok(name) => outcome(&self.ipset.destroy(&name), ipset_failure_kind),
-                Err(error) => failed(FailureKind::Other, &error),
+                Ok(name) => outcome(&self.ipset.destroy(&name)),
+                Err(error) => failed(&error),
             },
             Step::SetSysctl { .. } | Step::EditRules(_) | Step::DeleteNftablesTable { .. } => {
                 self.netfilter.apply_one(step)
@@ -425,20 +414,14 @@ fn unobserved(
     }
 }
 
-fn failed(kind: FailureKind, error: &(dyn std::error::Error + 'static)) -> Outcome {
-    Outcome::Failed(Failure {
-        kind,
-        message: ErrorChain(error).to_string(),
-    })
+fn failed(error: &impl Failed) -> Outcome {
+    Outcome::Failed(error.failure())
 }
 
-fn outcome<E: std::error::Error + 'static>(
-    result: &Result<(), E>,
-    kind: impl Fn(&E) -> FailureKind,
-) -> Outcome {
+fn outcome<E: Failed>(result: &Result<(), E>) -> Outcome {
     match result {
         Ok(()) => Outcome::Done,
-        Err(error) => failed(kind(error), error),
+        Err(error) => failed(error),
     }
 }
 
@@ -461,54 +444,7 @@ fn server_outcome(operation: &Operation, result: Result<(), KernelError>) -> Out
         {
             Outcome::Done
         }
-        Err(error) => failed(kernel_failure_kind(&error), &error),
-    }
-}
-
-const fn kernel_failure_kind(error: &KernelError) -> FailureKind {
-    match error.kind {
-        KernelErrorKind::NotFound => FailureKind::NotFound,
-        KernelErrorKind::AlreadyExists => FailureKind::AlreadyExists,
-        KernelErrorKind::Busy => FailureKind::Busy,
-        KernelErrorKind::Full => FailureKind::Full,
-        KernelErrorKind::Permission => FailureKind::Permission,
-        KernelErrorKind::Unsupported => FailureKind::Unsupported,
-        _ => FailureKind::Other,
-    }
-}
-
-const fn link_failure_kind(error: &LinkError) -> FailureKind {
-    match error {
-        LinkError::Refused { source, .. } => kernel_failure_kind(source),
-        _ => FailureKind::Other,
-    }
-}
-
-fn ipset_failure_kind(error: &ipset::Error) -> FailureKind {
-    match error {
-        ipset::Error::Refused { source, .. } => sets::failure_kind(source.kind),
-        _ => FailureKind::Other,
-    }
-}
-
-const fn iptables_failure_kind(error: &IptablesError) -> FailureKind {
-    match error {
-        IptablesError::Restore { source, .. } => match source.kind {
-            RestoreFailureKind::LockHeld | RestoreFailureKind::Signal => FailureKind::Transient,
-            RestoreFailureKind::Permission => FailureKind::Permission,
-            RestoreFailureKind::Busy => FailureKind::Busy,
-            _ => FailureKind::Other,
-        },
-        IptablesError::Exec(_) => FailureKind::Transient,
-        _ => FailureKind::Other,
-    }
-}
-
-const fn sysctl_failure_kind(error: &SysctlError) -> FailureKind {
-    match error {
-        SysctlError::Missing { .. } => FailureKind::NotFound,
-        SysctlError::Permission { .. } => FailureKind::Permission,
-        _ => FailureKind::Other,
+        Err(error) => failed(&error),
     }
 }
 
@@ -541,3 +477,6 @@ fn goes_with(first: &Step, step: &Step) -> bool {
         _ => is_about_servers(first) && is_about_servers(step),
     }
 }
+
+#[cfg(test)]
+mod tests;

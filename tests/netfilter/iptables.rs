@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use kpr_core::model::net::IpFamily;
 use kpr_core::model::node::LocalDetector;
+use kpr_core::plan::FailureKind;
 use kpr_core::plan::context::{Context, IptablesContext, KernelVersion};
 use kpr_core::plan::ipvs::object::Timeouts;
 use kpr_core::plan::ipvs::set::SetId;
@@ -14,6 +15,7 @@ use kpr_core::plan::ipvs::static_rules::{FixedRules, edits, fixed_rules};
 use kpr_core::plan::ruleset::{ChainName, Edit, Rule, Ruleset, Table};
 use kube_proxy_rs::clock::Clock;
 use kube_proxy_rs::dataplane::exec::{Exec, System};
+use kube_proxy_rs::dataplane::failure::Failed as _;
 use kube_proxy_rs::dataplane::iptables::{
     Backend, Backends, Iptables, IptablesError, Reason, RestoreFailureKind,
 };
@@ -275,7 +277,7 @@ fn refused(backend: Backend) {
     let iptables = iptables(backend, IpFamily::V4);
     let failure = |edit: Edit| {
         let error = iptables.restore(&[edit]).unwrap_err();
-        assert!(!error.is_retryable());
+        assert_ne!(error.failure_kind(), FailureKind::Transient);
         match error {
             IptablesError::Restore { source, .. } => *source,
             other => panic!("{other:?}"),
@@ -327,7 +329,7 @@ fn lock_is_held() {
         rules: vec![],
     };
     let error = iptables.restore(std::slice::from_ref(&edit)).unwrap_err();
-    assert!(error.is_retryable(), "{error:?}");
+    assert_eq!(error.failure_kind(), FailureKind::Transient, "{error:?}");
     lock.unlock().unwrap();
     iptables.restore(&[edit]).unwrap();
 }

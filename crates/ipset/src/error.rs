@@ -91,15 +91,6 @@ impl Error {
     pub fn is_already_exists(&self) -> bool {
         matches!(self.refusal(), Some(refusal) if refusal.kind == RefusalKind::AlreadyExists)
     }
-
-    /// Whether the same call may succeed later without a change of ours.
-    pub const fn is_retryable(&self) -> bool {
-        match self {
-            Self::Netlink(error) => error.is_retryable(),
-            Self::Refused { source, .. } => matches!(source.kind, RefusalKind::Busy),
-            _ => false,
-        }
-    }
 }
 
 /// One entry that the kernel refused; the others of the same call are done.

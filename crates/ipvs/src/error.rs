@@ -59,10 +59,3 @@ pub enum Error {
         source: DecodeError,
     },
 }
-
-impl Error {
-    /// Whether the same call may succeed later without anybody changing anything.
-    pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Netlink { source, .. } if source.is_retryable())
-    }
-}

@@ -39,21 +39,6 @@ pub enum NetlinkError {
     Refused(#[source] KernelError),
 }
 
-impl NetlinkError {
-    /// Whether the same call may succeed later without anybody changing anything.
-    pub const fn is_retryable(&self) -> bool {
-        match self {
-            Self::TimedOut { .. } | Self::Overrun | Self::DumpInterrupted { .. } => true,
-            Self::Refused(refusal) => matches!(refusal.kind, KernelErrorKind::Busy),
-            Self::Open { .. }
-            | Self::Send { .. }
-            | Self::Receive(_)
-            | Self::TooLong { .. }
-            | Self::Malformed { .. } => false,
-        }
-    }
-}
-
 /// The classes of refusal that callers tell apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum KernelErrorKind {

@@ -4,6 +4,8 @@ use std::sync::Mutex;
 
 use super::*;
 use crate::dataplane::exec::{Ended, Input, Output, Sink};
+use crate::dataplane::failure::Failed as _;
+use kpr_core::plan::FailureKind;
 use kpr_core::plan::ruleset::{ChainName, Rule};
 
 /// A machine with programs that always give the same answer, and a record of what was run.
@@ -349,7 +351,7 @@ fn a_refused_batch_names_the_rule() {
         rules: vec![Rule::new("-m set --match-set NOSET dst,dst -j RETURN")],
     }];
     let error = iptables.restore(&edits).unwrap_err();
-    assert!(!error.is_retryable());
+    assert_eq!(error.failure_kind(), FailureKind::Other);
     let IptablesError::Restore { source, .. } = error else {
         panic!("{error:?}")
     };
@@ -443,7 +445,7 @@ fn a_batch_that_a_signal_ended_is_tried_again_as_it_is() {
         program: "iptables-restore".into(),
         source,
     };
-    assert!(error.is_retryable());
+    assert_eq!(error.failure_kind(), FailureKind::Transient);
 }
 
 #[test]

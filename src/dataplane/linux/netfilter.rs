@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::rules::Rules;
-use super::{outcome, sysctl_failure_kind, unobserved};
+use super::{outcome, unobserved};
 use crate::dataplane::conntrack;
 use crate::dataplane::exec::Exec;
 use crate::dataplane::iptables::Iptables;
@@ -23,7 +23,7 @@ use kpr_core::plan::ipvs::planner::RealServerOf;
 use kpr_core::plan::ruleset::Ruleset;
 use kpr_core::plan::state::{NodeState, VirtualServerState};
 use kpr_core::plan::step::{LINK, Phase};
-use kpr_core::plan::{FailureKind, Outcome, Plan, Prerequisites, Report, State, Step};
+use kpr_core::plan::{Outcome, Plan, Prerequisites, Report, State, Step};
 
 /// See the module.
 #[derive(Debug)]
@@ -69,12 +69,10 @@ impl Netfilter {
         match step {
             Step::SetSysctl { key, value } => {
                 let result = self.sysctls.ensure(key, value).map(|_changed| ());
-                outcome(&result, sysctl_failure_kind)
+                outcome(&result)
             }
             Step::EditRules(edits) => self.rules.apply(edits),
-            Step::DeleteNftablesTable { family } => {
-                outcome(&nftables::delete_table(*family), |_| FailureKind::Other)
-            }
+            Step::DeleteNftablesTable { family } => outcome(&nftables::delete_table(*family)),
             _ => Outcome::NotTried,
         }
     }

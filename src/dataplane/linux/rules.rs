@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{iptables_failure_kind, outcome};
+use super::outcome;
 use crate::dataplane::iptables::{Iptables, IptablesError, Watch};
 use kpr_core::model::IpFamily;
 use kpr_core::plan::Outcome;
@@ -60,7 +60,7 @@ impl Rules {
             Some(watch) => watch.around_write(edits, write),
             None => write(),
         };
-        outcome(&result, iptables_failure_kind)
+        outcome(&result)
     }
 
     /// Whether somebody else may have changed rules of ours since they were read. Costs microseconds.

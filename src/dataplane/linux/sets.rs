@@ -2,12 +2,11 @@
 //! Between the planner's sets and entries and the messages of [`ipset_netlink`].
 
 use ipset_netlink::{
-    Entry, HashType, InvalidSetName, RefusalKind, SetEntry as WireEntry, SetName as WireName,
-    SetShape, SetSpec as WireSpec, SkbMark,
+    Entry, HashType, InvalidSetName, SetEntry as WireEntry, SetName as WireName, SetShape,
+    SetSpec as WireSpec, SkbMark,
 };
 use kpr_core::model::IpFamily;
 use kpr_core::model::Protocol;
-use kpr_core::plan::FailureKind;
 use kpr_core::plan::ipvs::set::{SetEntry, SetName, SetSpec, SetType};
 
 pub(super) fn name(name: &SetName) -> Result<WireName, InvalidSetName> {
@@ -123,22 +122,6 @@ pub(super) fn entry(set_type: SetType, observed: &WireEntry) -> Option<SetEntry>
             net,
         } => SetEntry::IpPortNet(ip, Protocol::from_number(protocol)?, port, net),
     })
-}
-
-pub(super) const fn failure_kind(kind: RefusalKind) -> FailureKind {
-    match kind {
-        RefusalKind::NotFound => FailureKind::NotFound,
-        RefusalKind::AlreadyExists => FailureKind::AlreadyExists,
-        RefusalKind::Full => FailureKind::Full,
-        RefusalKind::Busy => FailureKind::Busy,
-        RefusalKind::UnknownType => FailureKind::Unsupported,
-        RefusalKind::Permission => FailureKind::Permission,
-        RefusalKind::OutOfRange
-        | RefusalKind::TypeMismatch
-        | RefusalKind::InvalidEntry
-        | RefusalKind::NoRoom
-        | RefusalKind::Other => FailureKind::Other,
-    }
 }
 
 const fn wire_family(family: IpFamily) -> ipset_netlink::IpFamily {

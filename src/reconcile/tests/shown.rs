@@ -112,6 +112,17 @@ fn what_was_not_as_believed_is_shown_but_is_no_event() {
 }
 
 #[test]
+fn lost_answer_is_shown_but_is_no_event() {
+    let mut fixture = Fixture::programmed();
+    let trouble = ("add-real-server", Fault::AnswerLost);
+    fixture.lock().troubles.push_back(trouble);
+    fixture.scale(&["10.1.0.5", "10.1.0.6", "10.1.0.7"]);
+    fixture.work();
+    assert_ne!(fixture.web_shown()["error"], Value::Null);
+    assert_eq!(fixture.events(), []);
+}
+
+#[test]
 fn iptables_mode_shows_chains_and_what_was_set_aside() {
     let mut fixture = Fixture::with(&["--proxy-mode=iptables"]);
     fixture.known_node();

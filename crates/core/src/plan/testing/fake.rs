@@ -77,7 +77,7 @@ impl FakeKernel {
             Outcome::Failed(Failure {
                 kind: match fault {
                     Some(Fault::Refused) => FailureKind::Busy,
-                    Some(Fault::Locked) => FailureKind::Transient,
+                    Some(Fault::Locked | Fault::AnswerLost) => FailureKind::Transient,
                     _ => FailureKind::Other,
                 },
                 message: "injected".to_owned(),
