@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Connection tracking: its kernel settings, and its table over ctnetlink. Which values are wanted and which flows must end is
-//! the planner's business.
+//! Connection tracking: its kernel settings, and its table over ctnetlink. `kpr_core::plan::conntrack`
+//! decides which values are wanted and which flows must end.
 
 mod client;
 mod codec;
 pub mod tuning;
 
 pub use client::{Client, Error};
-pub use codec::DecodeError;
+pub use codec::{Entry, EntryFilter, MalformedEntry};
 
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,7 @@
 use std::error::Error;
 use std::io;
 
+use super::conntrack;
 use super::exec::ExecError;
 use super::iptables::{IptablesError, RestoreFailureKind};
 use super::links::LinkError;
@@ -44,6 +45,14 @@ impl Failed for KernelError {
             KernelErrorKind::Unsupported => FailureKind::Unsupported,
             _ => FailureKind::Other,
         }
+    }
+}
+
+/// The kernel did not even answer a first, general question.
+const fn unavailable(refusal: &KernelError) -> FailureKind {
+    match refusal.kind {
+        KernelErrorKind::Permission => FailureKind::Permission,
+        _ => FailureKind::Unsupported,
     }
 }
 
@@ -101,10 +110,7 @@ impl Failed for ipset::Error {
     fn failure_kind(&self) -> FailureKind {
         match self {
             Self::Netlink(error) => error.failure_kind(),
-            Self::Unavailable(refusal) => match refusal.failure_kind() {
-                FailureKind::Permission => FailureKind::Permission,
-                _ => FailureKind::Unsupported,
-            },
+            Self::Unavailable(refusal) => unavailable(refusal),
             Self::Refused { source, .. } | Self::TypeUnavailable { source, .. } => {
                 source.failure_kind()
             }
@@ -136,6 +142,18 @@ impl Failed for LinkError {
             Self::Refused { source, .. } => source.failure_kind(),
             Self::NotDummy { .. } => FailureKind::AlreadyExists,
             Self::Vanished { .. } | Self::Malformed(_) | Self::Listen(_) => FailureKind::Transient,
+        }
+    }
+}
+
+impl Failed for conntrack::Error {
+    fn failure_kind(&self) -> FailureKind {
+        match self {
+            Self::Netlink(error) => error.failure_kind(),
+            Self::Unavailable(refusal) => unavailable(refusal),
+            Self::Refused { source, .. } => source.failure_kind(),
+            Self::TooLong(_) => FailureKind::Other,
+            Self::Malformed(_) => FailureKind::Transient,
         }
     }
 }

@@ -6,14 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
-use super::conntrack;
 use kpr_core::model::IpFamily;
 use kpr_core::model::ipvs_options::Scheduler;
 use kpr_core::plan::conntrack::flows::Cleanup;
 use kpr_core::plan::ipvs::object::{RealServers, VirtualServerKey};
 use kpr_core::plan::ipvs::planner::RealServerOf;
 use kpr_core::plan::state::VirtualServerState;
-use kpr_core::plan::{Plan, Report, State};
+use kpr_core::plan::{Failure, Plan, Report, State};
 use netlink_pipeline::SocketStats;
 
 /// Why the kernel could not be observed.
@@ -117,7 +116,7 @@ pub trait Kernel: Send {
     fn rules_have_changed(&mut self, family: IpFamily) -> bool;
 
     /// Deletes the flows that must end; says how many there were.
-    fn delete_flows(&mut self, cleanup: &Cleanup) -> Result<usize, conntrack::Error>;
+    fn delete_flows(&mut self, cleanup: &Cleanup) -> Result<usize, Failure>;
 
     fn cost(&self) -> Cost;
 
@@ -175,7 +174,7 @@ impl Kernel for Box<dyn Kernel> {
         (**self).rules_have_changed(family)
     }
 
-    fn delete_flows(&mut self, cleanup: &Cleanup) -> Result<usize, conntrack::Error> {
+    fn delete_flows(&mut self, cleanup: &Cleanup) -> Result<usize, Failure> {
         (**self).delete_flows(cleanup)
     }
 

@@ -4,6 +4,7 @@
 //! Runs of steps of one kind go out together: all virtual and real servers of a plan in one
 //! pipelined batch, all entries of a set in few messages, all addresses in one batch.
 
+mod flows;
 mod ipvs;
 mod netfilter;
 mod observe;
@@ -15,7 +16,6 @@ use std::fs::File;
 use std::io::BufReader;
 use std::net::IpAddr;
 
-use super::conntrack;
 use super::failure::Failed;
 use super::kernel::{Cost, Kernel, ObserveError, ObserveScope, ProcListing};
 use ipset_netlink::{self as ipset, Client as IpsetClient};
@@ -32,6 +32,7 @@ use kpr_core::plan::step::LINK;
 use kpr_core::plan::{Failure, FailureKind, Outcome, Plan, Prerequisites, Report, State, Step};
 use netlink_pipeline::{KernelError, KernelErrorKind};
 
+pub use flows::delete_stale;
 pub use netfilter::{Netfilter, node_addresses};
 
 /// Most steps that are turned into messages at a time. More saves nothing and takes memory.
@@ -372,7 +373,7 @@ impl Kernel for Linux {
         self.netfilter.rules_have_changed(family)
     }
 
-    fn delete_flows(&mut self, cleanup: &Cleanup) -> Result<usize, conntrack::Error> {
+    fn delete_flows(&mut self, cleanup: &Cleanup) -> Result<usize, Failure> {
         self.netfilter.delete_flows(cleanup)
     }
 

@@ -10,7 +10,6 @@ use jiff::Timestamp;
 use super::*;
 use crate::clock::ManualClock;
 use crate::config::{self, Command};
-use crate::dataplane::conntrack;
 use crate::dataplane::kernel::{Cost, ListedServer, ObserveError, ProcListing};
 use kpr_core::model::Event;
 use kpr_core::model::ipvs_options::Scheduler;
@@ -22,8 +21,7 @@ use kpr_core::plan::ruleset::Edit;
 use kpr_core::plan::state::VirtualServerState;
 use kpr_core::plan::testing::fake::{FakeKernel, Fault};
 use kpr_core::plan::testing::{rs, tcp};
-use kpr_core::plan::{Drift, Plan, Report, State, Step};
-use netlink_pipeline::KernelError;
+use kpr_core::plan::{Drift, Failure, FailureKind, Plan, Report, State, Step};
 
 mod audit;
 mod drain;
@@ -197,11 +195,13 @@ impl Kernel for Shared {
         self.lock().unwrap().rules_changed
     }
 
-    fn delete_flows(&mut self, cleanup: &Cleanup) -> Result<usize, conntrack::Error> {
+    fn delete_flows(&mut self, cleanup: &Cleanup) -> Result<usize, Failure> {
         let mut node = self.lock().unwrap();
         if node.keeps_flows {
-            let refusal = KernelError::from_errno(libc::EBUSY);
-            return Err(conntrack::Error::Unavailable(refusal));
+            return Err(Failure {
+                kind: FailureKind::Busy,
+                message: "injected".to_owned(),
+            });
         }
         let before = node.flows.len();
         node.flows.retain(|flow| !cleanup.is_stale(flow));

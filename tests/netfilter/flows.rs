@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use kpr_core::model::{Event, IpFamily, PortSpec, Protocol, Service, ServiceName, Tracker};
 use kpr_core::plan::conntrack::flows::{Cleanup, Flows};
 use kube_proxy_rs::dataplane::conntrack::Client;
+use kube_proxy_rs::dataplane::linux::delete_stale;
 
 use kpr_testkit::isolated::{Need, Test, run};
 
@@ -135,14 +136,14 @@ fn deleted() {
     assert_eq!(v4("127.0.0.2", 53), 4);
 
     let one = cleanup(IpFamily::V4, "127.0.0.2", &[53]);
-    assert_eq!(client.delete_stale(&one).unwrap(), 3);
-    assert_eq!(client.delete_stale(&one).unwrap(), 0, "they are gone");
+    assert_eq!(delete_stale(&mut client, &one).unwrap(), 3);
+    assert_eq!(delete_stale(&mut client, &one).unwrap(), 0, "they are gone");
     assert_eq!(v4("127.0.0.2", 53), 1, "the TCP connection");
     assert_eq!((v4("127.0.0.2", 54), v4("127.0.0.3", 53)), (2, 2));
 
     // The kernel would list every IPv6 flow but these, were it asked for the address.
     let one = cleanup(IpFamily::V6, "fd00::2", &[53]);
-    assert_eq!(client.delete_stale(&one).unwrap(), 2);
+    assert_eq!(delete_stale(&mut client, &one).unwrap(), 2);
     assert_eq!(
         (v6("fd00::2", 53), v6("fd00::2", 54), v6("fd00::1", 53)),
         (0, 2, 2)
@@ -150,7 +151,7 @@ fn deleted() {
 
     // So many ports that all flows are listed.
     let all = cleanup(IpFamily::V4, "127.0.0.2", &[50, 51, 52, 53, 54, 55]);
-    assert_eq!(client.delete_stale(&all).unwrap(), 2);
+    assert_eq!(delete_stale(&mut client, &all).unwrap(), 2);
     assert_eq!((v4("127.0.0.2", 54), v4("127.0.0.2", 53)), (0, 1));
     drop((listener, stream, clients));
 }
@@ -164,7 +165,7 @@ fn zoned() {
     assert_eq!(listed.matches("zone=7").count(), 2, "{listed}");
     let mut client = Client::open().unwrap();
     let zoned = cleanup(IpFamily::V4, "127.0.0.2", &[99]);
-    assert_eq!(client.delete_stale(&zoned).unwrap(), 2);
+    assert_eq!(delete_stale(&mut client, &zoned).unwrap(), 2);
     assert_eq!(flows_to(IpFamily::V4, "127.0.0.2", 99), 0);
 }
 
@@ -174,7 +175,7 @@ fn filtered() {
     let mut client = Client::open().unwrap();
     let before = client.stats();
     let one = cleanup(IpFamily::V4, "127.0.0.2", &[53]);
-    assert_eq!(client.delete_stale(&one).unwrap(), 2);
+    assert_eq!(delete_stale(&mut client, &one).unwrap(), 2);
     let received = client.stats().messages_received - before.messages_received;
     // Two flows, the end of the list, two acknowledgements.
     assert_eq!(received, 5);

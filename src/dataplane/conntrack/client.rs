@@ -4,28 +4,28 @@
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use tracing::debug;
 
-use super::codec::{self, DecodeError, Entry};
-use kpr_core::plan::conntrack::flows::{Cleanup, Filter};
+use super::codec::{self, Entry, EntryFilter, MalformedEntry};
+use kpr_core::model::IpFamily;
 use netlink_pipeline::attribute::AttributeTooLong;
 use netlink_pipeline::{KernelError, KernelErrorKind, NetlinkError, Socket, SocketStats};
 
-/// Flows could not be cleaned up, or not all of them.
+/// Flows could not be listed or deleted, or not all of them.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot talk to the kernel about flows")]
     Netlink(#[source] NetlinkError),
     /// The kernel lacks ctnetlink, or we lack `CAP_NET_ADMIN`.
-    #[error("cannot look at flows (kernel module nf_conntrack_netlink, capability NET_ADMIN)")]
+    #[error("cannot list flows (kernel module nf_conntrack_netlink, capability NET_ADMIN)")]
     Unavailable(#[source] KernelError),
     #[error("cannot read the kernel's answer about flows")]
-    Malformed(#[from] DecodeError),
+    Malformed(#[from] MalformedEntry),
     #[error("request about flows is too long")]
     TooLong(#[from] AttributeTooLong),
-    #[error("{failed} stale flows were not deleted, {deleted} were")]
+    #[error("cannot delete {failed} flows ({deleted} were deleted)")]
     Refused {
         failed: usize,
         deleted: usize,
-        /// Of the first one.
+        /// Why the first of them was not deleted.
         #[source]
         source: KernelError,
     },
@@ -35,12 +35,12 @@ pub enum Error {
 #[derive(Debug)]
 pub struct Client {
     socket: Socket,
-    /// The kernel was seen to list what was not asked for.
+    /// The kernel has listed flows that do not match the filter.
     ignores_filters: bool,
 }
 
 impl Client {
-    /// Opens a socket. Fails where no flow could ever be listed.
+    /// Opens a socket. Fails if the kernel or our privileges do not let us list flows.
     pub fn open() -> Result<Self, Error> {
         let socket = Socket::open(NETLINK_NETFILTER).map_err(Error::Netlink)?;
         Self::over(socket)
@@ -61,20 +61,27 @@ impl Client {
         self.socket.stats()
     }
 
-    /// Deletes the flows that must end and says how many there were.
-    pub fn delete_stale(&mut self, cleanup: &Cleanup) -> Result<usize, Error> {
-        let family = cleanup.family;
-        let mut stale = Vec::new();
+    /// Deletes the UDP flows that `is_selected` selects, and returns how many were deleted.
+    ///
+    /// The filters together must match all of those flows: they spare listing the others, where the
+    /// kernel has filters (Linux 5.8).
+    pub fn delete(
+        &mut self,
+        family: IpFamily,
+        filters: &[EntryFilter],
+        is_selected: &dyn Fn(&Entry) -> bool,
+    ) -> Result<usize, Error> {
+        let mut selected = Vec::new();
         if !self.ignores_filters {
-            for filter in cleanup.filters() {
-                self.ignores_filters |= !self.list(cleanup, &filter, &mut stale)?;
+            for filter in filters {
+                self.ignores_filters |= !self.list(family, filter, is_selected, &mut selected)?;
             }
         }
         if self.ignores_filters {
-            stale.clear();
-            self.list(cleanup, &Filter::ALL, &mut stale)?;
+            selected.clear();
+            self.list(family, &EntryFilter::default(), is_selected, &mut selected)?;
         }
-        let requests: Vec<_> = stale
+        let requests: Vec<_> = selected
             .iter()
             .map(|entry| codec::delete(family, entry))
             .collect::<Result<_, _>>()?;
@@ -83,7 +90,7 @@ impl Client {
         for verdict in verdicts {
             match verdict {
                 Ok(()) => deleted += 1,
-                // It ended by itself meanwhile.
+                // It has ended by itself.
                 Err(error) if error.kind == KernelErrorKind::NotFound => {}
                 Err(error) => {
                     failed += 1;
@@ -91,7 +98,7 @@ impl Client {
                 }
             }
         }
-        debug!(%family, frontends = cleanup.frontends().len(), deleted, failed, "flows looked at");
+        debug!(%family, filters = filters.len(), deleted, failed, "stale flows deleted");
         match first {
             Some(source) => Err(Error::Refused {
                 failed,
@@ -102,24 +109,25 @@ impl Client {
         }
     }
 
-    /// Finds stale flows in a part of the table. Says whether only that part was listed.
+    /// Selects among the flows that the filter matches. Returns whether the kernel listed only those.
     fn list(
         &mut self,
-        cleanup: &Cleanup,
-        filter: &Filter,
-        stale: &mut Vec<Entry>,
+        family: IpFamily,
+        filter: &EntryFilter,
+        is_selected: &dyn Fn(&Entry) -> bool,
+        selected: &mut Vec<Entry>,
     ) -> Result<bool, Error> {
         let mut is_filtered = true;
         let mut malformed = None;
-        let request = codec::list(cleanup.family, filter)?;
+        let request = codec::list(family, filter)?;
         let dumped =
             self.socket.dump_each(
                 request,
                 &mut |kind, payload| match codec::entry_of(kind, payload) {
                     Ok(Some(entry)) => {
-                        is_filtered &= filter.admits(&entry.flow);
-                        if cleanup.is_stale(&entry.flow) {
-                            stale.push(entry);
+                        is_filtered &= filter.matches(&entry);
+                        if is_selected(&entry) {
+                            selected.push(entry);
                         }
                     }
                     Ok(None) => is_filtered = false,

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: requests about flows as bytes, answers as our types.
+//! PURE: requests about flows as bytes, and the answers.
 //!
-//! `netlink-packet-netfilter` has headers and tuples. It lacks filters, flow ids and zones, which are written here.
+//! `netlink-packet-netfilter` has headers and tuples. It lacks filters, flow ids and zones, which
+//! are encoded here.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use netlink_packet_core::{Emitable, NlasIterator, Parseable};
 use netlink_packet_netfilter::conntrack::{
@@ -12,7 +13,6 @@ use netlink_packet_netfilter::conntrack::{
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
 
 use kpr_core::model::IpFamily;
-use kpr_core::plan::conntrack::flows::{Filter, Flow};
 use netlink_pipeline::Request;
 use netlink_pipeline::attribute::{AttributeTooLong, Writer};
 
@@ -31,7 +31,8 @@ const CTA_ZONE: u16 = 18;
 const CTA_FILTER: u16 = 25;
 const CTA_FILTER_ORIG_FLAGS: u16 = 1;
 
-// Which parts of `CTA_TUPLE_ORIG` a flow must have, of net/netfilter/nf_internals.h (no header for users has them).
+// Which parts of `CTA_TUPLE_ORIG` a flow must match. Of net/netfilter/nf_internals.h; no UAPI header
+// has them.
 const CTA_FILTER_F_CTA_IP_DST: u32 = 1 << 1;
 const CTA_FILTER_F_CTA_PROTO_NUM: u32 = 1 << 3;
 const CTA_FILTER_F_CTA_PROTO_DST_PORT: u32 = 1 << 5;
@@ -41,25 +42,44 @@ const NFGENMSG_LEN: usize = 4;
 
 /// Bytes that describe no flow.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("malformed description of a flow: {reason}")]
-pub struct DecodeError {
+#[error("malformed flow entry: {reason}")]
+pub struct MalformedEntry {
     reason: String,
 }
 
-fn malformed(reason: &dyn std::fmt::Display) -> DecodeError {
-    DecodeError {
+fn malformed(reason: &dyn std::fmt::Display) -> MalformedEntry {
+    MalformedEntry {
         reason: reason.to_string(),
     }
 }
 
-/// An entry of the table.
+/// Which UDP flows to list: all, or those with a destination before any translation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EntryFilter {
+    pub address: Option<IpAddr>,
+    pub port: Option<u16>,
+}
+
+impl EntryFilter {
+    pub(super) fn matches(&self, entry: &Entry) -> bool {
+        self.address.is_none_or(|ip| entry.destination.ip() == ip)
+            && self
+                .port
+                .is_none_or(|port| entry.destination.port() == port)
+    }
+}
+
+/// A UDP flow of the connection tracking table.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) flow: Flow,
+pub struct Entry {
+    /// The destination of the original direction.
+    pub destination: SocketAddr,
+    /// The source of the reply direction.
+    pub reply_source: SocketAddr,
     original: Vec<Tuple>,
-    /// Another flow of the same addresses and ports has another one.
+    /// Tells apart flows that reuse the same addresses and ports.
     id: Option<u32>,
-    /// Flows of other zones than the first may have the same addresses and ports.
+    /// Flows in different zones may have the same addresses and ports.
     zone: Option<u16>,
 }
 
@@ -101,7 +121,7 @@ pub(super) fn count() -> Result<Request, AttributeTooLong> {
 }
 
 /// Asks for UDP flows. Kernels before 5.8 ignore the filter and list every flow of the family.
-pub(super) fn list(family: IpFamily, filter: &Filter) -> Result<Request, AttributeTooLong> {
+pub(super) fn list(family: IpFamily, filter: &EntryFilter) -> Result<Request, AttributeTooLong> {
     let mut flags = CTA_FILTER_F_CTA_PROTO_NUM;
     let mut tuple = Vec::new();
     if let Some(address) = filter.address {
@@ -122,7 +142,7 @@ pub(super) fn list(family: IpFamily, filter: &Filter) -> Result<Request, Attribu
     })
 }
 
-/// Deletes one flow, and only if it is still the same.
+/// Deletes one flow, unless another one has taken its place.
 pub(super) fn delete(family: IpFamily, entry: &Entry) -> Result<Request, AttributeTooLong> {
     let tuple = ConntrackAttribute::CtaTupleOrig(entry.original.clone());
     let message = ConntrackMessage::Delete(vec![tuple]);
@@ -137,7 +157,7 @@ pub(super) fn delete(family: IpFamily, entry: &Entry) -> Result<Request, Attribu
 }
 
 /// Reads an answer of [`list`]; `None` for one that is not about a UDP flow.
-pub(super) fn entry_of(message: u16, payload: &[u8]) -> Result<Option<Entry>, DecodeError> {
+pub(super) fn entry_of(message: u16, payload: &[u8]) -> Result<Option<Entry>, MalformedEntry> {
     if message != kind(IPCTNL_MSG_CT_NEW) {
         return Ok(None);
     }
@@ -160,21 +180,19 @@ pub(super) fn entry_of(message: u16, payload: &[u8]) -> Result<Option<Entry>, De
             _ => {}
         }
     }
-    let (Some((destination, _)), Some((_, answerer))) = (ends(&original), ends(&reply)) else {
+    let (Some((destination, _)), Some((_, reply_source))) = (ends(&original), ends(&reply)) else {
         return Ok(None);
     };
     Ok(Some(Entry {
-        flow: Flow {
-            destination,
-            answerer,
-        },
+        destination,
+        reply_source,
         original,
         id,
         zone,
     }))
 }
 
-/// Destination and source of a direction, if it is of UDP.
+/// Destination and source of a direction, if its protocol is UDP.
 fn ends(tuple: &[Tuple]) -> Option<(SocketAddr, SocketAddr)> {
     let (mut to, mut from) = (None, None);
     let (mut to_port, mut from_port) = (None, None);

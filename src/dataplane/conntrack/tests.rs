@@ -7,9 +7,10 @@ use netlink_packet_core::NetlinkBuffer;
 use proptest::prelude::*;
 
 use super::*;
+use crate::dataplane::linux::delete_stale;
 use kpr_core::model::testing::{endpoint, service, service_name, slice, tracker};
 use kpr_core::model::{IpFamily, Protocol};
-use kpr_core::plan::conntrack::flows::{Cleanup, Filter, Flow, Flows};
+use kpr_core::plan::conntrack::flows::{Cleanup, Flows};
 use netlink_pipeline::scripted::{Header, Scripted, done, message, verdict};
 use netlink_pipeline::{KernelErrorKind, Request};
 
@@ -45,24 +46,22 @@ fn captured(command: &str, direction: &str) -> Vec<Request> {
 }
 
 /// What a listing says of UDP flows.
-fn listed(command: &str) -> Vec<codec::Entry> {
+fn listed(command: &str) -> Vec<Entry> {
     captured(command, "< ")
         .iter()
         .filter_map(|reply| codec::entry_of(reply.kind, &reply.payload).unwrap())
         .collect()
 }
 
-fn flow(destination: &str, answerer: &str) -> Flow {
-    let at = |text: &str| -> SocketAddr { text.parse().unwrap() };
-    Flow {
-        destination: at(destination),
-        answerer: at(answerer),
-    }
-}
-
 #[test]
 fn flows_are_read_and_others_are_not() {
-    let flows = |command| -> Vec<Flow> { listed(command).iter().map(|e| e.flow).collect() };
+    let flows = |command| -> Vec<(SocketAddr, SocketAddr)> {
+        let entries = listed(command).into_iter();
+        entries.map(|e| (e.destination, e.reply_source)).collect()
+    };
+    let flow = |destination: &str, reply_source: &str| {
+        (destination.parse().unwrap(), reply_source.parse().unwrap())
+    };
     // The TCP connection is not in it.
     assert_eq!(
         flows("conntrack -L"),
@@ -129,11 +128,11 @@ fn deletions_begin_like_those_of_the_tool_and_name_the_flow_by_its_id() {
 
 #[test]
 fn filters_say_which_parts_count() {
-    let filter = Filter {
+    let filter = EntryFilter {
         address: Some("10.96.0.10".parse().unwrap()),
         port: Some(53),
     };
-    let list = |filter: &Filter| codec::list(IpFamily::V4, filter).unwrap().payload;
+    let list = |filter: &EntryFilter| codec::list(IpFamily::V4, filter).unwrap().payload;
     #[rustfmt::skip]
     let expected = [
         2, 0, 0, 0,
@@ -144,12 +143,8 @@ fn filters_say_which_parts_count() {
         12, 0, 25, 0x80, 8, 0, 1, 0, 0b10_1010, 0, 0, 0,
     ];
     assert_eq!(list(&filter), expected);
-    let all = Filter {
-        address: None,
-        port: None,
-    };
     assert_eq!(
-        list(&all)[4..],
+        list(&EntryFilter::default())[4..],
         [
             16, 0, 1, 0x80, 12, 0, 2, 0x80, 5, 0, 1, 0, 17, 0, 0, 0, //
             12, 0, 25, 0x80, 8, 0, 1, 0, 0b1000, 0, 0, 0,
@@ -206,8 +201,8 @@ fn kernel_that_ignores_filters_is_asked_for_everything_from_then_on() {
         .then(everything)
         .then(counted);
     let (script, mut client) = client(script);
-    assert_eq!(client.delete_stale(&cleanup()).unwrap(), 1);
-    assert_eq!(client.delete_stale(&cleanup()).unwrap(), 1);
+    assert_eq!(delete_stale(&mut client, &cleanup()).unwrap(), 1);
+    assert_eq!(delete_stale(&mut client, &cleanup()).unwrap(), 1);
     let kinds: Vec<Vec<u16>> = script
         .headers()
         .iter()
@@ -234,7 +229,7 @@ fn kernel_that_filters_is_asked_for_each_port() {
         .then(nothing)
         .then(nothing);
     let (script, mut client) = client(script);
-    assert_eq!(client.delete_stale(&cleanup()).unwrap(), 0);
+    assert_eq!(delete_stale(&mut client, &cleanup()).unwrap(), 0);
     assert_eq!(script.headers().len(), 3);
 }
 
@@ -248,7 +243,7 @@ fn flow_that_ended_meanwhile_is_no_failure_and_a_refused_deletion_is_one() {
             .then(everything)
             .then(|sent| vec![Ok(verdict(sent[0].sequence, libc::ENOENT))]),
     );
-    assert_eq!(gone.delete_stale(&cleanup()).unwrap(), 0);
+    assert_eq!(delete_stale(&mut gone, &cleanup()).unwrap(), 0);
     let (_, mut refusing) = client(
         Scripted::default()
             .then(counted)
@@ -257,7 +252,7 @@ fn flow_that_ended_meanwhile_is_no_failure_and_a_refused_deletion_is_one() {
             .then(everything)
             .then(|sent| vec![Ok(verdict(sent[0].sequence, libc::EPERM))]),
     );
-    let error = refusing.delete_stale(&cleanup()).unwrap_err();
+    let error = delete_stale(&mut refusing, &cleanup()).unwrap_err();
     assert!(
         matches!(&error, Error::Refused { failed: 1, deleted: 0, source }
             if source.kind == KernelErrorKind::Permission),
@@ -266,7 +261,7 @@ fn flow_that_ended_meanwhile_is_no_failure_and_a_refused_deletion_is_one() {
 }
 
 #[test]
-fn kernel_without_ctnetlink_is_told_at_once() {
+fn kernel_without_ctnetlink_is_detected_at_once() {
     let script = Scripted::default().then(|sent| vec![Ok(verdict(sent[0].sequence, libc::EINVAL))]);
     let error = Client::over(script.socket()).unwrap_err();
     assert!(matches!(error, Error::Unavailable(_)), "{error:?}");

@@ -5,10 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::flows::delete_stale;
 use super::rules::Rules;
 use super::{outcome, unobserved};
 use crate::dataplane::conntrack;
 use crate::dataplane::exec::Exec;
+use crate::dataplane::failure::Failed as _;
 use crate::dataplane::iptables::Iptables;
 use crate::dataplane::kernel::{Cost, Kernel, ObserveError, ObserveScope, ProcListing};
 use crate::dataplane::links::{Address, Links, Scope};
@@ -23,7 +25,7 @@ use kpr_core::plan::ipvs::planner::RealServerOf;
 use kpr_core::plan::ruleset::Ruleset;
 use kpr_core::plan::state::{NodeState, VirtualServerState};
 use kpr_core::plan::step::{LINK, Phase};
-use kpr_core::plan::{Outcome, Plan, Prerequisites, Report, State, Step};
+use kpr_core::plan::{Failure, Outcome, Plan, Prerequisites, Report, State, Step};
 
 /// See the module.
 #[derive(Debug)]
@@ -154,9 +156,11 @@ impl Kernel for Netfilter {
         self.rules.have_changed(family)
     }
 
-    fn delete_flows(&mut self, cleanup: &Cleanup) -> Result<usize, conntrack::Error> {
+    fn delete_flows(&mut self, cleanup: &Cleanup) -> Result<usize, Failure> {
         let conntrack = self.conntrack.as_mut();
-        conntrack.map_or(Ok(0), |conntrack| conntrack.delete_stale(cleanup))
+        conntrack.map_or(Ok(0), |conntrack| {
+            delete_stale(conntrack, cleanup).map_err(|error| error.failure())
+        })
     }
 
     fn cost(&self) -> Cost {
