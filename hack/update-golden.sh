@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Writes the files below tests/golden and crates/core/tests/golden, docs/configuration.md and docs/metrics.md anew from what the code does now, and
-# what the Helm chart renders where KPR_TESTBED is set.
+# Writes the files below tests/golden and crates/core/tests/golden, docs/configuration.md and docs/metrics.md anew from
+# what the code does now, and what the Helm chart renders where KPR_TESTBED is set.
 # Look at the difference.
 set -euo pipefail
 # shellcheck source=hack/lib/common.sh

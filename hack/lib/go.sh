@@ -3,8 +3,8 @@
 #
 # Builds programs from Go modules, once: they stay in a folder of the cache. Source it after common.sh.
 
-# go_program MODULE BIN NAME PACKAGE [OPTION]...: builds BIN/NAME with `go build OPTION...` in the folder MODULE, unless it is
-# there and no source file of ours in MODULE is newer. Two callers at the same time wait for each other.
+# go_program MODULE BIN NAME PACKAGE [OPTION]...: builds BIN/NAME with `go build OPTION...` in the folder MODULE, unless
+# it is there and no source file of ours in MODULE is newer. Two callers at the same time wait for each other.
 go_program() {
     local module=$1 bin=$2 name=$3 package=$4
     shift 4
