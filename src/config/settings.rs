@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the rest of the proxy reads: the valid configuration in the types that the parts work with.
 //!
-//! Made from a [`KubeProxyConfiguration`](super::types::KubeProxyConfiguration) that passed validation.
+//! Made from a [`KubeProxyConfiguration`] that passed validation.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the sync loop asks of a kernel: observe, apply, look at connections. [`super::linux`] is
-//! the real one, [`kpr_core::plan::testing::fake`] the one of tests. Implementations decide nothing.
+//! the real one, `kpr_core::plan::testing::fake` the one of tests. Implementations decide nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

@@ -7,7 +7,7 @@
 //! observed kernel, reports -> state (Believed) -----------------------+
 //! ```
 //!
-//! [`planner::Planner`] holds these for one family. Nothing here talks to a kernel.
+//! [`ipvs::planner::Planner`] holds these for one family. Nothing here talks to a kernel.
 
 pub mod claim;
 pub mod compact;

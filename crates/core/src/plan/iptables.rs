@@ -2,14 +2,14 @@
 //! PURE: what iptables mode wants in the kernel, and the edits that get it there.
 //!
 //! ```text
-//! ServicePort + endpoints -> port_objects (chains, frontends) -> desired (claims -> trees) --+
-//!                                                                                       +-> planner -> Plan
-//! observed rules, reports -> believed (a digest of each chain) --------------------------+
+//! ServicePort + endpoints -> port_rules (chains, frontends) -> desired (claims -> trees) -+
+//!                                                                                         +-> planner -> Plan
+//! observed rules, reports -> believed (a digest of each chain) ---------------------------+
 //! ```
 //!
 //! The layout differs from kube-proxy's in two ways, behaviour does not:
 //! - [`tree`]: a packet finds its Service by branching on prefixes, not by walking all Services;
-//! - [`port_objects`]: without affinity an endpoint is one rule of `KUBE-SVC-*`. Whether a pod has reached itself is
+//! - [`port_rules`]: without affinity an endpoint is one rule of `KUBE-SVC-*`. Whether a pod has reached itself is
 //!   asked once, in `KUBE-HAIRPIN`, and not by a rule for each endpoint.
 
 pub mod believed;

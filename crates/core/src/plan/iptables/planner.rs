@@ -2,7 +2,7 @@
 //! PURE: one family's wanted and believed rules in iptables mode, kept up to date by changes and reports.
 //!
 //! A plan is one batch of edits of the chains that changed. If the kernel refuses a batch, the next plans find out why
-//! ([`Isolation`]): the chains of the Services go in parts, smaller and smaller, until the Service whose rules are
+//! (`Isolation`): the chains of the Services go in parts, smaller and smaller, until the Service whose rules are
 //! refused stands alone. It is set aside and keeps what it had; all others are served.
 
 use std::collections::{BTreeMap, BTreeSet};
