@@ -163,7 +163,10 @@ fn a_broken_link_is_found() {
     let readme = root().join("README.md");
     assert!(broken(&readme, "docs/no-such-file.md").is_some());
     assert!(broken(&readme, "ARCHITECTURE.md#no-such-heading").is_some());
-    assert_eq!(broken(&readme, "ARCHITECTURE.md#ownership"), None);
+    assert_eq!(
+        broken(&readme, "docs/troubleshooting.md#the-proxy-is-down"),
+        None
+    );
     assert_eq!(
         anchors("# A `b`, c\n# A b c\n```\n# no\n```\n"),
         ["a-b-c", "a-b-c-1"]

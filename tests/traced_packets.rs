@@ -271,10 +271,10 @@ fn interface(from: Host) -> Option<&'static str> {
     }
 }
 
-/// The table of `ARCHITECTURE.md` has what the cases say of differences between the modes, and nothing else.
+/// The table of `docs/design/differences.md` has what the cases say of differences between the modes, and nothing else.
 fn differences_are_documented() -> Result<()> {
     const HEADING: &str = "## Differences between our two modes\n";
-    let text = include_str!("../ARCHITECTURE.md");
+    let text = include_str!("../docs/design/differences.md");
     let (_, section) = text.split_once(HEADING).context("there is no section")?;
     let section = section.split("\n## ").next().unwrap_or_default();
     // Behind the two lines of the table's head.

@@ -129,7 +129,8 @@ fn addresses() -> Vec<Case> {
 /// Nobody is behind the address or the port.
 fn nobody() -> Vec<Case> {
     use At::{ClusterIp, ExternalIp, Vip};
-    const AS_UPSTREAM: &str = "iptables mode takes only the ports of Services from the way that packets go; as kube-proxy";
+    const AS_UPSTREAM: &str =
+        "iptables mode redirects only the ports that Services have, as kube-proxy does";
     let everybody = [Client, Remote, Shell, Node];
     let addresses = [ClusterIp, ExternalIp, Vip];
     let mut no_endpoints = probes(&everybody, &[ClusterIp], Want::Refused);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Differences that are meant. Each is a row of a table in `ARCHITECTURE.md`, and a test holds it to that.
+//! Differences that are meant. Each is a row of a table in `docs/design/differences.md`, and a test holds it to that.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -59,7 +59,7 @@ impl Pair {
     }
 }
 
-/// A table of `ARCHITECTURE.md`.
+/// A table of `docs/design/differences.md`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Table {
     Iptables,
@@ -263,7 +263,7 @@ pub const ALL: &[Exception] = &[
     },
     Exception {
         table: Table::Modes,
-        case: "a Service's address, but a port that it has not, or a ping",
+        case: "a port that the Service does not have, or a ping",
         is_met: |it| {
             !it.at().is_on_node()
                 && !it.is_frontend()
@@ -292,12 +292,12 @@ pub fn excuse(pair: Pair, situation: Situation<'_>) -> Option<&'static Exception
 
 /// Each exception is a row of its table.
 pub fn are_documented() -> Result<()> {
-    let text = include_str!("../../../../ARCHITECTURE.md");
+    let text = include_str!("../../../../docs/design/differences.md");
     for exception in ALL {
         let section = exception.table.heading();
         let (_, rest) = text
             .split_once(&format!("\n## {section}\n"))
-            .with_context(|| format!("ARCHITECTURE.md has no section {section:?}"))?;
+            .with_context(|| format!("docs/design/differences.md has no section {section:?}"))?;
         let end = rest.find("\n## ").unwrap_or(rest.len());
         let row = format!("\n| {} | ", exception.case);
         ensure!(
