@@ -104,7 +104,7 @@ fn get(node: &Namespace, address: SocketAddr, path: &str) -> Result<Answer> {
     let mut stream = node
         .enter(connect)?
         .with_context(|| format!("no connection to {address}"))?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.set_read_timeout(Some(wait::LIMIT))?;
     write!(
         stream,
         "GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n"
@@ -323,12 +323,15 @@ fn a_changed_configuration_file_costs_no_connection() -> Result<()> {
     volume.update("nodePortAddresses: [198.51.100.0/24]\n")?;
     answers(&node, "198.51.100.1:32000", 200)?;
     is_closed(&node, "192.0.2.1:32000")?;
-    let rules = node.run("iptables-save", &["-t", "nat"])?;
-    ensure!(
-        rules.contains("-d 198.51.100.1/32") && !rules.contains("-d 192.0.2.1/32"),
-        "{rules}"
-    );
-    ensure!(configz(10249)?["nodePortAddresses"] == json!(["198.51.100.0/24"]));
+    wait::until("the rules follow", || {
+        let rules = node.run("iptables-save", &["-t", "nat"])?;
+        ensure!(
+            rules.contains("-d 198.51.100.1/32") && !rules.contains("-d 192.0.2.1/32"),
+            "{rules}"
+        );
+        ensure!(configz(10249)?["nodePortAddresses"] == json!(["198.51.100.0/24"]));
+        Ok(())
+    })?;
     proxy.wait_for_log(&["taken in without a restart"])?;
 
     volume.update("nodePortAddresses: [everywhere]\n")?;

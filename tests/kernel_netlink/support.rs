@@ -104,7 +104,7 @@ pub(crate) fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
     let clock = Clock::system();
     while !is_so() {
         assert!(
-            clock.monotonic() < Duration::from_mins(1),
+            clock.monotonic() < kpr_testkit::wait::LIMIT,
             "{what} did not come"
         );
         std::thread::sleep(Duration::from_millis(50));

@@ -11,6 +11,7 @@ use kube_proxy_rs::dataplane::links::{Address, LinkError, Links, Monitor, Scope}
 use netlink_pipeline::KernelErrorKind;
 
 use kpr_testkit::isolated::{Need, Test, run};
+use kpr_testkit::wait;
 
 use super::sorted;
 
@@ -323,7 +324,7 @@ fn default_gateways() {
 }
 
 /// Long enough for any machine; nothing waits for all of it when the change comes.
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = wait::LIMIT;
 /// For what must not come.
 const NOW: Duration = Duration::from_millis(1);
 

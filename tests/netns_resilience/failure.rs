@@ -54,19 +54,23 @@ pub(crate) fn refused_service(node: &Node) -> Result<()> {
         Ok(())
     })?;
     ensure!(node.rules(Family::V4)? == before, "its rules changed");
-    let shown = node.state("?service=default/web")?;
-    let service = &shown["services"]["default/web"];
-    for family in ["IPv4", "IPv6"] {
-        let error = service[family]["error"]["message"].as_str();
-        ensure!(error.is_some_and(|text| text.contains("recent")), "{shown}");
-        let ports = service[family]["ports"].as_object();
-        let has_chains = |port: &Value| port["believed"].as_object().is_some_and(|c| !c.is_empty());
-        ensure!(ports.is_some_and(|p| p.values().all(has_chains)), "{shown}");
-    }
+    wait::until("the state shows why", || {
+        let shown = node.state("?service=default/web")?;
+        let service = &shown["services"]["default/web"];
+        for family in ["IPv4", "IPv6"] {
+            let error = service[family]["error"]["message"].as_str();
+            ensure!(error.is_some_and(|text| text.contains("recent")), "{shown}");
+            let ports = service[family]["ports"].as_object();
+            let has_chains =
+                |port: &Value| port["believed"].as_object().is_some_and(|c| !c.is_empty());
+            ensure!(ports.is_some_and(|p| p.values().all(has_chains)), "{shown}");
+        }
+        Ok(())
+    })?;
     node.manifests.apply(&late())?;
     node.wait_for_rule(Family::V4, "default/late", true)?;
     node.wait_for_rule(Family::V6, "default/late", true)?;
-    ensure!(node.series(FAILURES)? >= 1.0, "no failure was counted");
+    node.counts(FAILURES)?;
     // Healed.
     node.no_trouble("restore")?;
     sticky.endpoints.clear();
@@ -79,14 +83,16 @@ pub(crate) fn refused_service(node: &Node) -> Result<()> {
         ensure!(aside < 0.5, "{aside}");
         Ok(())
     })?;
-    let shown = node.state("")?;
-    ensure!(shown["troubleCount"] == 0, "{shown}");
-    ensure!(shown["serviceCount"] == 3, "{shown}");
-    ensure!(
-        shown["services"]["default/web"]["IPv4"]["error"].is_null(),
-        "{shown}"
-    );
-    Ok(())
+    wait::until("the state shows no trouble", || {
+        let shown = node.state("")?;
+        ensure!(shown["troubleCount"] == 0, "{shown}");
+        ensure!(shown["serviceCount"] == 3, "{shown}");
+        ensure!(
+            shown["services"]["default/web"]["IPv4"]["error"].is_null(),
+            "{shown}"
+        );
+        Ok(())
+    })
 }
 
 /// A chain of a Service that goes is used by somebody else: it stays, and all else goes on.
@@ -145,11 +151,8 @@ pub(crate) fn restore_recovers(node: &Node) -> Result<()> {
     proxy.wait_for_log(&["out of luck"])?;
     proxy.wait_for_log(&["it will be retried"])?;
     ensure!(node.rules(Family::V4)? == before, "the rules changed");
-    ensure!(node.series(FAILURES)? >= 1.0, "no failure was counted");
-    ensure!(
-        node.series(PARTIAL_FAILURES)? >= 1.0,
-        "no partial failure was counted"
-    );
+    node.counts(FAILURES)?;
+    node.counts(PARTIAL_FAILURES)?;
     node.no_trouble("restore")?;
     for family in Family::ALL {
         node.wait_for_rule(family, "default/late", true)?;
@@ -165,8 +168,7 @@ pub(crate) fn restore_recovers(node: &Node) -> Result<()> {
             "kubeproxy_sync_partial_proxy_rules_duration_seconds_count",
             "kubeproxy_sync_proxy_rules_duration_seconds_count",
         ] {
-            let series = format!("{name}{{ip_family=\"{family}\"}}");
-            ensure!(node.series(&series)? >= 1.0, "no {series}");
+            node.counts(&format!("{name}{{ip_family=\"{family}\"}}"))?;
         }
         for table in ["nat", "filter"] {
             let labels = format!("{{ip_family=\"{family}\",table=\"{table}\"}}");
@@ -188,8 +190,7 @@ pub(crate) fn restore_recovers(node: &Node) -> Result<()> {
     let backend = node.backend.as_str();
     let chosen =
         format!("kube_proxy_rs_iptables_backend{{backend=\"{backend}\",reason=\"configured\"}}");
-    ensure!(node.series(&chosen)? >= 1.0, "no {chosen}");
-    Ok(())
+    node.counts(&chosen)
 }
 
 /// Another program holds the lock for long: said so, no Service is blamed, and served when it is free.
@@ -200,7 +201,7 @@ pub(crate) fn held_lock(node: &Node) -> Result<()> {
     node.manifests.apply(&late())?;
     proxy.wait_for_log(&["another program holds the xtables lock"])?;
     proxy.wait_for_log(&["it will be retried"])?;
-    ensure!(node.series(FAILURES)? >= 1.0, "no failure was counted");
+    node.counts(FAILURES)?;
     lock.unlock()?;
     node.wait_for_rule(Family::V4, "default/late", true)?;
     let log = proxy.log();

@@ -257,6 +257,15 @@ impl Node {
         serde_json::from_str(body).with_context(|| answer.clone())
     }
 
+    /// Waits until a series is one or more: what it counts may be logged or seen before it is counted.
+    pub(crate) fn counts(&self, series_name: &str) -> Result<()> {
+        wait::until(&format!("{series_name} counts"), || {
+            let count = self.series(series_name)?;
+            ensure!(count >= 1.0, "it is {count}");
+            Ok(())
+        })
+    }
+
     /// One series, zero if there is none.
     pub(crate) fn series(&self, series_name: &str) -> Result<f64> {
         let name = series_name.split('{').next().unwrap_or(series_name);

@@ -63,11 +63,11 @@ pub(super) fn follows_endpoints(binary: &Path) -> Result<()> {
                     ensure!(now != first, "{from} to {to} {protocol}: still {now}");
                     Ok(())
                 })?;
-                wait::until("both families have followed", || lab.nothing_to_do())?;
+                lab.nothing_to_do_soon()?;
                 let second = who()?;
                 ensure!(second == who()?, "{from} to {to}: not kept after the move");
                 lab.manifests.apply(service)?;
-                wait::until("all endpoints are back", || lab.nothing_to_do())?;
+                lab.nothing_to_do_soon()?;
             }
         }
     }

@@ -59,7 +59,7 @@ pub(super) fn lets_connections_end(binary: &Path) -> Result<()> {
             .with_context(|| format!("while it drains; the log:\n{}", proxy.log()))?;
     }
     // Nothing is left to do while it drains.
-    lab.nothing_to_do()?;
+    lab.nothing_to_do_soon()?;
 
     for connection in connections {
         connection.abort()?;
@@ -111,7 +111,7 @@ pub(super) fn udp_stays_while_it_serves(binary: &Path) -> Result<()> {
         let new = answered(&ask(shell, None, *to, Protocol::Udp, Patience::Long)?)?;
         ensure!(new == Host::Web3.name(), "{to}: a new flow went to {new}");
     }
-    lab.nothing_to_do()?;
+    lab.nothing_to_do_soon()?;
     service.endpoints = vec![Endpoint::ready(Host::Web3)];
     lab.manifests.apply(&service)?;
     weights(&[1])?;

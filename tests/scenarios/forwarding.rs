@@ -91,7 +91,7 @@ pub(super) fn replies_go_straight(binary: &Path) -> Result<()> {
     }
     proxy.wait_for_log(&["default/ipip", "node port 30002", "masqueraded"])?;
     proxy.wait_for_log(&["default/elsewhere", "port 80", "8080"])?;
-    lab.nothing_to_do()
+    lab.nothing_to_do_soon()
 }
 
 /// Makes endpoints and their node ready, as the page says.

@@ -162,7 +162,8 @@ impl Lab {
             Ok(())
         })?;
         self.has_its_rules()?;
-        self.nothing_to_do()
+        // Steps that none of these show may come last.
+        self.nothing_to_do_soon()
     }
 
     /// The jumps from the built-in chains are there, and the chains they lead to.

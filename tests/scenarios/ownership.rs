@@ -158,7 +158,7 @@ pub(super) fn others_survive(binary: &Path) -> Result<()> {
     proxy.kill()?;
     let proxy = lab.start()?;
     survived(node, "over a restart")?;
-    lab.nothing_to_do()?;
+    lab.nothing_to_do_soon()?;
     proxy.kill()?;
 
     let mut cleanup = command(binary);
@@ -257,5 +257,5 @@ pub(super) fn addresses_of_others(binary: &Path) -> Result<()> {
             Ok(())
         })?;
     }
-    lab.nothing_to_do()
+    lab.nothing_to_do_soon()
 }

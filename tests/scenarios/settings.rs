@@ -33,7 +33,7 @@ pub(super) fn change_live(binary: &Path) -> Result<()> {
         is_now(&lab, service, scheduler, flags, weights)
             .with_context(|| format!("the log:\n{}", proxy.log()))?;
         connections.iter_mut().try_for_each(Connection::echo)?;
-        lab.nothing_to_do()
+        lab.nothing_to_do_soon()
     };
 
     let mh = service

@@ -11,6 +11,7 @@ use kpr_testkit::oracle;
 use kpr_testkit::proxy::metric;
 use kpr_testkit::topology::{Family, Host};
 use kpr_testkit::traffic::Protocol;
+use kpr_testkit::wait;
 
 const STARTED: &str = "kube_proxy_rs_processes_started_total";
 
@@ -34,7 +35,12 @@ pub(super) fn follows_every_change(binary: &Path) -> Result<()> {
     };
     settle("after the start", &[web.clone(), dns.clone()])?;
     let rules = Family::ALL.map(|family| oracle::rules(lab.node(), family).ok());
-    let started = metric(lab.node(), STARTED)?;
+    // The loop says what the start has cost when its first rounds are over.
+    let started = wait::until("the processes of the start are counted", || {
+        let count = metric(lab.node(), STARTED)?;
+        ensure!(count > 0.0, "it is {count}");
+        Ok(count)
+    })?;
 
     let api = Service::new("api", 3, &[Host::Web4]).exposed();
     lab.manifests.apply(&api)?;

@@ -100,7 +100,7 @@ fn talk(address: &str, file: &str) {
         // Ends with a reset: IPVS remembers one that ends in good order for two minutes.
         socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
         // A packet that is lost for good must show.
-        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+        stream.set_read_timeout(Some(Duration::from_mins(1)))?;
         for count in 1_u64.. {
             let mut byte = [0];
             stream.write_all(b".")?;

@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::agent::{AGENT, TOKEN};
 use crate::testbed::Testbed;
-use crate::wait::must;
+use crate::wait::{LIMIT, must};
 
 const PORT: u16 = 7070;
 
@@ -51,6 +51,8 @@ impl Guest {
         let token = fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap();
         let mut process = Command::new(crate::repository().join("hack/guest"))
             .args(words)
+            // For all tests of a program; each has its own limits.
+            .args(["--timeout", "7200"])
             .arg("--")
             .arg(std::env::current_exe().unwrap())
             .args([AGENT, &address.to_string()])
@@ -66,9 +68,7 @@ impl Guest {
                 .map_err(|error| error.to_string())
         });
         // Longer than any script may take.
-        stream
-            .set_read_timeout(Some(Duration::from_mins(2)))
-            .unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
         write!(stream, "{token}").unwrap();
         let answers = BufReader::new(stream.try_clone().unwrap());
         Self {

@@ -7,7 +7,6 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use tempfile::TempDir;
@@ -163,7 +162,7 @@ impl<'a> Machine<'a> {
     pub fn ask(&self, port: u16, path: &str) -> Result<(u16, BTreeMap<String, String>, String)> {
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         let mut stream = self.namespace.enter(|| TcpStream::connect(address))??;
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        stream.set_read_timeout(Some(wait::LIMIT))?;
         // HTTP/1.0: nobody answers in chunks.
         write!(stream, "GET {path} HTTP/1.0\r\nHost: node\r\n\r\n")?;
         let mut answer = Vec::new();

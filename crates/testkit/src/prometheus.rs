@@ -11,10 +11,11 @@ use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
+
+use crate::wait;
 use tempfile::TempDir;
 
 /// The label `cluster` that all series get, as in a setup of many clusters.
@@ -96,7 +97,7 @@ scrape_configs:
     /// An answer of the HTTP interface: what is in `data`.
     pub fn ask(&self, path: &str) -> Result<Value> {
         let mut stream = TcpStream::connect(self.address)?;
-        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        stream.set_read_timeout(Some(wait::LIMIT))?;
         // HTTP/1.0: nobody answers in chunks.
         write!(
             stream,

@@ -7,7 +7,6 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
@@ -229,7 +228,7 @@ pub fn metric(node: &Namespace, name: &str) -> Result<f64> {
 pub fn get(node: &Namespace, port: u16, path: &str) -> Result<String> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let mut stream = node.enter(|| TcpStream::connect(address))??;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.set_read_timeout(Some(wait::LIMIT))?;
     // HTTP/1.0: nobody answers in chunks, whose borders are anywhere.
     write!(stream, "GET {path} HTTP/1.0\r\nHost: node\r\n\r\n")?;
     let mut answer = Vec::new();
