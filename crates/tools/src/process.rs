@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A process from outside: memory, processor time, and what its `/metrics` say.
+//! A process seen from outside: memory, CPU time and `/metrics`.
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
@@ -9,10 +9,10 @@ use std::time::Duration;
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
-/// Where both proxies serve their metrics.
+/// Where both proxies serve metrics.
 const METRICS: ([u8; 4], u16) = ([127, 0, 0, 1], 10_249);
 
-/// `VmRSS` and its parts, `VmHWM` in kB and the number of threads.
+/// `VmRSS`, `VmHWM` and `RssAnon` in kB, and the number of threads.
 pub fn memory(pid: u32) -> anyhow::Result<Value> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let number = |name: &str| {
@@ -22,13 +22,14 @@ pub fn memory(pid: u32) -> anyhow::Result<Value> {
     Ok(json!({
         "rssKb": number("VmRSS:"),
         "peakKb": number("VmHWM:"),
-        // Of which not from files (the program itself), which all its processes would share.
+        // The part of it that is not file-backed (the program itself), and so not shared.
         "anonymousKb": number("RssAnon:"),
         "threads": number("Threads:"),
     }))
 }
 
-/// Processor time in seconds: the scheduler's nanoseconds where the kernel counts them, else ticks.
+/// CPU time in seconds: from the scheduler's nanoseconds where the kernel has them, else from
+/// ticks.
 pub fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
     let mut nanoseconds = 0_u64;
     let mut is_counted = false;
@@ -51,28 +52,32 @@ pub fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
     times(pid, 2)
 }
 
-/// Processor time with that of programs that the process started and waited for.
+/// CPU time in seconds, including children that the process has waited for.
 pub fn cpu_with_children(pid: u32) -> anyhow::Result<f64> {
     Ok(cpu_seconds(pid)? + times(pid, 4)? - times(pid, 2)?)
 }
 
-/// The sum of the first of: own user and system time, those of children; in hundredths of a second (`USER_HZ`).
+/// Sum in seconds of the first `count` of: own user and system time, the children's user and system
+/// time. The kernel counts hundredths of a second (`USER_HZ`).
 fn times(pid: u32, count: usize) -> anyhow::Result<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The name, which may hold blanks, ends with the last parenthesis; then comes field 3.
+    // The name may contain blanks; it ends at the last parenthesis, and field 3 follows.
     let (_, fields) = stat.rsplit_once(')').context("stat has no name")?;
     let fields = fields.split_whitespace().skip(11).take(count);
     let ticks: u32 = fields.map(str::parse::<u32>).sum::<Result<_, _>>()?;
     Ok(f64::from(ticks) / 100.0)
 }
 
-/// Processes and threads that this kernel has made since it booted.
+/// Processes and threads created since the kernel booted.
 pub fn forks() -> anyhow::Result<u64> {
     let stat = std::fs::read_to_string("/proc/stat")?;
     let line = stat
         .lines()
         .find_map(|line| line.strip_prefix("processes "));
-    Ok(line.context("no count of processes")?.trim().parse()?)
+    Ok(line
+        .context("/proc/stat has no process count")?
+        .trim()
+        .parse()?)
 }
 
 /// The values of `/metrics`, by series.
@@ -80,14 +85,14 @@ pub fn forks() -> anyhow::Result<u64> {
 pub struct Metrics(BTreeMap<String, f64>);
 
 impl Metrics {
-    /// `None` while nobody serves them.
+    /// `None` while they are not served.
     pub fn read() -> Option<Self> {
         let address = SocketAddr::from(METRICS);
         let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(10)).ok()?;
         stream
             .set_read_timeout(Some(Duration::from_secs(30)))
             .ok()?;
-        // Of HTTP/1.1 the answer may come in chunks, whose borders are anywhere.
+        // HTTP/1.1 would allow a chunked answer.
         let request = "GET /metrics HTTP/1.0\r\nHost: localhost\r\nAccept: text/plain\r\n\r\n";
         stream.write_all(request.as_bytes()).ok()?;
         let mut answer = Vec::new();
@@ -111,7 +116,7 @@ impl Metrics {
             .map(|(series, value)| (series.as_str(), *value))
     }
 
-    /// The sum of a metric over its labels that contain `label`; `None` where there is no such series.
+    /// Sum over all series of a metric whose labels contain `label`; `None` if there are none.
     pub fn sum(&self, name: &str, label: &str) -> Option<f64> {
         self.series(name)
             .filter(|(series, _)| series.contains(label))
@@ -119,7 +124,7 @@ impl Metrics {
             .reduce(|a, b| a + b)
     }
 
-    /// What the proxy did since it started: rounds, netlink, processes.
+    /// Work since the proxy started: rounds, netlink traffic, child processes.
     pub fn work(&self) -> BTreeMap<&'static str, f64> {
         let metrics = [
             (
@@ -159,7 +164,7 @@ impl Metrics {
     }
 }
 
-/// What was done between two readings.
+/// Work between two readings.
 pub fn difference(
     before: &BTreeMap<&'static str, f64>,
     after: &BTreeMap<&'static str, f64>,

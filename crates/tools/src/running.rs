@@ -24,7 +24,7 @@ impl Drop for Running {
 }
 
 impl Running {
-    /// Starts a program with its arguments in the network namespace of this thread.
+    /// Starts a command in the network namespace of this thread.
     #[expect(
         clippy::disallowed_methods,
         reason = "the program under measurement, not a tool of the proxy"
@@ -34,7 +34,7 @@ impl Running {
         environment: &[(&str, String)],
         log: &File,
     ) -> anyhow::Result<Self> {
-        let (program, arguments) = command.split_first().context("no proxy named")?;
+        let (program, arguments) = command.split_first().context("empty command")?;
         let child = Command::new(program)
             .args(arguments)
             .envs(environment.iter().map(|(name, value)| (name, value)))
@@ -52,13 +52,13 @@ impl Running {
 
     pub fn ensure_runs(&mut self) -> anyhow::Result<()> {
         match self.0.try_wait()? {
-            Some(status) => anyhow::bail!("the proxy ended: {status}"),
+            Some(status) => anyhow::bail!("the proxy exited: {status}"),
             None => Ok(()),
         }
     }
 }
 
-/// When the later of the two IP families had its first successful round, in seconds since 1970.
+/// When the later of the two IP families finished its first successful round, in Unix seconds.
 pub fn programmed(metrics: &Metrics) -> Option<f64> {
     let rounds = metrics.series(LAST_ROUND).filter(|(_, at)| *at > 0.0);
     let times: Vec<f64> = rounds.map(|(_, at)| at).collect();

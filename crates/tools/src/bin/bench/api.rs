@@ -14,7 +14,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 
 use crate::cluster;
 
-/// Requests of a burst that are under way at a time.
+/// Concurrent requests of a burst.
 const PARALLEL: usize = 8;
 
 /// A connection to the API server.
@@ -23,7 +23,7 @@ pub(crate) struct Writer {
     services: Api<Service>,
     slices: Api<EndpointSlice>,
     pods: Api<Pod>,
-    /// Whether the EndpointSlice controller makes the slices, from Pods.
+    /// Whether the EndpointSlice controller creates the slices from Pods.
     has_controller: bool,
 }
 
@@ -54,7 +54,7 @@ impl Writer {
         cluster_ip(&service)
     }
 
-    /// Deletes the Services that come and go, where somebody left them.
+    /// Deletes what an interrupted case left behind.
     pub(crate) fn clear(&self) -> anyhow::Result<()> {
         let now = DeleteParams::default().grace_period(0);
         let everything = ListParams::default();
@@ -66,7 +66,7 @@ impl Writer {
                 }
             }
             for slice in self.slices.list_metadata(&everything).await? {
-                // The controller deletes its own.
+                // The controller deletes those it created.
                 if is_left(slice.name_any()) && !self.has_controller {
                     self.slices.delete(&slice.name_any(), &now).await?;
                 }
@@ -80,7 +80,7 @@ impl Writer {
         })
     }
 
-    /// Makes what a new Service of ten endpoints needs and that no proxy sees yet.
+    /// Creates what a new Service with ten endpoints needs and no proxy watches.
     pub(crate) fn prepare_service(&self, number: u16) -> anyhow::Result<()> {
         if !self.has_controller {
             return Ok(());
@@ -97,7 +97,7 @@ impl Writer {
         })
     }
 
-    /// Creates a prepared Service without its endpoints, and says which address it was given.
+    /// Creates a prepared Service without endpoints; returns its cluster IP.
     pub(crate) fn create_service(&self, number: u16) -> anyhow::Result<IpAddr> {
         let parameters = PostParams::default();
         let service = cluster::service(number, self.has_controller)?;
@@ -105,7 +105,7 @@ impl Writer {
         cluster_ip(&self.runtime.block_on(request)?)
     }
 
-    /// Gives a new Service its endpoints, which a controller does by itself.
+    /// Creates the endpoints of a new Service, unless the controller does.
     pub(crate) fn create_endpoints(&self, number: u16) -> anyhow::Result<()> {
         if self.has_controller {
             return Ok(());
@@ -140,10 +140,10 @@ impl Writer {
         })
     }
 
-    /// Prepares requests after each of which a Service has fewer endpoints: `0`, `1`, ... of the first ten are missing.
+    /// Prepares requests that leave 0, 1, ... `missing` of a Service's first ten endpoints out.
     pub(crate) fn without(&self, service: u16, missing: u16) -> anyhow::Result<Vec<Request>> {
         if self.has_controller {
-            // One Pod each; the first request gives back the last Pod that was taken.
+            // One Pod each; the first request makes the Pod removed last ready again.
             return Ok((0..=missing)
                 .map(|missing| Request::Pod { service, missing })
                 .collect());
@@ -151,7 +151,7 @@ impl Writer {
         let mut slice = self
             .runtime
             .block_on(self.slices.get(&cluster::slice_name(service)))?;
-        // Whatever is there is overwritten.
+        // Unconditional replacement.
         slice.metadata.resource_version = None;
         let requests = (0..=missing).map(|missing| {
             let gone: Vec<String> = (cluster::NEW_ENDPOINTS - missing..cluster::NEW_ENDPOINTS)
@@ -169,7 +169,7 @@ impl Writer {
         self.runtime.block_on(self.write(request, before))
     }
 
-    /// Sends many requests at a time, all to Services that had `before` endpoints missing.
+    /// Sends requests concurrently, all to Services with `before` endpoints missing.
     pub(crate) fn send_all(&self, requests: &[&Request], before: u16) -> anyhow::Result<()> {
         let requests = requests.iter().map(|request| self.write(request, before));
         let answers = futures::stream::iter(requests).buffered(PARALLEL);
@@ -204,7 +204,7 @@ impl Writer {
     }
 }
 
-/// A change of a Service's endpoints, made ready before its time is taken.
+/// A change of a Service's endpoints, prepared before its time is taken.
 pub(crate) enum Request {
     Slice(Box<EndpointSlice>),
     Pod { service: u16, missing: u16 },

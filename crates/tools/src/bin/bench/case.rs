@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One proxy in one mode from its start to its end, on a fresh node.
+//! One proxy in one mode from start to exit, on a fresh node.
 //!
-//! One process does it all, because its open files keep the network namespaces: they are gone when it ends.
+//! A single process does it all: its open files keep the network namespaces alive until it exits.
 
 mod first_packet;
 mod kernel;
@@ -28,16 +28,16 @@ use crate::probe::{Pods, Probe, TooLate};
 use crate::world::{Backend, CLUSTER_CIDR, Node, World, find};
 use crate::{Shape, cluster, rounded, save};
 
-/// The proxy is left alone for so long before a change, which is more than its minimum pause.
+/// Quiet time before a change; longer than the proxy's minimum sync period.
 const QUIET: Duration = Duration::from_millis(1_500);
 
-/// A proxy without a round for this time, and for twice as long as its rounds take, has done what it had to do.
+/// A proxy is idle after this long without a round, and at least twice the duration of its rounds.
 const SETTLED: Duration = Duration::from_secs(3);
 
-/// Between two looks at the proxy's metrics. Its own timestamps tell when things happened.
+/// Between two reads of the proxy's metrics. When things happened is taken from its timestamps.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Services whose endpoints change one by one.
+/// Services whose endpoints change, one at a time.
 const TARGETS: u16 = 10;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -57,63 +57,63 @@ impl Mode {
 
 #[derive(Args, Debug)]
 pub(crate) struct Options {
-    /// What the API server has already.
+    /// What the API server already holds.
     #[command(flatten)]
     shape: Shape,
-    /// The EndpointSlice controller makes the slices, from Pods.
+    /// The EndpointSlice controller creates the slices from Pods.
     #[arg(long)]
     controller: bool,
     #[arg(long)]
     mode: Mode,
     #[arg(long, default_value = "legacy")]
     backend: Backend,
-    /// Whose proxy, for the table.
+    /// Name of the proxy in the tables.
     #[arg(long)]
     who: String,
-    /// Number of this run, of a case that is run several times.
+    /// Number of this run, for cases that are repeated.
     #[arg(long)]
     run: Option<u16>,
     #[arg(long)]
     program: PathBuf,
-    /// Folder of a test bed (`hack/testbed/up`).
+    /// Directory of a test bed (`hack/testbed/up`).
     #[arg(long)]
     testbed: PathBuf,
     #[arg(long)]
     bridge: String,
-    /// The first three bytes of addresses in the bridge.
+    /// First three bytes of the bridge's subnet.
     #[arg(long)]
     net4: String,
-    /// In a guest: the device that leads to the bridge, which is made here then.
+    /// In a guest: the device that leads to the bridge. The bridge is then created here.
     #[arg(long)]
     uplink: Option<String>,
-    /// File of the result; the proxy's log goes beside it.
+    /// Result file; the proxy's log goes next to it.
     #[arg(long)]
     out: PathBuf,
-    /// The case ends after this time. What it did not come to by then is missing.
+    /// Seconds after which the case is stopped; later parts are missing from the result.
     #[arg(long, default_value_t = 900)]
     limit: u64,
-    /// Endpoints that go or come.
+    /// Number of endpoint changes.
     #[arg(long, default_value_t = 0)]
     endpoint_changes: u16,
-    /// Services that come and go.
+    /// Number of Services created and deleted.
     #[arg(long, default_value_t = 0)]
     service_changes: u16,
-    /// Changes of a burst.
+    /// Number of changes in the burst.
     #[arg(long, default_value_t = 0)]
     burst: u16,
-    /// How long an idle proxy is watched.
+    /// Seconds to observe the idle proxy.
     #[arg(long, default_value_t = 0)]
     idle: u64,
-    /// First connections that are measured for each row.
+    /// First connections to measure for each row.
     #[arg(long, default_value_t = 0)]
     connections: u16,
-    /// Times of `iptables-restore` alone, with the rules of the proxy.
+    /// Time `iptables-restore` alone with the proxy's rules.
     #[arg(long)]
     restore: bool,
-    /// Runs the proxy under strace and counts what it asks the kernel for. Times mean nothing then.
+    /// Run the proxy under strace and count its system calls. Timings are meaningless then.
     #[arg(long)]
     trace: bool,
-    /// File that says when each part began and ended, for profilers.
+    /// Write the begin and end of each part to this file, for profilers.
     #[arg(long)]
     sections: Option<PathBuf>,
 }
@@ -124,7 +124,7 @@ pub(crate) fn measure(clock: &Clock, options: &Options) -> anyhow::Result<()> {
         &options.testbed.join("admin.kubeconfig"),
         options.controller,
     )?;
-    // A case that was ended early leaves Services behind.
+    // Left over from a case that was interrupted.
     writer.clear()?;
     let node = world.node("node")?;
     let case = Case {
@@ -152,7 +152,7 @@ pub(crate) fn measure(clock: &Clock, options: &Options) -> anyhow::Result<()> {
     }
     let mut sections = Vec::new();
     if let Err(error) = case.all(&mut result, &mut sections) {
-        // What came too late is a result as well.
+        // A time-out is a result, too.
         let Some(late) = error.downcast_ref::<TooLate>() else {
             return Err(error);
         };
@@ -161,7 +161,7 @@ pub(crate) fn measure(clock: &Clock, options: &Options) -> anyhow::Result<()> {
     }
     if options.trace {
         if sections.is_empty() {
-            // It came no further than its start.
+            // It did not finish its cold start.
             sections.push(("cold".to_owned(), 0.0, case.wall()));
         }
         let trace = trace_file(options);
@@ -188,7 +188,7 @@ struct Case<'a> {
     world: &'a World,
     node: &'a Node,
     writer: &'a Writer,
-    /// On the clock.
+    /// On the monotonic clock.
     deadline: Duration,
 }
 
@@ -221,7 +221,7 @@ impl Case<'_> {
                 proxy.ensure_runs()?;
                 let before = self.snapshot(pid)?;
                 let mut values = Map::new();
-                // Incomplete ones are kept.
+                // Kept even if incomplete.
                 let done = f(&mut values);
                 if let Ok(after) = self.snapshot(pid) {
                     self.add_difference(&mut values, &before, &after);
@@ -266,7 +266,7 @@ impl Case<'_> {
         Ok(())
     }
 
-    /// Starts the proxy and waits until all is programmed.
+    /// Starts the proxy and waits until everything is programmed.
     fn cold(
         &self,
         log: &File,
@@ -298,7 +298,7 @@ impl Case<'_> {
                 break at - wall;
             }
             proxy.ensure_runs()?;
-            self.ensure_in_time("the first round is not over")?;
+            self.ensure_in_time("the first round did not finish")?;
             pause(LOOK);
         };
         let cpu = process::cpu_with_children(pid)?;
@@ -320,13 +320,13 @@ impl Case<'_> {
     fn start(&self, log: &File) -> anyhow::Result<Running> {
         let options = self.options;
         let kubeconfig = options.testbed.join("proxy.kubeconfig");
-        // The proxy ends with us, however we end.
+        // The proxy dies with this process, however that exits.
         let mut command = vec![
             find("setpriv")?.display().to_string(),
             "--pdeathsig=KILL".to_owned(),
         ];
         if options.trace {
-            // -D: the proxy stays our child.
+            // -D keeps the proxy our child.
             command.push(find("strace")?.display().to_string());
             let flags = "-D -f -ttt -yy -qq -s 0 -o".split(' ');
             command.extend(flags.map(str::to_owned));
@@ -338,7 +338,7 @@ impl Case<'_> {
             format!("--kubeconfig={}", kubeconfig.display()),
             format!("--hostname-override={}", cluster::NODE),
             format!("--cluster-cidr={CLUSTER_CIDR}"),
-            // Settings of the whole machine, which a namespace cannot change.
+            // Machine-wide settings, which a namespace cannot change.
             "--conntrack-max-per-core=0".to_owned(),
             "--conntrack-tcp-timeout-established=0".to_owned(),
             "--conntrack-tcp-timeout-close-wait=0".to_owned(),
@@ -347,7 +347,7 @@ impl Case<'_> {
         self.inside(|| Running::start(&command, &environment, log))?
     }
 
-    /// One endpoint goes or comes, until the kernel has it.
+    /// Time from each endpoint change until the kernel has it.
     fn endpoints(&self, at: &mut Map<String, Value>) -> anyhow::Result<()> {
         let count = self.options.endpoint_changes;
         let mut results = Vec::new();
@@ -373,7 +373,7 @@ impl Case<'_> {
         self.settle()
     }
 
-    /// Rules cannot be looked at quickly: the last connection to the endpoint tells.
+    /// Reading rules is slow, so the last connection that the endpoint answers is taken.
     fn endpoints_by_packets(
         &self,
         targets: &[latency::Target],
@@ -383,7 +383,7 @@ impl Case<'_> {
         for (_, target) in (0..count).zip(targets.iter().cycle()) {
             let requests = self.writer.without(target.service, 1)?;
             let [with, without] = &requests[..] else {
-                anyhow::bail!("two requests expected");
+                anyhow::bail!("expected two requests");
             };
             let victim = cluster::endpoint(target.service, cluster::NEW_ENDPOINTS - 1);
             pause(QUIET);
@@ -400,7 +400,7 @@ impl Case<'_> {
         Ok(())
     }
 
-    /// A Service comes, until the first connection to it is answered, and goes, until one is refused.
+    /// Time from creating a Service to the first answer, and from deleting it to the first refusal.
     fn services(&self, at: &mut Map<String, Value>) -> anyhow::Result<()> {
         let mut results = Vec::new();
         let measured = (0..self.options.service_changes)
@@ -430,7 +430,7 @@ impl Case<'_> {
         Ok(())
     }
 
-    /// Endpoints of many Services go and come back.
+    /// Removes endpoints of many Services and adds them back.
     fn burst(&self, at: &mut Map<String, Value>, pid: u32) -> anyhow::Result<()> {
         let half = self.options.burst / 2;
         let services = half.min(self.options.shape.services).max(1);
@@ -438,7 +438,7 @@ impl Case<'_> {
         let requests = (0..services)
             .map(|service| self.writer.without(service, depth))
             .collect::<anyhow::Result<Vec<_>>>()?;
-        // What was written last is what a new Service comes behind.
+        // Written last: once it answers, all changes before it are in effect.
         let last = cluster::NEW + 1_000;
         self.writer.prepare_service(last)?;
         self.settle()?;
@@ -448,7 +448,8 @@ impl Case<'_> {
                 .iter()
                 .filter_map(|of| of.get(usize::from(missing)))
                 .collect();
-            // On the way down one fewer is missing before, on the way up one more.
+            // Endpoints missing before this request: one fewer while removing, one more while
+            // adding.
             let before = if at.contains_key("turned") || missing == 0 {
                 missing + 1
             } else {
@@ -490,7 +491,7 @@ impl Case<'_> {
         }
     }
 
-    /// Seconds since 1970.
+    /// Unix time in seconds.
     fn wall(&self) -> f64 {
         self.clock.now().as_duration().as_secs_f64()
     }
@@ -502,7 +503,7 @@ impl Case<'_> {
         Err(TooLate(what.to_owned()).into())
     }
 
-    /// Rounds so far, and their time.
+    /// Number of rounds so far and their total duration in seconds.
     fn rounds(&self) -> anyhow::Result<(f64, f64)> {
         let metrics = self.inside(Metrics::read)?.context("no metrics")?;
         let of = |what: &str| {
@@ -512,13 +513,13 @@ impl Case<'_> {
         Ok((of("count"), of("sum")))
     }
 
-    /// Waits until the proxy has nothing to do any more.
+    /// Waits until the proxy is idle.
     fn settle(&self) -> anyhow::Result<()> {
         let (mut last, mut seconds) = self.rounds()?;
         let mut since = self.clock.monotonic();
         let mut pause_wanted = SETTLED.max(mean(seconds, last) * 2);
         while self.clock.monotonic().saturating_sub(since) < pause_wanted {
-            self.ensure_in_time("the proxy does not come to rest")?;
+            self.ensure_in_time("the proxy did not become idle")?;
             pause(LOOK * 5);
             let now = self.rounds()?;
             if now.0 > last {
@@ -529,7 +530,7 @@ impl Case<'_> {
         Ok(())
     }
 
-    /// The same for a proxy whose rounds are short.
+    /// Waits less for a proxy whose rounds are short.
     fn settle_quickly(&self) -> anyhow::Result<()> {
         let (rounds, seconds) = self.rounds()?;
         if mean(seconds, rounds) < QUIET / 3 {
@@ -556,7 +557,7 @@ impl Case<'_> {
         values.insert("sectionCpuSeconds".to_owned(), cpu);
         let work = process::difference(&before.work, &after.work);
         values.insert("work".to_owned(), work);
-        // Elsewhere others start processes as well.
+        // Only in a guest: on the host other processes fork as well.
         if self.options.uplink.is_some() {
             let forks = after.forks - before.forks;
             values.insert("forks".to_owned(), json!(forks));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The cluster that is measured, as `hack/testbed`'s loader makes it: addresses by number.
+//! The measured cluster, as the loader of `hack/testbed` creates it: addresses follow from numbers.
 
 use std::net::Ipv4Addr;
 
@@ -7,17 +7,18 @@ use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::{Value, json};
 
-/// Port of the Services, port of their endpoints.
+/// Port of the Services, and target port of their endpoints.
 pub(crate) const PORT: u16 = 80;
 pub(crate) const TARGET_PORT: u16 = 8080;
 
-/// The node whose endpoints are local: every fourth.
+/// The proxy's node; every fourth endpoint is on it.
 pub(crate) const NODE: &str = "node-a";
 
-/// Endpoints in one slice, as upstream's controller makes them.
+/// Endpoints in a slice, as in upstream's controller.
 const PER_SLICE: u16 = 100;
 
-/// The numbers of Services that come and go; the test bed has none of them. They have ten endpoints in every cluster.
+/// First number of the Services that cases create and delete; the loader's are below. They have ten
+/// endpoints in every cluster.
 pub(crate) const NEW: u16 = 12_000;
 pub(crate) const NEW_ENDPOINTS: u16 = 10;
 
@@ -34,7 +35,7 @@ pub(crate) fn cluster_ip(service: u16) -> Ipv4Addr {
     Ipv4Addr::new(10, 97, high, low)
 }
 
-/// Different for all Services below 16,384 with 256 endpoints, or 4,096 with 1,024; in 10.128.0.0/10.
+/// Unique for up to 16,384 Services with 256 endpoints or 4,096 with 1,024; in 10.128.0.0/10.
 pub(crate) fn endpoint(service: u16, index: u16) -> Ipv4Addr {
     let ([high, low], [more, index]) = (service.to_be_bytes(), index.to_be_bytes());
     Ipv4Addr::new(10, 128 | more << 4 | high, low, index)
@@ -44,7 +45,8 @@ pub(crate) const fn is_local(index: u16) -> bool {
     index.is_multiple_of(4)
 }
 
-/// A Service for an API server, which chooses the address. The controller makes its slices if it selects Pods.
+/// A Service without an address: the API server assigns one. If it selects Pods, the controller
+/// creates its slices.
 pub(crate) fn service(number: u16, selects_pods: bool) -> anyhow::Result<Service> {
     let selector = selects_pods.then(|| json!({ "app": name(number) }));
     Ok(serde_json::from_value(json!({
@@ -56,7 +58,7 @@ pub(crate) fn service(number: u16, selects_pods: bool) -> anyhow::Result<Service
     }))?)
 }
 
-/// The slices of a Service, without a controller.
+/// The slices of a Service, where no controller creates them.
 pub(crate) fn slices(number: u16, endpoints: u16) -> anyhow::Result<Vec<EndpointSlice>> {
     (0..endpoints.div_ceil(PER_SLICE))
         .map(|index| {
@@ -89,7 +91,7 @@ pub(crate) fn pod_name(service: u16, index: u16) -> String {
     format!("{}-{index}", name(service))
 }
 
-/// A Pod that a Service selects. Nobody runs it: its status is what somebody writes.
+/// A Pod that a Service selects. No kubelet runs it; its status is written by [`pod_status`].
 pub(crate) fn pod(service: u16, index: u16) -> anyhow::Result<Pod> {
     Ok(serde_json::from_value(json!({
         "metadata": {
@@ -104,7 +106,7 @@ pub(crate) fn pod(service: u16, index: u16) -> anyhow::Result<Pod> {
     }))?)
 }
 
-/// What the kubelet would write.
+/// The status the kubelet would write.
 pub(crate) fn pod_status(service: u16, index: u16, is_ready: bool) -> Value {
     let address = endpoint(service, index);
     let ready = if is_ready { "True" } else { "False" };

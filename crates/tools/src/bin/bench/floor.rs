@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The floor: the kernel objects of the cluster, made through our clients by requests that were
-//! prepared before the clock starts. No source, no model, no planning, no reading.
+//! The floor: time to create the cluster's kernel objects through our clients, from requests
+//! prepared in advance. No source, no model, no planning, no reading.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ use crate::{Shape, cluster, save};
 
 const TCP: u8 = 6;
 
-/// How many processes are started to learn what one costs.
+/// Processes to start for the mean cost of one.
 const PROCESSES: u32 = 8;
 
 pub(crate) fn measure(clock: &Clock, shape: Shape, out: &Path) -> anyhow::Result<()> {
@@ -83,7 +83,7 @@ pub(crate) fn measure(clock: &Clock, shape: Shape, out: &Path) -> anyhow::Result
 
     let (begin, before) = (clock.monotonic(), ipvs.socket_stats());
     for result in ipvs.apply(&operations)? {
-        result.context("a server was refused")?;
+        result.context("the kernel rejected a server")?;
     }
     let count = operations.len();
     let servers = phase("servers", begin, count, before, ipvs.socket_stats());
@@ -95,7 +95,7 @@ pub(crate) fn measure(clock: &Clock, shape: Shape, out: &Path) -> anyhow::Result
     anyhow::ensure!(failures.is_empty(), "{failures:?}");
     total += phase("addresses", begin, addresses.len(), before, links.stats());
 
-    // What a proxy pays here for each process that it starts: not a part of the floor.
+    // Cost of a child process on this kernel; not part of the floor.
     let begin = clock.monotonic();
     for _ in 0..PROCESSES {
         let program = backends.programs(IpFamily::V4).save;
@@ -134,7 +134,7 @@ fn phase_json(
     })
 }
 
-/// The sets of both families, as the proxy makes them.
+/// The sets of both families, as the proxy creates them.
 fn sets() -> anyhow::Result<Vec<SetSpec>> {
     let mut sets = Vec::new();
     for (family, wire) in [
@@ -156,7 +156,7 @@ fn sets() -> anyhow::Result<Vec<SetSpec>> {
     Ok(sets)
 }
 
-/// The entries of cluster IPs, and of endpoints on this node.
+/// Set entries for cluster IPs and for endpoints on this node.
 fn entries(shape: Shape) -> anyhow::Result<Vec<(SetName, Vec<SetEntry>)>> {
     let mut of_set: [(SetId, Vec<SetEntry>); 3] = [
         (SetId::IpvsIps, Vec::new()),
@@ -205,10 +205,10 @@ fn operations(shape: Shape) -> Vec<Operation> {
         .collect()
 }
 
-/// What the proxy would know of a node with default settings and no Node object.
+/// The planner's context with default settings and no Node object.
 fn context(family: IpFamily) -> anyhow::Result<Context> {
     let Command::Run(settings) = config::parse(["kube-proxy-rs".into()])? else {
-        anyhow::bail!("no arguments are not a command to run");
+        anyhow::bail!("no arguments must mean the run command");
     };
     let facts = NodeFacts::default();
     Ok(context::context(&settings, &facts, family, false))

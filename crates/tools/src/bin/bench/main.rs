@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The part of `hack/bench` that is no shell. It measures, and makes tables and plots of what was measured.
+//! Measures for `hack/bench`, and turns results into tables and plots.
 //!
-//! `case` is one proxy in one mode on a fresh node, `floor` what the kernel alone needs for IPVS, `model` what the model alone
-//! needs of memory; each writes one file. `report` reads them all. `profile` belongs to `hack/profile`.
+//! `case` runs one proxy in one mode on a fresh node, `floor` times raw netlink messages for IPVS,
+//! `model` measures the memory of the model alone; each writes one file. `report` and `compare`
+//! read them. `profile` belongs to `hack/profile`.
 
 mod api;
 mod case;
@@ -21,7 +22,7 @@ use clap::{Args, Parser, Subcommand};
 use kube_proxy_rs::clock::Clock;
 use serde_json::Value;
 
-/// How large the cluster is. Each Service has one TCP port.
+/// Size of the cluster. Each Service has one TCP port.
 #[derive(Args, Clone, Copy, Debug, PartialEq, Eq)]
 struct Shape {
     #[arg(long, default_value_t = 1_000)]
@@ -40,29 +41,29 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// One proxy from its start to its end.
+    /// Measures one proxy from start to exit.
     Case(case::Options),
-    /// Makes all kernel objects of the cluster in IPVS mode with prepared messages, and times each kind.
+    /// Creates all IPVS-mode kernel objects from prepared messages and times each kind.
     Floor {
         #[command(flatten)]
         shape: Shape,
-        /// File of the result.
+        /// Result file.
         #[arg(long)]
         out: PathBuf,
     },
-    /// Fills the model with the cluster and says what memory that takes.
+    /// Measures the memory of the model filled with the cluster.
     Model {
         #[command(flatten)]
         shape: Shape,
-        /// File of the result.
+        /// Result file.
         #[arg(long)]
         out: PathBuf,
     },
-    /// Prints the table for a folder of results.
+    /// Prints the tables for a directory of results.
     Report(report::Options),
-    /// Prints how the figures of two builds of the proxy compare, for a folder of results.
+    /// Prints the ratio of each figure between two builds of the proxy.
     Compare(report::compare::Options),
-    /// Makes stacks for flame graphs, and tables, of what `hack/profile` recorded.
+    /// Turns the recordings of `hack/profile` into stacks for flame graphs and tables.
     Profile(profile::Options),
 }
 
@@ -78,7 +79,7 @@ fn main() -> anyhow::Result<()> {
     }
 }
 
-/// Writes a result. Its file is there when it is complete.
+/// Writes a result atomically: an existing file is complete.
 fn save(path: &Path, result: &Value) -> anyhow::Result<()> {
     let part = path.with_extension("part");
     std::fs::write(&part, result.to_string() + "\n")?;
@@ -86,7 +87,7 @@ fn save(path: &Path, result: &Value) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Not more digits than mean something.
+/// Rounded to microseconds.
 fn rounded(seconds: f64) -> f64 {
     (seconds * 1e6).round() / 1e6
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The model's own need: what a process that only converts the cluster's objects and keeps them takes.
+//! Memory of the model alone: a process that converts the cluster's objects and keeps them.
 
 use std::path::Path;
 
@@ -45,7 +45,7 @@ pub(crate) fn measure(shape: Shape, out: &Path) -> anyhow::Result<()> {
         "endpoints": shape.endpoints,
         "memory": memory,
     });
-    // It is there until here.
+    // Must live until memory has been read.
     drop(tracker);
     save(out, &result)
 }

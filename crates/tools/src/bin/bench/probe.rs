@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What connections meet, one after the other.
+//! Connections in sequence, to see when a change takes effect.
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -16,17 +16,17 @@ use crate::cluster;
 use crate::world::World;
 use kpr_testkit::namespace::Namespace;
 
-/// Connections that nobody answers are given up after this time.
+/// Time-out of a connection.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// Between two connections. What is looked for is known with about this precision.
+/// Between two connections; about the precision of the result.
 const LOOK: Duration = Duration::from_micros(300);
 
-/// An endpoint that answers this many connections in a row not at all, although it would have its tenth part of them, is
-/// out: the chance that it is not is 1 in 300,000.
+/// An endpoint that answers none of this many connections in a row, of which a tenth would be its
+/// share, is gone: the chance of an error is 1 in 300,000.
 const ABSENT: u32 = 120;
 
-/// The pods: each answers with its own address. They end with this.
+/// The pods' server: it answers with the address that was connected to. Stops when dropped.
 pub(crate) struct Pods<'a> {
     world: &'a World,
     is_over: Arc<AtomicBool>,
@@ -45,7 +45,7 @@ impl<'a> Pods<'a> {
                     break;
                 }
                 if let (Ok(SocketAddr::V4(address)), mut stream) = (stream.local_addr(), stream) {
-                    // A client that is gone already needs no answer.
+                    // The client may be gone.
                     drop(stream.write_all(&address.ip().octets()));
                 }
             }
@@ -62,34 +62,34 @@ impl<'a> Pods<'a> {
 impl Drop for Pods<'_> {
     fn drop(&mut self) {
         self.is_over.store(true, Ordering::Relaxed);
-        // Wakes it.
+        // Wakes the thread.
         let to = SocketAddr::from((Ipv4Addr::LOCALHOST, cluster::TARGET_PORT));
         drop(self.world.pods.enter(|| TcpStream::connect(to)));
         drop(self.thread.take().map(JoinHandle::join));
     }
 }
 
-/// Who answers.
+/// The address that answers a connection.
 fn ask(to: SocketAddr) -> std::io::Result<Ipv4Addr> {
     let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    // No TIME_WAIT: a new connection must not meet the remains of an old one.
+    // No TIME_WAIT, so that a new connection cannot reuse the state of an old one.
     SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
     let mut answer = [0; 4];
     stream.read_exact(&mut answer)?;
     Ok(answer.into())
 }
 
-/// Looks from a network namespace, on a thread of its own.
+/// Connects from a network namespace, on a separate thread.
 pub(crate) struct Probe<'a> {
     pub(crate) clock: &'a Clock,
     pub(crate) from: &'a Namespace,
     pub(crate) service: IpAddr,
-    /// When it gives up, on the clock.
+    /// When to give up, on the monotonic clock.
     pub(crate) deadline: Duration,
 }
 
-/// What was looked for did not come in time.
+/// The expected change did not happen in time.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct TooLate(pub(crate) String);
@@ -99,7 +99,7 @@ impl Probe<'_> {
         SocketAddr::new(self.service, cluster::PORT)
     }
 
-    /// Does `change`, and says when (on the clock) the first connection was answered from then on.
+    /// Runs `change`; returns when the first connection was answered, on the monotonic clock.
     pub(crate) fn until_answered(
         &self,
         change: impl FnOnce() -> anyhow::Result<()>,
@@ -107,7 +107,7 @@ impl Probe<'_> {
         self.until(change, std::io::Result::is_ok)
     }
 
-    /// Does `change`, and says when the first connection began that was not answered.
+    /// Runs `change`; returns when the first connection began that was not answered.
     pub(crate) fn until_refused(
         &self,
         change: impl FnOnce() -> anyhow::Result<()>,
@@ -137,7 +137,7 @@ impl Probe<'_> {
         })
     }
 
-    /// Does `change`, and says when the last connection was that `endpoint` answered.
+    /// Runs `change`; returns when `endpoint` answered its last connection.
     pub(crate) fn until_gone(
         &self,
         endpoint: Ipv4Addr,
@@ -167,7 +167,7 @@ impl Probe<'_> {
         })
     }
 
-    /// Runs `look` on another thread in the namespace while `change` is done on this one.
+    /// Runs `look` on another thread in the namespace while this one runs `change`.
     fn beside<T: Send>(
         &self,
         change: impl FnOnce() -> anyhow::Result<()>,
@@ -182,12 +182,12 @@ impl Probe<'_> {
             }
             let found = looking.join();
             changed?;
-            found.map_err(|_panic| anyhow::anyhow!("the probe panicked"))?
+            found.map_err(|_panic| anyhow::anyhow!("probe thread panicked"))?
         })
     }
 }
 
-/// A TCP socket of this thread's namespace that leaves nothing behind when it is closed.
+/// A TCP socket in this thread's namespace that closes without `TIME_WAIT`.
 pub(crate) fn socket(address: Ipv4Addr) -> anyhow::Result<Socket> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.set_linger(Some(Duration::ZERO))?;

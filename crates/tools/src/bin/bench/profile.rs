@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What `hack/profile` recorded becomes stacks for flame graphs, and tables.
+//! Stacks for flame graphs, and tables, from the recordings of `hack/profile`.
 
 mod guest;
 mod stacks;
@@ -14,28 +14,28 @@ use serde_json::Value;
 use guest::Guest;
 use stacks::{Sample, Stacks};
 
-/// The parts of a case that are shown, as `--sections` names them.
+/// The profiled parts of a case: their name in `--sections` and in tables.
 const PHASES: [(&str, &str); 2] = [("cold", "cold start"), ("burst", "burst")];
 
 #[derive(Args, Debug)]
 pub(crate) struct Options {
-    /// Folder that `hack/profile` has filled; the stacks are written there as well.
+    /// Directory with the recordings; the stacks are written there as well.
     folder: PathBuf,
-    /// Samples in a second.
+    /// Samples per second.
     #[arg(long)]
     frequency: u32,
-    /// Also writes the tables into this page.
+    /// Also write the tables into this page.
     #[arg(long)]
     page: Option<PathBuf>,
 }
 
-/// All that is known of one mode.
+/// The recordings of one mode.
 struct Mode {
     name: &'static str,
     /// By phase, in the order of `PHASES`.
     cpu: Vec<Stacks>,
     heap: Option<Stacks>,
-    /// Result of the case that was sampled, and of the one under strace.
+    /// Results of the sampled case and of the one under strace.
     case: Value,
     trace: Value,
 }
@@ -44,7 +44,7 @@ struct Mode {
 pub(crate) fn make(options: &Options) -> anyhow::Result<()> {
     let mut modes = Vec::new();
     for name in ["iptables", "ipvs"] {
-        // One mode can be left out.
+        // Not all modes need have been recorded.
         if options.folder.join(format!("{name}.json")).exists() {
             modes.push(mode(&options.folder, name)?);
         }
@@ -74,7 +74,7 @@ fn mode(folder: &Path, name: &'static str) -> anyhow::Result<Mode> {
         )?
         .name_all(
             &mut samples,
-            section(&sections, "cold").context("no start")?.0,
+            section(&sections, "cold").context("no section cold")?.0,
         );
     }
     let mut cpu = Vec::new();
@@ -100,7 +100,7 @@ fn mode(folder: &Path, name: &'static str) -> anyhow::Result<Mode> {
     })
 }
 
-/// Begin and end of a section, in seconds since 1970.
+/// Begin and end of a section in Unix seconds.
 fn section(sections: &str, name: &str) -> Option<(f64, f64)> {
     sections.lines().find_map(|line| {
         let mut words = line.split(' ');

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Results become a table of budgets, a table of all figures, a CSV file and plots.
+//! Results as a table of budgets, a table of all figures, a CSV file and plots.
 
 mod budgets;
 pub(crate) mod compare;
@@ -17,9 +17,9 @@ use results::Results;
 
 #[derive(Args, Debug)]
 pub(crate) struct Options {
-    /// Folder of results, or the file of results that `--docs` wrote.
+    /// Directory of results, or the `results.jsonl` that `--docs` wrote.
     results: PathBuf,
-    /// Also writes results, plots and the tables of `benchmarks.md` into this folder.
+    /// Also write results, plots and the tables of `benchmarks.md` to this directory.
     #[arg(long)]
     docs: Option<PathBuf>,
 }
@@ -61,7 +61,7 @@ fn tables(results: &Results) -> Result<String, std::fmt::Error> {
     Ok(text)
 }
 
-/// The page with new tables of a command in it.
+/// The page with the tables between a command's markers replaced.
 pub(crate) fn between_markers(page: &Path, command: &str, tables: &str) -> anyhow::Result<String> {
     let begin = format!("<!-- begin: {command} -->");
     let end = format!("<!-- end: {command} -->");
@@ -70,6 +70,6 @@ pub(crate) fn between_markers(page: &Path, command: &str, tables: &str) -> anyho
         let (_, after) = rest.split_once(&end)?;
         Some((before, after))
     });
-    let (before, after) = parts.context("the page has no markers")?;
+    let (before, after) = parts.context("the page has no begin and end markers")?;
     Ok(format!("{before}{begin}\n{tables}{end}{after}"))
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Numbers with their median and spread.
+//! Measured numbers with their median and spread.
 
 use std::fmt;
 
-/// Numbers that were measured in the same way, sorted.
+/// Sorted measurements of one quantity.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sample(Vec<f64>);
 
@@ -50,7 +50,7 @@ impl fmt::Display for Sample {
     }
 }
 
-/// Three digits that count, more only before the point.
+/// Rounded to about three significant digits; digits before the point are all kept.
 pub(crate) fn short(number: f64) -> String {
     if number.is_nan() {
         return "-".to_owned();
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sample_says_its_median_and_spread() {
+    fn a_sample_shows_its_median_and_spread() {
         let sample = Sample::new(vec![3.0, 1.0, 10.0, 2.0]);
         assert_eq!(sample.to_string(), "2.50 (1..10, n=4)");
         assert_eq!(Sample::new(vec![0.012]).to_string(), "0.012");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The machines around a proxy: nodes, a client of each, and the pods, which all nodes share.
+//! The hosts around a proxy: nodes, a client for each, and the pods, which all nodes share.
 //!
 //! ```text
 //! client 10.255.K.2 -- 10.255.K.1 NODE 172.31.K.1 -- 172.31.K.2 pods (10.128.0.0/10, all of it)
@@ -14,13 +14,13 @@ use anyhow::Context as _;
 
 use kpr_testkit::namespace::Namespace;
 
-/// What a node's pods and clients have.
+/// Range of pods and clients.
 pub(crate) const CLUSTER_CIDR: &str = "10.128.0.0/9";
 
-/// A guest's own address in the bridge. Nodes have 101 and up.
+/// Last byte of the guest's own address on the bridge. Nodes have 101 and up.
 const GUEST: u8 = 99;
 
-/// Which iptables plain `iptables` is.
+/// The backend that plain `iptables` stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Backend {
     Legacy,
@@ -36,14 +36,14 @@ impl Backend {
     }
 }
 
-/// See the module.
+/// See the module's documentation.
 pub(crate) struct World {
     host: Namespace,
     pub(crate) pods: Namespace,
     bridge: String,
     net4: String,
     nodes: AtomicU8,
-    /// Programs by backend, and the lock of iptables.
+    /// Links to programs by backend, and the lock file of iptables.
     folder: tempfile::TempDir,
 }
 
@@ -61,7 +61,7 @@ impl Node {
 }
 
 impl World {
-    /// `uplink` is a device that leads to the test bed's bridge, of a guest that has no other way there.
+    /// `uplink`: in a guest, the device that leads to the test bed's bridge.
     pub(crate) fn new(bridge: &str, net4: &str, uplink: Option<&str>) -> anyhow::Result<Self> {
         let host = Namespace::current()?;
         if let Some(uplink) = uplink {
@@ -73,8 +73,8 @@ impl World {
             ))?;
         }
         let pods = Namespace::new()?;
-        // Every address of a pod answers; so do those of Services, whose port 80 nobody listens on: what a proxy does
-        // not translate is refused.
+        // Every pod address answers. So does every Service address, but nothing listens on port 80:
+        // what a proxy does not translate is refused.
         pods.ip("link set lo up\n\
              route add local 10.128.0.0/10 dev lo\n\
              route add local 10.96.0.0/12 dev lo\n")?;
@@ -89,7 +89,7 @@ impl World {
                 }
             }
             for tool in ["ipset", "modprobe", "conntrack"] {
-                // kube-proxy's IPVS mode needs them.
+                // Needed by kube-proxy's IPVS mode.
                 if let Ok(target) = find(tool) {
                     std::os::unix::fs::symlink(target, programs.join(tool))?;
                 }
@@ -105,8 +105,8 @@ impl World {
         })
     }
 
-    /// The environment of programs that use a backend, and only that: its iptables are all that is in the path, and
-    /// its lock is nobody else's.
+    /// Environment of a program that is to use this backend only: PATH has nothing but its
+    /// iptables, and the lock file is private.
     pub(crate) fn environment(&self, backend: Backend) -> [(&'static str, String); 2] {
         let path = |name: &str| self.folder.path().join(name).display().to_string();
         [
@@ -154,7 +154,7 @@ impl World {
             ))?;
             namespace.sysctl(&[("net/ipv4/ip_forward", "1")])
         };
-        make().with_context(|| format!("cannot make node {name}"))?;
+        make().with_context(|| format!("cannot create node {name}"))?;
         Ok(Node {
             number,
             namespace,
@@ -163,7 +163,7 @@ impl World {
     }
 }
 
-/// Where a program is.
+/// Path of a program.
 pub(crate) fn find(program: &str) -> anyhow::Result<PathBuf> {
     let path = std::env::var_os("PATH").context("no PATH")?;
     std::env::split_paths(&path)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What `hack/demo` runs: a small cluster of network namespaces, the real proxy on a directory of
-//! manifests, real traffic, and what came of it in words. The exit code says whether all was as it should be.
+//! The program behind `hack/demo`: a small cluster of network namespaces, the real proxy on a
+//! directory of manifests, real traffic, and a commentary. Exits with 1 unless all checks pass.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
@@ -20,17 +20,17 @@ use kpr_testkit::topology::{
 use kpr_testkit::traffic::{Answer, Connection, Outcome, Patience, Protocol, Servers, ask};
 use kpr_testkit::wait;
 
-/// Connections per row.
+/// Connections per row of the traffic table.
 const CONNECTIONS: usize = 12;
-/// Lines of a plan that are shown.
+/// Lines of the plan to show.
 const SHOWN_STEPS: usize = 12;
-/// Schedulers that send a client always to the same backend.
+/// Schedulers that always send a client to the same real server.
 const STICKY: [&str; 4] = ["sh", "dh", "lblc", "lblcr"];
 
 /// Shows what kube-proxy-rs does, with real packets.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// The proxy.
+    /// The proxy's executable.
     #[arg(long)]
     binary: PathBuf,
     /// ipvs or iptables.
@@ -136,14 +136,14 @@ const ROWS: [Row; 12] = [
     row(Host::Client, Kind::Vip, Family::V6, Protocol::Tcp),
 ];
 
-/// What is shown, and what was not as it should be.
+/// Runs the demo and collects failed checks.
 #[derive(Debug)]
 struct Demo {
     wrong: Vec<String>,
 }
 
 impl Demo {
-    /// Says whether something is as it should be.
+    /// Prints a check and records it if it fails.
     fn check(&mut self, claim: &str, holds: bool) {
         say(format!(
             "   [{}] {claim}",
@@ -163,7 +163,7 @@ impl Demo {
              \x20              |\n\
              \x20            client                                   outside",
         );
-        let topology = Topology::new().context("cannot lay out the cluster")?;
+        let topology = Topology::new().context("cannot set up the cluster")?;
         let _servers = Servers::new(&topology)?;
         let node = topology.host(Host::Node);
         let mut service = Service::new("web", 1, &[Host::Web1, Host::Web3])
@@ -175,13 +175,10 @@ impl Demo {
             "   Service web: TCP and UDP, IPv4 and IPv6; endpoints web-1 (on this node) and web-3 (on the other)",
         );
 
-        title("kube-proxy-rs plan: what it would do, without doing it");
+        title("kube-proxy-rs plan: what it would change, without changing it");
         let planned = plan(node, &invocation)?;
         show_plan(&planned);
-        self.check(
-            "there is something to do (exit code 2)",
-            planned.code == Some(2),
-        );
+        self.check("the plan has steps (exit code 2)", planned.code == Some(2));
 
         title("The proxy starts");
         say(format!("   {:?}", invocation.command()));
@@ -197,7 +194,7 @@ impl Demo {
         self.change(node, &manifests, arguments, &invocation, &service)?;
         self.traffic(&topology, arguments, &service, "Scaled up: four endpoints")?;
 
-        title("An endpoint goes away while a client is connected to it");
+        title("An endpoint is removed while a client is connected to it");
         let mut connection = open(&topology, &service)?;
         let leaving = connection.answer.by.clone();
         say(format!(
@@ -207,7 +204,7 @@ impl Demo {
         manifests.apply(&service)?;
         self.wait_for(node, arguments, &service)?;
         show_servers(node, arguments, &service)?;
-        // `dh` refuses what it gives to a server of weight 0, so nothing drains under it.
+        // `dh` drops packets for a server of weight 0, so nothing drains under it.
         let drains = arguments.mode != "ipvs" || arguments.scheduler != "dh";
         let what = if drains { "still works" } else { "has ended" };
         self.check(
@@ -217,14 +214,14 @@ impl Demo {
         self.traffic(&topology, arguments, &service, "New connections avoid it")?;
         connection.abort()?;
 
-        title("What the proxy says about its work (/metrics)");
+        title("The proxy's metrics (/metrics)");
         show_metrics(node)?;
         let _proxy = self.restart(&topology, &service, &invocation, proxy)?;
 
         self.wait_for(node, arguments, &service)
     }
 
-    /// Applies a change to the manifests and says how long it took to reach the kernel.
+    /// Applies a change to the manifests and waits until the kernel has it.
     fn change(
         &mut self,
         node: &Namespace,
@@ -238,7 +235,8 @@ impl Demo {
         self.nothing_left_to_do(node, invocation)
     }
 
-    /// Waits until every endpoint of the Service is a real server that takes connections, and no other is.
+    /// Waits until exactly the Service's endpoints receive new connections, by other programs'
+    /// account.
     fn wait_for(
         &mut self,
         node: &Namespace,
@@ -264,7 +262,7 @@ impl Demo {
                 Ok(())
             });
             self.check(
-                "iptables-save shows exactly the wanted endpoints",
+                "iptables-save shows exactly the expected endpoints",
                 result.is_ok(),
             );
             return result;
@@ -278,14 +276,14 @@ impl Demo {
         let result = wait::until("ipvsadm shows the endpoints", || {
             let mut found = oracle::virtual_servers(node)?;
             for server in found.values_mut() {
-                // Those drain.
+                // Weight 0: draining.
                 server.real_servers.retain(|_, weight| *weight > 0);
             }
             let differences = oracle::differences(&wanted, &found);
             anyhow::ensure!(differences.is_empty(), "{}", differences.join("; "));
             Ok(())
         });
-        self.check("ipvsadm shows exactly the wanted servers", result.is_ok());
+        self.check("ipvsadm shows exactly the expected servers", result.is_ok());
         result
     }
 
@@ -307,7 +305,7 @@ impl Demo {
     ) -> Result<()> {
         let how = match arguments.mode.as_str() {
             "ipvs" => format!("scheduler {}", arguments.scheduler),
-            _ => "endpoints are drawn by lot".to_owned(),
+            _ => "endpoints are chosen at random".to_owned(),
         };
         title(&format!("{what}: {CONNECTIONS} connections each, {how}"));
         say(format!(
@@ -358,7 +356,7 @@ impl Demo {
         invocation: &Invocation,
         proxy: Proxy,
     ) -> Result<Proxy> {
-        title("The proxy is killed and started again");
+        title("The proxy is killed and restarted");
         let node = topology.host(Host::Node);
         let mut connection = open(topology, service)?;
         say(format!(
@@ -367,7 +365,7 @@ impl Demo {
         ));
         proxy.kill()?;
         self.check(
-            "the connection works while no proxy runs",
+            "the connection works while no proxy is running",
             connection.echo().is_ok(),
         );
         self.nothing_left_to_do(node, invocation)?;
@@ -394,7 +392,7 @@ fn invocation(arguments: &Arguments, manifests: &Path) -> Invocation {
     }
 }
 
-/// Whether the endpoints answered as the scheduler promises.
+/// Whether the answers match the scheduler's distribution.
 fn is_right(answers: &BTreeMap<String, usize>, service: &Service, arguments: &Arguments) -> bool {
     let is_endpoint = |name: &String| service.endpoints.iter().any(|e| e.host.name() == name);
     if !answers.keys().all(is_endpoint) {
@@ -411,7 +409,7 @@ fn is_right(answers: &BTreeMap<String, usize>, service: &Service, arguments: &Ar
     }
 }
 
-/// A TCP connection of the client through the load-balancer VIP.
+/// A TCP connection from the client through the load-balancer VIP.
 fn open(topology: &Topology, service: &Service) -> Result<Connection> {
     let to = Kind::Vip.address(service, Family::V4);
     Connection::open(
@@ -434,14 +432,14 @@ fn show_plan(planned: &Planned) {
     }
     if lines.len() > SHOWN_STEPS {
         say(format!(
-            "   ... and {} lines more",
+            "   ... and {} more lines",
             lines.len() - SHOWN_STEPS
         ));
     }
     indented(planned.errors.trim_end());
 }
 
-/// What other programs show of the port that clients use most here; the others look alike.
+/// Prints one Service port as other programs list it; the other ports look alike.
 fn show_servers(node: &Namespace, arguments: &Arguments, service: &Service) -> Result<()> {
     if arguments.mode != "ipvs" {
         let rules = oracle::rules(node, Family::V4)?;

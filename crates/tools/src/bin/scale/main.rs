@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What one node's proxy costs in a large cluster. The cluster is a generated stream: [`stream`] speaks list and watch as the
-//! API server does, the real program reads it over HTTP, and its processor time, memory, bytes and netlink messages are
-//! written down. `hack/scale` runs it at several sizes; `table` prints what follows from the small ones beside the large one.
+//! What one node's proxy costs in a large cluster. The cluster is generated: [`stream`] serves
+//! lists and watches as the API server does, the real proxy reads them over HTTP, and its CPU time,
+//! memory, bytes and netlink messages are recorded. `hack/scale` runs it at several sizes; `table`
+//! prints the values extrapolated from the small sizes next to those measured at the largest.
 
 mod objects;
 mod stream;
@@ -29,28 +30,29 @@ enum Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// One size and mode. To be run in a network namespace or a guest kernel of its own.
+    /// Measures one size and mode. Run it in a fresh network namespace or guest kernel.
     Run(Run),
-    /// The results of a folder.
+    /// Prints the table for a directory of results.
     Table { folder: PathBuf },
 }
 
 #[derive(clap::Args, Debug)]
 struct Run {
-    /// The program.
+    /// The proxy's executable.
     #[arg(long)]
     proxy: PathBuf,
-    /// Its mode.
+    /// The proxy's mode.
     #[arg(long)]
     mode: String,
     #[arg(long)]
     services: u32,
-    /// Changes of slices per second, and for how long.
+    /// EndpointSlice changes per second.
     #[arg(long, default_value_t = 100)]
     rate: u32,
+    /// Seconds of changes.
     #[arg(long, default_value_t = 60)]
     seconds: u32,
-    /// A word for the table.
+    /// Label in the table: MODE-SIZE.
     #[arg(long)]
     label: String,
     #[arg(long)]
@@ -65,7 +67,7 @@ fn main() -> anyhow::Result<()> {
     }
 }
 
-/// Longer than any cold start takes in a guest kernel.
+/// Longer than any cold start in a guest kernel.
 const LIMIT: Duration = Duration::from_mins(25);
 
 fn measure(run: &Run) -> anyhow::Result<()> {
@@ -135,7 +137,7 @@ fn measure(run: &Run) -> anyhow::Result<()> {
 
 /// Changes that no round has applied yet.
 const PENDING: &str = "kubeproxy_sync_proxy_rules_service_changes_pending";
-/// After this, memory that is given back late has been given back.
+/// Time after which the allocator has returned memory to the kernel.
 const SETTLE: Duration = Duration::from_secs(5);
 
 fn start(run: &Run, kubeconfig: &Path, log: &File) -> anyhow::Result<Running> {

@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The objects of a large cluster, as the API server writes them: with what nobody asked for.
+//! The objects of a large cluster, with all the metadata the API server adds.
 
 use std::net::Ipv4Addr;
 
 use serde_json::{Value, json};
 
-/// Nodes that the endpoints are on.
+/// Nodes the endpoints are spread over.
 const NODES: u32 = 5_000;
 const CLUSTER_IPS: u32 = u32::from_be_bytes([10, 96, 1, 0]);
 const PODS: u32 = u32::from_be_bytes([10, 128, 0, 0]);
 
-/// Endpoints of a Service: 12 or 13.
+/// Number of endpoints of a Service: 12 or 13.
 const fn endpoints_of(service: u32) -> u32 {
     12 + service % 2
 }
 
-/// Endpoints of so many Services.
+/// Number of endpoints of all Services together.
 pub(crate) const fn endpoints(services: u32) -> u32 {
     services * 12 + services / 2
 }
@@ -61,14 +61,14 @@ pub(crate) fn service(service: u32) -> Value {
     })
 }
 
-/// A slice. Its last endpoint is another one after each change.
+/// A slice. Each change replaces its last endpoint.
 pub(crate) fn slice(service: u32, version: u64, change: u32) -> Value {
     slice_of(service, endpoints_of(service), version, change)
 }
 
 fn slice_of(service: u32, count: u32, version: u64, change: u32) -> Value {
     let endpoint = |index: u32| {
-        // An address of its own for each endpoint and for those that come later.
+        // Unique addresses, also for endpoints that later changes bring.
         let slot = service * 128
             + if index + 1 == count {
                 100 + change % 2
@@ -105,12 +105,12 @@ pub(crate) fn node() -> Value {
     })
 }
 
-/// A line of a watch.
+/// A line of a watch response.
 pub(crate) fn event(kind: &str, object: &Value) -> String {
     format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n")
 }
 
-/// The line for a change of a slice with so many endpoints.
+/// The watch line for a change of a slice with that many endpoints.
 pub(crate) fn event_of(endpoints: u32) -> String {
     event("MODIFIED", &slice_of(1, endpoints, 1_000_000, 0))
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The API server's side: streamed lists and watches of generated objects.
+//! The API server: streamed lists and watches of generated objects.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -18,16 +18,16 @@ use tokio::sync::watch;
 
 use crate::objects;
 
-/// Changes per second, and how many.
+/// Changes per second, and their total.
 type Changes = (u32, u32);
 
 #[derive(Debug, Default)]
 struct Counts {
-    /// All that was sent, and the share of lists.
+    /// Bytes sent in total and in lists.
     bytes: AtomicU64,
     listed: AtomicU64,
     changes: AtomicU64,
-    /// The slices have been listed: they are the last that anybody waits for.
+    /// The slices, which come last, have been listed.
     is_listed: AtomicBool,
 }
 
@@ -75,7 +75,7 @@ impl Stream {
         .to_string()
     }
 
-    /// Begins to change slices, so many per second for so many seconds.
+    /// Starts to change slices, `rate` times per second for `seconds`.
     pub(crate) fn change(&self, rate: u32, seconds: u32) {
         self.changes.send_replace((rate, rate * seconds));
     }
@@ -97,7 +97,7 @@ impl Stream {
     }
 }
 
-/// Events are written together, as a server under load does.
+/// Events written at once, as by a server under load.
 const TOGETHER: usize = 64;
 
 fn answer(
@@ -113,11 +113,11 @@ fn answer(
         "/apis/discovery.k8s.io/v1/endpointslices" => ("discovery.k8s.io/v1", "EndpointSlice"),
         "/api/v1/nodes" => ("v1", "Node"),
         "/apis/networking.k8s.io/v1/servicecidrs" => ("networking.k8s.io/v1", "ServiceCIDR"),
-        // Events are taken and forgotten.
+        // Events are accepted and dropped.
         _ => return status(StatusCode::CREATED),
     };
     if !query.contains("watch=") {
-        // Only lists that are streamed: the program asks for those first.
+        // Only streaming lists, which the proxy tries first.
         return status(StatusCode::BAD_REQUEST);
     }
     let first: BoxStream<'static, String> = match kind {
@@ -176,14 +176,14 @@ fn status(code: StatusCode) -> Response {
     response
 }
 
-/// Waits until changes are wanted, then sends them at their rate: one slice after the other, its last endpoint exchanged.
+/// Waits for [`Stream::change`], then changes one slice after another at that rate.
 fn changes(
     services: u32,
     counts: Arc<Counts>,
     mut wanted: watch::Receiver<Changes>,
 ) -> impl futures::Stream<Item = String> + Send + 'static {
     let begin = async move {
-        // The sender lives as long as the server.
+        // The sender outlives the server.
         let wanted = wanted
             .wait_for(|(rate, _)| *rate > 0)
             .await
@@ -201,7 +201,7 @@ fn changes(
                     std::future::pending::<()>().await;
                 }
                 ticks.tick().await;
-                // A step that is prime to most sizes: neighbours do not change together.
+                // Coprime to most sizes, so that consecutive changes hit distant Services.
                 let service = n.wrapping_mul(7_919) % services;
                 let slice = objects::slice(service, u64::from(n) + 2, n / services + 1);
                 let line = objects::event("MODIFIED", &slice);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the small sizes say about the large one, beside what it was.
+//! Costs of the largest size: extrapolated from the small sizes, and measured.
 
 #![expect(
     clippy::indexing_slicing,
-    reason = "of JSON: what is not there is null"
+    reason = "indexing JSON: a missing value is null"
 )]
 
 use std::path::Path;
@@ -11,10 +11,10 @@ use std::path::Path;
 use anyhow::ensure;
 use serde_json::Value;
 
-/// A row: its name, and where it is in a result.
+/// A row: its name, and how to read it from a result.
 type Row = (&'static str, fn(&Value) -> Option<f64>);
 
-/// Costs that grow with the cluster: the line through the two smallest sizes leads to the largest.
+/// Costs that grow with the cluster: extrapolated linearly from the two smallest sizes.
 const ROWS: [Row; 4] = [
     ("list, MB", |it| Some(it["listBytes"].as_f64()? / 1e6)),
     ("start, CPU s", |it| it["cold"]["cpu"].as_f64()),
@@ -26,7 +26,7 @@ const ROWS: [Row; 4] = [
     }),
 ];
 
-/// Costs of a change, which should not grow: the mean of the two smallest sizes is expected again.
+/// Costs of a change, which should not grow: the mean of the two smallest sizes is expected.
 const CHANGES: [Row; 6] = [
     ("bytes per change", |it| {
         per_change(it, it["changeBytes"].as_f64()?)
@@ -48,7 +48,7 @@ const CHANGES: [Row; 6] = [
     }),
 ];
 
-/// Idle, for half a minute.
+/// Costs of half a minute idle, scaled to a minute.
 const IDLE: [Row; 2] = [
     ("idle, CPU ms per minute", |it| {
         let cpu = |when: &str| it[when]["cpu"].as_f64();
@@ -72,7 +72,7 @@ fn worked(it: &Value, key: &str) -> Option<f64> {
     Some(it["busy"]["work"][key].as_f64()? - it["idle"]["work"][key].as_f64()?)
 }
 
-#[expect(clippy::print_stdout, reason = "that is what it is for")]
+#[expect(clippy::print_stdout, reason = "the answer of a command")]
 pub(crate) fn print(folder: &Path) -> anyhow::Result<()> {
     let mut results: Vec<Value> = Vec::new();
     for entry in std::fs::read_dir(folder)? {
@@ -114,7 +114,7 @@ pub(crate) fn print(folder: &Path) -> anyhow::Result<()> {
             show(row, &group, of, false)?;
         }
         for (row, key) in [
-            ("seconds until all was programmed", "startSeconds"),
+            ("seconds until programmed", "startSeconds"),
             ("event of 1 endpoint, bytes", "eventOf1"),
             ("event of 100 endpoints, bytes", "eventOf100"),
         ] {
@@ -144,7 +144,7 @@ fn brief(number: f64) -> String {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "that is what it is for")]
+#[expect(clippy::print_stdout, reason = "the answer of a command")]
 fn show(
     row: &str,
     group: &[Value],
@@ -158,14 +158,14 @@ fn show(
         return Ok(());
     };
     let [(x0, y0), (x1, y1), .., (x, y)] = *points.as_slice() else {
-        anyhow::bail!("three sizes")
+        anyhow::bail!("needs three sizes")
     };
     let computed = if grows {
         y0 + (y1 - y0) * (x - x0) / (x1 - x0)
     } else {
         f64::midpoint(y0, y1)
     };
-    ensure!(computed.is_finite(), "two sizes are the same");
+    ensure!(computed.is_finite(), "two sizes are equal");
     println!(
         "{row:<34} {:>30} {:>12} {:>12}",
         list(group, of),

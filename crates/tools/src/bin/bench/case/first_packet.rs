@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the rules cost a new connection: the time of `connect`, during which the kernel takes the packets of the
-//! handshake all the way to a pod and back, on one processor and without another thread.
+//! What the rules cost a new connection: the time of `connect`, during which the kernel carries the
+//! packets of the handshake to a pod and back, on one processor and without another thread.
 //!
-//! Nodes take turns, so that what else the machine does meets all alike.
+//! Nodes take turns, so that other load on the machine affects all alike.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -18,13 +18,13 @@ use crate::probe;
 use crate::sample::Sample;
 use crate::world::{Node, World};
 
-/// Connections between two changes of the node.
+/// Connections in a row from the same node.
 const TURN: u16 = 20;
 
-/// A pod that no Service has, but with a listener of ours.
+/// A pod with our listener that no Service selects.
 const POD: Ipv4Addr = Ipv4Addr::new(10, 191, 0, 1);
 
-/// From where, and to what.
+/// Source and destination of the connections.
 #[derive(Clone, Copy)]
 struct Row {
     name: &'static str,
@@ -55,7 +55,7 @@ const ROWS: [Row; 4] = [
     },
 ];
 
-/// Compares a node with `bare`, which has no rules of a proxy: in each turn the median of a few connections.
+/// Compares a node with `bare`, which has no proxy rules, by the median of each turn.
 pub(super) fn measure(
     clock: &Clock,
     world: &World,
@@ -64,7 +64,7 @@ pub(super) fn measure(
     service: IpAddr,
     connections: u16,
 ) -> anyhow::Result<Value> {
-    // Connections are tracked and tables looked at there too, or the kernel's own cost would be taken for a proxy's.
+    // The bare node needs conntrack and tables too, else their cost would be charged to the proxy.
     for chain in [&["-t", "nat", "-A", "OUTPUT"][..], &["-A", "FORWARD"]] {
         let mut arguments = vec!["-w", "5"];
         arguments.extend(chain);
@@ -82,7 +82,7 @@ pub(super) fn measure(
     let rows = || -> anyhow::Result<Map<String, Value>> {
         let mut one = CpuSet::new();
         one.set(0)?;
-        // A machine with one processor has no other to go to.
+        // Fails only where there is no choice: on a single processor.
         sched_setaffinity(Pid::from_raw(0), &one).ok();
         let mut rows = Map::new();
         for row in ROWS {
@@ -92,7 +92,7 @@ pub(super) fn measure(
                 direct
             };
             let (mut bases, mut more) = (Vec::new(), Vec::new());
-            // The first round warms up.
+            // The first round is a warm-up.
             for round in 0..=connections / TURN {
                 let without = turn(clock, &listener, bare, row, direct)?;
                 let with = turn(clock, &listener, node, row, to)?;
@@ -105,7 +105,7 @@ pub(super) fn measure(
         }
         Ok(rows)
     };
-    // A thread of its own, because it stays on one processor.
+    // On a separate thread, because the affinity stays.
     let thread = std::thread::scope(|scope| scope.spawn(rows).join());
     let rows = thread.map_err(|_panic| anyhow::anyhow!("the probe panicked"))??;
     Ok(Value::Object(rows))
@@ -131,7 +131,7 @@ fn turn(
             let begin = clock.monotonic();
             socket
                 .connect(&to.into())
-                .with_context(|| format!("no connection to {to}"))?;
+                .with_context(|| format!("cannot connect to {to}"))?;
             let took = clock.monotonic().saturating_sub(begin);
             let (accepted, _) = listener.accept()?;
             drop(socket);

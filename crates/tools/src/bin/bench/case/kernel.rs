@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the kernel of a node holds.
+//! The kernel objects of a node.
 
 use anyhow::Context as _;
 use ipset_netlink::Client as Ipset;
@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::world::{Backend, find};
 
-/// Counts everything in this thread's namespace. Disturbs who works meanwhile.
+/// Counts everything in this thread's namespace. Slows down whatever runs meanwhile.
 pub(crate) fn count(backend: Backend) -> anyhow::Result<Value> {
     let mut counts = Map::new();
     for (family, program) in [("rules", "iptables"), ("rules6", "ip6tables")] {
@@ -22,7 +22,7 @@ pub(crate) fn count(backend: Backend) -> anyhow::Result<Value> {
             counts.insert("chains".to_owned(), json!(lines(":KUBE-")));
         }
     }
-    // Kernels without IPVS have no such file.
+    // Absent in kernels without IPVS.
     if let Ok(text) = std::fs::read_to_string("/proc/thread-self/net/ip_vs") {
         let lines = |with: &[&str]| {
             let is_it = |line: &&str| with.iter().any(|with| line.starts_with(with));
@@ -30,14 +30,14 @@ pub(crate) fn count(backend: Backend) -> anyhow::Result<Value> {
         };
         let services = lines(&["TCP ", "UDP ", "SCTP ", "FWM "]);
         counts.insert("virtualServers".to_owned(), json!(services));
-        // The heading has an arrow as well.
+        // The header line has an arrow as well.
         let servers = lines(&["  -> "]).saturating_sub(1);
         counts.insert("realServers".to_owned(), json!(servers));
     }
     let mut sets = Map::new();
     let mut ipset = Ipset::open()?;
     for name in ipset.names()? {
-        let (_, entries) = ipset.entries(&name)?.context("a set vanished")?;
+        let (_, entries) = ipset.entries(&name)?.context("a set disappeared")?;
         if !entries.is_empty() {
             sets.insert(name.as_str().to_owned(), json!(entries.len()));
         }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One endpoint more or less in IPVS mode: from the write to the API server until the kernel has it.
+//! Latency of one endpoint change in IPVS mode, from the write to the API server to the kernel.
 //!
-//! Writer and watcher are one thread of one machine, so that one clock measures. Between two looks at
-//! the kernel it sleeps: the guest has one processor, and the proxy needs it.
+//! One thread writes and polls, so that both times are of the same clock. It sleeps between two
+//! polls: the guest has a single processor, and the proxy needs it.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -17,16 +17,16 @@ use crate::api::Writer;
 use crate::probe::TooLate;
 use crate::{cluster, rounded};
 
-/// Between two looks at the kernel.
+/// Between two reads of the kernel's real servers.
 const LOOK: Duration = Duration::from_micros(500);
 
-/// A Service whose last endpoint goes and comes back.
+/// A Service whose last endpoint is removed and added back.
 pub(super) struct Target {
     pub(super) service: u16,
     pub(super) address: IpAddr,
 }
 
-/// Takes and gives endpoints, one at a time, of each target in turn.
+/// Removes an endpoint and adds it back, one change at a time, of each target in turn.
 pub(super) fn measure(
     clock: &Clock,
     writer: &Writer,
@@ -39,12 +39,12 @@ pub(super) fn measure(
     let mut ipvs = Ipvs::open()?;
     for (index, target) in (0..changes.div_ceil(2)).zip(targets.iter().cycle()) {
         let [with, without] = &writer.without(target.service, 1)?[..] else {
-            anyhow::bail!("two requests expected");
+            anyhow::bail!("expected two requests");
         };
         for (request, before, is_there) in [(without, 0, false), (with, 1, true)] {
             let write = || writer.send(request, before);
             results.push(one(clock, &mut ipvs, target, is_there, deadline, write)?);
-            // Not in step with anything periodic.
+            // Varies, so as not to be in step with anything periodic.
             pause(Duration::from_millis(60 + u64::from(index * 37 % 101)));
         }
     }
@@ -69,7 +69,7 @@ fn one(
     let answered = clock.monotonic();
     let mut last_look = answered;
     loop {
-        // A server of weight 0 gets no connections any more: it is removed as soon as it is drained.
+        // A server of weight 0 gets no new connections; it is removed once it has drained.
         let is_it = ipvs.destinations(&key)?.iter().any(|status| {
             status.destination.key.address == server && status.destination.weight > 0
         });
@@ -92,7 +92,7 @@ fn one(
     }
 }
 
-/// New Services of ten endpoints, so that a look at one costs the same in every cluster.
+/// New Services with ten endpoints each, so that a read costs the same in every cluster.
 pub(super) fn targets(writer: &Writer, count: u16) -> anyhow::Result<Vec<Target>> {
     (cluster::NEW + 2_000..)
         .take(count.into())
@@ -103,5 +103,5 @@ pub(super) fn targets(writer: &Writer, count: u16) -> anyhow::Result<Vec<Target>
             Ok(Target { service, address })
         })
         .collect::<anyhow::Result<Vec<_>>>()
-        .context("cannot make the Services that change")
+        .context("cannot create the Services to change")
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What iptables itself needs: for all rules that a proxy left in its node, and for one small change of them.
+//! Time of `iptables-restore` alone: all rules a proxy left on its node, and one small change.
 
 use std::fs::File;
 use std::path::Path;
@@ -15,7 +15,7 @@ use kpr_testkit::namespace::{Namespace, command};
 
 const REPETITIONS: usize = 5;
 
-/// A chain of nobody's, so that nothing changes for packets.
+/// An unreferenced chain, so that nothing changes for packets.
 const SMALL: &str = "*nat\n:KPR-BENCH - [0:0]\n-A KPR-BENCH -j RETURN\nCOMMIT\n";
 const GONE: &str = "*nat\n:KPR-BENCH - [0:0]\n-X KPR-BENCH\nCOMMIT\n";
 
@@ -27,7 +27,7 @@ pub(super) fn measure(clock: &Clock, world: &World, node: &Node) -> anyhow::Resu
         Ok(path)
     };
     let save = find("iptables-legacy-save")?.display().to_string();
-    // kube-proxy's counters are objects of their own, which a fresh namespace has not.
+    // kube-proxy's nfacct counters are separate objects, absent in a fresh namespace.
     let rules = node.namespace.run(&save, &[])?;
     let lines = rules.lines().filter(|line| !line.contains(" -m nfacct "));
     let text: String = lines.flat_map(|line| [line, "\n"]).collect();

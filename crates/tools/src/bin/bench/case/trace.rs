@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a proxy and its programs asked the kernel for, from the file of `strace -f -ttt -yy`.
+//! System calls of a proxy and its child processes, counted in the output of `strace -f -ttt -yy`.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-/// The most frequent calls are named.
+/// How many of the most frequent calls are listed.
 const NAMED: usize = 8;
 
 #[derive(Default)]
@@ -19,13 +19,13 @@ struct Counts {
     received: (u64, u64),
 }
 
-/// Counts of each section, which is named and has a begin and an end in seconds since 1970.
+/// Counts of each section, given as its name, begin and end in Unix seconds.
 pub(super) fn count(
     path: &Path,
     sections: &[(String, f64, f64)],
 ) -> anyhow::Result<Vec<(String, Value)>> {
     let mut counts: Vec<Counts> = sections.iter().map(|_| Counts::default()).collect();
-    // By thread: the first half of a call that another thread's line interrupts.
+    // By thread: the first half of a call whose line another thread's output interrupted.
     let mut unfinished: BTreeMap<String, String> = BTreeMap::new();
     for line in BufReader::new(File::open(path)?).lines() {
         let line = line?;

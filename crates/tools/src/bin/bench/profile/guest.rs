@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Names for samples of a user-mode Linux.
+//! Symbol names for samples of a user-mode Linux.
 //!
-//! Its kernel is a process of this machine, and so is what stands for each of its processes: that one runs the guest's code
-//! natively, at the guest's addresses. So `perf` on this machine sees both, and lacks only the names.
+//! The guest kernel is a process of the host, and so is each guest process, whose code runs
+//! natively at the guest's addresses. `perf` on the host samples both and lacks only the symbols.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -13,21 +13,21 @@ use super::stacks::{Sample, plain};
 
 const PROGRAM: &str = "kube-proxy-rs";
 
-/// Functions of ours that run on the thread `sync`: samples of a guest do not say which thread it was.
+/// Functions of ours that run on the thread `sync`: guest samples do not name their thread.
 const SYNC: [&str; 1] = ["kube_proxy_rs::reconcile::"];
 
-/// See the module.
+/// See the module's documentation.
 pub(super) struct Guest {
-    /// What is mapped where.
+    /// Mapped files by address.
     files: Vec<(Range<u64>, String)>,
-    /// Where our program begins.
+    /// Load address of our program.
     base: u64,
     program: Symbols,
     kernel: Symbols,
 }
 
 impl Guest {
-    /// From `/proc/PID/maps` and `/proc/kallsyms` of the guest, and `nm` of our program.
+    /// Parses the guest's `/proc/PID/maps` and `/proc/kallsyms`, and `nm` of our program.
     pub(super) fn new(maps: &str, program: &str, kernel: &str) -> anyhow::Result<Self> {
         let files: Vec<_> = maps.lines().filter_map(mapping).collect();
         let ours = files.iter().filter(|(_, file)| file == PROGRAM);
@@ -40,8 +40,8 @@ impl Guest {
         })
     }
 
-    /// Names all frames and threads, and leaves out the guest's other processes. Those are at the same addresses: ours is
-    /// the busiest of those that have nothing before `start`.
+    /// Names all frames and threads, and drops samples of the guest's other processes. Addresses
+    /// cannot tell them apart; ours is the busiest process without samples before `start`.
     pub(super) fn name_all(&self, samples: &mut Vec<Sample>, start: f64) {
         let mut pids = BTreeMap::<u64, (bool, u32)>::new();
         for sample in &*samples {
@@ -90,7 +90,7 @@ impl Guest {
     }
 }
 
-/// A line of `/proc/PID/maps`: addresses, and the name of the file without its folder.
+/// A line of `/proc/PID/maps`: addresses and base name of the file.
 fn mapping(line: &str) -> Option<(Range<u64>, String)> {
     let mut words = line.split_whitespace();
     let (start, end) = words.next()?.split_once('-')?;
@@ -99,11 +99,11 @@ fn mapping(line: &str) -> Option<(Range<u64>, String)> {
     Some((number(start)?..number(end)?, file.to_owned()))
 }
 
-/// Names by where they begin.
+/// Symbols by start address.
 struct Symbols(BTreeMap<u64, String>);
 
 impl Symbols {
-    /// Lines of an address, a letter and a name.
+    /// Parses lines of address, type letter and name.
     fn parse(text: &str) -> Self {
         let symbol = |line: &str| {
             let (address, rest) = line.split_once(' ')?;
@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn frames_are_named_and_other_processes_left_out() {
+    fn frames_are_named_and_other_processes_dropped() {
         let guest = Guest::new(
             "55000000-55001000 r--p 00000000 00:00 1  /bin/kube-proxy-rs\n\
              55002000-55003000 r-xp 00001000 00:00 1  /bin/kube-proxy-rs\n",

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Stacks with weights: of samples (`perf`), and of what was allocated (`heaptrack_print`).
+//! Weighted stacks, of CPU samples (`perf`) and of allocations (`heaptrack_print`).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use serde_json::Value;
 
-/// What stands for our kernel's code in a stack; flame graphs give it a colour of its own.
+/// Suffix of kernel functions; flame graphs color them differently.
 const KERNEL: &str = "_[k]";
 
 /// Crates of this workspace.
@@ -19,22 +19,22 @@ const OURS: [&str; 5] = [
     "ipset_netlink",
 ];
 
-/// Crates of the language, whose functions say little without their caller.
+/// Crates of the language, whose functions mean little without their caller.
 const LANGUAGE: [&str; 4] = ["core", "alloc", "std", "hashbrown"];
 
-/// Names of the thread and threads that are one tokio runtime.
+/// Names of the threads that form the tokio runtime.
 const RUNTIME: [&str; 2] = ["kube-proxy-rs", "tokio-rt-worker"];
 
-/// Those who watch: no part of what is profiled.
+/// Measuring processes, not part of the profile.
 const WATCHERS: [&str; 3] = ["bench", "perf", "setpriv"];
 
 pub(super) struct Sample {
-    /// Seconds since 1970.
+    /// Unix time in seconds.
     pub(super) at: f64,
     pub(super) pid: u64,
     /// Name of the thread.
     pub(super) thread: String,
-    /// The innermost one first.
+    /// Innermost first.
     pub(super) frames: Vec<Frame>,
 }
 
@@ -83,7 +83,7 @@ impl Frame {
     }
 }
 
-/// A function without the hash that makes its symbol unique, and without what separates frames.
+/// A function name without the hash of its symbol, and without the separator of frames.
 pub(super) fn plain(name: &str) -> String {
     let name = match name.rsplit_once("::h") {
         Some((name, hash)) if hash.len() == 16 => name,
@@ -92,12 +92,12 @@ pub(super) fn plain(name: &str) -> String {
     name.replace(';', ",")
 }
 
-/// Weights by stack, the outermost frame first.
+/// Weights by stack, outermost frame first.
 #[derive(Default)]
 pub(super) struct Stacks(BTreeMap<Vec<String>, u64>);
 
 impl Stacks {
-    /// One for each sample. The outermost frame is the thread, or the program that we started.
+    /// Counts samples. The outermost frame is the thread, or the child process.
     pub(super) fn of_samples<'a>(samples: impl Iterator<Item = &'a Sample>) -> Self {
         let mut stacks = Self::default();
         for sample in samples {
@@ -117,13 +117,13 @@ impl Stacks {
         stacks
     }
 
-    /// Reads lines of frames, separated by semicolons, and a weight.
+    /// Parses lines of semicolon-separated frames and a weight.
     pub(super) fn parse(text: &str) -> anyhow::Result<Self> {
         let mut stacks = Self::default();
         for line in text.lines() {
             let (stack, weight) = line.rsplit_once(' ').context("no weight")?;
             let stack = stack.split(';').map(plain).collect();
-            // Nothing of what was given back before can be left.
+            // Negative weights (freed before the peak) count as zero.
             *stacks.0.entry(stack).or_default() += weight.parse::<u64>().unwrap_or_default();
         }
         Ok(stacks)
@@ -139,7 +139,7 @@ impl Stacks {
         self.0.values().sum()
     }
 
-    /// Weights by outermost frame: all, and what of it is the kernel's.
+    /// Weights by outermost frame: total and kernel's share.
     pub(super) fn by_thread(&self) -> BTreeMap<&str, (u64, u64)> {
         let mut threads = BTreeMap::<&str, (u64, u64)>::new();
         for (stack, weight) in &self.0 {
@@ -155,7 +155,7 @@ impl Stacks {
         threads
     }
 
-    /// The heaviest places of our own program, and what calls for them.
+    /// The heaviest places in our own program.
     pub(super) fn top(&self, count: usize) -> Vec<(String, u64)> {
         let mut places = BTreeMap::<String, u64>::new();
         for (stack, weight) in &self.0 {
@@ -170,7 +170,7 @@ impl Stacks {
     }
 }
 
-/// The innermost function of ours, and the crate that it has the work done by.
+/// The innermost function of ours, and the foreign crate or kernel working for it.
 fn place(stack: &[String]) -> Option<String> {
     let ours = stack
         .iter()
@@ -187,7 +187,7 @@ fn place(stack: &[String]) -> Option<String> {
             Some(format!("{by}, for `{}`", short(ours)))
         }
         (Some(ours), _) => Some(format!("`{}`", short(ours))),
-        // Stacks of a runtime's tasks do not always lead back to us.
+        // Stacks of runtime tasks do not always lead back to our functions.
         (None, Some(by)) if stack.iter().any(|name| crate_of(name).is_some()) => {
             Some(by.to_owned())
         }
@@ -195,7 +195,7 @@ fn place(stack: &[String]) -> Option<String> {
     }
 }
 
-/// The crate of a function, if it has the name of one.
+/// The crate in the name of a function, if any.
 fn crate_of(name: &str) -> Option<&str> {
     let name = name.trim_start_matches(['<', '&', '*', '[']);
     let name = name.strip_prefix("mut ").unwrap_or(name);
@@ -207,7 +207,7 @@ fn crate_of(name: &str) -> Option<&str> {
         .then_some(first)
 }
 
-/// What fits into a table.
+/// A function name short enough for a table.
 fn short(name: &str) -> String {
     const LONGEST: usize = 90;
     let name = name
@@ -236,7 +236,7 @@ mod tests {
         {"timestamp": 101000000000, "pid": 9, "tid": 9, "comm": "bench", "callchain": [{"ip": "0x1"}]}]}"#;
 
     #[test]
-    fn samples_become_stacks_by_thread_without_those_who_watch() {
+    fn samples_become_stacks_by_thread_without_measuring_processes() {
         let samples = Sample::parse(RECORDED).expect("samples");
         assert_eq!(samples.len(), 3);
         let stacks = Stacks::of_samples(samples.iter());

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::stacks::Stacks;
 use super::{Mode, PHASES};
 
-/// Places that are named for each phase.
+/// Places listed for each phase.
 const PLACES: usize = 6;
 
 pub(super) fn write(modes: &[Mode], frequency: u32) -> Result<String, fmt::Error> {
@@ -44,7 +44,7 @@ pub(super) fn write(modes: &[Mode], frequency: u32) -> Result<String, fmt::Error
     Ok(text)
 }
 
-/// Who had the processor.
+/// CPU time by thread.
 fn threads(text: &mut String, mode: &Mode, frequency: u32) -> fmt::Result {
     writeln!(text, "\n| CPU | {} |\n|---|---|---|", heads().join(" | "))?;
     let names: BTreeSet<&str> = mode
@@ -62,7 +62,7 @@ fn threads(text: &mut String, mode: &Mode, frequency: u32) -> fmt::Result {
             let total = stacks.total();
             match (percent(all, total), percent(kernel, total)) {
                 (all, _) if kernel == 0 => all,
-                (all, kernel) => format!("{all} (of it kernel {kernel})"),
+                (all, kernel) => format!("{all} (kernel {kernel})"),
             }
         };
         let title = match name {
@@ -78,7 +78,7 @@ fn threads(text: &mut String, mode: &Mode, frequency: u32) -> fmt::Result {
     writeln!(text, "{}", row("all", &seconds))
 }
 
-/// Where our own program had it, and its memory.
+/// CPU time and memory by place in our program.
 fn places(text: &mut String, mode: &Mode) -> fmt::Result {
     let tops = mode.cpu.iter().zip(heads());
     for (stacks, head) in tops {
@@ -97,7 +97,7 @@ fn places(text: &mut String, mode: &Mode) -> fmt::Result {
     Ok(())
 }
 
-/// What was asked of the kernel.
+/// System calls.
 fn calls(text: &mut String, mode: &Mode) -> fmt::Result {
     writeln!(
         text,

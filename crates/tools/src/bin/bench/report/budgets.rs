@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What we promised, what was measured, and whether that keeps it.
+//! Performance budgets, and whether the measured figures meet them.
 
 use std::fmt::Write as _;
 
@@ -16,11 +16,11 @@ const LARGE: Cluster = Cluster::new(5_000, 10);
 const LARGEST: Cluster = Cluster::new(10_000, 10);
 const WIDE: Cluster = Cluster::new(100, 1_000);
 
-/// A line of the table.
+/// A row of the table.
 struct Line {
     what: String,
     budget: String,
-    /// The most that `ours` may be.
+    /// Upper bound for `ours`.
     limit: f64,
     ours: f64,
     shown: String,
@@ -71,7 +71,7 @@ pub(super) fn write(text: &mut String, results: &Results) -> std::fmt::Result {
     }
     writeln!(
         text,
-        "| packets lost or connections reset by restart, takeover, mode switch | 0 | not here: tests `netns_drop_in`, `cluster_drop_in`, `netns_resilience` | | |"
+        "| packets lost or connections reset by restart, takeover, mode switch | 0 | covered by the tests `netns_drop_in`, `cluster_drop_in`, `netns_resilience` | | |"
     )
 }
 
@@ -87,7 +87,7 @@ fn name(mode: Mode) -> &'static str {
     }
 }
 
-/// A figure with an absolute limit.
+/// A figure with an absolute budget.
 fn most(results: &Results, mode: Mode, figure: Figure, cluster: Cluster, limit: f64) -> Line {
     let of = |who| sample(results, mode, who, cluster, figure);
     let (ours, theirs) = (of(OURS), of(THEIRS));
@@ -102,7 +102,7 @@ fn most(results: &Results, mode: Mode, figure: Figure, cluster: Cluster, limit: 
     }
 }
 
-/// Cold start over raw netlink messages.
+/// Cold start, as a multiple of raw netlink messages.
 fn over_floor(results: &Results) -> Line {
     let floor = results.other("floor", MIDDLE, "/seconds");
     let of = |who| sample(results, IPVS, who, MIDDLE, COLD);
@@ -110,7 +110,7 @@ fn over_floor(results: &Results) -> Line {
     let ended = results.limit(IPVS, THEIRS, MIDDLE);
     let times = |sample: &Sample| short(sample.median() / floor.median());
     Line {
-        what: format!("IPVS (guest), {MIDDLE}: cold start over raw netlink messages alone"),
+        what: format!("IPVS (guest), {MIDDLE}: cold start, as a multiple of raw netlink messages"),
         budget: "1.2".to_owned(),
         limit: 1.2,
         ours: ours.median() / floor.median(),
@@ -123,7 +123,7 @@ fn over_floor(results: &Results) -> Line {
     }
 }
 
-/// One change at 10,000 Services over one at 100, measured one after the other.
+/// One change at 10,000 Services, as a multiple of one at 100 measured right before.
 fn flat(results: &Results) -> Line {
     let large = sample(results, IPVS, OURS, LARGEST, ENDPOINT);
     let mut small = results.named("flat-", |of| ENDPOINT.numbers(of));
@@ -146,7 +146,7 @@ fn flat(results: &Results) -> Line {
     }
 }
 
-/// Bytes for each endpoint more, beyond those of the model.
+/// Bytes per additional endpoint, beyond the model's own.
 fn memory_slope(results: &Results, mode: Mode, few: Cluster, many: Cluster) -> Line {
     let count = |cluster: Cluster| number(cluster.services * cluster.endpoints);
     let endpoints = count(many) - count(few);
@@ -159,28 +159,28 @@ fn memory_slope(results: &Results, mode: Mode, few: Cluster, many: Cluster) -> L
     let beyond = total(OURS) - model;
     Line {
         what: format!(
-            "{}: memory for each endpoint from {few} to {many}, beyond the model's own",
+            "{}: memory per endpoint from {few} to {many}, beyond the model's own",
             name(mode)
         ),
         budget: "600 bytes".to_owned(),
         limit: 600.0,
         ours: beyond,
         shown: format!(
-            "{}: {} less the model's {}",
+            "{}: {} minus the model's {}",
             short(beyond),
             short(total(OURS)),
             short(model)
         ),
-        theirs: format!("{} in all", short(total(THEIRS))),
+        theirs: format!("{} in total", short(total(THEIRS))),
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "at most some 100,000")]
+#[expect(clippy::cast_precision_loss, reason = "at most 100,000")]
 fn number(count: u64) -> f64 {
     count as f64
 }
 
-/// CPU of a burst, at most a tenth of kube-proxy's. Nothing where that was not measured.
+/// CPU of a burst, at most a tenth of kube-proxy's; `None` where either was not measured.
 fn burst(results: &Results, mode: Mode, cluster: Cluster) -> Option<Line> {
     let of = |who| sample(results, mode, who, cluster, BURST_CPU);
     let (ours, theirs) = (of(OURS), of(THEIRS));
@@ -190,7 +190,7 @@ fn burst(results: &Results, mode: Mode, cluster: Cluster) -> Option<Line> {
     let share = ours.median() / theirs.median();
     Some(Line {
         what: format!(
-            "{}, {cluster}: CPU of a burst over kube-proxy's",
+            "{}, {cluster}: CPU of a burst, as a fraction of kube-proxy's",
             name(mode)
         ),
         budget: "0.1".to_owned(),
@@ -207,7 +207,7 @@ mod tests {
 
     use super::*;
 
-    /// Results whose burst takes so long with us and with kube-proxy.
+    /// The table for bursts that take this much CPU, of ours and of kube-proxy.
     fn table(ours: f64, theirs: f64) -> String {
         let folder = tempfile::tempdir().expect("a folder");
         for (who, seconds) in [(OURS, ours), (THEIRS, theirs)] {
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_budget_is_met_or_not_and_never_both() {
+    fn a_budget_is_met_up_to_its_limit() {
         let line = |text: String| {
             let mut lines = text.lines();
             lines
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_measured_is_not_met() {
+    fn a_figure_that_was_not_measured_does_not_meet_its_budget() {
         let text = table(1.0, 20.0);
         let rules = text.lines().find(|line| line.contains("rules, IPv4"));
         assert!(rules.is_some_and(|line| line.ends_with("| not measured |")));

@@ -12,12 +12,12 @@ use super::figures::{FIGURES, Figure};
 use super::results::{AGAINST, Cluster, MODES, Mode, OURS, Results};
 use crate::sample::{Sample, short};
 
-/// A figure may be so many times that of the other build.
+/// A figure may be this many times the other build's.
 const TOLERATED: f64 = 1.05;
 
 #[derive(Args, Debug)]
 pub(crate) struct Options {
-    /// Folder of results, from `hack/bench --against`.
+    /// Directory of results of `hack/bench --against`.
     results: PathBuf,
 }
 
@@ -27,15 +27,15 @@ pub(crate) fn print(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How a figure of this build stands to that of the other.
+/// How a figure compares with the other build's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Fine,
-    /// Too high overall, but in some run not higher than the other build.
+    /// Above the tolerance, but the runs of both builds overlap.
     Noise,
-    /// Too high overall, and higher in each run.
+    /// Above the tolerance, and every run is above every run of the other build.
     Worse,
-    /// No ratio: differences can be zero or less.
+    /// A negative figure: the difference of two measurements.
     None,
 }
 
@@ -54,9 +54,11 @@ impl fmt::Display for Verdict {
 struct Pair {
     ours: Sample,
     against: Sample,
-    /// Of medians.
+    /// Of the medians.
     ratio: f64,
+    /// Ratio of the medians in each run.
     by_run: Sample,
+    is_apart: bool,
 }
 
 impl Pair {
@@ -74,13 +76,17 @@ impl Pair {
         if ours.is_empty() || against.is_empty() {
             return None;
         }
-        let other = by_run(AGAINST);
-        let ratios = by_run(OURS)
-            .into_iter()
-            .filter_map(|(run, ours)| Some(ratio(ours, *other.get(&run)?)));
+        let (our_runs, other_runs) = (by_run(OURS), by_run(AGAINST));
+        let ratios = our_runs
+            .iter()
+            .filter_map(|(run, ours)| Some(ratio(*ours, *other_runs.get(run)?)));
+        let ratios = ratios.filter(|ratio| ratio.is_finite()).collect();
+        let least = our_runs.into_values().fold(f64::INFINITY, f64::min);
+        let most = other_runs.into_values().fold(f64::NEG_INFINITY, f64::max);
         Some(Self {
             ratio: ratio(ours.median(), against.median()),
-            by_run: Sample::new(ratios.filter(|ratio| ratio.is_finite()).collect()),
+            by_run: Sample::new(ratios),
+            is_apart: least > most,
             ours,
             against,
         })
@@ -91,15 +97,15 @@ impl Pair {
             Verdict::None
         } else if self.ratio <= TOLERATED {
             Verdict::Fine
-        } else if self.by_run.min() <= 1.0 {
-            Verdict::Noise
-        } else {
+        } else if self.is_apart {
             Verdict::Worse
+        } else {
+            Verdict::Noise
         }
     }
 }
 
-/// Of two costs. Where there is none on both sides, they are equal.
+/// Ratio of two costs: 1 if both are zero, NaN if one is negative.
 fn ratio(ours: f64, against: f64) -> f64 {
     if (ours - against).abs() < f64::EPSILON {
         1.0
@@ -112,7 +118,7 @@ fn ratio(ours: f64, against: f64) -> f64 {
 
 fn table(results: &Results) -> Result<String, fmt::Error> {
     let mut text = String::from(
-        "| mode | Services x endpoints | what | this build | other build | ratio | in each run | |\n\
+        "| mode | Services x endpoints | what | this build | other build | ratio | by run | |\n\
          |---|---|---|---|---|---|---|---|\n",
     );
     let mut counts = [0_usize; 3];
@@ -144,7 +150,7 @@ fn table(results: &Results) -> Result<String, fmt::Error> {
     let runs: BTreeSet<u64> = results.runs();
     writeln!(
         text,
-        "\n{all} figures, {} runs with each build: {worse} worse than {TOLERATED} times, {noise} more only in some runs",
+        "\n{all} figures, {} runs with each build: {worse} worse than {TOLERATED} times, {noise} more within noise",
         runs.len()
     )?;
     Ok(text)
@@ -156,7 +162,7 @@ mod tests {
 
     use super::*;
 
-    /// Verdict on the cold start after these seconds in each run, of this build and of the other.
+    /// The last cells for cold starts of these seconds, of this build and of the other.
     fn verdict(ours: &[f64], against: &[f64]) -> String {
         let folder = tempfile::tempdir().expect("a folder");
         for (who, runs) in [(OURS, ours), (AGAINST, against)] {
@@ -177,15 +183,15 @@ mod tests {
     }
 
     #[test]
-    fn a_build_is_worse_if_it_is_so_in_every_run() {
+    fn a_build_is_worse_if_all_its_runs_are() {
         assert_eq!(verdict(&[1.0, 1.1, 1.2], &[1.0, 1.1, 1.2]), "1 1..1  |");
         assert_eq!(
             verdict(&[1.1, 1.2, 1.3], &[1.0, 1.0, 1.0]),
             "1.20 1.10..1.30 **worse** |"
         );
         assert_eq!(
-            verdict(&[0.9, 1.2, 1.3], &[1.0, 1.0, 1.0]),
-            "1.20 0.90..1.30 noise |"
+            verdict(&[1.1, 1.2, 1.4], &[1.0, 1.0, 1.2]),
+            "1.20 1.10..1.20 noise |"
         );
         assert_eq!(
             verdict(&[0.5, 0.5, 0.5], &[1.0, 1.0, 1.0]),
@@ -194,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_on_both_sides_is_equal() {
+    fn two_zeros_are_equal() {
         assert!((ratio(0.0, 0.0) - 1.0).abs() < f64::EPSILON);
         assert!(ratio(1.0, 0.0).is_infinite());
         assert!(ratio(-0.1, 0.2).is_nan());

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! All figures: ours beside kube-proxy's, by cluster and mode.
+//! All figures, ours and kube-proxy's, by cluster and mode.
 
 use std::fmt::Write as _;
 
@@ -8,24 +8,24 @@ use serde_json::Value;
 use super::results::{MODES, Mode, OURS, Results, THEIRS};
 use crate::sample::{Sample, short};
 
-/// Where the numbers of a figure are in a result.
+/// Where a result has the numbers of a figure.
 #[derive(Clone, Copy)]
 enum Place {
-    /// There.
+    /// The number at this JSON pointer.
     At(&'static str),
-    /// The greatest of these.
-    Greatest(&'static [&'static str]),
+    /// The maximum of these.
+    Maximum(&'static [&'static str]),
     /// A field of each change of a section.
     Changes(&'static str, &'static str),
-    /// There in the idle section, for each minute of it.
+    /// A number of the idle section, per minute.
     PerMinute(&'static str),
-    /// The sum of all values there.
+    /// The sum of an object's values.
     Sum(&'static str),
-    /// What a first packet took more than without a proxy, in each turn.
+    /// Latency of a first packet beyond that without a proxy, in each turn.
     FirstPacket(&'static str),
 }
 
-/// Something that was measured.
+/// A measured quantity.
 #[derive(Clone, Copy)]
 pub(super) struct Figure {
     id: &'static str,
@@ -56,9 +56,9 @@ impl Figure {
         let number = |at: &str| result.pointer(at).and_then(Value::as_f64);
         let numbers: Vec<f64> = match self.place {
             Place::At(at) => number(at).into_iter().collect(),
-            Place::Greatest(all) => {
-                let greatest = all.iter().filter_map(|at| number(at)).reduce(f64::max);
-                greatest.into_iter().collect()
+            Place::Maximum(all) => {
+                let maximum = all.iter().filter_map(|at| number(at)).reduce(f64::max);
+                maximum.into_iter().collect()
             }
             Place::Changes(section, field) => {
                 let changes = result.pointer(section).and_then(Value::as_array);
@@ -109,7 +109,7 @@ const PEAK: &[&str] = &[
 
 pub(super) const COLD: Figure = Figure::new(
     "cold_start",
-    "cold start until all is programmed",
+    "cold start until everything is programmed",
     "s",
     1.0,
     Place::At("/cold/seconds"),
@@ -137,10 +137,10 @@ pub(super) const BURST_CPU: Figure = Figure::new(
 );
 pub(super) const MEMORY: Figure = Figure::new(
     "memory",
-    "resident memory, greatest of all parts",
+    "resident memory, maximum over all parts",
     "MB",
     MB,
-    Place::Greatest(RSS),
+    Place::Maximum(RSS),
 );
 pub(super) const RULES: Figure = Figure::new(
     "rules",
@@ -151,14 +151,14 @@ pub(super) const RULES: Figure = Figure::new(
 );
 pub(super) const PLAIN_PACKET: Figure = Figure::new(
     "first_packet_plain",
-    "first packet, forwarded, no Service: more than without a proxy",
+    "first packet, forwarded, no Service: added latency",
     "us",
     1.0,
     Place::FirstPacket("forwarded, no Service"),
 );
 pub(super) const SERVICE_PACKET: Figure = Figure::new(
     "first_packet_service",
-    "first packet, forwarded, to a Service: more than a direct one without a proxy",
+    "first packet, forwarded, to a Service: added latency",
     "us",
     1.0,
     Place::FirstPacket("forwarded, last Service"),
@@ -170,7 +170,7 @@ pub(super) const IDLE_PROCESSES: Figure = Figure::new(
     1.0,
     Place::PerMinute("/idle/forks"),
 );
-/// Memory when nothing happens any more.
+/// Memory once the proxy is idle.
 pub(super) const IDLE_MEMORY: Figure = Figure::new(
     "idle_memory",
     "resident memory after the idle part",
@@ -213,7 +213,7 @@ pub(super) const FIGURES: [Figure; 28] = [
     ),
     Figure::new(
         "burst_written",
-        "of which writing them took",
+        "of which API writes",
         "s",
         1.0,
         Place::At("/burst/writtenSeconds"),
@@ -229,14 +229,14 @@ pub(super) const FIGURES: [Figure; 28] = [
     IDLE_PROCESSES,
     Figure::new(
         "idle_messages_sent",
-        "idle minute, netlink messages sent (by its own count)",
+        "idle minute, netlink messages sent (own metric)",
         "",
         1.0,
         Place::PerMinute("/idle/work/messagesSent"),
     ),
     Figure::new(
         "idle_messages_received",
-        "idle minute, netlink messages received (by its own count)",
+        "idle minute, netlink messages received (own metric)",
         "",
         1.0,
         Place::PerMinute("/idle/work/messagesReceived"),
@@ -250,13 +250,7 @@ pub(super) const FIGURES: [Figure; 28] = [
     ),
     MEMORY,
     IDLE_MEMORY,
-    Figure::new(
-        "peak_memory",
-        "peak memory",
-        "MB",
-        MB,
-        Place::Greatest(PEAK),
-    ),
+    Figure::new("peak_memory", "peak memory", "MB", MB, Place::Maximum(PEAK)),
     RULES,
     Figure::new(
         "chains",
@@ -268,7 +262,7 @@ pub(super) const FIGURES: [Figure; 28] = [
     Figure::new("sets", "ipsets", "", 1.0, Place::At("/cold/kernel/sets")),
     Figure::new(
         "set_entries",
-        "entries in them",
+        "ipset entries",
         "",
         1.0,
         Place::Sum("/cold/kernel/entries"),
@@ -291,14 +285,14 @@ pub(super) const FIGURES: [Figure; 28] = [
     SERVICE_PACKET,
     Figure::new(
         "first_packet_node_plain",
-        "first packet from the node, no Service: more than without a proxy",
+        "first packet from the node, no Service: added latency",
         "us",
         1.0,
         Place::FirstPacket("from the node, no Service"),
     ),
     Figure::new(
         "first_packet_node_service",
-        "first packet from the node, to a Service: more than a direct one without a proxy",
+        "first packet from the node, to a Service: added latency",
         "us",
         1.0,
         Place::FirstPacket("from the node, last Service"),
@@ -308,18 +302,18 @@ pub(super) const FIGURES: [Figure; 28] = [
         "iptables-restore of all its rules alone",
         "s",
         1.0,
-        Place::Greatest(&["/restore/fullSeconds/0"]),
+        Place::Maximum(&["/restore/fullSeconds/0"]),
     ),
 ];
 
 impl Figure {
-    /// What it is, with its unit.
+    /// Name and unit.
     pub(super) fn title(&self) -> String {
         let comma = if self.unit.is_empty() { "" } else { ", " };
         format!("{}{comma}{}", self.what, self.unit)
     }
 
-    /// Whether it is a time that somebody waits, which a limit ends.
+    /// Whether it is a waiting time, which the limit of a case may cut off.
     fn is_waited(&self) -> bool {
         matches!(
             self.id,
@@ -333,7 +327,7 @@ impl Figure {
     }
 }
 
-/// What a cell of the table says.
+/// A cell of the table.
 pub(super) fn cell(sample: &Sample, limit: Option<f64>) -> String {
     match limit {
         Some(limit) if sample.is_empty() => format!("> {limit} s"),
@@ -379,7 +373,7 @@ pub(super) fn write(text: &mut String, results: &Results) -> std::fmt::Result {
                     let limit = results.limit(*mode, who, cluster);
                     limit.filter(|_| figure.is_waited())
                 };
-                // A limit says something only about figures that the proxy has.
+                // A limit applies only to figures of this mode.
                 let (ours_cell, theirs_cell) = if ours.is_empty() && theirs.is_empty() {
                     (cell(&ours, None), cell(&theirs, None))
                 } else {
@@ -396,7 +390,7 @@ pub(super) fn write(text: &mut String, results: &Results) -> std::fmt::Result {
     Ok(())
 }
 
-/// What the kernel was asked for.
+/// System calls and netlink traffic.
 pub(super) fn write_counts(text: &mut String, results: &Results) -> std::fmt::Result {
     const COUNTS: [(&str, &str); 6] = [
         ("calls", "system calls"),
@@ -409,7 +403,7 @@ pub(super) fn write_counts(text: &mut String, results: &Results) -> std::fmt::Re
     const SECTIONS: [(&str, &str, Option<f64>); 4] = [
         ("coldCalls", "cold start", None),
         ("endpointCalls", "10 endpoints changed", None),
-        ("serviceCalls", "2 Services made and removed", None),
+        ("serviceCalls", "2 Services created and deleted", None),
         ("idleCalls", "idle, per minute", Some(60.0)),
     ];
     writeln!(
@@ -427,7 +421,7 @@ pub(super) fn write_counts(text: &mut String, results: &Results) -> std::fmt::Re
                         .zip(number("seconds"))
                         .map_or(1.0, |(per, took)| per / took);
                     let number = number(field).map_or(f64::NAN, |number| (number * scale).round());
-                    // The case was ended before its cold start was.
+                    // The case was stopped during its cold start.
                     let trace = results.trace(mode, who);
                     let is_part = trace.is_some_and(|of| {
                         section == "coldCalls"

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Plots as one SVG file: small panels, each with the number of Services across and a figure upwards, both logarithmic.
+//! Plots as one SVG file of small panels: a figure over the number of Services, both axes
+//! logarithmic.
 
 use std::fmt::Write as _;
 
@@ -21,7 +22,7 @@ const COLUMNS: usize = 2;
 /// Clusters of ten endpoints a Service.
 const SERVICES: [u64; 4] = [100, 1_000, 5_000, 10_000];
 
-/// Both colors are told apart by those who do not see red or green.
+/// The colors are safe for red-green color blindness.
 const LINES: [(Mode, &str, &str, &str, &str); 4] = [
     (IPVS, OURS, "IPVS, ours", "#0b62a8", ""),
     (IPVS, THEIRS, "IPVS, kube-proxy", "#d1690e", ""),
@@ -35,10 +36,10 @@ const PANELS: [(&str, Figure); 6] = [
     ("New Service to first connection, ms", NEW_SERVICE),
     ("CPU for 1,000 changes, seconds", BURST_CPU),
     ("Resident memory, MB", MEMORY),
-    ("First packet of plain traffic, us more", PLAIN_PACKET),
+    ("First packet of plain traffic, added us", PLAIN_PACKET),
 ];
 
-/// What is less is drawn there: it has no logarithm, or says nothing.
+/// Smaller values are drawn here: zero has no logarithm, and less is noise.
 const LEAST: f64 = 0.01;
 
 pub(super) fn draw(results: &Results) -> Result<String, std::fmt::Error> {
@@ -67,8 +68,8 @@ fn write(svg: &mut String, results: &Results) -> std::fmt::Result {
     }
     writeln!(
         svg,
-        "<text x=\"20\" y=\"48\" fill=\"#555\">Across: Services with 10 endpoints each. Medians, and bars from least to greatest.</text>\n\
-         <text x=\"20\" y=\"64\" fill=\"#555\">IPVS in a guest kernel, iptables on the host's own: compare lines of one mode.</text>"
+        "<text x=\"20\" y=\"48\" fill=\"#555\">x axis: Services with 10 endpoints each. Medians, with bars from minimum to maximum.</text>\n\
+         <text x=\"20\" y=\"64\" fill=\"#555\">IPVS runs in a guest kernel, iptables on the host: compare lines of the same mode only.</text>"
     )?;
     for (index, (title, figure)) in PANELS.into_iter().enumerate() {
         let x = float(index % COLUMNS) * WIDTH;
@@ -108,7 +109,7 @@ fn panel(svg: &mut String, results: &Results, title: &str, figure: Figure) -> st
             HEIGHT / 2.0
         );
     }
-    // Outliers must not make the rest flat: their bars end at the border.
+    // Outliers must not flatten the rest: their bars are clipped.
     let low = samples()
         .map(|of| log(of.median()))
         .fold(f64::INFINITY, f64::min);
@@ -117,7 +118,7 @@ fn panel(svg: &mut String, results: &Results, title: &str, figure: Figure) -> st
         .fold(f64::NEG_INFINITY, f64::max);
     let (low, high) = (low.floor(), high.ceil().max(low.floor() + 1.0));
     let (right, bottom) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
-    // From 100 to 10,000 Services, with some room.
+    // From 100 to 10,000 Services, with a margin.
     let x = |decades: f64| LEFT + 8.0 + (decades - 2.0) / 2.0 * (right - LEFT - 16.0);
     let y = |log: f64| bottom - (log - low) / (high - low) * (bottom - TOP);
     let mut decade = low;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What was measured, and how to find it.
+//! Reading and selecting results.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -14,7 +14,7 @@ pub(super) const THEIRS: &str = "kube-proxy";
 /// Another build of ours.
 pub(super) const AGAINST: &str = "against";
 
-/// The modes that are measured, and what the tables call them.
+/// The measured modes, and their names in the tables.
 pub(super) const MODES: [(Mode, &str); 3] = [
     (Mode("ipvs", "legacy"), "IPVS (guest)"),
     (Mode("iptables", "legacy"), "iptables"),
@@ -23,11 +23,11 @@ pub(super) const MODES: [(Mode, &str); 3] = [
 pub(super) const IPVS: Mode = Mode("ipvs", "legacy");
 pub(super) const IPTABLES: Mode = Mode("iptables", "legacy");
 
-/// A proxy's mode, and the iptables backend.
+/// A proxy mode and an iptables backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Mode(pub(super) &'static str, pub(super) &'static str);
 
-/// How many Services, and endpoints of each; whether the real controller made the slices.
+/// Number of Services and of endpoints each; whether the real controller created the slices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Cluster {
     pub(super) endpoints: u64,
@@ -95,19 +95,19 @@ impl Results {
         Ok(Self(results))
     }
 
-    /// One result a line.
+    /// One result per line.
     pub(super) fn to_lines(&self) -> String {
         let lines = self.0.iter().map(|result| format!("{result}\n"));
         lines.collect()
     }
 
-    /// The clusters that proxies were measured with.
+    /// The clusters in which proxies were measured.
     pub(super) fn clusters(&self) -> BTreeSet<Cluster> {
         let cases = self.0.iter().filter(|result| is(result, "kind", "case"));
         cases.filter_map(Cluster::of).collect()
     }
 
-    /// Numbers of the runs of cases that were run several times.
+    /// The runs of repeated cases.
     pub(super) fn runs(&self) -> BTreeSet<u64> {
         let runs = self
             .0
@@ -142,7 +142,7 @@ impl Results {
         Sample::new(self.cases(mode, who, cluster).flat_map(numbers).collect())
     }
 
-    /// The time after which a case of the proxy was ended.
+    /// Seconds after which a case of this proxy was stopped, if one was.
     pub(super) fn limit(&self, mode: Mode, who: &str, cluster: Cluster) -> Option<f64> {
         self.cases(mode, who, cluster)
             .find_map(|case| case.pointer("/ended/limitSeconds")?.as_f64())
@@ -153,7 +153,7 @@ impl Results {
         all.find(|result| is(result, "kind", "trace") && is_of(result, mode, who))
     }
 
-    /// One number of each result that is no proxy's.
+    /// One number of each result of another kind than a case.
     pub(super) fn other(&self, kind: &str, cluster: Cluster, pointer: &str) -> Sample {
         let of_kind = self.of_kind(kind, cluster);
         Sample::new(
@@ -163,7 +163,7 @@ impl Results {
         )
     }
 
-    /// Numbers of the results whose names begin with `name`.
+    /// Numbers of the results whose names start with `name`.
     pub(super) fn named(&self, name: &str, numbers: impl Fn(&Value) -> Vec<f64>) -> Sample {
         let is_named = |result: &&Value| {
             let its = result.get("name").and_then(Value::as_str);
