@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What operators hear of as Kubernetes Events, on the Node and on Services.
+//! Kubernetes Events for operators, on the Node and on Services.
 //!
-//! Whoever has something to say makes an [`Event`] and gives it to the loop's or the source's observer, or to [`Events`].
-//! Nobody ever waits: events go into a bounded queue, and what does not fit is counted and dropped. A task of its own
-//! ([`publish`]) thins them out and writes them. Everything that is an event is in the log too, so that nothing depends
-//! on it, and a proxy without an API server has the log alone.
+//! Any part makes an [`Event`] and passes it to the loop's or the source's observer, or to
+//! [`Events`]. Sending never blocks: events go into a bounded queue, and those that do not fit are
+//! counted and dropped. A task of its own ([`publish`]) rate-limits and writes them. Every event is
+//! logged too, so that nothing depends on it; a proxy without an API server has the log alone.
 
 mod limit;
 pub mod publish;
@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use crate::metrics::EventMetrics;
 use kpr_core::model::ServiceName;
 
-/// Events that may wait. A cluster full of mistakes makes more than anybody reads.
+/// Length of the queue. More than this at once helps no operator.
 const QUEUED: usize = 128;
 
 /// The values of [`Event::reason`]. The first three are kube-proxy's.
@@ -40,7 +40,7 @@ pub mod reason {
     pub const INVALID_SERVICE: &str = "InvalidService";
     /// Another Service has the address and port.
     pub const ADDRESS_CONFLICT: &str = "AddressConflict";
-    /// An address of a Service is somebody's: the node does not take it for its own.
+    /// Another interface or endpoint has the address of a Service, so that it is not bound here.
     pub const ADDRESS_NOT_BOUND: &str = "AddressNotBound";
     /// The kernel does not take what the Service needs.
     pub const REFUSED_BY_KERNEL: &str = "RefusedByKernel";
@@ -64,14 +64,14 @@ pub enum Regarding {
     Service(ServiceName),
 }
 
-/// How an event is meant.
+/// The type of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
     Normal,
     Warning,
 }
 
-/// Something that an operator should hear of.
+/// A condition that an operator should know of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     pub regarding: Regarding,
@@ -121,7 +121,7 @@ impl Event {
     }
 }
 
-/// Where events are left. Clones share the queue.
+/// The sending side of the queue. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Events {
     /// None: the log is all there is.
@@ -133,7 +133,7 @@ pub struct Events {
 pub type Queue = mpsc::Receiver<Event>;
 
 impl Events {
-    /// Where nobody reads events, because there is no API server.
+    /// Drops events, because there is no API server.
     pub const fn nowhere(metrics: EventMetrics) -> Self {
         Self {
             queue: None,
@@ -151,7 +151,7 @@ impl Events {
         (events, queue)
     }
 
-    /// Leaves an event; never waits.
+    /// Queues an event; never blocks.
     pub fn send(&self, event: Event) {
         if let Some(queue) = &self.queue
             && queue.try_send(event).is_err()
@@ -161,7 +161,7 @@ impl Events {
     }
 }
 
-/// Who says so.
+/// Identity of the sender.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reporter {
     /// The name of our Node object.

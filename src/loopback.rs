@@ -100,8 +100,8 @@ struct Places {
     of: &'static str,
     most: usize,
     free: Arc<Semaphore>,
-    /// That there was none left was told; that it is so for each client is no news.
-    told: AtomicBool,
+    /// The limit was reached and logged; not logged again for each client.
+    reported: AtomicBool,
 }
 
 impl Places {
@@ -110,7 +110,7 @@ impl Places {
             of,
             most,
             free: Arc::new(Semaphore::new(most)),
-            told: AtomicBool::new(false),
+            reported: AtomicBool::new(false),
         }
     }
 
@@ -118,15 +118,15 @@ impl Places {
     fn take(&self) -> Option<OwnedSemaphorePermit> {
         let place = self.free.clone().try_acquire_owned().ok();
         if place.is_none() {
-            if !self.told.swap(true, Ordering::Relaxed) {
+            if !self.reported.swap(true, Ordering::Relaxed) {
                 warn!(
                     of = self.of,
                     most = self.most,
-                    "node ports on localhost are too busy, new ones are turned away"
+                    "too many clients of localhost node ports, rejecting new ones"
                 );
             }
         } else if self.free.available_permits() > self.most / 2 {
-            self.told.store(false, Ordering::Relaxed);
+            self.reported.store(false, Ordering::Relaxed);
         }
         place
     }
@@ -267,6 +267,6 @@ const fn loopback(family: IpFamily) -> IpAddr {
 
 /// A listening socket cannot take what comes.
 async fn wait_after(error: &io::Error, target: &Target) {
-    warn!(port = target.port, %error, "a node port on localhost is troubled");
+    warn!(port = target.port, %error, "localhost node port socket failed");
     tokio::time::sleep(PAUSE).await;
 }

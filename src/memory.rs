@@ -2,7 +2,7 @@
 //! Giving free memory back to the system.
 //!
 //! The C library keeps what is freed. A cold start frees much more than a steady state ever needs
-//! again, and on a node everybody counts it as ours.
+//! again, and monitoring counts it as ours.
 
 /// Requests from this size on get memory of their own, which goes back to the system when it is freed. It is the C library's
 /// first value; by itself it would raise it to 32 MiB as soon as something large is freed, and the batches and answers

@@ -61,7 +61,7 @@ fn register_build_info(registry: &Registry, kubernetes_version: &str) -> prometh
     ];
     let names: Vec<&str> = labels.iter().map(|(name, _)| *name).collect();
     let values: Vec<&str> = labels.iter().map(|(_, value)| *value).collect();
-    let help = "What this is: version, compiler and platform; always 1";
+    let help = "Build information: version, compiler and platform; always 1";
     let info = IntGaugeVec::new(opts("kubernetes_build_info", help), &names)?;
     info.get_metric_with_label_values(&values)?.set(1);
     registry.register(Box::new(info))

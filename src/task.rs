@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Tasks that belong to somebody.
+//! Tasks that end with their owner.
 
 use tokio::task::JoinHandle;
 

@@ -103,7 +103,7 @@ impl KubeProxyConfiguration {
         *min_sync_period = GoDuration::ZERO;
     }
 
-    /// Fills what upstream decides only once it runs: the mode and how local traffic is told. Apart from
+    /// Fills what upstream decides only once it runs: the mode and how local traffic is detected. Apart from
     /// [`Self::set_defaults`] so that a blank can be remarked on.
     pub fn set_platform_defaults(&mut self) {
         default_text(&mut self.mode, "iptables");

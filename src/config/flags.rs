@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The command line: upstream's flags as pflag reads them, and a few of our own.
 //!
-//! Every flag is optional here, so that a flag that was given can be told from its default.
+//! Every flag is optional here, to distinguish a given flag from its default.
 
 mod shown;
 
@@ -50,7 +50,7 @@ pub(super) const BESIDE_CONFIG: [&str; 20] = [
 #[derive(Debug, Parser)]
 #[command(
     name = "kube-proxy-rs",
-    about = "A replacement of kube-proxy: Services and EndpointSlices become IPVS virtual servers or iptables rules.",
+    about = "A replacement for kube-proxy that programs Services as IPVS virtual servers or iptables rules.",
     disable_version_flag = true,
     disable_help_subcommand = true,
     args_override_self = true,
@@ -65,16 +65,16 @@ pub(super) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Sub {
-    /// Print what would change this node's kernel, without changing it. Exit code 2 if there is anything.
+    /// Print the changes that this node's kernel needs, without making them. Exits with 2 if there are any.
     #[command(args_override_self = true)]
     Plan {
         #[command(flatten)]
         flags: Box<Flags>,
-        /// How to print.
+        /// Output format.
         #[arg(long, short, value_enum, default_value_t)]
         output: OutputFormat,
     },
-    /// Say what is wrong, unsupported or deprecated in a configuration file.
+    /// Report errors and unsupported or deprecated fields in a configuration file.
     CheckConfig {
         /// The configuration file.
         file: PathBuf,
@@ -94,25 +94,25 @@ pub enum OutputFormat {
 /// Upstream's Linux flags. Arguments whose value is called `BOOL` may stand without a value.
 #[derive(Debug, Default, Args)]
 pub(super) struct Flags {
-    /// Configuration file. All flags that are in its format are ignored then.
+    /// Configuration file. Flags that it has a field for are then ignored.
     #[arg(long, value_name = "FILE", value_parser = path())]
     pub(super) config: Option<PathBuf>,
     /// Write the effective configuration to this file and exit.
     #[arg(long, value_name = "FILE", value_parser = path())]
     pub(super) write_config_to: Option<PathBuf>,
-    /// Remove all rules, virtual servers and addresses that kube-proxy or this program made, and exit.
+    /// Remove all rules, virtual servers and addresses created by kube-proxy or this program, and exit.
     #[arg(long, value_name = "BOOL", value_parser = boolean())]
     pub(super) cleanup: Option<bool>,
-    /// Do only what needs privileges beyond networking, and exit.
+    /// Perform only the setup that needs more than network privileges, and exit.
     #[arg(long, value_name = "BOOL", value_parser = boolean())]
     pub(super) init_only: Option<bool>,
-    /// Print the version and exit; `raw` prints all of it, `v1.37.2...` sets what is reported.
+    /// Print the version and exit; `raw` prints all of it, `v1.37.2...` sets the reported version.
     #[arg(long, value_name = "VERSION", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(super) version: Option<String>,
-    /// Read Services and EndpointSlices from the files in this directory, not from an API server.
+    /// Read Services and EndpointSlices from the files in this directory instead of an API server.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["master", "kubeconfig"])]
     pub(super) manifests: Option<PathBuf>,
-    /// Which iptables to write to, if this machine has both; `auto` takes the one that kubelet uses [default: auto].
+    /// iptables variant to use where both are installed; `auto` picks the one that kubelet uses [default: auto].
     #[arg(long, value_name = "BACKEND", value_enum)]
     pub(super) iptables_backend: Option<IptablesBackend>,
     /// Feature gates, `Name=true,Other=false`.
@@ -122,162 +122,162 @@ pub(super) struct Flags {
     /// Kubeconfig file for the API server; in-cluster configuration without it.
     #[arg(long, value_name = "FILE")]
     pub(super) kubeconfig: Option<String>,
-    /// URL of the API server, beats the kubeconfig's.
+    /// URL of the API server; overrides the kubeconfig.
     #[arg(long, value_name = "URL")]
     pub(super) master: Option<String>,
-    /// Without effect: this program speaks JSON.
+    /// No effect: JSON is always used.
     #[arg(long, value_name = "TYPE")]
     pub(super) kube_api_content_type: Option<String>,
-    /// Without effect: there are few requests, and each kind is paced [default: 5].
+    /// No effect: requests are few and rate-limited per path [default: 5].
     #[arg(long, value_name = "NUMBER")]
     pub(super) kube_api_qps: Option<f32>,
-    /// Without effect, as `--kube-api-qps` [default: 10].
+    /// No effect, as `--kube-api-qps` [default: 10].
     #[arg(long, value_name = "NUMBER")]
     pub(super) kube_api_burst: Option<i32>,
-    /// Name of the own Node object, if it is not the host's name.
+    /// Name of this node's Node object; overrides the host name.
     #[arg(long, value_name = "NAME")]
     pub(super) hostname_override: Option<String>,
 
-    /// Replaces the node's address in its family; nothing is bound to it [default: 0.0.0.0].
+    /// Overrides the node's IP address of that family; no socket is bound to it [default: 0.0.0.0].
     #[arg(long, value_name = "IP")]
     pub(super) bind_address: Option<String>,
-    /// Where /healthz and /livez are served [default: 0.0.0.0:10256].
+    /// Address to serve /healthz and /livez on [default: 0.0.0.0:10256].
     #[arg(long, value_name = "IP[:PORT]")]
     pub(super) healthz_bind_address: Option<String>,
-    /// Deprecated: port of /healthz, 0 for no server.
+    /// Deprecated: port of /healthz; 0 disables it.
     #[arg(long, value_name = "PORT", hide = true)]
     pub(super) healthz_port: Option<i32>,
-    /// Where /metrics is served [default: 127.0.0.1:10249].
+    /// Address to serve /metrics on [default: 127.0.0.1:10249].
     #[arg(long, value_name = "IP[:PORT]")]
     pub(super) metrics_bind_address: Option<String>,
-    /// Deprecated: port of /metrics, 0 for no server.
+    /// Deprecated: port of /metrics; 0 disables it.
     #[arg(long, value_name = "PORT", hide = true)]
     pub(super) metrics_port: Option<i32>,
-    /// Exit when health checks or metrics cannot be served.
+    /// Exit if the health check or metrics address cannot be bound.
     #[arg(long, value_name = "BOOL", value_parser = boolean())]
     pub(super) bind_address_hard_fail: Option<bool>,
-    /// Without effect: there are no Go profiles.
+    /// No effect: there are no Go profiles.
     #[arg(long, value_name = "BOOL", value_parser = boolean())]
     pub(super) profiling: Option<bool>,
-    /// Without effect: there are no hidden metrics.
+    /// No effect: there are no hidden metrics.
     #[arg(long, value_name = "VERSION")]
     pub(super) show_hidden_metrics_for_version: Option<String>,
 
-    /// iptables or ipvs [default: iptables].
+    /// Proxy mode: `iptables` or `ipvs` [default: iptables].
     #[arg(long, alias = "mode", value_name = "MODE")]
     pub(super) proxy_mode: Option<String>,
-    /// Bit of the packet mark that asks for masquerading, in both modes [default: 14].
+    /// Bit of the packet mark that requests masquerading, in both modes [default: 14].
     #[arg(long, value_name = "BIT")]
     pub(super) iptables_masquerade_bit: Option<i32>,
     /// Masquerade all traffic to cluster IPs, in both modes.
     #[arg(long, value_name = "BOOL", value_parser = boolean())]
     pub(super) masquerade_all: Option<bool>,
-    /// Node ports answer on loopback addresses [default: true].
+    /// Accept node port connections on loopback addresses, with iptables rules [default: true].
     #[arg(long, value_name = "BOOL", value_parser = boolean())]
     pub(super) iptables_localhost_nodeports: Option<bool>,
-    /// This process forwards TCP and UDP node ports of 127.0.0.1 and `::1` where rules cannot.
+    /// Forward TCP and UDP node ports of 127.0.0.1 and `::1` in this process where rules cannot.
     #[arg(long, value_name = "BOOL", value_parser = boolean())]
     pub(super) localhost_nodeports: Option<bool>,
-    /// Longest time between two rounds in iptables mode [default: 30s].
+    /// Maximum interval between syncs in iptables mode [default: 30s].
     #[arg(long, value_name = "DURATION")]
     pub(super) iptables_sync_period: Option<GoDuration>,
-    /// Shortest time between two rounds in iptables mode [default: 1s].
+    /// Minimum interval between syncs in iptables mode [default: 1s].
     #[arg(long, value_name = "DURATION")]
     pub(super) iptables_min_sync_period: Option<GoDuration>,
-    /// Longest time between two rounds in ipvs mode [default: 30s].
+    /// Maximum interval between syncs in ipvs mode [default: 30s].
     #[arg(long, value_name = "DURATION")]
     pub(super) ipvs_sync_period: Option<GoDuration>,
-    /// Shortest time between two rounds in ipvs mode [default: 0s].
+    /// Minimum interval between syncs in ipvs mode [default: 0s].
     #[arg(long, value_name = "DURATION")]
     pub(super) ipvs_min_sync_period: Option<GoDuration>,
-    /// Kernel scheduler of ipvs mode [default: rr].
+    /// IPVS scheduler [default: rr].
     #[arg(long, value_name = "NAME")]
     pub(super) ipvs_scheduler: Option<String>,
-    /// Virtual servers in these ranges are left alone.
+    /// Never touch virtual servers in these ranges.
     #[arg(long, value_name = "CIDRS")]
     pub(super) ipvs_exclude_cidrs: Vec<String>,
-    /// Answer ARP only for the addresses of the asked interface.
+    /// Answer ARP requests only for addresses of the receiving interface.
     #[arg(long, value_name = "BOOL", value_parser = boolean())]
     pub(super) ipvs_strict_arp: Option<bool>,
-    /// Time-out of idle IPVS TCP connections; 0 leaves the kernel's.
+    /// Timeout of idle IPVS TCP connections; 0 keeps the kernel's.
     #[arg(long, value_name = "DURATION")]
     pub(super) ipvs_tcp_timeout: Option<GoDuration>,
-    /// Time-out of IPVS TCP connections after a FIN; 0 leaves the kernel's.
+    /// Timeout of IPVS TCP connections after a FIN; 0 keeps the kernel's.
     #[arg(long, value_name = "DURATION")]
     pub(super) ipvs_tcpfin_timeout: Option<GoDuration>,
-    /// Time-out of IPVS UDP; 0 leaves the kernel's.
+    /// Timeout of IPVS UDP flows; 0 keeps the kernel's.
     #[arg(long, value_name = "DURATION")]
     pub(super) ipvs_udp_timeout: Option<GoDuration>,
     /// How long a removed endpoint may keep its connections in ipvs mode [default: 1h].
     #[arg(long, value_name = "DURATION")]
     pub(super) ipvs_drain_limit: Option<GoDuration>,
 
-    /// How traffic of local pods is told: `ClusterCIDR`, `NodeCIDR`, `BridgeInterface`, `InterfaceNamePrefix` [default: `ClusterCIDR`].
+    /// How to detect traffic from local pods: `ClusterCIDR`, `NodeCIDR`, `BridgeInterface`, `InterfaceNamePrefix` [default: `ClusterCIDR`].
     #[arg(long, value_name = "MODE")]
     pub(super) detect_local_mode: Option<String>,
-    /// Bridge that pods are plugged into.
+    /// Bridge that local pods are attached to.
     #[arg(long, value_name = "NAME")]
     pub(super) pod_bridge_interface: Option<String>,
-    /// Start of the names of the pods' interfaces.
+    /// Name prefix of the pods' interfaces.
     #[arg(long, value_name = "PREFIX")]
     pub(super) pod_interface_name_prefix: Option<String>,
-    /// The pods' range, or one per family.
+    /// CIDR of the pods, or one per family.
     #[arg(long, value_name = "CIDRS")]
     pub(super) cluster_cidr: Option<String>,
-    /// Where node ports answer: CIDRs, `primary`, `localhost`, `all`.
+    /// Addresses that accept node port connections: CIDRs, `primary`, `localhost`, `all`.
     #[arg(long, value_name = "LIST")]
     pub(super) nodeport_addresses: Vec<String>,
 
-    /// Written to `/proc/self/oom_score_adj` [default: -999].
+    /// Value for `/proc/self/oom_score_adj` [default: -999].
     #[arg(long, value_name = "NUMBER")]
     pub(super) oom_score_adj: Option<i32>,
-    /// Connection tracking entries per CPU; 0 leaves the kernel's limit [default: 32768].
+    /// Maximum number of conntrack entries per CPU; 0 keeps the kernel's limit [default: 32768].
     #[arg(long, value_name = "NUMBER")]
     pub(super) conntrack_max_per_core: Option<i32>,
-    /// Least number of connection tracking entries [default: 131072].
+    /// Minimum limit of conntrack entries [default: 131072].
     #[arg(long, value_name = "NUMBER")]
     pub(super) conntrack_min: Option<i32>,
-    /// Idle time-out of TCP; 0 leaves the kernel's [default: 24h].
+    /// Timeout of idle established TCP connections; 0 keeps the kernel's [default: 24h].
     #[arg(long, value_name = "DURATION")]
     pub(super) conntrack_tcp_timeout_established: Option<GoDuration>,
-    /// Time-out of half-closed TCP; 0 leaves the kernel's [default: 1h].
+    /// Timeout of TCP connections in CLOSE_WAIT; 0 keeps the kernel's [default: 1h].
     #[arg(long, value_name = "DURATION")]
     pub(super) conntrack_tcp_timeout_close_wait: Option<GoDuration>,
-    /// Do not call out-of-window TCP packets invalid.
+    /// Do not treat out-of-window TCP packets as invalid.
     #[arg(long, value_name = "BOOL", value_parser = boolean())]
     pub(super) conntrack_tcp_be_liberal: Option<bool>,
-    /// Time-out of unanswered UDP; 0 leaves the kernel's.
+    /// Timeout of unanswered UDP flows; 0 keeps the kernel's.
     #[arg(long, value_name = "DURATION")]
     pub(super) conntrack_udp_timeout: Option<GoDuration>,
-    /// Time-out of answered UDP; 0 leaves the kernel's.
+    /// Timeout of answered UDP flows; 0 keeps the kernel's.
     #[arg(long, value_name = "DURATION")]
     pub(super) conntrack_udp_timeout_stream: Option<GoDuration>,
-    /// Without effect: nothing here has to be replayed [default: 15m].
+    /// No effect: there is nothing to replay [default: 15m].
     #[arg(long, value_name = "DURATION")]
     pub(super) config_sync_period: Option<GoDuration>,
 
-    /// Verbosity of the log.
+    /// Log verbosity.
     #[arg(short = 'v', long = "v", value_name = "LEVEL")]
     pub(super) verbosity: Option<u32>,
-    /// Verbosity of single source files, `reconcile=4,health=2`.
+    /// Log verbosity of single modules, `reconcile=4,health=2`.
     #[arg(long, value_name = "LIST")]
     pub(super) vmodule: Vec<String>,
-    /// text or json [default: text].
+    /// Log format: `text` or `json` [default: text].
     #[arg(long, value_name = "FORMAT")]
     pub(super) logging_format: Option<String>,
-    /// Without effect: lines are written at once [default: 5s].
+    /// No effect: lines are written at once [default: 5s].
     #[arg(long, value_name = "DURATION")]
     pub(super) log_flush_frequency: Option<GoDuration>,
-    /// Without effect: all lines go to stderr.
+    /// No effect: all lines go to stderr.
     #[arg(long, value_name = "BOOL", value_parser = boolean(), hide = true)]
     pub(super) log_text_split_stream: Option<bool>,
-    /// Without effect: lines are written at once. Needs gate `LoggingAlphaOptions`.
+    /// No effect: lines are written at once. Needs gate `LoggingAlphaOptions`.
     #[arg(long, value_name = "BYTES", hide = true)]
     pub(super) log_text_info_buffer_size: Option<String>,
-    /// Without effect: all lines go to stderr.
+    /// No effect: all lines go to stderr.
     #[arg(long, value_name = "BOOL", value_parser = boolean(), hide = true)]
     pub(super) log_json_split_stream: Option<bool>,
-    /// Without effect: lines are written at once. Needs gate `LoggingAlphaOptions`.
+    /// No effect: lines are written at once. Needs gate `LoggingAlphaOptions`.
     #[arg(long, value_name = "BYTES", hide = true)]
     pub(super) log_json_info_buffer_size: Option<String>,
 }

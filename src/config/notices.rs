@@ -23,21 +23,21 @@ pub(super) fn notices(config: &KubeProxyConfiguration) -> Vec<Notice> {
     let speaks = |text: &str| text.is_empty() || text == CONTENT_TYPE || text.contains("json");
 
     let mut notices: Vec<Notice> = [
-        (config.mode.is_empty(), "mode", "not set: iptables is used; say so, since Kubernetes will change its default"),
-        (config.detect_local_mode.is_empty() && config.cluster_cidr.is_empty(), "clusterCIDR", "not set: traffic of local pods cannot be told from other traffic, which matters for masqueradeAll and for traffic policy Local"),
+        (config.mode.is_empty(), "mode", "not set: iptables is used; set it explicitly, since Kubernetes will change the default"),
+        (config.detect_local_mode.is_empty() && config.cluster_cidr.is_empty(), "clusterCIDR", "not set: traffic of local pods cannot be distinguished from other traffic, which matters for masqueradeAll and for traffic policy Local"),
         (config.node_port_addresses.is_none(), "nodePortAddresses", "not set: node ports answer on every address of this node; consider `primary`"),
-        (one_family_only(config), "nodePortAddresses", "has entries of one family only, while clusterCIDR has both: the other family's node ports answer on every address"),
+        (one_family_only(config), "nodePortAddresses", "has entries of one family only, while clusterCIDR has both: node ports of the other family answer on every address"),
         (config.nftables != Nftables::default() && config.nftables != defaults.nftables, "nftables", "no effect: there is no nftables mode"),
         (config.winkernel != Winkernel::default(), "winkernel", "no effect on Linux"),
         (config.windows_run_as_service, "windowsRunAsService", "no effect on Linux"),
-        (!config.port_range.is_empty(), "portRange", "deprecated and without effect"),
+        (!config.port_range.is_empty(), "portRange", "deprecated, no effect"),
         (!config.show_hidden_metrics_for_version.is_empty(), "showHiddenMetricsForVersion", "no effect: there are no hidden metrics"),
         (config.enable_profiling, "enableProfiling", "no effect: there are no Go profiles"),
         (config.ipvs.exclude_cidrs.is_some() && config.mode != "ipvs", "ipvs.excludeCIDRs", "no effect outside ipvs mode"),
-        (!speaks(content_type), "clientConnection.contentType", "no effect: JSON is spoken"),
-        (!speaks(accept), "clientConnection.acceptContentTypes", "no effect: JSON is spoken"),
-        (paces, "clientConnection", "qps and burst have no effect: there are few requests, and each kind is paced"),
-        (config.config_sync_period != defaults.config_sync_period, "configSyncPeriod", "no effect: nothing here has to be replayed"),
+        (!speaks(content_type), "clientConnection.contentType", "no effect: JSON is always used"),
+        (!speaks(accept), "clientConnection.acceptContentTypes", "no effect: JSON is always used"),
+        (paces, "clientConnection", "qps and burst have no effect: requests are few and rate-limited per path"),
+        (config.config_sync_period != defaults.config_sync_period, "configSyncPeriod", "no effect: there is nothing to replay"),
         (config.logging.flush_frequency != defaults.logging.flush_frequency, "logging.flushFrequency", "no effect: lines are written at once"),
         (has_split, "logging.options", "splitStream has no effect: all lines go to stderr"),
         (has_buffer, "logging.options", "infoBufferSize has no effect: lines are written at once"),
@@ -52,7 +52,12 @@ pub(super) fn notices(config: &KubeProxyConfiguration) -> Vec<Notice> {
             .feature_gates
             .keys()
             .filter(|gate| !is_effective(gate))
-            .map(|gate| notice(&format!("featureGates.{gate}"), "accepted, no effect here")),
+            .map(|gate| {
+                notice(
+                    &format!("featureGates.{gate}"),
+                    "accepted, but has no effect",
+                )
+            }),
     );
     notices
 }

@@ -97,13 +97,13 @@ fn all_fields() -> Vec<(String, String, String)> {
 fn the_document_is_as_the_code() {
     let mut text = "<!-- Made from the code by hack/update-golden.sh. -->
 # Configuration
-Flags and the configuration file are kube-proxy's (v1.37.2), so that its ConfigMap works unmodified; what is ours says so. A file given by
-`--config` replaces all flags but those marked *always*. A file that changes is taken in without a restart of the container, and an
-invalid one changes nothing. `kube-proxy-rs check-config FILE` says what is wrong, unsupported or deprecated. `/configz` and `/flagz`
+Flags and the configuration file are kube-proxy's (v1.37.2), so that its ConfigMap works unmodified; additions are marked *ours*. With
+`--config`, all flags but those marked *always* are ignored. A changed file is applied without a restart of the container, and an
+invalid one changes nothing. `kube-proxy-rs check-config FILE` reports what is wrong, unsupported or deprecated. `/configz` and `/flagz`
 on the metrics port show what is in use.
 
 ## Flags
-| flag | default | always | whose | what |
+| flag | default | always | origin | description |
 |---|---|---|---|---|
 "
     .to_owned();
@@ -138,14 +138,14 @@ on the metrics port show what is in use.
         } else {
             ""
         };
-        let whose = if OURS.contains(&name) {
+        let origin = if OURS.contains(&name) {
             "ours"
         } else {
             "kube-proxy's"
         };
         writeln!(
             text,
-            "| `--{name}` | {default} | {always} | {whose} | {about}{} |",
+            "| `--{name}` | {default} | {always} | {origin} | {about}{} |",
             if about.ends_with(['.', ']']) { "" } else { "." }
         )
         .unwrap();
@@ -155,9 +155,9 @@ on the metrics port show what is in use.
 `kube-proxy-rs plan` takes the same flags and `--output text|json`.
 
 ## Fields of the file
-All are kube-proxy's; there is none of ours.
+All are kube-proxy's; kube-proxy-rs adds none.
 
-| field | default | what |
+| field | default | description |
 |---|---|---|
 ",
     );
@@ -167,14 +167,14 @@ All are kube-proxy's; there is none of ours.
     text.push_str(
         "
 ## Feature gates
-Every gate that kube-proxy v1.37 takes is taken. These have an effect: `AllowServiceExternalIPs`, `KubeProxyIPVS`, `LoggingAlphaOptions`,
+Every gate of kube-proxy v1.37 is accepted. These have an effect: `AllowServiceExternalIPs`, `KubeProxyIPVS`, `LoggingAlphaOptions`,
 `LoggingBetaOptions`, and the groups `AllAlpha` and `AllBeta` for the last two.
 ",
     );
     document_is("docs/configuration.md", &text);
 }
 
-/// What `check-config` calls without effect, the document does as well.
+/// What has no effect according to `check-config` has none in the document.
 #[test]
 fn fields_without_effect_say_so() {
     let mut configuration = KubeProxyConfiguration::with_defaults();
@@ -199,7 +199,7 @@ fn fields_without_effect_say_so() {
     let fields = all_fields();
     let mut checked = 0;
     for notice in notices(&configuration) {
-        if !notice.message.contains("no effect") && !notice.message.contains("without effect") {
+        if !notice.message.contains("no effect") {
             continue;
         }
         checked += 1;
@@ -208,7 +208,7 @@ fn fields_without_effect_say_so() {
             .iter()
             .filter(|(path, _, _)| *path == notice.subject || path.starts_with(&below));
         assert!(
-            named.any(|(_, _, about)| about.to_lowercase().contains("without effect")),
+            named.any(|(_, _, about)| about.to_lowercase().contains("no effect")),
             "{notice}"
         );
     }

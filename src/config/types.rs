@@ -35,7 +35,7 @@ pub struct KubeProxyConfiguration {
     /// The pods' ranges, separated by commas.
     #[serde(rename = "clusterCIDR", deserialize_with = "null_is_default")]
     pub cluster_cidr: String,
-    /// Without effect: nothing here has to be replayed.
+    /// No effect: there is nothing to replay.
     #[serde(deserialize_with = "null_is_default")]
     pub config_sync_period: GoDuration,
     /// Connection tracking.
@@ -44,10 +44,10 @@ pub struct KubeProxyConfiguration {
     /// Parameters of `detectLocalMode`.
     #[serde(deserialize_with = "null_is_default")]
     pub detect_local: DetectLocalFields,
-    /// How traffic of local pods is told.
+    /// How traffic from local pods is detected.
     #[serde(deserialize_with = "null_is_default")]
     pub detect_local_mode: String,
-    /// Without effect: there are no Go profiles.
+    /// No effect: there are no Go profiles.
     #[serde(deserialize_with = "null_is_default")]
     pub enable_profiling: bool,
     /// Feature gates.
@@ -80,23 +80,23 @@ pub struct KubeProxyConfiguration {
     /// `iptables` or `ipvs`.
     #[serde(deserialize_with = "null_is_default")]
     pub mode: String,
-    /// Without effect: this proxy has no such mode.
+    /// No effect: there is no nftables mode.
     #[serde(deserialize_with = "null_is_default")]
     pub nftables: Nftables,
     /// Where node ports answer.
     pub node_port_addresses: Option<Vec<String>>,
     /// For `/proc/self/oom_score_adj`.
     pub oom_score_adj: Option<i32>,
-    /// Deprecated and without effect, as upstream.
+    /// Deprecated, no effect, as upstream.
     #[serde(deserialize_with = "null_is_default")]
     pub port_range: String,
-    /// Without effect: there are no hidden metrics.
+    /// No effect: there are no hidden metrics.
     #[serde(deserialize_with = "null_is_default")]
     pub show_hidden_metrics_for_version: String,
-    /// Without effect on Linux.
+    /// No effect on Linux.
     #[serde(deserialize_with = "null_is_default", skip_serializing_if = "is_false")]
     pub windows_run_as_service: bool,
-    /// Without effect on Linux.
+    /// No effect on Linux.
     #[serde(deserialize_with = "null_is_default")]
     pub winkernel: Winkernel,
 }
@@ -105,19 +105,19 @@ pub struct KubeProxyConfiguration {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ClientConnection {
-    /// Without effect: JSON is spoken.
+    /// No effect: JSON is always used.
     #[serde(deserialize_with = "null_is_default")]
     pub accept_content_types: String,
-    /// Without effect: there are few requests, and each kind is paced.
+    /// No effect: requests are few and rate-limited per path.
     #[serde(deserialize_with = "null_is_default")]
     pub burst: i32,
-    /// Without effect: JSON is spoken.
+    /// No effect: JSON is always used.
     #[serde(deserialize_with = "null_is_default")]
     pub content_type: String,
     /// Path of a kubeconfig file.
     #[serde(deserialize_with = "null_is_default")]
     pub kubeconfig: String,
-    /// Without effect: there are few requests, and each kind is paced.
+    /// No effect: requests are few and rate-limited per path.
     #[serde(deserialize_with = "null_is_default")]
     pub qps: f32,
 }
@@ -210,15 +210,15 @@ pub struct Ipvs {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Nftables {
-    /// Without effect.
+    /// No effect.
     #[serde(deserialize_with = "null_is_default")]
     pub masquerade_all: bool,
-    /// Without effect.
+    /// No effect.
     pub masquerade_bit: Option<i32>,
-    /// Without effect.
+    /// No effect.
     #[serde(deserialize_with = "null_is_default")]
     pub min_sync_period: GoDuration,
-    /// Without effect.
+    /// No effect.
     #[serde(deserialize_with = "null_is_default")]
     pub sync_period: GoDuration,
 }
@@ -227,19 +227,19 @@ pub struct Nftables {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Winkernel {
-    /// Without effect.
+    /// No effect.
     #[serde(rename = "enableDSR", deserialize_with = "null_is_default")]
     pub enable_dsr: bool,
-    /// Without effect.
+    /// No effect.
     #[serde(deserialize_with = "null_is_default")]
     pub forward_health_check_vip: bool,
-    /// Without effect.
+    /// No effect.
     #[serde(deserialize_with = "null_is_default")]
     pub network_name: String,
-    /// Without effect.
+    /// No effect.
     #[serde(deserialize_with = "null_is_default")]
     pub root_hns_endpoint_name: String,
-    /// Without effect.
+    /// No effect.
     #[serde(deserialize_with = "null_is_default")]
     pub source_vip: String,
 }
@@ -248,7 +248,7 @@ pub struct Winkernel {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Logging {
-    /// Without effect: lines are written at once.
+    /// No effect: lines are written at once.
     #[serde(deserialize_with = "duration_or_nanoseconds")]
     pub flush_frequency: GoDuration,
     /// `text` or `json`.
@@ -284,10 +284,10 @@ pub struct LogOptions {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct OutputRouting {
-    /// Without effect: lines are written at once.
+    /// No effect: lines are written at once.
     #[serde(deserialize_with = "quantity")]
     pub info_buffer_size: Quantity,
-    /// Without effect: all lines go to stderr.
+    /// No effect: all lines go to stderr.
     #[serde(deserialize_with = "null_is_default", skip_serializing_if = "is_false")]
     pub split_stream: bool,
 }

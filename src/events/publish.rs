@@ -52,13 +52,13 @@ pub async fn run(
                 }
                 // No answer: it may come back. A refusal stays one.
                 Err(error) if tries < TRIES && !matches!(error, kube::Error::Api(_)) => {
-                    debug!(reason = event.reason, error = %ErrorChain(&error), "event not written yet");
+                    debug!(reason = event.reason, error = %ErrorChain(&error), "failed to write Event, retrying");
                     tries += 1;
                     tokio::time::sleep(PAUSE).await;
                 }
                 Err(error) => {
                     metrics.failed();
-                    warn!(reason = event.reason, error = %ErrorChain(&error), "event not written");
+                    warn!(reason = event.reason, error = %ErrorChain(&error), "failed to write Event");
                     break;
                 }
             }
@@ -76,7 +76,7 @@ async fn write(
         Regarding::Node => node_reference(reporter),
         Regarding::Service(name) => match service_reference(client, name).await? {
             Some(reference) => reference,
-            // It is gone: nobody would look for its events.
+            // The Service is gone, and its events with it.
             None => return Ok(()),
         },
     };

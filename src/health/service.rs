@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The servers behind `healthCheckNodePort`: they tell a load balancer whether this node has endpoints of a Service.
+//! The servers behind `healthCheckNodePort`: whether this node has endpoints of a Service.
 //!
 //! What is wanted comes from the loop, after rounds that succeeded. A port that cannot be opened is tried again at the next
 //! [`ServiceHealthServers::sync`].

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Whether the proxy keeps up. Written by the loop and by the watch of the own Node, read by the servers.
+//! Whether the proxy keeps up. Written by the loop and by the watch of this Node, read by the servers.
 //!
 //! A family is unhealthy while a change has been waiting for at least twice the sync period. A round that fails with nothing
 //! waiting is no reason, and before the loops start there is nothing to be late with.
@@ -147,7 +147,7 @@ impl ProxyHealth {
         self.state().node_eligible = eligible;
     }
 
-    /// The proxy is about to end: load balancers shall look elsewhere.
+    /// The proxy is about to exit: load balancers must drain this node.
     pub fn set_shutting_down(&self) {
         self.state().shutting_down = true;
     }

@@ -58,7 +58,7 @@ async fn carry(mut client: TcpStream, target: &Target) {
         copied
     };
     if let Err(error) = carried.await {
-        debug!(port = target.port, %error, "a connection to a node port on localhost broke");
+        debug!(port = target.port, %error, "connection to localhost node port failed");
         reset(&client);
     }
 }

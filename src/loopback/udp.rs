@@ -49,7 +49,7 @@ pub(super) async fn forward(
                     carried.spawn(async move {
                         let _place = place;
                         if let Err(error) = carry(&socket, client, &target, datagrams, idle).await {
-                            debug!(port = target.port, %client, %error, "a client of a node port on localhost is lost");
+                            debug!(port = target.port, %client, %error, "dropped UDP client of localhost node port");
                         }
                         client
                     });
@@ -95,7 +95,7 @@ async fn carry(
         };
         match carried {
             Ok(_) => {}
-            // Nobody was there for an earlier datagram; the next one may find somebody.
+            // An earlier datagram found no listener; the next one may.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
             Err(error) => return Err(error),
         }

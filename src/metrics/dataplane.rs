@@ -38,53 +38,53 @@ impl DataplaneMetrics {
             round_trips: counter(
                 r,
                 "kube_proxy_rs_netlink_round_trips_total",
-                "Times that the kernel was asked over netlink and answered, however many messages it took",
+                "Netlink round trips, however many messages each carries",
             )?,
             messages: counters(
                 r,
                 "kube_proxy_rs_netlink_messages_total",
-                "Netlink messages to the kernel and from it",
+                "Netlink messages, by direction",
                 &["direction"],
             )?,
             bytes: counters(
                 r,
                 "kube_proxy_rs_netlink_bytes_total",
-                "Bytes of netlink messages to the kernel and from it",
+                "Bytes of netlink messages, by direction",
                 &["direction"],
             )?,
             processes: counter(
                 r,
                 "kube_proxy_rs_processes_started_total",
-                "External programs that were started",
+                "External programs started",
             )?,
             drift: counters(
                 r,
                 "kube_proxy_rs_drift_total",
-                "Objects in the kernel that somebody else changed, by kind",
+                "Kernel objects changed by another program, by kind; found and repaired",
                 &["kind", "state"],
             )?,
             iptables_backend: gauges(
                 r,
                 "kube_proxy_rs_iptables_backend",
-                "1 for the iptables that is written to, and why it was chosen",
+                "1 for the iptables backend in use, with the reason for choosing it",
                 &["backend", "reason"],
             )?,
             capabilities: gauges(
                 r,
                 "kube_proxy_rs_kernel_capability",
-                "Whether the kernel has what was looked for at start or for a Service, 1 or 0",
+                "1 if the kernel has a probed capability, else 0",
                 &["name"],
             )?,
             unwritable_sysctls: gauges(
                 r,
                 "kube_proxy_rs_sysctl_unwritable",
-                "1 for a kernel setting that could not be written",
+                "1 for each kernel setting that could not be written",
                 &["name"],
             )?,
             unbound_addresses: gauges(
                 r,
                 "kube_proxy_rs_unbound_addresses",
-                "Addresses of Services that are somebody's, and therefore not on kube-ipvs0",
+                "Service addresses not bound to kube-ipvs0 because another interface or endpoint owns them",
                 &["ip_family"],
             )?,
         })
@@ -129,7 +129,7 @@ impl DataplaneMetrics {
             .set(i64::from(available));
     }
 
-    /// So many addresses of Services are somebody's.
+    /// Number of Service addresses that are bound elsewhere.
     pub fn unbound_addresses(&self, family: IpFamily, addresses: usize) {
         self.unbound_addresses
             .with_label_values(&[family.as_str()])
@@ -144,7 +144,7 @@ impl DataplaneMetrics {
     }
 }
 
-/// Sets a counter to a total that somebody else counts.
+/// Raises a counter to a total that is counted elsewhere.
 fn raise(counter: &IntCounter, total: u64) {
     counter.inc_by(total.saturating_sub(counter.get()));
 }

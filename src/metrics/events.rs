@@ -18,7 +18,7 @@ impl EventMetrics {
             events: counters(
                 registry,
                 "kube_proxy_rs_events_total",
-                "Kubernetes Events by what became of them: written, failed, or dropped because there were too many",
+                "Kubernetes Events by result: written, failed, or dropped by the rate limit",
                 &["result"],
             )?,
         })

@@ -19,13 +19,13 @@ impl HealthMetrics {
             healthz: counters(
                 registry,
                 "kubeproxy_proxy_healthz_total",
-                "Answers to /healthz by HTTP status",
+                "Responses to /healthz, by HTTP status",
                 &["code"],
             )?,
             livez: counters(
                 registry,
                 "kubeproxy_proxy_livez_total",
-                "Answers to /livez by HTTP status",
+                "Responses to /livez, by HTTP status",
                 &["code"],
             )?,
         })

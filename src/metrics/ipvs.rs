@@ -39,15 +39,15 @@ impl Traffic {
             path: path.to_owned(),
             connections: IntCounter::with_opts(opts(
                 "kube_proxy_rs_ipvs_connections_total",
-                "Connections that IPVS has sent to real servers, of all virtual servers of the node",
+                "Connections scheduled by IPVS, for all virtual servers of the node",
             ))?,
             packets: by_direction(
                 "kube_proxy_rs_ipvs_packets_total",
-                "Packets from clients and to clients that went through IPVS",
+                "Packets forwarded by IPVS: in from clients, out to clients",
             )?,
             bytes: by_direction(
                 "kube_proxy_rs_ipvs_bytes_total",
-                "Bytes from clients and to clients that went through IPVS",
+                "Bytes forwarded by IPVS: in from clients, out to clients",
             )?,
         })
     }

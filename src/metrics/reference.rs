@@ -88,11 +88,11 @@ fn labels(family: &MetricFamily) -> String {
 fn the_document_is_as_the_code() {
     let mut text = "<!-- Made from the code by hack/update-golden.sh. -->
 # Metrics
-Served at `/metrics` on the metrics port (`--metrics-bind-address`, 127.0.0.1:10249 by default). Names, types, labels and buckets of kube-proxy's are those of
-v1.37.2, which a test compares with a running one (`tests/cluster_drop_in`); `kube_proxy_rs_` are ours. A series with labels appears when it is first
+Served at `/metrics` on the metrics port (`--metrics-bind-address`, 127.0.0.1:10249 by default). kube-proxy's metrics have its names, types, labels and buckets
+(v1.37.2; compared with a running one by `tests/cluster_drop_in`); those with the prefix `kube_proxy_rs_` are ours. A series with labels appears when it is first
 written. Rules, alerts and a dashboard: `deploy/prometheus`.
 
-| name | type | labels | mode | whose | what |
+| name | type | labels | mode | origin | description |
 |---|---|---|---|---|---|
 "
     .to_owned();
@@ -113,7 +113,7 @@ written. Rules, alerts and a dashboard: `deploy/prometheus`.
             _ => "both",
         };
         let is_ours = name.starts_with("kube_proxy_rs_") || name == "process_threads";
-        let whose = if is_ours { "ours" } else { "kube-proxy's" };
+        let origin = if is_ours { "ours" } else { "kube-proxy's" };
         let about = family
             .help()
             .trim_start_matches("[ALPHA] ")
@@ -121,7 +121,7 @@ written. Rules, alerts and a dashboard: `deploy/prometheus`.
             .replace('|', "\\|");
         writeln!(
             text,
-            "| `{name}` | {kind} | {} | {mode} | {whose} | {about} |",
+            "| `{name}` | {kind} | {} | {mode} | {origin} | {about} |",
             labels(family)
         )
         .unwrap();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Counters that somebody else counts, and that are read when they are asked for.
+//! Counters kept elsewhere and read at each scrape.
 
 use std::fmt;
 
@@ -47,12 +47,12 @@ pub fn register_packet_counters(
     for (name, help, read) in [
         (
             "kubeproxy_iptables_ct_state_invalid_dropped_packets_total",
-            "Packets that were dropped because conntrack calls them invalid",
+            "Packets dropped because conntrack considers them invalid",
             invalid_dropped,
         ),
         (
             "kubeproxy_iptables_localhost_nodeports_accepted_packets_total",
-            "Packets that node ports accepted on loopback addresses, one for each connection",
+            "Packets accepted by node ports on loopback addresses, one per connection",
             localhost_accepted,
         ),
     ] {

@@ -28,14 +28,14 @@ impl SourceMetrics {
             latency: histograms(
                 r,
                 "rest_client_request_duration_seconds",
-                "Time until the API server answered, by verb and host",
+                "Latency of API server requests, by verb and host",
                 REQUEST_BUCKETS.to_vec(),
                 &["host", "verb"],
             )?,
             skipped: counters(
                 r,
                 "kube_proxy_rs_skipped_objects_total",
-                "Objects or parts of objects that cannot be used, by reason",
+                "Objects or parts of objects skipped as invalid, by reason",
                 &["reason"],
             )?,
         })

@@ -90,88 +90,88 @@ impl SyncMetrics {
             duration: histograms(
                 r,
                 "kubeproxy_sync_proxy_rules_duration_seconds",
-                "How long a round took, failed ones too",
+                "Duration of a sync, failed ones included",
                 sync_buckets(),
                 FAMILY,
             )?,
             last_success: time_gauges(
                 r,
                 "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
-                "When a round last succeeded",
+                "Time of the last successful sync",
             )?,
             last_queued: time_gauges(
                 r,
                 "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds",
-                "When a round was last asked for; much later than the last success: something hangs",
+                "Time a sync was last requested. If it is well ahead of the last successful sync, syncing is stuck",
             )?,
             network_programming: histograms(
                 r,
                 "kubeproxy_network_programming_duration_seconds",
-                "Time from the change of an endpoint until the kernel had it, since this process started",
+                "Latency from an endpoint change until the kernel is programmed, for changes since this process started",
                 network_programming_buckets(),
                 FAMILY,
             )?,
             endpoint_changes_pending: gauge(
                 r,
                 "kubeproxy_sync_proxy_rules_endpoint_changes_pending",
-                "Changes of EndpointSlices that wait for a round",
+                "EndpointSlice changes waiting for a sync",
             )?,
             endpoint_changes: counter(
                 r,
                 "kubeproxy_sync_proxy_rules_endpoint_changes_total",
-                "Changes of EndpointSlices",
+                "EndpointSlice changes received",
             )?,
             service_changes_pending: gauge(
                 r,
                 "kubeproxy_sync_proxy_rules_service_changes_pending",
-                "Changes of Services that wait for a round",
+                "Service changes waiting for a sync",
             )?,
             service_changes: counter(
                 r,
                 "kubeproxy_sync_proxy_rules_service_changes_total",
-                "Changes of Services",
+                "Service changes received",
             )?,
-            services: gauge(r, "kube_proxy_rs_services", "Services that are known")?,
+            services: gauge(r, "kube_proxy_rs_services", "Services known to the proxy")?,
             endpoint_slices: gauge(
                 r,
                 "kube_proxy_rs_endpoint_slices",
-                "EndpointSlices that are known",
+                "EndpointSlices known to the proxy",
             )?,
             no_local_endpoints: gauges(
                 r,
                 "kubeproxy_sync_proxy_rules_no_local_endpoints_total",
-                "Service ports with traffic policy Local that have endpoints, but none here",
+                "Service ports with traffic policy Local that have endpoints, but none on this node",
                 &["traffic_policy", "ip_family"],
             )?,
             restore_failures: counters(
                 r,
                 "kubeproxy_sync_proxy_rules_iptables_restore_failures_total",
-                "Failed runs of iptables-restore",
+                "Failed iptables-restore runs",
                 FAMILY,
             )?,
             conntrack_duration: histograms(
                 r,
                 "kubeproxy_conntrack_reconciler_sync_duration_seconds",
-                "How long deleting stale flows took",
+                "Duration of deleting stale conntrack flows",
                 sync_buckets(),
                 FAMILY,
             )?,
             conntrack_deleted: counters(
                 r,
                 "kubeproxy_conntrack_reconciler_deleted_entries_total",
-                "Stale flows that were deleted",
+                "Stale conntrack flows deleted",
                 FAMILY,
             )?,
             plan_steps: counters(
                 r,
                 "kube_proxy_rs_plan_steps_total",
-                "Steps of plans that were applied to the kernel, by kind",
+                "Plan steps applied to the kernel, by kind and result",
                 &["kind", "result", "ip_family"],
             )?,
             draining_servers: gauge(
                 r,
                 "kube_proxy_rs_draining_servers",
-                "Real servers that take no new connections and wait for their last ones to end",
+                "Real servers draining: no new connections, existing ones not finished",
             )?,
             iptables,
         })
@@ -225,19 +225,19 @@ impl SyncMetrics {
         self.service_changes.inc_by(count as u64);
     }
 
-    /// So many changes wait for a round.
+    /// Number of changes that wait for a round.
     pub fn changes_pending(&self, endpoints: usize, services: usize) {
         self.endpoint_changes_pending.set(signed(endpoints));
         self.service_changes_pending.set(signed(services));
     }
 
-    /// So many objects are known.
+    /// Number of known objects.
     pub fn known(&self, services: usize, endpoint_slices: usize) {
         self.services.set(signed(services));
         self.endpoint_slices.set(signed(endpoint_slices));
     }
 
-    /// So many service ports have a policy Local and no local endpoint, by the policy that says so.
+    /// Number of Service ports with policy Local and no local endpoint, by policy.
     pub fn no_local_endpoints(&self, family: IpFamily, internal: usize, external: usize) {
         for (policy, count) in [("internal", internal), ("external", external)] {
             let labels = [policy, family.as_str()];
@@ -259,7 +259,7 @@ impl SyncMetrics {
         }
     }
 
-    /// So many Service ports have rules that the kernel refuses. Iptables mode only.
+    /// Number of Service ports whose rules the kernel rejects. Iptables mode only.
     pub fn refused(&self, family: IpFamily, count: usize) {
         if let Some(iptables) = &self.iptables {
             iptables
@@ -276,7 +276,7 @@ impl SyncMetrics {
             .inc();
     }
 
-    /// Stale flows were looked for.
+    /// Stale conntrack flows were deleted.
     pub fn conntrack_cleaned(&self, family: IpFamily, duration: Duration, deleted: usize) {
         let labels = [family.as_str()];
         self.conntrack_duration
@@ -296,7 +296,7 @@ impl SyncMetrics {
             .inc_by(count as u64);
     }
 
-    /// So many real servers drain.
+    /// Number of draining real servers.
     pub fn draining_servers(&self, count: usize) {
         self.draining_servers.set(signed(count));
     }
@@ -308,39 +308,39 @@ impl IptablesMetrics {
             full: histograms(
                 r,
                 "kubeproxy_sync_full_proxy_rules_duration_seconds",
-                "How long a round that looked at everything took",
+                "Duration of a full sync",
                 sync_buckets(),
                 FAMILY,
             )?,
             partial: histograms(
                 r,
                 "kubeproxy_sync_partial_proxy_rules_duration_seconds",
-                "How long a round that looked at changes only took",
+                "Duration of a partial sync, of changes only",
                 sync_buckets(),
                 FAMILY,
             )?,
             rules: gauges(
                 r,
                 "kubeproxy_sync_proxy_rules_iptables_total",
-                "Rules that are this proxy's",
+                "iptables rules owned by this proxy",
                 &["table", "ip_family"],
             )?,
             rules_written: gauges(
                 r,
                 "kubeproxy_sync_proxy_rules_iptables_last",
-                "Rules that the last round wrote",
+                "iptables rules written by the last sync",
                 &["table", "ip_family"],
             )?,
             partial_failures: counters(
                 r,
                 "kubeproxy_sync_proxy_rules_iptables_partial_restore_failures_total",
-                "Failed rounds that looked at changes only; a full one follows",
+                "Failed partial syncs; each is followed by a full one",
                 FAMILY,
             )?,
             refused: gauges(
                 r,
                 "kube_proxy_rs_refused_service_ports",
-                "Service ports whose rules the kernel refuses; the log names them",
+                "Service ports whose rules the kernel rejects; the log names them",
                 FAMILY,
             )?,
         })

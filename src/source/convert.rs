@@ -440,8 +440,8 @@ fn load_balancer_vips(object: &core::Service, problems: &mut Problems) -> Vec<Ip
     vips
 }
 
-/// The source ranges that parse. If none of those given does, nobody is admitted: an empty list
-/// would admit everybody.
+/// The source ranges that parse. If none of those given does, no client is admitted: an empty list
+/// would admit all.
 fn source_ranges(spec: &core::ServiceSpec, problems: &mut Problems) -> Vec<IpNet> {
     let given = texts(spec.load_balancer_source_ranges.as_ref());
     let mut ranges = Vec::new();

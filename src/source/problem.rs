@@ -83,7 +83,7 @@ impl ProblemLog {
                 field = %problem.field,
                 reason = problem.reason,
                 problem = %problem.message,
-                "bad input skipped"
+                "skipped invalid input"
             );
             self.observer.problem(problem);
         }

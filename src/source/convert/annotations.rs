@@ -129,7 +129,7 @@ impl<'a> Value<'a> {
         self.problem(format!("{:?} must be {wanted}; it is ignored", self.text));
     }
 
-    /// It looks as if it were for us, but nobody reads it.
+    /// Its prefix is one of ours, but the name is unknown.
     fn is_unknown(&mut self) {
         self.problem("there is no such setting; it is ignored".to_owned());
     }

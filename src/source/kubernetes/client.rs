@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The HTTP client for the API server. It tells the observer about each request, finds out when
+//! The HTTP client for the API server. It reports each request to the observer, notices when
 //! the server's host is gone, and never retries by itself: that is the watches' business.
 
 use std::future::Future;
@@ -24,8 +24,8 @@ use super::{Config, Error};
 
 /// Longer does not help: the next attempt may find another server.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// A server whose host vanished is noticed after `KEEPALIVE + PROBES * PROBE_INTERVAL`. Nothing
-/// else tells: a watch may rightly be silent for minutes.
+/// A server whose host vanished is detected after `KEEPALIVE + PROBES * PROBE_INTERVAL`. Silence of
+/// a watch proves nothing: it may last for minutes.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 const PROBES: u32 = 3;
@@ -44,7 +44,7 @@ pub(super) async fn new(
         .headers
         .push((USER_AGENT, HeaderValue::from_static(AGENT)));
     if let Some(proxy) = &settings.proxy_url {
-        warn!(%proxy, "the API server is reached directly: HTTP proxies are not supported");
+        warn!(%proxy, "HTTP proxies are not supported, connecting to the API server directly");
     }
     let url = settings.cluster_url.to_string();
     with_settings(&settings, observer).map_err(|source| Error::Client {

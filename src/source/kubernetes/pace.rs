@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-/// So many requests may follow each other at once: an initial list has several pages.
+/// Requests allowed at once: an initial list has several pages.
 const BURST: u32 = 20;
 /// After that, one in this time.
 const INTERVAL: Duration = Duration::from_secs(1);

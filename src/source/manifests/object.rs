@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A parsed document becomes objects of the kinds that the proxy knows. A field that nobody knows,
+//! A parsed document becomes objects of the kinds that the proxy knows. An unknown field,
 //! or one of the wrong type, is named and left out.
 
 use std::cell::RefCell;
@@ -138,7 +138,7 @@ impl Reader<'_> {
             }
             _ => info!(
                 file = self.path,
-                api_version, kind, "object of another kind ignored"
+                api_version, kind, "ignored object of unsupported kind"
             ),
         }
     }
