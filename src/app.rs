@@ -2,15 +2,17 @@
 //! Composition root: the only place that knows every part. Builds and checks them, binds sockets,
 //! runs, and stops in order.
 
+mod bootstrap;
 mod cleanup;
 mod config_file;
-mod end;
 mod health_checks;
+mod instrumentation;
 mod listening;
 mod loopback;
-mod observe;
+mod output;
+mod reexec;
 mod reload;
-mod start;
+mod shutdown;
 mod state;
 
 use std::ffi::OsString;
@@ -23,7 +25,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info};
 
 use crate::clock::Clock;
-use crate::config::settings::{Settings, SourceSettings};
+use crate::config::settings::Settings;
 use crate::config::{self, Command, OutputFormat};
 use crate::dataplane::conntrack::tuning::ConntrackSettings;
 use crate::dataplane::exec::{Exec, System};
@@ -37,17 +39,18 @@ use crate::health::{
 use crate::loopback::Forwarder;
 use crate::reconcile::context::NodeFacts;
 use crate::reconcile::{Input, Parts, Reconciler};
-use crate::source::{self, Source, Update, kubernetes};
+use crate::source;
 use crate::telemetry;
-use end::Ended;
 use kpr_core::model::ProxyMode;
 use kpr_core::plan;
-use listening::{Board, keep_open};
+use listening::{Published, keep_open};
+use output::{print, print_error};
+use shutdown::Ended;
 
 /// Exit code of `plan` when there is something to change, as `diff` and others have it.
 const EXIT_CHANGES: u8 = 2;
 
-/// Changes that may wait for the loop; a source that is faster waits itself.
+/// Inputs that may wait for the loop; a faster source blocks.
 const QUEUED_UPDATES: usize = 1024;
 
 /// How long `plan` waits for an API server.
@@ -62,27 +65,18 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => Err(error.into()),
     };
     result.unwrap_or_else(|error| {
-        eprint_error(&error);
+        print_error(&error);
         ExitCode::FAILURE
     })
 }
 
-#[expect(
-    clippy::print_stderr,
-    reason = "an error before or beside the log, as upstream prints it"
-)]
-fn eprint_error(error: &anyhow::Error) {
-    eprintln!("Error: {error:#}");
-}
-
-#[expect(clippy::print_stdout, reason = "the answer of a command")]
 fn execute(command: Command, arguments: &[OsString]) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run(settings) => {
             telemetry::init(&settings.logging)?;
             match block_on(run(*settings, arguments))? {
                 Ended::Stopped => Ok(ExitCode::SUCCESS),
-                Ended::Restart => Err(start::again(arguments)),
+                Ended::Restart => Err(reexec::reexec(arguments)),
             }
         }
         Command::Plan { settings, output } => {
@@ -95,7 +89,7 @@ fn execute(command: Command, arguments: &[OsString]) -> anyhow::Result<ExitCode>
             Ok(ExitCode::SUCCESS)
         }
         Command::Version(text) | Command::Help(text) => {
-            println!("{}", text.trim_end());
+            print(format_args!("{}\n", text.trim_end()))?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Cleanup(settings) => {
@@ -124,10 +118,10 @@ fn execute(command: Command, arguments: &[OsString]) -> anyhow::Result<ExitCode>
 fn init(settings: Settings) -> anyhow::Result<()> {
     let clock = Clock::system();
     let exec: Arc<dyn Exec> = Arc::new(System::new(clock.clone(), System::DEFAULT_DEADLINE));
-    let metrics = observe::Metrics::new(&settings, &clock)?;
+    let metrics = instrumentation::Metrics::new(&settings, &clock)?;
     let unobserved = Arc::new(crate::reconcile::observer::Unobserved);
     let mut parts = parts(Arc::new(settings), clock, &exec, unobserved, None)?;
-    start::tune_conntrack(&parts.settings, &metrics.dataplane);
+    bootstrap::tune_conntrack(&parts.settings, &metrics.dataplane);
     let family = kpr_core::model::IpFamily::V4;
     let context = crate::reconcile::context::context(&parts.settings, &parts.facts, family, true);
     let plan = plan::mode::settings(parts.settings.mode == ProxyMode::Ipvs, &context);
@@ -137,7 +131,7 @@ fn init(settings: Settings) -> anyhow::Result<()> {
         .map(|(step, failure)| format!("{step}: {failure}"))
         .collect();
     if failures.is_empty() {
-        info!(steps = plan.len(), "kernel is prepared");
+        info!(steps = plan.len(), "kernel prepared");
         return Ok(());
     }
     anyhow::bail!("cannot prepare the kernel: {}", failures.join("; "))
@@ -151,59 +145,50 @@ fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Resul
         .block_on(future)
 }
 
-/// Says what is wrong with a configuration file.
-#[expect(clippy::print_stdout, reason = "the answer of a command")]
+/// Prints the errors and notices of a configuration file.
 fn check_config(file: &std::path::Path) -> anyhow::Result<ExitCode> {
-    let findings = config::check::check(file)?;
-    for error in &findings.errors {
-        println!("error: {error}");
-    }
-    for notice in &findings.notices {
-        println!("notice: {notice}");
-    }
-    Ok(if findings.is_usable() {
+    let report = config::check::check(file)?;
+    print(&report)?;
+    Ok(if report.is_usable() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
 }
 
-fn source_of(settings: &Settings) -> Source {
-    match &settings.source {
-        SourceSettings::Manifests(directory) => Source::Manifests(directory.clone()),
-        SourceSettings::Kubernetes(client) => Source::Kubernetes(kubernetes::Config {
-            kubeconfig: client.kubeconfig.clone(),
-            master: client.master.clone(),
-        }),
-    }
-}
-
 fn source_options(settings: &Settings) -> anyhow::Result<source::Options> {
     Ok(source::Options {
-        node_name: start::node_name(settings)?,
+        node_name: bootstrap::node_name(settings)?,
         allow_external_ips: settings.allow_external_ips,
     })
 }
 
 /// Prints the steps that would change this node's kernel, without changing it.
-#[expect(clippy::print_stdout, reason = "the answer of a command")]
 async fn print_plan(settings: Settings, output: OutputFormat) -> anyhow::Result<ExitCode> {
     let clock = Clock::system();
     let exec: Arc<dyn Exec> = Arc::new(System::new(clock.clone(), System::DEFAULT_DEADLINE));
     let options = source_options(&settings)?;
-    let reading = source::read(source_of(&settings), options, Arc::new(source::Unobserved));
+    let reading = source::read(
+        settings.source.clone(),
+        options,
+        Arc::new(source::Unobserved),
+    );
     let updates = tokio::time::timeout(PLAN_PATIENCE, reading)
         .await
-        .context("the source did not become complete in time")??;
-    let api_server = api_server(&settings).await?;
-    let nobody = Arc::new(crate::reconcile::observer::Unobserved);
-    let parts = parts(Arc::new(settings), clock, &exec, nobody, api_server)?;
+        .context("timed out reading Services and EndpointSlices")??;
+    let api_server = settings.source.server_address().await?;
+    let unobserved = Arc::new(crate::reconcile::observer::Unobserved);
+    let parts = parts(Arc::new(settings), clock, &exec, unobserved, api_server)?;
     let plans = Reconciler::new(parts)?.plan_only(updates)?;
     match output {
-        OutputFormat::Text => plans.iter().for_each(|plan| print!("{plan}")),
+        OutputFormat::Text => {
+            for plan in &plans {
+                print(plan)?;
+            }
+        }
         OutputFormat::Json => {
             let steps: Vec<&plan::Step> = plans.iter().flat_map(plan::Plan::steps).collect();
-            println!("{}", serde_json::to_string_pretty(&steps)?);
+            print(format_args!("{}\n", serde_json::to_string_pretty(&steps)?))?;
         }
     }
     let is_empty = plans.iter().all(plan::Plan::is_empty);
@@ -214,14 +199,6 @@ async fn print_plan(settings: Settings, output: OutputFormat) -> anyhow::Result<
     })
 }
 
-/// The address of the API server, where that is known without asking for a name.
-async fn api_server(settings: &Settings) -> anyhow::Result<Option<IpAddr>> {
-    match source_of(settings) {
-        Source::Kubernetes(config) => Ok(kubernetes::server_address(&config).await?),
-        Source::Manifests(_) => Ok(None),
-    }
-}
-
 fn parts(
     settings: Arc<Settings>,
     clock: Clock,
@@ -229,7 +206,7 @@ fn parts(
     observer: Arc<dyn crate::reconcile::observer::Observer>,
     api_server: Option<IpAddr>,
 ) -> anyhow::Result<Parts<Box<dyn Kernel>>> {
-    let mut opened = start::open(&settings, exec)?;
+    let mut opened = bootstrap::open(&settings, exec)?;
     let chosen = &opened.backends;
     observer.iptables_backend(chosen.backend.as_str(), chosen.reason.as_str());
     for (name, is_there) in &opened.capabilities {
@@ -270,8 +247,8 @@ async fn run(settings: Settings, arguments: &[OsString]) -> anyhow::Result<Ended
         );
     }
     let clock = Clock::system();
-    let metrics = observe::Metrics::new(&settings, &clock)?;
-    let (events, writing) = start::events(&settings, &metrics, &clock).await?;
+    let metrics = instrumentation::Metrics::new(&settings, &clock)?;
+    let (events, writing) = bootstrap::events(&settings, &metrics, &clock).await?;
     let ended = proxy(settings, arguments, clock, metrics, events.clone()).await;
     if let Err(error) = &ended {
         let reason = match error.downcast_ref::<ServeError>() {
@@ -295,31 +272,29 @@ async fn proxy(
     settings: Settings,
     arguments: &[OsString],
     clock: Clock,
-    metrics: observe::Metrics,
+    metrics: instrumentation::Metrics,
     events: Events,
 ) -> anyhow::Result<Ended> {
-    start::set_oom_score(&settings);
+    bootstrap::set_oom_score(&settings);
     let exec: Arc<dyn Exec> = Arc::new(System::new(clock.clone(), System::DEFAULT_DEADLINE));
     let options = source_options(&settings)?;
-    let source = source_of(&settings);
+    let source = settings.source.clone();
     let health = ProxyHealth::new(clock.clone(), settings.sync.period);
-    if matches!(settings.source, SourceSettings::Manifests(_)) {
-        // Files need no Node object; who has one there can still mark it.
-        health.set_node_eligible(true);
-    }
-    let board = Arc::new(observe::Board::default());
+    // Where a Node object is not needed, one may still mark the node.
+    health.set_node_eligible(!source.needs_node());
+    let last_plans = Arc::new(instrumentation::LastPlans::default());
     let settings = Arc::new(settings);
     let (newest, settings_now) = watch::channel(settings.clone());
     let (inputs, received) = mpsc::channel(QUEUED_UPDATES);
-    let page = state::StatePage::new(board.clone(), inputs.clone());
+    let page = state::StatePage::new(last_plans.clone(), inputs.clone());
     let flags = config::shown_flags(arguments.iter().cloned())?;
     let shown = (page, flags, clock.clone());
     let (health_server, admin_server) = servers(&settings_now, &metrics, &health, shown)?;
-    let (health_checks, wanted_checks) = Board::new();
-    let (loopback, wanted_ports) = Board::new();
-    let observer = Arc::new(observe::LoopObserver {
+    let (health_checks, wanted_checks) = Published::new();
+    let (loopback, wanted_ports) = Published::new();
+    let observer = Arc::new(instrumentation::LoopObserver {
         health: health.clone(),
-        board,
+        last_plans,
         health_checks,
         loopback,
         events: events.clone(),
@@ -329,17 +304,17 @@ async fn proxy(
         dataplane: metrics.dataplane.clone(),
         planned: 0.into(),
     });
-    let api_server = api_server(&settings).await?;
+    let api_server = settings.source.server_address().await?;
     let mut parts = parts(settings, clock, &exec, observer, api_server)?;
     parts.facts.counts_packets =
-        parts.facts.counts_packets && start::count_packets(&metrics.registry)?;
-    start::tune_conntrack(&parts.settings, &metrics.dataplane);
-    let links = Monitor::open().context("cannot watch addresses")?;
+        parts.facts.counts_packets && bootstrap::count_packets(&metrics.registry)?;
+    bootstrap::tune_conntrack(&parts.settings, &metrics.dataplane);
+    let links = Monitor::open().context("cannot watch node addresses")?;
     info!(
         version = env!("CARGO_PKG_VERSION"),
         mode = parts.settings.mode.as_str(),
         node = %options.node_name,
-        "kube-proxy-rs starts"
+        "starting kube-proxy-rs"
     );
     for family in &parts.families {
         health.started(*family);
@@ -349,15 +324,14 @@ async fn proxy(
     let (stop, stopped) = watch::channel(false);
     let (sync, loop_ended) = start_loop(reconciler, received, stopped)?;
     watch_links(links, inputs.clone())?;
-    let (updates, forwarded) = mpsc::channel(QUEUED_UPDATES);
     let node = options.node_name.clone();
-    let source_observer = observe::SourceObserver {
+    let source_observer = instrumentation::SourceObserver {
         metrics: metrics.source,
         events: events.clone(),
     };
     let following = reload::follow(
         arguments,
-        reload::Told {
+        reload::Targets {
             settings: newest,
             inputs: inputs.clone(),
             health: health.clone(),
@@ -365,7 +339,7 @@ async fn proxy(
             events: events.clone(),
         },
     );
-    let reading = source::run(source, options, Arc::new(source_observer), updates);
+    let reading = source::run(source, options, Arc::new(source_observer), inputs);
     let checks = ServiceHealthServers::new(health.clone());
     let checking = keep_open(checks, wanted_checks, events.clone(), &node);
     let looping_back = keep_open(Forwarder::default(), wanted_ports, events.clone(), &node);
@@ -375,18 +349,17 @@ async fn proxy(
     let mut is_serving = true;
     let outcome = tokio::select! {
         ended = reading => ended.map(|()| Ended::Stopped).map_err(Into::into),
-        () = forward(forwarded, inputs) => Ok(Ended::Stopped),
         ended = &mut serving => {
             is_serving = false;
             ended.map(|()| Ended::Stopped)
         }
         fields = following => {
-            info!(fields = fields.join(", "), "configuration file has changed, which needs a restart: the kernel stays as it is");
+            info!(fields = fields.join(", "), "configuration change needs a restart, restarting in place");
             Ok(Ended::Restart)
         }
         _ = loop_ended => Ok(Ended::Stopped),
-        () = end::signalled() => {
-            info!("asked to stop");
+        () = shutdown::signalled() => {
+            info!("received stop signal, shutting down");
             Ok(Ended::Stopped)
         }
     };
@@ -395,15 +368,16 @@ async fn proxy(
             drop(serving.await);
         }
     };
-    end::wind_down(outcome, &health, &stop, sync, still_serving).await
+    shutdown::wind_down(outcome, &health, &stop, sync, still_serving).await
 }
 
-/// Netlink calls block, so the loop has a thread and a small runtime to itself. Also returns what tells of its end.
+/// Netlink calls block, so the loop has a thread and a small runtime to itself. Also returns a
+/// receiver that resolves when it ends.
 fn start_loop(
     reconciler: Reconciler<Box<dyn Kernel>>,
     inputs: mpsc::Receiver<Input>,
     stop: watch::Receiver<bool>,
-) -> anyhow::Result<(end::Sync, oneshot::Receiver<()>)> {
+) -> anyhow::Result<(shutdown::Sync, oneshot::Receiver<()>)> {
     let (ended, loop_ended) = oneshot::channel::<()>();
     let sync = std::thread::Builder::new()
         .name("sync".to_owned())
@@ -421,7 +395,7 @@ fn start_loop(
 /// Binds the health and the metrics server, where they are wanted.
 fn servers(
     newest: &watch::Receiver<Arc<Settings>>,
-    metrics: &observe::Metrics,
+    metrics: &instrumentation::Metrics,
     health: &ProxyHealth,
     (page, flags, clock): (state::StatePage, Vec<(String, String)>, Clock),
 ) -> anyhow::Result<(Option<Server>, Option<Server>)> {
@@ -464,7 +438,7 @@ async fn serve(server: Option<Server>) -> anyhow::Result<()> {
     }
 }
 
-/// All that answers somebody else than the kernel.
+/// Runs everything that serves clients.
 async fn serve_all(
     [first, second]: [Option<Server>; 2],
     checking: impl Future<Output = ()>,
@@ -478,18 +452,10 @@ async fn serve_all(
     }
 }
 
-async fn forward(mut updates: mpsc::Receiver<Update>, inputs: mpsc::Sender<Input>) {
-    while let Some(update) = updates.recv().await {
-        if inputs.send(Input::Source(update)).await.is_err() {
-            return;
-        }
-    }
-}
-
-/// How long the address watcher sleeps at most; it only looks whether anybody still listens.
+/// How long the address watcher blocks before it checks whether the loop has ended.
 const LINKS_PATIENCE: std::time::Duration = std::time::Duration::from_mins(1);
 
-/// Tells the loop of changed node addresses. The thread ends when the loop has.
+/// Notifies the loop of changed node addresses. The thread ends after the loop.
 fn watch_links(mut monitor: Monitor, inputs: mpsc::Sender<Input>) -> anyhow::Result<()> {
     let mut links = Links::open()?;
     let mut watching = move || -> Result<(), LinkError> {
@@ -511,7 +477,7 @@ fn watch_links(mut monitor: Monitor, inputs: mpsc::Sender<Input>) -> anyhow::Res
     };
     let watch = move || {
         if let Err(error) = watching() {
-            error!(error = %telemetry::ErrorChain(&error), "node addresses are not watched any more");
+            error!(error = %telemetry::ErrorChain(&error), "stopped watching node addresses");
         }
     };
     std::thread::Builder::new()

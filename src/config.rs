@@ -28,8 +28,7 @@ use clap::error::ErrorKind;
 
 pub use flags::OutputFormat;
 pub use settings::{
-    ClientSettings, IpvsSettings, IpvsTimeouts, LogFormat, LogSettings, Notice, Settings,
-    SourceSettings, SyncSettings,
+    IpvsSettings, IpvsTimeouts, LogFormat, LogSettings, Notice, Settings, SyncSettings,
 };
 
 use file::FileError;
@@ -40,12 +39,12 @@ use validation::{Step, ValidationErrors};
 
 use crate::error_chain::ErrorChain;
 
-/// The kube-proxy whose behaviour this is.
+/// The kube-proxy version whose behaviour this implements.
 pub const KUBERNETES_VERSION: &str = "v1.37.2";
 /// The only value that `showHiddenMetricsForVersion` may have.
 const PREVIOUS_MINOR: &str = "1.36";
 
-/// What the process shall do.
+/// The parsed command.
 #[derive(Debug)]
 pub enum Command {
     /// Be the proxy.
@@ -219,7 +218,7 @@ fn settings(
         manifests: flags.manifests.clone(),
         iptables_backend: flags.iptables_backend.unwrap_or_default(),
         ipvs_drain_limit: flags.ipvs_drain_limit,
-        localhost_nodeports: flags.localhost_nodeports.unwrap_or(false),
+        localhost_node_ports: flags.localhost_nodeports.unwrap_or(false),
         metrics_disabled: config_file.is_none() && flags.metrics_port == Some(0),
         config_file,
         kubernetes_version,

@@ -66,6 +66,12 @@ pub enum Input {
     Show(Question, oneshot::Sender<Shown>),
 }
 
+impl From<Update> for Input {
+    fn from(update: Update) -> Self {
+        Self::Source(update)
+    }
+}
+
 /// Settings and parts of the loop.
 #[derive(Debug)]
 pub struct Parts<K> {

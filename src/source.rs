@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Where Services, EndpointSlices, our Node and the ServiceCIDRs come from: the API server or a
-//! directory of manifests. Both send [`Update`]s over one channel; nothing after the channel can
-//! tell them apart. A source knows nothing of dataplanes, and never stops on bad input: the bad
+//! directory of manifests. Both send the same [`Update`]s; nothing downstream depends on which. A
+//! source knows nothing of dataplanes, and never stops on bad input: the bad
 //! part is a [`Problem`], the rest goes on.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,8 +37,9 @@ pub enum Update {
 /// Which source to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
+    /// An API server.
     Kubernetes(kubernetes::Config),
-    /// A directory of YAML and JSON files.
+    /// A directory of YAML and JSON files (`--manifests`).
     Manifests(PathBuf),
 }
 
@@ -50,7 +52,7 @@ pub struct Options {
     pub allow_external_ips: bool,
 }
 
-/// Is told what metrics count. Called on the source's task: must not block.
+/// Receives what metrics count. Called on the source's task: must not block.
 pub trait Observer: Send + Sync {
     /// A part of an object was skipped. Called once for each distinct state of an object.
     fn problem(&self, _problem: &Problem) {}
@@ -85,6 +87,29 @@ impl fmt::Debug for dyn Observer {
     }
 }
 
+impl Source {
+    /// Whether the health of this node depends on its Node object. Files need not have one.
+    pub const fn needs_node(&self) -> bool {
+        matches!(self, Self::Kubernetes(_))
+    }
+
+    /// The address of the API server, where there is one and its URL has no host name.
+    pub async fn server_address(&self) -> Result<Option<IpAddr>, Error> {
+        match self {
+            Self::Kubernetes(config) => Ok(kubernetes::server_address(config).await?),
+            Self::Manifests(_) => Ok(None),
+        }
+    }
+
+    /// A client for writing Events; `None` without an API server.
+    pub async fn client(&self, observer: Arc<dyn Observer>) -> Result<Option<kube::Client>, Error> {
+        match self {
+            Self::Kubernetes(config) => Ok(Some(kubernetes::client(config, observer).await?)),
+            Self::Manifests(_) => Ok(None),
+        }
+    }
+}
+
 /// Why a source cannot start. Once it has started nothing ends it: it retries.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -99,11 +124,11 @@ pub enum Error {
 ///
 /// Every kind is sent at least once, as soon as it was read completely: `ServicesReplaced`,
 /// `SlicesReplaced`, `Node` and `ServiceCidrs`, in any order.
-pub async fn run(
+pub async fn run<U: From<Update> + Send>(
     source: Source,
     options: Options,
     observer: Arc<dyn Observer>,
-    updates: mpsc::Sender<Update>,
+    updates: mpsc::Sender<U>,
 ) -> Result<(), Error> {
     match source {
         Source::Kubernetes(config) => {
@@ -149,11 +174,14 @@ pub async fn read(
     }
 }
 
-/// The receiver is gone: nobody wants updates any more.
+/// The receiver is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Closed;
 
 /// Sends one update.
-pub(crate) async fn send(updates: &mpsc::Sender<Update>, update: Update) -> Result<(), Closed> {
-    updates.send(update).await.map_err(|_closed| Closed)
+pub(crate) async fn send<U>(updates: &mpsc::Sender<U>, update: Update) -> Result<(), Closed>
+where
+    U: From<Update>,
+{
+    updates.send(update.into()).await.map_err(|_closed| Closed)
 }

@@ -44,11 +44,14 @@ where
         .with_max_level_hint(most_verbose);
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(writer)
+        // By panicking on a closed stderr, which must not end the proxy.
+        .log_internal_errors(false)
         .with_ansi(false);
     match settings.format {
         LogFormat::Text => Box::new(Registry::default().with(lines.with_filter(enabled))),
         LogFormat::Json => {
-            let lines = lines.json().flatten_event(true);
+            // The span has a key of its own, so that fields of events keep their places.
+            let lines = lines.json().flatten_event(true).with_span_list(false);
             Box::new(Registry::default().with(lines.with_filter(enabled)))
         }
     }
@@ -125,7 +128,7 @@ const fn own_level(verbosity: u32) -> LevelFilter {
     }
 }
 
-/// Libraries are quiet until somebody looks for something in them.
+/// Libraries are quiet up to verbosity 3.
 const fn library_level(verbosity: u32) -> LevelFilter {
     match verbosity {
         0..=3 => LevelFilter::WARN,
@@ -139,7 +142,7 @@ const fn library_level(verbosity: u32) -> LevelFilter {
 mod tests {
     use std::sync::{Arc, Mutex};
 
-    use tracing::{debug, info, trace, warn};
+    use tracing::{debug, info, info_span, trace, warn};
 
     use super::*;
 
@@ -278,5 +281,30 @@ mod tests {
         assert_eq!(lines[0]["message"], "plan failed");
         assert_eq!(lines[0]["steps"], 3);
         assert_eq!(lines[1]["level"], "DEBUG");
+    }
+    #[test]
+    fn a_span_leaves_the_fields_of_an_event_alone() {
+        let line = |format| {
+            let settings = LogSettings {
+                format,
+                ..verbosity(0)
+            };
+            written(&settings, || {
+                let watch = info_span!("watch", kind = "Service");
+                watch.in_scope(|| warn!(kind = "Service", failures = 1, "watch failed"));
+            })
+        };
+        let text = line(LogFormat::Text);
+        assert!(
+            text.contains("watch{kind=\"Service\"}: ")
+                && text.ends_with(": watch failed kind=\"Service\" failures=1\n"),
+            "{text}"
+        );
+        let json: serde_json::Value = serde_json::from_str(&line(LogFormat::Json)).unwrap();
+        assert_eq!(json["message"], "watch failed");
+        assert_eq!(json["kind"], "Service");
+        assert_eq!(json["failures"], 1);
+        let span = serde_json::json!({ "name": "watch", "kind": "Service" });
+        assert_eq!(json["span"], span);
     }
 }

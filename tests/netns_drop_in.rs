@@ -9,7 +9,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // Each test starts a proxy, and there are two processors.
     arguments.test_threads.get_or_insert(2);
-    let tests: [Test; 4] = [
+    let tests: [Test; 5] = [
         (
             "a_changed_configuration_file_costs_no_connection",
             a_changed_configuration_file_costs_no_connection,
@@ -51,6 +51,10 @@ fn main() -> ExitCode {
         (
             "health_check_ports_follow_the_nodes_addresses",
             health_check_ports_follow_the_nodes_addresses,
+        ),
+        (
+            "a_plan_without_a_reader_ends_quietly",
+            a_plan_without_a_reader_ends_quietly,
         ),
     ];
     let is_root = nix::unistd::geteuid().is_root();
@@ -165,7 +169,7 @@ fn health_check_ports_answer_where_node_ports_do() -> Result<()> {
     ensure!(answer.body == body, "{answer:?}");
     let weight = answer.headers.get("x-load-balancing-endpoint-weight");
     ensure!(weight.map(String::as_str) == Some("1"), "{answer:?}");
-    proxy.wait_for_log(&["health check port not opened", "0.0.0.0:32000"])?;
+    proxy.wait_for_log(&["failed to open health check port", "0.0.0.0:32000"])?;
     drop(taken);
     answers(&node, "192.0.2.1:32000", 200)?;
     answers(&node, "127.0.0.1:32000", 200)?;
@@ -332,12 +336,12 @@ fn a_changed_configuration_file_costs_no_connection() -> Result<()> {
         ensure!(configz(10249)?["nodePortAddresses"] == json!(["198.51.100.0/24"]));
         Ok(())
     })?;
-    proxy.wait_for_log(&["taken in without a restart"])?;
+    proxy.wait_for_log(&["reloaded without a restart"])?;
 
     volume.update("nodePortAddresses: [everywhere]\n")?;
-    proxy.wait_for_log(&["the former one stays in force", "NodePortAddresses[0]"])?;
+    proxy.wait_for_log(&["keeping the previous configuration", "NodePortAddresses[0]"])?;
     volume.update("nodePortAddress: [all]\n")?;
-    proxy.wait_for_log(&["the former one stays in force", "config.conf:5:1"])?;
+    proxy.wait_for_log(&["keeping the previous configuration", "config.conf:5:1"])?;
     ensure!(configz(10249)?["nodePortAddresses"] == json!(["198.51.100.0/24"]));
     answers(&node, "198.51.100.1:32000", 200)?;
 
@@ -350,6 +354,27 @@ fn a_changed_configuration_file_costs_no_connection() -> Result<()> {
     client
         .finish()
         .with_context(|| format!("the log:\n{}", proxy.log()))
+}
+
+fn a_plan_without_a_reader_ends_quietly() -> Result<()> {
+    let node = node(&["192.0.2.1/24"])?;
+    let manifests = ManifestDirectory::new(&[checked(&[Host::Web1])])?;
+    for output in ["text", "json"] {
+        let (reader, writer) = std::io::pipe()?;
+        drop(reader);
+        let mut command = command(env!("CARGO_BIN_EXE_kube-proxy-rs"));
+        command
+            .args(["plan", "--hostname-override=node", "--output", output])
+            .arg(format!("--manifests={}", manifests.path().display()))
+            .stdout(writer)
+            .stderr(Stdio::piped());
+        let ended = node.enter(move || command.spawn()?.wait_with_output())??;
+        let log = String::from_utf8_lossy(&ended.stderr);
+        // 2: there is something to change.
+        ensure!(ended.status.code() == Some(2), "{}: {log}", ended.status);
+        ensure!(!log.contains("panicked") && !log.contains("Error"), "{log}");
+    }
+    Ok(())
 }
 
 fn few_rights_are_enough_after_init_only() -> Result<()> {

@@ -3,9 +3,7 @@
 //! that cannot work here says why and does not start.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
 use std::path::Path;
-use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, bail};
@@ -13,7 +11,7 @@ use prometheus::Registry;
 use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 
-use super::observe::Metrics;
+use super::instrumentation::Metrics;
 use crate::clock::Clock;
 use crate::config::settings::{IptablesBackend, Settings};
 use crate::dataplane::conntrack;
@@ -27,7 +25,6 @@ use crate::dataplane::nfacct::PacketCounters;
 use crate::dataplane::sysctl::Sysctls;
 use crate::events::{Events, Reporter, publish};
 use crate::metrics::{DataplaneMetrics, register_packet_counters};
-use crate::source::{Source, kubernetes};
 use crate::telemetry::ErrorChain;
 use ipset_netlink as ipset;
 use ipvs_netlink as ipvs;
@@ -91,13 +88,16 @@ pub(super) fn open(settings: &Settings, exec: &Arc<dyn Exec>) -> anyhow::Result<
     let links = Links::open().context("cannot use route netlink")?;
     let conntrack = conntrack::Client::open()
         .inspect_err(|error| {
-            warn!(error = %ErrorChain(error), "UDP clients of removed endpoints will not be moved");
+            warn!(error = %ErrorChain(error), "cannot use conntrack, stale UDP flows will not be deleted");
         })
         .ok();
     let former = match settings.mode {
         ProxyMode::Ipvs => None,
         ProxyMode::Iptables => former_ipvs(&iptables, exec).unwrap_or_else(|error| {
-            warn!(error = format!("{error:#}"), "what ipvs mode left stays");
+            warn!(
+                error = format!("{error:#}"),
+                "cannot clean up leftover IPVS objects, leaving them in place"
+            );
             None
         }),
     };
@@ -121,12 +121,12 @@ pub(super) fn open(settings: &Settings, exec: &Arc<dyn Exec>) -> anyhow::Result<
     })
 }
 
-/// Whether rules of all families can count packets by name. Makes no counter.
+/// Whether rules of all families can use nfacct counters. Creates none.
 fn counts_packets(iptables: &BTreeMap<IpFamily, Iptables>) -> anyhow::Result<bool> {
     let counter = static_rules::INVALID_DROPPED;
     let available = PacketCounters::open().and_then(|mut counters| counters.is_available(counter));
     if let Err(error) = available {
-        info!(error = %ErrorChain(&error), "kernel counts no packets by name, metrics of them are absent");
+        info!(error = %ErrorChain(&error), "kernel has no nfacct counters, packet metrics disabled");
         return Ok(false);
     }
     let matches = Rule::new(syntax::counted(counter));
@@ -135,14 +135,14 @@ fn counts_packets(iptables: &BTreeMap<IpFamily, Iptables>) -> anyhow::Result<boo
             .knows(Table::Filter, &matches)
             .context("cannot use iptables")?
         {
-            info!("no match nfacct, metrics of it are absent");
+            info!("iptables has no nfacct match, packet metrics disabled");
             return Ok(false);
         }
     }
     Ok(true)
 }
 
-/// Makes the packet counters that rules count in, and their metrics. Says whether that worked.
+/// Creates the nfacct counters of rules, and their metrics. Returns whether that worked.
 pub(super) fn count_packets(registry: &Registry) -> anyhow::Result<bool> {
     let made = PacketCounters::open().and_then(|mut counters| {
         counters.ensure(static_rules::INVALID_DROPPED)?;
@@ -152,7 +152,7 @@ pub(super) fn count_packets(registry: &Registry) -> anyhow::Result<bool> {
     let counters = match made {
         Ok(counters) => Arc::new(Mutex::new(counters)),
         Err(error) => {
-            warn!(error = %ErrorChain(&error), "packets are not counted by name");
+            warn!(error = %ErrorChain(&error), "failed to create nfacct counters, packet metrics disabled");
             return Ok(false);
         }
     };
@@ -162,7 +162,9 @@ pub(super) fn count_packets(registry: &Registry) -> anyhow::Result<bool> {
             let mut counters = counters.lock().unwrap_or_else(PoisonError::into_inner);
             let packets = counters.packets(name);
             packets
-                .inspect_err(|error| debug!(error = %ErrorChain(error), "packets not read"))
+                .inspect_err(
+                    |error| debug!(error = %ErrorChain(error), "failed to read nfacct counter"),
+                )
                 .ok()
         })
     };
@@ -174,7 +176,7 @@ pub(super) fn count_packets(registry: &Registry) -> anyhow::Result<bool> {
     Ok(true)
 }
 
-/// Those of the families whose kernel compares source and destination for us.
+/// The families whose iptables can compare source and destination in one rule.
 fn comparing(iptables: &BTreeMap<IpFamily, Iptables>) -> anyhow::Result<BTreeSet<IpFamily>> {
     let mut comparing = BTreeSet::new();
     for (family, iptables) in iptables {
@@ -185,13 +187,13 @@ fn comparing(iptables: &BTreeMap<IpFamily, Iptables>) -> anyhow::Result<BTreeSet
         {
             comparing.insert(*family);
         } else {
-            info!(%family, "no match bpf: each endpoint on this node has a rule for reaching itself");
+            info!(%family, "iptables has no bpf match, using one hairpin rule per local endpoint");
         }
     }
     Ok(comparing)
 }
 
-/// What IPVS mode uses, if there is anything of it: asking for IPVS would load its module.
+/// A kernel handle for leftovers of ipvs mode, if there are any. Does not load the IPVS module.
 pub(super) fn former_ipvs(
     iptables: &BTreeMap<IpFamily, Iptables>,
     exec: &Arc<dyn Exec>,
@@ -204,7 +206,7 @@ pub(super) fn former_ipvs(
         names.any(|name| name.as_str().starts_with("KUBE-"))
     });
     if !has_link && !has_sets && !Path::new("/proc/net/ip_vs").exists() {
-        debug!("nothing of ipvs mode here");
+        debug!("no leftover IPVS state");
         return Ok(None);
     }
     let (_, ipset) = ipset.context("cannot use ipset")?;
@@ -243,7 +245,7 @@ fn iptables(
         version,
         ..
     } = &backends;
-    info!(%backend, %reason, %version, "iptables backend chosen");
+    info!(%backend, %reason, %version, "selected iptables backend");
     let mut usable = BTreeMap::new();
     let mut last_error = None;
     for family in IpFamily::ALL {
@@ -257,7 +259,7 @@ fn iptables(
                 usable.insert(family, iptables);
             }
             Err(error) => {
-                warn!(%family, error = %ErrorChain(&error), "no iptables, family not served");
+                warn!(%family, error = %ErrorChain(&error), "cannot use iptables, not serving this family");
                 last_error = Some(error);
             }
         }
@@ -275,8 +277,8 @@ fn ipv6_is_enabled() -> bool {
     Path::new("/proc/net/if_inet6").exists() && disabled.is_ok_and(|value| value != "1")
 }
 
-/// Makes the settings of connection tracking as wanted. One that cannot be written (in a container without the right
-/// to, or because only the first network namespace may) is told, and is no reason not to serve.
+/// Writes the conntrack settings. One that cannot be written (in a container without permission, or
+/// outside the initial network namespace) is logged and does not prevent serving.
 pub(super) fn tune_conntrack(settings: &Settings, metrics: &DataplaneMetrics) {
     let (met, unwritable) = ConntrackSettings::default().apply(&settings.conntrack);
     for setting in met {
@@ -284,21 +286,21 @@ pub(super) fn tune_conntrack(settings: &Settings, metrics: &DataplaneMetrics) {
     }
     for Unwritable { setting, error } in unwritable {
         metrics.sysctl_written(setting.path, false);
-        warn!(setting = setting.path, error = %ErrorChain(&error), "kernel setting not written");
+        warn!(setting = setting.path, error = %ErrorChain(&error), "failed to write kernel setting");
     }
 }
 
-/// Where events go: to the API server, and a task that writes them there.
+/// The queue of Events, and the task that writes them to the API server.
 pub(super) async fn events(
     settings: &Settings,
     metrics: &Metrics,
     clock: &Clock,
 ) -> anyhow::Result<(Events, JoinHandle<()>)> {
-    let Source::Kubernetes(config) = super::source_of(settings) else {
+    let observer = Arc::new(metrics.source.clone());
+    let Some(client) = settings.source.client(observer).await? else {
         let nothing = tokio::spawn(async {});
         return Ok((Events::nowhere(metrics.events.clone()), nothing));
     };
-    let client = kubernetes::client(&config, Arc::new(metrics.source.clone())).await?;
     let reporter = Reporter {
         node: node_name(settings)?,
         host: host_name()?.into(),
@@ -309,7 +311,7 @@ pub(super) async fn events(
     Ok((events, tokio::spawn(writing)))
 }
 
-/// Tells the kernel how dear this process is when memory is short. Without the right to it is told, as upstream does.
+/// Sets `oom_score_adj`. Without permission, logs a warning, as kube-proxy does.
 pub(super) fn set_oom_score(settings: &Settings) {
     const PATH: &str = "/proc/self/oom_score_adj";
     let score = settings.oom_score_adj.to_string();
@@ -317,24 +319,8 @@ pub(super) fn set_oom_score(settings: &Settings) {
         return;
     }
     if let Err(error) = std::fs::write(PATH, &score) {
-        warn!(score, %error, "oomScoreAdj not written");
+        warn!(score, %error, "failed to set oomScoreAdj");
     }
-}
-
-/// Starts this program again in place of this process, with the same arguments. Returns only if that cannot be; then
-/// whoever started us does it.
-pub(super) fn again(arguments: &[OsString]) -> anyhow::Error {
-    use std::os::unix::process::CommandExt as _;
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "no program is started beside this one"
-    )]
-    let mut program = Command::new("/proc/self/exe");
-    program.args(arguments.iter().skip(1));
-    if let Some(name) = arguments.first() {
-        program.arg0(name);
-    }
-    anyhow::Error::new(program.exec()).context("cannot start again")
 }
 
 fn host_name() -> anyhow::Result<String> {

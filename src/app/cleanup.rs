@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use tracing::{debug, info, warn};
 
-use super::start;
+use super::bootstrap;
 use crate::config::settings::Settings;
 use crate::dataplane::exec::Exec;
 use crate::dataplane::iptables::{Backend, Backends, Iptables, IptablesError};
@@ -32,7 +32,7 @@ pub(super) fn run(settings: &Settings, exec: &Arc<dyn Exec>) -> anyhow::Result<L
         node_addresses: crate::dataplane::linux::node_addresses(&mut links)?,
         exclude_cidrs: settings.ipvs.exclude_cidrs.clone(),
     };
-    let mut ipvs = match start::former_ipvs(&BTreeMap::new(), exec) {
+    let mut ipvs = match bootstrap::former_ipvs(&BTreeMap::new(), exec) {
         Ok(ipvs) => ipvs,
         Err(error) => {
             left.push(format!("{error:#}"));
@@ -67,7 +67,7 @@ pub(super) fn run(settings: &Settings, exec: &Arc<dyn Exec>) -> anyhow::Result<L
             apply(kernel, &cleanup::sets(sets, *family, &obstacles), &mut left);
         }
     }
-    // A set that somebody else uses is an obstacle only if it is there.
+    // A set in use elsewhere is an obstacle only if it exists.
     let is_present = |obstacle: &Obstacle| match obstacle {
         Obstacle::Chain(_) => true,
         Obstacle::Set { set, .. } => observed.iter().any(|(_, s)| s.sets.contains_key(set)),
@@ -121,7 +121,7 @@ fn backends(
         if kernels.is_empty() {
             left.push(error);
         } else {
-            debug!(%backend, %family, error, "no iptables here");
+            debug!(%backend, %family, error, "iptables backend not available");
         }
     }
     Ok(kernels)
@@ -136,13 +136,13 @@ fn apply(kernel: &mut impl Kernel, plan: &Plan, left: &mut Left) {
     info!(
         steps = plan.len(),
         failed = report.failures(plan).count(),
-        "clean-up applied"
+        "cleanup applied"
     );
     for (step, outcome) in plan.steps().zip(&report.outcomes) {
         match outcome {
             Outcome::Done => debug!(%step, "removed"),
             Outcome::Failed(failure) => {
-                warn!(step = in_short(step), error = %failure, "not removed");
+                warn!(step = in_short(step), error = %failure, "failed to remove");
                 left.push(format!("{}: {failure}", in_short(step)));
             }
             Outcome::NotTried => {

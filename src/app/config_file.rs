@@ -12,8 +12,8 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
 use tracing::{debug, warn};
 
-/// How often the file is read although nothing was noticed: its directory may be a link that was moved, and some file
-/// systems tell nothing.
+/// How often the file is read without a notification: its directory may be a link that was moved,
+/// and some file systems send none.
 const SAFETY_INTERVAL: Duration = Duration::from_secs(10);
 /// A file that does not change for so long is not half-written.
 const SETTLED: Duration = Duration::from_millis(200);
@@ -35,7 +35,7 @@ impl ConfigFile {
         // Before the file is read, so that no change falls between.
         let watcher = watcher(path, touched.clone());
         if let Err(error) = &watcher {
-            warn!(file = %path.display(), %error, "cannot watch the configuration file: it is polled");
+            warn!(file = %path.display(), %error, "failed to watch configuration file, polling it instead");
         }
         Ok(Self {
             content: fs::read(path)?,
@@ -68,7 +68,7 @@ impl ConfigFile {
         match fs::read(&self.path) {
             Ok(content) => Some(content),
             Err(error) => {
-                debug!(file = %self.path.display(), %error, "configuration file not read");
+                debug!(file = %self.path.display(), %error, "failed to read configuration file");
                 None
             }
         }

@@ -42,7 +42,7 @@ impl Sockets for ServiceHealthServers {
             address = %failure.address,
             error = %failure.source,
             retry_seconds = RETRY.as_secs(),
-            "health check port not opened"
+            "failed to open health check port"
         );
         events.send(Event::service(
             failure.service.clone(),

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Metrics and health, fed by what the loop and the source tell.
+//! The observers of the loop and of the source: metrics, health, Events and `/state`.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,7 +11,7 @@ use jiff::Timestamp;
 use prometheus::Registry;
 use serde_json::{Value, json};
 
-use super::listening;
+use super::listening::Published;
 use crate::clock::Clock;
 use crate::config::settings::Settings;
 use crate::dataplane::kernel::Cost;
@@ -57,7 +58,7 @@ impl Metrics {
     }
 }
 
-/// Turns what the loop tells into metrics.
+/// Records what the loop reports.
 #[derive(Debug)]
 pub(super) struct LoopObserver {
     pub(super) clock: Clock,
@@ -65,66 +66,97 @@ pub(super) struct LoopObserver {
     pub(super) sync: SyncMetrics,
     pub(super) dataplane: DataplaneMetrics,
     pub(super) health: ProxyHealth,
-    pub(super) board: Arc<Board>,
-    pub(super) health_checks: listening::Board<HealthChecks>,
-    pub(super) loopback: listening::Board<loopback_ports::Wanted>,
+    pub(super) last_plans: Arc<LastPlans>,
+    pub(super) health_checks: Published<HealthChecks>,
+    pub(super) loopback: Published<loopback_ports::Wanted>,
     pub(super) events: Events,
-    /// Size of the plans since free memory was given back.
+    /// Steps planned since free memory was last returned to the system.
     pub(super) planned: AtomicUsize,
 }
 
 /// After plans of this size, one large one or many small ones, what they freed is given back.
 const RELEASE_AFTER: usize = 1_000;
 
-/// Most steps of a plan that the board shows, and most edits of one: a cold start has a hundred thousand.
+/// Most steps of a plan that `/state` shows, and most edits of one: a cold start has a hundred thousand.
 const SHOWN_STEPS: usize = 1_000;
 
-/// The last plan of each family, for `/state`.
-#[derive(Debug, Default)]
-pub(super) struct Board(Mutex<BTreeMap<IpFamily, Arc<Value>>>);
+/// A plan and its outcome, as `/state` shows them.
+pub(super) trait ShownPlan: fmt::Debug + Send + Sync {
+    fn to_json(&self) -> Value;
+}
 
-impl Board {
-    fn show(&self, family: IpFamily, time: Timestamp, plan: &Plan, report: &Report) {
-        let failures: Vec<Value> = report
-            .failures(plan)
-            .take(SHOWN_STEPS)
-            .map(|(step, failure)| json!({ "step": shown(step), "error": failure.message }))
-            .collect();
-        let steps: Vec<Value> = plan.steps().take(SHOWN_STEPS).map(shown).collect();
-        let shown = json!({
-            "time": time.to_string(),
-            "stepCount": plan.len(),
-            "steps": steps,
-            "failures": failures,
-        });
+/// The last plan of each family. Rendered when it is asked for.
+#[derive(Debug, Default)]
+pub(super) struct LastPlans(Mutex<BTreeMap<IpFamily, Arc<dyn ShownPlan>>>);
+
+impl LastPlans {
+    fn replace(&self, family: IpFamily, plan: Arc<dyn ShownPlan>) {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .insert(family, Arc::new(shown));
+            .insert(family, plan);
     }
 
     pub(super) fn to_json(&self) -> Value {
-        // Copied without the lock: the loop does not wait for it.
+        // Copied, so that the loop does not wait for the rendering.
         let last = self
             .0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
-        last.into_iter()
-            .map(|(family, plan)| (family.to_string(), (*plan).clone()))
+        last.iter()
+            .map(|(family, plan)| (family.to_string(), plan.to_json()))
             .collect()
     }
 }
 
-/// A step as the board shows it.
-fn shown(step: &Step) -> Value {
+/// The beginning of a plan: kept until the next one, it must not hold a cold start's.
+#[derive(Debug)]
+struct PlanSummary {
+    time: Timestamp,
+    step_count: usize,
+    steps: Vec<Step>,
+    failures: Vec<(Step, String)>,
+}
+
+impl PlanSummary {
+    fn new(time: Timestamp, plan: &Plan, report: &Report) -> Self {
+        let failures = report.failures(plan).take(SHOWN_STEPS);
+        Self {
+            time,
+            step_count: plan.len(),
+            steps: plan.steps().take(SHOWN_STEPS).map(shortened).collect(),
+            failures: failures
+                .map(|(step, failure)| (shortened(step), failure.message.clone()))
+                .collect(),
+        }
+    }
+}
+
+impl ShownPlan for PlanSummary {
+    fn to_json(&self) -> Value {
+        let failures: Vec<Value> = self
+            .failures
+            .iter()
+            .map(|(step, error)| json!({ "step": step, "error": error }))
+            .collect();
+        json!({
+            "time": self.time.to_string(),
+            "stepCount": self.step_count,
+            "steps": self.steps,
+            "failures": failures,
+        })
+    }
+}
+
+/// A batch of rules is cut to the edits that are shown.
+fn shortened(step: &Step) -> Step {
     match step {
         Step::EditRules(rules) if rules.edits.len() > SHOWN_STEPS => {
             let edits = rules.edits.iter().take(SHOWN_STEPS).cloned().collect();
-            let family = rules.family;
-            json!(Step::EditRules(RuleEdits::new(family, edits)))
+            Step::EditRules(RuleEdits::new(rules.family, edits))
         }
-        step => json!(step),
+        step => step.clone(),
     }
 }
 
@@ -174,7 +206,8 @@ impl Observer for LoopObserver {
     }
 
     fn applied(&self, family: IpFamily, plan: &Plan, report: &Report) {
-        self.board.show(family, self.clock.now(), plan, report);
+        let summary = PlanSummary::new(self.clock.now(), plan, report);
+        self.last_plans.replace(family, Arc::new(summary));
         self.planned.fetch_add(plan.size(), Ordering::Relaxed);
         for ((kind, ok), count) in counts(plan, report) {
             self.sync.steps_applied(kind, family, ok, count);
@@ -256,11 +289,11 @@ impl Observer for LoopObserver {
     }
 
     fn health_checks(&self, checks: &HealthChecks) {
-        self.health_checks.show(checks.family, checks);
+        self.health_checks.publish(checks.family, checks);
     }
 
     fn loopback_ports(&self, wanted: &loopback_ports::Wanted) {
-        self.loopback.show(wanted.family, wanted);
+        self.loopback.publish(wanted.family, wanted);
     }
 
     fn event(&self, event: Event) {
@@ -268,7 +301,7 @@ impl Observer for LoopObserver {
     }
 }
 
-/// Turns what the source tells into metrics and events.
+/// Records what the source reports, as metrics and Events.
 #[derive(Debug)]
 pub(super) struct SourceObserver {
     pub(super) metrics: SourceMetrics,
@@ -302,4 +335,28 @@ fn counts(plan: &Plan, report: &Report) -> BTreeMap<(&'static str, bool), usize>
             .or_default() += 1;
     }
     counts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Default)]
+    struct Counting(AtomicUsize);
+
+    impl ShownPlan for Counting {
+        fn to_json(&self) -> Value {
+            json!(self.0.fetch_add(1, Ordering::Relaxed))
+        }
+    }
+
+    #[test]
+    fn a_plan_is_rendered_only_when_it_is_asked_for() {
+        let (last, plan) = (LastPlans::default(), Arc::new(Counting::default()));
+        last.replace(IpFamily::V4, plan.clone());
+        last.replace(IpFamily::V4, plan.clone());
+        assert_eq!(plan.0.load(Ordering::Relaxed), 0);
+        assert_eq!(last.to_json(), json!({ "IPv4": 0 }));
+        assert_eq!(last.to_json(), json!({ "IPv4": 1 }));
+    }
 }

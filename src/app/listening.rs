@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Keeps open what the loop last wanted to listen on. The sockets live on the main runtime: who asks there never waits
-//! for a round.
+//! Keeps open the sockets that the loop last wanted. They live on the main runtime, so that clients
+//! never wait for a round.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
@@ -13,23 +13,23 @@ use crate::events::Events;
 use crate::reported_once::ReportedOnce;
 use kpr_core::model::IpFamily;
 
-/// Pause before what could not be opened is tried again without another reason.
+/// Pause before a failed socket is retried.
 pub(super) const RETRY: Duration = Duration::from_secs(5);
 
-/// The last word of each family.
+/// What each family last wanted.
 pub(super) type Wanted<T> = BTreeMap<IpFamily, T>;
 
-/// Says what is wanted; never waits.
+/// The sending side of what is wanted; never blocks.
 #[derive(Debug)]
-pub(super) struct Board<T>(watch::Sender<Wanted<T>>);
+pub(super) struct Published<T>(watch::Sender<Wanted<T>>);
 
-impl<T: Clone + PartialEq> Board<T> {
+impl<T: Clone + PartialEq> Published<T> {
     pub(super) fn new() -> (Self, watch::Receiver<Wanted<T>>) {
         let (sender, receiver) = watch::channel(Wanted::new());
         (Self(sender), receiver)
     }
 
-    pub(super) fn show(&self, family: IpFamily, wants: &T) {
+    pub(super) fn publish(&self, family: IpFamily, wants: &T) {
         self.0.send_if_modified(|wanted| {
             let is_news = wanted.get(&family) != Some(wants);
             if is_news {
@@ -102,13 +102,13 @@ mod tests {
 
     #[test]
     fn what_is_as_before_is_no_news() {
-        let (board, mut receiver) = Board::new();
-        board.show(IpFamily::V4, &1);
+        let (published, mut receiver) = Published::new();
+        published.publish(IpFamily::V4, &1);
         assert!(receiver.has_changed().unwrap());
         receiver.mark_unchanged();
-        board.show(IpFamily::V4, &1);
+        published.publish(IpFamily::V4, &1);
         assert!(!receiver.has_changed().unwrap());
-        board.show(IpFamily::V4, &2);
+        published.publish(IpFamily::V4, &2);
         assert!(receiver.has_changed().unwrap());
     }
 }

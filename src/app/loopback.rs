@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Node ports on loopback addresses, as the loop last wanted them.
+//! Opens the node ports on loopback addresses that the loop last wanted.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +28,7 @@ impl Sockets for Forwarder {
             }
         }
         if self.len() != were_open {
-            info!(ports = self.len(), "node ports on localhost are forwarded");
+            info!(ports = self.len(), "forwarding node ports on localhost");
         }
         failures
     }
@@ -39,7 +39,7 @@ impl Sockets for Forwarder {
             address = %failure.address,
             error = %failure.source,
             retry_seconds = RETRY.as_secs(),
-            "node port on localhost not opened"
+            "failed to open node port on localhost"
         );
         events.send(Event::service(
             failure.service.clone(),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A changed configuration file: taken in live where that can be, else the reason to start again. One that cannot be used
+//! A changed configuration file is applied live where possible, else by a restart. An invalid one
 //! changes nothing.
 
 use std::ffi::OsString;
@@ -9,8 +9,8 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
+use super::bootstrap;
 use super::config_file::ConfigFile;
-use super::start;
 use crate::config::changes::needs_restart;
 use crate::config::settings::Settings;
 use crate::config::{self, Command};
@@ -20,8 +20,8 @@ use crate::metrics::DataplaneMetrics;
 use crate::reconcile::Input;
 use kpr_core::model::ProxyMode;
 
-/// Who is told of new settings.
-pub(super) struct Told {
+/// Where new settings go.
+pub(super) struct Targets {
     /// As they were read last.
     pub(super) settings: watch::Sender<Arc<Settings>>,
     pub(super) inputs: mpsc::Sender<Input>,
@@ -30,31 +30,32 @@ pub(super) struct Told {
     pub(super) events: Events,
 }
 
-/// Follows the configuration file, if there is one. Ends with the names of the fields that only another start can take in.
-pub(super) async fn follow(arguments: &[OsString], told: Told) -> Vec<&'static str> {
-    let path = told.settings.borrow().config_file.clone();
+/// Follows the configuration file, if there is one. Returns the names of the fields that need a
+/// restart, once one has changed.
+pub(super) async fn follow(arguments: &[OsString], targets: Targets) -> Vec<&'static str> {
+    let path = targets.settings.borrow().config_file.clone();
     let Some(path) = path else {
         return std::future::pending().await;
     };
     let mut file = match ConfigFile::watch(&path) {
         Ok(file) => file,
         Err(error) => {
-            warn!(file = %path.display(), %error, "configuration file is not followed");
+            warn!(file = %path.display(), %error, "failed to watch configuration file, changes need a restart");
             return std::future::pending().await;
         }
     };
     // It may have changed between the start and the watch.
     loop {
-        if let Some(fields) = told.read_again(&path, arguments).await {
+        if let Some(fields) = targets.reload(&path, arguments).await {
             return fields;
         }
         file.changed().await;
     }
 }
 
-impl Told {
+impl Targets {
     /// Reads the file; says which fields need a restart, if any do.
-    async fn read_again(&self, path: &Path, arguments: &[OsString]) -> Option<Vec<&'static str>> {
+    async fn reload(&self, path: &Path, arguments: &[OsString]) -> Option<Vec<&'static str>> {
         let old = self.settings.borrow().clone();
         let new = match read(arguments, &old) {
             Ok(new) => new,
@@ -62,12 +63,12 @@ impl Told {
                 let error = format!("{error:#}");
                 error!(
                     file = path.display().to_string(),
-                    error, "configuration file cannot be used, the former one stays in force"
+                    error, "invalid configuration file, keeping the previous configuration"
                 );
                 self.events.send(Event::node(
                     reason::INVALID_CONFIGURATION,
                     action::CONFIGURE,
-                    format!("{error}; the former configuration stays in force"),
+                    format!("{error}; keeping the previous configuration"),
                 ));
                 return None;
             }
@@ -79,7 +80,7 @@ impl Told {
         if !fields.is_empty() {
             return Some(fields);
         }
-        info!(file = %path.display(), "configuration file has changed, taken in without a restart");
+        info!(file = %path.display(), "configuration reloaded without a restart");
         for notice in &new.notices {
             if !old.notices.contains(notice) {
                 warn!(
@@ -91,9 +92,9 @@ impl Told {
         }
         let new = Arc::new(new);
         self.health.set_sync_period(new.sync.period);
-        start::set_oom_score(&new);
+        bootstrap::set_oom_score(&new);
         if new.conntrack != old.conntrack {
-            start::tune_conntrack(&new, &self.dataplane);
+            bootstrap::tune_conntrack(&new, &self.dataplane);
         }
         self.settings.send_replace(new.clone());
         // A loop that has ended needs no settings.
@@ -104,14 +105,14 @@ impl Told {
 
 fn read(arguments: &[OsString], old: &Settings) -> anyhow::Result<Settings> {
     let Command::Run(new) = config::parse(arguments.iter().cloned())? else {
-        anyhow::bail!("it no longer says that the proxy shall run");
+        anyhow::bail!("the new configuration does not run the proxy");
     };
     // A kernel without the scheduler would refuse every virtual server.
     if new.mode == ProxyMode::Ipvs
         && old.mode == ProxyMode::Ipvs
         && new.ipvs.scheduler != old.ipvs.scheduler
     {
-        start::open_ipvs(&new)?;
+        bootstrap::open_ipvs(&new)?;
     }
     Ok(*new)
 }

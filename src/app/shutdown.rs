@@ -1,25 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The end of a proxy, whatever it ends with: nothing is left half done.
+//! Shutdown: a round in progress is finished first.
 
 use tokio::sync::watch;
 use tracing::{error, info};
 
 use crate::health::ProxyHealth;
 
-/// Why a proxy that could work does not any more.
+/// How a proxy ended without an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ended {
-    /// It was asked to, or nobody is left that wants anything.
+    /// By a signal, or because a part that it needs has ended.
     Stopped,
-    /// The configuration file has changed in a way that only another start can take in.
+    /// The configuration file has changed in a way that needs a restart.
     Restart,
 }
 
 /// The thread of the sync loop.
 pub(super) type Sync = std::thread::JoinHandle<anyhow::Result<()>>;
 
-/// Fails health, so that load balancers go elsewhere, and waits until the round in flight has ended; only then it says what
-/// the proxy ended with. `serving` tells them meanwhile, if it still can.
+/// Fails health checks, so that load balancers drain this node, and waits for the current round;
+/// `serving` answers them meanwhile. Returns what the proxy ended with.
 pub(super) async fn wind_down(
     outcome: anyhow::Result<Ended>,
     health: &ProxyHealth,
@@ -30,7 +30,7 @@ pub(super) async fn wind_down(
     health.set_shutting_down();
     stop.send_replace(true);
     if let Err(error) = &outcome {
-        info!(%error, "the round in flight is finished before the proxy ends");
+        info!(%error, "finishing the current sync before exiting");
     }
     let mut finished = std::pin::pin!(wait_for_loop(sync));
     let finished = tokio::select! {
@@ -42,12 +42,12 @@ pub(super) async fn wind_down(
     Ok(ended)
 }
 
-/// A round in flight is finished; then nothing touches the kernel any more.
+/// Waits for the current round; after it nothing touches the kernel.
 async fn wait_for_loop(sync: Sync) -> anyhow::Result<()> {
     let joined = tokio::task::spawn_blocking(move || sync.join()).await?;
     joined.unwrap_or_else(|_panic| {
-        error!("the sync loop died");
-        anyhow::bail!("the sync loop died")
+        error!("sync loop panicked");
+        anyhow::bail!("sync loop panicked")
     })
 }
 
@@ -63,7 +63,7 @@ pub(super) async fn signalled() {
         }
         // Without a handler the signal ends the process, as it always did upstream.
         Err(error) => {
-            error!(%error, "SIGTERM is not handled");
+            error!(%error, "failed to install signal handlers");
             std::future::pending::<()>().await;
         }
     }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `/state`: the last plans, and what the loop knows Service by Service.
 //!
-//! The loop is asked and answers between two rounds, so it never waits for anybody. One question at a time: more would
-//! only take its time.
+//! The loop answers between two rounds and never waits for a client. Requests are served one at a
+//! time, so that they cannot starve the loop.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,30 +10,30 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
-use super::observe::Board;
+use super::instrumentation::LastPlans;
 use crate::reconcile::Input;
 use crate::reconcile::show::{Question, Shown};
 use kpr_core::model::ServiceName;
 
-/// How long the loop is waited for.
+/// How long to wait for the loop.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Services that are shown if nobody says how many.
+/// Services shown without `limit`.
 const LIMIT: usize = 100;
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct StatePage {
-    board: Arc<Board>,
+    last_plans: Arc<LastPlans>,
     inputs: mpsc::Sender<Input>,
     turn: Mutex<()>,
     patience: Duration,
 }
 
 impl StatePage {
-    pub(super) fn new(board: Arc<Board>, inputs: mpsc::Sender<Input>) -> Self {
+    pub(super) fn new(last_plans: Arc<LastPlans>, inputs: mpsc::Sender<Input>) -> Self {
         Self {
-            board,
+            last_plans,
             inputs,
             turn: Mutex::new(()),
             patience: PATIENCE,
@@ -44,7 +44,7 @@ impl StatePage {
     pub(super) async fn show(&self, query: &[(String, String)]) -> Result<Value, String> {
         let question = question(query)?;
         let shown = tokio::time::timeout(self.patience, self.ask(question)).await;
-        let mut page = json!({ "lastPlan": self.board.to_json() });
+        let mut page = json!({ "lastPlan": self.last_plans.to_json() });
         if let Some(page) = page.as_object_mut() {
             match shown.ok().flatten().map(serde_json::to_value) {
                 Some(Ok(Value::Object(shown))) => page.extend(shown),

@@ -2,7 +2,7 @@
 //! `check-config`: what is wrong, unsupported or deprecated in a configuration file.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::file::{self, FileError};
 use super::notices;
@@ -10,42 +10,36 @@ use super::resolve::{CommandLine, resolve};
 use super::settings::Notice;
 use super::validation::FieldError;
 
-/// What was found in a file that could be decoded.
+/// The errors and notices of a file that could be decoded. Prints one per line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Findings {
-    /// The file.
-    pub path: PathBuf,
+pub struct Report {
     /// Values that the proxy refuses to start with.
     pub errors: Vec<FieldError>,
     /// What the operator should know.
     pub notices: Vec<Notice>,
 }
 
-impl Findings {
+impl Report {
     /// Whether the proxy would start.
     pub fn is_usable(&self) -> bool {
         self.errors.is_empty()
     }
 }
 
-impl fmt::Display for Findings {
+impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let path = self.path.display();
         for error in &self.errors {
-            writeln!(f, "{path}: error: {error}")?;
+            writeln!(f, "error: {error}")?;
         }
         for notice in &self.notices {
-            writeln!(f, "{path}: note: {notice}")?;
-        }
-        if self.is_usable() {
-            writeln!(f, "{path}: usable")?;
+            writeln!(f, "notice: {notice}")?;
         }
         Ok(())
     }
 }
 
-/// Reads a file and judges it.
-pub fn check(path: &Path) -> Result<Findings, FileError> {
+/// Reads and validates a file.
+pub fn check(path: &Path) -> Result<Report, FileError> {
     let mut configuration = file::load(path)?;
     configuration.set_defaults();
     let notices = notices::notices(&configuration);
@@ -54,18 +48,14 @@ pub fn check(path: &Path) -> Result<Findings, FileError> {
         Ok(_) => Vec::new(),
         Err(errors) => errors.errors().to_vec(),
     };
-    Ok(Findings {
-        path: path.to_owned(),
-        errors,
-        notices,
-    })
+    Ok(Report { errors, notices })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn findings(body: &str) -> Findings {
+    fn report(body: &str) -> Report {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("config.conf");
         let head = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
@@ -75,27 +65,25 @@ mod tests {
 
     #[test]
     fn a_quiet_file_is_usable() {
-        let findings =
-            findings("mode: ipvs\nclusterCIDR: 10.0.0.0/8\nnodePortAddresses: [primary]\n");
-        assert!(findings.is_usable());
-        assert_eq!(findings.notices, []);
-        assert!(findings.to_string().ends_with("config.conf: usable\n"));
+        let report = report("mode: ipvs\nclusterCIDR: 10.0.0.0/8\nnodePortAddresses: [primary]\n");
+        assert!(report.is_usable());
+        assert_eq!(report.notices, []);
+        assert_eq!(report.to_string(), "");
     }
 
     #[test]
     fn nftables_mode_is_refused_with_what_to_use() {
-        let text = findings("mode: nftables\nclusterCIDR: 10.0.0.0/8\n").to_string();
+        let text = report("mode: nftables\nclusterCIDR: 10.0.0.0/8\n").to_string();
         assert!(
             text.contains("error: KubeProxyConfiguration.Mode.ProxyMode: "),
             "{text}"
         );
         assert!(text.contains("use ipvs, or iptables"), "{text}");
-        assert!(!text.contains("usable"), "{text}");
     }
 
     #[test]
     fn fields_without_effect_are_named() {
-        let findings = findings(
+        let report = report(
             "mode: iptables\nclusterCIDR: 10.0.0.0/8,fd00::/56\nnodePortAddresses: [10.0.0.0/8]\n\
              portRange: 1-2\nwindowsRunAsService: true\nenableProfiling: true\n\
              showHiddenMetricsForVersion: \"1.36\"\nwinkernel: {networkName: x}\n\
@@ -105,8 +93,8 @@ mod tests {
              featureGates: {LoggingAlphaOptions: true, NativeHistograms: false}\n\
              logging: {flushFrequency: 1s, options: {text: {splitStream: true, infoBufferSize: 1Ki}}}\n",
         );
-        assert!(findings.is_usable(), "{findings}");
-        let subjects: Vec<&str> = findings
+        assert!(report.is_usable(), "{report}");
+        let subjects: Vec<&str> = report
             .notices
             .iter()
             .map(|notice| notice.subject.as_str())
@@ -136,8 +124,8 @@ mod tests {
 
     #[test]
     fn blanks_that_matter_are_named() {
-        let findings = findings("");
-        let subjects: Vec<&str> = findings
+        let report = report("");
+        let subjects: Vec<&str> = report
             .notices
             .iter()
             .map(|notice| notice.subject.as_str())

@@ -18,11 +18,12 @@ use kpr_core::plan::conntrack::tuning::Tuning;
 use super::defaults::{IPVS_DRAIN_LIMIT, SCHEDULER, split_host_port};
 use super::gates::FeatureGates;
 use super::settings::{
-    ClientSettings, IptablesBackend, IpvsSettings, IpvsTimeouts, LogFormat, LogSettings, Notice,
-    Settings, SourceSettings, SyncSettings,
+    IptablesBackend, IpvsSettings, IpvsTimeouts, LogFormat, LogSettings, Notice, Settings,
+    SyncSettings,
 };
 use super::types::{KubeProxyConfiguration, Logging};
 use super::validation::{Errors, Problem, ValidationErrors};
+use crate::source::{Source, kubernetes};
 
 const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
 const POSITIVE: &str = "must be greater than 0";
@@ -47,7 +48,7 @@ pub(super) struct CommandLine {
     /// kube-proxy's file has no place for it, and must stay one that kube-proxy takes.
     pub(super) ipvs_drain_limit: Option<GoDuration>,
     /// Nor for this.
-    pub(super) localhost_nodeports: bool,
+    pub(super) localhost_node_ports: bool,
     pub(super) config_file: Option<PathBuf>,
     /// `--metrics-port=0`.
     pub(super) metrics_disabled: bool,
@@ -114,8 +115,8 @@ pub(super) fn resolve(
 
     let client = &config.client_connection;
     let source = match command_line.manifests {
-        Some(directory) => SourceSettings::Manifests(directory),
-        None => SourceSettings::Kubernetes(ClientSettings {
+        Some(directory) => Source::Manifests(directory),
+        None => Source::Kubernetes(kubernetes::Config {
             kubeconfig: Some(PathBuf::from(&client.kubeconfig))
                 .filter(|path| !path.as_os_str().is_empty()),
             master: command_line.master.filter(|url| !url.is_empty()),
@@ -133,8 +134,8 @@ pub(super) fn resolve(
         masquerade_all: config.iptables.masquerade_all,
         masquerade_bit,
         iptables_backend: command_line.iptables_backend,
-        localhost_node_ports: config.iptables.localhost_node_ports.unwrap_or(true),
-        forwards_localhost: command_line.localhost_nodeports,
+        iptables_localhost_node_ports: config.iptables.localhost_node_ports.unwrap_or(true),
+        localhost_node_ports: command_line.localhost_node_ports,
         ipvs,
         detect_local,
         node_port_addresses,

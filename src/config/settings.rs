@@ -11,27 +11,10 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::types::KubeProxyConfiguration;
+use crate::source::Source;
 use kpr_core::model::ProxyMode;
 use kpr_core::model::node::{DetectLocal, NodePortAddresses};
 use kpr_core::plan::conntrack::tuning::Tuning;
-
-/// Where Services and EndpointSlices come from.
-#[derive(Clone, Debug, PartialEq)]
-pub enum SourceSettings {
-    /// An API server.
-    Kubernetes(ClientSettings),
-    /// A directory of YAML and JSON files (`--manifests`).
-    Manifests(PathBuf),
-}
-
-/// How to reach the API server. With neither `kubeconfig` nor `master`: in-cluster.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct ClientSettings {
-    /// `clientConnection.kubeconfig`.
-    pub kubeconfig: Option<PathBuf>,
-    /// `--master`: the server's URL, beats the kubeconfig's.
-    pub master: Option<String>,
-}
 
 /// When rounds happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,7 +115,7 @@ pub struct Settings {
     /// Which dataplane runs.
     pub mode: ProxyMode,
     /// Where objects come from.
-    pub source: SourceSettings,
+    pub source: Source,
     /// The node's name, trimmed and in lower case, if it is not the host's.
     pub hostname_override: Option<String>,
     /// Replaces the node's address in its family unless unspecified. Nothing is bound to it.
@@ -151,13 +134,15 @@ pub struct Settings {
     pub masquerade_bit: u8,
     /// Which iptables is written to.
     pub iptables_backend: IptablesBackend,
-    /// Node ports answer on IPv4 loopback addresses, by rules of iptables mode.
+    /// `--iptables-localhost-nodeports`: rules of iptables mode accept node ports on IPv4 loopback
+    /// addresses.
+    pub iptables_localhost_node_ports: bool,
+    /// `--localhost-nodeports`: this process forwards node ports of loopback addresses where rules do
+    /// not.
     pub localhost_node_ports: bool,
-    /// Node ports are forwarded from loopback addresses where rules do not do it.
-    pub forwards_localhost: bool,
     /// Settings of ipvs mode.
     pub ipvs: IpvsSettings,
-    /// How traffic of local pods is told.
+    /// How traffic from local pods is detected.
     pub detect_local: DetectLocal,
     /// Where node ports answer.
     pub node_port_addresses: NodePortAddresses,
@@ -173,7 +158,7 @@ pub struct Settings {
     pub kubernetes_version: String,
     /// The file that the configuration came from, to be watched.
     pub config_file: Option<PathBuf>,
-    /// What to tell the operator once at start.
+    /// Notices for the operator, logged once at start.
     pub notices: Vec<Notice>,
     /// The effective configuration, for `/configz` and `--write-config-to`.
     pub configuration: KubeProxyConfiguration,

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::*;
+use crate::source::{Source, kubernetes};
 use kpr_core::model::ProxyMode;
 use kpr_core::model::node::DetectLocal;
 use kpr_core::plan::conntrack::tuning::Tuning;
@@ -121,7 +122,7 @@ fn flags_reach_their_settings() {
     assert_eq!(settings.ipvs.timeouts.tcp, Some(Duration::from_mins(15)));
     assert_eq!(settings.sync.period, Duration::from_mins(1));
     assert_eq!(settings.sync.min_period, Duration::from_secs(2));
-    assert!(settings.masquerade_all && !settings.localhost_node_ports);
+    assert!(settings.masquerade_all && !settings.iptables_localhost_node_ports);
     assert_eq!(settings.masquerade_mark(), 8);
     assert_eq!(
         settings.detect_local,
@@ -143,7 +144,7 @@ fn flags_reach_their_settings() {
     );
     assert_eq!(
         settings.source,
-        SourceSettings::Kubernetes(ClientSettings {
+        Source::Kubernetes(kubernetes::Config {
             kubeconfig: Some(PathBuf::from("/k")),
             master: Some("http://m".to_owned()),
         })
@@ -256,7 +257,7 @@ fn master_host_name_and_logging_count_beside_a_file() {
         "-v=5",
         "--vmodule=a=9",
     ]);
-    let SourceSettings::Kubernetes(client) = &settings.source else {
+    let Source::Kubernetes(client) = &settings.source else {
         panic!("{settings:?}")
     };
     assert_eq!(client.master.as_deref(), Some("http://m"));
@@ -443,7 +444,7 @@ fn commands_are_told_apart() {
     assert!(matches!(
         try_command(&["plan", "--manifests=/m", "--output=json"]),
         Ok(Command::Plan { settings, output: OutputFormat::Json })
-            if settings.source == SourceSettings::Manifests(PathBuf::from("/m"))
+            if settings.source == Source::Manifests(PathBuf::from("/m"))
     ));
     assert!(matches!(
         try_command(&["check-config", "c"]),

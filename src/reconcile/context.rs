@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::config::settings::{IpvsTimeouts, Settings, SourceSettings};
+use crate::config::settings::{IpvsTimeouts, Settings};
 use kpr_core::model::ipvs_options::Scheduler;
 use kpr_core::model::node::NodeIps;
 use kpr_core::model::{IpFamily, NodeInfo};
@@ -74,7 +74,7 @@ impl NodeFacts {
     /// What the Node object lacks that a correct first round needs.
     pub fn missing(&self, settings: &Settings) -> Option<Missing> {
         // Files need no Node object.
-        if matches!(settings.source, SourceSettings::Manifests(_)) {
+        if !settings.source.needs_node() {
             return None;
         }
         match &self.info {
@@ -140,7 +140,7 @@ pub fn context(
         iptables: IptablesContext {
             node_ports_everywhere: ranges.matches_all(),
             localhost_node_ports: family == IpFamily::V4
-                && settings.localhost_node_ports
+                && settings.iptables_localhost_node_ports
                 && ranges.contains_loopback(),
             drop_invalid: !settings.conntrack.tcp_be_liberal && !facts.tcp_is_liberal,
             counts_packets: facts.counts_packets,

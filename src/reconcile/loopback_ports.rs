@@ -36,9 +36,9 @@ impl LoopbackPorts {
         };
         Self {
             // A flag: it does not change while the process runs.
-            is_on: settings.forwards_localhost,
+            is_on: settings.localhost_node_ports,
             wanted,
-            is_news: settings.forwards_localhost,
+            is_news: settings.localhost_node_ports,
         }
     }
 
@@ -106,7 +106,7 @@ fn listening_target(family: IpFamily, settings: &Settings, facts: &NodeFacts) ->
 pub(super) fn is_listening(family: IpFamily, settings: &Settings, facts: &NodeFacts) -> bool {
     let has_rules = settings.mode == ProxyMode::Iptables
         && family == IpFamily::V4
-        && settings.localhost_node_ports;
+        && settings.iptables_localhost_node_ports;
     let loopback = match family {
         IpFamily::V4 => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpFamily::V6 => IpAddr::V6(Ipv6Addr::LOCALHOST),
@@ -114,7 +114,7 @@ pub(super) fn is_listening(family: IpFamily, settings: &Settings, facts: &NodeFa
     let ranges = settings
         .node_port_addresses
         .ranges(family, &facts.node_ips(settings));
-    settings.forwards_localhost && !has_rules && ranges.contains(loopback)
+    settings.localhost_node_ports && !has_rules && ranges.contains(loopback)
 }
 
 /// An address of the node on which node ports answer, its main one if possible.

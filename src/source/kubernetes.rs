@@ -73,11 +73,11 @@ pub async fn server_address(config: &Config) -> Result<Option<IpAddr>, Error> {
 }
 
 /// Sends the objects of the cluster, then each change, until the receiver is dropped.
-pub async fn run(
+pub async fn run<U: From<Update> + Send>(
     config: Config,
     options: Options,
     observer: Arc<dyn Observer>,
-    updates: mpsc::Sender<Update>,
+    updates: mpsc::Sender<U>,
 ) -> Result<(), Error> {
     let client = client::new(&config, observer.clone()).await?;
     let no_other_proxy = format!("!{PROXY_NAME_LABEL}");

@@ -37,11 +37,11 @@ pub enum Error {
 }
 
 /// Sends the objects in `directory`, then each change, until the receiver is dropped.
-pub async fn run(
+pub async fn run<U: From<Update> + Send>(
     directory: &Path,
     options: Options,
     observer: Arc<dyn Observer>,
-    updates: mpsc::Sender<Update>,
+    updates: mpsc::Sender<U>,
 ) -> Result<(), Error> {
     let failed = |source| Error::Directory {
         path: directory.to_owned(),

@@ -68,7 +68,7 @@ fn defaults_are_valid() {
     );
     assert_eq!(settings.conntrack.udp_timeout, None);
     assert_eq!(settings.detect_local, DetectLocal::ClusterCidr(vec![]));
-    assert!(settings.allow_external_ips && settings.localhost_node_ports);
+    assert!(settings.allow_external_ips && settings.iptables_localhost_node_ports);
     assert_eq!(settings.configuration.mode, "iptables");
 }
 
@@ -453,7 +453,7 @@ fn the_source_is_a_directory_or_an_api_server() {
     };
     assert_eq!(
         resolve_with(directory),
-        SourceSettings::Manifests(PathBuf::from("/m"))
+        Source::Manifests(PathBuf::from("/m"))
     );
     let master = CommandLine {
         master: Some("http://m".to_owned()),
@@ -461,7 +461,7 @@ fn the_source_is_a_directory_or_an_api_server() {
     };
     assert_eq!(
         resolve_with(master),
-        SourceSettings::Kubernetes(ClientSettings {
+        Source::Kubernetes(kubernetes::Config {
             kubeconfig: Some(PathBuf::from("/k")),
             master: Some("http://m".to_owned()),
         })

@@ -15,7 +15,7 @@ use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
-use tracing::{debug, info, warn};
+use tracing::{Instrument, debug, info, info_span, warn};
 
 use super::super::{Closed, Update, send};
 
@@ -26,15 +26,15 @@ const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// A list of which nothing arrives for this long does not come. If it was to be streamed, the
 /// server may not know how.
 const SILENCE: Duration = Duration::from_secs(30);
-/// So many refusals in a row, and the list is asked for again: the version that the watch wants to
-/// go on from may be one that the server does not know, for example after a restore.
+/// After this many refusals in a row the kind is listed again: the server may not know the resource
+/// version to resume from, for example after a restore.
 const MAX_REFUSALS: u32 = 3;
 /// The same for a kind that the server need not have: a server that has just started may refuse
 /// what it allows as soon as it has read its roles.
 const MAX_OPTIONAL_REFUSALS: u32 = 5;
 /// How often to ask again for a kind that the server does not have.
 const ABSENT_INTERVAL: Duration = Duration::from_mins(5);
-/// Of the failures that follow each other, every so many is logged: about once in a minute.
+/// Of consecutive failures, one in this many is logged: about one in a minute.
 const LOG_EVERY: u32 = 16;
 
 /// What to follow.
@@ -84,27 +84,30 @@ enum Remedy {
 }
 
 /// Follows a kind until the receiver is gone.
-pub(super) async fn follow<K>(
+pub(super) async fn follow<K, U>(
     watched: Watched<K>,
     mut handler: impl Handler<K>,
-    updates: &mpsc::Sender<Update>,
+    updates: &mpsc::Sender<U>,
 ) where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+    U: From<Update>,
 {
-    let following = follow_or_closed(watched, &mut handler, updates);
+    let span = info_span!("watch", kind = watched.kind);
+    let following = follow_or_closed(watched, &mut handler, updates).instrument(span);
     tokio::select! {
         _closed = following => {}
         () = updates.closed() => {}
     }
 }
 
-async fn follow_or_closed<K>(
+async fn follow_or_closed<K, U>(
     mut watched: Watched<K>,
     handler: &mut impl Handler<K>,
-    updates: &mpsc::Sender<Update>,
+    updates: &mpsc::Sender<U>,
 ) -> Result<(), Closed>
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+    U: From<Update>,
 {
     let mut progress = Progress {
         kind: watched.kind,
@@ -131,7 +134,7 @@ where
             Remedy::List => {
                 info!(
                     kind = watched.kind,
-                    "no streamed list from the server: listing"
+                    "API server does not stream lists, listing instead"
                 );
                 watched.config.initial_list_strategy = InitialListStrategy::ListWatch;
             }
@@ -141,14 +144,15 @@ where
 }
 
 /// One watcher, from its list to the failure that needs another.
-async fn attempt<K>(
+async fn attempt<K, U>(
     watched: &Watched<K>,
     handler: &mut impl Handler<K>,
-    updates: &mpsc::Sender<Update>,
+    updates: &mpsc::Sender<U>,
     progress: &mut Progress,
 ) -> Result<Remedy, Closed>
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+    U: From<Update>,
 {
     let streaming = watched.config.initial_list_strategy == InitialListStrategy::StreamingList;
     let mut stream = pin!(watcher(watched.api.clone(), watched.config.clone()));
@@ -176,7 +180,7 @@ where
                         kind = watched.kind,
                         error,
                         ?remedy,
-                        "the server does not serve this"
+                        "API server does not serve this watch"
                     );
                     return Ok(remedy);
                 }

@@ -14,7 +14,7 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
 use tracing::{debug, warn};
 
-/// How often the directory is read although nothing was noticed: some file systems tell nothing.
+/// How often the directory is read although nothing was noticed: some file systems send no events.
 const SAFETY_INTERVAL: Duration = Duration::from_mins(1);
 /// The same where nothing can be noticed.
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
@@ -80,7 +80,7 @@ pub(super) struct Changes {
     warned: bool,
 }
 
-/// What the watcher's thread tells.
+/// What the watcher's thread has seen.
 #[derive(Debug, Default)]
 struct Shared {
     changed: Notify,
@@ -106,7 +106,7 @@ impl Changes {
         changes
     }
 
-    /// Files that somebody is writing at the moment.
+    /// Files that are being written.
     pub(super) fn unfinished(&self) -> BTreeSet<PathBuf> {
         self.shared.seen().unfinished.clone()
     }
@@ -146,7 +146,7 @@ impl Changes {
                 if !self.warned {
                     warn!(
                         directory = %self.directory.display(), %error,
-                        "cannot watch the manifest directory: it is polled"
+                        "failed to watch manifest directory, polling it instead"
                     );
                 }
                 self.warned = true;
@@ -199,22 +199,22 @@ impl Shared {
 }
 
 fn watcher(directory: &Path, shared: &Arc<Shared>) -> notify::Result<RecommendedWatcher> {
-    let told = shared.clone();
+    let shared = shared.clone();
     let root = directory.to_owned();
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         let wake = match event {
-            Ok(event) => told.note(&root, &event),
+            Ok(event) => shared.note(&root, &event),
             Err(error) => {
-                debug!(%error, "watch of the manifest directory failed");
+                debug!(%error, "manifest directory watch failed");
                 true
             }
         };
         if wake {
-            told.changed.notify_one();
+            shared.changed.notify_one();
         }
     })?;
     watcher.watch(directory, RecursiveMode::Recursive)?;
-    // Tells when the directory itself is replaced.
+    // Notices when the directory itself is replaced.
     if let Some(parent) = directory
         .parent()
         .filter(|path| !path.as_os_str().is_empty())

@@ -81,7 +81,7 @@ impl Store {
     }
 
     /// Reads the directory again; returns what changed since the last scan. Files that are
-    /// `unfinished` (somebody is writing them) are left as they were.
+    /// `unfinished` (being written) are left as they were.
     pub(super) fn scan(&mut self, unfinished: &BTreeSet<PathBuf>) -> Vec<Update> {
         let paths = match files::list(&self.directory) {
             Ok(paths) => paths,

@@ -554,7 +554,7 @@ async fn a_problem_is_reported_once_however_often_the_file_is_read() {
 
 #[tokio::test]
 async fn a_missing_directory_refuses_the_start() {
-    let (sender, _receiver) = mpsc::channel(1);
+    let (sender, _receiver) = mpsc::channel::<Update>(1);
     let options = Options {
         node_name: "here".into(),
         allow_external_ips: true,

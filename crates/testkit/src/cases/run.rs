@@ -143,7 +143,7 @@ impl World {
             // In two families, TCP and UDP.
             let open = 4 * ports.filter(|port| port.node_port.is_some()).count();
             proxy.wait_for_log(&[
-                "node ports on localhost are forwarded",
+                "forwarding node ports on localhost",
                 &format!("ports={open}"),
             ])?;
         }

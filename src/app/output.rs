@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The answers of commands, on stdout.
+
+use std::fmt::Display;
+use std::io::{self, BufWriter, ErrorKind, Write};
+
+use anyhow::Context as _;
+
+/// Writes to stdout. A reader that has gone away (`kube-proxy-rs plan | head -1`) is no error: the
+/// rest is dropped.
+pub(super) fn print(answer: impl Display) -> anyhow::Result<()> {
+    let mut stdout = BufWriter::new(io::stdout().lock());
+    let written = write!(stdout, "{answer}").and_then(|()| stdout.flush());
+    match written {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("cannot write to stdout"),
+    }
+}
+
+/// Writes the error that ends a command to stderr, before or beside the log, as upstream does.
+pub(super) fn print_error(error: &anyhow::Error) {
+    // Without stderr there is nowhere else to report it.
+    drop(writeln!(io::stderr(), "Error: {error:#}"));
+}
