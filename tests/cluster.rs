@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The source against a real kube-apiserver, changed with `kubectl`, as the user that kube-proxy is.
+//! The source against a real kube-apiserver, changed with `kubectl`, as the user that kube-proxy
+//! is.
 //!
-//! `KPR_TESTBED` names the folder that `hack/testbed/up` made; without it every test reads *ignored*.
-//! The API server is stopped and started by some tests, so they run one after the other.
+//! `KPR_TESTBED` names the folder that `hack/testbed/up` made; without it every test reads
+//! *ignored*. The API server is stopped and started by some tests, so they run one after the other.
 #![cfg(test)]
 
 use std::fmt::Write as _;

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The real kube-proxy and ours in iptables mode, with the same objects of a real API server: see [`differential`].
+//! The real kube-proxy and ours in iptables mode, with the same objects of a real API server: see
+//! [`differential`].
 //!
-//! `KPR_TESTBED` names the folder that `hack/testbed/up` made; without it every test reads *ignored*.
+//! `KPR_TESTBED` names the folder that `hack/testbed/up` made; without it every test reads
+//! *ignored*.
 #![cfg(test)]
 
 use std::path::Path;

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What `deploy/prometheus` holds, judged by a real Prometheus: the rules are valid, each alert fires in its test and does not in
-//! another one, and with a proxy in iptables mode that has work every panel of the dashboards and every recording rule has data.
-//! (`cluster_ipvs` does the last with one in IPVS mode.)
+//! What `deploy/prometheus` holds, judged by a real Prometheus: the rules are valid, each alert
+//! fires in its test and does not in another one, and with a proxy in iptables mode that has work
+//! every panel of the dashboards and every recording rule has data. (`cluster_ipvs` does the last
+//! with one in IPVS mode.)
 //!
-//! `KPR_TESTBED` names the folder that `hack/testbed/up` made; without it every test reads *ignored*.
+//! `KPR_TESTBED` names the folder that `hack/testbed/up` made; without it every test reads
+//! *ignored*.
 #![cfg(test)]
 
 use std::collections::BTreeSet;
@@ -63,8 +65,8 @@ fn alerts_fire_where_they_should(_: &Testbed) -> Result<()> {
     promtool(&["test", "rules", ALERT_TESTS]).map(drop)
 }
 
-/// The tests of an alert begin with its name, and ask for that alert. Where it should fire they ask in the minute before, too: so
-/// a threshold or a `for` that changes shows.
+/// The tests of an alert begin with its name, and ask for that alert. Where it should fire they ask
+/// in the minute before, too: so a threshold or a `for` that changes shows.
 fn every_alert_has_tests(_: &Testbed) -> Result<()> {
     let rules = yaml(ALERTS)?;
     let alerts: BTreeSet<&str> = list(&rules["groups"])?
@@ -110,7 +112,8 @@ fn every_alert_has_tests(_: &Testbed) -> Result<()> {
 
 // === the dashboard by itself ===
 
-/// Grafana's own definitions of dashboards, panels and queries know every field, and miss none that they require.
+/// Grafana's own definitions of dashboards, panels and queries know every field, and miss none that
+/// they require.
 fn grafana_knows_all_of_it(_: &Testbed) -> Result<()> {
     let built = program(&in_repository("hack/dashboard/build")).output()?;
     let folder = succeeded(&["hack/dashboard/build"], &built);
@@ -156,8 +159,8 @@ fn list(value: &Value) -> Result<&Vec<Value>> {
 
 // === with a proxy ===
 
-/// Endpoints change, a rule is flushed, objects are skipped and Events written, the API server goes and comes back, again and
-/// again, until all panels have data.
+/// Endpoints change, a rule is flushed, objects are skipped and Events written, the API server goes
+/// and comes back, again and again, until all panels have data.
 fn every_panel_has_data(testbed: &Testbed) -> Result<()> {
     let machine = Machine::new(testbed, "kpr-seen", 0)?;
     machine.register("{}");
@@ -200,7 +203,8 @@ fn every_panel_has_data(testbed: &Testbed) -> Result<()> {
     Ok(())
 }
 
-/// A Service with another endpoint each turn, one with policy Local and no endpoint here, and one that is wrong each turn.
+/// A Service with another endpoint each turn, one with policy Local and no endpoint here, and one
+/// that is wrong each turn.
 fn objects(turn: u32) -> String {
     let now = jiff::Timestamp::now();
     let turn = turn % 200;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! IPVS mode with real packets, in a kernel that has `ip_vs`: the table of cases, then scenarios. The
-//! proxy is the real program; other programs say what the kernel holds.
+//! IPVS mode with real packets, in a kernel that has `ip_vs`: the table of cases, then scenarios.
+//! The proxy is the real program; other programs say what the kernel holds.
 
 #![cfg(test)]
 

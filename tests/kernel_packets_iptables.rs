@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! iptables mode in the guest kernel: the table of cases with the protocol that kernels of hosts often lack.
+//! iptables mode in the guest kernel: the table of cases with the protocol that kernels of hosts
+//! often lack.
 
 #![cfg(test)]
 

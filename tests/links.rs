@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the documents, alerts and the Dockerfile of this repository point to is there: links, headings, paths, variables.
+//! What the documents, alerts and the Dockerfile of this repository point to is there: links,
+//! headings, paths, variables.
 #![cfg(test)]
 
 use std::collections::BTreeMap;
@@ -173,7 +174,8 @@ fn a_broken_link_is_found() {
     );
 }
 
-/// A variable that its stage does not declare is empty: builds for two platforms would share their files.
+/// A variable that its stage does not declare is empty: builds for two platforms would share their
+/// files.
 #[test]
 fn image_is_made_of_what_is_there() {
     let text = fs::read_to_string(root().join("deploy/image/Dockerfile")).unwrap();

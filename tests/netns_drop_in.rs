@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The proxy as operators and load balancers see it, in iptables mode, in a network namespace of this machine: health
-//! check ports of Services, changes of the configuration file.
+//! The proxy as operators and load balancers see it, in iptables mode, in a network namespace of
+//! this machine: health check ports of Services, changes of the configuration file.
 #![cfg(test)]
 
 use std::collections::BTreeMap;

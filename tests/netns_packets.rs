@@ -75,7 +75,8 @@ fn main() -> ExitCode {
     conclusion.exit_code()
 }
 
-/// IPVS mode in a kernel without `ip_vs`: the start is refused with the cause, and nothing is changed.
+/// IPVS mode in a kernel without `ip_vs`: the start is refused with the cause, and nothing is
+/// changed.
 fn kernel_without_ipvs() -> Result<()> {
     let node = Namespace::new()?;
     node.ip("link set lo up\n")?;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The table of cases without a kernel: manifests in, rules out, and a tracer follows packets through the rules. It meets
-//! what real packets meet (`netns_packets`), because both take their clients and expectations from the same table.
+//! The table of cases without a kernel: manifests in, rules out, and a tracer follows packets
+//! through the rules. It meets what real packets meet (`netns_packets`), because both take their
+//! clients and expectations from the same table.
 
 #![cfg(test)]
 
@@ -168,7 +169,8 @@ fn check(
         (Host::Node, _) => vec![Host::Node.address(family), second_node_address(family)],
         (from, _) => vec![from.address(family)],
     };
-    // The kernel itself drops what comes from elsewhere to a loopback address, unless it is told not to.
+    // The kernel itself drops what comes from elsewhere to a loopback address, unless it is told
+    // not to.
     let is_martian = to.ip().is_loopback()
         && probe.from != Host::Node
         && !kernel.node.sysctls.contains_key(ROUTE_LOCALNET);
@@ -271,7 +273,8 @@ fn interface(from: Host) -> Option<&'static str> {
     }
 }
 
-/// The table of `docs/design/differences.md` has what the cases say of differences between the modes, and nothing else.
+/// The table of `docs/design/differences.md` has what the cases say of differences between the
+/// modes, and nothing else.
 fn differences_are_documented() -> Result<()> {
     const HEADING: &str = "## Differences between our two modes\n";
     let text = include_str!("../docs/design/differences.md");

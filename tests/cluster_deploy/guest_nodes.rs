@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The same for IPVS mode, on a node that is a guest kernel: what the manifests give to the pods is enough there, too.
+//! The same for IPVS mode, on a node that is a guest kernel: what the manifests give to the pods is
+//! enough there, too.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -44,7 +45,8 @@ impl<'a> World<'a> {
         let web = web();
         let objects = register(testbed, &web);
         testbed.set_addresses("node", &guest.addresses);
-        // What a kubelet's rules tell the proxy to use; this kernel lacks the other backend's nat table.
+        // What a kubelet's rules tell the proxy to use; this kernel lacks the other backend's nat
+        // table.
         for family in ["iptables", "ip6tables"] {
             guest.run(&format!("{family}-legacy -t mangle -N KUBE-IPTABLES-HINT"));
         }
@@ -91,7 +93,8 @@ impl<'a> World<'a> {
         self.packets_pass()
     }
 
-    /// What `ipvsadm` shows of the Service: both pods behind every address and protocol, or nothing.
+    /// What `ipvsadm` shows of the Service: both pods behind every address and protocol, or
+    /// nothing.
     fn has_servers(&mut self, times: usize) -> Result<()> {
         let servers = self.guest.run("ipvsadm -Sn");
         for family in Family::ALL {

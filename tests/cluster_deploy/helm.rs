@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The chart in the hands of the real Helm: linted, rendered, refused, installed, changed, rolled back, removed.
+//! The chart in the hands of the real Helm: linted, rendered, refused, installed, changed, rolled
+//! back, removed.
 
 use std::fs;
 use std::path::PathBuf;

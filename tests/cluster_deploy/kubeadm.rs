@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The patch in the hands of the real kubeadm: its DaemonSet becomes ours, stays ours at an upgrade, and becomes kube-proxy's
-//! again where the patch is gone.
+//! The patch in the hands of the real kubeadm: its DaemonSet becomes ours, stays ours at an
+//! upgrade, and becomes kube-proxy's again where the patch is gone.
 
 use std::fs;
 use std::path::PathBuf;
@@ -110,7 +110,8 @@ impl<'a> Kubeadm<'a> {
     }
 }
 
-/// This machine as a control plane, for `kubeadm upgrade`: without a `kubelet.conf` the node is named after the host.
+/// This machine as a control plane, for `kubeadm upgrade`: without a `kubelet.conf` the node is
+/// named after the host.
 fn control_plane(server: &str) -> Result<String> {
     let name = fs::read_to_string("/proc/sys/kernel/hostname")?;
     let name = name.trim().to_lowercase();

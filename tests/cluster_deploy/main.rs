@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What `deploy/` holds, in the hands of those who use it: real Helm, kubeadm and kubectl before a real API server, and
-//! the pods that come of it, with the image's file tree, in network namespaces and, in IPVS mode, in a guest
-//! kernel.
+//! What `deploy/` holds, in the hands of those who use it: real Helm, kubeadm and kubectl before a
+//! real API server, and the pods that come of it, with the image's file tree, in network namespaces
+//! and, in IPVS mode, in a guest kernel.
 //!
-//! `KPR_TESTBED` names the folder that `hack/testbed/up` made; without it every test reads *ignored*.
+//! `KPR_TESTBED` names the folder that `hack/testbed/up` made; without it every test reads
+//! *ignored*.
 #![cfg(test)]
 
 use std::process::ExitCode;

@@ -150,7 +150,8 @@ fn echo_is_accepted(testbed: &Testbed) -> Result<()> {
     Ok(())
 }
 
-/// An overlay as an operator applies it, with the address of the API server filled in. It is deleted with this.
+/// An overlay as an operator applies it, with the address of the API server filled in. It is
+/// deleted with this.
 pub(crate) struct Overlay<'a> {
     testbed: &'a Testbed,
     folder: TempDir,

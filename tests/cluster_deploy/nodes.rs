@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The pods of every way to deploy, on a node of network namespaces: with the image's files, their own account's token and the
-//! rights that the manifests give them, their probes succeed and packets reach endpoints.
+//! The pods of every way to deploy, on a node of network namespaces: with the image's files, their
+//! own account's token and the rights that the manifests give them, their probes succeed and
+//! packets reach endpoints.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;

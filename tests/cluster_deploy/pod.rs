@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A pod of a DaemonSet, run as the kubelet and a container runtime would: the image's file tree as its root, volumes from the
-//! API server, a token of its service account, environment, capabilities, read-only mounts, probes.
+//! A pod of a DaemonSet, run as the kubelet and a container runtime would: the image's file tree as
+//! its root, volumes from the API server, a token of its service account, environment,
+//! capabilities, read-only mounts, probes.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -17,8 +18,8 @@ use kpr_testkit::testbed::{Testbed, program, succeeded};
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
-/// Arguments: root, file of mounts (`source target ro|rw`), `privileged` or the capabilities to keep, `ro` or `rw` for the root,
-/// then the environment up to `--`, then the command.
+/// Arguments: root, file of mounts (`source target ro|rw`), `privileged` or the capabilities to
+/// keep, `ro` or `rw` for the root, then the environment up to `--`, then the command.
 const CONTAINER: &str = r#"set -e
 root=$1 mounts=$2 rights=$3 mode=$4
 shift 4
@@ -241,7 +242,8 @@ impl Pod {
         Ok(command)
     }
 
-    /// What `/proc/PID/status` says of the one container's process where its rights are those that the manifest gives.
+    /// What `/proc/PID/status` says of the one container's process where its rights are those that
+    /// the manifest gives.
     pub(crate) fn rights(&self) -> Result<Vec<(&'static str, &'static str)>> {
         let security = &self.spec["containers"][0]["securityContext"];
         if security["privileged"] == true {

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The proxy in kube-proxy's place on a node of a real cluster: with kubeadm's ConfigMap and command line, as kube-proxy's
-//! user, beside a real kube-proxy with the same objects, and before and after it. Each proxy has a network namespace of this
-//! machine, iptables mode, and a link to the API server.
+//! The proxy in kube-proxy's place on a node of a real cluster: with kubeadm's ConfigMap and
+//! command line, as kube-proxy's user, beside a real kube-proxy with the same objects, and before
+//! and after it. Each proxy has a network namespace of this machine, iptables mode, and a link to
+//! the API server.
 //!
-//! `KPR_TESTBED` names the folder that `hack/testbed/up` made; without it every test reads *ignored*.
+//! `KPR_TESTBED` names the folder that `hack/testbed/up` made; without it every test reads
+//! *ignored*.
 #![cfg(test)]
 
 use std::path::PathBuf;

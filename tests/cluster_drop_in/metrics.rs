@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Our metrics beside those of a real kube-proxy that has the same configuration and the same objects: names, types,
-//! labels, buckets.
+//! Our metrics beside those of a real kube-proxy that has the same configuration and the same
+//! objects: names, types, labels, buckets.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -20,7 +20,8 @@ pub(crate) const TESTS: &[Test] = &[("metrics_are_kube_proxys", metrics_are_kube
 const THEIRS_ALONE: &[&str] = &[
     // Go's runtime.
     "go_",
-    // Its client library: exec plugins, transports, its rate limiter. The two that dashboards use are ours too.
+    // Its client library: exec plugins, transports, its rate limiter. The two that dashboards use
+    // are ours too.
     "rest_client_exec_plugin_",
     "rest_client_rate_limiter_duration_seconds",
     "rest_client_request_retries_total",
@@ -49,11 +50,13 @@ const THEIRS_ALONE: &[&str] = &[
 const OURS_ALONE: &[&str] = &[
     "kube_proxy_rs_",
     "process_threads",
-    // kube-proxy's too, but it has no series before an endpoint of UDP has changed; we look at flows at start as well.
+    // kube-proxy's too, but it has no series before an endpoint of UDP has changed; we look at
+    // flows at start as well.
     "kubeproxy_conntrack_reconciler_",
 ];
 
-/// Every selector of the panels and rules of kubernetes-mixin, but `up` (which Prometheus makes) and goroutines.
+/// Every selector of the panels and rules of kubernetes-mixin, but `up` (which Prometheus makes)
+/// and goroutines.
 const PANELS: &[(&str, &[&str])] = &[
     ("kubeproxy_sync_proxy_rules_duration_seconds_count", &[]),
     (

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! From the real kube-proxy to ours and back under load, in iptables mode: no connection fails, none breaks, kube-proxy
-//! can do its work afterwards, and after the clean-up the kernel is as it was before the first start.
+//! From the real kube-proxy to ours and back under load, in iptables mode: no connection fails,
+//! none breaks, kube-proxy can do its work afterwards, and after the clean-up the kernel is as it
+//! was before the first start.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -89,7 +90,8 @@ fn start_in(node: &Namespace, testbed: &Testbed, program: &Path, mode: &str) -> 
     Ok(proxy)
 }
 
-/// 201 new connections per second and 21 long-lived ones, of both families: from a pod, from the node, from outside.
+/// 201 new connections per second and 21 long-lived ones, of both families: from a pod, from the
+/// node, from outside.
 fn loads(topology: &Topology, service: &Service) -> Result<Vec<Load>> {
     let to_cluster_ip = Family::ALL.map(|family| (cluster_ip(family, service.n), 80).into());
     let to_node_port =

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A real Prometheus scrapes the proxy of the guest while there is work: every panel of the dashboards and every recording rule
-//! has data. (`cluster_monitoring` does this with a proxy in iptables mode.)
+//! A real Prometheus scrapes the proxy of the guest while there is work: every panel of the
+//! dashboards and every recording rule has data. (`cluster_monitoring` does this with a proxy in
+//! iptables mode.)
 
 use std::net::SocketAddr;
 
@@ -14,8 +15,9 @@ use kpr_testkit::wait::must;
 
 pub(crate) const TESTS: &[Test] = &[("every_panel_has_data", every_panel_has_data)];
 
-/// A connection stays with an endpoint that goes, so it drains; other endpoints change, a set loses an entry, objects are skipped
-/// and Events written, the API server goes and comes back, until all panels have data.
+/// A connection stays with an endpoint that goes, so it drains; other endpoints change, a set loses
+/// an entry, objects are skipped and Events written, the API server goes and comes back, until all
+/// panels have data.
 fn every_panel_has_data(world: &mut World) {
     world.create(&(service("held", "") + &slice("held", &[&format!("{POD} kpr-guest")])));
     let address = world.cluster_ips("held")[0];

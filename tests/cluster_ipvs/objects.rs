@@ -355,8 +355,8 @@ fn a_deployment_is_scaled(world: &mut World) {
     until_servers(world, address, 0);
 }
 
-/// Waits until the `ReplicaSet` has so many Pods and gives an address to those that lack one. Returns
-/// where all of them are reached.
+/// Waits until the `ReplicaSet` has so many Pods and gives an address to those that lack one.
+/// Returns where all of them are reached.
 fn running_pods(
     world: &World,
     count: usize,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The guest's kernel as `ipvsadm`, `ipset`, `ip` and `iptables-save` print it, each object one line
-//! of plain text. None of the proxy's own code is used, so a mistake in it cannot hide itself here.
+//! The guest's kernel as `ipvsadm`, `ipset`, `ip` and `iptables-save` print it, each object one
+//! line of plain text. None of the proxy's own code is used, so a mistake in it cannot hide itself
+//! here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The user that the proxy is may do what the `ClusterRole` of kube-proxy says, and nothing else; the
-//! proxy asks for nothing else.
+//! The user that the proxy is may do what the `ClusterRole` of kube-proxy says, and nothing else;
+//! the proxy asks for nothing else.
 
 use std::collections::BTreeSet;
 

@@ -317,7 +317,8 @@ impl ServicePort<'_> {
         endpoints
     }
 
-    /// Those that get connections. Flows of UDP, which have no end, stay with an endpoint that leaves while it serves.
+    /// Those that get connections. Flows of UDP, which have no end, stay with an endpoint that
+    /// leaves while it serves.
     fn real_servers(&self, endpoints: &[Endpoint], only_local: bool) -> Vec<String> {
         let chosen = self.chosen(endpoints, only_local);
         let stays = |endpoint: &&Endpoint| {

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use kpr_testkit::guest::Guest;
 
-/// Chains with their rules in order, and for other programs their lines. Two of these are equal when nothing is left over.
+/// Chains with their rules in order, and for other programs their lines. Two of these are equal
+/// when nothing is left over.
 pub(crate) type Kernel = BTreeMap<String, Vec<String>>;
 
 const MARK: &str = "=====";
@@ -36,8 +37,8 @@ pub(crate) fn read(guest: &mut Guest) -> Kernel {
     kernel
 }
 
-/// A line without what is chance, or of no effect on a link that is down: the link's number, its physical address, the length
-/// of its queue, flags and time-outs of addresses.
+/// A line without what is chance, or of no effect on a link that is down: the link's number, its
+/// physical address, the length of its queue, flags and time-outs of addresses.
 fn essence(line: &str) -> String {
     let line = match line.split_once(": ") {
         Some((number, rest)) if number.parse::<u32>().is_ok() => rest,

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The node of a real cluster changes between the real kube-proxy and ours, in both modes, or the pods of a Service are
-//! replaced, and clients must not notice. The node is a guest kernel that has IPVS; clients and pods are on this machine, so that
-//! all that the guest has to carry is packets.
+//! The node of a real cluster changes between the real kube-proxy and ours, in both modes, or the
+//! pods of a Service are replaced, and clients must not notice. The node is a guest kernel that has
+//! IPVS; clients and pods are on this machine, so that all that the guest has to carry is packets.
 //!
-//! `KPR_TESTBED` names the folder that `hack/testbed/up` made; without it every test reads *ignored*.
+//! `KPR_TESTBED` names the folder that `hack/testbed/up` made; without it every test reads
+//! *ignored*.
 #![cfg(test)]
 
 use std::process::ExitCode;

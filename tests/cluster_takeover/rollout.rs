@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A rolling update with ours in IPVS mode at the full rate: the guest has nothing to do but to carry packets.
+//! A rolling update with ours in IPVS mode at the full rate: the guest has nothing to do but to
+//! carry packets.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -14,7 +15,8 @@ use kpr_testkit::topology::{Family, cluster_ip, node_port};
 
 pub(crate) const TESTS: &[Test] = &[("a_rolling_update_loses_nothing_in_ipvs_mode", loses_nothing)];
 
-/// New connections per second that are begun: more than 200 are made then, if the machine does nothing else.
+/// New connections per second that are begun: more than 200 are made then, if the machine does
+/// nothing else.
 const BEGUN: u32 = 220;
 
 /// With fewer the test would say little; a machine that other tests share makes more than these.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A cluster of one node: the guest. A client outside, a pod that asks and pods that serve are namespaces of this machine, on
-//! the same wire as the guest; pods have the node for a router.
+//! A cluster of one node: the guest. A client outside, a pod that asks and pods that serve are
+//! namespaces of this machine, on the same wire as the guest; pods have the node for a router.
 
 use std::fmt;
 use std::io::{Read as _, Write as _};
@@ -24,7 +24,8 @@ use kpr_testkit::traffic::Protocol;
 use kpr_testkit::wait;
 
 const METRICS_PORT: u16 = 10249;
-/// kube-proxy starts some hundred programs before it has synced, and the guest needs up to 0.2 s for each.
+/// kube-proxy starts some hundred programs before it has synced, and the guest needs up to 0.2 s
+/// for each.
 const PATIENCE: Duration = Duration::from_mins(4);
 
 /// Who serves.

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Manifests in, plans out: each case is a directory below `tests/golden` with numbered steps, and
-//! each step a directory of manifests that takes the place of the one before. Beside it are the plan
-//! that it leads to, of both families, as text and as JSON. After every step a second plan is empty.
+//! each step a directory of manifests that takes the place of the one before. Beside it are the
+//! plan that it leads to, of both families, as text and as JSON. After every step a second plan is
+//! empty.
 //!
 //! `hack/update-golden.sh` writes the plans anew; the difference is to be looked at.
 #![cfg(test)]

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The IPVS client against a real kernel, with `ipvsadm` as the independent reader.
 //!
-//! Run it where IPVS is and its tables are nobody's: `hack/guest -- PATH_OF_THIS_PROGRAM`. Elsewhere
-//! every test reads *ignored*; with `REQUIRE_KERNEL=1` that is a failure.
+//! Run it where IPVS is and its tables are nobody's: `hack/guest -- PATH_OF_THIS_PROGRAM`.
+//! Elsewhere every test reads *ignored*; with `REQUIRE_KERNEL=1` that is a failure.
 #![cfg(test)]
 
 use std::io::{Read, Write};

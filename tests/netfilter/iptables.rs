@@ -166,7 +166,8 @@ fn ours(mut ruleset: Ruleset) -> Ruleset {
     ruleset
 }
 
-/// What the planner wants is what `iptables-save` prints, letter by letter: else it would write it again for ever.
+/// What the planner wants is what `iptables-save` prints, letter by letter: else it would write it
+/// again for ever.
 fn written(backend: Backend) {
     for family in IpFamily::ALL {
         make_sets(family);

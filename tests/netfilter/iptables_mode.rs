@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! iptables mode's rules in a real kernel: what the planner wants is what `iptables-save` prints, so that a second look
-//! finds nothing to do.
+//! iptables mode's rules in a real kernel: what the planner wants is what `iptables-save` prints,
+//! so that a second look finds nothing to do.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

@@ -328,7 +328,8 @@ const PATIENCE: Duration = wait::LIMIT;
 /// For what must not come.
 const NOW: Duration = Duration::from_millis(1);
 
-/// Waits until the links were named, in one change or several: the kernel tells of IPv6 addresses later.
+/// Waits until the links were named, in one change or several: the kernel tells of IPv6 addresses
+/// later.
 fn hear(monitor: &mut Monitor, links: &[u32]) {
     let mut missing: BTreeSet<u32> = links.iter().copied().collect();
     while !missing.is_empty() {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Sets, links, rules and kernel settings against a real kernel, with `ipset`, `ip` and `iptables-save` as the
-//! independent readers.
+//! Sets, links, rules and kernel settings against a real kernel, with `ipset`, `ip` and
+//! `iptables-save` as the independent readers.
 
 use std::process::{ExitCode, Output};
 

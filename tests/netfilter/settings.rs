@@ -40,7 +40,8 @@ fn refused() {
         .ensure("net/ipv4/conf/lo/arp_ignore", "many")
         .unwrap_err();
     assert!(matches!(error, SysctlError::Refused { .. }), "{error:?}");
-    // Numbers of several hosts' memory are settings of the machine, read-only in a namespace or not there at all.
+    // Numbers of several hosts' memory are settings of the machine, read-only in a namespace or not
+    // there at all.
     let error = sysctls.ensure("net/core/rmem_max", "1").unwrap_err();
     assert!(
         matches!(

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What others do to rules of ours is noticed without reading the rules; what we do ourselves is not.
+//! What others do to rules of ours is noticed without reading the rules; what we do ourselves is
+//! not.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -108,7 +109,8 @@ impl Machine {
         self.write_and(edits, None);
     }
 
-    /// Somebody else runs iptables when we have written, and before it is looked at what became of it.
+    /// Somebody else runs iptables when we have written, and before it is looked at what became of
+    /// it.
     fn write_and(&mut self, edits: &[Edit], other: Option<&str>) {
         // The planner knows what is there.
         let rules = self.iptables.save(&[Table::Nat, Table::Filter]).unwrap();

@@ -127,8 +127,8 @@ pub(crate) fn is_repaired(node: &Node) -> Result<()> {
             Ok(())
         })?;
     }
-    // A save and a restore for each, and no more for being idle. A look may meet a flush of two tables between them,
-    // and the flush is two repairs then.
+    // A save and a restore for each, and no more for being idle. A look may meet a flush of two
+    // tables between them, and the flush is two repairs then.
     let repairs = 2.0 * 7.0;
     let now = node.metric("kube_proxy_rs_processes_started_total")?;
     ensure!(

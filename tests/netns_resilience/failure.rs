@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! iptables fails while the proxy runs: old rules stay in force, others are served, and it goes on by itself.
+//! iptables fails while the proxy runs: old rules stay in force, others are served, and it goes on
+//! by itself.
 
 use std::fs::File;
 
@@ -16,7 +17,8 @@ const FAILURES: &str =
 const PARTIAL_FAILURES: &str =
     "kubeproxy_sync_proxy_rules_iptables_partial_restore_failures_total{ip_family=\"IPv4\"}";
 
-/// A kernel without `xt_recent`: the Service that needs it is named and set aside, with its old rules; others are served.
+/// A kernel without `xt_recent`: the Service that needs it is named and set aside, with its old
+/// rules; others are served.
 pub(crate) fn refused_service(node: &Node) -> Result<()> {
     // What the programs say where the module is missing (iptables 1.8.9).
     let words = match node.backend {
@@ -193,7 +195,8 @@ pub(crate) fn restore_recovers(node: &Node) -> Result<()> {
     node.counts(&chosen)
 }
 
-/// Another program holds the lock for long: said so, no Service is blamed, and served when it is free.
+/// Another program holds the lock for long: said so, no Service is blamed, and served when it is
+/// free.
 pub(crate) fn held_lock(node: &Node) -> Result<()> {
     let proxy = node.start()?;
     let lock = File::open(node.lock())?;
@@ -212,7 +215,8 @@ pub(crate) fn held_lock(node: &Node) -> Result<()> {
     Ok(())
 }
 
-/// `iptables-save` prints nonsense: the rules stay as they are, and are repaired when it is well again.
+/// `iptables-save` prints nonsense: the rules stay as they are, and are repaired when it is well
+/// again.
 pub(crate) fn garbage(node: &Node) -> Result<()> {
     let proxy = node.start()?;
     let wanted = node.rules(Family::V4)?;

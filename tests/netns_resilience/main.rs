@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! iptables mode when things go wrong: others change its rules, programs are missing or fail, a lock is held. On this
-//! machine's kernel, in network namespaces, with both backends.
+//! iptables mode when things go wrong: others change its rules, programs are missing or fail, a
+//! lock is held. On this machine's kernel, in network namespaces, with both backends.
 
 #![cfg(test)]
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A node that is nothing but a namespace: no packets flow, the rules are what is looked at. Between the proxy and
-//! iptables stand scripts that tests can make fail.
+//! A node that is nothing but a namespace: no packets flow, the rules are what is looked at.
+//! Between the proxy and iptables stand scripts that tests can make fail.
 
 use std::fs;
 use std::io::Write as _;
@@ -186,7 +186,8 @@ impl Node {
         Ok(())
     }
 
-    /// Chains and rules of a family, sorted within their tables as `iptables-save` prints them, without counters.
+    /// Chains and rules of a family, sorted within their tables as `iptables-save` prints them,
+    /// without counters.
     pub(crate) fn rules(&self, family: Family) -> Result<Vec<String>> {
         let text = self
             .namespace
@@ -257,7 +258,8 @@ impl Node {
         serde_json::from_str(body).with_context(|| answer.clone())
     }
 
-    /// Waits until a series is one or more: what it counts may be logged or seen before it is counted.
+    /// Waits until a series is one or more: what it counts may be logged or seen before it is
+    /// counted.
     pub(crate) fn counts(&self, series_name: &str) -> Result<()> {
         wait::until(&format!("{series_name} counts"), || {
             let count = self.series(series_name)?;

@@ -8,7 +8,8 @@ use kpr_testkit::proxy::{HEALTH_PORT, get};
 use kpr_testkit::topology::Family;
 use kpr_testkit::wait;
 
-/// Load balancers are sent away first, the round in flight is finished, and the kernel stays as it is then.
+/// Load balancers are sent away first, the round in flight is finished, and the kernel stays as it
+/// is then.
 pub(crate) fn finishes_the_round(node: &Node) -> Result<()> {
     let mut proxy = node.start()?;
     let before = node.rules(Family::V4)?;

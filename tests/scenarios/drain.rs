@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! An endpoint that goes away keeps the connections that it has, gets no new one, and is removed when
-//! they have ended.
+//! An endpoint that goes away keeps the connections that it has, gets no new one, and is removed
+//! when they have ended.
 
 use std::net::SocketAddr;
 use std::path::Path;

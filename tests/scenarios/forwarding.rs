@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Forwarding without translation. The endpoints are made ready by the steps of `docs/forwarding-methods.md`, as they stand
-//! there: the client gets its answer, the endpoint sees the client, and the node never sees the reply.
+//! Forwarding without translation. The endpoints are made ready by the steps of
+//! `docs/forwarding-methods.md`, as they stand there: the client gets its answer, the endpoint sees
+//! the client, and the node never sees the reply.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -128,7 +129,8 @@ fn prepare(lab: &Lab, services: &[Service]) -> Result<()> {
                 add_address(namespace, &title, second)?;
                 for protocol in [Protocol::Udp, Protocol::Sctp] {
                     let mut own = vec![first, second];
-                    // Of two Services' endpoints on one host the first serves those that are translated.
+                    // Of two Services' endpoints on one host the first serves those that are
+                    // translated.
                     if served.insert((endpoint.host, family, protocol)) {
                         own.push(endpoint.host.address(family));
                     }
@@ -224,7 +226,8 @@ fn answered(lab: &Lab, from: Host, to: SocketAddr, protocol: Protocol) -> Result
     }
 }
 
-/// Counts packets that the node gets from the VIP or from the endpoints' port. The counters go with it.
+/// Counts packets that the node gets from the VIP or from the endpoints' port. The counters go with
+/// it.
 struct Replies<'a> {
     node: &'a Namespace,
     program: &'static str,

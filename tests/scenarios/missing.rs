@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A kernel without some of the schedulers: Services are served with others, and it is said which modules are missing.
+//! A kernel without some of the schedulers: Services are served with others, and it is said which
+//! modules are missing.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -20,7 +21,8 @@ use kpr_testkit::wait;
 /// Where modprobe looks; nothing here outlives the machine.
 const BLOCKS: &str = "/run/modprobe.d";
 
-/// Whether modules can be hidden from the kernel here: it runs modprobe among the files of the machine's first process.
+/// Whether modules can be hidden from the kernel here: it runs modprobe among the files of the
+/// machine's first process.
 pub(crate) fn can_be_made() -> bool {
     let of = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
     of("1").is_some_and(|first| of("self") == Some(first))
@@ -79,8 +81,8 @@ pub(crate) fn schedulers_are_replaced(binary: &Path) -> Result<()> {
     lab.nothing_to_do_soon()
 }
 
-/// Waits until clients are kept by a scheduler, the named Service has another, and the metric says whether the modules
-/// are there. Clients do stay.
+/// Waits until clients are kept by a scheduler, the named Service has another, and the metric says
+/// whether the modules are there. Clients do stay.
 fn has(
     lab: &Lab,
     kept: &Service,

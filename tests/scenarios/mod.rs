@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! IPVS mode over time: changes, restarts, endpoints that leave, schedulers, bad input. Each scenario has
-//! a cluster of its own; after each step other programs must see what the manifests want, and
-//! planning again must find nothing to do.
+//! IPVS mode over time: changes, restarts, endpoints that leave, schedulers, bad input. Each
+//! scenario has a cluster of its own; after each step other programs must see what the manifests
+//! want, and planning again must find nothing to do.
 
 use std::path::Path;
 

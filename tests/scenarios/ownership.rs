@@ -180,7 +180,8 @@ pub(super) fn others_survive(binary: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Addresses that are somebody's are served where that is possible, and never taken for the node's own.
+/// Addresses that are somebody's are served where that is possible, and never taken for the node's
+/// own.
 pub(super) fn addresses_of_others(binary: &Path) -> Result<()> {
     let mut services = Vec::new();
     let mut held = Vec::new();
@@ -221,7 +222,8 @@ pub(super) fn addresses_of_others(binary: &Path) -> Result<()> {
     let is_right = unbound.len() == 2 && unbound.values().all(|count| (2.5..3.5).contains(count));
     ensure!(is_right, "addresses are said to be unbound: {unbound:?}");
     for family in Family::ALL {
-        // On its own link the address is served like any other, and its other ports stay the host's.
+        // On its own link the address is served like any other, and its other ports stay the
+        // host's.
         let to = SocketAddr::new(external_ip(family, 77), 80);
         let answer = ask(
             lab.topology.host(Host::Client),

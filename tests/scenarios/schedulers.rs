@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What tells each scheduler of the kernel from the others, with real connections. Every scheduler has a Service of its own,
-//! whose annotations choose it and its weights: nothing that one leaves behind counts for the next.
+//! What tells each scheduler of the kernel from the others, with real connections. Every scheduler
+//! has a Service of its own, whose annotations choose it and its weights: nothing that one leaves
+//! behind counts for the next.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -253,7 +254,8 @@ fn picks_the_least_busy_by_weight(site: &Site<'_>) -> Result<()> {
     is(held(&site.hold_many(8)?), [2, 6, 0])
 }
 
-/// `sed`: the shortest expected delay: four times as strong, it gets the first three although the other is idle.
+/// `sed`: the shortest expected delay: four times as strong, it gets the first three although the
+/// other is idle.
 fn leaves_the_slow_one_idle(site: &Site<'_>) -> Result<()> {
     is(held(&site.hold_many(3)?), [0, 3, 0])
 }
@@ -324,7 +326,8 @@ fn end(connections: Vec<Connection>) -> Result<()> {
     connections.into_iter().try_for_each(Connection::abort)
 }
 
-/// `lblc`: a destination stays with its server until that is overloaded while another is not, then moves for good.
+/// `lblc`: a destination stays with its server until that is overloaded while another is not, then
+/// moves for good.
 fn moves_when_overloaded(site: &Site<'_>) -> Result<()> {
     let (first, fourth) = overload(site)?;
     end(first)?;
@@ -333,7 +336,8 @@ fn moves_when_overloaded(site: &Site<'_>) -> Result<()> {
     Ok(())
 }
 
-/// `lblcr`: as `lblc`, but the new server joins the old one, which is picked again when it has fewer connections.
+/// `lblcr`: as `lblc`, but the new server joins the old one, which is picked again when it has
+/// fewer connections.
 fn adds_a_server_when_overloaded(site: &Site<'_>) -> Result<()> {
     let (first, _fourth) = overload(site)?;
     let old = first.first().context("three")?.answer.by.clone();

@@ -163,7 +163,8 @@ fn neighbours(family: Family) -> Vec<IpAddr> {
         .collect()
 }
 
-/// A connection to a removed endpoint is cut when the limit of its Service is reached; without it, it would live.
+/// A connection to a removed endpoint is cut when the limit of its Service is reached; without it,
+/// it would live.
 pub(super) fn drain_limit(binary: &Path) -> Result<()> {
     let limited = Service::new("limited", 1, &[Host::Web1])
         .protocols(&[Protocol::Tcp, Protocol::Sctp])

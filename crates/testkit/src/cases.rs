@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The table of cases: what packets to Services experience. Written once, run with real packets in each
-//! mode, in both families and with each protocol.
+//! The table of cases: what packets to Services experience. Written once, run with real packets in
+//! each mode, in both families and with each protocol.
 //!
-//! Every case is a Service of its own (its number gives its addresses) and what clients meet at it. The
-//! expected value is what the API promises and both modes are to do. Where a mode does something else, the
-//! probe says so, with the issue that will change it or the reason why it stays; the test then
-//! demands exactly that, so that a change of it is noticed.
+//! Every case is a Service of its own (its number gives its addresses) and what clients meet at it.
+//! The expected value is what the API promises and both modes are to do. Where a mode does
+//! something else, the probe says so, with the issue that will change it or the reason why it
+//! stays; the test then demands exactly that, so that a change of it is noticed.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -284,8 +284,8 @@ pub enum Want {
 }
 
 impl Want {
-    /// Names of the hosts that answer and their ports, and whom they see. `target`: the port of those that have
-    /// none of their own.
+    /// Names of the hosts that answer and their ports, and whom they see. `target`: the port of
+    /// those that have none of their own.
     pub fn answers(self, target: u16) -> Option<(BTreeSet<(&'static str, u16)>, Source)> {
         match self {
             Self::Answer(hosts, source) | Self::OneOf(hosts, source) => {

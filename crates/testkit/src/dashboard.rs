@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What is asked of Prometheus: the queries of our dashboard, the recording rules, and the panels of kubernetes-mixin.
+//! What is asked of Prometheus: the queries of our dashboard, the recording rules, and the panels
+//! of kubernetes-mixin.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,8 +13,9 @@ use crate::prometheus::{CLUSTER, Prometheus, in_repository};
 pub const DASHBOARD: &str = "deploy/prometheus/dashboards/kube-proxy-rs.json";
 const RULES: &str = "deploy/prometheus/rules.yaml";
 
-/// The panels of `dashboards/proxy.libsonnet` of kubernetes-mixin (Apache-2.0, github.com/kubernetes-monitoring/kubernetes-mixin,
-/// commit aa38e2b), with its defaults; `SELECTOR` stands for what is the same everywhere. Not `Goroutines`: we have none.
+/// The panels of `dashboards/proxy.libsonnet` of kubernetes-mixin (Apache-2.0,
+/// github.com/kubernetes-monitoring/kubernetes-mixin, commit aa38e2b), with its defaults;
+/// `SELECTOR` stands for what is the same everywhere. Not `Goroutines`: we have none.
 const MIXIN: &[(&str, &[&str])] = &[
     ("Up", &["sum(up{CLUSTER})"]),
     (

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Two proxies on two equal nodes read the same API server while Services and EndpointSlices change at random. When
-//! both have caught up, the same packets are sent on both nodes, and they must meet the same fate, but for
-//! [`exceptions`]. A case that fails is printed with its seed and made small.
+//! Two proxies on two equal nodes read the same API server while Services and EndpointSlices change
+//! at random. When both have caught up, the same packets are sent on both nodes, and they must meet
+//! the same fate, but for [`exceptions`]. A case that fails is printed with its seed and made
+//! small.
 //!
 //! `KPR_SEED=N` repeats a case, `KPR_SOAK=N` goes on with new ones for N minutes.
 

@@ -33,7 +33,8 @@ pub fn flows(node: &Namespace, family: Family, protocol: Protocol) -> Result<BTr
         .collect()
 }
 
-/// `udp 17 29 src=A dst=B sport=1 dport=2 [UNREPLIED] src=C dst=D sport=3 dport=4 mark=0 use=1 id=5`
+/// `udp 17 29 src=A dst=B sport=1 dport=2 [UNREPLIED] src=C dst=D sport=3 dport=4 mark=0 use=1
+/// id=5`
 fn read(line: &str) -> Result<(Ends, Flow)> {
     let values = |key: &str| {
         let words = line.split_whitespace();

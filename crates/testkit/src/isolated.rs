@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Runs every test in a process of its own in a fresh network namespace.
 //!
-//! What this kernel or machine lacks makes the tests that need it read *ignored*; with the variable that the test program
-//! names (such as `REQUIRE_KERNEL=1`) that is a failure.
+//! What this kernel or machine lacks makes the tests that need it read *ignored*; with the variable
+//! that the test program names (such as `REQUIRE_KERNEL=1`) that is a failure.
 
 use std::process::{Command, ExitCode, Output};
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the test programs share, and the demo: a small cluster of network namespaces, servers and clients in them,
-//! manifests, the proxy as a process, other programs' view of the kernel, a real API server, guests, and the tests
-//! that several programs run. Nothing here knows how the proxy works inside; its path is passed in.
+//! What the test programs share, and the demo: a small cluster of network namespaces, servers and
+//! clients in them, manifests, the proxy as a process, other programs' view of the kernel, a real
+//! API server, guests, and the tests that several programs run. Nothing here knows how the proxy
+//! works inside; its path is passed in.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Pods that come and go, and clients that never stop asking. A client sends a line and wants one back; anything
-//! else is a failure. A pod that is told to go answers what it has been asked, says that it goes, and closes. Datagrams
-//! it answers to its end, as `traffic::ask_again` wants it.
+//! Pods that come and go, and clients that never stop asking. A client sends a line and wants one
+//! back; anything else is a failure. A pod that is told to go answers what it has been asked, says
+//! that it goes, and closes. Datagrams it answers to its end, as `traffic::ask_again` wants it.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -182,8 +182,8 @@ pub struct Load {
 }
 
 impl Load {
-    /// Begins to make new connections, so many each second, and to ask on a number of connections that stay. All
-    /// targets take turns.
+    /// Begins to make new connections, so many each second, and to ask on a number of connections
+    /// that stay. All targets take turns.
     pub fn start(
         from: &Namespace,
         targets: Vec<SocketAddr>,

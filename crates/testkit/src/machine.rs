@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A node: a network namespace with a link to the API server, its Node object, and a proxy that runs there.
+//! A node: a network namespace with a link to the API server, its Node object, and a proxy that
+//! runs there.
 
 use std::collections::BTreeMap;
 use std::fs;

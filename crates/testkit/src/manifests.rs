@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Manifests: Services and EndpointSlices of the small cluster, and the directory that the proxy reads.
+//! Manifests: Services and EndpointSlices of the small cluster, and the directory that the proxy
+//! reads.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -101,8 +102,8 @@ impl Endpoint {
     }
 }
 
-/// A dual-stack Service that serves every port with each of its protocols. It has number `n`, from which
-/// its addresses and node ports follow.
+/// A dual-stack Service that serves every port with each of its protocols. It has number `n`, from
+/// which its addresses and node ports follow.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Service {
     pub name: String,

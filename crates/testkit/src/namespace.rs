@@ -43,8 +43,8 @@ impl Namespace {
         Ok(Self { file })
     }
 
-    /// Runs `f` on this thread inside the namespace. Sockets that it opens and programs that it starts
-    /// stay in there.
+    /// Runs `f` on this thread inside the namespace. Sockets that it opens and programs that it
+    /// starts stay in there.
     pub fn enter<T>(&self, f: impl FnOnce() -> T) -> Result<T> {
         let home = Self::current()?;
         setns(&self.file, CloneFlags::CLONE_NEWNET).context("cannot enter a namespace")?;
@@ -123,7 +123,8 @@ pub fn link_name() -> String {
     format!("kpr{:x}-{next}", std::process::id())
 }
 
-/// A link between this machine's bridge of a test bed and a namespace. It goes with this, not some time after the namespace.
+/// A link between this machine's bridge of a test bed and a namespace. It goes with this, not some
+/// time after the namespace.
 #[derive(Debug)]
 pub struct Uplink(String);
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Namespaces of this machine on the same wire as a guest that is a node: a client outside, and pods, which have the node for
-//! a router.
+//! Namespaces of this machine on the same wire as a guest that is a node: a client outside, and
+//! pods, which have the node for a router.
 
 use std::net::IpAddr;
 

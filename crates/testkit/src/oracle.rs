@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The kernel's state as other programs print it: `ipvsadm`, `ip`, `ipset`, `iptables-save`. None of
-//! the proxy's own code is used, so a mistake in it cannot hide itself here.
+//! The kernel's state as other programs print it: `ipvsadm`, `ip`, `ipset`, `iptables-save`. None
+//! of the proxy's own code is used, so a mistake in it cannot hide itself here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -40,7 +40,8 @@ pub fn virtual_servers(node: &Namespace) -> Result<VirtualServers> {
     parse_virtual_servers(&node.run("ipvsadm", &["-S", "-n"])?)
 }
 
-/// Lines such as `-A -t 10.96.0.1:80 -s rr -p 10800` and `-a -t 10.96.0.1:80 -r 10.244.1.11:8080 -m -w 1`.
+/// Lines such as `-A -t 10.96.0.1:80 -s rr -p 10800` and
+/// `-a -t 10.96.0.1:80 -r 10.244.1.11:8080 -m -w 1`.
 fn parse_virtual_servers(text: &str) -> Result<VirtualServers> {
     let mut found = VirtualServers::new();
     for line in text.lines() {
@@ -186,13 +187,14 @@ pub fn has_link(node: &Namespace, name: &str) -> Result<bool> {
     Ok(names.any(|found| found == name))
 }
 
-/// Waits until the IPv6 addresses of `kube-ipvs0` can be reached: the kernel makes their routes some time after
-/// it has answered that they are there. Nothing to wait for where there is no such link.
+/// Waits until the IPv6 addresses of `kube-ipvs0` can be reached: the kernel makes their routes
+/// some time after it has answered that they are there. Nothing to wait for where there is no such
+/// link.
 pub fn addresses_are_routed(node: &Namespace) -> Result<()> {
     let arguments = ["-6", "route", "show", "table", "local", "dev", "kube-ipvs0"];
     wait::until("the addresses of kube-ipvs0 are routed", || {
-        // Asked each time: addresses of former Services may go meanwhile, when they have drained, and the whole link
-        // when another mode has taken over.
+        // Asked each time: addresses of former Services may go meanwhile, when they have drained,
+        // and the whole link when another mode has taken over.
         if !has_link(node, "kube-ipvs0")? {
             return Ok(());
         }
@@ -242,7 +244,8 @@ pub fn sets(node: &Namespace) -> Result<BTreeMap<String, BTreeSet<String>>> {
     Ok(found)
 }
 
-/// The members that these Services want in the sets that tell what is a Service, and the hairpin set.
+/// The members that these Services want in the sets that tell what is a Service, and the hairpin
+/// set.
 pub fn wanted_sets(services: &[Service]) -> BTreeMap<String, BTreeSet<String>> {
     let mut wanted: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let bases = [

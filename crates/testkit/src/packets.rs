@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Tests with real packets that several programs run, each with the mode and the kernel that it has.
+//! Tests with real packets that several programs run, each with the mode and the kernel that it
+//! has.
 
 pub mod changes;
 pub mod flows;

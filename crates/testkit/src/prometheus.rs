@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A real Prometheus with the rules of `deploy/prometheus`, that scrapes one proxy. Knows nothing of what the metrics mean.
+//! A real Prometheus with the rules of `deploy/prometheus`, that scrapes one proxy. Knows nothing
+//! of what the metrics mean.
 
 #![expect(
     clippy::disallowed_methods,

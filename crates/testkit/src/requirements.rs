@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What this machine's kernel can do. Tests that it cannot run are reported as ignored, never as passed.
+//! What this machine's kernel can do. Tests that it cannot run are reported as ignored, never as
+//! passed.
 
 use std::path::Path;
 

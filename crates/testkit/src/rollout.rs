@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A rolling update under load: ten pods are replaced one by one as a Deployment does it, and no client notices. Where the
-//! pods are, and how a proxy hears of them, is a [`Ground`].
+//! A rolling update under load: ten pods are replaced one by one as a Deployment does it, and no
+//! client notices. Where the pods are, and how a proxy hears of them, is a [`Ground`].
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -45,8 +45,8 @@ pub struct Report {
     /// Of each client.
     pub totals: Vec<Totals>,
     pub took: Duration,
-    /// The longest time from the news that a pod is no endpoint to the answer of another pod, for those who
-    /// do not change their port.
+    /// The longest time from the news that a pod is no endpoint to the answer of another pod, for
+    /// those who do not change their port.
     pub slowest_move: Duration,
 }
 
@@ -215,7 +215,8 @@ impl<G: Ground> Rollout<G> {
         clients.move_on_from(place)
     }
 
-    /// Replaces all pods while these ask, so many new connections each second in all. The proxy knows the Service.
+    /// Replaces all pods while these ask, so many new connections each second in all. The proxy
+    /// knows the Service.
     pub fn replace_all(&mut self, clients: &[Client<'_>], per_second: u32) -> Result<Report> {
         let share = u32::try_from(clients.len())?.max(1);
         let mut sockets = Vec::new();

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Steady load: new connections at a steady rate and long-lived ones beside them, counted and timed, while something happens to
-//! the proxy.
+//! Steady load: new connections at a steady rate and long-lived ones beside them, counted and
+//! timed, while something happens to the proxy.
 //!
-//! It runs on a thread of its own in a namespace. Nothing is tried twice: a connection that is refused, reset or silent is
-//! a failure, and its time and cause are kept.
+//! It runs on a thread of its own in a namespace. Nothing is tried twice: a connection that is
+//! refused, reset or silent is a failure, and its time and cause are kept.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -205,7 +205,8 @@ pub const fn node_port(n: u8) -> u16 {
 
 const UP: &str = "link set lo up\nlink set eth0 up\n";
 
-/// Makes a neighbour that tries what must not work: to reach what the node serves on its loopback address.
+/// Makes a neighbour that tries what must not work: to reach what the node serves on its loopback
+/// address.
 const TO_LOOPBACK_OF_NODE: &str =
     "address del 127.0.0.1/8 dev lo\nroute add 127.0.0.0/8 via 172.20.0.10\n";
 
@@ -337,7 +338,8 @@ impl Topology {
             // Refusals by ICMP are counted as answers: none may be held back.
             ("net/ipv4/icmp_ratelimit", "0"),
             ("net/ipv6/icmp/ratelimit", "0"),
-            // Nor by the limit that all namespaces of older kernels share: it is for the types of these masks.
+            // Nor by the limit that all namespaces of older kernels share: it is for the types of
+            // these masks.
             ("net/ipv4/icmp_ratemask", "0"),
             ("net/ipv6/icmp/ratemask", "255"),
         ])?;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Servers that say who they are and whom they see, and clients that report what they met. All of
-//! it happens in this process: a socket belongs to the namespace in which it was made, whoever uses it.
+//! it happens in this process: a socket belongs to the namespace in which it was made, whoever uses
+//! it.
 //!
 //! An answer is one line: `NAME PORT SOURCE-ADDRESS`. A stream stays open after it and echoes.
 
@@ -433,8 +434,8 @@ pub fn ask_again(socket: &UdpSocket, patience: Patience) -> Result<Outcome> {
     let mut buffer = [0; 64];
     // Datagrams may be lost; a question is repeated like the first packet of a connection.
     loop {
-        // What is dropped on its way out of the own machine may have been refused at the same time: the
-        // refusal is read like an answer.
+        // What is dropped on its way out of the own machine may have been refused at the same time:
+        // the refusal is read like an answer.
         let sent = socket.send(b"who is there?");
         let is_stuck = matches!(&sent, Err(error) if error.kind() == ErrorKind::PermissionDenied);
         let received = match sent {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Who counts as a pod of this node, in each way of telling: such traffic keeps its address and takes short cuts.
+//! Who counts as a pod of this node, in each way of telling: such traffic keeps its address and
+//! takes short cuts.
 
 use serde_json::json;
 

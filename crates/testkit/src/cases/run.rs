@@ -39,8 +39,8 @@ struct Running {
     _manifests: ManifestDirectory,
 }
 
-/// Made when it is first needed. Many tests use it at the same time; one that wants another setup waits until it
-/// has the world for itself.
+/// Made when it is first needed. Many tests use it at the same time; one that wants another setup
+/// waits until it has the world for itself.
 #[derive(Clone, Debug)]
 pub struct SharedWorld {
     dataplane: Dataplane,
@@ -147,8 +147,8 @@ impl World {
                 &format!("ports={open}"),
             ])?;
         }
-        // Other programs print what the kernel has: it is what was wanted, word for word. What the Services before
-        // have left may still drain.
+        // Other programs print what the kernel has: it is what was wanted, word for word. What the
+        // Services before have left may still drain.
         wait::until("nothing is left to do after the start", || {
             let planned = plan(node, &invocation)?;
             ensure!(
@@ -319,8 +319,8 @@ fn pings(world: &World, case: &Case, family: Family) -> Result<()> {
     })
 }
 
-/// All probes of a case. Those that are to get no answer wait at the same time; the others take turns, because
-/// two clients in step could always meet the same backends.
+/// All probes of a case. Those that are to get no answer wait at the same time; the others take
+/// turns, because two clients in step could always meet the same backends.
 fn run(world: &World, case: &Case, family: Family, protocol: Protocol) -> Result<()> {
     let mode = world.dataplane.mode();
     let probe = |probe: &Probe| {
@@ -366,7 +366,8 @@ fn wanted(case: &Case, probe: &Probe, mode: Mode, protocol: Protocol) -> Want {
     match probe.expected(mode) {
         // Only TCP and UDP are forwarded.
         _ if is_forwarded && protocol == Protocol::Sctp => Want::NoAnswer,
-        // The kernel's SCTP does not tell its user about a port that an ICMP message calls unreachable.
+        // The kernel's SCTP does not tell its user about a port that an ICMP message calls
+        // unreachable.
         Want::Refused if protocol == Protocol::Sctp => Want::NoAnswer,
         want => want,
     }
@@ -381,8 +382,8 @@ fn check(
 ) -> Result<()> {
     let to = probe.at.address(&case.service, family, probe.port);
     let from = world.topology.host(probe.from);
-    // The first packet of an SCTP client that has not chosen an address names all addresses of its machine.
-    // On the node that includes those of the Services: it grows longer than a frame.
+    // The first packet of an SCTP client that has not chosen an address names all addresses of its
+    // machine. On the node that includes those of the Services: it grows longer than a frame.
     let own = match probe.at {
         At::Localhost => loopback(family),
         _ => probe.from.address(family),
@@ -417,7 +418,8 @@ fn check(
     }
 }
 
-/// Connects until each of `wanted` has answered, or, if the choice is sticky, often enough to see that. Nobody else may answer.
+/// Connects until each of `wanted` has answered, or, if the choice is sticky, often enough to see
+/// that. Nobody else may answer.
 fn answers(
     wanted: &BTreeSet<(&str, u16)>,
     is_sticky: bool,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A case: what happens to the cluster, step by step. Every step says the whole of what it makes, so that
-//! steps can be left out and those that remain still mean the same.
+//! A case: what happens to the cluster, step by step. Every step says the whole of what it makes,
+//! so that steps can be left out and those that remain still mean the same.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Differences that are meant. Each is a row of a table in `docs/design/differences.md`, and a test holds it to that.
+//! Differences that are meant. Each is a row of a table in `docs/design/differences.md`, and a test
+//! holds it to that.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A Service with its slices as the test varies it: made by dice, turned into manifests, made simpler.
+//! A Service with its slices as the test varies it: made by dice, turned into manifests, made
+//! simpler.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -88,7 +89,8 @@ pub fn name(n: u8) -> String {
     format!("service-{n}")
 }
 
-/// The protocols that Services are given here. kube-proxy writes nothing at all if the kernel refuses one rule.
+/// The protocols that Services are given here. kube-proxy writes nothing at all if the kernel
+/// refuses one rule.
 pub fn protocols() -> Vec<Protocol> {
     Protocol::ALL
         .into_iter()
@@ -156,8 +158,8 @@ impl Service {
                     .into_iter()
                     .map(|host| {
                         let new = endpoint(host, hints, dice);
-                        // An endpoint that moves from one slice to another is in both for a moment, seldom with
-                        // other conditions.
+                        // An endpoint that moves from one slice to another is in both for a moment,
+                        // seldom with other conditions.
                         match known.entry(host) {
                             Entry::Occupied(mut known) if dice.chance(5) => {
                                 known.insert(new.clone())

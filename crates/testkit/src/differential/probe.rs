@@ -187,7 +187,8 @@ pub fn has(service: &Service, at: At) -> bool {
     }
 }
 
-/// What became of the packets of a probe, in words: who answered and whom he saw, or how nobody did.
+/// What became of the packets of a probe, in words: who answered and whom he saw, or how nobody
+/// did.
 pub type Fate = BTreeSet<String>;
 
 pub const REFUSED: &str = "refused";
@@ -363,7 +364,8 @@ fn differs(
     });
     for asking in [&mut left, &mut right] {
         asking.once(patience).with_context(|| format!("{probe}"))?;
-        // What is not answered is not answered a second time either; a second time is seen if the other is.
+        // What is not answered is not answered a second time either; a second time is seen if the
+        // other is.
         if asking.is_answered() && probe.at != At::HealthCheck {
             for _ in 1..FEWEST {
                 asking.once(patience)?;

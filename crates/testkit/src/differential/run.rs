@@ -137,8 +137,8 @@ impl Arena {
         })
     }
 
-    /// Waits until both proxies have done all that was written. Rounds do not overlap: who has done the second mark
-    /// has finished the round that did the first.
+    /// Waits until both proxies have done all that was written. Rounds do not overlap: who has done
+    /// the second mark has finished the round that did the first.
     fn catch_up(&mut self) -> Result<()> {
         self.quiet = self.quiet.wrapping_add(1);
         for _ in 0..2 {
@@ -148,7 +148,8 @@ impl Arena {
         Ok(())
     }
 
-    /// Runs a case. What it says when both differ: how it comes about, in as few steps as were found.
+    /// Runs a case. What it says when both differ: how it comes about, in as few steps as were
+    /// found.
     fn case(&mut self, seed: u64, size: Size) -> Result<Option<String>> {
         let steps = case::random(seed, size);
         let Some((steps, differences)) = self.attempt(&steps, seed, None)? else {
@@ -178,8 +179,8 @@ impl Arena {
         Ok(Some(text))
     }
 
-    /// Does the steps until something differs: the steps up to there, and what. With a probe only this one is sent,
-    /// in the end.
+    /// Does the steps until something differs: the steps up to there, and what. With a probe only
+    /// this one is sent, in the end.
     fn attempt(
         &mut self,
         steps: &[Step],
@@ -215,7 +216,8 @@ impl Arena {
                         }
                     };
                     new.clear();
-                    // A slow machine must not be a difference, but need not be waited for again and again.
+                    // A slow machine must not be a difference, but need not be waited for again and
+                    // again.
                     let patience = if only.is_none() {
                         Patience::Long
                     } else {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One of the two nodes: a small cluster of its own, with the same addresses as the other's, and a proxy. Both
-//! proxies read the same API server, as the same node.
+//! One of the two nodes: a small cluster of its own, with the same addresses as the other's, and a
+//! proxy. Both proxies read the same API server, as the same node.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! More than one packet: changes while connections are open, clients that are forgotten and a node with strict
-//! rules of its own in both modes; in iptables mode packets that belong to no connection. Each scenario has a cluster of its own.
+//! More than one packet: changes while connections are open, clients that are forgotten and a node
+//! with strict rules of its own in both modes; in iptables mode packets that belong to no
+//! connection. Each scenario has a cluster of its own.
 
 use std::net::SocketAddr;
 use std::path::Path;

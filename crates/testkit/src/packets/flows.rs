@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! UDP clients that never change their port, and what becomes of them when endpoints, addresses and Services come and
-//! go. Both modes; `conntrack` says which flows there are.
+//! UDP clients that never change their port, and what becomes of them when endpoints, addresses and
+//! Services come and go. Both modes; `conntrack` says which flows there are.
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};
@@ -156,7 +156,8 @@ impl<'a> Lab<'a> {
         Ok(())
     }
 
-    /// Whether iptables mode has the rule against packets that conntrack calls invalid, in both families.
+    /// Whether iptables mode has the rule against packets that conntrack calls invalid, in both
+    /// families.
     fn drops_invalid(&self) -> Result<Option<bool>> {
         let Dataplane::Iptables(backend) = self.world.dataplane else {
             return Ok(None);
@@ -247,8 +248,8 @@ impl<'a> Lab<'a> {
     }
 }
 
-/// Sends from all of the clients ten times a second until another host answers each of them, and returns how long
-/// that took.
+/// Sends from all of the clients ten times a second until another host answers each of them, and
+/// returns how long that took.
 fn moved(clients: &[&Client], to: Host) -> Result<Duration> {
     let start = wait::now();
     let mut waiting: Vec<&Client> = clients.to_vec();

@@ -12,9 +12,9 @@ use crate::proxy::{Invocation, Proxy};
 use crate::rollout::{Client, Ground, Place, Rollout, service};
 use crate::topology::{CLUSTER_CIDRS, Family, Host, Topology, cluster_ip, load_balancer_vip};
 
-/// New connections per second, from a pod and from outside together: as many are begun if the machine can. In the guest
-/// clients, pods and proxy share one slow processor, which made 155 per second when that was measured last;
-/// `tests/cluster_takeover` has the rate.
+/// New connections per second, from a pod and from outside together: as many are begun if the
+/// machine can. In the guest clients, pods and proxy share one slow processor, which made 155 per
+/// second when that was measured last; `tests/cluster_takeover` has the rate.
 const PER_SECOND: u32 = 220;
 
 /// Pods are in those of the small cluster.

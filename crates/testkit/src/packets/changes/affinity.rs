@@ -51,8 +51,8 @@ pub(super) fn expires(binary: &Path, dataplane: Dataplane) -> Result<()> {
     Ok(())
 }
 
-/// IPVS remembers a client for as long as the Service says if its connections are gone by then, as they are 10 s after a
-/// reset. Else it is put off by a minute, for which this does not wait.
+/// IPVS remembers a client for as long as the Service says if its connections are gone by then, as
+/// they are 10 s after a reset. Else it is put off by a minute, for which this does not wait.
 pub(super) fn expires_after_connections(binary: &Path, dataplane: Dataplane) -> Result<()> {
     let service = sticky("short", 1, 15);
     let lab = Lab::new(binary, dataplane, std::slice::from_ref(&service), &[])?;

@@ -116,8 +116,8 @@ impl Story {
         })
     }
 
-    /// Waits until new connections reach this endpoint alone. A new endpoint comes before the old one goes, so the first
-    /// that reaches it says little.
+    /// Waits until new connections reach this endpoint alone. A new endpoint comes before the old
+    /// one goes, so the first that reaches it says little.
     fn only(&self, from: Host, to: SocketAddr, wanted: Host) -> Result<()> {
         let what = format!("{from} meets only {} at {to}", wanted.name());
         wait::until(&what, || {
@@ -143,7 +143,8 @@ impl Story {
         self.all_meet(Host::Web3)
     }
 
-    /// Source ranges that leave the client out, and that hold for the load balancer's address alone.
+    /// Source ranges that leave the client out, and that hold for the load balancer's address
+    /// alone.
     fn ranges_come(&self) -> Result<()> {
         let ranged = self.web.clone().with(
             "loadBalancerSourceRanges",
@@ -159,8 +160,8 @@ impl Story {
         Ok(())
     }
 
-    /// Somebody deletes the jumps of `nat`, through which all Services are reached; they come back. So do the
-    /// Services without ranges.
+    /// Somebody deletes the jumps of `nat`, through which all Services are reached; they come back.
+    /// So do the Services without ranges.
     fn rules_are_deleted(&self) -> Result<()> {
         for family in Family::ALL {
             for chain in ["PREROUTING", "OUTPUT", "POSTROUTING"] {
@@ -179,8 +180,8 @@ impl Story {
         Ok(())
     }
 
-    /// While its connections live, IPVS mode refuses new ones. In iptables mode its addresses are as if they had never
-    /// been. Its node port is the node's again in both.
+    /// While its connections live, IPVS mode refuses new ones. In iptables mode its addresses are
+    /// as if they had never been. Its node port is the node's again in both.
     fn service_is_deleted(&self) -> Result<()> {
         self.lab.manifests.delete(&self.web)?;
         let is_ipvs = self.lab.dataplane.mode() == Mode::Ipvs;

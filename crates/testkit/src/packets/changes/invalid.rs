@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Packets of an endpoint that conntrack takes for no part of a connection. Untranslated they would make the client
-//! reset it, because they come from an address that it never heard of.
+//! Packets of an endpoint that conntrack takes for no part of a connection. Untranslated they would
+//! make the client reset it, because they come from an address that it never heard of.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -65,7 +65,8 @@ struct Seen {
     drops: Option<bool>,
 }
 
-/// A pod talks to a pod of the other node through a cluster IP, and the latter sends segments far out of the window too.
+/// A pod talks to a pod of the other node through a cluster IP, and the latter sends segments far
+/// out of the window too.
 fn forge(binary: &Path, dataplane: Dataplane, flags: &[&str]) -> Result<Vec<Seen>> {
     let web = Service::new("web", 1, &[Host::Web3]);
     let lab = Lab::new(binary, dataplane, std::slice::from_ref(&web), flags)?;
@@ -135,7 +136,8 @@ fn segment(from: SocketAddr, to: SocketAddr, sequence: u32) -> Vec<u8> {
     segment.extend(from.port().to_be_bytes());
     segment.extend(to.port().to_be_bytes());
     segment.extend(sequence.to_be_bytes());
-    // What it acknowledges, the length of the header in words, the window, the checksum, no urgent data.
+    // What it acknowledges, the length of the header in words, the window, the checksum, no urgent
+    // data.
     segment.extend([0; 4]);
     segment.extend([5 << 4, ACK_AND_PUSH]);
     segment.extend(1024_u16.to_be_bytes());

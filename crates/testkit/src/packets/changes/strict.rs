@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A node whose own rules let nothing in and forward nothing: iptables mode lets Services through, IPVS mode where the node's
-//! rules admit what is for them.
+//! A node whose own rules let nothing in and forward nothing: iptables mode lets Services through,
+//! IPVS mode where the node's rules admit what is for them.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -47,8 +47,9 @@ pub(super) fn services_are_let_through(binary: &Path, dataplane: Dataplane) -> R
     Ok(())
 }
 
-/// IPVS sees a packet after the rules of INPUT. Ours come first there, so they cannot admit it in spite of the policy only:
-/// they would in spite of all of the node's own rules. The rules that can are these.
+/// IPVS sees a packet after the rules of INPUT. Ours come first there, so they cannot admit it in
+/// spite of the policy only: they would in spite of all of the node's own rules. The rules that can
+/// are these.
 pub(super) fn services_are_to_be_admitted(binary: &Path, dataplane: Dataplane) -> Result<()> {
     let web = Service::new("web", 1, &[Host::Web1, Host::Web3]).exposed();
     let lab = Lab::new(binary, dataplane, std::slice::from_ref(&web), &[])?;

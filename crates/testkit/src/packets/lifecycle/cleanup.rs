@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! After `--cleanup` the kernel is what it was before the first start, and what others have is untouched.
+//! After `--cleanup` the kernel is what it was before the first start, and what others have is
+//! untouched.
 
 use std::io::Write as _;
 use std::path::Path;

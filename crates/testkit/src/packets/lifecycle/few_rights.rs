@@ -14,7 +14,8 @@ use crate::proxy::{Invocation, Proxy};
 use crate::topology::{CLUSTER_CIDRS, Family, Host, Topology};
 use crate::traffic::{Outcome, Patience, Protocol, Servers, ask};
 
-/// Kernel settings are written by `--init-only`; then the proxy serves, and cleans up, without the right to.
+/// Kernel settings are written by `--init-only`; then the proxy serves, and cleans up, without the
+/// right to.
 pub(super) fn are_enough_in_ipvs_mode(binary: &Path) -> Result<()> {
     let topology = Topology::new()?;
     let _servers = Servers::new(&topology)?;

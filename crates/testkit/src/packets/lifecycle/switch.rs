@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! From one mode to the other and back under load: no connection fails, none breaks, and nothing of the former mode is
-//! left when its connections have ended.
+//! From one mode to the other and back under load: no connection fails, none breaks, and nothing of
+//! the former mode is left when its connections have ended.
 
 use std::path::Path;
 
@@ -19,7 +19,8 @@ use crate::wait;
 /// Connections between two events, for each load.
 const BETWEEN: u64 = 100;
 
-/// Load of both families from a pod to the cluster IP, from outside to node port and VIP, and from the node itself.
+/// Load of both families from a pod to the cluster IP, from outside to node port and VIP, and from
+/// the node itself.
 pub(super) fn loads(topology: &Topology, service: &Service, rate: u32) -> Result<Vec<Load>> {
     let places: [(Host, &[At]); 3] = [
         (Host::Shell, &[At::ClusterIp]),
@@ -137,8 +138,9 @@ pub(super) fn there_and_back(binary: &Path) -> Result<()> {
     has_no_service_chains(node).with_context(|| proxy.log())
 }
 
-/// While a connection keeps an address of IPVS mode on the node, the node takes that address as the source of its own
-/// connections to it. Nothing but the Service's own rules can tell then that the answers must come back here.
+/// While a connection keeps an address of IPVS mode on the node, the node takes that address as the
+/// source of its own connections to it. Nothing but the Service's own rules can tell then that the
+/// answers must come back here.
 pub(super) fn without_detector(binary: &Path) -> Result<()> {
     let service = Service::new("web", 1, &[Host::Web3]);
     let topology = Topology::new()?;
