@@ -12,16 +12,14 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use kpr_core::model::node::LocalDetector;
 use kpr_core::model::{Event, IpFamily, ServiceName, Tracker};
-use kpr_core::plan::ipvs::object::Timeouts;
 use kpr_core::plan::ipvs::planner::Planner;
 use kpr_core::plan::ruleset::{Edit, render_edits};
 use kpr_core::plan::testing::check::check;
 use kpr_core::plan::testing::fake::FakeKernel;
-use kpr_core::plan::{Context, IptablesContext, KernelVersion, Plan, State, Step};
+use kpr_core::plan::{Context, IptablesContext, Plan, State, Step, testing};
 use kube_proxy_rs::source::{Options, Unobserved, Update, manifests};
 use serde::Serialize;
 
@@ -276,29 +274,17 @@ fn context(family: IpFamily) -> Context {
         IpFamily::V6 => ("fd00:192::10", "fd00:96::/108", "fd00:244::/56"),
     };
     let node = node.parse().unwrap();
+    let testing = testing::context(family);
     Context {
-        family,
-        owns_node: family == IpFamily::V4,
         zone: Some("zone-a".into()),
-        node_ip: Some(node),
         node_addresses: [node].into(),
         node_port_addresses: [node].into(),
-        held_addresses: BTreeMap::new(),
-        scheduler: "rr".into(),
-        missing_schedulers: BTreeSet::new(),
-        drain_limit: Duration::from_hours(1),
-        exclude_cidrs: Vec::new(),
         service_cidrs: vec![services.parse().unwrap()],
-        masquerade_all: false,
-        masquerade_mark: 0x4000,
         local_detector: LocalDetector::Cidr(pods.parse().unwrap()),
-        strict_arp: false,
-        timeouts: Timeouts::default(),
-        kernel: KernelVersion { major: 6, minor: 1 },
         iptables: IptablesContext {
-            node_ports_everywhere: true,
-            localhost_node_ports: family == IpFamily::V4,
-            ..IptablesContext::default()
+            drop_invalid: false,
+            ..testing.iptables
         },
+        ..testing
     }
 }

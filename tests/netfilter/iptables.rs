@@ -1,18 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! iptables rules of one backend or both, read back with `iptables-save` as it is.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use kpr_core::model::net::IpFamily;
 use kpr_core::model::node::LocalDetector;
 use kpr_core::plan::FailureKind;
-use kpr_core::plan::context::{Context, IptablesContext, KernelVersion};
-use kpr_core::plan::ipvs::object::Timeouts;
+use kpr_core::plan::context::Context;
 use kpr_core::plan::ipvs::set::SetId;
 use kpr_core::plan::ipvs::static_rules::{FixedRules, edits, fixed_rules};
 use kpr_core::plan::ruleset::{ChainName, Edit, Rule, Ruleset, Table};
+use kpr_core::plan::testing;
 use kube_proxy_rs::clock::Clock;
 use kube_proxy_rs::dataplane::exec::{Exec, System};
 use kube_proxy_rs::dataplane::failure::Failed as _;
@@ -99,25 +97,9 @@ fn iptables(backend: Backend, family: IpFamily) -> Iptables {
 
 fn context(family: IpFamily, masquerade_all: bool, local_detector: LocalDetector) -> Context {
     Context {
-        family,
-        owns_node: true,
-        zone: None,
-        node_ip: None,
-        node_addresses: BTreeSet::new(),
-        node_port_addresses: BTreeSet::new(),
-        held_addresses: std::collections::BTreeMap::new(),
-        scheduler: "rr".into(),
-        missing_schedulers: BTreeSet::new(),
-        drain_limit: Duration::from_hours(1),
-        exclude_cidrs: Vec::new(),
-        service_cidrs: Vec::new(),
         masquerade_all,
-        masquerade_mark: 0x4000,
         local_detector,
-        strict_arp: false,
-        timeouts: Timeouts::default(),
-        kernel: KernelVersion::default(),
-        iptables: IptablesContext::default(),
+        ..testing::context(family)
     }
 }
 

@@ -15,12 +15,9 @@ use kpr_core::model::{
     SliceEndpoint, SliceName, SlicePort, Tracker,
 };
 use kpr_core::plan::iptables::Planner;
-use kpr_core::plan::ipvs::object::Timeouts;
 use kpr_core::plan::ruleset::{ChainName, Edit, Table};
 use kpr_core::plan::step::RuleEdits;
-use kpr_core::plan::{
-    Context, Hairpin, IptablesContext, KernelVersion, Outcome, Report, State, Step,
-};
+use kpr_core::plan::{Context, Hairpin, Outcome, Report, State, Step, testing};
 use kube_proxy_rs::clock::Clock;
 use kube_proxy_rs::dataplane::exec::System;
 use kube_proxy_rs::dataplane::iptables::{Backend, Backends, Iptables};
@@ -81,32 +78,9 @@ fn contexts(family: IpFamily) -> Vec<Context> {
         IpFamily::V6 => "fd00:1::/64".into(),
     };
     let plain = Context {
-        family,
-        owns_node: false,
-        zone: None,
-        node_ip: node.first().copied(),
         node_addresses: node.clone(),
         node_port_addresses: node,
-        held_addresses: std::collections::BTreeMap::new(),
-        scheduler: "rr".into(),
-        missing_schedulers: BTreeSet::new(),
-        drain_limit: Duration::from_hours(1),
-        exclude_cidrs: Vec::new(),
-        service_cidrs: Vec::new(),
-        masquerade_all: false,
-        masquerade_mark: 0x4000,
-        local_detector: LocalDetector::None,
-        strict_arp: false,
-        timeouts: Timeouts::default(),
-        kernel: KernelVersion::default(),
-        iptables: IptablesContext {
-            node_ports_everywhere: true,
-            localhost_node_ports: family == IpFamily::V4,
-            counts_packets: false,
-            leaves_ipvs: false,
-            drop_invalid: true,
-            hairpin: Hairpin::PerEndpoint,
-        },
+        ..testing::context(family)
     };
     let mut narrow = plain.clone();
     narrow.iptables.node_ports_everywhere = false;

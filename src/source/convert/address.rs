@@ -38,68 +38,16 @@ pub(super) fn parse_cidr(text: &str) -> Result<IpNet, AddressError> {
 mod tests {
     use super::*;
 
+    /// What is an address or a range, `kpr_core::model::address` tests.
     #[test]
-    fn leading_zeros_are_decimal() {
-        assert_eq!(parse_ip("010.000.0.08").unwrap().to_string(), "10.0.0.8");
-        assert_eq!(
-            parse_cidr("010.1.2.3/08").unwrap().to_string(),
-            "10.0.0.0/8"
-        );
-    }
-
-    #[test]
-    fn a_mapped_address_is_the_ipv4_address() {
-        assert_eq!(parse_ip("::ffff:1.2.3.4").unwrap().to_string(), "1.2.3.4");
-        assert_eq!(
-            parse_cidr("::ffff:10.1.2.3/104").unwrap().to_string(),
-            "10.0.0.0/8"
-        );
-    }
-
-    #[test]
-    fn other_ipv6_addresses_are_canonical_text() {
-        assert_eq!(parse_ip("FD00:0:0::01").unwrap().to_string(), "fd00::1");
-        assert_eq!(parse_cidr("fd00::1/64").unwrap().to_string(), "fd00::/64");
-    }
-
-    #[test]
-    fn what_is_no_address_is_refused() {
-        for text in [
-            "",
-            "1.2.3",
-            "1.2.3.4.5",
-            "1.2.3.256",
-            "+1.2.3.4",
-            "1.2.3.-4",
-            "1.2..4",
-            " 1.2.3.4",
-            "web",
-            "fe80::1%eth0",
-            "0x1.2.3.4",
-            "1.2.3.4/32",
-        ] {
-            let refused = Err(AddressError::Address(text.to_owned()));
-            assert_eq!(parse_ip(text), refused, "{text}");
-        }
+    fn refusals_say_why() {
+        let refused = Err(AddressError::Address("1.2.3".to_owned()));
+        assert_eq!(parse_ip("1.2.3"), refused);
         for text in ["0.0.0.0", "::", "224.0.0.1", "ff02::1", "::ffff:0.0.0.0"] {
             let refused = Err(AddressError::Unusable(text.to_owned()));
             assert_eq!(parse_ip(text), refused, "{text}");
         }
-    }
-
-    #[test]
-    fn what_is_no_range_is_refused() {
-        for text in [
-            "",
-            "10.0.0.0",
-            "10.0.0.0/33",
-            "fd00::/129",
-            "10.0.0.0/",
-            "10.0.0.0/-1",
-            "/8",
-        ] {
-            let refused = Err(AddressError::Range(text.to_owned()));
-            assert_eq!(parse_cidr(text), refused, "{text}");
-        }
+        let refused = Err(AddressError::Range("10.0.0.0".to_owned()));
+        assert_eq!(parse_cidr("10.0.0.0"), refused);
     }
 }

@@ -88,9 +88,14 @@ mod tests {
     fn mapped_addresses_are_ipv4() {
         assert_eq!(parse_ip("::ffff:10.0.0.1").unwrap().to_string(), "10.0.0.1");
         assert_eq!(
-            parse_cidr("::ffff:10.0.0.0/104").unwrap().to_string(),
+            parse_cidr("::ffff:10.1.2.3/104").unwrap().to_string(),
             "10.0.0.0/8"
         );
+    }
+
+    #[test]
+    fn ipv6_addresses_are_canonical_text() {
+        assert_eq!(parse_ip("FD00:0:0::01").unwrap().to_string(), "fd00::1");
     }
 
     #[test]
@@ -109,6 +114,10 @@ mod tests {
             "1.2.3.",
             "a.b.c.d",
             "1.2.3.-4",
+            "+1.2.3.4",
+            "1.2..4",
+            "0x1.2.3.4",
+            "web",
             "fe80::1%eth0",
             "::g",
             " 1.2.3.4",
@@ -127,6 +136,7 @@ mod tests {
             "10.0.0.0/33",
             "fd00::/129",
             "10.0.0.0/+8",
+            "10.0.0.0/-1",
             "10.0.0.0/8/8",
             "::ffff:10.0.0.0/90",
             "/8",
