@@ -27,7 +27,7 @@ use tracing::{error, info};
 use crate::clock::Clock;
 use crate::config::settings::Settings;
 use crate::config::{self, Command, OutputFormat};
-use crate::dataplane::conntrack::tuning::ConntrackSettings;
+use crate::dataplane::conntrack::tuning::ConntrackSysctls;
 use crate::dataplane::exec::{Exec, System};
 use crate::dataplane::kernel::Kernel;
 use crate::dataplane::links::{LinkError, Links, Monitor};
@@ -217,7 +217,7 @@ fn parts(
         gateways: opened.kernel.gateways()?,
         api_server,
         kernel: opened.version,
-        tcp_is_liberal: ConntrackSettings::default().is_liberal(),
+        tcp_is_liberal: ConntrackSysctls::default().is_liberal(),
         comparing: opened.comparing,
         counts_packets: opened.counts_packets,
         leaves_ipvs: opened.former.is_some(),

@@ -10,4 +10,5 @@ pub mod links;
 pub mod linux;
 pub mod nfacct;
 pub mod nftables;
+mod notifications;
 pub mod sysctl;

@@ -15,7 +15,7 @@ use super::instrumentation::Metrics;
 use crate::clock::Clock;
 use crate::config::settings::{IptablesBackend, Settings};
 use crate::dataplane::conntrack;
-use crate::dataplane::conntrack::tuning::{ConntrackSettings, Unwritable};
+use crate::dataplane::conntrack::tuning::{ConntrackSysctls, Unwritable};
 use crate::dataplane::exec::Exec;
 use crate::dataplane::iptables::{Backend, Backends, Iptables};
 use crate::dataplane::kernel::Kernel;
@@ -280,7 +280,7 @@ fn ipv6_is_enabled() -> bool {
 /// Writes the conntrack settings. One that cannot be written (in a container without permission, or
 /// outside the initial network namespace) is logged and does not prevent serving.
 pub(super) fn tune_conntrack(settings: &Settings, metrics: &DataplaneMetrics) {
-    let (met, unwritable) = ConntrackSettings::default().apply(&settings.conntrack);
+    let (met, unwritable) = ConntrackSysctls::default().apply(&settings.conntrack);
     for setting in met {
         metrics.sysctl_written(setting.path, true);
     }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Classifies errors by what they mean for the step that failed.
 //!
-//! Only the kernel's own answer is a refusal. A conversation that broke off (a time-out, an overrun,
-//! a lost socket, a program that could not run) says nothing about the request: it is
+//! Only the kernel's own answer is a refusal. A conversation that broke off (a time-out, an
+//! overrun, a lost socket, a program that could not run) says nothing about the request: it is
 //! [`FailureKind::Transient`] and the step is retried.
 
 use std::error::Error;
@@ -141,7 +141,7 @@ impl Failed for LinkError {
             Self::Netlink(error) => error.failure_kind(),
             Self::Refused { source, .. } => source.failure_kind(),
             Self::NotDummy { .. } => FailureKind::AlreadyExists,
-            Self::Vanished { .. } | Self::Malformed(_) | Self::Listen(_) => FailureKind::Transient,
+            Self::Vanished { .. } | Self::Malformed(_) | Self::Watch(_) => FailureKind::Transient,
         }
     }
 }
@@ -163,7 +163,7 @@ impl Failed for NftablesError {
         match self {
             Self::Netlink(error) => error.failure_kind(),
             Self::Refused { source, .. } => source.failure_kind(),
-            Self::Name(_) => FailureKind::Other,
+            Self::TooLong(_) => FailureKind::Other,
         }
     }
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Links and addresses over route netlink: the dummy link that carries the addresses of virtual servers, and what the
-//! node's own addresses are.
+//! Links and addresses over route netlink: the dummy link that carries the addresses of virtual
+//! servers, and the node's own addresses.
 //!
-//! Messages are those of `netlink-packet-route`, sent many at once over `netlink::Socket`. Which addresses the link
-//! should have is decided in `plan`.
+//! Messages are those of `netlink-packet-route`, pipelined over `netlink_pipeline::Socket`. `plan`
+//! decides which addresses the link should have.
 
 mod client;
 mod codec;
@@ -12,7 +12,7 @@ mod monitor;
 use std::net::IpAddr;
 
 pub use client::Links;
-pub use codec::DecodeError;
+pub use codec::MalformedMessage;
 pub use monitor::{Change, Monitor};
 
 use kpr_core::model::net::IpFamily;
@@ -21,15 +21,13 @@ use netlink_pipeline::{KernelError, NetlinkError};
 /// A network interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
-    /// The kernel's number of it, which is never used twice while the namespace lives.
+    /// The kernel's number, which is never reused in a network namespace.
     pub index: u32,
     pub name: String,
-    /// `dummy`, `veth`, ...; none for physical ones and the loopback.
+    /// `dummy`, `veth`, ...; `None` for physical links and the loopback.
     pub kind: Option<String>,
-    /// `IFF_UP`: switched on by the administrator.
+    /// `IFF_UP`: the administrative state.
     pub is_up: bool,
-    /// `IFF_LOOPBACK`
-    pub is_loopback: bool,
 }
 
 /// How far an address is valid (`rtnetlink(7)`, `rtm_scope`).
@@ -37,9 +35,9 @@ pub struct Link {
 pub enum Scope {
     /// Everywhere; also site-local and unknown ones.
     Global,
-    /// On the link only, as IPv6's `fe80::/10`.
+    /// On the link only, such as IPv6's `fe80::/10`.
     Link,
-    /// On this host only, as loopback addresses.
+    /// On this host only, such as loopback addresses.
     Host,
 }
 
@@ -51,67 +49,33 @@ pub struct Address {
     /// The index of the link that has it.
     pub link: u32,
     pub scope: Scope,
-    /// `IFA_F_TENTATIVE` or `IFA_F_DADFAILED`: not usable (yet), another host may have it.
+    /// `IFA_F_TENTATIVE` or `IFA_F_DADFAILED`: not usable (yet); another host may have it.
     pub is_tentative: bool,
 }
 
-/// A router that a default route leads to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Gateway {
-    pub ip: IpAddr,
-    /// The link to reach it through, where the route names one.
-    pub link: Option<u32>,
-}
-
-/// What was to be done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Operation {
-    FindLink,
-    CreateLink,
-    DeleteLink,
-    ListLinks,
-    ListAddresses,
-    ListRoutes,
-}
-
-impl std::fmt::Display for Operation {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::FindLink => "find link",
-            Self::CreateLink => "create link",
-            Self::DeleteLink => "delete link",
-            Self::ListLinks => "list links",
-            Self::ListAddresses => "list addresses of link",
-            Self::ListRoutes => "list routes",
-        })
-    }
-}
-
-/// An operation on links or addresses failed as a whole.
+/// A call failed as a whole.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
-    #[error("cannot talk to the kernel about links")]
+    #[error("netlink exchange about links failed")]
     Netlink(#[source] NetlinkError),
-    #[error("cannot {operation} {object}")]
+    #[error("cannot {what}")]
     Refused {
-        operation: Operation,
-        /// The link's name or number, empty for all.
-        object: String,
+        what: String,
         #[source]
         source: KernelError,
     },
-    /// Something else has the name. Adding addresses to it might cut the node off.
+    /// Another link has the name. Adding addresses to it might cut off the node.
     #[error("link {name} is of kind {kind}, not dummy")]
     NotDummy { name: String, kind: String },
-    #[error("link {name} was created and is not there")]
+    #[error("link {name} disappeared after it was created")]
     Vanished { name: String },
-    #[error("cannot read the kernel's answer about links")]
-    Malformed(#[from] DecodeError),
-    #[error("cannot listen for changes of links")]
-    Listen(#[source] std::io::Error),
+    #[error("cannot decode the kernel's answer about links")]
+    Malformed(#[from] MalformedMessage),
+    #[error("cannot watch links")]
+    Watch(#[source] std::io::Error),
 }
 
-/// One address that the kernel refused; the others of the same call are done.
+/// One address that the kernel rejected; the others of the call were changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("address {address}")]
 pub struct AddressFailure {
@@ -125,7 +89,7 @@ impl Address {
         IpFamily::of(self.ip)
     }
 
-    /// Whether it has the whole length of its family, as the addresses that we add.
+    /// Whether the prefix is the whole address, as in those that we add.
     pub const fn is_host(&self) -> bool {
         self.prefix_len == self.family().host_prefix_len()
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The tables of kube-proxy's nftables mode: whether they are there, and their end. Both are rare, so each has a socket of
-//! its own.
+//! The tables of kube-proxy's nftables mode: whether they exist, and how to delete them. Both are
+//! rare, so that each call opens its own socket.
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
@@ -13,26 +13,36 @@ use netlink_pipeline::{KernelError, KernelErrorKind, NetlinkError, Request, Sock
 const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
 const NFNL_MSG_BATCH_END: u16 = 0x11;
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
-const NFT_MSG_GETTABLE: u16 = (NFNL_SUBSYS_NFTABLES << 8) | 1;
-const NFT_MSG_DELTABLE: u16 = (NFNL_SUBSYS_NFTABLES << 8) | 2;
+const NFT_MSG_GETTABLE: u16 = kind(1);
+const NFT_MSG_DELTABLE: u16 = kind(2);
 const NFTA_TABLE_NAME: u16 = 1;
 
-/// Why the kernel was not asked, or did not answer as wanted.
+/// A type of nftables message as netlink has it.
+pub(super) const fn kind(message: u16) -> u16 {
+    (NFNL_SUBSYS_NFTABLES << 8) | message
+}
+
+/// `struct nfgenmsg` of an address family (`AF_*`): family, version, resource.
+pub(super) const fn nfgenmsg(family: u8) -> [u8; 4] {
+    [family, 0, 0, 0]
+}
+
+/// A table could not be looked up or deleted.
 #[derive(Debug, thiserror::Error)]
 pub enum NftablesError {
-    #[error("cannot talk to nftables")]
+    #[error("netlink exchange with nftables failed")]
     Netlink(#[from] NetlinkError),
-    #[error("the kernel refuses nftables table {NFTABLES_TABLE} of {family}")]
+    #[error("the kernel rejected a request for {family} nftables table {NFTABLES_TABLE}")]
     Refused {
         family: IpFamily,
         #[source]
         source: KernelError,
     },
-    #[error("name of an nftables table")]
-    Name(#[from] AttributeTooLong),
+    #[error("request about an nftables table is too long")]
+    TooLong(#[from] AttributeTooLong),
 }
 
-/// Whether kube-proxy's table of a family is there. A kernel without nftables has none.
+/// Whether kube-proxy's table of a family exists. A kernel without nftables has none.
 pub fn has_table(family: IpFamily) -> Result<bool, NftablesError> {
     let mut socket = Socket::open(NETLINK_NETFILTER)?;
     match socket.get(request(NFT_MSG_GETTABLE, family)?)? {
@@ -42,7 +52,7 @@ pub fn has_table(family: IpFamily) -> Result<bool, NftablesError> {
     }
 }
 
-/// Deletes it with all that is in it. One that is not there is deleted already.
+/// Deletes kube-proxy's table of a family with its contents. One that does not exist is success.
 pub fn delete_table(family: IpFamily) -> Result<(), NftablesError> {
     let mut socket = Socket::open(NETLINK_NETFILTER)?;
     let verdict = socket.transact_in_batch([
@@ -63,12 +73,11 @@ fn is_absent(error: &KernelError) -> bool {
 }
 
 fn request(kind: u16, family: IpFamily) -> Result<Request, AttributeTooLong> {
-    // `struct nfgenmsg`: family, version, resource. The families of netfilter have the numbers of sockets.
     let of = match family {
         IpFamily::V4 => 2,
         IpFamily::V6 => 10,
     };
-    let mut payload = Writer::after(&[of, 0, 0, 0]);
+    let mut payload = Writer::after(&nfgenmsg(of));
     payload.string(NFTA_TABLE_NAME, NFTABLES_TABLE);
     Ok(Request {
         kind,
@@ -91,7 +100,8 @@ fn end_of_batch(kind: u16) -> Request {
 mod tests {
     use super::*;
 
-    /// `strace -e trace=sendmsg -xx nft delete table ip6 kube-proxy`, without the socket's own headers.
+    /// `strace -e trace=sendmsg -xx nft delete table ip6 kube-proxy`, without the socket's own
+    /// headers.
     #[test]
     fn a_deletion_is_what_nft_sends() {
         assert_eq!(end_of_batch(NFNL_MSG_BATCH_BEGIN).payload, b"\0\0\0\x0a");

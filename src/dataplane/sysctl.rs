@@ -1,29 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Kernel settings under `/proc/sys`: read, and written where they differ. Which values are wanted is the
-//! planner's business.
+//! Kernel settings under `/proc/sys`: read, and written where they differ. `plan` decides which
+//! values are wanted.
 
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use tracing::debug;
 
-/// Why a setting cannot be read or written. Keys are paths below `/proc/sys`, such as `net/ipv4/ip_forward`.
+/// A setting could not be read or written. Keys are paths below `/proc/sys`, such as
+/// `net/ipv4/ip_forward`.
 #[derive(Debug, thiserror::Error)]
 pub enum SysctlError {
-    #[error("{key:?} is no kernel setting")]
+    #[error("{key:?} is not a kernel setting")]
     InvalidKey { key: String },
-    /// The kernel does not have it, or the module that brings it is not loaded, or it does not exist in this network
+    /// The kernel does not have it, its module is not loaded, or it does not exist in this network
     /// namespace.
     #[error("kernel setting {key} does not exist")]
     Missing { key: String },
-    /// No permission, or `/proc/sys` is mounted read-only as in most containers that are not privileged.
-    #[error("kernel setting {key} may not be written")]
+    /// No permission, or `/proc/sys` is mounted read-only as in most unprivileged containers.
+    #[error("no permission to write kernel setting {key}")]
     Permission {
         key: String,
         #[source]
         source: io::Error,
     },
-    #[error("the kernel refuses {value:?} for setting {key}")]
+    #[error("the kernel rejected {value:?} for setting {key}")]
     Refused {
         key: String,
         value: String,
@@ -36,7 +37,7 @@ pub enum SysctlError {
         #[source]
         source: io::Error,
     },
-    /// Written without an error, and yet another value is read back.
+    /// The write succeeded, but another value is read back.
     #[error("kernel setting {key} is {found:?} after {wanted:?} was written")]
     NotKept {
         key: String,
@@ -50,15 +51,6 @@ impl SysctlError {
     pub const fn is_missing(&self) -> bool {
         matches!(self, Self::Missing { .. })
     }
-}
-
-/// What [`Sysctls::ensure`] found and did.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ensured {
-    /// It had the value.
-    Kept,
-    /// It had another one, which is in here.
-    Written { before: String },
 }
 
 /// The settings below a directory.
@@ -79,7 +71,7 @@ impl Sysctls {
         Self { root: root.into() }
     }
 
-    /// The value, without white space at the ends; several numbers have one blank between them.
+    /// The value, without white space around it; one space separates several numbers.
     pub fn read(&self, key: &str) -> Result<String, SysctlError> {
         let path = self.path(key)?;
         match std::fs::read_to_string(path) {
@@ -95,11 +87,11 @@ impl Sysctls {
     }
 
     /// Writes the value if the setting has another one, and reads it back.
-    pub fn ensure(&self, key: &str, value: &str) -> Result<Ensured, SysctlError> {
+    pub fn ensure(&self, key: &str, value: &str) -> Result<(), SysctlError> {
         let wanted = canonical(value);
         let before = self.read(key)?;
         if before == wanted {
-            return Ok(Ensured::Kept);
+            return Ok(());
         }
         let path = self.path(key)?;
         write(&path, &wanted).map_err(|source| refusal(key, &wanted, source))?;
@@ -111,8 +103,8 @@ impl Sysctls {
                 found,
             });
         }
-        debug!(key, value = wanted, before, "kernel setting written");
-        Ok(Ensured::Written { before })
+        debug!(key, value = wanted, before, "wrote kernel setting");
+        Ok(())
     }
 
     fn path(&self, key: &str) -> Result<PathBuf, SysctlError> {
@@ -173,32 +165,23 @@ mod tests {
         let path = root.path().join("net/ipv4/ip_forward");
         // Writing would leave the canonical form behind.
         std::fs::write(&path, " 1 \n\n").unwrap();
-        assert_eq!(
-            sysctls.ensure("net/ipv4/ip_forward", "1").unwrap(),
-            Ensured::Kept
-        );
+        sysctls.ensure("net/ipv4/ip_forward", "1").unwrap();
         assert_eq!(std::fs::read_to_string(path).unwrap(), " 1 \n\n");
     }
 
     #[test]
-    fn another_value_is_replaced_and_told() {
+    fn another_value_is_replaced() {
         let (_root, sysctls) = settings("0\n");
-        assert_eq!(
-            sysctls.ensure("net/ipv4/ip_forward", "1").unwrap(),
-            Ensured::Written { before: "0".into() }
-        );
+        sysctls.ensure("net/ipv4/ip_forward", "1").unwrap();
         assert_eq!(sysctls.read("net/ipv4/ip_forward").unwrap(), "1");
     }
 
     #[test]
     fn values_of_several_numbers_are_compared_number_by_number() {
         let (_root, sysctls) = settings("32768\t60999\n");
-        assert_eq!(
-            sysctls
-                .ensure("net/ipv4/ip_forward", "32768 60999")
-                .unwrap(),
-            Ensured::Kept
-        );
+        let key = "net/ipv4/ip_forward";
+        sysctls.ensure(key, "32768 60999").unwrap();
+        assert_eq!(sysctls.read(key).unwrap(), "32768 60999");
     }
 
     #[test]
@@ -235,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_are_told_apart() {
+    fn refusals_are_classified() {
         let of = |code| refusal("k", "v", io::Error::from_raw_os_error(code));
         assert!(matches!(of(libc::EACCES), SysctlError::Permission { .. }));
         assert!(matches!(of(libc::EPERM), SysctlError::Permission { .. }));

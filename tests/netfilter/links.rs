@@ -75,10 +75,9 @@ fn dummy_link() {
     );
     assert!(text.contains("dummy"), "{text}");
     assert!(text.starts_with(&format!("{}: ", link.index)), "{text}");
-    assert!(links.list().unwrap().contains(&link));
 
-    links.delete(link.index).unwrap();
-    links.delete(link.index).unwrap();
+    links.delete_dummy(LINK).unwrap();
+    links.delete_dummy(LINK).unwrap();
     assert_eq!(links.find(LINK).unwrap(), None);
 }
 
@@ -184,7 +183,7 @@ fn four_thousand_addresses() {
 fn link_is_gone() {
     let mut links = Links::open().unwrap();
     let link = links.ensure_dummy(LINK).unwrap().index;
-    links.delete(link).unwrap();
+    links.delete_dummy(LINK).unwrap();
     assert_eq!(links.addresses_of(link).unwrap(), []);
     let addresses = [ip("10.96.0.1"), ip("fd00:96::1")];
     // To delete is done by that, to add is not.
@@ -237,7 +236,7 @@ fn node_addresses() {
     );
     let eth0 = links.find("eth0").unwrap().unwrap();
     let lo = links.find("lo").unwrap().unwrap();
-    assert!(lo.is_loopback && lo.is_up && !eth0.is_loopback);
+    assert!(lo.is_up);
     let address = |text: &str, prefix_len, link, scope| Address {
         ip: ip(text),
         prefix_len,
@@ -296,14 +295,8 @@ fn default_gateways() {
         "ip",
         &["-6", "route", "add", "default", "via", "2001:db8::1"],
     );
-    let mut gateways = |family| -> Vec<IpAddr> {
-        links
-            .default_gateways(family)
-            .unwrap()
-            .into_iter()
-            .map(|gateway| gateway.ip)
-            .collect()
-    };
+    let mut gateways =
+        |family| -> Vec<IpAddr> { Vec::from_iter(links.default_gateways(family).unwrap()) };
     assert_eq!(gateways(IpFamily::V4), [ip("192.0.2.1")]);
     assert_eq!(gateways(IpFamily::V6), [ip("2001:db8::1")]);
     run(
@@ -366,7 +359,7 @@ fn changes() {
         &["address", "add", "fd00::1/128", "dev", "peer0", "nodad"],
     );
     hear(&mut monitor, &[eth0, peer0]);
-    links.delete(eth0).unwrap();
+    run("ip", &["link", "delete", "eth0"]);
     hear(&mut monitor, &[eth0, peer0]);
 }
 

@@ -8,7 +8,7 @@ use kpr_core::plan::conntrack::tuning::{
     Setting, TCP_BE_LIBERAL, Tree, Tuning, Wanted, count_cpus,
 };
 
-/// A setting that is not as wanted and could not be written.
+/// A setting that has the wrong value and could not be written.
 #[derive(Debug)]
 pub struct Unwritable {
     pub setting: Setting,
@@ -17,29 +17,30 @@ pub struct Unwritable {
 
 /// The settings of this machine, or of a test.
 #[derive(Clone, Debug)]
-pub struct ConntrackSettings {
+pub struct ConntrackSysctls {
     sysctls: Sysctls,
     sysfs: Sysctls,
 }
 
-impl Default for ConntrackSettings {
+impl Default for ConntrackSysctls {
     fn default() -> Self {
         Self::new(Sysctls::default(), Sysctls::new("/sys"))
     }
 }
 
-impl ConntrackSettings {
+impl ConntrackSysctls {
     /// Below `/proc/sys` and `/sys`.
     pub const fn new(sysctls: Sysctls, sysfs: Sysctls) -> Self {
         Self { sysctls, sysfs }
     }
 
-    /// The kernel lets packets outside of their connection's window pass. `false` where it does not say.
+    /// Whether the kernel accepts packets outside of the TCP window; `false` if it is unknown.
     pub fn is_liberal(&self) -> bool {
         self.number(TCP_BE_LIBERAL).is_some_and(|value| value != 0)
     }
 
-    /// Makes the settings as wanted. Returns those that are, and those that could not be written.
+    /// Writes what differs. Returns the settings that now are as wanted, and those that could not
+    /// be written.
     pub fn apply(&self, tuning: &Tuning) -> (Vec<Setting>, Vec<Unwritable>) {
         let cpus = self.cpus();
         let wanted = tuning.wanted(cpus);
@@ -67,7 +68,7 @@ impl ConntrackSettings {
             {
                 Ok(())
             }
-            result => result.map(|_ensured| ()),
+            result => result,
         }
     }
 
@@ -83,7 +84,7 @@ impl ConntrackSettings {
         }
     }
 
-    /// Those of the machine, however few of them we may use.
+    /// The processors of the machine, however few of them we may use.
     fn cpus(&self) -> u32 {
         let online = self.sysfs.read("devices/system/cpu/online").ok();
         online.and_then(|list| count_cpus(&list)).unwrap_or(1)
@@ -98,7 +99,7 @@ mod tests {
     use super::*;
     use kpr_core::plan::conntrack::tuning::{BUCKETS, MAX, UDP_TIMEOUT};
 
-    fn machine(files: &[(Setting, &str)]) -> (tempfile::TempDir, ConntrackSettings) {
+    fn machine(files: &[(Setting, &str)]) -> (tempfile::TempDir, ConntrackSysctls) {
         let root = tempfile::tempdir().unwrap();
         let place = |tree: Tree| {
             root.path().join(match tree {
@@ -117,7 +118,7 @@ mod tests {
         for (setting, text) in files {
             write(&place(setting.tree).join(setting.path), text);
         }
-        let settings = ConntrackSettings::new(
+        let settings = ConntrackSysctls::new(
             Sysctls::new(place(Tree::Sysctl)),
             Sysctls::new(place(Tree::Sysfs)),
         );
@@ -125,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_cannot_be_written_does_not_keep_the_others_from_it() {
+    fn one_that_cannot_be_written_does_not_stop_the_others() {
         let (_root, settings) = machine(&[(MAX, "65536\n"), (BUCKETS, "65536\n")]);
         let tuning = Tuning {
             max_per_core: Some(32_768),

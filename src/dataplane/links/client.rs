@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Asks the kernel about links and addresses, and changes them.
+//! Lists and changes links and addresses.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -7,13 +7,13 @@ use std::net::IpAddr;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use tracing::info;
 
-use super::{Address, AddressFailure, Gateway, Link, LinkError, Operation, codec};
+use super::{Address, AddressFailure, Link, LinkError, codec};
 use kpr_core::model::net::IpFamily;
 use netlink_pipeline::{
     KernelError, KernelErrorKind, NetlinkError, Reply, Request, Socket, SocketStats,
 };
 
-/// A conversation with route netlink of this network namespace. Blocking; not shared.
+/// A route netlink socket of this network namespace. Blocking; not shared.
 #[derive(Debug)]
 pub struct Links {
     socket: Socket,
@@ -26,7 +26,7 @@ impl Links {
             .map_err(LinkError::Netlink)
     }
 
-    /// Over a socket that is open already, such as one to a scripted peer.
+    /// Over a socket that is open already, such as one to a scripted peer in tests.
     pub const fn over(socket: Socket) -> Self {
         Self { socket }
     }
@@ -36,93 +36,60 @@ impl Links {
         self.socket.stats()
     }
 
-    /// All links, in the order of their index.
-    pub fn list(&mut self) -> Result<Vec<Link>, LinkError> {
-        let replies = self.dump(codec::list_links(), Operation::ListLinks, "")?;
-        let mut links = Vec::with_capacity(replies.len());
-        for reply in &replies {
-            links.extend(codec::link_of(reply)?);
-        }
-        links.sort_by_key(|link| link.index);
-        Ok(links)
-    }
-
-    /// The link of a name, if there is one.
+    /// The link of a name; `None` if there is none.
     pub fn find(&mut self, name: &str) -> Result<Option<Link>, LinkError> {
-        match self
-            .socket
-            .get(codec::find_link(name))
-            .map_err(LinkError::Netlink)?
-        {
+        let answer = self.socket.get(codec::find_link(name));
+        match answer.map_err(LinkError::Netlink)? {
             Ok(replies) => {
-                for reply in &replies {
-                    if let Some(link) = codec::link_of(reply)? {
-                        return Ok(Some(link));
-                    }
-                }
-                Ok(None)
+                let links = replies.iter().map(codec::link_of);
+                Ok(links.filter_map(Result::transpose).next().transpose()?)
             }
             Err(error) if error.kind == KernelErrorKind::NotFound => Ok(None),
-            Err(error) => Err(refused(Operation::FindLink, name, error)),
+            Err(error) => Err(refused(format!("find link {name}"), error)),
         }
     }
 
-    /// The dummy link of a name; created if there is none. It is never switched on: its addresses are local without that,
-    /// and it does not answer ARP for them.
+    /// The dummy link of a name, created if there is none. It stays down: its addresses are local
+    /// all the same, and it does not answer ARP for them.
     pub fn ensure_dummy(&mut self, name: &str) -> Result<Link, LinkError> {
-        let found = self.find(name)?;
-        let created = found.is_none();
-        let link = if let Some(link) = found {
-            link
-        } else {
-            self.create_dummy(name)?;
-            self.find(name)?.ok_or_else(|| LinkError::Vanished {
-                name: name.to_owned(),
-            })?
-        };
-        if link.kind.as_deref() != Some("dummy") {
-            return Err(LinkError::NotDummy {
-                name: name.to_owned(),
-                kind: link.kind.unwrap_or_else(|| "physical".to_owned()),
-            });
+        if let Some(link) = self.find_dummy(name)? {
+            return Ok(link);
         }
-        if created {
-            info!(link = name, index = link.index, "dummy link created");
-        }
+        let created = self.execute(codec::create_dummy(name))?;
+        // Another process may have been faster.
+        accept(created, KernelErrorKind::AlreadyExists, || {
+            format!("create link {name}")
+        })?;
+        let link = self.find_dummy(name)?.ok_or_else(|| LinkError::Vanished {
+            name: name.to_owned(),
+        })?;
+        info!(link = name, index = link.index, "created dummy link");
         Ok(link)
     }
 
-    fn create_dummy(&mut self, name: &str) -> Result<(), LinkError> {
-        match self.execute(codec::create_dummy(name))? {
-            // Somebody else was faster.
-            Err(error) if error.kind == KernelErrorKind::AlreadyExists => Ok(()),
-            Err(error) => Err(refused(Operation::CreateLink, name, error)),
-            Ok(()) => Ok(()),
-        }
-    }
-
-    /// Deletes a link with its addresses. One that is not there is success.
-    pub fn delete(&mut self, index: u32) -> Result<(), LinkError> {
-        match self.execute(codec::delete_link(index))? {
-            Err(error) if error.kind == KernelErrorKind::NotFound => Ok(()),
-            Err(error) => Err(refused(Operation::DeleteLink, &index.to_string(), error)),
-            Ok(()) => Ok(()),
-        }
-    }
-
-    /// Deletes the dummy link of a name with its addresses. One that is not there is success; one of another kind stays.
-    pub fn delete_dummy(&mut self, name: &str) -> Result<(), LinkError> {
+    fn find_dummy(&mut self, name: &str) -> Result<Option<Link>, LinkError> {
         match self.find(name)? {
-            Some(link) if link.kind.as_deref() == Some("dummy") => self.delete(link.index),
-            Some(link) => Err(LinkError::NotDummy {
+            Some(link) if link.kind.as_deref() != Some("dummy") => Err(LinkError::NotDummy {
                 name: name.to_owned(),
                 kind: link.kind.unwrap_or_else(|| "physical".to_owned()),
             }),
-            None => Ok(()),
+            found => Ok(found),
         }
     }
 
-    /// The addresses of one link, both families. A link that is not there has none.
+    /// Deletes the dummy link of a name with its addresses. One that does not exist is success; a
+    /// link of another kind is an error and stays.
+    pub fn delete_dummy(&mut self, name: &str) -> Result<(), LinkError> {
+        let Some(link) = self.find_dummy(name)? else {
+            return Ok(());
+        };
+        let deleted = self.execute(codec::delete_link(link.index))?;
+        accept(deleted, KernelErrorKind::NotFound, || {
+            format!("delete link {name}")
+        })
+    }
+
+    /// The addresses of one link, both families. A link that does not exist has none.
     pub fn addresses_of(&mut self, link: u32) -> Result<Vec<Address>, LinkError> {
         match self.addresses_where(Some(link)) {
             Err(LinkError::Refused { source, .. }) if source.kind == KernelErrorKind::NotFound => {
@@ -138,11 +105,10 @@ impl Links {
     }
 
     fn addresses_where(&mut self, link: Option<u32>) -> Result<Vec<Address>, LinkError> {
-        let name = link.map(|index| index.to_string()).unwrap_or_default();
-        let replies = self.dump(codec::list_addresses(link), Operation::ListAddresses, &name)?;
+        let replies = self.dump(codec::list_addresses(link), "list addresses")?;
         let mut addresses = Vec::with_capacity(replies.len());
         for reply in &replies {
-            // Kernels that do not know the filter answer with all.
+            // Old kernels ignore the filter.
             addresses.extend(
                 codec::address_of(reply)?
                     .filter(|address| link.is_none_or(|link| address.link == link)),
@@ -152,8 +118,8 @@ impl Links {
         Ok(addresses)
     }
 
-    /// Adds host addresses to a link, all in one go. Those that are there already are success. Returned are those that the
-    /// kernel refused.
+    /// Adds host addresses to a link, pipelined. Those that exist are success. Returns those that
+    /// the kernel rejected.
     pub fn add_addresses(
         &mut self,
         link: u32,
@@ -164,8 +130,8 @@ impl Links {
         })
     }
 
-    /// Deletes host addresses from a link, all in one go. Those that are not there are success. Returned are those that
-    /// the kernel refused.
+    /// Deletes host addresses from a link, pipelined. Those that do not exist are success. Returns
+    /// those that the kernel rejected.
     pub fn delete_addresses(
         &mut self,
         link: u32,
@@ -191,7 +157,7 @@ impl Links {
             .iter()
             .zip(verdicts)
             .filter_map(|(ip, verdict)| match verdict {
-                // ENODEV is NotFound too, but it says that the link is gone, and the addresses with it.
+                // ENODEV is NotFound too: the link is gone, and the addresses with it.
                 Err(refusal) if refusal.kind != accepted || is_missing_link(&refusal, accepted) => {
                     Some(AddressFailure {
                         address: *ip,
@@ -204,9 +170,9 @@ impl Links {
     }
 
     /// The gateways of the default routes of the main table.
-    pub fn default_gateways(&mut self, family: IpFamily) -> Result<BTreeSet<Gateway>, LinkError> {
-        let replies = match self.dump(codec::list_routes(family), Operation::ListRoutes, "") {
-            // A namespace that never had a route has no table.
+    pub fn default_gateways(&mut self, family: IpFamily) -> Result<BTreeSet<IpAddr>, LinkError> {
+        let replies = match self.dump(codec::list_routes(family), "list routes") {
+            // A network namespace that never had a route has no table.
             Err(LinkError::Refused { source, .. }) if source.kind == KernelErrorKind::NotFound => {
                 Vec::new()
             }
@@ -227,28 +193,32 @@ impl Links {
         Ok(verdicts.into_iter().next().unwrap_or(Ok(())))
     }
 
-    fn dump(
-        &mut self,
-        request: Request,
-        operation: Operation,
-        object: &str,
-    ) -> Result<Vec<Reply>, LinkError> {
+    fn dump(&mut self, request: Request, what: &str) -> Result<Vec<Reply>, LinkError> {
         self.socket.dump(request).map_err(|error| match error {
-            NetlinkError::Refused(error) => refused(operation, object, error),
+            NetlinkError::Refused(error) => refused(what.to_owned(), error),
             error => LinkError::Netlink(error),
         })
     }
 }
 
-/// When adding, a link that is gone must not pass for success; when deleting, the addresses went with it.
+/// When adding, a missing link must not pass for success; when deleting, the addresses are gone
+/// with it.
 fn is_missing_link(refusal: &KernelError, accepted: KernelErrorKind) -> bool {
     accepted == KernelErrorKind::AlreadyExists && refusal.errno == libc::ENODEV
 }
 
-fn refused(operation: Operation, object: &str, source: KernelError) -> LinkError {
-    LinkError::Refused {
-        operation,
-        object: object.to_owned(),
-        source,
+/// Takes one kind of refusal for success.
+fn accept(
+    verdict: Result<(), KernelError>,
+    accepted: KernelErrorKind,
+    what: impl FnOnce() -> String,
+) -> Result<(), LinkError> {
+    match verdict {
+        Err(error) if error.kind != accepted => Err(refused(what(), error)),
+        _ => Ok(()),
     }
+}
+
+fn refused(what: String, source: KernelError) -> LinkError {
+    LinkError::Refused { what, source }
 }

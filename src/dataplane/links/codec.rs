@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: requests of route netlink as bytes, answers as our types.
+//! PURE: requests of route netlink as bytes, and the answers.
 
 use std::net::IpAddr;
 
@@ -13,7 +13,7 @@ use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType, RouteVia,
 };
 
-use super::{Address, Gateway, Link, Scope};
+use super::{Address, Link, Scope};
 use kpr_core::model::net::IpFamily;
 use netlink_pipeline::{Reply, Request};
 
@@ -35,15 +35,20 @@ const IFLA_INFO_KIND: u16 = 1;
 /// Bytes of `struct ifinfomsg`.
 const IFINFOMSG_LEN: usize = 16;
 
-/// Bytes that are no answer of route netlink.
+/// A message of route netlink that cannot be decoded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum DecodeError {
-    #[error("malformed description of a link: {reason}")]
-    Link { reason: String },
-    #[error("malformed description of an address: {reason}")]
-    Address { reason: String },
-    #[error("malformed description of a route: {reason}")]
-    Route { reason: String },
+#[error("malformed {of}: {reason}")]
+pub struct MalformedMessage {
+    /// `link`, `address` or `route`.
+    of: &'static str,
+    reason: String,
+}
+
+fn malformed(of: &'static str) -> impl Fn(netlink_packet_core::DecodeError) -> MalformedMessage {
+    move |error| MalformedMessage {
+        of,
+        reason: error.to_string(),
+    }
 }
 
 fn request(kind: u16, flags: u16, message: &impl Emitable) -> Request {
@@ -59,28 +64,17 @@ fn request(kind: u16, flags: u16, message: &impl Emitable) -> Request {
 /// Asks for one link by its name.
 pub(super) fn find_link(name: &str) -> Request {
     let mut message = LinkMessage::default();
-    message
-        .attributes
-        .push(LinkAttribute::IfName(name.to_owned()));
+    message.attributes = vec![LinkAttribute::IfName(name.to_owned())];
     request(RTM_GETLINK, 0, &message)
 }
 
-/// Asks for all links.
-pub(super) fn list_links() -> Request {
-    request(RTM_GETLINK, 0, &LinkMessage::default())
-}
-
-/// Makes a dummy link, which stays switched off.
+/// Creates a dummy link, which stays down.
 pub(super) fn create_dummy(name: &str) -> Request {
     let mut message = LinkMessage::default();
-    message
-        .attributes
-        .push(LinkAttribute::IfName(name.to_owned()));
-    message
-        .attributes
-        .push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(
-            InfoKind::Dummy,
-        )]));
+    message.attributes = vec![
+        LinkAttribute::IfName(name.to_owned()),
+        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Dummy)]),
+    ];
     request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &message)
 }
 
@@ -90,19 +84,19 @@ pub(super) fn delete_link(index: u32) -> Request {
     request(RTM_DELLINK, 0, &message)
 }
 
-/// Asks for the addresses of one link, or of all. Kernels before 4.20 do not know the filter and list all.
+/// Asks for the addresses of one link, or of all. Kernels before 4.20 ignore the filter.
 pub(super) fn list_addresses(link: Option<u32>) -> Request {
     let mut message = AddressMessage::default();
     message.header.index = link.unwrap_or(0);
     request(RTM_GETADDR, 0, &message)
 }
 
-/// Adds a host address. The kernel answers `EEXIST` to one that is there.
+/// Adds a host address. The kernel answers `EEXIST` to one that exists.
 pub(super) fn add_address(link: u32, ip: IpAddr) -> Request {
     let mut message = host_address(link, ip);
     if ip.is_ipv6() {
-        // No duplicate address detection: other nodes have the same address, and that is right. No route for the
-        // prefix: it would be one for the address itself on a link that leads nowhere.
+        // No duplicate address detection: other nodes have the same address, as they should. No
+        // prefix route: it would be one for the address itself on a link that leads nowhere.
         let flags = AddressFlags::Nodad | AddressFlags::Noprefixroute;
         message.attributes.push(AddressAttribute::Flags(flags));
     }
@@ -126,9 +120,8 @@ fn host_address(link: u32, ip: IpAddr) -> AddressMessage {
 pub(super) fn list_routes(of: IpFamily) -> Request {
     let mut message = RouteMessage::default();
     message.header.address_family = family(of);
-    message
-        .attributes
-        .push(RouteAttribute::Table(u32::from(RouteHeader::RT_TABLE_MAIN)));
+    let main = u32::from(RouteHeader::RT_TABLE_MAIN);
+    message.attributes = vec![RouteAttribute::Table(main)];
     request(RTM_GETROUTE, 0, &message)
 }
 
@@ -139,20 +132,19 @@ const fn family(family: IpFamily) -> AddressFamily {
     }
 }
 
-/// Reads a description of a link; `None` for another message.
+/// Decodes a link; `None` for another message.
 ///
-/// Name and kind are taken from the bytes: a link has dozens of attributes, and one that the crate cannot read, of a
-/// driver that has nothing to do with us, must not hide it.
-pub(super) fn link_of(reply: &Reply) -> Result<Option<Link>, DecodeError> {
+/// Name and kind are read without the crate: a link has dozens of attributes, and one that the
+/// crate cannot decode, of some unrelated driver, must not hide the link.
+pub(super) fn link_of(reply: &Reply) -> Result<Option<Link>, MalformedMessage> {
     if reply.kind != RTM_NEWLINK {
         return Ok(None);
     }
-    let malformed = |reason: String| DecodeError::Link { reason };
-    let header = LinkHeader::parse(&reply.payload).map_err(|error| malformed(error.to_string()))?;
+    let header = LinkHeader::parse(&reply.payload).map_err(malformed("link"))?;
     let attributes = reply.payload.get(IFINFOMSG_LEN..).unwrap_or_default();
     let name = attribute(attributes, IFLA_IFNAME)
         .map(text)
-        .ok_or_else(|| malformed("it has no name".to_owned()))?;
+        .ok_or_else(|| malformed("link")("it has no name".into()))?;
     let kind = attribute(attributes, IFLA_LINKINFO)
         .and_then(|info| attribute(info, IFLA_INFO_KIND))
         .map(text);
@@ -161,7 +153,6 @@ pub(super) fn link_of(reply: &Reply) -> Result<Option<Link>, DecodeError> {
         name,
         kind,
         is_up: header.flags.contains(LinkFlags::Up),
-        is_loopback: header.flags.contains(LinkFlags::Loopback),
     }))
 }
 
@@ -181,15 +172,12 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Reads a description of an address; `None` for another message or a family that is not IP.
-pub(super) fn address_of(reply: &Reply) -> Result<Option<Address>, DecodeError> {
+/// Decodes an address; `None` for another message or a family that is not IP.
+pub(super) fn address_of(reply: &Reply) -> Result<Option<Address>, MalformedMessage> {
     if reply.kind != RTM_NEWADDR {
         return Ok(None);
     }
-    let message =
-        AddressMessage::parse(reply.payload.as_slice()).map_err(|error| DecodeError::Address {
-            reason: error.to_string(),
-        })?;
+    let message = AddressMessage::parse(reply.payload.as_slice()).map_err(malformed("address"))?;
     if !matches!(
         message.header.family,
         AddressFamily::Inet | AddressFamily::Inet6
@@ -201,16 +189,16 @@ pub(super) fn address_of(reply: &Reply) -> Result<Option<Address>, DecodeError> 
     let mut flags = AddressFlags::from_bits_retain(u32::from(message.header.flags.bits()));
     for attribute in message.attributes {
         match attribute {
-            // On a point-to-point link this one is ours and IFA_ADDRESS the peer's.
+            // On a point-to-point link this is ours and IFA_ADDRESS the peer's.
             AddressAttribute::Local(ip) => local = Some(ip),
             AddressAttribute::Address(ip) => address = Some(ip),
             AddressAttribute::Flags(all) => flags = all,
             _ => {}
         }
     }
-    let ip = local.or(address).ok_or_else(|| DecodeError::Address {
-        reason: "it has no address".to_owned(),
-    })?;
+    let ip = local
+        .or(address)
+        .ok_or_else(|| malformed("address")("it has no address".into()))?;
     Ok(Some(Address {
         ip,
         prefix_len: message.header.prefix_len,
@@ -225,49 +213,34 @@ pub(super) fn address_of(reply: &Reply) -> Result<Option<Address>, DecodeError> 
 }
 
 /// The gateways of a route, if it is a default route of the main table; none for another message.
-pub(super) fn gateways_of(reply: &Reply) -> Result<Vec<Gateway>, DecodeError> {
+pub(super) fn gateways_of(reply: &Reply) -> Result<Vec<IpAddr>, MalformedMessage> {
     if reply.kind != RTM_NEWROUTE {
         return Ok(Vec::new());
     }
-    let malformed = |reason: String| DecodeError::Route { reason };
-    // The header alone first: only default routes need to be readable.
-    let header =
-        RouteHeader::parse(&reply.payload).map_err(|error| malformed(error.to_string()))?;
+    // The header first: only default routes need to be decoded.
+    let header = RouteHeader::parse(&reply.payload).map_err(malformed("route"))?;
     if header.destination_prefix_length != 0
         || header.kind != RouteType::Unicast
         || header.table != RouteHeader::RT_TABLE_MAIN
     {
         return Ok(Vec::new());
     }
-    let message = RouteMessage::parse(reply.payload.as_slice())
-        .map_err(|error| malformed(error.to_string()))?;
-    let mut gateways = Vec::new();
-    let link = message
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            RouteAttribute::Oif(index) => Some(*index),
-            _ => None,
-        });
-    gateways.extend(gateway(&message.attributes, link));
+    let message = RouteMessage::parse(reply.payload.as_slice()).map_err(malformed("route"))?;
+    let mut gateways = Vec::from_iter(gateway(&message.attributes));
     for attribute in &message.attributes {
         if let RouteAttribute::MultiPath(hops) = attribute {
-            gateways.extend(
-                hops.iter()
-                    .filter_map(|hop| gateway(&hop.attributes, Some(hop.interface_index))),
-            );
+            gateways.extend(hops.iter().filter_map(|hop| gateway(&hop.attributes)));
         }
     }
     Ok(gateways)
 }
 
-fn gateway(attributes: &[RouteAttribute], link: Option<u32>) -> Option<Gateway> {
-    let ip = attributes.iter().find_map(|attribute| match attribute {
+fn gateway(attributes: &[RouteAttribute]) -> Option<IpAddr> {
+    attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Gateway(RouteAddress::Inet(ip))
         | RouteAttribute::Via(RouteVia::Inet(ip)) => Some(IpAddr::V4(*ip)),
         RouteAttribute::Gateway(RouteAddress::Inet6(ip))
         | RouteAttribute::Via(RouteVia::Inet6(ip)) => Some(IpAddr::V6(*ip)),
         _ => None,
-    })?;
-    Some(Gateway { ip, link })
+    })
 }

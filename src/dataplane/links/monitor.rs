@@ -1,102 +1,80 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Listens for changes of links and addresses, so that nobody has to ask for them all the time.
+//! Notifications of changed links and addresses, so that they need not be polled.
 
 use std::collections::BTreeSet;
-use std::io;
 use std::time::Duration;
 
-use netlink_packet_core::NetlinkBuffer;
 use netlink_sys::protocols::NETLINK_ROUTE;
-use netlink_sys::{Socket, SocketAddr};
 use socket2::SockRef;
 use tracing::trace;
 
 use super::LinkError;
 use super::codec::{RTM_DELADDR, RTM_DELLINK, RTM_NEWADDR, RTM_NEWLINK};
+use crate::dataplane::notifications::{Notifications, Received, each_message};
 
 // enum rtnetlink_groups of include/uapi/linux/rtnetlink.h.
 const RTNLGRP_LINK: u32 = 1;
 const RTNLGRP_IPV4_IFADDR: u32 = 5;
 const RTNLGRP_IPV6_IFADDR: u32 = 9;
 
-/// Bytes for one datagram. A notification is a link's description at most (some KiB); one that is longer is cut, and its
-/// beginning is all that we need.
-const DATAGRAM: usize = 32 * 1024;
-
 /// Something changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Change {
     /// The links of which addresses or properties changed, by index.
     pub links: BTreeSet<u32>,
-    /// More changed than the kernel could tell: ask for everything.
+    /// Notifications were lost: anything may have changed.
     pub lost: bool,
 }
 
 impl Change {
-    /// Whether it says nothing.
+    /// Whether nothing changed.
     pub fn is_empty(&self) -> bool {
         self.links.is_empty() && !self.lost
     }
 
-    /// Whether anything but the link `index` may have changed. Our own additions to our link are notified to us too.
+    /// Whether anything but the link `index` may have changed. We are notified of our own changes
+    /// to our link, too.
     pub fn concerns_others_than(&self, index: u32) -> bool {
         self.lost || self.links.iter().any(|link| *link != index)
     }
 
-    /// Notes what a datagram tells.
+    /// Takes in the notifications of a datagram.
     fn note(&mut self, datagram: &[u8]) {
-        let mut rest = datagram;
-        while let Ok(message) = NetlinkBuffer::new_checked(rest) {
-            if matches!(
-                message.message_type(),
-                RTM_NEWLINK | RTM_DELLINK | RTM_NEWADDR | RTM_DELADDR
-            ) && let Some(index) = message
-                .payload()
-                .get(4..8)
-                .and_then(|bytes| bytes.try_into().ok())
+        each_message(datagram, |kind, payload| {
+            if matches!(kind, RTM_NEWLINK | RTM_DELLINK | RTM_NEWADDR | RTM_DELADDR)
+                && let Some(index) = payload.get(4..8).and_then(|bytes| bytes.try_into().ok())
             {
                 // Both struct ifinfomsg and struct ifaddrmsg have the link's index there.
                 self.links.insert(u32::from_ne_bytes(index));
             }
-            let length = usize::try_from(message.length()).unwrap_or(usize::MAX);
-            match rest.get(length.saturating_add(3) & !3..) {
-                Some(next) if length > 0 => rest = next,
-                _ => return,
-            }
-        }
+        });
     }
 }
 
-/// Notifications of this network namespace's links and addresses, for a thread of its own.
+/// Notifications of this network namespace's links and addresses. Blocking: needs its own thread.
 #[derive(Debug)]
 pub struct Monitor {
-    socket: Socket,
+    notifications: Notifications,
 }
 
 impl Monitor {
-    /// From here on no change is missed.
+    /// Subscribes. No later change is missed.
     pub fn open() -> Result<Self, LinkError> {
-        Self::subscribe().map_err(LinkError::Listen)
+        let groups = [RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR];
+        let notifications =
+            Notifications::join(NETLINK_ROUTE, &groups).map_err(LinkError::Watch)?;
+        Ok(Self { notifications })
     }
 
-    fn subscribe() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
-        socket.bind_auto()?;
-        for group in [RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR] {
-            socket.add_membership(group)?;
-        }
-        Ok(Self { socket })
-    }
-
-    /// Waits for a change, then takes all that are there, as one. `None` when nothing changed for as long as `patience`,
-    /// so that the caller can look whether it should end.
+    /// Waits for a change, then takes all that have arrived as one. `None` if nothing changed
+    /// within `patience`, so that the caller can check whether to stop.
     pub fn wait(&mut self, patience: Duration) -> Result<Option<Change>, LinkError> {
         let mut change = Change::default();
         // A time-out of zero would mean to wait for ever.
         let patience = patience.max(Duration::from_millis(1));
-        SockRef::from(&self.socket)
+        SockRef::from(&self.notifications.socket)
             .set_read_timeout(Some(patience))
-            .map_err(LinkError::Listen)?;
+            .map_err(LinkError::Watch)?;
         if !self.receive(0, &mut change)? {
             return Ok(None);
         }
@@ -105,29 +83,18 @@ impl Monitor {
     }
 
     /// Receives one datagram; `false` if there is none.
-    fn receive(&self, flags: i32, change: &mut Change) -> Result<bool, LinkError> {
-        let mut buffer = Vec::with_capacity(DATAGRAM);
-        loop {
-            buffer.clear();
-            match self.socket.recv_from(&mut buffer, flags) {
-                // Any process may send to our port; only port 0 is the kernel.
-                Ok((_, sender)) if sender != SocketAddr::new(0, sender.multicast_groups()) => {}
-                Ok(_) => {
-                    change.note(&buffer);
-                    trace!(links = ?change.links, "links or addresses changed");
-                    return Ok(true);
-                }
-                Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => return Ok(false),
-                    io::ErrorKind::Interrupted => {}
-                    _ if error.raw_os_error() == Some(libc::ENOBUFS) => {
-                        change.lost = true;
-                        return Ok(true);
-                    }
-                    _ => return Err(LinkError::Listen(error)),
-                },
-            }
+    fn receive(&mut self, flags: libc::c_int, change: &mut Change) -> Result<bool, LinkError> {
+        match self
+            .notifications
+            .receive(flags)
+            .map_err(LinkError::Watch)?
+        {
+            Received::Nothing => return Ok(false),
+            Received::Lost => change.lost = true,
+            Received::Datagram(bytes) => change.note(bytes),
         }
+        trace!(links = ?change.links, "links or addresses changed");
+        Ok(true)
     }
 }
 

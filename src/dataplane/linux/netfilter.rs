@@ -69,10 +69,7 @@ impl Netfilter {
     /// A setting or rules; steps of IPVS mode are not tried.
     pub(super) fn apply_one(&mut self, step: &Step) -> Outcome {
         match step {
-            Step::SetSysctl { key, value } => {
-                let result = self.sysctls.ensure(key, value).map(|_changed| ());
-                outcome(&result)
-            }
+            Step::SetSysctl { key, value } => outcome(&self.sysctls.ensure(key, value)),
             Step::EditRules(edits) => self.rules.apply(edits),
             Step::DeleteNftablesTable { family } => outcome(&nftables::delete_table(*family)),
             _ => Outcome::NotTried,
@@ -189,7 +186,7 @@ impl Kernel for Netfilter {
         for family in IpFamily::ALL {
             let found = self.links.default_gateways(family);
             let found = found.map_err(|error| unobserved("default routes", error))?;
-            gateways.extend(found.iter().map(|gateway| gateway.ip));
+            gateways.extend(found);
         }
         Ok(gateways)
     }

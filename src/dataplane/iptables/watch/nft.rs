@@ -1,24 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Notifications of nftables. The kernel sends what each transaction changed, then the number of the new generation.
+//! Notifications of nftables. The kernel sends what each transaction changed, then the number of
+//! the new generation.
 //!
-//! While we write ourselves we do not listen: sixty thousand notifications would cost more than the write. That nobody
-//! else wrote meanwhile the generation tells: it rose by one for each table of ours.
+//! During our own writes we leave the group: sixty thousand notifications would cost more than the
+//! write. The generation shows whether another process wrote meanwhile: a write of ours raises it
+//! by one for each table.
 
 use std::collections::BTreeSet;
 use std::io;
 
-use netlink_packet_core::{NetlinkBuffer, NlasIterator};
+use netlink_packet_core::NlasIterator;
 use netlink_sys::protocols::NETLINK_NETFILTER;
-use netlink_sys::{Socket, SocketAddr};
 use tracing::{debug, warn};
 
+use crate::dataplane::nftables::{kind, nfgenmsg};
+use crate::dataplane::notifications::{Notifications, Received, each_message};
 use crate::telemetry::ErrorChain;
 use kpr_core::model::net::IpFamily;
-use netlink_pipeline as netlink;
+use netlink_pipeline::{self as netlink, NetlinkError};
 
 // include/uapi/linux/netfilter/nfnetlink.h and nf_tables.h.
 const NFNLGRP_NFTABLES: u32 = 7;
-const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const NFT_MSG_DELTABLE: u16 = kind(2);
 const NFT_MSG_NEWCHAIN: u16 = kind(3);
 const NFT_MSG_DELCHAIN: u16 = kind(5);
@@ -31,30 +33,23 @@ const NFTA_GEN_ID: u16 = 1;
 /// `struct nfgenmsg`.
 const HEADER: usize = 4;
 
-const fn kind(message: u16) -> u16 {
-    (NFNL_SUBSYS_NFTABLES << 8) | message
-}
-
-/// Bytes for one datagram; the kernel fills 8 KiB at most unless one rule is longer.
-const DATAGRAM: usize = 64 * 1024;
-
-/// All our chains, and all jumps to them, have it in a name.
+/// The names of all our chains contain it, and so do all jumps to them.
 const OURS: &[u8] = b"KUBE-";
 
 /// Watches all families.
 #[derive(Debug)]
-pub(super) struct Watch {
-    notifications: Socket,
+pub(super) struct NftWatch {
+    notifications: Notifications,
     requests: netlink::Socket,
     heard: Heard,
 }
 
-/// What the notifications told.
+/// What the notifications said.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Heard {
     /// Families in which rules of ours may have changed.
     changed: BTreeSet<IpFamily>,
-    /// The generations since the last own write.
+    /// The generations since our last write.
     generations: BTreeSet<u32>,
 }
 
@@ -63,17 +58,15 @@ impl Heard {
         self.changed.extend(IpFamily::ALL);
     }
 
-    /// Notes what a datagram tells.
+    /// Takes in the notifications of a datagram.
     fn note(&mut self, datagram: &[u8]) {
-        let mut rest = datagram;
-        while let Ok(message) = NetlinkBuffer::new_checked(rest) {
-            let payload = message.payload();
+        each_message(datagram, |kind, payload| {
             let family = match payload.first().map(|family| libc::c_int::from(*family)) {
                 Some(libc::AF_INET) => Some(IpFamily::V4),
                 Some(libc::AF_INET6) => Some(IpFamily::V6),
                 _ => None,
             };
-            match message.message_type() {
+            match kind {
                 NFT_MSG_NEWGEN => self.generations.extend(generation(payload)),
                 NFT_MSG_DELTABLE => self.changed.extend(family),
                 NFT_MSG_NEWCHAIN | NFT_MSG_DELCHAIN | NFT_MSG_NEWRULE | NFT_MSG_DELRULE
@@ -83,12 +76,7 @@ impl Heard {
                 }
                 _ => {}
             }
-            let length = usize::try_from(message.length()).unwrap_or(usize::MAX);
-            match rest.get(length.saturating_add(3) & !3..) {
-                Some(next) if length > 0 => rest = next,
-                _ => return,
-            }
-        }
+        });
     }
 }
 
@@ -101,12 +89,9 @@ fn generation(payload: &[u8]) -> Option<u32> {
         .map(u32::from_be_bytes)
 }
 
-impl Watch {
+impl NftWatch {
     pub(super) fn open() -> io::Result<Self> {
-        let mut notifications = Socket::new(NETLINK_NETFILTER)?;
-        notifications.bind_auto()?;
-        notifications.set_non_blocking(true)?;
-        notifications.add_membership(NFNLGRP_NFTABLES)?;
+        let notifications = Notifications::join(NETLINK_NETFILTER, &[NFNLGRP_NFTABLES])?;
         let requests = netlink::Socket::open(NETLINK_NETFILTER).map_err(io::Error::other)?;
         Ok(Self {
             notifications,
@@ -122,7 +107,7 @@ impl Watch {
 
     pub(super) fn has_changed(&mut self, family: IpFamily) -> bool {
         self.listen();
-        // Only writes of our own need them.
+        // Only our own writes need them.
         self.heard.generations.clear();
         self.heard.changed.contains(&family)
     }
@@ -134,9 +119,9 @@ impl Watch {
     ) -> Result<(), E> {
         self.heard.generations.clear();
         let before = self.generation();
-        self.follow(false);
+        self.switch(false);
         let result = write();
-        self.follow(true);
+        self.switch(true);
         let after = self.generation();
         self.listen();
         match before.zip(after) {
@@ -147,14 +132,14 @@ impl Watch {
                 let unheard = usize::try_from(since(after))
                     .unwrap_or(usize::MAX)
                     .saturating_sub(heard);
-                // Of a write that failed the first tables may have been written.
+                // A write that failed may have written the first tables.
                 let is_ours = if result.is_ok() {
                     unheard == tables
                 } else {
                     unheard <= tables
                 };
                 if !is_ours {
-                    debug!(unheard, tables, "somebody else wrote at the same time");
+                    debug!(unheard, tables, "concurrent write to nftables");
                     self.heard.all();
                 }
             }
@@ -163,67 +148,50 @@ impl Watch {
         result
     }
 
-    /// Takes in all notifications that are there.
+    /// Takes in all notifications that have arrived.
     fn listen(&mut self) {
-        let mut buffer = Vec::with_capacity(DATAGRAM);
         loop {
-            buffer.clear();
-            match self
-                .notifications
-                .recv_from(&mut buffer, libc::MSG_DONTWAIT | libc::MSG_TRUNC)
-            {
-                // Any process may send to our port; only port 0 is the kernel.
-                Ok((_, sender)) if sender != SocketAddr::new(0, sender.multicast_groups()) => {}
-                Ok((length, _)) if length > buffer.len() => self.heard.all(),
-                Ok(_) => self.heard.note(&buffer),
-                Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock => return,
-                    io::ErrorKind::Interrupted => {}
-                    _ => {
-                        // Too many to be kept for us, or worse.
-                        self.heard.all();
-                        if error.raw_os_error() != Some(libc::ENOBUFS) {
-                            warn!(%error, "notifications of nftables lost");
-                            return;
-                        }
-                    }
-                },
+            match self.notifications.receive(libc::MSG_DONTWAIT) {
+                Ok(Received::Nothing) => return,
+                Ok(Received::Datagram(bytes)) => self.heard.note(bytes),
+                Ok(Received::Lost) => self.heard.all(),
+                Err(error) => {
+                    self.heard.all();
+                    warn!(%error, "lost nftables notifications");
+                    return;
+                }
             }
         }
     }
 
-    /// Joins the notifications' group or leaves it.
-    fn follow(&mut self, join: bool) {
-        let socket = &mut self.notifications;
+    /// Joins the group of the notifications or leaves it.
+    fn switch(&mut self, join: bool) {
+        let socket = &mut self.notifications.socket;
         let result = if join {
             socket.add_membership(NFNLGRP_NFTABLES)
         } else {
             socket.drop_membership(NFNLGRP_NFTABLES)
         };
         if let Err(error) = result {
-            warn!(%error, "notifications of nftables not switched");
+            warn!(%error, "cannot switch nftables notifications");
             self.heard.all();
         }
     }
 
-    /// The present generation.
+    /// The current generation.
     fn generation(&mut self) -> Option<u32> {
         let request = netlink::Request {
             kind: NFT_MSG_GETGEN,
             flags: 0,
-            payload: vec![0; HEADER],
+            payload: nfgenmsg(0).to_vec(),
         };
-        match self.requests.get(request) {
-            Ok(Ok(replies)) => replies.iter().find_map(|reply| generation(&reply.payload)),
-            Ok(Err(error)) => {
-                debug!(error = %ErrorChain(&error), "generation unknown");
-                None
-            }
-            Err(error) => {
-                debug!(error = %ErrorChain(&error), "generation unknown");
-                None
-            }
-        }
+        let replies = self.requests.get(request);
+        let replies = replies.and_then(|answer| answer.map_err(NetlinkError::Refused));
+        let replies = replies.inspect_err(|error| {
+            debug!(error = %ErrorChain(error), "cannot read the nftables generation");
+        });
+        let replies = replies.ok()?;
+        replies.iter().find_map(|reply| generation(&reply.payload))
     }
 }
 
