@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Connection tracking: its kernel settings, and its table over ctnetlink. `kpr_core::plan::conntrack`
-//! decides which values are wanted and which flows must end.
+//! Connection tracking: its kernel settings, and its table over ctnetlink.
+//! `kpr_core::plan::conntrack` decides which values are wanted and which flows must end.
 
 mod client;
 mod codec;

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The one door to external programs: logged, counted, ended when they take too long.
+//! Runs external programs: logs and counts them, and kills those that take too long.
 //!
-//! Only iptables needs it. In steady state nothing passes here, which [`Exec::started`] lets tests and metrics
-//! prove.
+//! Only iptables needs it. In steady state no program is started, as [`Exec::started`] shows.
 
 use std::fmt;
 use std::io::{self, BufRead as _, BufReader, Read, Write as _};
@@ -19,7 +18,7 @@ use crate::clock::Clock;
 /// How a program ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ended {
-    /// The exit status; `None` if a signal ended it.
+    /// The exit status; `None` if a signal killed it.
     pub status: Option<i32>,
     pub stderr: Vec<u8>,
 }
@@ -29,60 +28,61 @@ impl Ended {
         matches!(self.status, Some(0))
     }
 
-    /// Standard error as text for people.
+    /// Standard error as text.
     pub fn stderr_text(&self) -> String {
         String::from_utf8_lossy(&self.stderr).trim().to_owned()
     }
 }
 
-/// How a program ended and what it said.
+/// How a program ended, and its standard output.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Output {
     pub ended: Ended,
     pub stdout: Vec<u8>,
 }
 
-/// A program could not be run. That it ran and failed is an [`Output`].
+/// A program could not be run. One that ran and failed is an [`Output`].
 #[derive(Debug, thiserror::Error)]
 pub enum ExecError {
-    #[error("program {program} is not installed")]
+    #[error("{program} is not installed")]
     Missing { program: String },
-    #[error("cannot start program {program}")]
+    #[error("cannot start {program}")]
     Start {
         program: String,
         #[source]
         source: io::Error,
     },
-    #[error("lost program {program} while it ran")]
+    #[error("lost contact with {program}")]
     Lost {
         program: String,
         #[source]
         source: io::Error,
     },
-    #[error("program {program} was ended after {} s without an end of its own", after.as_secs())]
+    #[error("{program} timed out after {} s and was killed", after.as_secs())]
     TimedOut { program: String, after: Duration },
 }
 
 impl ExecError {
-    /// Whether the program is not there.
+    /// Whether the program is not installed.
     pub const fn is_missing(&self) -> bool {
         matches!(self, Self::Missing { .. })
     }
 }
 
-/// What is about a piece of input or output: what a pipe holds.
+/// The bytes of a piece of input or output, more or less: what a pipe holds.
 pub const PIECE: usize = 64 * 1024;
 
-/// Standard input in pieces, each made when the one before it is being read.
+/// Standard input in pieces, each made while the program reads the one before it.
 pub type Input<'a> = &'a mut dyn Iterator<Item = Vec<u8>>;
 
-/// Takes standard output in pieces of whole lines, as they come.
+/// Takes standard output in pieces of whole lines, as they arrive.
 pub type Sink<'a> = &'a mut dyn FnMut(&[u8]);
 
 /// Runs programs.
 pub trait Exec: fmt::Debug + Send + Sync {
-    /// Runs a program to its end. Neither input nor output is ever there as a whole. A program that ends without reading
-    /// all of its input is no error: its status and its words say why.
+    /// Runs a program to its end. Neither input nor output is ever in memory as a whole. A program
+    /// that exits without reading all of its input is no error: its status and standard error say
+    /// why.
     fn stream(
         &self,
         program: &str,
@@ -100,7 +100,7 @@ pub trait Exec: fmt::Debug + Send + Sync {
         Ok(Output { ended, stdout })
     }
 
-    /// How many programs were started so far.
+    /// How many programs have been started.
     fn started(&self) -> u64;
 }
 
@@ -112,14 +112,14 @@ pub struct System {
     started: AtomicU64,
 }
 
-/// How long after the end of its output a program is asked whether it ended. Usually it has by the first time.
+/// How often a program is polled for its end once it has closed its output. Usually once is enough.
 const EXIT_POLL: Duration = Duration::from_millis(2);
 
 impl System {
     /// A restore of 160,000 rules takes seconds, and iptables waits 5 s for its lock.
     pub const DEFAULT_DEADLINE: Duration = Duration::from_mins(1);
 
-    /// Programs are ended `deadline` after their start.
+    /// Programs are killed `deadline` after their start.
     pub const fn new(clock: Clock, deadline: Duration) -> Self {
         Self {
             clock,
@@ -128,8 +128,8 @@ impl System {
         }
     }
 
-    /// Feeds and drains the child until it ended; `None` if that takes too long. Threads wait for its pipes, so that it
-    /// can write while it does not read.
+    /// Feeds and drains the child until it exits; `None` if that takes too long. Threads wait for
+    /// its pipes, so that it can write while it does not read.
     fn attend(
         &self,
         child: &mut Child,
@@ -141,8 +141,8 @@ impl System {
             self.deadline
                 .saturating_sub(self.clock.monotonic().saturating_sub(start))
         };
-        // A program that writes faster than we read waits. Our own sender stays, so that waiting for events is a pause
-        // also when the others are gone.
+        // Bounded: a program that writes faster than we read waits. Our own sender stays, so that
+        // waiting for events is a pause even when the other senders are gone.
         let (sender, events) = mpsc::sync_channel(AHEAD);
         let pipe = child.stdin.take();
         let mut pieces = pipe.map(|pipe| feed(pipe, sender.clone()));
@@ -209,7 +209,7 @@ impl System {
     }
 }
 
-/// Pieces of input that wait for the program to read them: one that is written, one behind it.
+/// Pieces of input made ahead: one that is being written, and the next.
 const AHEAD: usize = 2;
 
 struct Finished {
@@ -219,20 +219,20 @@ struct Finished {
 }
 
 enum Event {
-    /// A piece of input was taken.
+    /// A piece of input was written.
     Fed,
     /// A piece of output; empty at its end.
     Stdout(io::Result<Vec<u8>>),
-    /// All of it.
+    /// All of standard error.
     Stderr(io::Result<Vec<u8>>),
 }
 
-/// Writes pieces as they are sent, until the sender is dropped or nobody reads.
+/// Writes pieces as they are sent, until the sender is dropped or the pipe is closed.
 fn feed(mut pipe: ChildStdin, events: SyncSender<Event>) -> Sender<Vec<u8>> {
     let (sender, pieces) = mpsc::channel::<Vec<u8>>();
     std::thread::spawn(move || {
         for piece in pieces {
-            // A child that ends without reading all says why in its status.
+            // A child that exits without reading everything says why in its status.
             if let Err(error) = pipe.write_all(&piece) {
                 trace!(%error, "program did not read all of its input");
                 return;
@@ -251,9 +251,9 @@ fn drain(pipe: ChildStdout, events: SyncSender<Event>) {
         loop {
             let piece = lines(&mut pipe);
             let is_last = piece.as_ref().map_or(true, Vec::is_empty);
-            // Nobody listens any more when the child was given up.
+            // The receiver is gone once the child was given up.
             if events.send(Event::Stdout(piece)).is_err() {
-                trace!("output of an ended program dropped");
+                trace!("dropped output of a killed program");
                 return;
             }
             if is_last {
@@ -277,7 +277,7 @@ fn drain_whole(mut pipe: impl Read + Send + 'static, events: SyncSender<Event>) 
         let mut bytes = Vec::new();
         let result = pipe.read_to_end(&mut bytes).map(|_| bytes);
         if events.send(Event::Stderr(result)).is_err() {
-            trace!("words of an ended program dropped");
+            trace!("dropped standard error of a killed program");
         }
     });
 }
@@ -291,7 +291,7 @@ impl Exec for System {
         stdout: Sink<'_>,
     ) -> Result<Ended, ExecError> {
         let start = self.clock.monotonic();
-        #[expect(clippy::disallowed_methods, reason = "this is the door")]
+        #[expect(clippy::disallowed_methods, reason = "all programs are started here")]
         let mut command = Command::new(program);
         let spawned = command
             .args(args)
@@ -311,7 +311,7 @@ impl Exec for System {
         self.started.fetch_add(1, Ordering::Relaxed);
         let finished = self.attend(&mut child, stdin, stdout);
         if !matches!(finished, Ok(Some(_))) {
-            end(&mut child, program);
+            kill(&mut child, program);
         }
         let finished = finished
             .map_err(|source| ExecError::Lost {
@@ -329,7 +329,7 @@ impl Exec for System {
             stdout_bytes = finished.stdout_bytes,
             status = ?finished.ended.status,
             elapsed_ms = self.clock.monotonic().saturating_sub(start).as_millis(),
-            "program ended"
+            "program exited"
         );
         Ok(finished.ended)
     }
@@ -339,11 +339,11 @@ impl Exec for System {
     }
 }
 
-/// Kills the child, this one only, and collects it.
-fn end(child: &mut Child, program: &str) {
-    let ended = child.kill().and_then(|()| child.wait().map(|_| ()));
-    if let Err(error) = ended {
-        debug!(program, %error, "cannot end program");
+/// Kills the child, but not its own children, and reaps it.
+fn kill(child: &mut Child, program: &str) {
+    let killed = child.kill().and_then(|()| child.wait().map(|_| ()));
+    if let Err(error) = killed {
+        debug!(program, %error, "cannot kill program");
     }
 }
 
@@ -394,19 +394,20 @@ mod tests {
         let system = system();
         let error = system.run("kpr-no-such-program", &[], b"").unwrap_err();
         assert!(error.is_missing());
-        assert_eq!(
-            error.to_string(),
-            "program kpr-no-such-program is not installed"
-        );
+        assert_eq!(error.to_string(), "kpr-no-such-program is not installed");
         assert_eq!(system.started(), 0);
     }
 
     #[test]
-    fn a_program_that_takes_too_long_is_ended() {
+    fn a_program_that_takes_too_long_is_killed() {
         let system = System::new(Clock::system(), Duration::from_millis(50));
         // Would run until the end of the tests.
         let error = system.run("sleep", &["1000"], b"").unwrap_err();
         assert!(matches!(error, ExecError::TimedOut { .. }), "{error:?}");
+        assert_eq!(
+            error.to_string(),
+            "sleep timed out after 0 s and was killed"
+        );
         // The same when it closes its output first.
         let error = system
             .run("sh", &["-c", "exec >&- 2>&-; exec sleep 1000"], b"")
@@ -443,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_ends_early_says_why_itself() {
+    fn a_program_that_exits_early_says_why() {
         let mut made = 0;
         let script = "yes 'line 7 failed' | head -c 300000 >&2; exit 2";
         let ended = system().stream("sh", &["-c", script], &mut endless(&mut made), &mut |_| {
@@ -456,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_reads_for_ever_is_ended() {
+    fn a_program_that_reads_for_ever_is_killed() {
         let system = System::new(Clock::system(), Duration::from_millis(50));
         let (mut read, mut fed) = (0, 0);
         let error = system

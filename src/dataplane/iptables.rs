@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! iptables rules through `iptables-save` and `iptables-restore`, one process each per family and round.
+//! iptables rules through `iptables-save` and `iptables-restore`, one process each per family and
+//! round.
 //!
-//! [`Backends::detect`] finds out which of the two iptables of a machine its other users write to; [`Iptables`] reads
-//! all rules of a family or writes one batch of [`Edit`]s. What is to be written is decided in `plan`, where the rules
-//! are values too (`plan::ruleset`).
+//! [`Backends::detect`] finds the iptables backend that kubelet uses; [`Iptables`] reads all rules
+//! of a family or writes one batch of [`Edit`]s. `plan` decides what to write.
 
 mod backend;
 mod restore;
@@ -25,12 +25,12 @@ use kpr_core::plan::ruleset::{Edit, ParseError, Parser, Rule, Ruleset, Table, re
 /// Seconds that iptables waits for its lock, which kubelet and others take too. kube-proxy's value.
 const LOCK_WAIT: &str = "5";
 
-/// What can go wrong with iptables.
+/// Rules could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum IptablesError {
     #[error("cannot run iptables")]
     Exec(#[source] ExecError),
-    /// None of the programs is there, or not for this family.
+    /// None of the programs exists, or not for this family.
     #[error("iptables is not installed (looked for {looked_for})")]
     NotInstalled { looked_for: String },
     #[error("{program} {version} is too old: {needed} or newer is needed")]
@@ -53,7 +53,7 @@ pub enum IptablesError {
         #[source]
         source: ParseError,
     },
-    #[error("table {table} holds rules of nft that {program} cannot show")]
+    #[error("table {table} has nft rules that {program} cannot list")]
     Incompatible { program: String, table: Table },
     #[error("{program} failed")]
     Restore {
@@ -83,8 +83,8 @@ impl Iptables {
         &self.programs
     }
 
-    /// All chains and rules of these tables, read by one process. A table that the kernel has not loaded has no
-    /// chains.
+    /// All chains and rules of these tables, read by one process. A table that the kernel has not
+    /// loaded has no chains.
     pub fn save(&self, tables: &[Table]) -> Result<Ruleset, IptablesError> {
         let program = self.programs.save.as_str();
         let args: &[&str] = match tables {
@@ -93,7 +93,7 @@ impl Iptables {
         };
         let mut parser = Parser::new(tables);
         let mut read = |piece: &[u8]| {
-            // Comments may hold any bytes; what is not UTF-8 is not ours.
+            // Comments may contain any bytes; what is not UTF-8 is not ours.
             let lines = String::from_utf8_lossy(piece);
             lines.lines().for_each(|line| parser.line(line));
         };
@@ -120,7 +120,7 @@ impl Iptables {
         })
     }
 
-    /// Whether program and kernel know what a rule asks for. Changes nothing.
+    /// Whether program and kernel support a rule. Changes nothing.
     pub fn knows(&self, table: Table, rule: &Rule) -> Result<bool, IptablesError> {
         let chain = "KUBE-PROBE";
         let batch = format!("*{table}\n:{chain} - [0:0]\n-A {chain} {rule}\nCOMMIT\n");
@@ -130,12 +130,12 @@ impl Iptables {
             .exec
             .run(program, &args, batch.as_bytes())
             .map_err(IptablesError::Exec)?;
-        // What the kernel lacks is a warning and no failure: nothing reaches the kernel.
+        // What the kernel lacks is a warning and no failure, as `--test` sends the kernel nothing.
         Ok(output.ended.succeeded() && !output.ended.stderr_text().contains("not supported"))
     }
 
-    /// Makes all edits with one process. Each table is atomic by itself; tables are written in the order of [`Table`],
-    /// and those before the one that fails stay written.
+    /// Makes all edits with one process. Each table is atomic by itself; tables are written in the
+    /// order of [`Table`], and those before the one that fails stay written.
     pub fn restore(&self, edits: &[Edit]) -> Result<(), IptablesError> {
         if edits.is_empty() {
             return Ok(());

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Named packet counters of the kernel (`nfnetlink_acct`), in which rules can count.
+//! Named packet counters of the kernel (`nfnetlink_acct`), which rules increment.
 
 use netlink_packet_core::{NLM_F_CREATE, NlasIterator};
 use netlink_sys::protocols::NETLINK_NETFILTER;
@@ -20,17 +20,17 @@ const HEADER: [u8; 4] = [0; 4];
 /// Why a counter cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum NfacctError {
-    #[error("cannot talk to nfnetlink_acct")]
+    #[error("netlink exchange with nfnetlink_acct failed")]
     Netlink(#[from] NetlinkError),
-    /// A kernel without the subsystem answers that it does not know the message.
-    #[error("the kernel refuses packet counter {name}")]
+    /// Also the answer of a kernel without the subsystem.
+    #[error("the kernel rejected packet counter {name}")]
     Refused {
         name: &'static str,
         #[source]
         source: KernelError,
     },
-    #[error("name of a packet counter")]
-    Name(#[from] AttributeTooLong),
+    #[error("request about a packet counter is too long")]
+    TooLong(#[from] AttributeTooLong),
 }
 
 /// The packet counters of this network namespace.
@@ -46,7 +46,7 @@ impl PacketCounters {
         })
     }
 
-    /// Makes a counter; one that exists goes on counting.
+    /// Creates a counter; one that exists keeps its count.
     pub fn ensure(&mut self, name: &'static str) -> Result<(), NfacctError> {
         let request = request(NFNL_MSG_ACCT_NEW, NLM_F_CREATE, name)?;
         match self.socket.get(request)? {
@@ -63,7 +63,7 @@ impl PacketCounters {
         }
     }
 
-    /// Succeeds where a counter of this name is or could be made.
+    /// Succeeds if a counter of this name exists or could be created.
     pub fn is_available(&mut self, name: &'static str) -> Result<(), NfacctError> {
         match self.socket.get(request(NFNL_MSG_ACCT_GET, 0, name)?)? {
             Ok(_) => Ok(()),
@@ -72,7 +72,7 @@ impl PacketCounters {
         }
     }
 
-    /// Packets that were counted.
+    /// The packets that a counter has counted.
     pub fn packets(&mut self, name: &'static str) -> Result<u64, NfacctError> {
         let replies = self
             .socket

@@ -12,12 +12,12 @@ use netlink_pipeline::{KernelError, KernelErrorKind, NetlinkError, Socket, Socke
 /// Flows could not be listed or deleted, or not all of them.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot talk to the kernel about flows")]
+    #[error("netlink exchange about flows failed")]
     Netlink(#[source] NetlinkError),
     /// The kernel lacks ctnetlink, or we lack `CAP_NET_ADMIN`.
     #[error("cannot list flows (kernel module nf_conntrack_netlink, capability NET_ADMIN)")]
     Unavailable(#[source] KernelError),
-    #[error("cannot read the kernel's answer about flows")]
+    #[error("cannot decode the kernel's answer about flows")]
     Malformed(#[from] MalformedEntry),
     #[error("request about flows is too long")]
     TooLong(#[from] AttributeTooLong),
@@ -31,7 +31,7 @@ pub enum Error {
     },
 }
 
-/// A conversation with connection tracking in this network namespace. Blocking; not shared.
+/// A ctnetlink socket of this network namespace. Blocking; not shared.
 #[derive(Debug)]
 pub struct Client {
     socket: Socket,
@@ -46,7 +46,7 @@ impl Client {
         Self::over(socket)
     }
 
-    /// The same over a socket that is open already, such as one to a scripted peer.
+    /// Over a socket that is open already, such as one to a scripted peer in tests.
     pub fn over(mut socket: Socket) -> Result<Self, Error> {
         let answer = socket.get(codec::count()?).map_err(Error::Netlink)?;
         answer.map_err(Error::Unavailable)?;
@@ -109,7 +109,8 @@ impl Client {
         }
     }
 
-    /// Selects among the flows that the filter matches. Returns whether the kernel listed only those.
+    /// Selects among the flows that the filter matches. Returns whether the kernel listed only
+    /// those.
     fn list(
         &mut self,
         family: IpFamily,

@@ -31,8 +31,8 @@ const CTA_ZONE: u16 = 18;
 const CTA_FILTER: u16 = 25;
 const CTA_FILTER_ORIG_FLAGS: u16 = 1;
 
-// Which parts of `CTA_TUPLE_ORIG` a flow must match. Of net/netfilter/nf_internals.h; no UAPI header
-// has them.
+// Which parts of `CTA_TUPLE_ORIG` a flow must match. Of net/netfilter/nf_internals.h; no UAPI
+// header has them.
 const CTA_FILTER_F_CTA_IP_DST: u32 = 1 << 1;
 const CTA_FILTER_F_CTA_PROTO_NUM: u32 = 1 << 3;
 const CTA_FILTER_F_CTA_PROTO_DST_PORT: u32 = 1 << 5;

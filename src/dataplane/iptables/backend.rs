@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which iptables to use: there may be two on a machine (`legacy` and `nft`) whose rules do not see each other.
+//! Which iptables backend to use: a machine may have two (`legacy` and `nft`), which do not see
+//! each other's rules.
 //!
-//! Ours must be those that kubelet uses. The way of finding out is that of
-//! <https://github.com/kubernetes-sigs/iptables-wrappers>: look for the chains that kubelet leaves as a hint. Without
-//! kubelet that takes nft; we take the one that works, else the one that has more rules, else what plain `iptables` is.
+//! Ours must be the one that kubelet uses. Like
+//! <https://github.com/kubernetes-sigs/iptables-wrappers> we look for the chains that kubelet
+//! creates as a hint. Without them that takes nft; we take the backend that works, else the one
+//! that has more rules, else the one that plain `iptables` is.
 
 use std::cmp::Ordering;
 use std::str::FromStr;
@@ -15,7 +17,7 @@ use super::IptablesError;
 use crate::dataplane::exec::Exec;
 use kpr_core::model::net::IpFamily;
 
-/// One of the two iptables.
+/// One of the two backends of iptables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Backend {
     Legacy,
@@ -42,7 +44,7 @@ impl fmt::Display for Backend {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version(pub u32, pub u32, pub u32);
 
-/// The first whose `iptables-restore` waits for the lock (`-w`).
+/// The first version whose `iptables-restore` waits for the lock (`-w`).
 const OLDEST: Version = Version(1, 6, 2);
 
 impl fmt::Display for Version {
@@ -92,7 +94,7 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// The programs of a backend, under its name or plain ones.
+    /// The programs of a backend, under its name or the plain ones.
     fn new(family: IpFamily, backend: Backend, has_variants: bool) -> Self {
         let base = match family {
             IpFamily::V4 => "iptables",
@@ -117,18 +119,18 @@ impl Programs {
 pub enum Reason {
     /// The configuration says so.
     Configured,
-    /// kubelet's chains are there.
+    /// It has kubelet's chains.
     Hint,
     /// It has more rules than the other one.
     Rules,
-    /// Neither has rules; plain `iptables` is this one.
+    /// Neither has more rules; plain `iptables` is this one.
     Default,
     /// The other one cannot be used on this machine.
     OnlyOne,
 }
 
 impl Reason {
-    /// A word for metrics.
+    /// The value of the metric's label.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Configured => "configured",
@@ -144,25 +146,25 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Configured => "configured",
-            Self::Hint => "kubelet's chains are in it",
-            Self::Rules => "it has most rules",
+            Self::Hint => "it has kubelet's chains",
+            Self::Rules => "it has more rules",
             Self::Default => "it is the default",
             Self::OnlyOne => "it is the only one that works",
         })
     }
 }
 
-/// What was found out.
+/// What [`Backends::detect`] found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backends {
     pub backend: Backend,
     pub reason: Reason,
     pub version: Version,
-    /// Whether the programs carry the backend's name; else there are the plain ones only.
+    /// Whether the programs carry the backend's name; else only the plain ones exist.
     has_variants: bool,
 }
 
-/// What a backend has, as far as detection cares.
+/// What detection saw of a backend.
 #[derive(Clone, Copy, Debug, Default)]
 struct Seen {
     installed: bool,
@@ -172,7 +174,7 @@ struct Seen {
 }
 
 impl Backends {
-    /// Finds the iptables to use. `wanted` overrides what would be found.
+    /// Finds the backend to use, unless `wanted` names it.
     pub fn detect(exec: &dyn Exec, wanted: Option<Backend>) -> Result<Self, IptablesError> {
         let default = default_of(exec)?;
         let (backend, reason) = match wanted {
@@ -183,7 +185,7 @@ impl Backends {
         let variant = restore_of(true);
         let (program, text, has_variants) = match version_text(exec, &variant)? {
             Some(text) => (variant, text, true),
-            // The plain programs do if they are of this backend.
+            // The plain programs will do if they are of this backend.
             None if default == Some(backend) => {
                 let plain = restore_of(false);
                 let text = version_text(exec, &plain)?;
@@ -217,13 +219,13 @@ impl Backends {
 }
 
 fn choose(exec: &dyn Exec, default: Option<Backend>) -> Result<(Backend, Reason), IptablesError> {
-    // Reading one table is cheap even where another one is large. legacy would make the table if there is none.
+    // Reading one table is cheap even if another one is large. legacy would create a missing table.
     let hint = look(exec, Backend::Nft, &["-t", "mangle"])?;
     if hint.hints > 0 {
         return Ok((Backend::Nft, Reason::Hint));
     }
     let legacy = look(exec, Backend::Legacy, &[])?;
-    debug!(nft_mangle = ?hint, ?legacy, "iptables backends");
+    debug!(nft_mangle = ?hint, ?legacy, "looked for iptables backends");
     if legacy.hints > 0 {
         return Ok((Backend::Legacy, Reason::Hint));
     }
@@ -231,7 +233,7 @@ fn choose(exec: &dyn Exec, default: Option<Backend>) -> Result<(Backend, Reason)
         (true, false) => return Ok((Backend::Nft, Reason::OnlyOne)),
         (false, true) => return Ok((Backend::Legacy, Reason::OnlyOne)),
         (false, false) if !(hint.installed || legacy.installed) => {
-            // Plain programs, from before there were two.
+            // The plain programs of a version before there were two backends.
             let only =
                 default.ok_or_else(|| not_installed("iptables, iptables-nft, iptables-legacy"))?;
             return Ok((only, Reason::OnlyOne));
@@ -279,7 +281,7 @@ fn look(exec: &dyn Exec, backend: Backend, args: &[&str]) -> Result<Seen, Iptabl
             Err(error) => return Err(IptablesError::Exec(error)),
         };
         seen.installed = true;
-        // A kernel without this backend fails here; so may one family of a kernel without IPv6.
+        // A kernel without this backend fails here, and one without IPv6 for that family.
         if ended.succeeded() {
             seen.works = true;
             seen.rules += of_family.rules;
@@ -289,7 +291,7 @@ fn look(exec: &dyn Exec, backend: Backend, args: &[&str]) -> Result<Seen, Iptabl
     Ok(seen)
 }
 
-/// What plain `iptables` is; `None` if there is none.
+/// The backend of plain `iptables`; `None` if it does not exist.
 fn default_of(exec: &dyn Exec) -> Result<Option<Backend>, IptablesError> {
     let output = match exec.run("iptables", &["--version"], b"") {
         Ok(output) => output,
@@ -297,7 +299,7 @@ fn default_of(exec: &dyn Exec) -> Result<Option<Backend>, IptablesError> {
         Err(error) => return Err(IptablesError::Exec(error)),
     };
     let text = String::from_utf8_lossy(&output.stdout);
-    // Before 1.8 there was one backend and no word for it.
+    // Before 1.8 there was one backend, which the version does not name.
     let backend = if text.contains("nf_tables") {
         Backend::Nft
     } else {
@@ -306,7 +308,7 @@ fn default_of(exec: &dyn Exec) -> Result<Option<Backend>, IptablesError> {
     Ok(Some(backend))
 }
 
-/// What a program says of its version; `None` if there is no such program.
+/// The version that a program prints; `None` if there is no such program.
 fn version_text(exec: &dyn Exec, program: &str) -> Result<Option<String>, IptablesError> {
     match exec.run(program, &["--version"], b"") {
         Ok(output) => Ok(Some(

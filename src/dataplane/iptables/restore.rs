@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A batch as `iptables-restore` reads it, and why that failed, from its exit status and its words (there is nothing else),
-//! traced to the rule.
+//! A batch as `iptables-restore` reads it, and why it failed: classified from the exit status and
+//! the text of standard error, which is all there is, and located in the batch.
 
 use std::io::Write as _;
 use std::{fmt, iter};
@@ -8,7 +8,7 @@ use std::{fmt, iter};
 use crate::dataplane::exec::PIECE;
 use kpr_core::plan::ruleset::{Edit, Location, batch, locate};
 
-/// The text of a batch. Its lines are short beside a piece.
+/// The text of a batch. Lines are short compared to a piece.
 pub(super) fn pieces(edits: &[Edit]) -> impl Iterator<Item = Vec<u8>> {
     let mut lines = batch(edits);
     iter::from_fn(move || {
@@ -16,42 +16,43 @@ pub(super) fn pieces(edits: &[Edit]) -> impl Iterator<Item = Vec<u8>> {
         while piece.len() < PIECE
             && let Some(line) = lines.next()
         {
-            // Memory takes all.
+            // Writing to memory does not fail.
             writeln!(piece, "{line}").ok()?;
         }
         (!piece.is_empty()).then_some(piece)
     })
 }
 
-/// A batch that was refused.
+/// A batch that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RestoreFailure {
     pub kind: RestoreFailureKind,
-    /// The line of the batch that iptables blames. legacy blames `COMMIT` for what the kernel refuses.
+    /// The line of the batch that iptables blames. legacy blames `COMMIT` for what the kernel
+    /// rejects.
     pub location: Option<Location>,
     pub status: Option<i32>,
-    /// What it said, unchanged.
+    /// Standard error, unchanged.
     pub stderr: String,
 }
 
-/// The causes that callers tell apart.
+/// The causes that callers distinguish.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RestoreFailureKind {
     /// Another process held `/run/xtables.lock` for too long.
     LockHeld,
-    /// No `CAP_NET_ADMIN`, or the lock file may not be written.
+    /// No `CAP_NET_ADMIN`, or the lock file is not writable.
     Permission,
-    /// iptables or the kernel (then usually a module is missing) does not know this match.
+    /// iptables or the kernel does not have this match. In the kernel usually a module is missing.
     UnknownMatch(String),
     /// The same for a target, or there is no chain of this name.
     UnknownTarget(String),
     /// A rule refers to a set that does not exist.
     MissingSet(String),
-    /// The rule to be deleted, or the chain, is not there.
+    /// The rule to be deleted, or the chain, does not exist.
     NotFound,
-    /// The chain to be deleted is jumped to.
+    /// A rule jumps to the chain to be deleted.
     Busy,
-    /// A signal ended it: memory ran out, or somebody killed it.
+    /// A signal killed it, for example when memory ran out.
     Signal,
     /// Anything else.
     Other,
@@ -79,7 +80,7 @@ impl fmt::Display for RestoreFailure {
             }
             RestoreFailureKind::Permission => f.write_str("no permission")?,
             RestoreFailureKind::UnknownMatch(name) => {
-                write!(f, "match {name} is not known (kernel module xt_{name}?)")?;
+                write!(f, "unknown match {name} (kernel module xt_{name}?)")?;
             }
             RestoreFailureKind::UnknownTarget(name) => {
                 write!(f, "{name} is neither a chain nor a known target")?;
@@ -87,7 +88,7 @@ impl fmt::Display for RestoreFailure {
             RestoreFailureKind::MissingSet(name) => write!(f, "set {name} does not exist")?,
             RestoreFailureKind::NotFound => f.write_str("chain or rule does not exist")?,
             RestoreFailureKind::Busy => f.write_str("chain is in use")?,
-            RestoreFailureKind::Signal => f.write_str("a signal ended it")?,
+            RestoreFailureKind::Signal => f.write_str("killed by a signal")?,
             RestoreFailureKind::Other => {
                 write!(
                     f,

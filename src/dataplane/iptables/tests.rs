@@ -365,7 +365,7 @@ fn a_refused_batch_names_the_rule() {
     );
 }
 
-/// Said by iptables 1.8.9 for the same batch.
+/// Messages of iptables 1.8.9 about the same batch.
 #[test]
 fn failures_of_both_backends_are_classified_and_located() {
     use RestoreFailureKind::*;
@@ -438,9 +438,9 @@ fn failures_of_both_backends_are_classified_and_located() {
 }
 
 #[test]
-fn a_batch_that_a_signal_ended_is_tried_again_as_it_is() {
+fn a_batch_that_a_signal_killed_is_transient() {
     let source = Box::new(RestoreFailure::of(&[], None, ""));
-    assert_eq!(source.to_string(), "a signal ended it");
+    assert_eq!(source.to_string(), "killed by a signal");
     let error = IptablesError::Restore {
         program: "iptables-restore".into(),
         source,
@@ -449,7 +449,7 @@ fn a_batch_that_a_signal_ended_is_tried_again_as_it_is() {
 }
 
 #[test]
-fn a_rule_is_known_only_if_nobody_warns() {
+fn a_rule_is_supported_only_without_a_warning() {
     let rule = Rule::new("-m bpf --bytecode \"1,6 0 0 0\"");
     let warning = "Warning: Extension bpf revision 0 not supported, missing kernel module?\n";
     for (status, stderr, known) in [(0, "", true), (0, warning, false), (2, "", false)] {

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Tells, at next to no cost and without a process, that somebody else may have changed rules of ours.
+//! Detects, at next to no cost and without a process, that another program may have changed our
+//! rules.
 //!
-//! legacy: the kernel tells the size and outline of a table, and of a small table all of it, without any rule being
-//! parsed ([`legacy`]). nft: the kernel notifies of every change ([`nft`]). What was changed is not told: the rules must
-//! be read for that. False alarms cost that reading, so callers limit how often they do it.
+//! legacy: the kernel returns the size and layout of a table, and the content of a small one,
+//! without any rule being parsed ([`legacy`]). nft: the kernel notifies of every change ([`nft`]).
+//! What has changed remains unknown until the rules are read. A false alarm costs that, so callers
+//! limit how often they read.
 
 mod legacy;
 mod nft;
@@ -21,57 +23,58 @@ use kpr_core::plan::step::RuleEdits;
 
 /// See the module.
 #[derive(Debug)]
-pub struct Watch(Eye);
+pub struct Watch(Method);
 
 #[derive(Debug)]
-enum Eye {
-    Legacy(BTreeMap<IpFamily, legacy::Watch>),
-    Nft(Box<nft::Watch>),
-    /// This kernel does not let us.
-    Blind,
+enum Method {
+    Legacy(BTreeMap<IpFamily, legacy::LegacyWatch>),
+    Nft(Box<nft::NftWatch>),
+    /// The kernel does not let us.
+    Unavailable,
 }
 
 impl Watch {
-    /// Watches the rules of this network namespace. Nothing is known before the first [`Self::before_look`].
+    /// Watches the rules of this network namespace. Reports no change before the first
+    /// [`Self::before_look`].
     pub fn open(backend: Backend, families: impl Iterator<Item = IpFamily>) -> Self {
         let opened = match backend {
             Backend::Legacy => families
-                .map(|family| Ok((family, legacy::Watch::open(family)?)))
+                .map(|family| Ok((family, legacy::LegacyWatch::open(family)?)))
                 .collect::<io::Result<_>>()
-                .map(Eye::Legacy),
-            Backend::Nft => nft::Watch::open().map(|watch| Eye::Nft(Box::new(watch))),
+                .map(Method::Legacy),
+            Backend::Nft => nft::NftWatch::open().map(|watch| Method::Nft(Box::new(watch))),
         };
         Self(opened.unwrap_or_else(|error| {
-            warn!(%backend, error = %ErrorChain(&error), "rules are not watched, only audits find changes");
-            Eye::Blind
+            warn!(%backend, error = %ErrorChain(&error), "cannot watch iptables rules; only audits will find changes");
+            Method::Unavailable
         }))
     }
 
-    /// The rules of a family are about to be read: what changed before that is known by it.
+    /// The rules of a family are about to be read: earlier changes need not be reported.
     pub fn before_look(&mut self, family: IpFamily) {
         match &mut self.0 {
-            Eye::Legacy(watches) => {
+            Method::Legacy(watches) => {
                 if let Some(watch) = watches.get_mut(&family) {
                     watch.before_look();
                 }
             }
-            Eye::Nft(watch) => watch.before_look(family),
-            Eye::Blind => {}
+            Method::Nft(watch) => watch.before_look(family),
+            Method::Unavailable => {}
         }
     }
 
-    /// Somebody else may have changed rules of ours since the last [`Self::before_look`].
+    /// Whether another program may have changed our rules since the last [`Self::before_look`].
     pub fn has_changed(&mut self, family: IpFamily) -> bool {
         match &mut self.0 {
-            Eye::Legacy(watches) => watches
+            Method::Legacy(watches) => watches
                 .get_mut(&family)
-                .is_some_and(legacy::Watch::has_changed),
-            Eye::Nft(watch) => watch.has_changed(family),
-            Eye::Blind => false,
+                .is_some_and(legacy::LegacyWatch::has_changed),
+            Method::Nft(watch) => watch.has_changed(family),
+            Method::Unavailable => false,
         }
     }
 
-    /// Makes a change of our own, which is no news afterwards.
+    /// Makes a change of our own, which is not reported afterwards.
     pub fn around_write<E>(
         &mut self,
         edits: &RuleEdits,
@@ -79,12 +82,12 @@ impl Watch {
     ) -> Result<(), E> {
         let tables: BTreeSet<Table> = edits.edits.iter().map(Edit::table).collect();
         match &mut self.0 {
-            Eye::Legacy(watches) => match watches.get_mut(&edits.family) {
+            Method::Legacy(watches) => match watches.get_mut(&edits.family) {
                 Some(watch) => watch.around_write(&tables, &edits.growth, write),
                 None => write(),
             },
-            Eye::Nft(watch) => watch.around_write(tables.len(), write),
-            Eye::Blind => write(),
+            Method::Nft(watch) => watch.around_write(tables.len(), write),
+            Method::Unavailable => write(),
         }
     }
 }

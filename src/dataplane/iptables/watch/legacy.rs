@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `getsockopt` of `ip_tables`: what `iptables-legacy` itself asks before it reads a table.
+//! `getsockopt` of `ip_tables`, as `iptables-legacy` calls it before it reads a table.
 //!
-//! `IPT_SO_GET_INFO` tells the number of entries, their size and where the built-in chains begin and end, in a
-//! microsecond however large the table is: every flush, deletion and insertion shows. A rule that was replaced by one
-//! of the same size does not, so tables up to [`LARGEST_READ`] are read (`IPT_SO_GET_ENTRIES`) and hashed, without
-//! their packet counters.
+//! `IPT_SO_GET_INFO` returns the number of entries, their size and where the built-in chains begin
+//! and end, in a microsecond however large the table is: every flush, deletion and insertion shows.
+//! A rule that was replaced by one of the same size does not, so tables up to [`LARGEST_READ`] are
+//! read (`IPT_SO_GET_ENTRIES`) and hashed, without their packet counters.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::c_int;
@@ -20,7 +20,7 @@ use kpr_core::model::net::IpFamily;
 use kpr_core::plan::ruleset::Table;
 use kpr_core::plan::step::Growth;
 
-/// Bytes of a table that are read at each look: some thousand rules, for which it takes about a millisecond.
+/// The largest table that is read, in bytes: some thousand rules, which takes about a millisecond.
 const LARGEST_READ: usize = 1 << 20;
 
 // include/uapi/linux/netfilter_ipv4/ip_tables.h; ip6_tables has the same numbers.
@@ -30,37 +30,37 @@ const IPT_SO_GET_ENTRIES: c_int = 65;
 /// `XT_TABLE_MAXNAMELEN`.
 const NAME: usize = 32;
 
-/// `struct ipt_getinfo`: a name and thirteen numbers, the last of which is the size of all entries.
+/// `struct ipt_getinfo`: a name and thirteen numbers, the last being the size of all entries.
 const INFO: usize = NAME + 13 * 4;
 
-/// `struct ipt_get_entries` before its entries: name and size, padded to where a `u64` may be.
+/// `struct ipt_get_entries` before its entries: name and size, padded to the alignment of a `u64`.
 const ENTRIES: usize = (NAME + 4).next_multiple_of(align_of::<u64>());
 
 /// A chain begins with its name and ends with a return.
 const ENTRIES_OF_A_CHAIN: i64 = 2;
 
-/// The tables that rules of ours may be in.
+/// The tables that may contain our rules.
 const TABLES: [&str; 3] = ["mangle", "nat", "filter"];
 
-/// Where things are in `struct ipt_entry` or `struct ip6t_entry`.
+/// Offsets in `struct ipt_entry` or `struct ip6t_entry`.
 #[derive(Clone, Copy, Debug)]
 struct Layout {
-    /// `target_offset`; `next_offset` follows it, then `comefrom` and the counters.
+    /// Of `target_offset`, which `next_offset`, `comefrom` and the counters follow.
     offsets: usize,
-    /// Where matches and target begin.
+    /// Of the matches and the target.
     elements: usize,
 }
 
-/// What a table looks like from outside.
+/// What is compared of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Outline {
+struct TableSummary {
     info: [u8; INFO],
-    /// Of small tables.
+    /// Of the entries, if the table is small.
     hash: Option<u64>,
 }
 
-impl Outline {
-    /// The number of entries, which stands before their size.
+impl TableSummary {
+    /// The number of entries, which precedes their size.
     fn entries(&self) -> i64 {
         let bytes = self.info.get(INFO - 8..INFO - 4);
         let bytes = bytes.and_then(|bytes| bytes.try_into().ok());
@@ -68,20 +68,20 @@ impl Outline {
     }
 }
 
-type Outlines = BTreeMap<&'static str, Outline>;
+type Summaries = BTreeMap<&'static str, TableSummary>;
 
 /// Watches the tables of one family.
 #[derive(Debug)]
-pub(super) struct Watch {
+pub(super) struct LegacyWatch {
     socket: Socket,
     family: IpFamily,
-    /// As it was when the rules were read or last written by us.
-    known: Option<Outlines>,
-    /// It was not as known before a write of ours.
+    /// As of when we last read or wrote the rules.
+    known: Option<Summaries>,
+    /// A write of ours found or left something else than expected.
     is_suspect: bool,
 }
 
-impl Watch {
+impl LegacyWatch {
     pub(super) fn open(family: IpFamily) -> io::Result<Self> {
         let domain = match family {
             IpFamily::V4 => Domain::IPV4,
@@ -99,7 +99,7 @@ impl Watch {
     }
 
     pub(super) fn before_look(&mut self) {
-        self.known = Some(self.outlines());
+        self.known = Some(self.summaries());
         self.is_suspect = false;
     }
 
@@ -108,12 +108,12 @@ impl Watch {
             || self
                 .known
                 .as_ref()
-                .is_some_and(|known| *known != self.outlines());
+                .is_some_and(|known| *known != self.summaries());
         self.is_suspect
     }
 
-    /// Who waits for the lock of iptables gets it when the write is over, and before we look. So the number of entries
-    /// must be what the write has made it; in tables that it leaves alone nothing may have changed.
+    /// A process that waits for the lock of iptables gets it after our write and before we look. So
+    /// the number of entries must be what our write made it, and other tables must be unchanged.
     pub(super) fn around_write<E>(
         &mut self,
         tables: &BTreeSet<Table>,
@@ -123,20 +123,20 @@ impl Watch {
         let Some(known) = self.known.take() else {
             return write();
         };
-        let before = self.outlines();
+        let before = self.summaries();
         let result = write();
-        let after = self.outlines();
+        let after = self.summaries();
         let is_ours = |table: &Table| {
             let name = table.as_str();
             match (before.get(name), after.get(name), growth.get(table)) {
-                // The write has made the table, or may have.
+                // Our write may have created the table.
                 (None, _, _) => true,
                 (Some(before), Some(after), Some(growth)) if result.is_ok() => {
                     before.entries() + growth.rules + ENTRIES_OF_A_CHAIN * growth.chains
                         == after.entries()
                 }
                 (before, after, None) if !tables.contains(table) => before == after,
-                // Not known; what failed is looked at in any case.
+                // Unknown; what failed is read again in any case.
                 _ => true,
             }
         };
@@ -147,28 +147,28 @@ impl Watch {
         result
     }
 
-    fn outlines(&self) -> Outlines {
-        // To ask for a table that is not there would make it.
+    fn summaries(&self) -> Summaries {
+        // Asking for a table that does not exist would create it.
         let loaded = fs::read_to_string(match self.family {
             IpFamily::V4 => "/proc/thread-self/net/ip_tables_names",
             IpFamily::V6 => "/proc/thread-self/net/ip6_tables_names",
         })
         .unwrap_or_default();
         let loaded = |table: &&str| loaded.lines().any(|line| line == *table);
-        let mut outlines = BTreeMap::new();
+        let mut summaries = BTreeMap::new();
         for table in TABLES.into_iter().filter(loaded) {
-            match self.outline(table) {
-                Ok(outline) => {
-                    outlines.insert(table, outline);
+            match self.summary(table) {
+                Ok(summary) => {
+                    summaries.insert(table, summary);
                 }
-                // It changed between two calls, or is gone: different from what it was in any case.
-                Err(error) => debug!(table, %error, "table not looked at"),
+                // It changed between two calls or is gone: it differs in any case.
+                Err(error) => debug!(table, %error, "cannot read table"),
             }
         }
-        outlines
+        summaries
     }
 
-    fn outline(&self, table: &str) -> io::Result<Outline> {
+    fn summary(&self, table: &str) -> io::Result<TableSummary> {
         let mut info = [0; INFO];
         put_name(&mut info, table);
         self.ask(IPT_SO_GET_INFO, &mut info)?;
@@ -179,7 +179,7 @@ impl Watch {
         let hash = (size <= LARGEST_READ)
             .then(|| self.hash(table, size))
             .transpose()?;
-        Ok(Outline { info, hash })
+        Ok(TableSummary { info, hash })
     }
 
     fn hash(&self, table: &str, size: usize) -> io::Result<u64> {
@@ -206,7 +206,7 @@ impl Watch {
         ))
     }
 
-    /// One `getsockopt`, whose buffer holds a question and takes the answer.
+    /// One `getsockopt`, whose buffer contains the request and takes the answer.
     fn ask(&self, option: c_int, buffer: &mut [u8]) -> io::Result<()> {
         let level = match self.family {
             IpFamily::V4 => libc::IPPROTO_IP,
@@ -214,8 +214,9 @@ impl Watch {
         };
         let mut length = libc::socklen_t::try_from(buffer.len()).map_err(io::Error::other)?;
         #[expect(unsafe_code, reason = "no library has these options of a socket")]
-        // SAFETY: the socket is open as long as `self`; the kernel reads and writes at most `length` bytes of
-        // `buffer`, which is that long and borrowed for the call, and writes `length`, which is too.
+        // SAFETY: the socket is open as long as `self` lives; the kernel reads and writes at most
+        // `length` bytes of `buffer`, which is that long and borrowed for the call, and writes
+        // `length`, which is borrowed, too.
         let result = unsafe {
             libc::getsockopt(
                 self.socket.as_raw_fd(),
@@ -239,7 +240,7 @@ fn put_name(buffer: &mut [u8], table: &str) {
     }
 }
 
-/// Hashes entries without what packets change: `comefrom`, which the kernel leaves undefined, and counters.
+/// Hashes entries without `comefrom`, which the kernel leaves undefined, and without counters.
 fn hash_entries(entries: &[u8], layout: Layout) -> u64 {
     let mut hasher = DefaultHasher::new();
     let mut rest = entries;
@@ -253,7 +254,7 @@ fn hash_entries(entries: &[u8], layout: Layout) -> u64 {
             .zip(rest.get(layout.elements..next))
             .zip(rest.get(next..));
         let Some(((head, elements), later)) = parts else {
-            // Not what we think it is: better a false alarm than none.
+            // Malformed: better a false alarm than none.
             hasher.write(rest);
             break;
         };
