@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The proxy's metrics: kube-proxy's names, types, labels and buckets, and a few of our own.
 //!
-//! `app` makes one [`Registry`] and hands it down; each part gets the struct with its metrics and never sees a label. A series
-//! with labels appears once it was touched. Values are written where things happen and read only by `/metrics`.
+//! `app` makes one [`Registry`] and hands it down; each part gets the struct with its metrics and
+//! never sees a label. A series with labels appears once it was touched. Values are written where
+//! things happen and read only by `/metrics`.
 
 mod dataplane;
 mod events;
@@ -24,7 +25,8 @@ pub use sync::{SyncMetrics, SyncScope, Table};
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{
-    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry,
 };
 
 /// Metrics cannot be registered: two parts use the same name, which is a mistake in this program.
@@ -32,7 +34,8 @@ use prometheus::{
 #[error("cannot register metrics")]
 pub struct MetricsError(#[from] prometheus::Error);
 
-/// The process's registry, with `process_*` and `kubernetes_build_info` in it. `kubernetes_version` is `v1.37.2` or alike.
+/// The process's registry, with `process_*` and `kubernetes_build_info` in it. `kubernetes_version`
+/// is `v1.37.2` or alike.
 pub fn registry(kubernetes_version: &str) -> Result<Registry, MetricsError> {
     let registry = Registry::new();
     registry.register(Box::new(ProcessCollector::for_self()))?;
@@ -72,50 +75,70 @@ fn opts(name: &str, help: &str) -> Opts {
     Opts::new(name, format!("[ALPHA] {help}"))
 }
 
-/// Registers a metric and keeps a handle.
-fn register<M: Collector + Clone + 'static>(
-    registry: &Registry,
-    metric: M,
-) -> prometheus::Result<M> {
-    registry.register(Box::new(metric.clone()))?;
-    Ok(metric)
+/// A metric that can be made from its name and help, its labels and the limits of its buckets.
+trait Metric: Collector + Clone + 'static {
+    fn new(opts: Opts, labels: &[&str], buckets: Vec<f64>) -> prometheus::Result<Self>;
 }
 
-fn counter(registry: &Registry, name: &str, help: &str) -> prometheus::Result<IntCounter> {
-    register(registry, IntCounter::with_opts(opts(name, help))?)
+macro_rules! metric {
+    ($type:ty, |$opts:ident, $labels:ident, $buckets:ident| $made:expr) => {
+        impl Metric for $type {
+            fn new($opts: Opts, $labels: &[&str], $buckets: Vec<f64>) -> prometheus::Result<Self> {
+                $made
+            }
+        }
+    };
 }
 
-fn counters(
-    registry: &Registry,
-    name: &str,
-    help: &str,
-    labels: &[&str],
-) -> prometheus::Result<IntCounterVec> {
-    register(registry, IntCounterVec::new(opts(name, help), labels)?)
-}
+metric!(IntCounter, |opts, _labels, _buckets| Self::with_opts(opts));
+metric!(IntCounterVec, |opts, labels, _buckets| Self::new(
+    opts, labels
+));
+metric!(IntGauge, |opts, _labels, _buckets| Self::with_opts(opts));
+metric!(IntGaugeVec, |opts, labels, _buckets| Self::new(
+    opts, labels
+));
+metric!(GaugeVec, |opts, labels, _buckets| Self::new(opts, labels));
+metric!(HistogramVec, |opts, labels, buckets| {
+    Self::new(HistogramOpts::from(opts).buckets(buckets), labels)
+});
 
-fn gauge(registry: &Registry, name: &str, help: &str) -> prometheus::Result<IntGauge> {
-    register(registry, IntGauge::with_opts(opts(name, help))?)
-}
+/// Declares the metrics of one part: a struct with a handle for each, and how they are registered.
+/// A line is `field: type = name, help, labels, buckets`, the last two where the type has them.
+macro_rules! declare_metrics {
+    ($(#[$about:meta])* $visibility:vis struct $part:ident {
+        $($field:ident: $type:ty = $name:literal, $help:literal
+            $(, $labels:expr $(, $buckets:expr)?)?;)*
+    }) => {
+        $(#[$about])*
+        #[derive(Clone, Debug)]
+        $visibility struct $part { $($field: $type,)* }
 
-fn gauges(
-    registry: &Registry,
-    name: &str,
-    help: &str,
-    labels: &[&str],
-) -> prometheus::Result<IntGaugeVec> {
-    register(registry, IntGaugeVec::new(opts(name, help), labels)?)
+        impl $part {
+            /// Registers them.
+            $visibility fn register(
+                registry: &prometheus::Registry,
+            ) -> Result<Self, $crate::metrics::MetricsError> {
+                Ok(Self {
+                    $($field: {
+                        #[allow(unused_mut, unused_assignments, reason = "not all have labels")]
+                        let (mut labels, mut buckets): (&[&str], Vec<f64>) = (&[], Vec::new());
+                        $(labels = $labels; $(buckets = $buckets;)?)?
+                        let opts = $crate::metrics::opts($name, $help);
+                        let metric = <$type as $crate::metrics::Metric>::new(opts, labels, buckets)?;
+                        registry.register(Box::new(metric.clone()))?;
+                        metric
+                    },)*
+                })
+            }
+        }
+    };
 }
+use declare_metrics;
 
-fn histograms(
-    registry: &Registry,
-    name: &str,
-    help: &str,
-    buckets: Vec<f64>,
-    labels: &[&str],
-) -> prometheus::Result<HistogramVec> {
-    let opts = HistogramOpts::from(opts(name, help)).buckets(buckets);
-    register(registry, HistogramVec::new(opts, labels)?)
+/// Raises a counter to a total that is counted elsewhere.
+fn raise(counter: &IntCounter, total: u64) {
+    counter.inc_by(total.saturating_sub(counter.get()));
 }
 
 /// A count as a gauge holds it.

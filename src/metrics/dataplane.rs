@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Metrics of what is done to the kernel, and of what others did to it.
 
-use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Registry};
+use prometheus::{IntCounter, IntCounterVec, IntGaugeVec};
 
-use super::{MetricsError, counter, counters, gauges};
+use super::{declare_metrics, raise};
 use crate::dataplane::kernel::Cost;
 use kpr_core::model::IpFamily;
 
@@ -16,80 +16,31 @@ pub enum DriftState {
     Repaired,
 }
 
-/// What the dataplane and the audit write. Clones share the values.
-#[derive(Clone, Debug)]
-pub struct DataplaneMetrics {
-    round_trips: IntCounter,
-    messages: IntCounterVec,
-    bytes: IntCounterVec,
-    processes: IntCounter,
-    drift: IntCounterVec,
-    iptables_backend: IntGaugeVec,
-    capabilities: IntGaugeVec,
-    unwritable_sysctls: IntGaugeVec,
-    unbound_addresses: IntGaugeVec,
+declare_metrics! {
+    /// What the dataplane and the audit write. Clones share the values.
+    pub struct DataplaneMetrics {
+        round_trips: IntCounter = "kube_proxy_rs_netlink_round_trips_total",
+            "Netlink round trips, however many messages each carries";
+        messages: IntCounterVec = "kube_proxy_rs_netlink_messages_total",
+            "Netlink messages, by direction", &["direction"];
+        bytes: IntCounterVec = "kube_proxy_rs_netlink_bytes_total",
+            "Bytes of netlink messages, by direction", &["direction"];
+        processes: IntCounter = "kube_proxy_rs_processes_started_total",
+            "External programs started";
+        drift: IntCounterVec = "kube_proxy_rs_drift_total",
+            "Kernel objects changed by another program, by kind; found and repaired", &["kind", "state"];
+        iptables_backend: IntGaugeVec = "kube_proxy_rs_iptables_backend",
+            "1 for the iptables backend in use, with the reason for choosing it", &["backend", "reason"];
+        capabilities: IntGaugeVec = "kube_proxy_rs_kernel_capability",
+            "1 if the kernel has a probed capability, else 0", &["name"];
+        unwritable_sysctls: IntGaugeVec = "kube_proxy_rs_sysctl_unwritable",
+            "1 for each kernel setting that could not be written", &["name"];
+        unbound_addresses: IntGaugeVec = "kube_proxy_rs_unbound_addresses",
+            "Service addresses not bound to kube-ipvs0 because another interface or endpoint owns them", &["ip_family"];
+    }
 }
 
 impl DataplaneMetrics {
-    /// Registers them.
-    pub fn register(registry: &Registry) -> Result<Self, MetricsError> {
-        let r = registry;
-        Ok(Self {
-            round_trips: counter(
-                r,
-                "kube_proxy_rs_netlink_round_trips_total",
-                "Netlink round trips, however many messages each carries",
-            )?,
-            messages: counters(
-                r,
-                "kube_proxy_rs_netlink_messages_total",
-                "Netlink messages, by direction",
-                &["direction"],
-            )?,
-            bytes: counters(
-                r,
-                "kube_proxy_rs_netlink_bytes_total",
-                "Bytes of netlink messages, by direction",
-                &["direction"],
-            )?,
-            processes: counter(
-                r,
-                "kube_proxy_rs_processes_started_total",
-                "External programs started",
-            )?,
-            drift: counters(
-                r,
-                "kube_proxy_rs_drift_total",
-                "Kernel objects changed by another program, by kind; found and repaired",
-                &["kind", "state"],
-            )?,
-            iptables_backend: gauges(
-                r,
-                "kube_proxy_rs_iptables_backend",
-                "1 for the iptables backend in use, with the reason for choosing it",
-                &["backend", "reason"],
-            )?,
-            capabilities: gauges(
-                r,
-                "kube_proxy_rs_kernel_capability",
-                "1 if the kernel has a probed capability, else 0",
-                &["name"],
-            )?,
-            unwritable_sysctls: gauges(
-                r,
-                "kube_proxy_rs_sysctl_unwritable",
-                "1 for each kernel setting that could not be written",
-                &["name"],
-            )?,
-            unbound_addresses: gauges(
-                r,
-                "kube_proxy_rs_unbound_addresses",
-                "Service addresses not bound to kube-ipvs0 because another interface or endpoint owns them",
-                &["ip_family"],
-            )?,
-        })
-    }
-
     /// What talking to the kernel cost since the start.
     pub fn kernel_cost(&self, total: &Cost) {
         raise(&self.round_trips, total.round_trips);
@@ -142,9 +93,4 @@ impl DataplaneMetrics {
             .with_label_values(&[name])
             .set(i64::from(!ok));
     }
-}
-
-/// Raises a counter to a total that is counted elsewhere.
-fn raise(counter: &IntCounter, total: u64) {
-    counter.inc_by(total.saturating_sub(counter.get()));
 }

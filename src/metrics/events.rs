@@ -1,29 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Metrics of Kubernetes Events.
 
-use prometheus::{IntCounterVec, Registry};
+use prometheus::IntCounterVec;
 
-use super::{MetricsError, counters};
+use super::declare_metrics;
 
-/// Counts events by what became of them. Clones share the values.
-#[derive(Clone, Debug)]
-pub struct EventMetrics {
-    events: IntCounterVec,
+declare_metrics! {
+    /// Counts events by result. Clones share the values.
+    pub struct EventMetrics {
+        events: IntCounterVec = "kube_proxy_rs_events_total",
+            "Kubernetes Events by result: written, failed, or dropped by the rate limit", &["result"];
+    }
 }
 
 impl EventMetrics {
-    /// Registers them.
-    pub fn register(registry: &Registry) -> Result<Self, MetricsError> {
-        Ok(Self {
-            events: counters(
-                registry,
-                "kube_proxy_rs_events_total",
-                "Kubernetes Events by result: written, failed, or dropped by the rate limit",
-                &["result"],
-            )?,
-        })
-    }
-
     /// The API server took one.
     pub fn written(&self) {
         self.count("written");

@@ -1,36 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Metrics of the health endpoints.
 
-use prometheus::{IntCounterVec, Registry};
+use prometheus::IntCounterVec;
 
-use super::{MetricsError, counters};
+use super::declare_metrics;
 
-/// Answers of the health server by status. Clones share the values.
-#[derive(Clone, Debug)]
-pub struct HealthMetrics {
-    healthz: IntCounterVec,
-    livez: IntCounterVec,
+declare_metrics! {
+    /// Answers of the health server by status. Clones share the values.
+    pub struct HealthMetrics {
+        healthz: IntCounterVec = "kubeproxy_proxy_healthz_total",
+            "Responses to /healthz, by HTTP status", &["code"];
+        livez: IntCounterVec = "kubeproxy_proxy_livez_total",
+            "Responses to /livez, by HTTP status", &["code"];
+    }
 }
 
 impl HealthMetrics {
-    /// Registers them.
-    pub fn register(registry: &Registry) -> Result<Self, MetricsError> {
-        Ok(Self {
-            healthz: counters(
-                registry,
-                "kubeproxy_proxy_healthz_total",
-                "Responses to /healthz, by HTTP status",
-                &["code"],
-            )?,
-            livez: counters(
-                registry,
-                "kubeproxy_proxy_livez_total",
-                "Responses to /livez, by HTTP status",
-                &["code"],
-            )?,
-        })
-    }
-
     /// `/healthz` was answered.
     pub fn healthz_answered(&self, healthy: bool) {
         self.healthz.with_label_values(&[code(healthy)]).inc();

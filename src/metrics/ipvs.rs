@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What IPVS counts of itself: all virtual servers of this network namespace together, ours and others'.
+//! What IPVS counts of itself: all virtual servers of this network namespace together, ours and
+//! others'.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +8,7 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{IntCounter, IntCounterVec, Registry};
 
-use super::{MetricsError, opts};
+use super::{MetricsError, opts, raise};
 
 /// Where the kernel shows its sums since the module was loaded.
 const TOTALS: &str = "/proc/self/net/ip_vs_stats";
@@ -86,10 +87,6 @@ impl Collector for Traffic {
         ];
         parts.concat()
     }
-}
-
-fn raise(counter: &IntCounter, total: u64) {
-    counter.inc_by(total.saturating_sub(counter.get()));
 }
 
 /// Connections, packets in and out, bytes in and out: the first line of numbers, in hexadecimal.

@@ -56,7 +56,7 @@ impl Collector for ProcessExtras {
         }
         if let Some((received, transmitted)) = read(NETSTAT).as_deref().and_then(octets) {
             for (counter, total) in [(&self.received, received), (&self.transmitted, transmitted)] {
-                counter.inc_by(total.saturating_sub(counter.get()));
+                super::raise(counter, total);
                 families.extend(counter.collect());
             }
         }
@@ -79,7 +79,8 @@ fn address_space(limits: &str) -> Option<f64> {
     }
 }
 
-/// Received and sent bytes of IPv4, as Go's library counts. A line of names is followed by one of values.
+/// Received and sent bytes of IPv4, as Go's library counts. A line of names is followed by one of
+/// values.
 fn octets(netstat: &str) -> Option<(u64, u64)> {
     let mut lines = netstat
         .lines()

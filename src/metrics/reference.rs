@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `docs/metrics.md`, made from what the registry shows after everything was touched, in both modes.
+//! `docs/metrics.md`, made from what the registry shows after everything was touched, in both
+//! modes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;

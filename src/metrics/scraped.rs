@@ -7,7 +7,7 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{IntCounter, Registry};
 
-use super::{MetricsError, opts};
+use super::{MetricsError, opts, raise};
 
 /// Reads a total; `None` if it cannot be read at the moment.
 type Read = Box<dyn Fn() -> Option<u64> + Send + Sync>;
@@ -30,15 +30,14 @@ impl Collector for Scraped {
 
     fn collect(&self) -> Vec<MetricFamily> {
         if let Some(total) = (self.read)() {
-            self.counter
-                .inc_by(total.saturating_sub(self.counter.get()));
+            raise(&self.counter, total);
         }
         self.counter.collect()
     }
 }
 
-/// Registers kube-proxy's counters of packets that rules count: those that conntrack calls invalid, and those that node
-/// ports accept on loopback addresses.
+/// Registers kube-proxy's counters of packets that rules count: those that conntrack calls invalid,
+/// and those that node ports accept on loopback addresses.
 pub fn register_packet_counters(
     registry: &Registry,
     invalid_dropped: Read,

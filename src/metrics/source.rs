@@ -1,44 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Metrics of where objects come from: client-go's names for requests, ours for what was skipped.
 
-use prometheus::{HistogramVec, IntCounterVec, Registry};
+use prometheus::{HistogramVec, IntCounterVec};
 
-use super::{MetricsError, counters, histograms};
+use super::declare_metrics;
 use crate::source::{Observer, Problem, Request};
 
-/// Counts what a source reports.
-#[derive(Clone, Debug)]
-pub struct SourceMetrics {
-    requests: IntCounterVec,
-    latency: HistogramVec,
-    skipped: IntCounterVec,
-}
-
-impl SourceMetrics {
-    /// Registers them.
-    pub fn register(registry: &Registry) -> Result<Self, MetricsError> {
-        let r = registry;
-        Ok(Self {
-            requests: counters(
-                r,
-                "rest_client_requests_total",
-                "Requests to the API server by status code, method and host",
-                &["code", "host", "method"],
-            )?,
-            latency: histograms(
-                r,
-                "rest_client_request_duration_seconds",
-                "Latency of API server requests, by verb and host",
-                REQUEST_BUCKETS.to_vec(),
-                &["host", "verb"],
-            )?,
-            skipped: counters(
-                r,
-                "kube_proxy_rs_skipped_objects_total",
-                "Objects or parts of objects skipped as invalid, by reason",
-                &["reason"],
-            )?,
-        })
+declare_metrics! {
+    /// Counts what a source reports.
+    pub struct SourceMetrics {
+        requests: IntCounterVec = "rest_client_requests_total",
+            "Requests to the API server by status code, method and host", &["code", "host", "method"];
+        latency: HistogramVec = "rest_client_request_duration_seconds",
+            "Latency of API server requests, by verb and host", &["host", "verb"], REQUEST_BUCKETS.to_vec();
+        skipped: IntCounterVec = "kube_proxy_rs_skipped_objects_total",
+            "Objects or parts of objects skipped as invalid, by reason", &["reason"];
     }
 }
 

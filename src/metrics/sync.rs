@@ -8,7 +8,7 @@ use prometheus::{
     GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
 };
 
-use super::{MetricsError, counter, counters, gauge, gauges, histograms, opts, register, signed};
+use super::{MetricsError, declare_metrics, signed};
 use crate::clock::Clock;
 use kpr_core::model::ProxyMode;
 use kpr_core::model::net::IpFamily;
@@ -38,38 +38,69 @@ impl Table {
     }
 }
 
+declare_metrics! {
+    /// The metrics of both modes.
+    struct Rounds {
+        duration: HistogramVec = "kubeproxy_sync_proxy_rules_duration_seconds",
+            "Duration of a sync, failed ones included", FAMILY, sync_buckets();
+        last_success: GaugeVec = "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
+            "Time of the last successful sync", FAMILY;
+        last_queued: GaugeVec = "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds",
+            "Time a sync was last requested. If it is well ahead of the last successful sync, syncing is stuck", FAMILY;
+        network_programming: HistogramVec = "kubeproxy_network_programming_duration_seconds",
+            "Latency from an endpoint change until the kernel is programmed, for changes since this process started", FAMILY, network_programming_buckets();
+        endpoint_changes_pending: IntGauge = "kubeproxy_sync_proxy_rules_endpoint_changes_pending",
+            "EndpointSlice changes waiting for a sync";
+        endpoint_changes: IntCounter = "kubeproxy_sync_proxy_rules_endpoint_changes_total",
+            "EndpointSlice changes received";
+        service_changes_pending: IntGauge = "kubeproxy_sync_proxy_rules_service_changes_pending",
+            "Service changes waiting for a sync";
+        service_changes: IntCounter = "kubeproxy_sync_proxy_rules_service_changes_total",
+            "Service changes received";
+        services: IntGauge = "kube_proxy_rs_services",
+            "Services known to the proxy";
+        endpoint_slices: IntGauge = "kube_proxy_rs_endpoint_slices",
+            "EndpointSlices known to the proxy";
+        no_local_endpoints: IntGaugeVec = "kubeproxy_sync_proxy_rules_no_local_endpoints_total",
+            "Service ports with traffic policy Local that have endpoints, but none on this node", &["traffic_policy", "ip_family"];
+        restore_failures: IntCounterVec = "kubeproxy_sync_proxy_rules_iptables_restore_failures_total",
+            "Failed iptables-restore runs", FAMILY;
+        conntrack_duration: HistogramVec = "kubeproxy_conntrack_reconciler_sync_duration_seconds",
+            "Duration of deleting stale conntrack flows", FAMILY, sync_buckets();
+        conntrack_deleted: IntCounterVec = "kubeproxy_conntrack_reconciler_deleted_entries_total",
+            "Stale conntrack flows deleted", FAMILY;
+        plan_steps: IntCounterVec = "kube_proxy_rs_plan_steps_total",
+            "Plan steps applied to the kernel, by kind and result", &["kind", "result", "ip_family"];
+        draining_servers: IntGauge = "kube_proxy_rs_draining_servers",
+            "Real servers draining: no new connections, existing ones not finished";
+    }
+}
+
+declare_metrics! {
+    /// Those of iptables mode.
+    struct IptablesMetrics {
+        full: HistogramVec = "kubeproxy_sync_full_proxy_rules_duration_seconds",
+            "Duration of a full sync", FAMILY, sync_buckets();
+        partial: HistogramVec = "kubeproxy_sync_partial_proxy_rules_duration_seconds",
+            "Duration of a partial sync, of changes only", FAMILY, sync_buckets();
+        rules: IntGaugeVec = "kubeproxy_sync_proxy_rules_iptables_total",
+            "iptables rules owned by this proxy", &["table", "ip_family"];
+        rules_written: IntGaugeVec = "kubeproxy_sync_proxy_rules_iptables_last",
+            "iptables rules written by the last sync", &["table", "ip_family"];
+        partial_failures: IntCounterVec = "kubeproxy_sync_proxy_rules_iptables_partial_restore_failures_total",
+            "Failed partial syncs; each is followed by a full one", FAMILY;
+        refused: IntGaugeVec = "kube_proxy_rs_refused_service_ports",
+            "Service ports whose rules the kernel rejects; the log names them", FAMILY;
+    }
+}
+
 /// What the loop writes about its rounds. Clones share the values.
 #[derive(Clone, Debug)]
 pub struct SyncMetrics {
     clock: Clock,
-    duration: HistogramVec,
-    last_success: GaugeVec,
-    last_queued: GaugeVec,
-    network_programming: HistogramVec,
-    endpoint_changes_pending: IntGauge,
-    endpoint_changes: IntCounter,
-    service_changes_pending: IntGauge,
-    service_changes: IntCounter,
-    services: IntGauge,
-    endpoint_slices: IntGauge,
-    no_local_endpoints: IntGaugeVec,
-    restore_failures: IntCounterVec,
-    conntrack_duration: HistogramVec,
-    conntrack_deleted: IntCounterVec,
-    plan_steps: IntCounterVec,
-    draining_servers: IntGauge,
+    rounds: Rounds,
     /// Only iptables mode has them.
     iptables: Option<IptablesMetrics>,
-}
-
-#[derive(Clone, Debug)]
-struct IptablesMetrics {
-    full: HistogramVec,
-    partial: HistogramVec,
-    rules: IntGaugeVec,
-    rules_written: IntGaugeVec,
-    partial_failures: IntCounterVec,
-    refused: IntGaugeVec,
 }
 
 const FAMILY: &[&str] = &["ip_family"];
@@ -81,98 +112,12 @@ impl SyncMetrics {
         mode: ProxyMode,
         clock: Clock,
     ) -> Result<Self, MetricsError> {
-        let r = registry;
         let iptables = (mode == ProxyMode::Iptables)
-            .then(|| IptablesMetrics::register(r))
+            .then(|| IptablesMetrics::register(registry))
             .transpose()?;
         Ok(Self {
             clock,
-            duration: histograms(
-                r,
-                "kubeproxy_sync_proxy_rules_duration_seconds",
-                "Duration of a sync, failed ones included",
-                sync_buckets(),
-                FAMILY,
-            )?,
-            last_success: time_gauges(
-                r,
-                "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
-                "Time of the last successful sync",
-            )?,
-            last_queued: time_gauges(
-                r,
-                "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds",
-                "Time a sync was last requested. If it is well ahead of the last successful sync, syncing is stuck",
-            )?,
-            network_programming: histograms(
-                r,
-                "kubeproxy_network_programming_duration_seconds",
-                "Latency from an endpoint change until the kernel is programmed, for changes since this process started",
-                network_programming_buckets(),
-                FAMILY,
-            )?,
-            endpoint_changes_pending: gauge(
-                r,
-                "kubeproxy_sync_proxy_rules_endpoint_changes_pending",
-                "EndpointSlice changes waiting for a sync",
-            )?,
-            endpoint_changes: counter(
-                r,
-                "kubeproxy_sync_proxy_rules_endpoint_changes_total",
-                "EndpointSlice changes received",
-            )?,
-            service_changes_pending: gauge(
-                r,
-                "kubeproxy_sync_proxy_rules_service_changes_pending",
-                "Service changes waiting for a sync",
-            )?,
-            service_changes: counter(
-                r,
-                "kubeproxy_sync_proxy_rules_service_changes_total",
-                "Service changes received",
-            )?,
-            services: gauge(r, "kube_proxy_rs_services", "Services known to the proxy")?,
-            endpoint_slices: gauge(
-                r,
-                "kube_proxy_rs_endpoint_slices",
-                "EndpointSlices known to the proxy",
-            )?,
-            no_local_endpoints: gauges(
-                r,
-                "kubeproxy_sync_proxy_rules_no_local_endpoints_total",
-                "Service ports with traffic policy Local that have endpoints, but none on this node",
-                &["traffic_policy", "ip_family"],
-            )?,
-            restore_failures: counters(
-                r,
-                "kubeproxy_sync_proxy_rules_iptables_restore_failures_total",
-                "Failed iptables-restore runs",
-                FAMILY,
-            )?,
-            conntrack_duration: histograms(
-                r,
-                "kubeproxy_conntrack_reconciler_sync_duration_seconds",
-                "Duration of deleting stale conntrack flows",
-                sync_buckets(),
-                FAMILY,
-            )?,
-            conntrack_deleted: counters(
-                r,
-                "kubeproxy_conntrack_reconciler_deleted_entries_total",
-                "Stale conntrack flows deleted",
-                FAMILY,
-            )?,
-            plan_steps: counters(
-                r,
-                "kube_proxy_rs_plan_steps_total",
-                "Plan steps applied to the kernel, by kind and result",
-                &["kind", "result", "ip_family"],
-            )?,
-            draining_servers: gauge(
-                r,
-                "kube_proxy_rs_draining_servers",
-                "Real servers draining: no new connections, existing ones not finished",
-            )?,
+            rounds: Rounds::register(registry)?,
             iptables,
         })
     }
@@ -180,7 +125,8 @@ impl SyncMetrics {
     /// A change asks for a round, or the loop starts.
     pub fn sync_queued(&self, family: IpFamily) {
         let now = seconds(self.clock.now());
-        self.last_queued
+        self.rounds
+            .last_queued
             .with_label_values(&[family.as_str()])
             .set(now);
     }
@@ -189,7 +135,10 @@ impl SyncMetrics {
     pub fn sync_finished(&self, family: IpFamily, scope: SyncScope, duration: Duration, ok: bool) {
         let labels = [family.as_str()];
         let duration = duration.as_secs_f64();
-        self.duration.with_label_values(&labels).observe(duration);
+        self.rounds
+            .duration
+            .with_label_values(&labels)
+            .observe(duration);
         if let Some(iptables) = &self.iptables {
             let histogram = match scope {
                 SyncScope::Full => &iptables.full,
@@ -201,7 +150,8 @@ impl SyncMetrics {
             }
         }
         if ok {
-            self.last_success
+            self.rounds
+                .last_success
                 .with_label_values(&labels)
                 .set(seconds(self.clock.now()));
         }
@@ -210,6 +160,7 @@ impl SyncMetrics {
     /// A change of an endpoint that was triggered `latency` ago is in the kernel.
     pub fn network_programmed(&self, family: IpFamily, latency: Duration) {
         let histogram = self
+            .rounds
             .network_programming
             .with_label_values(&[family.as_str()]);
         histogram.observe(latency.as_secs_f64());
@@ -217,37 +168,39 @@ impl SyncMetrics {
 
     /// EndpointSlices changed.
     pub fn endpoint_changes(&self, count: usize) {
-        self.endpoint_changes.inc_by(count as u64);
+        self.rounds.endpoint_changes.inc_by(count as u64);
     }
 
     /// Services changed.
     pub fn service_changes(&self, count: usize) {
-        self.service_changes.inc_by(count as u64);
+        self.rounds.service_changes.inc_by(count as u64);
     }
 
     /// Number of changes that wait for a round.
     pub fn changes_pending(&self, endpoints: usize, services: usize) {
-        self.endpoint_changes_pending.set(signed(endpoints));
-        self.service_changes_pending.set(signed(services));
+        self.rounds.endpoint_changes_pending.set(signed(endpoints));
+        self.rounds.service_changes_pending.set(signed(services));
     }
 
     /// Number of known objects.
     pub fn known(&self, services: usize, endpoint_slices: usize) {
-        self.services.set(signed(services));
-        self.endpoint_slices.set(signed(endpoint_slices));
+        self.rounds.services.set(signed(services));
+        self.rounds.endpoint_slices.set(signed(endpoint_slices));
     }
 
     /// Number of Service ports with policy Local and no local endpoint, by policy.
     pub fn no_local_endpoints(&self, family: IpFamily, internal: usize, external: usize) {
         for (policy, count) in [("internal", internal), ("external", external)] {
             let labels = [policy, family.as_str()];
-            self.no_local_endpoints
+            self.rounds
+                .no_local_endpoints
                 .with_label_values(&labels)
                 .set(signed(count));
         }
     }
 
-    /// After a round: rules that are ours in a table, and how many of them the round wrote. Iptables mode only.
+    /// After a round: rules that are ours in a table, and how many of them the round wrote.
+    /// Iptables mode only.
     pub fn iptables_rules(&self, family: IpFamily, table: Table, owned: usize, written: usize) {
         if let Some(iptables) = &self.iptables {
             let labels = [table.as_str(), family.as_str()];
@@ -271,7 +224,8 @@ impl SyncMetrics {
 
     /// A run of iptables-restore failed.
     pub fn restore_failed(&self, family: IpFamily) {
-        self.restore_failures
+        self.rounds
+            .restore_failures
             .with_label_values(&[family.as_str()])
             .inc();
     }
@@ -279,10 +233,12 @@ impl SyncMetrics {
     /// Stale conntrack flows were deleted.
     pub fn conntrack_cleaned(&self, family: IpFamily, duration: Duration, deleted: usize) {
         let labels = [family.as_str()];
-        self.conntrack_duration
+        self.rounds
+            .conntrack_duration
             .with_label_values(&labels)
             .observe(duration.as_secs_f64());
-        self.conntrack_deleted
+        self.rounds
+            .conntrack_deleted
             .with_label_values(&labels)
             .inc_by(deleted as u64);
     }
@@ -291,64 +247,16 @@ impl SyncMetrics {
     pub fn steps_applied(&self, kind: &'static str, family: IpFamily, ok: bool, count: usize) {
         let result = if ok { "ok" } else { "error" };
         let labels = [kind, result, family.as_str()];
-        self.plan_steps
+        self.rounds
+            .plan_steps
             .with_label_values(&labels)
             .inc_by(count as u64);
     }
 
     /// Number of draining real servers.
     pub fn draining_servers(&self, count: usize) {
-        self.draining_servers.set(signed(count));
+        self.rounds.draining_servers.set(signed(count));
     }
-}
-
-impl IptablesMetrics {
-    fn register(r: &Registry) -> prometheus::Result<Self> {
-        Ok(Self {
-            full: histograms(
-                r,
-                "kubeproxy_sync_full_proxy_rules_duration_seconds",
-                "Duration of a full sync",
-                sync_buckets(),
-                FAMILY,
-            )?,
-            partial: histograms(
-                r,
-                "kubeproxy_sync_partial_proxy_rules_duration_seconds",
-                "Duration of a partial sync, of changes only",
-                sync_buckets(),
-                FAMILY,
-            )?,
-            rules: gauges(
-                r,
-                "kubeproxy_sync_proxy_rules_iptables_total",
-                "iptables rules owned by this proxy",
-                &["table", "ip_family"],
-            )?,
-            rules_written: gauges(
-                r,
-                "kubeproxy_sync_proxy_rules_iptables_last",
-                "iptables rules written by the last sync",
-                &["table", "ip_family"],
-            )?,
-            partial_failures: counters(
-                r,
-                "kubeproxy_sync_proxy_rules_iptables_partial_restore_failures_total",
-                "Failed partial syncs; each is followed by a full one",
-                FAMILY,
-            )?,
-            refused: gauges(
-                r,
-                "kube_proxy_rs_refused_service_ports",
-                "Service ports whose rules the kernel rejects; the log names them",
-                FAMILY,
-            )?,
-        })
-    }
-}
-
-fn time_gauges(registry: &Registry, name: &str, help: &str) -> prometheus::Result<GaugeVec> {
-    register(registry, GaugeVec::new(opts(name, help), FAMILY)?)
 }
 
 /// 1 ms to 16.384 s, doubling: kube-proxy's buckets for rounds.
@@ -358,7 +266,8 @@ fn sync_buckets() -> Vec<f64> {
         .collect()
 }
 
-/// kube-proxy's buckets for its service level: fine up to a minute, coarse up to five. It has one of 0, too.
+/// kube-proxy's buckets for its service level: fine up to a minute, coarse up to five. It has one
+/// of 0, too.
 fn network_programming_buckets() -> Vec<f64> {
     let whole = (1..60)
         .chain((60..=115).step_by(5))
