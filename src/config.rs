@@ -35,7 +35,7 @@ use file::FileError;
 use flags::{FlagError, Flags, Sub};
 use resolve::CommandLine;
 use types::KubeProxyConfiguration;
-use validation::{Step, ValidationErrors};
+use validation::{Stage, ValidationErrors};
 
 use crate::error_chain::ErrorChain;
 
@@ -100,10 +100,10 @@ pub enum ConfigError {
 
 impl From<ValidationErrors> for ConfigError {
     fn from(errors: ValidationErrors) -> Self {
-        match errors.of_first_step() {
-            (Step::Complete, errors) => Self::Gates(errors),
-            (Step::Logging, errors) => Self::Logging(errors),
-            (Step::Validate, errors) => Self::Validate(errors),
+        match errors.of_first_stage() {
+            (Stage::Complete, errors) => Self::Gates(errors),
+            (Stage::Logging, errors) => Self::Logging(errors),
+            (Stage::Validate, errors) => Self::Validate(errors),
         }
     }
 }
@@ -126,7 +126,8 @@ pub fn shown_flags(
     Ok(flags::shown(arguments)?)
 }
 
-/// Reads the command line (the first argument being the program's name) and the configuration file that it names.
+/// Reads the command line (the first argument being the program's name) and the configuration file
+/// that it names.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, ConfigError> {
     let parsed = match flags::parse(arguments) {
         Ok(parsed) => parsed,

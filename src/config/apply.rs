@@ -1,9 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Puts flags into a configuration.
+//! Applies flags to a configuration.
 
 use super::defaults::{HEALTHZ_PORT, METRICS_PORT, append_port};
 use super::flags::{FlagError, Flags, gates, list, vmodule};
-use super::types::{KubeProxyConfiguration, Quantity};
+use super::types::KubeProxyConfiguration;
+
+/// Sets the fields whose flag was given.
+macro_rules! set {
+    ($($($field:ident).+ = $flag:expr;)*) => {
+        $(if let Some(value) = &$flag {
+            $($field).+ = value.clone().into();
+        })*
+    };
+}
 
 /// Flags that count beside a file: those of logging, and the node's name.
 pub(super) fn beside_file(
@@ -24,30 +33,15 @@ pub(super) fn beside_file(
         }
     }
     let logging = &mut config.logging;
-    set(&mut logging.verbosity, flags.verbosity.as_ref());
-    set(&mut logging.format, flags.logging_format.as_ref());
-    set(
-        &mut logging.flush_frequency,
-        flags.log_flush_frequency.as_ref(),
-    );
-    set(
-        &mut logging.options.text.split_stream,
-        flags.log_text_split_stream.as_ref(),
-    );
-    set(
-        &mut logging.options.json.split_stream,
-        flags.log_json_split_stream.as_ref(),
-    );
-    let text_buffer = flags.log_text_info_buffer_size.clone().map(Quantity);
-    set(
-        &mut logging.options.text.info_buffer_size,
-        text_buffer.as_ref(),
-    );
-    let json_buffer = flags.log_json_info_buffer_size.clone().map(Quantity);
-    set(
-        &mut logging.options.json.info_buffer_size,
-        json_buffer.as_ref(),
-    );
+    set! {
+        logging.verbosity = flags.verbosity;
+        logging.format = flags.logging_format;
+        logging.flush_frequency = flags.log_flush_frequency;
+        logging.options.text.split_stream = flags.log_text_split_stream;
+        logging.options.text.info_buffer_size = flags.log_text_info_buffer_size;
+        logging.options.json.split_stream = flags.log_json_split_stream;
+        logging.options.json.info_buffer_size = flags.log_json_info_buffer_size;
+    }
     // The first match counts, so flags go first.
     logging.vmodule.splice(..0, vmodule(&flags.vmodule)?);
     Ok(())
@@ -58,102 +52,51 @@ pub(super) fn all(flags: &Flags, config: &mut KubeProxyConfiguration) -> Result<
     beside_file(flags, config)?;
     config.feature_gates.extend(gates(&flags.feature_gates)?);
 
-    let client = &mut config.client_connection;
-    set(&mut client.kubeconfig, flags.kubeconfig.as_ref());
-    set(
-        &mut client.content_type,
-        flags.kube_api_content_type.as_ref(),
-    );
-    set(&mut client.qps, flags.kube_api_qps.as_ref());
-    set(&mut client.burst, flags.kube_api_burst.as_ref());
-
     servers(flags, config);
-    set(&mut config.enable_profiling, flags.profiling.as_ref());
-    let version = flags.show_hidden_metrics_for_version.as_ref();
-    set(&mut config.show_hidden_metrics_for_version, version);
+    set! {
+        config.client_connection.kubeconfig = flags.kubeconfig;
+        config.client_connection.content_type = flags.kube_api_content_type;
+        config.client_connection.qps = flags.kube_api_qps;
+        config.client_connection.burst = flags.kube_api_burst;
+        config.enable_profiling = flags.profiling;
+        config.show_hidden_metrics_for_version = flags.show_hidden_metrics_for_version;
 
-    set(&mut config.mode, flags.proxy_mode.as_ref());
-    let iptables = &mut config.iptables;
-    set_some(&mut iptables.masquerade_bit, flags.iptables_masquerade_bit);
-    set(&mut iptables.masquerade_all, flags.masquerade_all.as_ref());
-    set_some(
-        &mut iptables.localhost_node_ports,
-        flags.iptables_localhost_nodeports,
-    );
-    set(
-        &mut iptables.sync_period,
-        flags.iptables_sync_period.as_ref(),
-    );
-    set(
-        &mut iptables.min_sync_period,
-        flags.iptables_min_sync_period.as_ref(),
-    );
+        config.mode = flags.proxy_mode;
+        config.iptables.masquerade_bit = flags.iptables_masquerade_bit;
+        config.iptables.masquerade_all = flags.masquerade_all;
+        config.iptables.localhost_node_ports = flags.iptables_localhost_nodeports;
+        config.iptables.sync_period = flags.iptables_sync_period;
+        config.iptables.min_sync_period = flags.iptables_min_sync_period;
+        config.ipvs.sync_period = flags.ipvs_sync_period;
+        config.ipvs.min_sync_period = flags.ipvs_min_sync_period;
+        config.ipvs.scheduler = flags.ipvs_scheduler;
+        config.ipvs.exclude_cidrs = list(&flags.ipvs_exclude_cidrs);
+        config.ipvs.strict_arp = flags.ipvs_strict_arp;
+        config.ipvs.tcp_timeout = flags.ipvs_tcp_timeout;
+        config.ipvs.tcp_fin_timeout = flags.ipvs_tcpfin_timeout;
+        config.ipvs.udp_timeout = flags.ipvs_udp_timeout;
 
-    let ipvs = &mut config.ipvs;
-    set(&mut ipvs.sync_period, flags.ipvs_sync_period.as_ref());
-    set(
-        &mut ipvs.min_sync_period,
-        flags.ipvs_min_sync_period.as_ref(),
-    );
-    set(&mut ipvs.scheduler, flags.ipvs_scheduler.as_ref());
-    set_some(&mut ipvs.exclude_cidrs, list(&flags.ipvs_exclude_cidrs));
-    set(&mut ipvs.strict_arp, flags.ipvs_strict_arp.as_ref());
-    set(&mut ipvs.tcp_timeout, flags.ipvs_tcp_timeout.as_ref());
-    set(
-        &mut ipvs.tcp_fin_timeout,
-        flags.ipvs_tcpfin_timeout.as_ref(),
-    );
-    set(&mut ipvs.udp_timeout, flags.ipvs_udp_timeout.as_ref());
+        config.detect_local_mode = flags.detect_local_mode;
+        config.detect_local.bridge_interface = flags.pod_bridge_interface;
+        config.detect_local.interface_name_prefix = flags.pod_interface_name_prefix;
+        config.cluster_cidr = flags.cluster_cidr;
+        config.node_port_addresses = list(&flags.nodeport_addresses);
 
-    set(
-        &mut config.detect_local_mode,
-        flags.detect_local_mode.as_ref(),
-    );
-    set(
-        &mut config.detect_local.bridge_interface,
-        flags.pod_bridge_interface.as_ref(),
-    );
-    let prefix = flags.pod_interface_name_prefix.as_ref();
-    set(&mut config.detect_local.interface_name_prefix, prefix);
-    set(&mut config.cluster_cidr, flags.cluster_cidr.as_ref());
-    set_some(
-        &mut config.node_port_addresses,
-        list(&flags.nodeport_addresses),
-    );
-
-    set_some(&mut config.oom_score_adj, flags.oom_score_adj);
-    let conntrack = &mut config.conntrack;
-    set_some(&mut conntrack.max_per_core, flags.conntrack_max_per_core);
-    set_some(&mut conntrack.min, flags.conntrack_min);
-    set_some(
-        &mut conntrack.tcp_established_timeout,
-        flags.conntrack_tcp_timeout_established,
-    );
-    set_some(
-        &mut conntrack.tcp_close_wait_timeout,
-        flags.conntrack_tcp_timeout_close_wait,
-    );
-    set(
-        &mut conntrack.tcp_be_liberal,
-        flags.conntrack_tcp_be_liberal.as_ref(),
-    );
-    set(
-        &mut conntrack.udp_timeout,
-        flags.conntrack_udp_timeout.as_ref(),
-    );
-    set(
-        &mut conntrack.udp_stream_timeout,
-        flags.conntrack_udp_timeout_stream.as_ref(),
-    );
-    set(
-        &mut config.config_sync_period,
-        flags.config_sync_period.as_ref(),
-    );
+        config.oom_score_adj = flags.oom_score_adj;
+        config.conntrack.max_per_core = flags.conntrack_max_per_core;
+        config.conntrack.min = flags.conntrack_min;
+        config.conntrack.tcp_established_timeout = flags.conntrack_tcp_timeout_established;
+        config.conntrack.tcp_close_wait_timeout = flags.conntrack_tcp_timeout_close_wait;
+        config.conntrack.tcp_be_liberal = flags.conntrack_tcp_be_liberal;
+        config.conntrack.udp_timeout = flags.conntrack_udp_timeout;
+        config.conntrack.udp_stream_timeout = flags.conntrack_udp_timeout_stream;
+        config.config_sync_period = flags.config_sync_period;
+    }
     Ok(())
 }
 
-/// Addresses of the two servers, completed from the deprecated port flags. (Upstream forgets the ports together with
-/// `--write-config-to`.)
+/// Addresses of the two servers, completed from the deprecated port flags. (Upstream forgets the
+/// ports together with `--write-config-to`.)
 fn servers(flags: &Flags, config: &mut KubeProxyConfiguration) {
     if let Some(address) = flags
         .bind_address
@@ -163,10 +106,7 @@ fn servers(flags: &Flags, config: &mut KubeProxyConfiguration) {
     {
         address.clone_into(&mut config.bind_address);
     }
-    set(
-        &mut config.bind_address_hard_fail,
-        flags.bind_address_hard_fail.as_ref(),
-    );
+    set! { config.bind_address_hard_fail = flags.bind_address_hard_fail; }
     for (address, given, port, default_port) in [
         (
             &mut config.healthz_bind_address,
@@ -205,16 +145,4 @@ fn servers(flags: &Flags, config: &mut KubeProxyConfiguration) {
 /// A port that cannot be becomes 0, which validation refuses.
 fn port_number(port: i32) -> u16 {
     u16::try_from(port).unwrap_or(0)
-}
-
-fn set<T: Clone>(field: &mut T, flag: Option<&T>) {
-    if let Some(value) = flag {
-        field.clone_from(value);
-    }
-}
-
-fn set_some<T>(field: &mut Option<T>, flag: Option<T>) {
-    if flag.is_some() {
-        *field = flag;
-    }
 }

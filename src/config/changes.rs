@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which changes of settings a running proxy cannot take in.
+//! Which changed settings need a restart.
 
 use super::settings::Settings;
 
-/// The flags or fields that differ and are read only at start; all others may change while the proxy runs.
+/// The flags or fields that differ and are read only at start; all others may change while the
+/// proxy runs.
 pub fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
     // Without `..`, so that a new setting cannot be forgotten.
     let Settings {

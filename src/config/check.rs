@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `check-config`: what is wrong, unsupported or deprecated in a configuration file.
+//! `check-config`: errors and unsupported or deprecated fields of a configuration file.
 
 use std::fmt;
 use std::path::Path;

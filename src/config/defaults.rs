@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Upstream's defaults of the configuration file.
 //!
-//! Flags start from the same values and then replace them, so that a zero given as a flag stays a zero.
+//! Flags start from the same values and then replace them, so that a zero given as a flag stays a
+//! zero.
 
 use std::time::Duration;
 
@@ -18,7 +19,8 @@ pub const METRICS_PORT: u16 = 10249;
 pub const CONTENT_TYPE: &str = "application/vnd.kubernetes.protobuf";
 /// The kernel's round robin.
 pub const SCHEDULER: &str = "rr";
-/// Of `--ipvs-drain-limit`. Long enough for all but the longest connections, and something must bound them.
+/// Of `--ipvs-drain-limit`. Long enough for all but the longest connections, and something must
+/// bound them.
 pub const IPVS_DRAIN_LIMIT: Duration = Duration::from_hours(1);
 /// Bit of the packet mark that asks for masquerading.
 pub const MASQUERADE_BIT: i32 = 14;
@@ -86,7 +88,8 @@ impl KubeProxyConfiguration {
         self.oom_score_adj.get_or_insert(-999);
     }
 
-    /// Clears what the configured mode does not read, as upstream shows its effective configuration.
+    /// Clears what the configured mode does not read, as upstream shows its effective
+    /// configuration.
     pub(super) fn forget_other_modes(&mut self) {
         self.nftables.masquerade_all = false;
         self.nftables.sync_period = GoDuration::ZERO;
@@ -103,8 +106,8 @@ impl KubeProxyConfiguration {
         *min_sync_period = GoDuration::ZERO;
     }
 
-    /// Fills what upstream decides only once it runs: the mode and how local traffic is detected. Apart from
-    /// [`Self::set_defaults`] so that a blank can be remarked on.
+    /// Fills what upstream decides only once it runs: the mode and how local traffic is detected.
+    /// Apart from [`Self::set_defaults`] so that a blank can be remarked on.
     pub fn set_platform_defaults(&mut self) {
         default_text(&mut self.mode, "iptables");
         default_text(&mut self.detect_local_mode, "ClusterCIDR");

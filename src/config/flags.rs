@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The command line: upstream's flags as pflag reads them, and a few of our own.
+//! The command line: upstream's flags, parsed as pflag does, and a few of our own.
 //!
 //! Every flag is optional here, to distinguish a given flag from its default.
 
@@ -65,7 +65,8 @@ pub(super) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Sub {
-    /// Print the changes that this node's kernel needs, without making them. Exits with 2 if there are any.
+    /// Print the changes that this node's kernel needs, without making them. Exits with 2 if there
+    /// are any.
     #[command(args_override_self = true)]
     Plan {
         #[command(flatten)]
@@ -100,7 +101,8 @@ pub(super) struct Flags {
     /// Write the effective configuration to this file and exit.
     #[arg(long, value_name = "FILE", value_parser = path())]
     pub(super) write_config_to: Option<PathBuf>,
-    /// Remove all rules, virtual servers and addresses created by kube-proxy or this program, and exit.
+    /// Remove all rules, virtual servers and addresses created by kube-proxy or this program, and
+    /// exit.
     #[arg(long, value_name = "BOOL", value_parser = boolean())]
     pub(super) cleanup: Option<bool>,
     /// Perform only the setup that needs more than network privileges, and exit.
@@ -112,7 +114,7 @@ pub(super) struct Flags {
     /// Read Services and EndpointSlices from the files in this directory instead of an API server.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["master", "kubeconfig"])]
     pub(super) manifests: Option<PathBuf>,
-    /// iptables variant to use where both are installed; `auto` picks the one that kubelet uses [default: auto].
+    /// iptables variant to use where both are installed; `auto` picks the one that kubelet uses.
     #[arg(long, value_name = "BACKEND", value_enum)]
     pub(super) iptables_backend: Option<IptablesBackend>,
     /// Feature gates, `Name=true,Other=false`.
@@ -128,26 +130,26 @@ pub(super) struct Flags {
     /// No effect: JSON is always used.
     #[arg(long, value_name = "TYPE")]
     pub(super) kube_api_content_type: Option<String>,
-    /// No effect: requests are few and rate-limited per path [default: 5].
+    /// No effect: requests are few and rate-limited per path.
     #[arg(long, value_name = "NUMBER")]
     pub(super) kube_api_qps: Option<f32>,
-    /// No effect, as `--kube-api-qps` [default: 10].
+    /// No effect, as `--kube-api-qps`.
     #[arg(long, value_name = "NUMBER")]
     pub(super) kube_api_burst: Option<i32>,
     /// Name of this node's Node object; overrides the host name.
     #[arg(long, value_name = "NAME")]
     pub(super) hostname_override: Option<String>,
 
-    /// Overrides the node's IP address of that family; no socket is bound to it [default: 0.0.0.0].
+    /// Overrides the node's IP address of that family; no socket is bound to it.
     #[arg(long, value_name = "IP")]
     pub(super) bind_address: Option<String>,
-    /// Address to serve /healthz and /livez on [default: 0.0.0.0:10256].
+    /// Address to serve /healthz and /livez on.
     #[arg(long, value_name = "IP[:PORT]")]
     pub(super) healthz_bind_address: Option<String>,
     /// Deprecated: port of /healthz; 0 disables it.
     #[arg(long, value_name = "PORT", hide = true)]
     pub(super) healthz_port: Option<i32>,
-    /// Address to serve /metrics on [default: 127.0.0.1:10249].
+    /// Address to serve /metrics on.
     #[arg(long, value_name = "IP[:PORT]")]
     pub(super) metrics_bind_address: Option<String>,
     /// Deprecated: port of /metrics; 0 disables it.
@@ -163,31 +165,31 @@ pub(super) struct Flags {
     #[arg(long, value_name = "VERSION")]
     pub(super) show_hidden_metrics_for_version: Option<String>,
 
-    /// Proxy mode: `iptables` or `ipvs` [default: iptables].
+    /// Proxy mode: `iptables` or `ipvs`.
     #[arg(long, alias = "mode", value_name = "MODE")]
     pub(super) proxy_mode: Option<String>,
-    /// Bit of the packet mark that requests masquerading, in both modes [default: 14].
+    /// Bit of the packet mark that requests masquerading, in both modes.
     #[arg(long, value_name = "BIT")]
     pub(super) iptables_masquerade_bit: Option<i32>,
     /// Masquerade all traffic to cluster IPs, in both modes.
     #[arg(long, value_name = "BOOL", value_parser = boolean())]
     pub(super) masquerade_all: Option<bool>,
-    /// Accept node port connections on loopback addresses, with iptables rules [default: true].
+    /// Accept node port connections on loopback addresses, with iptables rules.
     #[arg(long, value_name = "BOOL", value_parser = boolean())]
     pub(super) iptables_localhost_nodeports: Option<bool>,
     /// Forward TCP and UDP node ports of 127.0.0.1 and `::1` in this process where rules cannot.
     #[arg(long, value_name = "BOOL", value_parser = boolean())]
     pub(super) localhost_nodeports: Option<bool>,
-    /// Maximum interval between syncs in iptables mode [default: 30s].
+    /// Maximum interval between syncs in iptables mode.
     #[arg(long, value_name = "DURATION")]
     pub(super) iptables_sync_period: Option<GoDuration>,
-    /// Minimum interval between syncs in iptables mode [default: 1s].
+    /// Minimum interval between syncs in iptables mode.
     #[arg(long, value_name = "DURATION")]
     pub(super) iptables_min_sync_period: Option<GoDuration>,
-    /// Maximum interval between syncs in ipvs mode [default: 30s].
+    /// Maximum interval between syncs in ipvs mode.
     #[arg(long, value_name = "DURATION")]
     pub(super) ipvs_sync_period: Option<GoDuration>,
-    /// Minimum interval between syncs in ipvs mode [default: 0s].
+    /// Minimum interval between syncs in ipvs mode.
     #[arg(long, value_name = "DURATION")]
     pub(super) ipvs_min_sync_period: Option<GoDuration>,
     /// IPVS scheduler [default: rr].
@@ -208,11 +210,12 @@ pub(super) struct Flags {
     /// Timeout of IPVS UDP flows; 0 keeps the kernel's.
     #[arg(long, value_name = "DURATION")]
     pub(super) ipvs_udp_timeout: Option<GoDuration>,
-    /// How long a removed endpoint may keep its connections in ipvs mode [default: 1h].
+    /// How long a removed endpoint may keep its connections in ipvs mode.
     #[arg(long, value_name = "DURATION")]
     pub(super) ipvs_drain_limit: Option<GoDuration>,
 
-    /// How to detect traffic from local pods: `ClusterCIDR`, `NodeCIDR`, `BridgeInterface`, `InterfaceNamePrefix` [default: `ClusterCIDR`].
+    /// How to detect traffic from local pods: `ClusterCIDR`, `NodeCIDR`, `BridgeInterface`,
+    /// `InterfaceNamePrefix`.
     #[arg(long, value_name = "MODE")]
     pub(super) detect_local_mode: Option<String>,
     /// Bridge that local pods are attached to.
@@ -228,19 +231,19 @@ pub(super) struct Flags {
     #[arg(long, value_name = "LIST")]
     pub(super) nodeport_addresses: Vec<String>,
 
-    /// Value for `/proc/self/oom_score_adj` [default: -999].
+    /// Value for `/proc/self/oom_score_adj`.
     #[arg(long, value_name = "NUMBER")]
     pub(super) oom_score_adj: Option<i32>,
-    /// Maximum number of conntrack entries per CPU; 0 keeps the kernel's limit [default: 32768].
+    /// Maximum number of conntrack entries per CPU; 0 keeps the kernel's limit.
     #[arg(long, value_name = "NUMBER")]
     pub(super) conntrack_max_per_core: Option<i32>,
-    /// Minimum limit of conntrack entries [default: 131072].
+    /// Minimum limit of conntrack entries.
     #[arg(long, value_name = "NUMBER")]
     pub(super) conntrack_min: Option<i32>,
-    /// Timeout of idle established TCP connections; 0 keeps the kernel's [default: 24h].
+    /// Timeout of idle established TCP connections; 0 keeps the kernel's.
     #[arg(long, value_name = "DURATION")]
     pub(super) conntrack_tcp_timeout_established: Option<GoDuration>,
-    /// Timeout of TCP connections in CLOSE_WAIT; 0 keeps the kernel's [default: 1h].
+    /// Timeout of TCP connections in `CLOSE_WAIT`; 0 keeps the kernel's.
     #[arg(long, value_name = "DURATION")]
     pub(super) conntrack_tcp_timeout_close_wait: Option<GoDuration>,
     /// Do not treat out-of-window TCP packets as invalid.
@@ -252,7 +255,7 @@ pub(super) struct Flags {
     /// Timeout of answered UDP flows; 0 keeps the kernel's.
     #[arg(long, value_name = "DURATION")]
     pub(super) conntrack_udp_timeout_stream: Option<GoDuration>,
-    /// No effect: there is nothing to replay [default: 15m].
+    /// No effect: there is nothing to replay.
     #[arg(long, value_name = "DURATION")]
     pub(super) config_sync_period: Option<GoDuration>,
 
@@ -262,10 +265,10 @@ pub(super) struct Flags {
     /// Log verbosity of single modules, `reconcile=4,health=2`.
     #[arg(long, value_name = "LIST")]
     pub(super) vmodule: Vec<String>,
-    /// Log format: `text` or `json` [default: text].
+    /// Log format: `text` or `json`.
     #[arg(long, value_name = "FORMAT")]
     pub(super) logging_format: Option<String>,
-    /// No effect: lines are written at once [default: 5s].
+    /// No effect: lines are written at once.
     #[arg(long, value_name = "DURATION")]
     pub(super) log_flush_frequency: Option<GoDuration>,
     /// No effect: all lines go to stderr.
@@ -359,6 +362,11 @@ pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Par
 /// The derived command with what pflag does and the derive cannot say.
 pub(super) fn command() -> clap::Command {
     let pflag = |arg: clap::Arg| {
+        let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+        let arg = match arg.get_long().and_then(shown::default_of) {
+            Some("" | "[]" | "0" | "0s" | "false") | None => arg,
+            Some(default) => arg.help(format!("{help} [default: {default}]")),
+        };
         let is_switch = arg
             .get_value_names()
             .is_some_and(|names| names.iter().any(|name| name == "BOOL"));

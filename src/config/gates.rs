@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Feature gates: every gate that kube-proxy v1.37 accepts is accepted, four of them do something.
+//! Feature gates: all gates of kube-proxy v1.37 are accepted, four of them have an effect.
 
 use std::collections::BTreeMap;
 
@@ -47,7 +47,8 @@ pub struct FeatureGates {
 }
 
 impl FeatureGates {
-    /// Applies the configured values to the defaults of v1.37; the second part lists all that is wrong.
+    /// Applies the configured values to the defaults of v1.37; the second part lists all that is
+    /// wrong.
     pub fn from_map(configured: &BTreeMap<String, bool>) -> (Self, Vec<GateError>) {
         let mut errors = Vec::new();
         for (gate, &value) in configured {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What an operator should know about a configuration that is valid: fields without effect, defaults that matter.
+//! Notices about a valid configuration: fields without effect, defaults that matter.
 
 use super::defaults::CONTENT_TYPE;
 use super::gates::is_effective;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `docs/configuration.md`, made from the flags and from the fields of the file, with their doc comments.
+//! `docs/configuration.md`, made from the flags and from the fields of the file, with their doc
+//! comments.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Checks a configuration and turns it into [`Settings`], in one pass: what is checked is what is used.
+//! Validates a configuration and turns it into [`Settings`] in one pass, so that exactly what was
+//! validated is used.
 //!
 //! The order of the checks and the paths are upstream's.
 
@@ -390,7 +391,8 @@ fn detect_local(config: &KubeProxyConfiguration, errors: &mut Errors) -> DetectL
     }
 }
 
-/// Upstream checks only that there is a name; a name that no interface can have would match nothing.
+/// Upstream checks only that there is a name; a name that no interface can have would match
+/// nothing.
 fn interface(path: &str, text: &str, errors: &mut Errors) -> Option<InterfaceName> {
     if text.is_empty() {
         errors.invalid_text(path, text, "must not be empty");
@@ -490,7 +492,8 @@ fn logging(section: &Logging, gates: FeatureGates, errors: &mut Errors) -> LogSe
         ("text", &section.options.text),
         ("json", &section.options.json),
     ] {
-        // kube-proxy asks the same of `splitStream`, but not where it stands in a file, and must start from that file.
+        // kube-proxy asks the same of `splitStream`, but not where it stands in a file, and must
+        // start from that file.
         if !options.info_buffer_size.is_zero() && !gates.logging_alpha_options {
             let message = "Feature LoggingAlphaOptions is disabled";
             let path = format!("logging.options.{name}.infoBufferSize");

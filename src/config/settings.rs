@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the rest of the proxy reads: the valid configuration in the types that the parts work with.
+//! The valid configuration, in the types that the other parts use.
 //!
 //! Made from a [`KubeProxyConfiguration`] that passed validation.
 
@@ -19,10 +19,11 @@ use kpr_core::plan::conntrack::tuning::Tuning;
 /// When rounds happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SyncSettings {
-    /// Longest time between two looks at everything. A change that waits for twice as long is unhealthy.
+    /// Longest time between two looks at everything. A change that waits for twice as long is
+    /// unhealthy.
     pub period: Duration,
-    /// Shortest time between two rounds, zero in ipvs mode by default. (Upstream's default for ipvs is 1 s from flags and
-    /// 0 s from a file; here it is 0 s in both.)
+    /// Shortest time between two rounds, zero in ipvs mode by default. (Upstream's default for ipvs
+    /// is 1 s from flags and 0 s from a file; here it is 0 s in both.)
     pub min_period: Duration,
 }
 
@@ -86,11 +87,13 @@ pub struct LogSettings {
     pub format: LogFormat,
     /// `-v`.
     pub verbosity: u32,
-    /// `--vmodule`: verbosity of single source files, named without directory and extension. The first match counts.
+    /// `--vmodule`: verbosity of single source files, named without directory and extension. The
+    /// first match counts.
     pub vmodule: Vec<(String, u32)>,
 }
 
-/// Something about the configuration that its author should know; logged at start and shown by `check-config`.
+/// Something about the configuration that its author should know; logged at start and shown by
+/// `check-config`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
     /// The flag or field.
@@ -137,8 +140,8 @@ pub struct Settings {
     /// `--iptables-localhost-nodeports`: rules of iptables mode accept node ports on IPv4 loopback
     /// addresses.
     pub iptables_localhost_node_ports: bool,
-    /// `--localhost-nodeports`: this process forwards node ports of loopback addresses where rules do
-    /// not.
+    /// `--localhost-nodeports`: this process forwards node ports of loopback addresses where rules
+    /// do not.
     pub localhost_node_ports: bool,
     /// Settings of ipvs mode.
     pub ipvs: IpvsSettings,

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `kubeproxy.config.k8s.io/v1alpha1`, kind `KubeProxyConfiguration`: the file's fields, as they are written.
+//! `kubeproxy.config.k8s.io/v1alpha1`, kind `KubeProxyConfiguration`: the fields of the file.
 //!
-//! Fields stand in alphabetical order because the effective configuration is written in that order.
-//! `null` means the same as a missing field. Nothing is checked here beyond names and types.
+//! Fields are in alphabetical order because the effective configuration is written in that order.
+//! `null` means the same as a missing field. Only names and types are checked here.
 
 use std::collections::BTreeMap;
 
@@ -295,6 +295,12 @@ pub struct OutputRouting {
 /// A Kubernetes quantity, kept as text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Quantity(pub String);
+
+impl From<String> for Quantity {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
 
 impl Default for Quantity {
     fn default() -> Self {

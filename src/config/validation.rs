@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Errors of configuration values, in the form that Kubernetes prints them.
+//! Errors of configuration values, printed as Kubernetes prints them.
 
 use std::fmt;
 
@@ -8,9 +8,9 @@ use kpr_core::model::GoDuration;
 /// The path that every field's path starts with.
 const ROOT: &str = "KubeProxyConfiguration";
 
-/// The steps of a start, in order. kube-proxy ends at the first one that finds something wrong.
+/// The stages of a start, in order. kube-proxy stops at the first one that finds an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Step {
+pub enum Stage {
     /// Feature gates are set.
     Complete,
     /// Logging is set up.
@@ -22,18 +22,19 @@ pub enum Step {
 /// What is wrong with one field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldError {
-    /// Path of the field below the configuration. Upstream's internal names, which operators search for.
+    /// Path of the field below the configuration. Upstream's internal names, which operators search
+    /// for.
     pub path: String,
     /// What is wrong.
     pub problem: Problem,
 }
 
 impl FieldError {
-    fn step(&self) -> Step {
+    fn stage(&self) -> Stage {
         match self.path.split('.').next() {
-            Some("featureGates") => Step::Complete,
-            Some("logging") => Step::Logging,
-            _ => Step::Validate,
+            Some("featureGates") => Stage::Complete,
+            Some("logging") => Stage::Logging,
+            _ => Stage::Validate,
         }
     }
 }
@@ -43,10 +44,10 @@ impl std::error::Error for FieldError {}
 impl fmt::Display for FieldError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { path, problem } = self;
-        match (self.step(), problem) {
-            (Step::Complete, Problem::Invalid { message, .. }) => f.write_str(message),
-            (Step::Logging, _) => write!(f, "{path}: {problem}"),
-            (Step::Complete | Step::Validate, _) => write!(f, "{ROOT}.{path}: {problem}"),
+        match (self.stage(), problem) {
+            (Stage::Complete, Problem::Invalid { message, .. }) => f.write_str(message),
+            (Stage::Logging, _) => write!(f, "{path}: {problem}"),
+            (Stage::Complete | Stage::Validate, _) => write!(f, "{ROOT}.{path}: {problem}"),
         }
     }
 }
@@ -110,12 +111,12 @@ impl ValidationErrors {
         &self.0
     }
 
-    /// The first step that finds something wrong, and what that is.
-    pub fn of_first_step(self) -> (Step, Self) {
-        let first = self.0.iter().map(FieldError::step).min();
-        let step = first.unwrap_or(Step::Validate);
-        let of_step = self.0.into_iter().filter(|error| error.step() == step);
-        (step, Self(of_step.collect()))
+    /// The first stage that finds errors, and those errors.
+    pub fn of_first_stage(self) -> (Stage, Self) {
+        let first = self.0.iter().map(FieldError::stage).min();
+        let stage = first.unwrap_or(Stage::Validate);
+        let of_stage = self.0.into_iter().filter(|error| error.stage() == stage);
+        (stage, Self(of_stage.collect()))
     }
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! All flags with their values, as `/flagz` shows them.
+//! Defaults of flags, and all flags with their values for `/flagz`.
 
 use std::ffi::OsString;
 
@@ -7,7 +7,8 @@ use clap::parser::ValueSource;
 
 use super::{FlagError, command, dashes_for_underscores};
 
-/// What a flag is when it is not given, in the words of kube-proxy's own `/flagz`; flags that are not here are empty.
+/// What a flag is when it is not given, in the words of kube-proxy's own `/flagz`; flags that are
+/// not here are empty.
 const DEFAULTS: [(&str, &str); 47] = [
     ("bind-address", "0.0.0.0"),
     ("bind-address-hard-fail", "false"),
@@ -62,6 +63,12 @@ const DEFAULTS: [(&str, &str); 47] = [
     ("nodeport-addresses", "[]"),
 ];
 
+/// The default that is shown for a flag.
+pub(super) fn default_of(flag: &str) -> Option<&'static str> {
+    let (_, default) = DEFAULTS.iter().find(|(name, _)| *name == flag)?;
+    Some(default)
+}
+
 /// All flags in order, as given or else as they are by default.
 pub(in crate::config) fn shown(
     arguments: impl IntoIterator<Item = OsString>,
@@ -75,13 +82,12 @@ pub(in crate::config) fn shown(
         .filter_map(|arg| {
             let (id, name) = (arg.get_id().as_str(), arg.get_long()?);
             let is_given = matches.value_source(id) == Some(ValueSource::CommandLine);
-            let default = || DEFAULTS.iter().find(|(of, _)| *of == name);
             let value = match matches.get_raw(id).filter(|_| is_given) {
                 Some(values) => {
                     let values: Vec<_> = values.map(|value| value.to_string_lossy()).collect();
                     values.join(",")
                 }
-                None => default().map_or_else(String::new, |(_, value)| (*value).to_owned()),
+                None => default_of(name).unwrap_or_default().to_owned(),
             };
             Some((name.to_owned(), value))
         })
@@ -185,7 +191,8 @@ mod tests {
         }
     }
 
-    /// So each flag is one that can be given with its default, and what is said to be the default is.
+    /// So each flag is one that can be given with its default, and what is said to be the default
+    /// is.
     #[test]
     fn a_flag_that_is_given_with_its_default_changes_nothing() {
         use crate::config::{Command, parse};
