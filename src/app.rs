@@ -38,6 +38,7 @@ use crate::health::{
 };
 use crate::loopback::Forwarder;
 use crate::reconcile::context::NodeFacts;
+use crate::reconcile::observer::{Observer, Unobserved};
 use crate::reconcile::{Input, Parts, Reconciler};
 use crate::source;
 use crate::telemetry;
@@ -114,12 +115,13 @@ fn execute(command: Command, arguments: &[OsString]) -> anyhow::Result<ExitCode>
     }
 }
 
-/// Does what needs privileges and no API server: loads IPVS and the scheduler, writes kernel settings and time-outs.
+/// Does what needs privileges and no API server: loads IPVS and the scheduler, writes kernel
+/// settings and time-outs.
 fn init(settings: Settings) -> anyhow::Result<()> {
     let clock = Clock::system();
     let exec: Arc<dyn Exec> = Arc::new(System::new(clock.clone(), System::DEFAULT_DEADLINE));
     let metrics = instrumentation::Metrics::new(&settings, &clock)?;
-    let unobserved = Arc::new(crate::reconcile::observer::Unobserved);
+    let unobserved = Arc::new(Unobserved);
     let mut parts = parts(Arc::new(settings), clock, &exec, unobserved, None)?;
     bootstrap::tune_conntrack(&parts.settings, &metrics.dataplane);
     let family = kpr_core::model::IpFamily::V4;
@@ -177,7 +179,7 @@ async fn print_plan(settings: Settings, output: OutputFormat) -> anyhow::Result<
         .await
         .context("timed out reading Services and EndpointSlices")??;
     let api_server = settings.source.server_address().await?;
-    let unobserved = Arc::new(crate::reconcile::observer::Unobserved);
+    let unobserved = Arc::new(Unobserved);
     let parts = parts(Arc::new(settings), clock, &exec, unobserved, api_server)?;
     let plans = Reconciler::new(parts)?.plan_only(updates)?;
     match output {
@@ -203,7 +205,7 @@ fn parts(
     settings: Arc<Settings>,
     clock: Clock,
     exec: &Arc<dyn Exec>,
-    observer: Arc<dyn crate::reconcile::observer::Observer>,
+    observer: Arc<dyn Observer>,
     api_server: Option<IpAddr>,
 ) -> anyhow::Result<Parts<Box<dyn Kernel>>> {
     let mut opened = bootstrap::open(&settings, exec)?;
@@ -304,11 +306,7 @@ async fn proxy(
         dataplane: metrics.dataplane.clone(),
         planned: 0.into(),
     });
-    let api_server = settings.source.server_address().await?;
-    let mut parts = parts(settings, clock, &exec, observer, api_server)?;
-    parts.facts.counts_packets =
-        parts.facts.counts_packets && bootstrap::count_packets(&metrics.registry)?;
-    bootstrap::tune_conntrack(&parts.settings, &metrics.dataplane);
+    let parts = prepared(settings, clock, &exec, observer, &metrics).await?;
     let links = Monitor::open().context("cannot watch node addresses")?;
     info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -369,6 +367,22 @@ async fn proxy(
         }
     };
     shutdown::wind_down(outcome, &health, &stop, sync, still_serving).await
+}
+
+/// Opens the kernel, writes the settings of the node, and registers what it can count.
+async fn prepared(
+    settings: Arc<Settings>,
+    clock: Clock,
+    exec: &Arc<dyn Exec>,
+    observer: Arc<dyn Observer>,
+    metrics: &instrumentation::Metrics,
+) -> anyhow::Result<Parts<Box<dyn Kernel>>> {
+    let api_server = settings.source.server_address().await?;
+    let mut parts = parts(settings, clock, exec, observer, api_server)?;
+    parts.facts.counts_packets =
+        parts.facts.counts_packets && bootstrap::count_packets(&metrics.registry)?;
+    bootstrap::tune_conntrack(&parts.settings, &metrics.dataplane);
+    Ok(parts)
 }
 
 /// Netlink calls block, so the loop has a thread and a small runtime to itself. Also returns a

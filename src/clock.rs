@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The time, as something that tests can own.
+//! The clock, which tests can control.
 //!
-//! Made in `app` and handed down. Nothing else may ask the system for the time: intervals come from [`Clock::monotonic`],
-//! which never jumps, times that people or other machines read from [`Clock::now`].
+//! `app` makes it and passes it on; nothing else reads the system's time. Intervals come from
+//! [`Clock::monotonic`], which never jumps; times for people or other machines from [`Clock::now`].
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};

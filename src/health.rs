@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the proxy answers over HTTP: its health, its metrics, its state, and the health of Services on this node.
+//! What the proxy answers over HTTP: its health, its metrics, its state, and the health of Services
+//! on this node.
 //!
-//! The loop writes [`ProxyHealth`]; three kinds of servers read it. Servers are bound at start ([`Server::bind`]), so that a
-//! proxy that cannot work stops early, and run later. Nothing here changes the proxy.
+//! The loop writes [`ProxyHealth`]; three kinds of servers read it. Servers are bound at start
+//! ([`Server::bind`]), so that a proxy that cannot work stops early, and run later. Nothing here
+//! changes the proxy.
 
 mod admin;
 mod proxy;
@@ -13,7 +15,7 @@ mod state;
 pub use admin::{AdminSurface, admin_routes};
 pub use proxy::health_routes;
 pub use server::{ServeError, Server};
-pub use service::{ListenFailure, ServiceHealthServers};
+pub use service::{HealthCheckPortError, ServiceHealthServers};
 pub use state::{FamilyStatus, HealthStatus, ProxyHealth};
 
 use axum::http::{HeaderValue, StatusCode, header};

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Node ports on 127.0.0.1 and `::1` where rules of the kernel cannot serve them: this process listens there and forwards to
-//! the node's own address, so that policies, affinity and the choice of an endpoint are the kernel's.
+//! Node ports on 127.0.0.1 and `::1` where rules of the kernel cannot serve them: this process
+//! listens there and forwards to the node's own address, so that policies, affinity and the choice
+//! of an endpoint are the kernel's.
 //!
 //! (A loopback source never leaves the node: IPVS refuses it, and IPv6 has no `route_localnet`.)
 
@@ -11,7 +12,7 @@ mod udp;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -23,11 +24,12 @@ use tracing::warn;
 use crate::task::Task;
 use kpr_core::model::{IpFamily, Protocol, ServiceName};
 
-/// Most TCP connections and most UDP clients at once, of all node ports: each holds a socket or two.
+/// Most TCP connections and most UDP clients at once, of all node ports: each holds a socket or
+/// two.
 const MOST: usize = 1024;
 
-/// A UDP client that is silent for so long, and hears nothing, is forgotten. As the kernel does with flows
-/// (`nf_conntrack_udp_timeout_stream`).
+/// A UDP client that is silent for so long, and hears nothing, is forgotten. As the kernel does
+/// with flows (`nf_conntrack_udp_timeout_stream`).
 const IDLE: Duration = Duration::from_mins(2);
 
 /// Pause after a listening socket failed, for want of file descriptors or memory.
@@ -61,7 +63,7 @@ impl Transport {
 /// A node port that could not be opened.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address} ({}) for a node port of Service {service}", .transport.as_str())]
-pub struct ListenFailure {
+pub struct NodePortError {
     /// The Service.
     pub service: ServiceName,
     /// The protocol.
@@ -160,14 +162,14 @@ impl Forwarder {
         }
     }
 
-    /// Opens and closes ports of one family so that exactly `wanted` are forwarded to `target`. Ports that stay keep their
-    /// connections. Must be called within a tokio runtime.
+    /// Opens and closes ports of one family so that exactly `wanted` are forwarded to `target`.
+    /// Ports that stay keep their connections. Must be called within a tokio runtime.
     pub async fn sync(
         &mut self,
         family: IpFamily,
         target: IpAddr,
         wanted: &BTreeMap<(Transport, u16), ServiceName>,
-    ) -> Vec<ListenFailure> {
+    ) -> Vec<NodePortError> {
         let sender = self
             .targets
             .entry(family)
@@ -177,7 +179,7 @@ impl Forwarder {
         let keys = wanted.iter().map(|(&(transport, port), service)| Key {
             service: service.clone(),
             transport,
-            address: SocketAddr::new(loopback(family), port),
+            address: SocketAddr::new(family.loopback(), port),
         });
         let keys: BTreeSet<Key> = keys.collect();
         self.close(family, |key| !keys.contains(key)).await;
@@ -194,7 +196,7 @@ impl Forwarder {
                 Ok(task) => {
                     self.open.insert(key, task);
                 }
-                Err(source) => failures.push(ListenFailure {
+                Err(source) => failures.push(NodePortError {
                     service: key.service,
                     transport: key.transport,
                     address: key.address,
@@ -254,14 +256,6 @@ impl Forwarder {
                 ))
             }
         })
-    }
-}
-
-/// The address that is listened on.
-const fn loopback(family: IpFamily) -> IpAddr {
-    match family {
-        IpFamily::V4 => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpFamily::V6 => IpAddr::V6(Ipv6Addr::LOCALHOST),
     }
 }
 

@@ -4,9 +4,10 @@
 //! The C library keeps what is freed. A cold start frees much more than a steady state ever needs
 //! again, and monitoring counts it as ours.
 
-/// Requests from this size on get memory of their own, which goes back to the system when it is freed. It is the C library's
-/// first value; by itself it would raise it to 32 MiB as soon as something large is freed, and the batches and answers
-/// of a large cluster would then lie between small things that stay.
+/// Requests from this size on get memory of their own, which goes back to the system when it is
+/// freed. It is the C library's first value; by itself it would raise it to 32 MiB as soon as
+/// something large is freed, and the batches and answers of a large cluster would then lie between
+/// small things that stay.
 #[cfg(target_env = "gnu")]
 const LARGE: libc::c_int = 128 * 1024;
 

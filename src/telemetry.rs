@@ -118,8 +118,8 @@ impl Levels {
     }
 }
 
-/// klog's numbers: 0 and 1 for what an operator needs, 2 for what the proxy does, from 4 on everything. Warnings and errors
-/// are always written.
+/// klog's numbers: 0 and 1 for what an operator needs, 2 for what the proxy does, from 4 on
+/// everything. Warnings and errors are always written.
 const fn own_level(verbosity: u32) -> LevelFilter {
     match verbosity {
         0 | 1 => LevelFilter::INFO,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What must be there before anything is served: IP families, IPVS, the scheduler, iptables. A proxy
-//! that cannot work here says why and does not start.
+//! Opens what serving needs: IP families, IPVS, the scheduler, iptables. A proxy that cannot work
+//! here fails with the reason.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `--cleanup`: observes, lets `plan::cleanup` decide, applies, and says what is left. It goes on after an error.
+//! `--cleanup`: observes the kernel, applies what `plan::leftovers::cleanup` decides, and reports
+//! what is left. Continues after errors.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -81,8 +82,8 @@ pub(super) fn run(settings: &Settings, exec: &Arc<dyn Exec>) -> anyhow::Result<L
     Ok(left)
 }
 
-/// Each iptables of this machine, with the families that it has here: the rules of a former kube-proxy may be in the
-/// one that we would not choose.
+/// Each iptables of this machine, with the families that it has here: the rules of a former
+/// kube-proxy may be in the one that we would not choose.
 fn backends(
     exec: &Arc<dyn Exec>,
     left: &mut Left,

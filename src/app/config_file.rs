@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Notices when the configuration file has another content, however that came about: written in place, replaced by
-//! another file, or a ConfigMap volume that moved its links.
+//! Detects new content of the configuration file: written in place, replaced by another file, or
+//! by a ConfigMap volume that moved its links.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The servers behind `healthCheckNodePort`, as the loop last wanted them.
+//! Opens the servers behind `healthCheckNodePort` that the loop last wanted.
 
 use std::collections::BTreeMap;
 
@@ -7,15 +7,15 @@ use tracing::warn;
 
 use super::listening::{RETRY, Sockets, Wanted};
 use crate::events::{Event, Events, action, reason};
-use crate::health::{ListenFailure, ServiceHealthServers};
+use crate::health::{HealthCheckPortError, ServiceHealthServers};
 use crate::reconcile::health_checks::HealthChecks;
 use crate::telemetry::ErrorChain;
 
 impl Sockets for ServiceHealthServers {
     type Wanted = HealthChecks;
-    type Failure = ListenFailure;
+    type Failure = HealthCheckPortError;
 
-    async fn open(&mut self, wanted: &Wanted<HealthChecks>) -> Vec<ListenFailure> {
+    async fn open(&mut self, wanted: &Wanted<HealthChecks>) -> Vec<HealthCheckPortError> {
         let mut counts = BTreeMap::new();
         for (family, checks) in wanted {
             for (service, check) in &checks.services {
@@ -36,7 +36,7 @@ impl Sockets for ServiceHealthServers {
         failures
     }
 
-    fn report(failure: &ListenFailure, events: &Events, node: &str) {
+    fn report(failure: &HealthCheckPortError, events: &Events, node: &str) {
         warn!(
             service = %failure.service,
             address = %failure.address,

@@ -77,7 +77,8 @@ pub(super) struct LoopObserver {
 /// After plans of this size, one large one or many small ones, what they freed is given back.
 const RELEASE_AFTER: usize = 1_000;
 
-/// Most steps of a plan that `/state` shows, and most edits of one: a cold start has a hundred thousand.
+/// Most steps of a plan that `/state` shows, and most edits of one: a cold start has a hundred
+/// thousand.
 const SHOWN_STEPS: usize = 1_000;
 
 /// A plan and its outcome, as `/state` shows them.

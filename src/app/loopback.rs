@@ -7,16 +7,16 @@ use tracing::{info, warn};
 
 use super::listening::{self, RETRY, Sockets};
 use crate::events::{Event, Events, action, reason};
-use crate::loopback::{Forwarder, ListenFailure, Transport};
+use crate::loopback::{Forwarder, NodePortError, Transport};
 use crate::reconcile::loopback_ports::Wanted;
 use crate::telemetry::ErrorChain;
 use kpr_core::model::ServiceName;
 
 impl Sockets for Forwarder {
     type Wanted = Wanted;
-    type Failure = ListenFailure;
+    type Failure = NodePortError;
 
-    async fn open(&mut self, families: &listening::Wanted<Wanted>) -> Vec<ListenFailure> {
+    async fn open(&mut self, families: &listening::Wanted<Wanted>) -> Vec<NodePortError> {
         let were_open = self.len();
         let mut failures = Vec::new();
         for (family, wanted) in families {
@@ -33,7 +33,7 @@ impl Sockets for Forwarder {
         failures
     }
 
-    fn report(failure: &ListenFailure, events: &Events, node: &str) {
+    fn report(failure: &NodePortError, events: &Events, node: &str) {
         warn!(
             service = %failure.service,
             address = %failure.address,
@@ -50,7 +50,8 @@ impl Sockets for Forwarder {
     }
 }
 
-/// The owner of each port. Of two that claim the same, the kernel knows which one gets it; here it is only a name.
+/// The owner of each port. Of two that claim the same, the kernel knows which one gets it; here it
+/// is only a name.
 fn ports(wanted: &Wanted) -> BTreeMap<(Transport, u16), ServiceName> {
     let mut owners = BTreeMap::new();
     for (service, ports) in &wanted.services {

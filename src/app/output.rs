@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The answers of commands, on stdout.
+//! Output of commands on stdout and stderr.
 
 use std::fmt::Display;
 use std::io::{self, BufWriter, ErrorKind, Write};

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `/state`: the last plans, and what the loop knows Service by Service.
+//! `/state`: the last plans, and the state of each Service.
 //!
 //! The loop answers between two rounds and never waits for a client. Requests are served one at a
 //! time, so that they cannot starve the loop.
@@ -40,7 +40,8 @@ impl StatePage {
         }
     }
 
-    /// The page for a query such as `service=default/web` or `limit=10`. Fails with what is wrong with the query.
+    /// The page for a query such as `service=default/web` or `limit=10`. Fails with what is wrong
+    /// with the query.
     pub(super) async fn show(&self, query: &[(String, String)]) -> Result<Value, String> {
         let question = question(query)?;
         let shown = tokio::time::timeout(self.patience, self.ask(question)).await;

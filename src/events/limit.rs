@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How many events are too many. Every node of a cluster sees the same mistake in a Service: what one of them writes, five
-//! thousand do.
+//! How many events are too many. Every node of a cluster sees the same mistake in a Service: what
+//! one of them writes, five thousand do.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

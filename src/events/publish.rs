@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Writes events to the API server, as kube-proxy's role allows: `events.k8s.io/v1`, identical ones as a series.
+//! Writes events to the API server, as kube-proxy's role allows: `events.k8s.io/v1`, identical ones
+//! as a series.
 
 use std::time::Duration;
 
@@ -18,7 +19,8 @@ use kpr_core::model::ServiceName;
 
 /// kube-proxy's name for itself; what its operators filter by.
 const CONTROLLER: &str = "kube-proxy";
-/// How often an event is tried while the API server does not answer, and how long it is waited between.
+/// How often an event is tried while the API server does not answer, and how long it is waited
+/// between.
 const TRIES: u32 = 12;
 const PAUSE: Duration = Duration::from_secs(10);
 /// Longest note that the API takes, in bytes.
@@ -106,8 +108,8 @@ fn node_reference(reporter: &Reporter) -> ObjectReference {
     }
 }
 
-/// `kubectl describe` finds an event by its object's UID. Events are rare, so that is asked for instead of kept; the role
-/// allows a list, and no single read.
+/// `kubectl describe` finds an event by its object's UID. Events are rare, so that is asked for
+/// instead of kept; the role allows a list, and no single read.
 async fn service_reference(
     client: &Client,
     name: &ServiceName,

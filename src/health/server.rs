@@ -40,8 +40,9 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens at `address`; an unspecified one of either family means both families. Failing to is an error with
-    /// `hard_fail`, else [`Self::run`] tries again. Must be called within a tokio runtime.
+    /// Listens at `address`; an unspecified one of either family means both families. Failing to is
+    /// an error with `hard_fail`, else [`Self::run`] tries again. Must be called within a tokio
+    /// runtime.
     pub fn bind(
         name: &'static str,
         address: SocketAddr,

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The servers behind `healthCheckNodePort`: whether this node has endpoints of a Service.
 //!
-//! What is wanted comes from the loop, after rounds that succeeded. A port that cannot be opened is tried again at the next
-//! [`ServiceHealthServers::sync`].
+//! What is wanted comes from the loop, after rounds that succeeded. A port that cannot be opened is
+//! tried again at the next [`ServiceHealthServers::sync`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -24,7 +24,7 @@ use kpr_core::model::net::IpFamily;
 /// A port that could not be opened.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address} for the health check of Service {service}")]
-pub struct ListenFailure {
+pub struct HealthCheckPortError {
     /// The Service.
     pub service: ServiceName,
     /// Where.
@@ -41,7 +41,8 @@ struct Key {
     address: SocketAddr,
 }
 
-/// Local ready endpoints of each Service that has a health check port, in each family: one may be ready for IPv4 only.
+/// Local ready endpoints of each Service that has a health check port, in each family: one may be
+/// ready for IPv4 only.
 type Counts = Arc<RwLock<BTreeMap<(IpFamily, ServiceName), usize>>>;
 
 /// All health check ports that are open. Dropping it closes them.
@@ -62,14 +63,15 @@ impl ServiceHealthServers {
         }
     }
 
-    /// Opens and closes ports of one family so that exactly `wanted` are open at `addresses`; the unspecified address is every
-    /// one of its family. Ports that stay are not touched. Must be called within a tokio runtime.
+    /// Opens and closes ports of one family so that exactly `wanted` are open at `addresses`; the
+    /// unspecified address is every one of its family. Ports that stay are not touched. Must be
+    /// called within a tokio runtime.
     pub async fn sync(
         &mut self,
         family: IpFamily,
         addresses: &BTreeSet<IpAddr>,
         wanted: &BTreeMap<ServiceName, u16>,
-    ) -> Vec<ListenFailure> {
+    ) -> Vec<HealthCheckPortError> {
         let keys: BTreeSet<Key> = wanted
             .iter()
             .flat_map(|(service, &port)| {
@@ -102,7 +104,7 @@ impl ServiceHealthServers {
                 }
                 Err(source) => {
                     let Key { service, address } = key;
-                    failures.push(ListenFailure {
+                    failures.push(HealthCheckPortError {
                         service,
                         address,
                         source,

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Whether the proxy keeps up. Written by the loop and by the watch of this Node, read by the servers.
+//! Whether the proxy keeps up. Written by the loop and by the watch of this Node, read by the
+//! servers.
 //!
-//! A family is unhealthy while a change has been waiting for at least twice the sync period. A round that fails with nothing
-//! waiting is no reason, and before the loops start there is nothing to be late with.
+//! A family is unhealthy while a change has been waiting for at least twice the sync period. A
+//! round that fails with nothing waiting is no reason, and before the loops start there is nothing
+//! to be late with.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,8 +32,9 @@ struct State {
     shutting_down: bool,
 }
 
-/// Monotonic times of the oldest change that waits for a round, and of the oldest one that the round in flight took.
-/// Apart, so that a change that arrives during a round is not taken for done with it.
+/// Monotonic times of the oldest change that waits for a round, and of the oldest one that the
+/// round in flight took. Apart, so that a change that arrives during a round is not taken for done
+/// with it.
 #[derive(Clone, Copy, Debug)]
 struct Family {
     last_updated: Timestamp,
@@ -142,7 +145,8 @@ impl ProxyHealth {
         });
     }
 
-    /// What the Node object says: false while it is unknown, deleted, being deleted or marked by the autoscaler.
+    /// What the Node object says: false while it is unknown, deleted, being deleted or marked by
+    /// the autoscaler.
     pub fn set_node_eligible(&self, eligible: bool) {
         self.state().node_eligible = eligible;
     }

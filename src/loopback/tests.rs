@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The "kernel" is a server on another loopback address, with the port of the node port.
 
+use std::net::Ipv4Addr;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Addresses in objects: read as [`kpr_core::model::address`] does, and such that traffic can go there.
+//! Addresses in objects: read as [`kpr_core::model::address`] does, and such that traffic can go
+//! there.
 
 use std::net::IpAddr;
 

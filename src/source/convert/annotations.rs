@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Annotations that configure IPVS mode: ours, and kube-router's names for the same things.
 //!
-//! A value that cannot be used is named as a [`Problem`](super::Problem) of the object, and the default holds.
+//! A value that cannot be used is named as a [`Problem`](super::Problem) of the object, and the
+//! default holds.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU16;
@@ -143,8 +144,8 @@ impl<'a> Value<'a> {
         scheduler
     }
 
-    /// Flags of `sh` and `mh`. To pass over endpoints of weight 0 (fallback) is no choice: those are the ones that
-    /// leave, so it may be named but is always on.
+    /// Flags of `sh` and `mh`. To pass over endpoints of weight 0 (fallback) is no choice: those
+    /// are the ones that leave, so it may be named but is always on.
     fn hashes_port(&mut self) -> Option<bool> {
         let mut hashes_port = false;
         for flag in list(self.text) {

@@ -11,7 +11,7 @@ use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::api::networking::v1 as networking;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
-use kube::runtime::watcher::Event as Watch;
+use kube::runtime::watcher::Event as WatchEvent;
 
 use super::super::convert::{Converted, Converter, object_name};
 use super::super::problem::ProblemLog;
@@ -157,32 +157,32 @@ impl<M: ModelKind> Objects<M> {
 }
 
 impl<M: ModelKind> Handler<M::Object> for Objects<M> {
-    fn handle(&mut self, event: Watch<M::Object>) -> Option<Update> {
+    fn handle(&mut self, event: WatchEvent<M::Object>) -> Option<Update> {
         let deleted = |meta: &ObjectMeta| {
             let (namespace, name) = names(meta);
             M::deleted(namespace, name)
         };
         let event = match event {
-            Watch::Init => {
+            WatchEvent::Init => {
                 self.conversion.begin();
                 self.listed = Vec::new();
                 return None;
             }
-            Watch::InitApply(object) => {
+            WatchEvent::InitApply(object) => {
                 let converted = self.convert(&object);
                 self.listed.extend(converted);
                 return None;
             }
-            Watch::InitDone => {
+            WatchEvent::InitDone => {
                 self.conversion.complete();
                 M::replaced(std::mem::take(&mut self.listed))
             }
-            Watch::Apply(object) => match self.convert(&object) {
+            WatchEvent::Apply(object) => match self.convert(&object) {
                 Some(converted) => converted.applied(),
                 // It may have been one that counts.
                 None => deleted(object.meta()),
             },
-            Watch::Delete(object) => {
+            WatchEvent::Delete(object) => {
                 self.conversion.forget(object.meta());
                 deleted(object.meta())
             }
@@ -217,19 +217,19 @@ impl Nodes {
 }
 
 impl Handler<core::Node> for Nodes {
-    fn handle(&mut self, event: Watch<core::Node>) -> Option<Update> {
+    fn handle(&mut self, event: WatchEvent<core::Node>) -> Option<Update> {
         let node = match event {
-            Watch::Init => {
+            WatchEvent::Init => {
                 self.listed = None;
                 return None;
             }
-            Watch::InitApply(object) => {
+            WatchEvent::InitApply(object) => {
                 self.listed = self.convert(&object);
                 return None;
             }
-            Watch::InitDone => self.listed.take(),
-            Watch::Apply(object) => self.convert(&object),
-            Watch::Delete(_) => None,
+            WatchEvent::InitDone => self.listed.take(),
+            WatchEvent::Apply(object) => self.convert(&object),
+            WatchEvent::Delete(_) => None,
         };
         if self.sent_any && self.sent == node {
             return None;
@@ -276,23 +276,23 @@ impl Cidrs {
 }
 
 impl Handler<networking::ServiceCIDR> for Cidrs {
-    fn handle(&mut self, event: Watch<networking::ServiceCIDR>) -> Option<Update> {
+    fn handle(&mut self, event: WatchEvent<networking::ServiceCIDR>) -> Option<Update> {
         match event {
-            Watch::Init => {
+            WatchEvent::Init => {
                 self.listed.clear();
                 return None;
             }
-            Watch::InitApply(object) => {
+            WatchEvent::InitApply(object) => {
                 let cidrs = self.convert(&object);
                 self.listed.insert(names(&object.metadata).1, cidrs);
                 return None;
             }
-            Watch::InitDone => self.by_name = std::mem::take(&mut self.listed),
-            Watch::Apply(object) => {
+            WatchEvent::InitDone => self.by_name = std::mem::take(&mut self.listed),
+            WatchEvent::Apply(object) => {
                 let cidrs = self.convert(&object);
                 self.by_name.insert(names(&object.metadata).1, cidrs);
             }
-            Watch::Delete(object) => {
+            WatchEvent::Delete(object) => {
                 self.by_name.remove(&names(&object.metadata).1);
             }
         }

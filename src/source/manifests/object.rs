@@ -221,12 +221,12 @@ impl Reader<'_> {
                 }
                 Err(error) => error,
             };
-            let steps: Vec<Step> = track
+            let steps: Vec<PathStep> = track
                 .path()
                 .iter()
                 .filter_map(|segment| match segment {
-                    serde_path_to_error::Segment::Seq { index } => Some(Step::Item(*index)),
-                    serde_path_to_error::Segment::Map { key } => Some(Step::Field(key.clone())),
+                    serde_path_to_error::Segment::Seq { index } => Some(PathStep::Item(*index)),
+                    serde_path_to_error::Segment::Map { key } => Some(PathStep::Field(key.clone())),
                     _ => None,
                 })
                 .collect();
@@ -280,30 +280,30 @@ fn wrap<T>(
 
 /// A step from a value into a part of it.
 #[derive(Debug)]
-enum Step {
+enum PathStep {
     Field(String),
     Item(usize),
 }
 
 /// The steps of `spec.ports[1].port`.
-fn steps_of(path: &str) -> Vec<Step> {
+fn steps_of(path: &str) -> Vec<PathStep> {
     let mut steps = Vec::new();
     for part in path.split(['.', '[']).filter(|part| !part.is_empty()) {
         steps.push(match part.strip_suffix(']').map(str::parse) {
-            Some(Ok(index)) => Step::Item(index),
-            _ => Step::Field(part.to_owned()),
+            Some(Ok(index)) => PathStep::Item(index),
+            _ => PathStep::Field(part.to_owned()),
         });
     }
     steps
 }
 
 /// The steps to a field that no type knows.
-fn ignored_steps(path: &serde_ignored::Path<'_>) -> Vec<Step> {
+fn ignored_steps(path: &serde_ignored::Path<'_>) -> Vec<PathStep> {
     use serde_ignored::Path;
     let (parent, step) = match path {
         Path::Root => return Vec::new(),
-        Path::Seq { parent, index } => (parent, Some(Step::Item(*index))),
-        Path::Map { parent, key } => (parent, Some(Step::Field(key.clone()))),
+        Path::Seq { parent, index } => (parent, Some(PathStep::Item(*index))),
+        Path::Map { parent, key } => (parent, Some(PathStep::Field(key.clone()))),
         Path::Some { parent }
         | Path::NewtypeStruct { parent }
         | Path::NewtypeVariant { parent } => (parent, None),
@@ -326,8 +326,12 @@ enum TakenOut {
 
 /// Takes the innermost list item on the way out of the value, or a single label or annotation.
 /// `None`: nothing can be left out without changing the meaning of the rest.
-fn take_out(value: &mut Value, steps: &[Step]) -> Option<TakenOut> {
-    if let [Step::Field(meta), Step::Field(map), Step::Field(key)] = steps
+fn take_out(value: &mut Value, steps: &[PathStep]) -> Option<TakenOut> {
+    if let [
+        PathStep::Field(meta),
+        PathStep::Field(map),
+        PathStep::Field(key),
+    ] = steps
         && meta == "metadata"
         && matches!(map.as_str(), "labels" | "annotations")
     {
@@ -336,17 +340,17 @@ fn take_out(value: &mut Value, steps: &[Step]) -> Option<TakenOut> {
     }
     let last = steps
         .iter()
-        .rposition(|step| matches!(step, Step::Item(_)))?;
+        .rposition(|step| matches!(step, PathStep::Item(_)))?;
     let (way, item) = steps.split_at(last);
     let mut part = value;
     for step in way {
         part = match step {
-            Step::Field(name) => part.get_mut(name)?,
-            Step::Item(index) => part.get_mut(index)?,
+            PathStep::Field(name) => part.get_mut(name)?,
+            PathStep::Item(index) => part.get_mut(index)?,
         };
     }
     let items = part.as_array_mut()?;
-    let Some(Step::Item(index)) = item.first() else {
+    let Some(PathStep::Item(index)) = item.first() else {
         return None;
     };
     let found = items.get_mut(*index)?;
@@ -361,17 +365,17 @@ fn take_out(value: &mut Value, steps: &[Step]) -> Option<TakenOut> {
 }
 
 /// `spec.ports[1].port`, counting the items that were taken out before.
-fn path_of(steps: &[Step], removed: &[RemovedItem]) -> String {
+fn path_of(steps: &[PathStep], removed: &[RemovedItem]) -> String {
     let mut path = String::new();
     for step in steps {
         match step {
-            Step::Field(name) => {
+            PathStep::Field(name) => {
                 if !path.is_empty() {
                     path.push('.');
                 }
                 path.push_str(name);
             }
-            Step::Item(index) => {
+            PathStep::Item(index) => {
                 let mut index = *index;
                 // Indexes were noted in the order of removal, each as the list was then.
                 for (_, gone) in removed.iter().rev().filter(|(list, _)| *list == path) {

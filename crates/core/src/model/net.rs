@@ -40,6 +40,14 @@ impl IpFamily {
         }
     }
 
+    /// The address of the own host: `127.0.0.1` or `::1`.
+    pub const fn loopback(self) -> IpAddr {
+        match self {
+            Self::V4 => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            Self::V6 => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        }
+    }
+
     /// Bits of an address, which is the prefix length of a host.
     pub const fn host_prefix_len(self) -> u8 {
         match self {
