@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the proxy answers over HTTP: its health, its metrics, its state, and the health of Services
-//! on this node.
+//! The HTTP servers: health, metrics and state of the proxy, and health checks of Services.
 //!
 //! The loop writes [`ProxyHealth`]; three kinds of servers read it. Servers are bound at start
-//! ([`Server::bind`]), so that a proxy that cannot work stops early, and run later. Nothing here
+//! ([`Server::bind`]), so that a proxy that cannot work exits early, and run later. Nothing here
 //! changes the proxy.
 
 mod admin;

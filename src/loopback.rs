@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Node ports on 127.0.0.1 and `::1` where rules of the kernel cannot serve them: this process
-//! listens there and forwards to the node's own address, so that policies, affinity and the choice
-//! of an endpoint are the kernel's.
+//! Node ports on 127.0.0.1 and `::1` where kernel rules cannot serve them: this process listens
+//! there and forwards to the node's own address, so that the kernel applies policies and affinity
+//! and chooses the endpoint.
 //!
 //! (A loopback source never leaves the node: IPVS refuses it, and IPv6 has no `route_localnet`.)
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Giving free memory back to the system.
+//! Returns free memory to the system.
 //!
-//! The C library keeps what is freed. A cold start frees much more than a steady state ever needs
+//! The C library keeps freed memory. A cold start frees much more than a steady state ever needs
 //! again, and monitoring counts it as ours.
 
 /// Requests from this size on get memory of their own, which goes back to the system when it is

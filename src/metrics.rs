@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The proxy's metrics: kube-proxy's names, types, labels and buckets, and a few of our own.
 //!
-//! `app` makes one [`Registry`] and hands it down; each part gets the struct with its metrics and
-//! never sees a label. A series with labels appears once it was touched. Values are written where
-//! things happen and read only by `/metrics`.
+//! `app` makes one [`Registry`]; each part gets the struct with its metrics and never handles
+//! labels. A labelled series appears when it is first written. Values are written where things
+//! happen and read only by `/metrics`.
 
 mod dataplane;
 mod events;

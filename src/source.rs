@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Where Services, EndpointSlices, our Node and the ServiceCIDRs come from: the API server or a
 //! directory of manifests. Both send the same [`Update`]s; nothing downstream depends on which. A
-//! source knows nothing of dataplanes, and never stops on bad input: the bad
-//! part is a [`Problem`], the rest goes on.
+//! source knows nothing of dataplanes, and never stops on invalid input: the invalid part is
+//! reported as a [`Problem`], the rest is used.
 
 use std::fmt;
 use std::net::IpAddr;

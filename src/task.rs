@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Tasks that end with their owner.
+//! Tasks that are aborted when dropped.
 
 use tokio::task::JoinHandle;
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Logging: what is written, and in which form.
+//! Logging: levels and formats.
 //!
-//! Set up once by `main`, before anything else runs. All lines go to stderr.
+//! `main` sets it up before anything else runs. All lines go to stderr.
 
 use std::io;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How many events are too many. Every node of a cluster sees the same mistake in a Service: what
-//! one of them writes, five thousand do.
+//! Rate limit of Events. Every node of a cluster sees the same mistake in a Service: an Event of
+//! one node is an Event of five thousand.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Writes events to the API server, as kube-proxy's role allows: `events.k8s.io/v1`, identical ones
-//! as a series.
+//! Writes Events to the API server (`events.k8s.io/v1`), as kube-proxy's role allows; identical
+//! ones as a series.
 
 use std::time::Duration;
 

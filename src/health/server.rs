@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A listening HTTP server: bound at start, run later, bound again when that failed.
+//! An HTTP server: bound at start, run later, bound again after a failure.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdListener};

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The servers behind `healthCheckNodePort`: whether this node has endpoints of a Service.
 //!
-//! What is wanted comes from the loop, after rounds that succeeded. A port that cannot be opened is
-//! tried again at the next [`ServiceHealthServers::sync`].
+//! The loop publishes the wanted ports after successful rounds. A port that cannot be opened is
+//! retried at the next [`ServiceHealthServers::sync`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};

@@ -3,8 +3,8 @@
 //! servers.
 //!
 //! A family is unhealthy while a change has been waiting for at least twice the sync period. A
-//! round that fails with nothing waiting is no reason, and before the loops start there is nothing
-//! to be late with.
+//! round that fails with no change waiting does not count, nor does any change before the loop
+//! starts.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

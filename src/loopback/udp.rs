@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Forwards datagrams of one node port: each client has a socket of its own towards the kernel,
-//! which takes it for a flow.
+//! Forwards datagrams of one node port. Each client has its own socket towards the kernel, so that
+//! the kernel sees one flow per client.
 
 use std::collections::BTreeMap;
 use std::io;

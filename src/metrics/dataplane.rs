@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Metrics of what is done to the kernel, and of what others did to it.
+//! Metrics of kernel operations, and of changes to the kernel by others.
 
 use prometheus::{IntCounter, IntCounterVec, IntGaugeVec};
 

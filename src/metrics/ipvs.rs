@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What IPVS counts of itself: all virtual servers of this network namespace together, ours and
-//! others'.
+//! IPVS's own totals: all virtual servers of this network namespace, including those of others.
 
 use std::path::{Path, PathBuf};
 

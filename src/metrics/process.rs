@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The `process_*` metrics of Go's client library that Rust's does not have.
+//! The `process_*` metrics of Go's client library that Rust's lacks.
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;

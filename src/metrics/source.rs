@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Metrics of where objects come from: client-go's names for requests, ours for what was skipped.
+//! Metrics of the source: client-go's for requests, ours for skipped input.
 
 use prometheus::{HistogramVec, IntCounterVec};
 

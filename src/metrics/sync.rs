@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Metrics of the rounds.
+//! Metrics of syncs.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! API objects become model objects. This is the only module that knows `k8s_openapi`'s types
-//! in detail, and it knows no source: the same rules hold for the API server and for manifests.
-//! What cannot be used is left out and named as a [`Problem`].
+//! Converts API objects to model objects. This is the only module that knows `k8s_openapi`'s types
+//! in detail. It does not depend on the source: the same rules hold for the API server and for
+//! manifests. Invalid parts are left out and reported as [`Problem`]s.
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The API server as a source: one watch each for Services, EndpointSlices, our Node and the
-//! `ServiceCIDR`s. Objects become model objects as they arrive and are not kept here.
+//! `ServiceCIDR`s. Objects are converted as they arrive and are not kept here.
 //!
-//! A server that does not answer changes nothing: what was sent stays true until it says otherwise.
+//! While the server is unreachable nothing changes: what was sent stays in force.
 
 use std::net::IpAddr;
 use std::path::PathBuf;

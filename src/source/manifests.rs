@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A directory of manifests as a source: YAML and JSON files with the objects that `kubectl` would
-//! apply, one or many in a file, `List`s too. The directory is watched; what changes in a file is
-//! sent, as the API server would send it.
+//! apply, one or many in a file, also as `List`s. The directory is watched; changes in a file are
+//! sent as the API server would send them.
 //!
-//! What cannot be read leaves in force what was read before: an object goes when its document or
-//! file is gone, never because a file is broken for a while.
+//! While a file or document cannot be parsed, its last valid content stays in force: an object is
+//! deleted only when its document or file is removed.
 
 use std::io;
 use std::path::{Path, PathBuf};

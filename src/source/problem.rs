@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Bad input, named: which object, which field, what is wrong. The part is skipped, the rest of
-//! the object counts. Each state of an object is reported once, however often it is read.
+//! Invalid input: which object, which field, what is wrong. The part is skipped, the rest of the
+//! object is used. Each state of an object is reported once, however often it is read.
 
 use std::collections::BTreeMap;
 use std::fmt;

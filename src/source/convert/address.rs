@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Addresses in objects: read as [`kpr_core::model::address`] does, and such that traffic can go
-//! there.
+//! Addresses in objects: parsed by [`kpr_core::model::address`], and valid as destinations.
 
 use std::net::IpAddr;
 

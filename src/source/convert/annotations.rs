@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Annotations that configure IPVS mode: ours, and kube-router's names for the same things.
+//! Annotations that configure IPVS mode: ours, and kube-router's names for the same settings.
 //!
-//! A value that cannot be used is named as a [`Problem`](super::Problem) of the object, and the
-//! default holds.
+//! An invalid value is reported as a [`Problem`](super::Problem) of the object, and the default is
+//! used.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU16;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Strings that repeat in many objects (namespaces, zones, port names) are kept once.
+//! Interns strings that repeat in many objects (namespaces, zones, port names).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Reading the fields of one object: a value that can be used, or a problem that names the field.
+//! Reads the fields of one object: a valid value, or a problem that names the field.
 
 use std::net::IpAddr;
 use std::num::NonZeroU16;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The HTTP client for the API server. It reports each request to the observer, notices when
-//! the server's host is gone, and never retries by itself: that is the watches' business.
+//! The HTTP client for the API server. It reports each request to the observer and detects that the
+//! server's host is gone. It never retries: the watches do.
 
 use std::future::Future;
 use std::net::IpAddr;

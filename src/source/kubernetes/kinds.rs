@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What becomes of the objects of each kind. A list is collected as model objects and sent as one
-//! update; of other objects nothing stays here.
+//! Handling of the objects of each kind. A list is collected as model objects and sent as one
+//! update; other objects are not kept here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

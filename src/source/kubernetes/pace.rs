@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A brake on requests that are repeated too fast. A server (or a balancer in front of it) that
-//! accepts a watch and ends it at once would otherwise be asked again without any pause.
+//! Rate limit of repeated requests. A server (or a balancer in front of it) that accepts a watch
+//! and ends it at once would otherwise be asked again without a pause.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Following one kind of object: the initial list, then its changes, through every failure of the
-//! server. `kube`'s watcher resumes and relists; this adds the pauses between attempts, the
-//! fall-back for servers that cannot stream lists, and a way out of states that it does not leave.
+//! Watches one kind of object: the initial list, then its changes, through every failure of the
+//! server. `kube`'s watcher resumes and relists; this adds back-off between attempts, the fallback
+//! for servers that cannot stream lists, and an exit from states that the watcher does not leave.
 
 use std::error::Error as StdError;
 use std::fmt::Debug;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The documents of a manifest file. Each one is parsed alone, so that a broken one costs nothing
-//! but itself.
+//! The documents of a manifest file. Each one is parsed on its own, so that an invalid one does not
+//! affect the others.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A parsed document becomes objects of the kinds that the proxy knows. An unknown field,
-//! or one of the wrong type, is named and left out.
+//! Converts a parsed document to objects of the kinds that the proxy uses. A field that is unknown
+//! or has the wrong type is reported and left out.
 
 use std::cell::RefCell;
 use std::fmt;

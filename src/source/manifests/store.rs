@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What each file held when it was read last, and what a new reading changes. Only names and
-//! fingerprints are kept: the objects themselves are with the reader of the updates.
+//! The last content of each file, and the difference to a new reading. Only names and fingerprints
+//! are kept, not the objects.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Takes the items of a list one by one while the document is parsed: a dump of a cluster is one
-//! list, and many times its size in memory as a tree of values.
+//! Reads the items of a list one by one while the document is parsed: a dump of a cluster is one
+//! list, and takes many times its size as a tree of values.
 
 use std::cell::RefCell;
 use std::fmt;
