@@ -10,12 +10,12 @@ use std::time::Duration;
 /// The pause after the first failure; it doubles up to the sync period.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 
-/// Rounds are a burst if less than so many times the length of one lies between them: they would take more than a ninth of a
-/// processor.
+/// Rounds are a burst if less than so many times the length of one lies between them: they would
+/// take more than a ninth of a processor.
 const BURST: u32 = 8;
 
-/// So many changes that wait are worth a pause of one round. Where more come in the time of a round, all that follow in the
-/// minimum period go together.
+/// So many changes that wait are worth a pause of one round. Where more come in the time of a
+/// round, all that follow in the minimum period go together.
 const WORTH_A_ROUND: u32 = 8;
 
 /// See the module.
@@ -50,9 +50,9 @@ impl Runner {
         }
     }
 
-    /// Rounds need not be further apart than they are long, if they are few: half of the time is left to others then. In a
-    /// burst the pause doubles with each round, and grows with what waits, or a thousand changes would be as many rounds as
-    /// fit in.
+    /// Rounds need not be further apart than they are long, if they are few: half of the time is
+    /// left to others then. In a burst the pause doubles with each round, and grows with what
+    /// waits, or a thousand changes would be as many rounds as fit in.
     #[must_use]
     pub fn following_cost(self) -> Self {
         Self {

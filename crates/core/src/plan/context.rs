@@ -58,8 +58,8 @@ pub struct IptablesContext {
     pub node_ports_everywhere: bool,
     /// Node ports answer on 127.0.0.0/8 (IPv4 only).
     pub localhost_node_ports: bool,
-    /// Packets that conntrack calls invalid are dropped before they can reset a connection; not where conntrack is told
-    /// to be liberal.
+    /// Packets that conntrack calls invalid are dropped before they can reset a connection; not
+    /// where conntrack is told to be liberal.
     pub drop_invalid: bool,
     pub hairpin: Hairpin,
     /// Rules count packets by name, for kube-proxy's metrics of them.

@@ -13,8 +13,8 @@ use crate::model::ipvs_options::{ForwardingMethod, Scheduler};
 pub enum Unmet {
     /// The kernel lacks the scheduler.
     SchedulerMissing { wanted: Scheduler, used: Arc<str> },
-    /// The kernel lacks the scheduler that keeps clients behind a firewall mark with their endpoints. `None`: it lacks
-    /// the next best, too.
+    /// The kernel lacks the scheduler that keeps clients behind a firewall mark with their
+    /// endpoints. `None`: it lacks the next best, too.
     ClientHashMissing {
         wanted: Scheduler,
         used: Option<Scheduler>,

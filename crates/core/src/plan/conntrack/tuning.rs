@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: the kernel settings of connection tracking, which both modes want at start. Values and scaling are kube-proxy's.
+//! PURE: the kernel settings of connection tracking, which both modes want at start. Values and
+//! scaling are kube-proxy's.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -109,7 +110,8 @@ impl Tuning {
         .collect()
     }
 
-    /// What must be written. A setting whose value is not known is among it: the attempt says what is wrong.
+    /// What must be written. A setting whose value is not known is among it: the attempt says what
+    /// is wrong.
     pub fn unmet(&self, cpus: u32, present: &BTreeMap<Setting, u64>) -> Vec<(Setting, Wanted)> {
         let mut wanted = self.wanted(cpus);
         wanted.retain(|(setting, wanted)| {
@@ -130,7 +132,8 @@ impl Tuning {
     }
 }
 
-/// The kernel counts in whole seconds. A part of a second becomes one: 0 would end every flow at once.
+/// The kernel counts in whole seconds. A part of a second becomes one: 0 would end every flow at
+/// once.
 fn whole_seconds(timeout: Duration) -> u64 {
     timeout.as_secs() + u64::from(timeout.subsec_nanos() > 0)
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: names of chains. Those of a Service port are kube-proxy's, because operators look for them.
+//! PURE: names of chains. Those of a Service port are kube-proxy's, because operators look for
+//! them.
 
 use std::net::SocketAddr;
 

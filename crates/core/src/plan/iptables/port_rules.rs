@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: all that one Service port wants in iptables mode, in one family: chains of its own, and what becomes of
-//! packets to the addresses and ports at which it answers.
+//! PURE: all that one Service port wants in iptables mode, in one family: chains of its own, and
+//! what becomes of packets to the addresses and ports at which it answers.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -15,8 +15,8 @@ use crate::plan::iptables::syntax::{self, Locality, comment};
 use crate::plan::iptables::tree::{Key, TreeId};
 use crate::plan::ruleset::{ChainName, Rule};
 
-/// Most endpoints that a chain lists, and most parts that longer lists are split into. A new connection walks 8 rules
-/// of a chain on average.
+/// Most endpoints that a chain lists, and most parts that longer lists are split into. A new
+/// connection walks 8 rules of a chain on average.
 const SPREAD: usize = 16;
 
 /// Levels of split lists: what fits into the name of a chain.
@@ -72,7 +72,8 @@ pub struct PortRules {
     /// For policy Cluster and Local, sorted and without repetitions.
     cluster: Vec<SocketAddr>,
     local: Vec<SocketAddr>,
-    /// Addresses of all endpoints on this node, in whatever condition they are. Empty where no rule needs them.
+    /// Addresses of all endpoints on this node, in whatever condition they are. Empty where no rule
+    /// needs them.
     local_addresses: Vec<IpAddr>,
     has_any: bool,
     /// Endpoints of all conditions, which is what kube-proxy counts for its large-cluster mode.
@@ -360,8 +361,9 @@ impl<'a> Texts<'a> {
         Entries::from([(TreeId::HealthChecks, Rule::new(format!("{to} -j ACCEPT")))])
     }
 
-    /// The rule that masquerades what comes to the cluster IP from elsewhere than a local pod. Each part of it costs time
-    /// whenever a table is written: it names the cluster IP only where the chain serves other addresses as well.
+    /// The rule that masquerades what comes to the cluster IP from elsewhere than a local pod. Each
+    /// part of it costs time whenever a table is written: it names the cluster IP only where the
+    /// chain serves other addresses as well.
     fn cluster_ip_masquerade(&self, with_comment: bool) -> Option<Rule> {
         let port = &self.port_rules.service_port;
         let locality = if self.context.masquerade_all {
@@ -369,7 +371,8 @@ impl<'a> Texts<'a> {
         } else {
             Locality::of(&self.context.local_detector, true)
         };
-        // A node that has the cluster IP as an address takes it as the source of its own connections to it.
+        // A node that has the cluster IP as an address takes it as the source of its own
+        // connections to it.
         let from_itself = || Locality {
             source: format!("-s {} ", syntax::host(port.cluster_ip)),
             interface: String::new(),
@@ -418,7 +421,8 @@ impl<'a> Texts<'a> {
         rules
     }
 
-    /// Counts what comes to the node port on a loopback address: nothing else that is external has such an address.
+    /// Counts what comes to the node port on a loopback address: nothing else that is external has
+    /// such an address.
     fn count_of_localhost(&self) -> Option<Rule> {
         let settings = &self.context.iptables;
         let counts = settings.counts_packets
@@ -439,8 +443,8 @@ impl<'a> Texts<'a> {
             .map(|range| Rule::new(format!("-s {range} {note} -j {external}")))
             .collect();
         if port.admits_node(self.context.node_ip) {
-            // A node may have several addresses, that of the load balancer among them, and which one its own
-            // connections come from is the kernel's choice.
+            // A node may have several addresses, that of the load balancer among them, and which
+            // one its own connections come from is the kernel's choice.
             rules.push(Rule::new(format!(
                 "{note} -m addrtype --src-type LOCAL -j {external}"
             )));

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: the rules of iptables mode that no Service changes: fixed chains, what stands behind the trees, and the
-//! jumps from chains that are not ours alone. Comments and order are kube-proxy's.
+//! PURE: the rules of iptables mode that no Service changes: fixed chains, what stands behind the
+//! trees, and the jumps from chains that are not ours alone. Comments and order are kube-proxy's.
 //!
-//! One jump is not kube-proxy's: `OUTPUT` of `filter` leads to `KUBE-EXTERNAL-SERVICES` too, so that the node itself is
-//! told at once, and not by a time-out, that an external address has no endpoints.
+//! One jump is not kube-proxy's: `OUTPUT` of `filter` leads to `KUBE-EXTERNAL-SERVICES` too, so
+//! that the node itself is told at once, and not by a time-out, that an external address has no
+//! endpoints.
 
 use crate::model::IpFamily;
 use crate::plan::context::{Context, Hairpin};
@@ -15,12 +16,12 @@ use crate::plan::ruleset::{ChainName, Edit, Rule, Table};
 /// kubelet has rules in it as well.
 pub const SHARED_CHAIN: &str = "KUBE-FIREWALL";
 
-/// The only kernel setting that this mode writes: lets packets from and to 127.0.0.0/8 leave the node, which
-/// `KUBE-FIREWALL` then keeps others from abusing.
+/// The only kernel setting that this mode writes: lets packets from and to 127.0.0.0/8 leave the
+/// node, which `KUBE-FIREWALL` then keeps others from abusing.
 pub const ROUTE_LOCALNET: &str = "net/ipv4/conf/all/route_localnet";
 
-/// kube-proxy's names of packet counters: packets that conntrack calls invalid, and those that node ports accept on
-/// loopback addresses.
+/// kube-proxy's names of packet counters: packets that conntrack calls invalid, and those that node
+/// ports accept on loopback addresses.
 pub const INVALID_DROPPED: &str = "ct_state_invalid_dropped_pkts";
 pub const LOCALHOST_ACCEPTED: &str = "localhost_nps_accepted_pkts";
 
@@ -45,8 +46,8 @@ pub fn chains(context: &Context) -> Vec<Chain> {
     };
     let mut forward = Vec::new();
     if context.iptables.drop_invalid {
-        // An answer that conntrack does not know would reach the client with the endpoint's address, and the
-        // client would reset the connection.
+        // An answer that conntrack does not know would reach the client with the endpoint's
+        // address, and the client would reset the connection.
         let count = if context.iptables.counts_packets {
             syntax::counted(INVALID_DROPPED)
         } else {
@@ -112,8 +113,9 @@ pub fn behind(tree: TreeId, context: &Context) -> Vec<Rule> {
     }
 }
 
-/// The jumps for packets to addresses on which node ports answer. On loopback they answer the node itself alone:
-/// `route_localnet` lets a neighbour's packet to 127.0.0.1 in, and what is translated here gets past `KUBE-FIREWALL`.
+/// The jumps for packets to addresses on which node ports answer. On loopback they answer the node
+/// itself alone: `route_localnet` lets a neighbour's packet to 127.0.0.1 in, and what is translated
+/// here gets past `KUBE-FIREWALL`.
 fn node_port_jumps(
     context: &Context,
     note: &str,
@@ -206,7 +208,8 @@ const JUMPS: [(Table, &str, &str, &str, &str); 13] = {
     ]
 };
 
-/// The rules in chains that are not ours alone, each as the edit that makes it, in the order of making.
+/// The rules in chains that are not ours alone, each as the edit that makes it, in the order of
+/// making.
 pub fn shared(context: &Context) -> Vec<Edit> {
     let mut edits: Vec<Edit> = jumps()
         .into_iter()
@@ -238,7 +241,8 @@ pub fn jumps() -> Vec<(Table, ChainName, Rule)> {
         .collect()
 }
 
-/// What keeps others from reaching 127.0.0.0/8 while [`ROUTE_LOCALNET`] is set. kubelet has the same rule.
+/// What keeps others from reaching 127.0.0.0/8 while [`ROUTE_LOCALNET`] is set. kubelet has the
+/// same rule.
 pub fn localnet_rule() -> Rule {
     Rule::new(format!(
         "! -s 127.0.0.0/8 -d 127.0.0.0/8 {} -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP",

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: parts of rules, spelled and ordered as `iptables-save` prints them: addresses, interfaces, protocol, then
-//! matches in the order in which they were given.
+//! PURE: parts of rules, spelled and ordered as `iptables-save` prints them: addresses, interfaces,
+//! protocol, then matches in the order in which they were given.
 
 use std::net::IpAddr;
 
@@ -18,7 +18,8 @@ pub fn host(address: IpAddr) -> String {
     format!("{address}/{}", IpFamily::of(address).host_prefix_len())
 }
 
-/// The match of an address (where there is one), a protocol and a port, with a comment between them.
+/// The match of an address (where there is one), a protocol and a port, with a comment between
+/// them.
 pub fn destination(
     address: Option<IpAddr>,
     protocol: Protocol,
@@ -83,10 +84,11 @@ pub fn mark(mark: u32) -> String {
     format!("{mark:#x}/{mark:#x}")
 }
 
-/// The match of a packet whose source is its destination: a program that compares both in its IP header.
+/// The match of a packet whose source is its destination: a program that compares both in its IP
+/// header.
 pub const fn reaches_itself(family: IpFamily) -> &'static str {
-    // `length,CODE JUMP-IF JUMP-IF-NOT VALUE,...`: for each word of the address 32 (load) source, 7 (keep), 32
-    // destination, 29 (equal, or jump to the end); 6 returns yes (65535) or no.
+    // `length,CODE JUMP-IF JUMP-IF-NOT VALUE,...`: for each word of the address 32 (load) source, 7
+    // (keep), 32 destination, 29 (equal, or jump to the end); 6 returns yes (65535) or no.
     match family {
         IpFamily::V4 => {
             "-m bpf --bytecode \"6,32 0 0 12,7 0 0 0,32 0 0 16,29 0 1 0,6 0 0 65535,6 0 0 0\""

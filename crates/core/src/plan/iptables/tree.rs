@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! PURE: finds the rule of a packet's destination in few steps.
 //!
-//! A [`Tree`] is a sorted map from [`Key`] (address, protocol, port) to rule, and its chains are a way of looking at
-//! it: a node that holds at most [`LEAF`] keys lists them; another one branches on the digit behind the longest
-//! prefix that its keys share. Digits stand at fixed places, or a new key would move all borders. So the chains are a function of the set of keys alone, and one key more or
-//! less changes only the nodes on its way down and their children.
+//! A [`Tree`] is a sorted map from [`Key`] (address, protocol, port) to rule, and its chains are a
+//! way of looking at it: a node that holds at most [`LEAF`] keys lists them; another one branches
+//! on the digit behind the longest prefix that its keys share. Digits stand at fixed places, or a
+//! new key would move all borders. So the chains are a function of the set of keys alone, and one
+//! key more or less changes only the nodes on its way down and their children.
 //!
-//! A rule that leads to a child may match more than the child holds: a packet that finds nothing there returns and goes on.
+//! A rule that leads to a child may match more than the child holds: a packet that finds nothing
+//! there returns and goes on.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -171,7 +173,8 @@ pub enum TreeId {
     Services,
     /// `nat`: node ports to the chains of Service ports.
     NodePorts,
-    /// `nat`: the node's addresses on which node ports answer, where they are not all, to [`Self::NodePorts`].
+    /// `nat`: the node's addresses on which node ports answer, where they are not all, to
+    /// [`Self::NodePorts`].
     NodeAddresses,
     /// `nat`: endpoints on this node, to masquerade a pod that reaches itself.
     Hairpin,
@@ -223,9 +226,10 @@ impl TreeId {
         }
     }
 
-    /// What the names of all other nodes begin with. Where nodes lead to chains of Service ports these are prefixes of
-    /// kube-proxy's: a kube-proxy that takes over from us empties and deletes such chains that it does not know. Would it
-    /// leave them, it could not delete the chains of a Service that they lead to, and all its writes would fail.
+    /// What the names of all other nodes begin with. Where nodes lead to chains of Service ports
+    /// these are prefixes of kube-proxy's: a kube-proxy that takes over from us empties and deletes
+    /// such chains that it does not know. Would it leave them, it could not delete the chains of a
+    /// Service that they lead to, and all its writes would fail.
     pub const fn branch(self) -> &'static str {
         match self {
             Self::Services => name::CLUSTER,
@@ -240,7 +244,8 @@ impl TreeId {
         }
     }
 
-    /// The tree is about the node's addresses: there is none where node ports answer on all of them.
+    /// The tree is about the node's addresses: there is none where node ports answer on all of
+    /// them.
     pub const fn is_of_node_addresses(self) -> bool {
         matches!(self, Self::NodeAddresses | Self::RefusedNodeAddresses)
     }
@@ -441,7 +446,8 @@ impl Tree {
             .collect()
     }
 
-    /// The longest prefix of whole digits that all keys within a prefix share; `None` if there are none.
+    /// The longest prefix of whole digits that all keys within a prefix share; `None` if there are
+    /// none.
     fn shared(&self, within: Prefix) -> Option<Prefix> {
         let mut keys = self.within(within).map(|(key, _)| *key);
         let first = keys.next()?;

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: the numbers that are firewall marks of ours. Who has which one: [`crate::plan::ipvs::marks`].
+//! PURE: the numbers that are firewall marks of ours. Who has which one:
+//! [`crate::plan::ipvs::marks`].
 
 use crate::model::Protocol;
 
-/// Marks are 0x2000 to 0x3fff: below the bits that kube-proxy (0x4000), kubelet (0x8000) and Calico (0xffff0000)
-/// use. The kernel compares whole marks, so no other bit may be set.
+/// Marks are 0x2000 to 0x3fff: below the bits that kube-proxy (0x4000), kubelet (0x8000) and Calico
+/// (0xffff0000) use. The kernel compares whole marks, so no other bit may be set.
 const FIRST: u32 = 0x2000;
 /// The bits that tell one mark from another.
 const SLOTS: u32 = 0x1fff;
@@ -45,8 +46,8 @@ impl MarkRange {
     }
 }
 
-/// The slots of a protocol: first and number. A mark tells its protocol, because that tells how its virtual server
-/// drains.
+/// The slots of a protocol: first and number. A mark tells its protocol, because that tells how its
+/// virtual server drains.
 pub(super) const fn slots_of(protocol: Protocol) -> (u16, u16) {
     match protocol {
         Protocol::Tcp => (0, 0x1000),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: the ipsets of IPVS mode and their entries. Names and types are kube-proxy's, byte for byte, where it has
-//! them.
+//! PURE: the ipsets of IPVS mode and their entries. Names and types are kube-proxy's, byte for
+//! byte, where it has them.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -54,8 +54,8 @@ impl SetType {
     }
 }
 
-/// The sets of IPVS mode, one of each per family. Entries are removed in this order of sets and added
-/// in the reverse one: what admits packets comes last and goes first, and what closes a load
+/// The sets of IPVS mode, one of each per family. Entries are removed in this order of sets and
+/// added in the reverse one: what admits packets comes last and goes first, and what closes a load
 /// balancer to strangers is never there without what opens it to some.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SetId {
@@ -206,7 +206,8 @@ const RETIRED: [&str; 6] = [
     "KUBE-NODE-PORT-LOCAL-SCTP-HASH",
 ];
 
-/// The names in a family of the sets that only kube-proxy has. They go when no rule uses them any more.
+/// The names in a family of the sets that only kube-proxy has. They go when no rule uses them any
+/// more.
 pub fn retired(family: IpFamily) -> impl Iterator<Item = SetName> {
     RETIRED
         .into_iter()
@@ -285,7 +286,8 @@ pub enum SetEntry {
     Ip(IpAddr),
     Port(u16),
     IpPort(IpAddr, Protocol, u16),
-    /// What matches gets the mark. A set has one mark for each address and port: adding another replaces it.
+    /// What matches gets the mark. A set has one mark for each address and port: adding another
+    /// replaces it.
     IpPortMark(IpAddr, Protocol, u16, u32),
     IpPortIp(IpAddr, Protocol, u16, IpAddr),
     /// The network has no host bits set.

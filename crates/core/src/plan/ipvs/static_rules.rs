@@ -4,12 +4,13 @@
 //! as `iptables-save` prints them.
 //!
 //! Differences to kube-proxy:
-//! - node ports are told by address and port, so that a Service's port on another address is not taken for one;
+//! - node ports are told by address and port, so that a Service's port on another address is not
+//!   taken for one;
 //! - the port of a health check is not open at the addresses of Services;
 //! - rules for empty sets are there from the start, because rules are written once;
-//! - kube-proxy has one rule per load-balancer address in `KUBE-IPVS-OUT-FILTER` of `filter` to stop
-//!   the node's own packets that no source range admits. One rule in `mangle` OUTPUT, where such a
-//!   packet still has the address of the virtual server, does it for all of them.
+//! - kube-proxy has one rule per load-balancer address in `KUBE-IPVS-OUT-FILTER` of `filter` to
+//!   stop the node's own packets that no source range admits. One rule in `mangle` OUTPUT, where
+//!   such a packet still has the address of the virtual server, does it for all of them.
 
 use crate::model::IpFamily;
 use crate::model::node::LocalDetector;
@@ -177,8 +178,8 @@ impl Texts<'_> {
         format!("--mark {:#x}/{:#x}", range.value(), range.mask())
     }
 
-    /// Pods and the node reach all endpoints of a Service whose external policy is Local. For them the virtual server
-    /// of the mark is asked, before that of the address.
+    /// Pods and the node reach all endpoints of a Service whose external policy is Local. For them
+    /// the virtual server of the mark is asked, before that of the address.
     fn policy_marks(&self) -> Vec<String> {
         let set = SetId::LocalPolicyMark;
         let name = set.name(self.context.family);

@@ -56,7 +56,8 @@ impl Modes {
 /// By it kube-proxy sees that somebody flushed its rules. We see that without.
 const CANARY: &str = "KUBE-PROXY-CANARY";
 
-/// A chain that only iptables mode, ours or kube-proxy's, makes for Services. If nobody wants it, it goes.
+/// A chain that only iptables mode, ours or kube-proxy's, makes for Services. If nobody wants it,
+/// it goes.
 pub fn is_of_a_service((table, chain): &ChainId) -> bool {
     let begins = |prefix: &str| chain.as_str().starts_with(prefix);
     chain.as_str() == CANARY

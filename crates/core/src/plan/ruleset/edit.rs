@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: changes of rules, as the input of one `iptables-restore --noflush`, and the way back from a line of that input.
+//! PURE: changes of rules, as the input of one `iptables-restore --noflush`, and the way back from
+//! a line of that input.
 
 use std::collections::BTreeSet;
 use std::{fmt, iter, slice};
@@ -27,13 +28,15 @@ pub enum Edit {
         chain: ChainName,
         rule: Rule,
     },
-    /// Deletes the first rule of the chain that equals this one; refused by iptables when there is none.
+    /// Deletes the first rule of the chain that equals this one; refused by iptables when there is
+    /// none.
     Delete {
         table: Table,
         chain: ChainName,
         rule: Rule,
     },
-    /// Empties and deletes a chain of ours; refused by iptables while a rule outside the batch jumps to it.
+    /// Empties and deletes a chain of ours; refused by iptables while a rule outside the batch
+    /// jumps to it.
     DeleteChain { table: Table, chain: ChainName },
 }
 
@@ -117,11 +120,12 @@ impl fmt::Display for Line<'_> {
     }
 }
 
-/// The lines of one `iptables-restore --noflush` that makes all the edits, made one by one: the text of a large batch is
-/// many megabytes.
+/// The lines of one `iptables-restore --noflush` that makes all the edits, made one by one: the
+/// text of a large batch is many megabytes.
 ///
-/// Tables come in the order of [`Table`], each atomic by itself. Within a table all chains are declared first (a rule may
-/// jump to a chain that a later edit makes), then rules are written in the order of the edits, then chains deleted.
+/// Tables come in the order of [`Table`], each atomic by itself. Within a table all chains are
+/// declared first (a rule may jump to a chain that a later edit makes), then rules are written in
+/// the order of the edits, then chains deleted.
 pub fn batch(edits: &[Edit]) -> impl Iterator<Item = Line<'_>> {
     let of = move |table| edits.iter().filter(move |edit| edit.table() == table);
     let tables = Table::ALL.into_iter();
@@ -129,8 +133,8 @@ pub fn batch(edits: &[Edit]) -> impl Iterator<Item = Line<'_>> {
     tables.flat_map(move |table| {
         let mut declared = BTreeSet::new();
         let declarations = of(table).filter_map(move |edit| match edit {
-            // A chain that is to be deleted is declared too: that empties it, so that chains which jump to each other
-            // can go in one batch.
+            // A chain that is to be deleted is declared too: that empties it, so that chains which
+            // jump to each other can go in one batch.
             Edit::Replace { chain, .. } | Edit::DeleteChain { chain, .. } => {
                 declared.insert(chain).then_some(Content::Chain(chain))
             }
@@ -172,7 +176,8 @@ pub struct Location {
     pub text: String,
 }
 
-/// Finds what line `number` (counted from 1, as iptables-restore counts) of the batch of these edits is about.
+/// Finds what line `number` (counted from 1, as iptables-restore counts) of the batch of these
+/// edits is about.
 pub fn locate(edits: &[Edit], number: usize) -> Option<Location> {
     let line = batch(edits).nth(number.checked_sub(1)?)?;
     let chain = match line.content {

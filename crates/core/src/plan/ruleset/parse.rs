@@ -26,8 +26,9 @@ enum State {
     PassedOver(String),
 }
 
-/// Reads the text of `iptables-save` (or of [`Ruleset::render`]) line by line: that of a large cluster is many megabytes.
-/// Counters, comments, policies and other tables than those asked for are passed over.
+/// Reads the text of `iptables-save` (or of [`Ruleset::render`]) line by line: that of a large
+/// cluster is many megabytes. Counters, comments, policies and other tables than those asked for
+/// are passed over.
 #[derive(Debug)]
 pub struct Parser<'a> {
     tables: &'a [Table],
@@ -60,8 +61,8 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// A table of which iptables-nft-save says ``# Table `nat' is incompatible, use 'nft' tool.``: it holds rules that it
-    /// cannot show, and it shows none of them.
+    /// A table of which iptables-nft-save says ``# Table `nat' is incompatible, use 'nft' tool.``:
+    /// it holds rules that it cannot show, and it shows none of them.
     pub const fn incompatible(&self) -> Option<Table> {
         self.incompatible
     }
@@ -131,7 +132,8 @@ impl<'a> Parser<'a> {
     }
 }
 
-/// A chain whose name iptables would not take (nft takes longer ones) is none of ours and passed over.
+/// A chain whose name iptables would not take (nft takes longer ones) is none of ours and passed
+/// over.
 fn chain_name(name: &str) -> Option<ChainName> {
     ChainName::new(name).ok()
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Follows the first packet of a connection through rules, as the kernel would. A rule that it does not understand fails
-//! the test. Chance is followed both ways: the answer says how likely each end is.
+//! Follows the first packet of a connection through rules, as the kernel would. A rule that it does
+//! not understand fails the test. Chance is followed both ways: the answer says how likely each end
+//! is.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};

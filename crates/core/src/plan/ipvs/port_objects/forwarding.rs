@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! PURE: forwarding without address translation, for the addresses that clients outside use.
 //!
-//! Replies then go straight to the client, so it works only where the packet reaches the endpoint as it is: at the same
-//! port, from outside, on another node. Everything else is translated as ever. Clients inside have the mark of
-//! [`crate::plan::ipvs::marks`], whose virtual server translates: the endpoint's answer to them would come from an address
-//! that is this node's own, and no kernel takes such a packet.
+//! Replies then go straight to the client, so it works only where the packet reaches the endpoint
+//! as it is: at the same port, from outside, on another node. Everything else is translated as
+//! ever. Clients inside have the mark of [`crate::plan::ipvs::marks`], whose virtual server
+//! translates: the endpoint's answer to them would come from an address that is this node's own,
+//! and no kernel takes such a packet.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Forwarding without translation: for which addresses, clients and endpoints, and what stands against it.
+//! Forwarding without translation: for which addresses, clients and endpoints, and what stands
+//! against it.
 
 use super::*;
 use crate::model::ipvs_options::{ForwardingMethod, Tunnel};
