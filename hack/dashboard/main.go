@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Reads dashboards by Grafana's own definitions of dashboards, panels and Prometheus queries, and names the fields that these do
-// not know, and those that they require and that are not there.
+// Checks dashboards against Grafana's own schema of dashboards, panels and Prometheus queries: reports unknown fields and
+// missing required fields.
 package main
 
 import (
@@ -36,7 +36,7 @@ func check(path string) error {
 	}
 	var board dashboard.Dashboard
 	err = board.UnmarshalJSONStrict(text)
-	// Without errors it returns an empty list of them.
+	// Without errors it returns an empty list.
 	if found := (cog.BuildErrors)(nil); err != nil && !(errors.As(err, &found) && len(found) == 0) {
 		return err
 	}

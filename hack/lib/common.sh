@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
 #
-# What every script under `hack/` shares: messages, the cache folder, installing what is missing,
-# the tool chains, and cleaning up. Source it; it sets `-euo pipefail` and installs an EXIT trap.
+# Shared by all scripts under `hack/`: messages, the cache directory, installing packages, toolchains
+# and cleanup. Source it; it sets `-euo pipefail` and installs an EXIT trap.
 
 set -euo pipefail
 
-# The top of the repository.
+# Root of the repository.
 REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd -P)
-# All that is downloaded or built outside the repository, and survives between runs.
+# Downloads and builds outside the repository, kept between runs.
 CACHE="${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/kube-proxy-rs"
 export REPO CACHE
 
@@ -21,17 +21,17 @@ die() {
     exit 1
 }
 
-mkdir -p "$CACHE" 2>/dev/null || die "cannot make the cache folder $CACHE; set XDG_CACHE_HOME"
+mkdir -p "$CACHE" 2>/dev/null || die "cannot create the cache directory $CACHE; set XDG_CACHE_HOME"
 
-# --- cleaning up ---------------------------------------------------------------------------------
+# --- cleanup -------------------------------------------------------------------------------------
 
-# Commands to run at the end, last one first. Each is one string that is evaluated.
+# Commands to run on exit, in reverse order. Each is a string to evaluate.
 CLEANUPS=()
-# on_exit COMMAND...: runs COMMAND when the script ends, however it ends.
+# on_exit COMMAND...: runs COMMAND when the script exits, for whatever reason.
 on_exit() { CLEANUPS+=("$(printf '%q ' "$@")"); }
 
-# end_pid PID [SECONDS]: asks a process that we started to end, and kills it when it has not done so
-# after SECONDS (10 unless told).
+# end_pid PID [SECONDS]: sends SIGTERM to a child of ours, then SIGKILL if it has not exited after
+# SECONDS (default 10).
 end_pid() {
     local pid=$1 limit=${2:-10} deadline
     kill -TERM "$pid" 2>/dev/null || return 0
@@ -46,15 +46,15 @@ end_pid() {
     wait "$pid" 2>/dev/null || true
 }
 
-# alive PID: whether the process exists and is not a zombie that waits for its parent.
+# alive PID: whether the process exists and is not a zombie.
 alive() {
     local stat
     stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
     [[ ${stat##*) } != Z* ]]
 }
 
-# end_tree PID: asks a process that we started, and all that descends from it, to end, parents first. Those
-# that are ended already are no longer anybody's children, so no stranger is met.
+# end_tree PID: terminates a child of ours and all its descendants, parents first. Only processes that
+# are still descendants are signalled, so a reused PID is never hit.
 end_tree() {
     local pids=("$1") i child
     for ((i = 0; i < ${#pids[@]}; i++)); do
@@ -65,7 +65,7 @@ end_tree() {
     for i in "${pids[@]}"; do wait_for 10 gone "$i" || kill -KILL "$i" 2>/dev/null || true; done
 }
 children_of() {
-    # Not `ps`: small machines lack it.
+    # Not `ps`: minimal systems lack it.
     { grep -lsE "^PPid:[[:space:]]+$1\$" /proc/[0-9]*/status || true; } | cut -d / -f 3
 }
 gone() { ! alive "$1"; }
@@ -88,7 +88,7 @@ trap run_cleanups EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
-# make_scratch: a private folder in $SCRATCH that disappears at the end.
+# make_scratch: creates the private directory $SCRATCH, removed on exit.
 make_scratch() {
     SCRATCH=$(mktemp -d "${TMPDIR:-/tmp}/kpr-${0##*/}.XXXXXX")
     on_exit rm -rf "$SCRATCH"
@@ -104,20 +104,20 @@ wait_for() {
     done
 }
 
-# --- installing what is missing ------------------------------------------------------------------
+# --- packages and toolchains ---------------------------------------------------------------------
 
-# need_packages PACKAGE...: installs those Debian packages that are missing, and nothing else.
+# need_packages PACKAGE...: installs those of the Debian packages that are missing.
 need_packages() {
     local package missing=()
-    command -v dpkg-query >/dev/null || die "needs the programs of the Debian packages $*, and this machine has no dpkg to look for them"
+    command -v dpkg-query >/dev/null || die "needs programs of the Debian packages $*, but there is no dpkg to check for them"
     for package in "$@"; do
         package_installed "$package" || missing+=("$package")
     done
     ((${#missing[@]})) || return 0
     [[ $(id -u) == 0 ]] || die "missing packages: ${missing[*]}; run as root, or: apt-get install ${missing[*]}"
-    command -v apt-get >/dev/null || die "missing packages: ${missing[*]}; this machine has no apt-get to install them with"
+    command -v apt-get >/dev/null || die "missing packages: ${missing[*]}; there is no apt-get to install them"
     (
-        # One script at a time: two that start together would meet in apt's locks.
+        # One script at a time, so that two do not contend for apt's locks.
         flock 9
         still=()
         for package in "${missing[@]}"; do
@@ -127,7 +127,7 @@ need_packages() {
         log "installing ${still[*]}"
         export DEBIAN_FRONTEND=noninteractive
         apt=(apt-get -qq -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0)
-        # Package lists may be absent or old; then, and only then, they are fetched, once.
+        # Package lists may be missing or stale; they are updated only if the installation fails.
         "${apt[@]}" install -y --no-install-recommends "${still[@]}" >"$CACHE/apt.log" 2>&1 ||
             { "${apt[@]}" update >"$CACHE/apt.log" 2>&1 &&
                 "${apt[@]}" install -y --no-install-recommends "${still[@]}" >>"$CACHE/apt.log" 2>&1; } ||
@@ -142,10 +142,10 @@ package_installed() {
     [[ $(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null) == installed ]]
 }
 
-# need_root: for scripts that make network namespaces, taps and bridges.
+# need_root: for scripts that create network namespaces, taps and bridges.
 need_root() { [[ $(id -u) == 0 ]] || die "must be run as root"; }
 
-# need_rust [COMPONENT...]: cargo, new enough for Cargo.toml, with a linker and the named rustup
+# need_rust [COMPONENT...]: requires cargo, new enough for Cargo.toml, a linker and the named rustup
 # components (rustfmt, clippy). Sets CARGO_TARGET_DIR unless it is set.
 need_rust() {
     local want have component
@@ -162,20 +162,20 @@ need_rust() {
             rustfmt) cargo fmt --version >/dev/null 2>&1 && continue ;;
             clippy) cargo clippy --version >/dev/null 2>&1 && continue ;;
         esac
-        command -v rustup >/dev/null || die "needs Rust's component $component, and there is no rustup to add it with"
-        log "adding Rust's component $component"
-        rustup --quiet component add "$component" || die "could not add Rust's component $component"
+        command -v rustup >/dev/null || die "needs the Rust component $component, but there is no rustup to add it"
+        log "adding the Rust component $component"
+        rustup --quiet component add "$component" || die "could not add the Rust component $component"
     done
     export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$CACHE/target-$have}"
 }
 
-# build_with TOOL [OPTION]...: builds the proxy and the binary TOOL of crates/tools; options are cargo's.
+# build_with TOOL [OPTION]...: builds the proxy and the binary TOOL of crates/tools with cargo's OPTIONs.
 build_with() {
     (cd "$REPO" && nice cargo build --locked -p kube-proxy-rs -p kpr-tools --bin kube-proxy-rs --bin "$@") ||
         die "could not build kube-proxy-rs and $1"
 }
 
-# need_go: the go command, new enough for hack/testbed/go.mod (a newer one may fetch what it lacks).
+# need_go: requires a go command new enough for hack/testbed/go.mod, which may download a newer toolchain.
 need_go() {
     local want have
     if ! command -v go >/dev/null && [[ -x /usr/local/go/bin/go ]]; then
@@ -187,5 +187,5 @@ need_go() {
     newest_of "$want" "${have#go}" "${have#go}" || die "needs Go $want or newer: this is $have"
 }
 
-# newest_of A B EXPECTED: whether EXPECTED is the newer one of the versions A and B.
+# newest_of A B EXPECTED: whether EXPECTED is the newer of versions A and B.
 newest_of() { [[ $(printf '%s\n%s\n' "$1" "$2" | sort -V | tail -n 1) == "$3" ]]; }

@@ -1,27 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
 #
-# What the scripts of the test bed share: the folder of one test bed, its processes, its API server.
-# A test bed is a folder: DIR/env says where everything is, DIR/*.pid who runs, DIR/*.log what they said.
+# Shared by the scripts of the test bed: its directory, its processes, its API server. A test bed is a
+# directory with its settings (DIR/env), pid files (DIR/*.pid) and logs (DIR/*.log).
 
 # shellcheck source=hack/lib/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../lib/common.sh"
 
-# open_testbed DIR: reads DIR/env of a test bed that is up.
+# open_testbed DIR: loads DIR/env of a running test bed.
 open_testbed() {
-    [[ -n ${1:-} ]] || die "which test bed? name the folder that was given to hack/testbed/up"
-    [[ -f $1/env ]] || die "$1 is no test bed: it has no env file"
+    [[ -n ${1:-} ]] || die "name the directory that was given to hack/testbed/up"
+    [[ -f $1/env ]] || die "$1 is not a running test bed: it has no env file"
     # shellcheck source=/dev/null
     . "$1/env"
 }
 
 # --- processes -----------------------------------------------------------------------------------
 
-# start_time PID: when the kernel started it; with the PID, this names a process for good.
+# start_time PID: start time in ticks; with the PID it identifies a process.
 start_time() {
     local stat
     stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
-    # The name, which may hold spaces, ends with the last parenthesis; the start is field 22.
+    # The name may contain spaces; it ends at the last parenthesis. The start time is field 22.
     awk '{print $20}' <<<"${stat##*) }"
 }
 
@@ -34,7 +34,7 @@ start_daemon() {
     echo "$pid $(start_time "$pid")" >"$KPR_TESTBED/$name.pid"
 }
 
-# running NAME: whether the process that start_daemon started is still there.
+# running NAME: whether the process that start_daemon started is still running.
 running() {
     local pid started
     [[ -f $KPR_TESTBED/$1.pid ]] || return 1
@@ -42,7 +42,7 @@ running() {
     [[ $(start_time "$pid") == "$started" ]] && alive "$pid"
 }
 
-# stop_daemon NAME [SECONDS]: ends that process, and no other that may have got its number since.
+# stop_daemon NAME [SECONDS]: stops that process, but not another one that reuses its PID.
 stop_daemon() {
     local pid
     if running "$1"; then
@@ -54,7 +54,7 @@ stop_daemon() {
 
 # --- the API server ------------------------------------------------------------------------------
 
-# api METHOD PATH [JSON]: one request as the administrator; fails on any answer but 2xx.
+# api METHOD PATH [JSON]: sends a request as administrator; fails unless the response is 2xx.
 api() {
     curl -sS --fail-with-body --max-time 10 --cacert "$KPR_TESTBED/certs/apiserver.crt" \
         -H "Authorization: Bearer $ADMIN_TOKEN" -H 'Content-Type: application/json' \
@@ -76,14 +76,14 @@ start_apiserver() {
     wait_ready kube-apiserver 300 api GET /readyz
 }
 
-# wait_ready NAME SECONDS COMMAND...: until COMMAND succeeds; at once an error when NAME has ended.
+# wait_ready NAME SECONDS COMMAND...: polls COMMAND until it succeeds; fails as soon as NAME has exited.
 wait_ready() {
     local name=$1 deadline=$((SECONDS + $2))
     shift 2
     until "$@" >/dev/null 2>&1; do
         if ! running "$name" || ((SECONDS >= deadline)); then
             tail -n 20 "$KPR_TESTBED/$name.log" >&2
-            die "$name did not become ready; its log is $KPR_TESTBED/$name.log"
+            die "$name did not become ready; see $KPR_TESTBED/$name.log"
         fi
         sleep 0.1
     done

@@ -13,22 +13,22 @@ import (
 	"sync"
 )
 
-// control serves POST /apiserver/stop and /apiserver/start for one test bed until ctx ends. An answer
-// comes when the API server has stopped, or is ready again. The scripts that do it are in the folder
-// named by KPR_TESTBED_SCRIPTS.
+// control serves POST /apiserver/stop and /apiserver/start for one test bed until ctx is done. It answers
+// when the API server has stopped or is ready again. KPR_TESTBED_SCRIPTS names the directory of the
+// scripts that it runs.
 func control(ctx context.Context, listen, testbed string) error {
 	scripts := os.Getenv("KPR_TESTBED_SCRIPTS")
 	if listen == "" || testbed == "" || scripts == "" {
 		return errors.New("control needs --listen, --testbed and KPR_TESTBED_SCRIPTS")
 	}
-	// One at a time: a stop that overtakes a start would be lost.
+	// One at a time, so that a stop cannot overtake a start.
 	var busy sync.Mutex
 	handler := http.NewServeMux()
 	for _, action := range []string{"stop", "start"} {
 		handler.HandleFunc("POST /apiserver/"+action, func(w http.ResponseWriter, _ *http.Request) {
 			busy.Lock()
 			defer busy.Unlock()
-			// Not the request's context: a client that hangs up must not leave the work half done.
+			// Not the request's context: a client that disconnects must not interrupt the script.
 			script := exec.CommandContext(ctx, filepath.Join(scripts, "apiserver-"+action), testbed)
 			output, err := script.CombinedOutput()
 			if err != nil {

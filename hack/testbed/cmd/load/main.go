@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command load fills a test bed with Services and EndpointSlices and makes single changes to them, for
-// benchmarks and for tests that need many objects. Each change prints the time at which the API server
-// had answered, so that a reader of the kernel can tell how long the way to it was. It also serves
-// `load control`, by which a test inside a guest stops and starts the API server outside.
+// benchmarks and for tests that need many objects. Each change prints the time of the API server's
+// response, from which a reader of the kernel computes the latency. `load control` lets a test inside a
+// guest stop and start the API server outside.
 package main
 
 import (
@@ -32,7 +32,7 @@ A change prints one line: the time when the API server had answered (RFC 3339, n
 `
 
 func main() {
-	// The first signal ends the work in an orderly way, the second one the process.
+	// The first signal stops the work gracefully, the second one kills the process.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx); err != nil {
@@ -47,18 +47,18 @@ func run(ctx context.Context) error {
 		fmt.Fprint(os.Stderr, usage, "\noptions:\n")
 		flag.PrintDefaults()
 	}
-	kubeconfig := flag.String("kubeconfig", os.Getenv("KUBECONFIG"), "how to reach the API server")
-	listen := flag.String("listen", "", "address and port that control listens on")
-	testbed := flag.String("testbed", "", "folder of the test bed that control stops and starts")
-	flag.StringVar(&s.namespace, "namespace", "load", "where the services are")
-	flag.IntVar(&s.services, "services", 1000, "how many services")
-	flag.IntVar(&s.endpoints, "endpoints", 10, "endpoints of each service")
+	kubeconfig := flag.String("kubeconfig", os.Getenv("KUBECONFIG"), "kubeconfig of the API server")
+	listen := flag.String("listen", "", "address and port for control to listen on")
+	testbed := flag.String("testbed", "", "directory of the test bed that control stops and starts")
+	flag.StringVar(&s.namespace, "namespace", "load", "namespace of the Services")
+	flag.IntVar(&s.services, "services", 1000, "number of Services")
+	flag.IntVar(&s.endpoints, "endpoints", 10, "endpoints per Service")
 	flag.IntVar(&s.clients, "clients", 4, "parallel clients of fill and clear")
-	flag.StringVar(&s.node, "node", "node-a", "the node that has every fourth endpoint")
+	flag.StringVar(&s.node, "node", "node-a", "node of every fourth endpoint")
 	flag.StringVar(&s.nodeAddress, "node-address", "192.0.2.10", "internal address of the node")
-	flag.StringVar(&s.serviceType, "type", "ClusterIP", "type of the services")
-	flag.BoolVar(&s.ipv6, "ipv6", false, "IPv6 services and endpoints")
-	flag.BoolVar(&s.pods, "pods", false, "fill makes Pods with a patched status; slices come from the EndpointSlice controller")
+	flag.StringVar(&s.serviceType, "type", "ClusterIP", "type of the Services")
+	flag.BoolVar(&s.ipv6, "ipv6", false, "IPv6 Services and endpoints")
+	flag.BoolVar(&s.pods, "pods", false, "fill creates Pods with a patched status; slices come from the EndpointSlice controller")
 	flag.Parse()
 	args := flag.Args()
 	if len(args) == 0 {
@@ -73,7 +73,7 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("kubeconfig: %w", err)
 	}
-	// The API server's own fairness is the limit, not the client's.
+	// The API server's priority and fairness is the limit, not the client's.
 	config.QPS, config.Burst = -1, -1
 	config.Timeout = time.Minute
 	client, err := kubernetes.NewForConfig(config)
@@ -93,7 +93,7 @@ func run(ctx context.Context) error {
 	case len(args) == 3:
 		var number int
 		if _, err := fmt.Sscanf(args[2], "%d", &number); err != nil || number < 0 {
-			return fmt.Errorf("%q is not the number of a service", args[2])
+			return fmt.Errorf("%q is not the number of a Service", args[2])
 		}
 		change, known := map[string]func(context.Context, int) error{
 			"service add":     l.addService,

@@ -20,10 +20,10 @@ import (
 	"k8s.io/client-go/util/retry"
 )
 
-// endpointsPerSlice is what upstream's controller puts into one slice.
+// endpointsPerSlice is the default of upstream's controller.
 const endpointsPerSlice = 100
 
-// shape says what the objects look like.
+// shape describes the objects.
 type shape struct {
 	namespace, node, nodeAddress, serviceType string
 	services, endpoints, clients              int
@@ -50,7 +50,7 @@ func (l *loader) fill(ctx context.Context) error {
 		return err
 	}
 	if l.pods {
-		// The controller leaves out Pods of nodes that do not exist.
+		// The controller skips Pods of nodes that do not exist.
 		node := l.node
 		for index := 1; index < 4; index++ {
 			l.node = remoteNode(node, index)
@@ -73,7 +73,7 @@ func (l *loader) fill(ctx context.Context) error {
 	return nil
 }
 
-// clear deletes all services and slices of the namespace. The namespace stays: deleting it needs a controller.
+// clear deletes all Services and slices of the namespace, but not the namespace, which needs a controller.
 func (l *loader) clear(ctx context.Context) error {
 	return l.each(ctx, func(ctx context.Context, number int) error {
 		err := l.deleteService(ctx, number)
@@ -84,7 +84,7 @@ func (l *loader) clear(ctx context.Context) error {
 	})
 }
 
-// each calls work for every service number from `clients` goroutines; the first error ends the work.
+// each calls work for every Service number from `clients` goroutines; the first error cancels the rest.
 func (l *loader) each(ctx context.Context, work func(context.Context, int) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -94,7 +94,7 @@ func (l *loader) each(ctx context.Context, work func(context.Context, int) error
 		workers.Go(func() {
 			for number := range numbers {
 				if err := work(ctx, number); err != nil {
-					// The first cause stays; the others' errors are only that they were told to end.
+					// The first cause wins; the other errors are cancellations.
 					cancel(fmt.Errorf("%s: %w", l.serviceName(number), err))
 					return
 				}
@@ -129,7 +129,7 @@ func (l *loader) createNode(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// Addresses are status: the API server drops them from the creation.
+	// Addresses are status, which the API server ignores on creation.
 	created.Status.Addresses = []corev1.NodeAddress{
 		{Type: corev1.NodeInternalIP, Address: l.nodeAddress},
 		{Type: corev1.NodeHostName, Address: l.node},
@@ -177,7 +177,7 @@ func (l *loader) addService(ctx context.Context, number int) error {
 	return nil
 }
 
-// addPod creates a Pod that nobody runs, and writes the status that its kubelet would.
+// addPod creates a Pod that no kubelet runs and writes the status that a kubelet would.
 func (l *loader) addPod(ctx context.Context, number, index int) error {
 	endpoint, err := l.endpoint(number, index)
 	if err != nil {
@@ -231,7 +231,7 @@ func (l *loader) waitForSlices(ctx context.Context) error {
 	}
 }
 
-// deleteService deletes the slices first: no controller does it for us.
+// deleteService deletes the slices first: there is no controller to do it.
 func (l *loader) deleteService(ctx context.Context, number int) error {
 	ofService := metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=" + l.serviceName(number)}
 	err := l.client.DiscoveryV1().EndpointSlices(l.namespace).DeleteCollection(ctx, metav1.DeleteOptions{}, ofService)
@@ -243,7 +243,7 @@ func (l *loader) deleteService(ctx context.Context, number int) error {
 
 func (l *loader) addEndpoint(ctx context.Context, number int) error {
 	return l.changeSlice(ctx, number, func(slice *discoveryv1.EndpointSlice) error {
-		// Behind all that fill made, and behind those that were added before.
+		// After those that fill created and those added before.
 		endpoint, err := l.endpoint(number, l.endpoints+len(slice.Endpoints))
 		if err != nil {
 			return err
@@ -283,7 +283,7 @@ func (l *loader) sliceName(number, first int) string {
 	return fmt.Sprintf("%s-%d", l.serviceName(number), first/endpointsPerSlice)
 }
 
-// slice has the endpoints first .. end-1 of a service.
+// slice has the endpoints first .. end-1 of a Service.
 func (l *loader) slice(number, first, end int) (*discoveryv1.EndpointSlice, error) {
 	addressType := discoveryv1.AddressTypeIPv4
 	if l.ipv6 {
@@ -313,8 +313,8 @@ func (l *loader) slice(number, first, end int) (*discoveryv1.EndpointSlice, erro
 	return slice, nil
 }
 
-// endpoint has an address that no other endpoint has, out of 10.128.0.0/9 or fd00:128::/64: 256 of each service,
-// or 1,024 of each of the first 4,096.
+// endpoint has a unique address in 10.128.0.0/9 or fd00:128::/64: up to 256 per Service, or 1,024 for each
+// of the first 4,096.
 func (l *loader) endpoint(number, index int) (discoveryv1.Endpoint, error) {
 	if number >= 1<<15 || index >= 1<<10 || (number >= 1<<12 && index >= 1<<8) {
 		return discoveryv1.Endpoint{}, fmt.Errorf("no address for endpoint %d of service %d", index, number)
@@ -335,5 +335,5 @@ func (l *loader) endpoint(number, index int) (discoveryv1.Endpoint, error) {
 	}, nil
 }
 
-// remoteNode names a node that is not ours.
+// remoteNode names a node other than the proxy's.
 func remoteNode(node string, index int) string { return fmt.Sprintf("%s-remote-%d", node, index) }
