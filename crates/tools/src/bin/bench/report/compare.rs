@@ -31,7 +31,8 @@ pub(crate) fn print(options: &Options) -> anyhow::Result<()> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Fine,
-    /// Above the tolerance, but the runs of both builds overlap.
+    /// Above the tolerance, but the runs of both builds overlap, or the difference is below the
+    /// resolution.
     Noise,
     /// Above the tolerance, and every run is above every run of the other build.
     Worse,
@@ -59,6 +60,8 @@ struct Pair {
     /// Ratio of the medians in each run.
     by_run: Sample,
     is_apart: bool,
+    /// Identical builds differ by less.
+    resolution: f64,
 }
 
 impl Pair {
@@ -87,6 +90,7 @@ impl Pair {
             ratio: ratio(ours.median(), against.median()),
             by_run: Sample::new(ratios),
             is_apart: least > most,
+            resolution: if figure.unit == "us" { 1.0 } else { 0.0 },
             ours,
             against,
         })
@@ -97,7 +101,7 @@ impl Pair {
             Verdict::None
         } else if self.ratio <= TOLERATED {
             Verdict::Fine
-        } else if self.is_apart {
+        } else if self.is_apart && self.ours.median() - self.against.median() > self.resolution {
             Verdict::Worse
         } else {
             Verdict::Noise
