@@ -38,8 +38,7 @@ pub use netfilter::{Netfilter, node_addresses};
 /// Most steps that are turned into messages at a time. More saves nothing and takes memory.
 const LONGEST_RUN: usize = 2_048;
 
-/// What IPVS shows in passing. That of the thread: it may be in another network namespace than the
-/// process.
+/// What IPVS shows in passing. That of the thread: it may be in another network namespace than the process.
 const LISTING: &str = "/proc/thread-self/net/ip_vs";
 
 /// See the module.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What is doubtful about a node and its settings together. Each one alone is valid, so the proxy
-//! does what it can and says what it cannot.
+//! What is doubtful about a node and its settings together. Each one alone is valid, so the proxy does what it can and says
+//! what it cannot.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

@@ -44,9 +44,8 @@ impl Troubles {
         self.by_service.keys()
     }
 
-    /// Follows a plan of all that was pending: who had no failed step in it is in no trouble any
-    /// more, unless a step was not tried. Returns what is refused for the first time. Costs what
-    /// failed.
+    /// Follows a plan of all that was pending: who had no failed step in it is in no trouble any more, unless a step
+    /// was not tried. Returns what is refused for the first time. Costs what failed.
     pub(super) fn follow(
         &mut self,
         planner: &ModePlanner,
