@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The IPVS client against a real kernel, with `ipvsadm` as the independent reader.
 //!
-//! Run it where IPVS is and its tables are nobody's: `hack/guest -- PATH_OF_THIS_PROGRAM`.
+//! Run it where IPVS exists and its tables are not in use: `hack/guest -- PATH_OF_THIS_PROGRAM`.
 //! Elsewhere every test reads *ignored*; with `REQUIRE_KERNEL=1` that is a failure.
 #![cfg(test)]
 
@@ -25,12 +25,12 @@ use support::{
     sorted, tcp, wait_for,
 };
 
-/// What Linux 6.1 has; `twos` came with 6.2 and serves as the missing one.
+/// Schedulers of Linux 6.1; `twos` came with 6.2 and serves as the missing one.
 const SCHEDULERS: [&str; 13] = [
     "rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh",
 ];
 
-/// Makes this program only open the client and tell how that went.
+/// Makes this program only open the client and report the result.
 const OPEN_ONLY: &str = "--open-only";
 
 fn main() -> ExitCode {
@@ -44,7 +44,7 @@ fn main() -> ExitCode {
         };
     }
     let mut arguments = Arguments::from_args();
-    // The tables are shared.
+    // The tests share the tables.
     arguments.test_threads = Some(1);
     let obstacle = obstacle();
     if let Some(obstacle) = &obstacle {
@@ -114,7 +114,7 @@ fn main() -> ExitCode {
     conclusion.exit_code()
 }
 
-/// Why the tests cannot run here.
+/// Why the tests cannot run here, if they cannot.
 fn obstacle() -> Option<String> {
     let mut client = match Client::open() {
         Ok(client) => client,
@@ -259,7 +259,7 @@ fn a_changed_service_keeps_its_destinations() {
     );
     let after = Service::new(key, name("wrr"));
     apply_all(&mut client, &[Operation::SetService(after)]);
-    // Flags and persistence are gone, not merely unmentioned.
+    // Flags and persistence are cleared, not just left out of the request.
     assert_eq!(services(&mut client), [after]);
     assert_eq!(
         ipvsadm(),
@@ -327,7 +327,7 @@ fn destinations_are_what_ipvsadm_reads() {
             "TCP [fd00::1]:443 rr",
         ]
     );
-    // Draining and removal, as at graceful termination.
+    // Draining and removal, as in graceful termination.
     let drained = Destination {
         weight: 0,
         ..limited
@@ -352,7 +352,7 @@ fn a_missing_scheduler_is_named() {
         error.to_string(),
         "IPVS scheduler \"twos\" is not available: kernel module ip_vs_twos"
     );
-    // The same refusal in the middle of a batch.
+    // The same error in the middle of a batch.
     let results = client
         .apply(&[
             Operation::AddService(Service::new(tcp("10.0.0.1", 80), name("twos"))),
@@ -370,7 +370,7 @@ fn a_probe_leaves_nothing_behind() {
     let mut client = open();
     client.probe_scheduler(name("sed")).unwrap();
     assert_eq!(ipvsadm(), Vec::<String>::new());
-    // Left behind by a probe that died, perhaps kube-proxy's.
+    // Left behind by a probe that was killed, possibly kube-proxy's.
     run("ipvsadm", &["-A", "-t", "198.51.100.0:20000", "-s", "rr"]);
     client.probe_scheduler(name("sed")).unwrap();
     assert_eq!(ipvsadm(), ["TCP 198.51.100.0:20000 rr"]);
@@ -422,7 +422,7 @@ fn refusals_are_told_apart() {
             None, exists, None, exists, missing, invalid, missing, missing, missing, missing, None
         ]
     );
-    // Whatever the kernel thinks of ICMP, it must not disturb the connection.
+    // However the kernel treats the ICMP packet, the connection must survive.
     client
         .apply(&[Operation::AddService(Service::new(other, name("rr")))])
         .unwrap();
@@ -441,7 +441,7 @@ fn time_outs_are_set_and_read() {
     assert_eq!(client.timeouts().unwrap(), wanted);
     let line = run("ipvsadm", &["-Ln", "--timeout"]);
     assert_eq!(line.trim(), "Timeout (tcp tcpfin udp): 901 121 301");
-    // Zero leaves a value alone.
+    // Zero keeps the current value.
     let only_udp = Timeouts {
         udp: Duration::from_secs(302),
         ..Timeouts::default()
@@ -486,7 +486,7 @@ fn counters_follow_a_connection() {
     far.read_exact(&mut received).unwrap();
     run("ip", &["address", "del", "10.99.0.1/32", "dev", "lo"]);
 
-    // The kernel adds up its processors' counters every two seconds.
+    // The kernel sums the per-CPU counters every two seconds.
     wait_for("the counters", || {
         client.service(&key).unwrap().unwrap().stats.connections > 0
             && client.destinations(&key).unwrap()[0].stats.connections > 0

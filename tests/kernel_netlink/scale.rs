@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Many objects at once. What it prints is for people; nothing depends on how fast it was.
+//! Many objects at once. The printed times are informative; no test depends on them.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -12,7 +12,7 @@ use netlink_pipeline::KernelErrorKind;
 
 use crate::support::{apply_all, destinations, ipvsadm, open, tcp};
 
-/// The operations for 1,000 services of ten destinations each.
+/// Operations for 1,000 services with ten destinations each.
 fn many() -> Vec<Operation> {
     (0..1_000_u16)
         .flat_map(|index| {
@@ -39,7 +39,7 @@ pub(crate) fn a_thousand_services() {
     let mut client = open();
     let clock = Clock::system();
     let mut operations = many();
-    // Repeats its predecessor, which the kernel refuses. All others must be applied nevertheless.
+    // Duplicates its predecessor, which the kernel rejects. All others must still be applied.
     let wrong = 5_555;
     operations.insert(wrong, operations[wrong - 1]);
     let before = client.socket_stats();
@@ -80,7 +80,7 @@ pub(crate) fn a_thousand_services() {
         })
         .collect();
     assert_eq!(lines.into_iter().collect::<BTreeSet<String>>(), wanted);
-    // A dump of many datagrams.
+    // A dump in many datagrams.
     let begin = clock.monotonic();
     assert_eq!(client.services().unwrap().len(), 1_000);
     println!(

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the tests share: the two readers of the kernel, builders, waiting.
+//! Shared by the tests: two readers of the kernel, builders and waiting.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ pub(crate) fn open() -> Client {
     Client::open().unwrap()
 }
 
-/// Output of a program that must succeed.
+/// Runs a program, which must succeed, and returns its output.
 #[expect(
     clippy::disallowed_methods,
     reason = "an oracle, not the program under test"
@@ -31,7 +31,7 @@ pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Lines of `ipvsadm -Ln` without its heading, with single blanks: services as their `Display`,
+/// Lines of `ipvsadm -Ln` without the header, with single blanks: services as their `Display`,
 /// destinations as `-> ADDRESS METHOD WEIGHT ACTIVE INACTIVE`.
 pub(crate) fn ipvsadm() -> Vec<String> {
     let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -95,7 +95,7 @@ pub(crate) fn apply_all(client: &mut Client, operations: &[Operation]) {
     }
 }
 
-/// Looks again until something is so, with a limit.
+/// Polls a condition until it holds, with a time limit.
 #[expect(
     clippy::disallowed_methods,
     reason = "between two looks, not instead of them"

@@ -24,14 +24,14 @@ pub(crate) const TESTS: &[Test] = &[
     ),
 ];
 
-/// Not every kernel has zones.
+/// Tests for kernels with conntrack zones.
 pub(crate) const ZONES: &[Test] = &[(
     "stale_flows_of_another_zone_are_deleted",
     &[Need::Namespaces, Need::Legacy],
     zoned,
 )];
 
-/// A UDP Service without endpoints, so that all of its flows are stale.
+/// A UDP Service without endpoints, so that all its flows are stale.
 fn cleanup(family: IpFamily, address: &str, ports: &[u16]) -> Cleanup {
     let name = ServiceName::new("ns", "dns");
     let service = Service {
@@ -64,7 +64,7 @@ fn cleanup(family: IpFamily, address: &str, ports: &[u16]) -> Cleanup {
     flows.due().unwrap()
 }
 
-/// Loopback addresses of both families, and connection tracking.
+/// Sets up loopback addresses of both families and connection tracking.
 fn prepare() {
     run("ip", &["link", "set", "lo", "up"]);
     run(
@@ -81,7 +81,7 @@ fn prepare() {
     }
 }
 
-/// Clients that send to an address and port, each from its own port.
+/// Clients that each send to an address and port from a different source port.
 fn send(count: usize, to: &str) -> Vec<UdpSocket> {
     let to: SocketAddr = to.parse().unwrap();
     let from = match to.ip() {
@@ -89,7 +89,7 @@ fn send(count: usize, to: &str) -> Vec<UdpSocket> {
         IpAddr::V6(_) => "[fd00::1]:0",
     };
     let sockets: Vec<_> = (0..count).map(|_| UdpSocket::bind(from).unwrap()).collect();
-    // An IPv6 address that was just added may swallow the first datagrams.
+    // The first datagrams to a new IPv6 address may be lost.
     for _ in 0..1000 {
         for socket in &sockets {
             socket.send_to(b"x", to).unwrap();
@@ -102,7 +102,7 @@ fn send(count: usize, to: &str) -> Vec<UdpSocket> {
     panic!("no flows to {to}");
 }
 
-/// How many flows go to a port of an address.
+/// Number of flows to an address and port.
 fn flows_to(family: IpFamily, address: &str, port: u16) -> usize {
     let family = match family {
         IpFamily::V4 => "ipv4",
@@ -132,7 +132,7 @@ fn deleted() {
     let stream = std::net::TcpStream::connect("127.0.0.2:53").unwrap();
     let v4 = |address, port| flows_to(IpFamily::V4, address, port);
     let v6 = |address, port| flows_to(IpFamily::V6, address, port);
-    // With the TCP connection.
+    // Including the TCP connection.
     assert_eq!(v4("127.0.0.2", 53), 4);
 
     let one = cleanup(IpFamily::V4, "127.0.0.2", &[53]);
@@ -141,7 +141,7 @@ fn deleted() {
     assert_eq!(v4("127.0.0.2", 53), 1, "the TCP connection");
     assert_eq!((v4("127.0.0.2", 54), v4("127.0.0.3", 53)), (2, 2));
 
-    // The kernel would list every IPv6 flow but these, were it asked for the address.
+    // Filtered by address, the kernel would list every IPv6 flow except these.
     let one = cleanup(IpFamily::V6, "fd00::2", &[53]);
     assert_eq!(delete_stale(&mut client, &one).unwrap(), 2);
     assert_eq!(
@@ -149,7 +149,7 @@ fn deleted() {
         (0, 2, 2)
     );
 
-    // So many ports that all flows are listed.
+    // With this many ports, all flows are listed instead of one port after another.
     let all = cleanup(IpFamily::V4, "127.0.0.2", &[50, 51, 52, 53, 54, 55]);
     assert_eq!(delete_stale(&mut client, &all).unwrap(), 2);
     assert_eq!((v4("127.0.0.2", 54), v4("127.0.0.2", 53)), (0, 1));

@@ -127,7 +127,7 @@ fn every_type() {
     specs.push(marked);
     for spec in &specs {
         client.create(spec).unwrap();
-        // The second time it is there already.
+        // The second time it already exists.
         client.create(spec).unwrap();
         let saved = run("ipset", &["save", spec.name.as_str()]);
         let wanted = spec.to_string().replace(" skbinfo", "");
@@ -240,7 +240,7 @@ fn entries_are_what_ipset_lists() {
     }
 }
 
-/// What others put in looks the same as what we put in: nothing would be deleted and added again.
+/// Entries added by other programs read the same as ours, so they are not deleted and added again.
 fn entries_of_ipset() {
     let mut client = Client::open().unwrap();
     run("ipset", &["create", "NET", "hash:ip,port,net"]);
@@ -297,7 +297,7 @@ fn refused_entry_in_a_batch() {
     let mut entries: Vec<SetEntry> = (0..1_700)
         .map(|index| entry(index, "192.0.2.0/24"))
         .collect();
-    // The first and the last of a message, two in a row, the very first and the very last.
+    // First and last of a message, two in a row, first and last of all.
     let wrong = [0, 499, 500, 900, 901, 1_699];
     for at in wrong {
         entries[at] = entry(u32::try_from(at).unwrap(), "0.0.0.0/0");
@@ -397,7 +397,7 @@ fn a_set_outgrows_its_limit() {
             .iter()
             .all(|failure| failure.refusal.kind == RefusalKind::Full)
     );
-    // Each entry is in the set or reported.
+    // Each entry is either in the set or reported.
     let inside = read(&mut client, "KUBE-CLUSTER-IP").len();
     assert_eq!(inside + failures.len(), entries.len());
 
@@ -412,7 +412,7 @@ fn a_set_outgrows_its_limit() {
     client.destroy(&aside.name).unwrap();
     let info = client.set(&small.name).unwrap().unwrap();
     assert!(info.spec.unwrap().can_serve(&big));
-    // The rule never noticed.
+    // The rule still refers to the set.
     assert_eq!(info.references, 1);
     assert_eq!(members("KUBE-CLUSTER-IP"), texts(entries.iter().copied()));
     assert_eq!(

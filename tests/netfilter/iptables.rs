@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! iptables rules of one backend or both, read back with `iptables-save` as it is.
+//! iptables rules of one or both backends, read back with `iptables-save`.
 
 use std::sync::Arc;
 
@@ -103,7 +103,7 @@ fn context(family: IpFamily, masquerade_all: bool, local_detector: LocalDetector
     }
 }
 
-/// The planner's rules for every way of telling local traffic.
+/// The planner's rules for each way to detect local traffic.
 fn all_fixed_rules(family: IpFamily) -> Vec<FixedRules> {
     let pods = match family {
         IpFamily::V4 => "10.244.0.0/16",
@@ -122,12 +122,12 @@ fn all_fixed_rules(family: IpFamily) -> Vec<FixedRules> {
     .collect()
 }
 
-/// The sets that the rules name.
+/// Creates the sets that the rules refer to.
 fn make_sets(family: IpFamily) {
     for set in SetId::ALL {
         let name = set.name(family);
         let mut arguments = vec!["create", name.as_str()];
-        // Type, and options of the type.
+        // Type and its options.
         let mut words = set.set_type().as_str().split(' ');
         arguments.extend(words.next());
         arguments.extend(match (set.set_type().is_hash(), family) {
@@ -140,7 +140,7 @@ fn make_sets(family: IpFamily) {
     }
 }
 
-/// The chains that begin with `KUBE-`.
+/// Chains whose names start with `KUBE-`.
 fn ours(mut ruleset: Ruleset) -> Ruleset {
     ruleset
         .chains
@@ -148,8 +148,8 @@ fn ours(mut ruleset: Ruleset) -> Ruleset {
     ruleset
 }
 
-/// What the planner wants is what `iptables-save` prints, letter by letter: else it would write it
-/// again for ever.
+/// `iptables-save` prints the planner's rules character for character; otherwise the planner would
+/// rewrite them forever.
 fn written(backend: Backend) {
     for family in IpFamily::ALL {
         make_sets(family);
@@ -235,7 +235,7 @@ fn removed(backend: Backend) {
         let before = iptables.save(&TABLES).unwrap();
         let wanted = all_fixed_rules(family).remove(0);
         iptables.restore(&edits(&wanted, &before)).unwrap();
-        // Chains jump to each other and are jumped to; all go in one batch.
+        // Chains refer to each other; all are deleted in one batch.
         let jumps = wanted
             .jumps
             .into_iter()
@@ -252,7 +252,7 @@ fn removed(backend: Backend) {
         assert_eq!(ours(after.clone()), Ruleset::new());
         assert_eq!(after.rule_count(), 0);
     }
-    // No rule refers to a set any more.
+    // No rule refers to a set any longer.
     run("ipset", &["destroy"]);
 }
 
@@ -297,7 +297,7 @@ fn refused(backend: Backend) {
         rule: Rule::new("-j ACCEPT"),
     });
     assert!(no_rule.location.is_some(), "{no_rule:?}");
-    // A batch that fails changes nothing in its table.
+    // A failed batch changes nothing in its table.
     assert_eq!(ours(iptables.save(&TABLES).unwrap()), Ruleset::new());
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! iptables mode's rules in a real kernel: what the planner wants is what `iptables-save` prints,
-//! so that a second look finds nothing to do.
+//! iptables mode's rules in a real kernel: `iptables-save` prints them exactly as planned, so that
+//! a second sync has nothing to do.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -98,7 +98,7 @@ fn contexts(family: IpFamily) -> Vec<Context> {
     vec![plain, narrow, bridge, prefix, all]
 }
 
-/// A Service of every shape, with as many endpoints as its number says.
+/// Services of every shape, with as many endpoints as their number.
 fn objects(family: IpFamily) -> Vec<Event> {
     let at = addresses(family);
     let mut services = Vec::new();
@@ -229,7 +229,7 @@ fn written(backend: Backend) {
             planner.observed(observe(&iptables));
             assert_eq!(edits(&planner), [], "{family} {:?}", planner.context());
         }
-        // All Services go, and with them their chains.
+        // All Services are deleted, and with them their chains.
         tracker.apply(Event::ServicesReplaced(vec![]));
         for name in tracker.take().services {
             planner.update(&tracker, &name);

@@ -44,7 +44,7 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-/// Addresses with their length as `ip` lists them, sorted.
+/// Addresses with their prefix length as `ip` lists them, sorted.
 fn ip_lists(link: &str) -> Vec<String> {
     let text = run("ip", &["-o", "address", "show", "dev", link]);
     sorted(
@@ -123,11 +123,11 @@ fn host_addresses() {
             && address.scope == Scope::Global
             && !address.is_tentative));
     }
-    // Nothing but the addresses themselves became reachable.
+    // Only the addresses themselves became reachable.
     assert_eq!(run("ip", &["route"]), "");
     let text = run("ip", &["-6", "address", "show", "dev", LINK]);
     assert!(text.contains("nodad noprefixroute"), "{text}");
-    // They are local although the link is down.
+    // They are local even though the link is down.
     assert!(run("ip", &["route", "get", "10.96.0.1"]).starts_with("local "));
 
     let gone = [wanted[0], wanted[3]];
@@ -138,7 +138,7 @@ fn host_addresses() {
             ["10.96.0.10/32", "192.0.2.1/32", "2001:db8::1/128"]
         );
     }
-    // The loopback's are not among them.
+    // Those of the loopback device are not included.
     assert_eq!(
         as_ip_lists(&links.addresses_of(link).unwrap()),
         ip_lists(LINK)
@@ -186,7 +186,7 @@ fn link_is_gone() {
     links.delete_dummy(LINK).unwrap();
     assert_eq!(links.addresses_of(link).unwrap(), []);
     let addresses = [ip("10.96.0.1"), ip("fd00:96::1")];
-    // To delete is done by that, to add is not.
+    // Deleting from a missing link succeeds, adding to it fails.
     assert_eq!(links.delete_addresses(link, &addresses).unwrap(), []);
     let failures = links.add_addresses(link, &addresses).unwrap();
     assert_eq!(
@@ -254,7 +254,7 @@ fn node_addresses() {
         address("fe80::2", 64, eth0.index, Scope::Link),
     ];
     let mut listed = links.addresses().unwrap();
-    // The kernel may give the link an address of its own.
+    // The kernel may add a link-local address.
     listed.retain(|address| address.scope != Scope::Link || address.ip == ip("fe80::2"));
     assert_eq!(sorted(listed), sorted(wanted));
 }
@@ -316,12 +316,12 @@ fn default_gateways() {
     assert_eq!(gateways(IpFamily::V4), [ip("192.0.2.1"), ip("192.0.2.3")]);
 }
 
-/// Long enough for any machine; nothing waits for all of it when the change comes.
+/// Time limit for an expected change; long enough for a slow machine.
 const PATIENCE: Duration = wait::LIMIT;
-/// For what must not come.
+/// How long to wait for a change that must not happen.
 const NOW: Duration = Duration::from_millis(1);
 
-/// Waits until the links were named, in one change or several: the kernel tells of IPv6 addresses
+/// Waits until all links were reported, in one change or several: the kernel reports IPv6 addresses
 /// later.
 fn hear(monitor: &mut Monitor, links: &[u32]) {
     let mut missing: BTreeSet<u32> = links.iter().copied().collect();
@@ -350,7 +350,7 @@ fn changes() {
     let change = monitor.wait(PATIENCE).unwrap().unwrap();
     assert_eq!(change.links, BTreeSet::from([eth0]));
     assert!(!change.lost && !change.concerns_others_than(eth0));
-    // Both were told as one.
+    // Both were reported as one change.
     assert_eq!(monitor.wait(NOW).unwrap(), None);
 
     links.delete_addresses(eth0, &[ip("192.0.2.1")]).unwrap();
@@ -363,7 +363,7 @@ fn changes() {
     hear(&mut monitor, &[eth0, peer0]);
 }
 
-/// More than the kernel keeps for us is said as such, not passed over.
+/// An overrun of the socket's buffer is reported, not ignored.
 fn lost_changes() {
     run(
         "ip",
@@ -378,7 +378,7 @@ fn lost_changes() {
     links.add_addresses(eth0, &many).unwrap();
     let change = monitor.wait(PATIENCE).unwrap().unwrap();
     assert!(change.lost, "{change:?}");
-    // From here on it listens again.
+    // From here on it receives changes again.
     while monitor.wait(NOW).unwrap().is_some() {}
     links.delete_addresses(eth0, &many[..1]).unwrap();
     hear(&mut monitor, &[eth0]);

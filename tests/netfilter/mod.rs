@@ -41,7 +41,7 @@ pub(crate) fn main(in_guest: bool) -> ExitCode {
     }
 }
 
-/// The same without the right to change the network.
+/// The same, without the capability to change the network.
 fn run_without_capability(name: &str) -> Output {
     let own = std::env::current_exe().unwrap();
     let own = own.to_str().unwrap();

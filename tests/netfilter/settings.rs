@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Kernel settings, which belong to the network namespace.
+//! Kernel settings, which are per network namespace.
 
 use kube_proxy_rs::dataplane::sysctl::{SysctlError, Sysctls};
 
@@ -37,8 +37,7 @@ fn refused() {
         .ensure("net/ipv4/conf/lo/arp_ignore", "many")
         .unwrap_err();
     assert!(matches!(error, SysctlError::Refused { .. }), "{error:?}");
-    // Numbers of several hosts' memory are settings of the machine, read-only in a namespace or not
-    // there at all.
+    // Memory limits are machine-wide: in a namespace they are read-only or absent.
     let error = sysctls.ensure("net/core/rmem_max", "1").unwrap_err();
     assert!(
         matches!(

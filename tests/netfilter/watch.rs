@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What others do to rules of ours is noticed without reading the rules; what we do ourselves is
-//! not.
+//! Foreign changes to our rules are detected without reading the rules; our own changes are not
+//! reported.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -58,7 +58,7 @@ fn replace(table: Table, name: &str, rules: &[&str]) -> Edit {
     }
 }
 
-/// Rules of ours in two tables.
+/// Our rules in two tables.
 fn ours() -> Vec<Edit> {
     vec![
         replace(Table::Nat, "KUBE-SERVICES", &["-p tcp -j RETURN"]),
@@ -80,7 +80,7 @@ struct Machine {
 }
 
 impl Machine {
-    /// A family whose rules are written and known.
+    /// A family whose rules have been written and observed.
     fn new(backend: Backend, family: IpFamily) -> Self {
         let exec: Arc<dyn Exec> = Arc::new(System::new(Clock::system(), System::DEFAULT_DEADLINE));
         let backends = Backends::detect(&*exec, Some(backend)).unwrap();
@@ -109,10 +109,9 @@ impl Machine {
         self.write_and(edits, None);
     }
 
-    /// Somebody else runs iptables when we have written, and before it is looked at what became of
-    /// it.
+    /// Another program runs iptables after our write, before the result is observed.
     fn write_and(&mut self, edits: &[Edit], other: Option<&str>) {
-        // The planner knows what is there.
+        // The planner knows the rules in the kernel.
         let rules = self.iptables.save(&[Table::Nat, Table::Filter]).unwrap();
         let edits = RuleEdits {
             family: self.family,
@@ -134,7 +133,7 @@ impl Machine {
         written.unwrap();
     }
 
-    /// Somebody else runs iptables.
+    /// Another program runs iptables.
     fn other(&self, arguments: &str) {
         let program = match self.family {
             IpFamily::V4 => format!("iptables-{}", self.backend),
@@ -149,7 +148,7 @@ fn noticed(backend: Backend) {
     for family in IpFamily::ALL {
         let mut machine = Machine::new(backend, family);
         for change in [
-            // One rule, by one of the same size.
+            // One rule, replaced by one of the same size.
             "-t nat -R KUBE-SERVICES 1 -p udp -j RETURN",
             "-t nat -D OUTPUT -j KUBE-SERVICES",
             "-t nat -A KUBE-SERVICES -j RETURN",
@@ -169,7 +168,7 @@ fn noticed(backend: Backend) {
         }
         machine.write(&ours()[..3]);
         assert!(!machine.changed(), "{family}: written again");
-        // What comes before or after a write of ours is not taken for it.
+        // A foreign change before or after our write is not taken for ours.
         machine.other("-t nat -F KUBE-SERVICES");
         machine.write(&[replace(Table::Nat, "KUBE-OTHER", &["-p udp -j RETURN"])]);
         assert!(machine.changed(), "{family}: before a write");
@@ -177,7 +176,7 @@ fn noticed(backend: Backend) {
         machine.write(&[replace(Table::Nat, "KUBE-OTHER", &["-p tcp -j RETURN"])]);
         machine.other("-t nat -X KUBE-SERVICES");
         assert!(machine.changed(), "{family}: after a write");
-        // Nor what comes in the same moment, of somebody who waited for the lock.
+        // Nor is one right after it, by a program that waited for the lock.
         machine.look();
         machine.write(&ours()[..3]);
         assert!(!machine.changed(), "{family}: written again");
@@ -192,7 +191,7 @@ fn noticed(backend: Backend) {
             machine.write(&ours());
             assert!(!machine.changed(), "{family} {change}: written again");
         }
-        // All that a write can do is no news.
+        // No kind of change by our own write is reported.
         machine.write(&[
             replace(Table::Nat, "KUBE-NEW", &["-p tcp -j RETURN", "-j RETURN"]),
             replace(Table::Nat, "KUBE-SERVICES", &["-j KUBE-NEW"]),
@@ -243,7 +242,7 @@ fn counters(backend: Backend) {
     }
 }
 
-/// A node where others use nft all the time costs us nothing.
+/// Frequent foreign nft changes cost us nothing.
 fn beside_ours() {
     let mut machine = Machine::new(Backend::Nft, IpFamily::V4);
     machine.other("-t nat -N DOCKER");
