@@ -4,13 +4,15 @@
 #![cfg(test)]
 
 use std::io::Write;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{ExitStatus, Stdio};
+
+use kpr_testkit::namespace::command;
 
 /// Runs the program with a stdout that has no reader. Returns its status and stderr.
 fn unread(arguments: &[&str]) -> (ExitStatus, String) {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
-    let child = Command::new(env!("CARGO_BIN_EXE_kube-proxy-rs"))
+    let child = command(env!("CARGO_BIN_EXE_kube-proxy-rs"))
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(writer)
@@ -28,7 +30,7 @@ fn unread(arguments: &[&str]) -> (ExitStatus, String) {
 fn answers_without_a_reader_are_no_error() {
     let head = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
     let mut file = tempfile::NamedTempFile::new().unwrap();
-    write!(file, "{head}portRange: 1-2\n").unwrap();
+    writeln!(file, "{head}portRange: 1-2").unwrap();
     let path = file.path().to_str().unwrap();
     for arguments in [
         &["--help"][..],

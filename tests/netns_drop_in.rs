@@ -86,13 +86,12 @@ fn add_address(node: &Namespace, address: &str) -> Result<()> {
 }
 
 fn start(node: &Namespace, manifests: &ManifestDirectory, flags: &[&str]) -> Result<Proxy> {
-    let invocation = Invocation {
-        binary: Path::new(env!("CARGO_BIN_EXE_kube-proxy-rs")).to_owned(),
-        manifests: manifests.path().to_owned(),
-        mode: "iptables".to_owned(),
-        flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
-    };
-    Proxy::start(node, &invocation)
+    Proxy::start(node, &invocation(manifests).with(flags))
+}
+
+fn invocation(manifests: &ManifestDirectory) -> Invocation {
+    let binary = Path::new(env!("CARGO_BIN_EXE_kube-proxy-rs"));
+    Invocation::new(binary, manifests, "iptables")
 }
 
 /// An answer over HTTP: status, headers in lower case, body.
@@ -402,13 +401,7 @@ fn few_rights_are_enough_after_init_only() -> Result<()> {
     let rules = node.run("iptables-save", &[])?;
     ensure!(!rules.contains("KUBE-"), "{rules}");
 
-    let invocation = Invocation {
-        binary: Path::new(env!("CARGO_BIN_EXE_kube-proxy-rs")).to_owned(),
-        manifests: manifests.path().to_owned(),
-        mode: "iptables".to_owned(),
-        flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
-    };
-    let command = few_rights::command(&invocation.command());
+    let command = few_rights::command(&invocation(&manifests).with(&flags).command());
     let proxy = Proxy::spawn(&node, command)?;
     for program in ["iptables-save", "ip6tables-save"] {
         wait::until("the Service has its rules", || {

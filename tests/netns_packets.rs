@@ -81,12 +81,8 @@ fn kernel_without_ipvs() -> Result<()> {
     let node = Namespace::new()?;
     node.ip("link set lo up\n")?;
     let manifests = ManifestDirectory::new(&[Service::new("web", 1, &[Host::Web1])])?;
-    let invocation = Invocation {
-        binary: Path::new(env!("CARGO_BIN_EXE_kube-proxy-rs")).to_owned(),
-        manifests: manifests.path().to_owned(),
-        mode: "ipvs".to_owned(),
-        flags: Vec::new(),
-    };
+    let binary = Path::new(env!("CARGO_BIN_EXE_kube-proxy-rs"));
+    let invocation = Invocation::new(binary, &manifests, "ipvs");
     let (status, log) = Proxy::spawn(&node, invocation.command())?.wait()?;
     ensure!(!status.success(), "it ended with {status}:\n{log}");
     ensure!(

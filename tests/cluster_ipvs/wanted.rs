@@ -6,6 +6,8 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
+use kpr_testkit::oracle::set_name;
+use kpr_testkit::topology::Family;
 use serde_json::Value;
 
 use crate::oracle::Lines;
@@ -35,9 +37,9 @@ const SETS: [&str; 15] = [
 /// The state that these objects want on our node.
 pub(crate) fn wanted(objects: &[Value], node_addresses: &[IpAddr]) -> Lines {
     let mut lines = Lines::new();
-    for family in [Family::V4, Family::V6] {
+    for family in Family::ALL {
         for set in SETS {
-            lines.insert(family.set(set));
+            lines.insert(set_line(family, set));
         }
         for service in objects.iter().filter(|object| is_ours(object)) {
             for port in list(&service["spec"]["ports"]) {
@@ -63,23 +65,13 @@ fn is_ours(object: &Value) -> bool {
         && object["metadata"]["labels"]["service.kubernetes.io/service-proxy-name"].is_null()
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Family {
-    V4,
-    V6,
+fn has(family: Family, address: &IpAddr) -> bool {
+    address.is_ipv4() == (family == Family::V4)
 }
 
-impl Family {
-    fn has(self, address: &IpAddr) -> bool {
-        address.is_ipv4() == (self == Self::V4)
-    }
-
-    /// The line of a set; the kernel has room for 31 characters.
-    fn set(self, name: &str) -> String {
-        let prefix = if self == Self::V4 { "" } else { "6-" };
-        let name: String = format!("KUBE-{prefix}{name}").chars().take(31).collect();
-        format!("set {name}")
-    }
+/// The line of a set.
+fn set_line(family: Family, name: &str) -> String {
+    format!("set {}", set_name(name, family))
 }
 
 fn string(value: &Value) -> &str {
@@ -117,7 +109,7 @@ impl ServicePort<'_> {
     fn add_to(&self, lines: &mut Lines) {
         let spec = &self.service["spec"];
         let of_family = |all: Vec<IpAddr>| -> Vec<IpAddr> {
-            all.into_iter().filter(|a| self.family.has(a)).collect()
+            all.into_iter().filter(|a| has(self.family, a)).collect()
         };
         let cluster_ips = of_family(addresses(list(&spec["clusterIPs"])));
         if cluster_ips.is_empty() {
@@ -155,10 +147,16 @@ impl ServicePort<'_> {
                 let entry = format!("{address},{protocol}:{port}");
                 if is_local {
                     if chosen.is_empty() && !self.chosen(&endpoints, false).is_empty() {
-                        lines.insert(format!("{} {entry}", self.family.set("NO-LOCAL-ENDPOINTS")));
+                        lines.insert(format!(
+                            "{} {entry}",
+                            set_line(self.family, "NO-LOCAL-ENDPOINTS")
+                        ));
                     }
                     if role != "CLUSTER-IP" {
-                        lines.insert(format!("{} {entry}", self.family.set("LOCAL-POLICY-MARK")));
+                        lines.insert(format!(
+                            "{} {entry}",
+                            set_line(self.family, "LOCAL-POLICY-MARK")
+                        ));
                         marked.insert(entry);
                     }
                 }
@@ -168,7 +166,7 @@ impl ServicePort<'_> {
                 }
                 if !self.node_addresses.contains(address) {
                     lines.insert(format!("address {address}"));
-                    lines.insert(format!("{} {address}", self.family.set("IPVS-IPS")));
+                    lines.insert(format!("{} {address}", set_line(self.family, "IPVS-IPS")));
                 }
                 let entry = format!("{address},{protocol}:{port}");
                 let set = if is_local && role == "EXTERNAL-IP" {
@@ -176,7 +174,7 @@ impl ServicePort<'_> {
                 } else {
                     role
                 };
-                lines.insert(format!("{} {entry}", self.family.set(set)));
+                lines.insert(format!("{} {entry}", set_line(self.family, set)));
                 if role == "LOAD-BALANCER" {
                     self.add_load_balancer(lines, *address, &entry, is_local);
                 }
@@ -196,14 +194,14 @@ impl ServicePort<'_> {
         }
         for endpoint in endpoints.iter().filter(|endpoint| endpoint.is_local) {
             let (ip, port) = (endpoint.socket.ip(), endpoint.socket.port());
-            let set = self.family.set("LOOP-BACK");
+            let set = set_line(self.family, "LOOP-BACK");
             lines.insert(format!("{set} {ip},{protocol}:{port},{ip}"));
         }
         let health = spec["healthCheckNodePort"].as_u64().unwrap_or_default();
         if health != 0 && external_is_local {
             lines.insert(format!(
                 "{} {health}",
-                self.family.set("HEALTH-CHECK-NODE-PORT")
+                set_line(self.family, "HEALTH-CHECK-NODE-PORT")
             ));
         }
     }
@@ -227,7 +225,7 @@ impl ServicePort<'_> {
         let protocol = string(&self.port["protocol"]).to_lowercase();
         let entry = format!("{},{protocol}:{}", socket.ip(), socket.port());
         let mut add = |set: &str| {
-            lines.insert(format!("{} {entry}", self.family.set(set)));
+            lines.insert(format!("{} {entry}", set_line(self.family, set)));
         };
         add("NODE-PORT-HASH");
         if is_local {
@@ -237,7 +235,7 @@ impl ServicePort<'_> {
 
     fn add_load_balancer(&self, lines: &mut Lines, vip: IpAddr, entry: &str, is_local: bool) {
         let mut add = |set: &str, entry: &str| {
-            lines.insert(format!("{} {entry}", self.family.set(set)));
+            lines.insert(format!("{} {entry}", set_line(self.family, set)));
         };
         if is_local {
             add("LOAD-BALANCER-LOCAL", entry);
@@ -245,7 +243,7 @@ impl ServicePort<'_> {
         let ranges: Vec<IpNet> = list(&self.service["spec"]["loadBalancerSourceRanges"])
             .iter()
             .map(|range| string(range).trim().parse().unwrap())
-            .filter(|range: &IpNet| self.family.has(&range.addr()))
+            .filter(|range: &IpNet| has(self.family, &range.addr()))
             .collect();
         if ranges.is_empty() || ranges.iter().any(|range| range.prefix_len() == 0) {
             return;

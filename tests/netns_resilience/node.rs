@@ -132,13 +132,7 @@ impl Node {
 
     /// The command that runs the proxy. An hour passes before an audit comes.
     pub(crate) fn command(&self, flags: &[&str]) -> Command {
-        let invocation = Invocation {
-            binary: self.binary.clone(),
-            manifests: self.manifests.path().to_owned(),
-            mode: "iptables".to_owned(),
-            flags: Vec::new(),
-        };
-        let mut command = invocation.command();
+        let mut command = Invocation::new(&self.binary, &self.manifests, "iptables").command();
         let others = std::env::var("PATH").unwrap_or_default();
         let own = self.directory.path().display();
         let path = if self.directory.path().join("only").exists() {

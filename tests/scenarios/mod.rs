@@ -13,7 +13,7 @@ use kpr_testkit::manifests::{ManifestDirectory, Service};
 use kpr_testkit::namespace::Namespace;
 use kpr_testkit::oracle;
 use kpr_testkit::proxy::{self, Invocation, Planned, Proxy};
-use kpr_testkit::topology::{CLUSTER_CIDRS, Family, Host, Topology};
+use kpr_testkit::topology::{Family, Host, Topology};
 use kpr_testkit::traffic::Servers;
 use kpr_testkit::wait;
 
@@ -87,15 +87,10 @@ impl Lab {
         let topology = Topology::new().context("cannot lay out the cluster")?;
         let servers = Servers::new(&topology)?;
         let manifests = ManifestDirectory::new(services)?;
-        let mut all_flags = vec![format!("--cluster-cidr={CLUSTER_CIDRS}")];
-        all_flags.extend(flags.iter().map(|flag| (*flag).to_owned()));
         Ok(Self {
-            invocation: Invocation {
-                binary: binary.to_owned(),
-                manifests: manifests.path().to_owned(),
-                mode: "ipvs".to_owned(),
-                flags: all_flags,
-            },
+            invocation: Invocation::new(binary, &manifests, "ipvs")
+                .in_cluster()
+                .with(flags),
             topology,
             servers,
             manifests,

@@ -13,7 +13,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
+use crate::manifests::ManifestDirectory;
 use crate::namespace::{Namespace, command};
+use crate::topology::CLUSTER_CIDRS;
 use crate::{oracle, wait};
 
 pub const HEALTH_PORT: u16 = 10256;
@@ -31,6 +33,30 @@ pub struct Invocation {
 }
 
 impl Invocation {
+    /// In a mode, on these manifests, without other flags.
+    pub fn new(binary: &Path, manifests: &ManifestDirectory, mode: &str) -> Self {
+        Self {
+            binary: binary.to_owned(),
+            manifests: manifests.path().to_owned(),
+            mode: mode.to_owned(),
+            flags: Vec::new(),
+        }
+    }
+
+    /// Knows pods by their addresses, as most clusters do.
+    #[must_use]
+    pub fn in_cluster(self) -> Self {
+        self.with(&[&format!("--cluster-cidr={CLUSTER_CIDRS}")])
+    }
+
+    /// With more flags.
+    #[must_use]
+    pub fn with(mut self, flags: &[&str]) -> Self {
+        self.flags
+            .extend(flags.iter().map(|flag| (*flag).to_owned()));
+        self
+    }
+
     fn common_flags(&self) -> Vec<String> {
         let mut flags = vec![
             format!("--proxy-mode={}", self.mode),

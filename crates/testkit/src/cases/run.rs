@@ -131,10 +131,8 @@ impl World {
             .collect();
         let manifests = ManifestDirectory::new(&services)?;
         let invocation = Invocation {
-            binary: binary.to_owned(),
-            manifests: manifests.path().to_owned(),
-            mode: self.dataplane.mode().name().to_owned(),
             flags: setup.flags(),
+            ..Invocation::new(binary, &manifests, self.dataplane.mode().name())
         };
         let node = self.topology.host(Host::Node);
         let proxy = Proxy::start(node, &invocation)?;

@@ -266,7 +266,7 @@ impl Asking<'_> {
             // The same client meets the same endpoint.
             let again = told(&ask(patience)?, own, false);
             if again != words {
-                words = "not the same endpoint again".to_owned();
+                words = String::from("not the same endpoint again");
             }
         }
         self.met.insert(words);

@@ -14,7 +14,7 @@ use crate::cases::{At, Dataplane};
 use crate::manifests::{ManifestDirectory, Service};
 use crate::namespace::Namespace;
 use crate::proxy::{Invocation, Proxy};
-use crate::topology::{CLUSTER_CIDRS, Family, Host, Topology};
+use crate::topology::{Family, Host, Topology};
 use crate::traffic::{Answer, Outcome, Patience, Protocol, Servers, ask};
 
 mod affinity;
@@ -74,14 +74,9 @@ impl Lab {
         }
         let servers = Servers::new(&topology)?;
         let manifests = ManifestDirectory::new(services)?;
-        let mut all_flags = vec![format!("--cluster-cidr={CLUSTER_CIDRS}")];
-        all_flags.extend(flags.iter().map(|flag| (*flag).to_owned()));
-        let invocation = Invocation {
-            binary: binary.to_owned(),
-            manifests: manifests.path().to_owned(),
-            mode: dataplane.mode().name().to_owned(),
-            flags: all_flags,
-        };
+        let invocation = Invocation::new(binary, &manifests, dataplane.mode().name())
+            .in_cluster()
+            .with(flags);
         let proxy = Proxy::start(topology.host(Host::Node), &invocation)?;
         Ok(Self {
             topology,

@@ -16,7 +16,7 @@ use crate::flows::{Ends, Flow, flows};
 use crate::manifests::{Endpoint, ManifestDirectory, Service};
 use crate::namespace::Namespace;
 use crate::proxy::{self, Invocation, Proxy};
-use crate::topology::{CLUSTER_CIDRS, Family, Host};
+use crate::topology::{Family, Host};
 use crate::traffic::{
     Connection, HOST_PORT, Outcome, Patience, Protocol, ask_again, datagram_socket,
 };
@@ -117,15 +117,11 @@ impl<'a> Lab<'a> {
             .protocols(&[Protocol::Tcp, Protocol::Udp])
             .exposed();
         let manifests = ManifestDirectory::new(std::slice::from_ref(&service))?;
-        let mut all_flags = vec![format!("--cluster-cidr={CLUSTER_CIDRS}")];
-        all_flags.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        let mode = world.dataplane.mode().name();
         Ok(Self {
-            invocation: Invocation {
-                binary: binary.to_owned(),
-                manifests: manifests.path().to_owned(),
-                mode: world.dataplane.mode().name().to_owned(),
-                flags: all_flags,
-            },
+            invocation: Invocation::new(binary, &manifests, mode)
+                .in_cluster()
+                .with(flags),
             world,
             manifests,
             service,

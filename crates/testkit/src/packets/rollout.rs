@@ -10,7 +10,7 @@ use crate::manifests::ManifestDirectory;
 use crate::namespace::Namespace;
 use crate::proxy::{Invocation, Proxy};
 use crate::rollout::{Client, Ground, Place, Rollout, service};
-use crate::topology::{CLUSTER_CIDRS, Family, Host, Topology, cluster_ip, load_balancer_vip};
+use crate::topology::{Family, Host, Topology, cluster_ip, load_balancer_vip};
 
 /// New connections per second, from a pod and from outside together: as many are begun if the
 /// machine can. In the guest clients, pods and proxy share one slow processor, which made 155 per
@@ -65,17 +65,10 @@ pub fn loses_nothing(binary: &Path, mode: &str, flags: &[&str]) -> Result<()> {
         },
     ];
     let mut rollout = Rollout::new(lab, service.clone())?;
-    let mut all_flags = vec![format!("--cluster-cidr={CLUSTER_CIDRS}")];
-    all_flags.extend(flags.iter().map(|flag| (*flag).to_owned()));
-    let proxy = Proxy::start(
-        topology.host(Host::Node),
-        &Invocation {
-            binary: binary.to_owned(),
-            manifests: manifests.path().to_owned(),
-            mode: mode.to_owned(),
-            flags: all_flags,
-        },
-    )?;
+    let invocation = Invocation::new(binary, &manifests, mode)
+        .in_cluster()
+        .with(flags);
+    let proxy = Proxy::start(topology.host(Host::Node), &invocation)?;
     let report = rollout.replace_all(&clients, PER_SECOND).with_context(|| {
         let log = proxy.log();
         let end: Vec<&str> = log.lines().rev().take(20).collect();

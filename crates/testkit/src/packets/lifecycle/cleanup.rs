@@ -12,7 +12,7 @@ use crate::kernel::{self, Kernel};
 use crate::manifests::{ManifestDirectory, Service};
 use crate::namespace::{Namespace, command};
 use crate::proxy::{Invocation, Proxy};
-use crate::topology::{CLUSTER_CIDRS, Host};
+use crate::topology::Host;
 use crate::traffic::Protocol;
 
 /// What an administrator and kubelet have.
@@ -144,12 +144,7 @@ pub(super) fn after(binary: &Path, modes: &[&str]) -> Result<()> {
     let before = kernel::read(&node)?;
     let manifests = ManifestDirectory::new(&services())?;
     for mode in modes {
-        let invocation = Invocation {
-            binary: binary.to_owned(),
-            manifests: manifests.path().to_owned(),
-            mode: (*mode).to_owned(),
-            flags: vec![format!("--cluster-cidr={CLUSTER_CIDRS}")],
-        };
+        let invocation = Invocation::new(binary, &manifests, mode).in_cluster();
         Proxy::start(&node, &invocation)?.terminate()?;
         ensure!(
             kernel::read(&node)? != before,

@@ -11,7 +11,7 @@ use crate::kernel;
 use crate::manifests::{ManifestDirectory, Service};
 use crate::namespace::command;
 use crate::proxy::{Invocation, Proxy};
-use crate::topology::{CLUSTER_CIDRS, Family, Host, Topology};
+use crate::topology::{Family, Host, Topology};
 use crate::traffic::{Outcome, Patience, Protocol, Servers, ask};
 
 /// Kernel settings are written by `--init-only`; then the proxy serves, and cleans up, without the
@@ -31,17 +31,9 @@ pub(super) fn are_enough_in_ipvs_mode(binary: &Path) -> Result<()> {
     let output = node.enter(|| init.output())??;
     ensure!(output.status.success(), "{output:?}");
 
-    let cluster = format!("--cluster-cidr={CLUSTER_CIDRS}");
-    let ours = Invocation {
-        binary: binary.to_owned(),
-        manifests: manifests.path().to_owned(),
-        mode: "ipvs".to_owned(),
-        flags: flags
-            .into_iter()
-            .map(str::to_owned)
-            .chain([cluster])
-            .collect(),
-    };
+    let ours = Invocation::new(binary, &manifests, "ipvs")
+        .in_cluster()
+        .with(&flags);
     let mut proxy = Proxy::spawn(node, few_rights::command(&ours.command()))?;
     proxy.wait_until_synced(node)?;
     for family in Family::ALL {

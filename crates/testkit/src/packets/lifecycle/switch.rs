@@ -12,7 +12,7 @@ use crate::namespace::Namespace;
 use crate::oracle;
 use crate::proxy::{Invocation, Proxy};
 use crate::steady_load::{Load, Plan};
-use crate::topology::{CLUSTER_CIDRS, Family, Host, Topology};
+use crate::topology::{Family, Host, Topology};
 use crate::traffic::{Connection, Outcome, Patience, Protocol, Servers, ask};
 use crate::wait;
 
@@ -109,12 +109,7 @@ pub(super) fn there_and_back(binary: &Path) -> Result<()> {
     let manifests = ManifestDirectory::new(std::slice::from_ref(&service))?;
     let node = topology.host(Host::Node);
     let start = |mode: &str| {
-        let invocation = Invocation {
-            binary: binary.to_owned(),
-            manifests: manifests.path().to_owned(),
-            mode: mode.to_owned(),
-            flags: vec![format!("--cluster-cidr={CLUSTER_CIDRS}")],
-        };
+        let invocation = Invocation::new(binary, &manifests, mode).in_cluster();
         Proxy::start(node, &invocation).with_context(|| format!("in {mode} mode"))
     };
 
@@ -148,12 +143,7 @@ pub(super) fn without_detector(binary: &Path) -> Result<()> {
     let manifests = ManifestDirectory::new(std::slice::from_ref(&service))?;
     let node = topology.host(Host::Node);
     let start = |mode: &str| {
-        let invocation = Invocation {
-            binary: binary.to_owned(),
-            manifests: manifests.path().to_owned(),
-            mode: mode.to_owned(),
-            flags: Vec::new(),
-        };
+        let invocation = Invocation::new(binary, &manifests, mode);
         Proxy::start(node, &invocation).with_context(|| format!("in {mode} mode"))
     };
     let proxy = start("ipvs")?;
