@@ -236,7 +236,7 @@ fn parts(
     })
 }
 
-/// How long a proxy that gives up waits until the API server has heard why.
+/// How long a proxy that failed waits for its last Event to be written.
 const FAREWELL: std::time::Duration = std::time::Duration::from_secs(3);
 
 /// Is the proxy until a signal ends it. If it gives up, its Node says why.
@@ -260,7 +260,7 @@ async fn run(settings: Settings, arguments: &[OsString]) -> anyhow::Result<Ended
         };
         events.send(Event::node(reason, action::START, format!("{error:#}")));
         drop(events);
-        // Whether it was heard in time or not: there is no more to do.
+        // Written or not: there is no more to do.
         drop(tokio::time::timeout(FAREWELL, writing).await);
     }
     ended
@@ -473,7 +473,7 @@ const LINKS_PATIENCE: std::time::Duration = std::time::Duration::from_mins(1);
 fn watch_links(mut monitor: Monitor, inputs: mpsc::Sender<Input>) -> anyhow::Result<()> {
     let mut links = Links::open()?;
     let mut watching = move || -> Result<(), LinkError> {
-        // Our own additions to our link are notified too, and are no news.
+        // Our own additions to our link are notified too, and ignored.
         let mut ours = None;
         while !inputs.is_closed() {
             let Some(change) = monitor.wait(LINKS_PATIENCE)? else {

@@ -28,7 +28,7 @@ use kpr_core::model::{IpFamily, Protocol, ServiceName};
 /// two.
 const MOST: usize = 1024;
 
-/// A UDP client that is silent for so long, and hears nothing, is forgotten. As the kernel does
+/// A UDP client without traffic for this long is forgotten. As the kernel does
 /// with flows (`nf_conntrack_udp_timeout_stream`).
 const IDLE: Duration = Duration::from_mins(2);
 

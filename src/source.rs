@@ -75,7 +75,7 @@ pub struct Request<'a> {
     pub duration: Duration,
 }
 
-/// An observer that looks away.
+/// An observer that ignores everything.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Unobserved;
 

@@ -86,7 +86,7 @@ pub(super) trait ShownPlan: fmt::Debug + Send + Sync {
     fn to_json(&self) -> Value;
 }
 
-/// The last plan of each family. Rendered when it is asked for.
+/// The last plan of each family. Rendered on request.
 #[derive(Debug, Default)]
 pub(super) struct LastPlans(Mutex<BTreeMap<IpFamily, Arc<dyn ShownPlan>>>);
 

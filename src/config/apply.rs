@@ -142,7 +142,7 @@ fn servers(flags: &Flags, config: &mut KubeProxyConfiguration) {
     }
 }
 
-/// A port that cannot be becomes 0, which validation refuses.
+/// An impossible port becomes 0, which validation rejects.
 fn port_number(port: i32) -> u16 {
     u16::try_from(port).unwrap_or(0)
 }

@@ -64,7 +64,7 @@ struct TypeMeta {
     kind: String,
 }
 
-/// Reads a file. Fields that do not exist, and fields that stand twice, are errors.
+/// Reads a file. Unknown and repeated fields are errors.
 pub fn load(path: &Path) -> Result<KubeProxyConfiguration, FileError> {
     let text = fs::read_to_string(path).map_err(|source| FileError::Read {
         path: path.to_owned(),

@@ -14,7 +14,7 @@ const EFFECTIVE: [&str; 4] = [
     "LoggingBetaOptions",
 ];
 
-/// A setting of a gate that cannot be.
+/// An invalid setting of a feature gate.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GateError {
     /// No component has such a gate.
@@ -25,7 +25,7 @@ pub enum GateError {
     Locked {
         /// The gate.
         gate: String,
-        /// The value that was asked for.
+        /// The requested value.
         value: bool,
         /// The value that it has.
         locked: bool,

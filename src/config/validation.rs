@@ -15,7 +15,7 @@ pub enum Stage {
     Complete,
     /// Logging is set up.
     Logging,
-    /// Everything else is looked at.
+    /// Everything else is validated.
     Validate,
 }
 
@@ -55,14 +55,14 @@ impl fmt::Display for FieldError {
 /// Kinds of wrong values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Problem {
-    /// A value that cannot be.
+    /// An invalid value.
     Invalid {
         /// The value, text in quotes.
         value: String,
         /// The rule.
         message: String,
     },
-    /// A value that stands twice.
+    /// A repeated value.
     Duplicate {
         /// The value, in quotes.
         value: String,
@@ -74,9 +74,9 @@ pub enum Problem {
         /// The possible values.
         supported: Vec<&'static str>,
     },
-    /// A value that may not stand here.
+    /// A value that is not allowed here.
     Forbidden(String),
-    /// A value that must stand here.
+    /// A required value.
     Required(String),
 }
 
@@ -130,7 +130,7 @@ impl fmt::Display for ValidationErrors {
     }
 }
 
-/// Gathers errors, so that an operator sees all of them at once.
+/// Collects errors, so that an operator sees all of them at once.
 #[derive(Debug, Default)]
 pub(super) struct Errors(Vec<FieldError>);
 
@@ -142,7 +142,7 @@ impl Errors {
         });
     }
 
-    /// A number, duration or switch that cannot be.
+    /// An invalid number or boolean.
     pub(super) fn invalid(&mut self, path: &str, value: impl fmt::Display, message: &str) {
         let problem = Problem::Invalid {
             value: value.to_string(),
@@ -151,12 +151,12 @@ impl Errors {
         self.push(path, problem);
     }
 
-    /// A duration that cannot be; upstream shows it as text.
+    /// An invalid duration; upstream prints it as text.
     pub(super) fn invalid_duration(&mut self, path: &str, value: GoDuration, message: &str) {
         self.invalid_text(path, value.to_string(), message);
     }
 
-    /// Text, or a list of texts, that cannot be.
+    /// An invalid string or list of strings.
     pub(super) fn invalid_text(&mut self, path: &str, value: impl fmt::Debug, message: &str) {
         self.invalid(path, format_args!("{value:?}"), message);
     }

@@ -13,7 +13,7 @@ use crate::clock::Clock;
 use kpr_core::model::ProxyMode;
 use kpr_core::model::net::IpFamily;
 
-/// How much a round looked at.
+/// What a sync compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SyncScope {
     /// Everything: at start, after a failure, periodically.

@@ -94,7 +94,7 @@ impl Converter {
         let cluster_ips = cluster_ips(spec, problems);
         if cluster_ips.is_empty() {
             if problems.found.is_empty() {
-                problems.add("spec.clusterIP", reason::NO_CLUSTER_IP, "there is none");
+                problems.add("spec.clusterIP", reason::NO_CLUSTER_IP, "missing");
             }
             return None;
         }
@@ -263,7 +263,7 @@ impl Converter {
     ) -> Option<SliceEndpoint> {
         let field = format!("endpoints[{index}].addresses");
         let Some(text) = endpoint.addresses.first() else {
-            problems.add(&field, reason::ADDRESS, "there is none");
+            problems.add(&field, reason::ADDRESS, "empty; the endpoint is ignored");
             return None;
         };
         let address = problems.address(&format!("{field}[0]"), text)?;

@@ -132,7 +132,7 @@ impl<'a> Value<'a> {
 
     /// Its prefix is one of ours, but the name is unknown.
     fn is_unknown(&mut self) {
-        self.problem("there is no such setting; it is ignored".to_owned());
+        self.problem("unknown annotation; it is ignored".to_owned());
     }
 
     fn scheduler(&mut self) -> Option<Scheduler> {

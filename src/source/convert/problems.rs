@@ -71,7 +71,7 @@ impl Problems {
 
     pub(super) fn port(&mut self, field: &str, number: Option<i32>) -> Option<NonZeroU16> {
         let Some(number) = number else {
-            self.add(field, reason::PORT, "there is none; the port is ignored");
+            self.add(field, reason::PORT, "missing; the port is ignored");
             return None;
         };
         let port = u16::try_from(number).ok().and_then(NonZeroU16::new);

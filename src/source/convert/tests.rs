@@ -151,7 +151,7 @@ fn a_service_without_cluster_ip_is_an_error_that_names_it() {
     assert_eq!(service, None);
     assert_eq!(
         texts_of(&problems),
-        ["Service ns/web: spec.clusterIP: there is none"]
+        ["Service ns/web: spec.clusterIP: missing"]
     );
 }
 

@@ -13,7 +13,7 @@ const BURST: u32 = 20;
 /// After that, one in this time.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// When which path was asked for.
+/// The request rate of each path.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Pace {
     paths: Arc<Mutex<BTreeMap<String, Bucket>>>,
@@ -27,7 +27,7 @@ struct Bucket {
 }
 
 impl Pace {
-    /// Waits until `path` may be asked for.
+    /// Waits until `path` may be requested.
     pub(super) async fn wait(&self, path: &str) {
         sleep_until(self.reserve(path, Instant::now())).await;
     }

@@ -252,7 +252,7 @@ impl Progress {
         self.failures += 1;
         let (kind, failures) = (self.kind, self.failures);
         let retry_ms = pause.as_millis();
-        // A watch that ends is how a server restarts; that it cannot be started again is news.
+        // A watch also ends when a server restarts; only a failure to start it again is a warning.
         let is_news = !matches!(
             error,
             watcher::Error::WatchFailed(_) | watcher::Error::WatchError(_)

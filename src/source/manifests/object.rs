@@ -65,7 +65,7 @@ pub(super) struct Contents {
     /// The objects; `None` for those that the proxy has nothing to do with.
     pub(super) objects: Vec<(Key, Option<Object>)>,
     pub(super) problems: Vec<Problem>,
-    /// Something could not be read: what was read from here before stays in force.
+    /// A part is invalid: the last valid content stays in force.
     pub(super) broken: bool,
 }
 
@@ -101,7 +101,7 @@ impl Reader<'_> {
             return;
         }
         let Some(fields) = value.as_object_mut() else {
-            self.refuse("it is not an object", reason::TYPE);
+            self.refuse("not an object", reason::TYPE);
             return;
         };
         if let Some(item) = list {
@@ -112,7 +112,7 @@ impl Reader<'_> {
         }
         let text = |field| value.get(field).and_then(Value::as_str).map(str::to_owned);
         let (Some(api_version), Some(kind)) = (text("apiVersion"), text("kind")) else {
-            self.refuse("apiVersion and kind are needed", reason::METADATA);
+            self.refuse("apiVersion and kind are required", reason::METADATA);
             return;
         };
         match (api_version.as_str(), kind.as_str()) {
@@ -172,7 +172,7 @@ impl Reader<'_> {
             },
         );
         let Some(key) = key else {
-            self.problem(&shown, "metadata.name", "there is none", reason::METADATA);
+            self.problem(&shown, "metadata.name", "missing", reason::METADATA);
             self.contents.broken = true;
             return;
         };
@@ -214,7 +214,7 @@ impl Reader<'_> {
             let error = match result {
                 Ok(object) => {
                     for field in unknown {
-                        let message = "there is no such field; it is ignored";
+                        let message = "unknown field; it is ignored";
                         self.problem(shown, &field, message, reason::UNKNOWN_FIELD);
                     }
                     return Some(object);

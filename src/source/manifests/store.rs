@@ -37,7 +37,7 @@ pub(super) struct Store {
 struct Owner {
     path: PathBuf,
     fingerprint: u64,
-    /// It is no longer there, but its file is broken, so it stays in force.
+    /// Its document is gone, but its file is invalid, so the object stays in force.
     retained: bool,
 }
 
@@ -164,7 +164,7 @@ impl Store {
             reading.state.problem = Some(Problem {
                 object: shown,
                 field: String::new(),
-                message: "the file is empty; what it held stays in force".to_owned(),
+                message: "the file is empty; its previous content stays in force".to_owned(),
                 reason: reason::UNREADABLE,
                 service: None,
             });
@@ -255,7 +255,7 @@ impl Store {
         let mut owners: BTreeMap<Key, Owner> = BTreeMap::new();
         for (path, reading) in readings.iter_mut() {
             for document in &mut reading.state.documents {
-                // Found anew in each scan.
+                // Found again in each scan.
                 document
                     .problems
                     .retain(|problem| problem.reason != reason::DUPLICATE_OBJECT);
@@ -265,7 +265,7 @@ impl Store {
                             object: format!("{}: {key}", path.display()),
                             field: String::new(),
                             message: format!(
-                                "it is in {} too; that one counts",
+                                "also defined in {}, which takes precedence",
                                 owner.path.display()
                             ),
                             reason: reason::DUPLICATE_OBJECT,
@@ -409,7 +409,7 @@ fn unreadable(path: &str, error: &io::Error) -> Problem {
     Problem {
         object: path.to_owned(),
         field: String::new(),
-        message: format!("cannot read it: {error}; what it held stays in force"),
+        message: format!("cannot read it: {error}; its previous content stays in force"),
         reason: reason::UNREADABLE,
         service: None,
     }

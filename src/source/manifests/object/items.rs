@@ -96,33 +96,33 @@ impl<'de> Visitor<'de> for Seed<'_, '_> {
     }
 
     fn visit_str<E: de::Error>(self, _: &str) -> Result<(), E> {
-        self.refuse("it is a text, not an object");
+        self.refuse("a string, not an object");
         Ok(())
     }
 
     fn visit_bool<E: de::Error>(self, _: bool) -> Result<(), E> {
-        self.refuse("it is a truth value, not an object");
+        self.refuse("a boolean, not an object");
         Ok(())
     }
 
     fn visit_i64<E: de::Error>(self, _: i64) -> Result<(), E> {
-        self.refuse("it is a number, not an object");
+        self.refuse("a number, not an object");
         Ok(())
     }
 
     fn visit_u64<E: de::Error>(self, _: u64) -> Result<(), E> {
-        self.refuse("it is a number, not an object");
+        self.refuse("a number, not an object");
         Ok(())
     }
 
     fn visit_f64<E: de::Error>(self, _: f64) -> Result<(), E> {
-        self.refuse("it is a number, not an object");
+        self.refuse("a number, not an object");
         Ok(())
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
         while seq.next_element::<de::IgnoredAny>()?.is_some() {}
-        self.refuse("it is a bare list, not an object");
+        self.refuse("a list, not an object");
         Ok(())
     }
 }
