@@ -41,8 +41,8 @@ impl Links {
         let answer = self.socket.get(codec::find_link(name));
         match answer.map_err(LinkError::Netlink)? {
             Ok(replies) => {
-                let links = replies.iter().map(codec::link_of);
-                Ok(links.filter_map(Result::transpose).next().transpose()?)
+                let mut links = replies.iter().map(codec::link_of);
+                Ok(links.find_map(Result::transpose).transpose()?)
             }
             Err(error) if error.kind == KernelErrorKind::NotFound => Ok(None),
             Err(error) => Err(refused(format!("find link {name}"), error)),
