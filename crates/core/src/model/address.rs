@@ -1,24 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Addresses and CIDRs as Kubernetes reads them: IPv4 octets may have leading zeros, which are decimal.
+//! Addresses and CIDRs as Kubernetes parses them: IPv4 octets may have leading zeros, which are
+//! decimal.
 //!
-//! All text from the API or from a configuration file comes through here, so that every part of the
+//! All text from the API or from a configuration file is parsed here, so that every part of the
 //! proxy accepts the same spellings and prints the canonical one.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-/// Text that is no IP address.
+/// Text that is not an IP address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a valid IP address: {0:?}")]
 pub struct InvalidIp(pub String);
 
-/// Text that is no CIDR.
+/// Text that is not a CIDR.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a valid CIDR: {0:?}")]
 pub struct InvalidCidr(pub String);
 
-/// Reads an address. An IPv4-mapped IPv6 address is the IPv4 address, as everywhere in Kubernetes.
+/// Parses an address. An IPv4-mapped IPv6 address is the IPv4 address, as everywhere in Kubernetes.
 pub fn parse_ip(text: &str) -> Result<IpAddr, InvalidIp> {
     let parsed = if text.contains(':') {
         text.parse::<Ipv6Addr>()
@@ -30,7 +31,7 @@ pub fn parse_ip(text: &str) -> Result<IpAddr, InvalidIp> {
     parsed.ok_or_else(|| InvalidIp(text.to_owned()))
 }
 
-/// Reads a CIDR and clears its host bits. A bare address is no CIDR.
+/// Parses a CIDR and clears its host bits. A bare address is not a CIDR.
 pub fn parse_cidr(text: &str) -> Result<IpNet, InvalidCidr> {
     let invalid = || InvalidCidr(text.to_owned());
     let (address, length) = text.split_once('/').ok_or_else(invalid)?;
@@ -48,7 +49,7 @@ pub fn parse_cidr(text: &str) -> Result<IpNet, InvalidCidr> {
         .ok_or_else(invalid)
 }
 
-/// The standard library refuses leading zeros, old Services and configurations have them.
+/// The standard library rejects leading zeros, which old Services and configurations have.
 fn parse_ipv4(text: &str) -> Option<Ipv4Addr> {
     let mut octets = [0u8; 4];
     let mut parts = text.split('.');

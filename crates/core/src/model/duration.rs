@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: durations as Go writes and reads them: `30s`, `2h22m`, `1.5h`, `-1s`, `0`.
+//! PURE: durations as Go prints and parses them: `30s`, `2h22m`, `1.5h`, `-1s`, `0`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -19,13 +19,13 @@ const HOUR: u64 = 60 * MINUTE;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct GoDuration(i64);
 
-/// Text that is no duration.
+/// Text that is not a duration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("invalid duration {0:?}: want for example 30s, 1m30s or 500ms")]
 pub struct InvalidDuration(pub String);
 
 impl GoDuration {
-    /// Nothing; in most fields, `use the default`.
+    /// Zero; in most fields it means the default.
     pub const ZERO: Self = Self(0);
 
     /// From whole seconds.

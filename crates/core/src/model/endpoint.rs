@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! EndpointSlices, reduced to what a proxy needs, and the endpoints that come out of them.
+//! EndpointSlices, reduced to what a proxy needs, and the endpoints merged from them.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -33,15 +33,15 @@ pub struct SlicePort {
 /// object is converted: a node's name never changes while the process lives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SliceEndpoint {
-    /// `addresses[0]`; the API says that more are for clients that know what to do with them.
+    /// `addresses[0]`; the API leaves the meaning of further ones to the client.
     pub address: IpAddr,
-    /// It runs on our node.
+    /// Whether it runs on our node.
     pub local: bool,
     pub conditions: Conditions,
     pub node_hint: NodeHint,
-    /// `hints.forZones[].name`; empty: no hint.
+    /// `hints.forZones[].name`; empty if there is no hint.
     pub zone_hints: Arc<[Arc<str>]>,
-    /// What an annotation of the slice says.
+    /// From an annotation of the slice.
     pub weight: Option<Weight>,
 }
 
@@ -54,7 +54,7 @@ pub struct Conditions {
 }
 
 impl Conditions {
-    /// nil means ready, serving and not terminating (API: `EndpointConditions`).
+    /// `None` means ready, serving and not terminating (API: `EndpointConditions`).
     pub fn from_api(ready: Option<bool>, serving: Option<bool>, terminating: Option<bool>) -> Self {
         Self {
             ready: ready.unwrap_or(true),
@@ -64,14 +64,14 @@ impl Conditions {
     }
 }
 
-/// What `hints.forNodes` says about our node.
+/// `hints.forNodes` with regard to our node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NodeHint {
-    /// No node is named.
+    /// It names no node.
     Absent,
-    /// Our node is named.
+    /// It names our node.
     Here,
-    /// Only other nodes are named.
+    /// It names other nodes only.
     Elsewhere,
 }
 
@@ -92,7 +92,7 @@ impl Endpoint {
         self.conditions.ready
     }
 
-    /// Shutting down, but still answering: the last resort when nothing is ready.
+    /// Terminating but still serving: used only when no endpoint is ready.
     pub fn is_serving_while_terminating(&self) -> bool {
         self.conditions.serving && self.conditions.terminating
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a Service may ask of IPVS mode beside the Service API: its annotations, as typed values.
+//! The settings of a Service for IPVS mode, from its annotations, as typed values.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -11,14 +11,14 @@ use ipnet::IpNet;
 
 use super::IpFamily;
 
-/// The settings of one Service. Nearly none has any, so a Service holds a pointer to them.
+/// The settings of one Service. Few Services have any, so that a Service has a pointer to them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IpvsOptions {
-    /// Instead of the scheduler of the command line.
+    /// Overrides the configured scheduler.
     pub scheduler: Option<Scheduler>,
-    /// `sh` and `mh` hash the client's port too; `None`: as is usual for the scheduler.
+    /// Whether `sh` and `mh` hash the client's port, too; `None`: the scheduler's default.
     pub hashes_port: Option<bool>,
-    /// Weights by address; the first range that holds an endpoint counts.
+    /// Weights by address; the first range that contains an endpoint's address applies.
     pub weights: Vec<(IpNet, Weight)>,
     /// The weight of all other endpoints.
     pub weight: Option<Weight>,
@@ -46,9 +46,9 @@ impl IpvsOptions {
     }
 }
 
-/// A share of the connections, 0 to [`Weight::MAX`]. 0 takes no new ones.
+/// A share of the connections, 0 to [`Weight::MAX`]. With 0 an endpoint gets no new connections.
 ///
-/// Kept one higher, so that an endpoint that has none costs no byte more than one that has.
+/// Stored plus one, so that `Option<Weight>` takes no more memory.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Weight(NonZeroU16);
 
@@ -82,9 +82,9 @@ pub enum ForwardingMethod {
     /// Network address translation: replies come back through the node.
     #[default]
     Masquerade,
-    /// The packet as it is, to the endpoint's link-layer address.
+    /// The packet is sent unchanged to the endpoint's link-layer address.
     DirectRouting,
-    /// The packet in a tunnel to the endpoint.
+    /// The packet is sent through a tunnel to the endpoint.
     Tunnel(Tunnel),
 }
 
@@ -93,11 +93,11 @@ pub enum ForwardingMethod {
 pub enum Tunnel {
     IpIp,
     Gre,
-    /// In UDP, to this port.
+    /// In UDP to this port.
     Gue(NonZeroU16),
 }
 
-/// As the annotation has it.
+/// The value of the annotation.
 impl fmt::Display for ForwardingMethod {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -174,9 +174,9 @@ impl fmt::Display for Scheduler {
     }
 }
 
-/// A text that is no name of a scheduler.
+/// Text that is not the name of a scheduler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no scheduler of the kernel")]
+#[error("unknown IPVS scheduler")]
 pub struct UnknownScheduler;
 
 impl FromStr for Scheduler {
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_range_that_holds_an_endpoint_counts() {
+    fn the_first_range_that_contains_an_endpoint_applies() {
         let weight = |n| Weight::new(n).unwrap();
         let options = IpvsOptions {
             weights: vec![

@@ -41,10 +41,10 @@ impl fmt::Display for SliceName {
     }
 }
 
-/// One port of one Service: the unit that by_port are made for.
+/// One port of one Service, of one protocol: what plans are made for.
 ///
 /// Displays as `namespace/name:port`, or `namespace/name` for an unnamed port, like kube-proxy's
-/// `ServicePortName`; the protocol tells ports of equal name apart but is not shown.
+/// `ServicePortName`; the protocol distinguishes ports of equal name but is not shown.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServicePortName {
     pub service: ServiceName,

@@ -5,7 +5,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-/// An IP family. The text form is the one of EndpointSlice `addressType` and of the `ip_family` metric label.
+/// An IP family. Displays as in `addressType` of an EndpointSlice and in the metric label
+/// `ip_family`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum IpFamily {
     V4,
@@ -32,7 +33,7 @@ impl IpFamily {
         }
     }
 
-    /// The address that stands for none or all: `0.0.0.0` or `::`.
+    /// The unspecified address: `0.0.0.0` or `::`.
     pub const fn unspecified(self) -> IpAddr {
         match self {
             Self::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
@@ -40,7 +41,7 @@ impl IpFamily {
         }
     }
 
-    /// The address of the own host: `127.0.0.1` or `::1`.
+    /// The host's own address: `127.0.0.1` or `::1`.
     pub const fn loopback(self) -> IpAddr {
         match self {
             Self::V4 => IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -48,7 +49,7 @@ impl IpFamily {
         }
     }
 
-    /// Bits of an address, which is the prefix length of a host.
+    /// The bits of an address, which is the prefix length of a single host.
     pub const fn host_prefix_len(self) -> u8 {
         match self {
             Self::V4 => 32,
@@ -78,7 +79,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// All of them, in the order in which rules for them are written.
+    /// All protocols, in the order in which their rules are written.
     pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
 
     /// The API's spelling: `TCP`, `UDP`, `SCTP`.
@@ -125,7 +126,7 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// A protocol name that no Service port can have.
+/// Text that is not the protocol of a Service port.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown protocol {0:?}: must be TCP, UDP or SCTP")]
 pub struct UnknownProtocol(pub String);

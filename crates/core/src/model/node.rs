@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a node is to the planner: its addresses, which traffic is local, where node ports answer.
+//! The node as the planner sees it: its addresses, which traffic is local, where node ports answer.
 //!
-//! Filled from the configuration and from the Node object, read by `plan`. Pure: addresses of
-//! interfaces are handed in.
+//! From the configuration and the Node object, for `plan`. Pure: callers pass the addresses of
+//! interfaces.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -14,14 +14,14 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use crate::model::address::{InvalidCidr, parse_cidr};
 use crate::model::net::IpFamily;
 
-/// Longest interface name that the kernel takes (`IFNAMSIZ` is 16 with the final zero).
+/// The longest interface name that the kernel accepts (`IFNAMSIZ` is 16 with the final zero).
 pub const MAX_INTERFACE_NAME: usize = 15;
 
-/// The name, or the start of the name, of a network interface.
+/// The name of a network interface, or its beginning.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct InterfaceName(String);
 
-/// Text that no network interface can be called.
+/// Text that is not a valid interface name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "not a valid interface name: {0:?}: must have 1 to 15 bytes and neither a slash nor a blank"
@@ -61,21 +61,22 @@ impl FromStr for InterfaceName {
     }
 }
 
-/// How traffic of pods on this node is told from all other traffic, in one family.
+/// How to detect traffic from local pods, in one family.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LocalDetector {
     /// By source address (`-s CIDR`).
     Cidr(IpNet),
     /// By input interface (`-i NAME`).
     BridgeInterface(InterfaceName),
-    /// By the start of the input interface's name (`-i PREFIX+`).
+    /// By a prefix of the input interface's name (`-i PREFIX+`).
     InterfacePrefix(InterfaceName),
-    /// It cannot be told: rules that need it are left out.
+    /// Local traffic cannot be detected: rules that need it are left out.
     None,
 }
 
 impl LocalDetector {
-    /// The detector of `family` when local traffic comes from `cidrs`: the first of that family counts.
+    /// The detector of a family if local traffic comes from `cidrs`: the first one of that family
+    /// applies.
     pub fn from_cidrs(family: IpFamily, cidrs: &[IpNet]) -> Self {
         cidrs
             .iter()
@@ -84,21 +85,21 @@ impl LocalDetector {
     }
 }
 
-/// How local traffic is told, before the Node object is known (`detectLocalMode`).
+/// The configured way to detect local traffic (`detectLocalMode`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DetectLocal {
     /// By the cluster's pod ranges; empty if they are not configured.
     ClusterCidr(Vec<IpNet>),
-    /// By the pod ranges of the own Node object.
+    /// By the pod ranges of this node's Node object.
     NodeCidr,
-    /// By the bridge that pods are plugged into.
+    /// By the bridge that pods are attached to.
     BridgeInterface(InterfaceName),
-    /// By the start of the name of the pods' interfaces.
+    /// By a prefix of the names of the pods' interfaces.
     InterfaceNamePrefix(InterfaceName),
 }
 
 impl DetectLocal {
-    /// The detector of one family. `pod_cidrs` are those of the own Node object.
+    /// The detector of one family. `pod_cidrs` are those of this node's Node object.
     pub fn detector(&self, family: IpFamily, pod_cidrs: &[IpNet]) -> LocalDetector {
         match self {
             Self::ClusterCidr(cidrs) => LocalDetector::from_cidrs(family, cidrs),
@@ -108,13 +109,13 @@ impl DetectLocal {
         }
     }
 
-    /// Whether [`Self::detector`] looks at the Node object.
+    /// Whether [`Self::detector`] depends on the Node object.
     pub const fn needs_pod_cidrs(&self) -> bool {
         matches!(self, Self::NodeCidr)
     }
 }
 
-/// The addresses that stand for this node, one per family, and the family that counts as its main one.
+/// The address of this node in each family, and its primary family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NodeIps {
     v4: Ipv4Addr,
@@ -123,7 +124,7 @@ pub struct NodeIps {
 }
 
 impl Default for NodeIps {
-    /// A node whose addresses are not known: loopback in both families, IPv4 first.
+    /// A node of unknown addresses: loopback in both families, IPv4 as the primary.
     fn default() -> Self {
         Self {
             v4: Ipv4Addr::LOCALHOST,
@@ -134,9 +135,10 @@ impl Default for NodeIps {
 }
 
 impl NodeIps {
-    /// From the Node's addresses and the `bindAddress` setting. `internal` and `external` are the addresses of those types in the
-    /// order of `status.addresses`. The first one decides the primary family, and the first of each family
-    /// stands for that family, internal ones before external ones. A `bind_address` that is not unspecified beats both.
+    /// From the Node's addresses of type `InternalIP` and `ExternalIP`, in the order of
+    /// `status.addresses`, and the setting `bindAddress`. The first address decides the primary
+    /// family, and the first of each family is taken for that family, internal ones before external
+    /// ones. A `bind_address` overrides both unless it is unspecified.
     pub fn new(internal: &[IpAddr], external: &[IpAddr], bind_address: Option<IpAddr>) -> Self {
         let mut ips = Self::default();
         let node: Vec<IpAddr> = internal.iter().chain(external).copied().collect();
@@ -159,12 +161,12 @@ impl NodeIps {
         }
     }
 
-    /// The family that must work on this node.
+    /// The primary family, which must work on this node.
     pub const fn primary_family(&self) -> IpFamily {
         self.primary
     }
 
-    /// The node's address in `family`, loopback when it has none.
+    /// The node's address in a family, loopback if it has none.
     pub const fn ip(&self, family: IpFamily) -> IpAddr {
         match family {
             IpFamily::V4 => IpAddr::V4(self.v4),
@@ -172,7 +174,7 @@ impl NodeIps {
         }
     }
 
-    /// The node's address in `family`, unless it has none.
+    /// The node's address in a family; `None` if it has none.
     pub fn known_ip(&self, family: IpFamily) -> Option<IpAddr> {
         Some(self.ip(family)).filter(|ip| !ip.is_loopback())
     }
@@ -215,7 +217,7 @@ impl fmt::Display for NodePortAddress {
     }
 }
 
-/// On which addresses node ports answer, as configured (`nodePortAddresses`).
+/// The addresses on which node ports answer, as configured (`nodePortAddresses`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodePortAddresses {
     entries: Vec<NodePortAddress>,
@@ -232,9 +234,9 @@ impl NodePortAddresses {
         &self.entries
     }
 
-    /// The ranges of one family. A family without any entry answers on every address, also if the other
-    /// family has entries (as kube-proxy). `primary` is an entry of both families, so a
-    /// family in which the node has no address then answers nowhere.
+    /// The ranges of one family. A family without an entry answers on every address even if the
+    /// other family has entries, as in kube-proxy. `primary` is an entry of both families, so that
+    /// a family in which the node has no address answers nowhere.
     pub fn ranges(&self, family: IpFamily, node: &NodeIps) -> NodePortRanges {
         let mut cidrs = Vec::new();
         let mut configured = false;
@@ -268,7 +270,7 @@ impl NodePortAddresses {
     }
 }
 
-/// On which addresses of one family node ports answer: [`NodePortAddresses`] applied to a node.
+/// The addresses of one family on which node ports answer: [`NodePortAddresses`] applied to a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodePortRanges {
     family: IpFamily,
@@ -290,7 +292,7 @@ impl NodePortRanges {
         }
     }
 
-    /// The family that this is about.
+    /// The family of the ranges.
     pub const fn family(&self) -> IpFamily {
         self.family
     }
@@ -298,14 +300,6 @@ impl NodePortRanges {
     /// Whether every local address answers, so that rules need no address match.
     pub const fn matches_all(&self) -> bool {
         matches!(self.selection, Selection::All)
-    }
-
-    /// The ranges, sorted; `0.0.0.0/0` or `::/0` for all.
-    pub fn cidrs(&self) -> Vec<IpNet> {
-        match &self.selection {
-            Selection::All => vec![everything(self.family)],
-            Selection::Within(cidrs) => cidrs.clone(),
-        }
     }
 
     /// Whether an address answers.
@@ -317,7 +311,7 @@ impl NodePortRanges {
             }
     }
 
-    /// Those of the node's interface addresses that answer, of this family only.
+    /// Selects the addresses that answer, of this family only.
     pub fn select<'a>(&self, addresses: impl IntoIterator<Item = &'a IpAddr>) -> BTreeSet<IpAddr> {
         addresses
             .into_iter()
@@ -337,13 +331,6 @@ impl NodePortRanges {
                     .any(|cidr| cidr.contains(&loopback.addr()) || loopback.contains(cidr))
             }
         }
-    }
-}
-
-fn everything(family: IpFamily) -> IpNet {
-    match family {
-        IpFamily::V4 => IpNet::V4(Ipv4Net::default()),
-        IpFamily::V6 => IpNet::V6(Ipv6Net::default()),
     }
 }
 

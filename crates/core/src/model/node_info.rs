@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-/// What the Node object of this node says.
+/// The Node object of this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeInfo {
     pub name: Arc<str>,
@@ -24,7 +24,7 @@ pub struct NodeInfo {
 }
 
 impl NodeInfo {
-    /// A Node object that says nothing.
+    /// A Node object with nothing but a name.
     pub fn named(name: &str) -> Self {
         Self {
             name: name.into(),
@@ -36,7 +36,7 @@ impl NodeInfo {
         }
     }
 
-    /// The node is about to go: load balancers should stop sending new connections here.
+    /// The node is about to be removed: load balancers should send it no new connections.
     pub fn is_leaving(&self) -> bool {
         self.being_deleted || self.marked_by_autoscaler
     }

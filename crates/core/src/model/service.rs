@@ -16,10 +16,10 @@ use super::{IpvsOptions, Protocol, ServiceName};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     pub name: ServiceName,
-    /// `metadata.uid`; empty where a manifest has none. Events need it.
+    /// `metadata.uid`; empty if a manifest has none. Events need it.
     pub uid: Arc<str>,
-    /// `metadata.creationTimestamp` in Unix seconds, 0 where there is none. Where two Services claim
-    /// the same address and port, the older one has it.
+    /// `metadata.creationTimestamp` in Unix seconds, 0 if there is none. If two Services claim the
+    /// same address and port, the older one gets it.
     pub created: i64,
     /// The cluster IPs, at most one for each family.
     pub cluster_ips: Vec<IpAddr>,
@@ -30,13 +30,13 @@ pub struct Service {
     /// `status.loadBalancer.ingress[].ip` with `ipMode` VIP (or none).
     pub load_balancer_vips: Vec<IpAddr>,
     pub load_balancer_source_ranges: Vec<IpNet>,
-    /// `externalTrafficPolicy: Local`, and the Service is one that can be reached from outside.
+    /// `externalTrafficPolicy: Local` of a Service that is reachable from outside of the cluster.
     pub external_policy_local: bool,
     /// `internalTrafficPolicy: Local`.
     pub internal_policy_local: bool,
     /// `healthCheckNodePort` of a `LoadBalancer` Service with `externalTrafficPolicy: Local`.
     pub health_check_node_port: Option<NonZeroU16>,
-    /// What its annotations ask of IPVS mode.
+    /// The settings for IPVS mode from its annotations.
     pub ipvs: Option<Arc<IpvsOptions>>,
 }
 
@@ -47,6 +47,6 @@ pub struct PortSpec {
     pub name: Arc<str>,
     pub protocol: Protocol,
     pub port: u16,
-    /// Used whatever the Service's type is, as kube-proxy does.
+    /// Used whatever the Service's type is, as in kube-proxy.
     pub node_port: Option<NonZeroU16>,
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One port of one Service as one IP family sees it (facts: kube-proxy's `ServicePort`).
+//! One port of one Service in one IP family (compare kube-proxy's `ServicePort`).
 
 use std::net::IpAddr;
 use std::num::NonZeroU16;
@@ -18,20 +18,20 @@ mod tests;
 pub struct ServicePort {
     pub name: ServicePortName,
     pub family: IpFamily,
-    /// The owning Service's age, for claims on the same address and port.
+    /// The Service's creation time in Unix seconds: the older Service wins an address and port.
     pub created: i64,
     pub cluster_ip: IpAddr,
     pub port: u16,
     pub node_port: Option<NonZeroU16>,
     pub external_ips: Vec<IpAddr>,
     pub load_balancer_vips: Vec<IpAddr>,
-    /// Sorted and without repetitions. Empty: every source is allowed.
+    /// Sorted and deduplicated. Empty: every source is allowed.
     pub load_balancer_source_ranges: Vec<IpNet>,
     pub client_ip_affinity: Option<Duration>,
     pub internal_policy_local: bool,
     pub external_policy_local: bool,
     pub health_check_node_port: Option<NonZeroU16>,
-    /// What the Service asks of IPVS mode.
+    /// The Service's settings for IPVS mode.
     pub ipvs: Option<Arc<IpvsOptions>>,
 }
 
@@ -77,7 +77,7 @@ impl ServicePort {
             .collect()
     }
 
-    /// It has an address or port that is reachable from outside of the cluster.
+    /// Whether it has an address or port that is reachable from outside of the cluster.
     pub fn is_externally_accessible(&self) -> bool {
         self.node_port.is_some()
             || !self.load_balancer_vips.is_empty()
@@ -93,8 +93,9 @@ impl ServicePort {
             || (self.external_policy_local && self.is_externally_accessible())
     }
 
-    /// A source range holds this node's own address. Clients whose source is the VIP itself are
-    /// then admitted too: that is what traffic from the node to a VIP held locally looks like.
+    /// Whether a source range contains this node's address. Then clients whose source is the VIP
+    /// itself are admitted, too: traffic from the node to a VIP that is bound locally has that
+    /// source.
     pub fn admits_node(&self, node_ip: Option<IpAddr>) -> bool {
         node_ip.is_some_and(|ip| {
             self.load_balancer_source_ranges

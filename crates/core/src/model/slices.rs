@@ -10,12 +10,12 @@ use super::{Endpoint, EndpointSlice, IpFamily, Protocol};
 #[cfg(test)]
 mod tests;
 
-/// The endpoints of a Service in one family, by port name and protocol as its slices name them.
-/// They serve the Service port of equal name and protocol.
+/// The endpoints of a Service in one family, by port name and protocol of its slices. They serve
+/// the Service port of the same name and protocol.
 pub type EndpointsByPort = BTreeMap<(Arc<str>, Protocol), Vec<Endpoint>>;
 
-/// Merges slices. The result does not depend on their order: where an address and port appear more
-/// than once (a Pod moves between slices in two writes), the most useful one is kept.
+/// Merges slices. The result does not depend on their order: if an address and port appear more
+/// than once (moving a Pod between slices takes two writes), the most useful endpoint is kept.
 pub fn merge<'a>(
     slices: impl Iterator<Item = &'a EndpointSlice>,
     family: IpFamily,
@@ -52,8 +52,8 @@ pub fn merge<'a>(
         .collect()
 }
 
-/// A total order in which the later of two copies of an endpoint wins. kube-proxy prefers the one
-/// that is not terminating; the rest makes the choice independent of order.
+/// A total order in which the greater of two copies of an endpoint wins. kube-proxy prefers the one
+/// that is not terminating; the rest makes the choice independent of the order of slices.
 fn usefulness(endpoint: &Endpoint) -> impl Ord + use<'_> {
     let conditions = endpoint.conditions;
     (

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Builders of Services and EndpointSlices for tests: `service("ns/web").port(80).node_port(30080)`.
+//! Builders of Services and EndpointSlices for tests:
+//! `service("ns/web").port(80).node_port(30080)`.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which endpoints of a Service port are used: readiness, topology hints, traffic policies and
-//! the fall-back to terminating endpoints. The same for every dataplane.
+//! Which endpoints of a Service port are used: readiness, topology hints, traffic policies and the
+//! fallback to terminating endpoints. The same for every mode.
 
 use super::{Endpoint, NodeHint, ServicePort};
 
@@ -14,16 +14,9 @@ pub struct Choice<'a> {
     pub cluster: Vec<&'a Endpoint>,
     /// For the policy Local; empty if no destination has it, or no endpoint is on this node.
     pub local: Vec<&'a Endpoint>,
-    /// Somewhere in the cluster there is an endpoint that a policy could use. If there is, a
-    /// destination without endpoints drops ("not here"), else it refuses ("nowhere").
+    /// Whether a policy could use any endpoint of the cluster. If so, a destination without
+    /// endpoints drops packets ("not here"), else it rejects them ("nowhere").
     pub has_any: bool,
-}
-
-impl<'a> Choice<'a> {
-    /// The endpoints for a destination with the given policy.
-    pub fn for_policy(&self, local: bool) -> &[&'a Endpoint] {
-        if local { &self.local } else { &self.cluster }
-    }
 }
 
 /// How far an endpoint may be.
@@ -77,8 +70,8 @@ pub fn choose<'a>(
     choice
 }
 
-/// Hints count only if every ready endpoint has them and one points here: a partial set of hints
-/// would send all traffic to the few endpoints that happen to carry one.
+/// Hints apply only if every ready endpoint has one and at least one points here: a partial set of
+/// hints would send all traffic to the few endpoints that happen to have one.
 fn preference(endpoints: &[Endpoint], zone: Option<&str>) -> Preference {
     let ready = || endpoints.iter().filter(|endpoint| endpoint.is_ready());
     if ready().next().is_none() {

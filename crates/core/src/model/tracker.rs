@@ -2,7 +2,7 @@
 //! The current Services and EndpointSlices, and which Services changed since the last sync.
 //!
 //! Every source sends [`Event`]s here. A relist arrives as one event that replaces the whole kind,
-//! so that no sync ever sees half of it. Objects that arrive before their Service wait for it.
+//! so that no sync ever sees half of it. Slices that arrive before their Service are kept for it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +17,7 @@ mod tests;
 pub enum Event {
     ServiceApplied(Service),
     ServiceDeleted(ServiceName),
-    /// The complete list of Services: what is not in it is gone.
+    /// The complete list of Services: all others are deleted.
     ServicesReplaced(Vec<Service>),
     SliceApplied(EndpointSlice),
     SliceDeleted(SliceName),
@@ -42,32 +42,32 @@ impl Changes {
     }
 }
 
-/// All objects of the cluster that matter, by Service.
+/// The relevant objects of the cluster, by Service.
 #[derive(Debug, Default)]
 pub struct Tracker {
-    /// Boxed, because a tree keeps room for more values than it holds.
+    /// Boxed, because a B-tree reserves room for more values than it contains.
     services: BTreeMap<ServiceName, Box<Service>>,
-    /// Slices by Service, in the order of their names, present even while the Service is not. Nearly
-    /// every Service has one or two, and a tree of one element is the size of eleven.
+    /// Slices by Service, in the order of their names, even if the Service does not exist. Most
+    /// Services have one or two, and a B-tree of one element has the size of eleven.
     slices: BTreeMap<ServiceName, Vec<EndpointSlice>>,
-    /// The Service that a slice belongs to: deletions name the slice only.
+    /// The Service of each slice: deletions name only the slice.
     slice_owners: BTreeMap<SliceName, ServiceName>,
     services_listed: bool,
     slices_listed: bool,
     changes: Changes,
-    /// The triggers of pending changes by Service: a slice that goes takes those of its Service
-    /// with it, as kube-proxy does, because what they measured is no longer there.
+    /// The triggers of pending changes by Service. When a slice is deleted, those of its Service
+    /// are dropped, as in kube-proxy: what they measured no longer exists.
     triggers: BTreeMap<ServiceName, Vec<(IpFamily, i64)>>,
 }
 
 impl Tracker {
-    /// Both kinds were listed completely. Before that nothing may be programmed: a Service without
-    /// its endpoints would refuse connections that work at the moment.
+    /// Whether both kinds were listed completely. Before that nothing may be programmed: a Service
+    /// without its endpoints would refuse connections that work now.
     pub fn is_complete(&self) -> bool {
         self.services_listed && self.slices_listed
     }
 
-    /// Takes in a change; says whether anything differs from before.
+    /// Takes in a change; returns whether anything differs from before.
     pub fn apply(&mut self, event: Event) -> bool {
         let before = self.changes.service_changes + self.changes.endpoint_changes;
         let was_complete = self.is_complete();
@@ -118,7 +118,7 @@ impl Tracker {
         &self.changes
     }
 
-    /// Hands out what changed and starts anew.
+    /// Returns what changed and starts anew.
     pub fn take(&mut self) -> Changes {
         let triggers = std::mem::take(&mut self.triggers);
         Changes {
@@ -141,7 +141,7 @@ impl Tracker {
         (self.services.len(), self.slice_owners.len())
     }
 
-    /// All EndpointSlices, in the order of the Services that they belong to.
+    /// All EndpointSlices, in the order of their Services.
     pub fn slices(&self) -> impl Iterator<Item = &EndpointSlice> {
         self.slices.values().flatten()
     }

@@ -121,8 +121,8 @@ fn chosen(service_port: &ServicePort, endpoints: &[Endpoint]) -> (Vec<u8>, Vec<u
     };
     let choice = choose(service_port, endpoints, Some("a"));
     (
-        octets(choice.for_policy(false)),
-        octets(choice.for_policy(true)),
+        octets(&choice.cluster),
+        octets(&choice.local),
         choice.has_any,
     )
 }
