@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use tracing::debug;
 
 use super::constants as c;
@@ -13,8 +12,8 @@ use super::error::{EntryFailure, Error, Operation, Refusal, RefusalKind};
 use super::header::{info, nfproto, properties};
 use super::message::{Attribute, Message};
 use super::types::{Entry, SetEntry, SetInfo, SetName, SetSpec, SetType};
-use super::value::DecodeError;
 use crate::IpFamily;
+use netlink_pipeline::attribute::DecodeError;
 use netlink_pipeline::{
     KernelError, KernelErrorKind, NetlinkError, Reply, Request, Socket, SocketStats,
 };
@@ -22,6 +21,10 @@ use netlink_pipeline::{
 /// Entries per message. The longest entry (IPv6, a network and a mark) takes 104 bytes, and the list that holds them is an
 /// attribute, which ends at 64 KiB; the kernel holds one lock for a message, so more would gain nothing.
 const ENTRIES_PER_MESSAGE: usize = 500;
+
+// Flags of include/uapi/linux/netlink.h.
+const NLM_F_EXCL: u16 = 0x200;
+const NLM_F_CREATE: u16 = 0x400;
 
 /// The revisions that we know how to ask for, per type; from ipset 7.17. A kernel with newer ones has these too.
 const fn newest_known_revision(set_type: SetType) -> u8 {
@@ -452,7 +455,7 @@ fn request_of(message: &Message, flags: u16) -> Result<Request, Error> {
 }
 
 fn first(replies: &[Reply]) -> Result<Message, DecodeError> {
-    let reply = replies.first().ok_or(DecodeError::Short)?;
+    let reply = replies.first().ok_or(DecodeError::NoAnswer)?;
     Message::parse(reply.kind, &reply.payload)
 }
 

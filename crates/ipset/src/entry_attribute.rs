@@ -10,8 +10,8 @@ use super::constants::{
     IPSET_ATTR_PORT, IPSET_ATTR_PROTO, IPSET_ATTR_SKBMARK,
 };
 use super::types::{Entry, SetEntry, SetType, SkbMark};
-use super::value::{DecodeError, Raw, Unknown, write_address};
-use netlink_pipeline::attribute::Writer;
+use super::value::{read_address, write_address};
+use netlink_pipeline::attribute::{Attribute as Raw, DecodeError, Unknown, Writer};
 
 /// A part of an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,33 +47,30 @@ impl EntryAttribute {
             Self::LineNo(line) => writer.u32_net(IPSET_ATTR_CADT_LINENO, *line),
             Self::SkbMark(SkbMark { mark, mask }) => {
                 let value = (u64::from(*mark) << 32) | u64::from(*mask);
-                writer.bytes(
-                    IPSET_ATTR_SKBMARK | netlink_packet_core::NLA_F_NET_BYTEORDER,
-                    &value.to_be_bytes(),
-                )
+                writer.u64_net(IPSET_ATTR_SKBMARK, value)
             }
             Self::Other(unknown) => unknown.write(writer),
         }
     }
 
     pub(super) fn read(raw: &Raw<'_>) -> Result<Self, DecodeError> {
-        Ok(match raw.kind {
-            IPSET_ATTR_IP => Self::Ip(raw.address("IPSET_ATTR_IP")?),
-            IPSET_ATTR_IP2 => Self::Ip2(raw.address("IPSET_ATTR_IP2")?),
+        Ok(match raw.kind() {
+            IPSET_ATTR_IP => Self::Ip(read_address(raw, "IPSET_ATTR_IP")?),
+            IPSET_ATTR_IP2 => Self::Ip2(read_address(raw, "IPSET_ATTR_IP2")?),
             IPSET_ATTR_CIDR => Self::Cidr(raw.u8("IPSET_ATTR_CIDR")?),
             IPSET_ATTR_CIDR2 => Self::Cidr2(raw.u8("IPSET_ATTR_CIDR2")?),
-            IPSET_ATTR_PORT => Self::Port(raw.u16("IPSET_ATTR_PORT")?),
+            IPSET_ATTR_PORT => Self::Port(raw.u16_be("IPSET_ATTR_PORT")?),
             IPSET_ATTR_PROTO => Self::Proto(raw.u8("IPSET_ATTR_PROTO")?),
-            IPSET_ATTR_CADT_LINENO => Self::LineNo(raw.u32("IPSET_ATTR_CADT_LINENO")?),
+            IPSET_ATTR_CADT_LINENO => Self::LineNo(raw.u32_be("IPSET_ATTR_CADT_LINENO")?),
             IPSET_ATTR_SKBMARK => {
-                let value = raw.u64("IPSET_ATTR_SKBMARK")?;
+                let value = raw.u64_be("IPSET_ATTR_SKBMARK")?;
                 let [m0, m1, m2, m3, k0, k1, k2, k3] = value.to_be_bytes();
                 Self::SkbMark(SkbMark {
                     mark: u32::from_be_bytes([m0, m1, m2, m3]),
                     mask: u32::from_be_bytes([k0, k1, k2, k3]),
                 })
             }
-            _ => Self::Other(raw.unknown()),
+            _ => Self::Other(raw.to_unknown()),
         })
     }
 }
@@ -176,8 +173,9 @@ pub(super) fn entry_of(
     };
     match entry {
         Some(entry) => Ok(SetEntry { entry, mark }),
-        None => Err(DecodeError::Entry {
-            set_type: set_type.as_str(),
+        None => Err(DecodeError::Value {
+            attribute: "IPSET_ATTR_DATA",
+            reason: format!("no entry of a set of type {set_type}"),
         }),
     }
 }

@@ -5,8 +5,7 @@ use std::fmt;
 
 use super::constants as c;
 use super::types::{SetEntry, SetName, SetType};
-use super::value::DecodeError;
-use netlink_pipeline::attribute::AttributeTooLong;
+use netlink_pipeline::attribute::{AttributeTooLong, DecodeError};
 use netlink_pipeline::{KernelError, KernelErrorKind, NetlinkError};
 
 /// What was to be done with a set.

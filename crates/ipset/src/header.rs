@@ -5,8 +5,8 @@ use super::constants as c;
 use super::message::{Attribute, Message};
 use super::set_attribute::SetAttribute;
 use super::types::{HashType, SetInfo, SetName, SetShape, SetSpec, SetType};
-use super::value::DecodeError;
 use crate::IpFamily;
+use netlink_pipeline::attribute::DecodeError;
 
 /// `NFPROTO_*` of `linux/netfilter.h`.
 pub(super) const fn nfproto(family: Option<IpFamily>) -> u8 {

@@ -26,7 +26,6 @@ pub use types::{
     Entry, HashType, InvalidSetName, MAX_SET_NAME_LEN, SetEntry, SetInfo, SetName, SetShape,
     SetSpec, SetType, SkbMark,
 };
-pub use value::{DecodeError, Unknown};
 
 #[cfg(test)]
 mod tests;

@@ -8,8 +8,9 @@ use super::constants::{
 };
 use super::entry_attribute::EntryAttribute;
 use super::set_attribute::SetAttribute;
-use super::value::{DecodeError, Raw, Unknown};
-use netlink_pipeline::attribute::{AttributeTooLong, Writer};
+use netlink_pipeline::attribute::{
+    self, Attribute as Raw, AttributeTooLong, DecodeError, Unknown, Writer,
+};
 
 /// `AF_INET` in the one byte that `struct nfgenmsg` has for it.
 const AF_INET: u8 = 2;
@@ -73,10 +74,10 @@ impl Message {
     pub fn parse(kind: u16, payload: &[u8]) -> Result<Self, DecodeError> {
         let [subsystem, command] = kind.to_be_bytes();
         if subsystem != NFNL_SUBSYS_IPSET {
-            return Err(DecodeError::NotIpset(kind));
+            return Err(DecodeError::Kind { kind });
         }
         let attributes = payload.get(NFGENMSG_LEN..).ok_or(DecodeError::Short)?;
-        let attributes = Raw::list(attributes)
+        let attributes = attribute::list(attributes)
             .map(|raw| Attribute::read(&raw?))
             .collect::<Result<_, _>>()?;
         Ok(Self {
@@ -89,10 +90,10 @@ impl Message {
     pub(super) fn refused_line(echoed: &[u8]) -> Option<u32> {
         let attributes = echoed.get(NFGENMSG_LEN..)?;
         // Not parsed as a whole: the list of entries in it may be long.
-        Raw::list(attributes)
+        attribute::list(attributes)
             .map_while(Result::ok)
-            .find(|raw| raw.kind == IPSET_ATTR_LINENO)
-            .and_then(|raw| raw.u32("IPSET_ATTR_LINENO").ok())
+            .find(|raw| raw.kind() == IPSET_ATTR_LINENO)
+            .and_then(|raw| raw.u32_be("IPSET_ATTR_LINENO").ok())
             .filter(|line| *line != 0)
     }
 }
@@ -128,31 +129,31 @@ impl Attribute {
     }
 
     fn read(raw: &Raw<'_>) -> Result<Self, DecodeError> {
-        Ok(match raw.kind {
+        Ok(match raw.kind() {
             IPSET_ATTR_PROTOCOL => Self::Protocol(raw.u8("IPSET_ATTR_PROTOCOL")?),
             IPSET_ATTR_SETNAME => Self::SetName(raw.string()),
             IPSET_ATTR_TYPENAME => Self::TypeName(raw.string()),
             IPSET_ATTR_REVISION => Self::Revision(raw.u8("IPSET_ATTR_REVISION")?),
             IPSET_ATTR_FAMILY => Self::Family(raw.u8("IPSET_ATTR_FAMILY")?),
-            IPSET_ATTR_FLAGS => Self::Flags(raw.u32("IPSET_ATTR_FLAGS")?),
+            IPSET_ATTR_FLAGS => Self::Flags(raw.u32_be("IPSET_ATTR_FLAGS")?),
             IPSET_ATTR_DATA => Self::Data(
-                Raw::list(raw.nested())
+                attribute::list(raw.value())
                     .map(|inner| SetAttribute::read(&inner?))
                     .collect::<Result<_, _>>()?,
             ),
             IPSET_ATTR_ADT => Self::Adt(
-                Raw::list(raw.nested())
+                attribute::list(raw.value())
                     .map(|entry| {
-                        Raw::list(entry?.nested())
+                        attribute::list(entry?.value())
                             .map(|inner| EntryAttribute::read(&inner?))
                             .collect()
                     })
                     .collect::<Result<_, _>>()?,
             ),
-            IPSET_ATTR_LINENO => Self::LineNo(raw.u32("IPSET_ATTR_LINENO")?),
+            IPSET_ATTR_LINENO => Self::LineNo(raw.u32_be("IPSET_ATTR_LINENO")?),
             IPSET_ATTR_PROTOCOL_MIN => Self::Minimum(raw.u8("IPSET_ATTR_PROTOCOL_MIN")?),
-            IPSET_ATTR_INDEX => Self::Index(raw.u16("IPSET_ATTR_INDEX")?),
-            _ => Self::Other(raw.unknown()),
+            IPSET_ATTR_INDEX => Self::Index(raw.u16_be("IPSET_ATTR_INDEX")?),
+            _ => Self::Other(raw.to_unknown()),
         })
     }
 }

@@ -6,8 +6,7 @@ use super::constants::{
     IPSET_ATTR_INITVAL, IPSET_ATTR_MAXELEM, IPSET_ATTR_MEMSIZE, IPSET_ATTR_PORT,
     IPSET_ATTR_PORT_TO, IPSET_ATTR_REFERENCES, IPSET_ATTR_TIMEOUT,
 };
-use super::value::{DecodeError, Raw, Unknown};
-use netlink_pipeline::attribute::Writer;
+use netlink_pipeline::attribute::{Attribute as Raw, DecodeError, Unknown, Writer};
 
 /// A property of a set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,19 +55,19 @@ impl SetAttribute {
     }
 
     pub(super) fn read(raw: &Raw<'_>) -> Result<Self, DecodeError> {
-        Ok(match raw.kind {
-            IPSET_ATTR_PORT => Self::PortFrom(raw.u16("IPSET_ATTR_PORT")?),
-            IPSET_ATTR_PORT_TO => Self::PortTo(raw.u16("IPSET_ATTR_PORT_TO")?),
-            IPSET_ATTR_TIMEOUT => Self::Timeout(raw.u32("IPSET_ATTR_TIMEOUT")?),
-            IPSET_ATTR_CADT_FLAGS => Self::Flags(raw.u32("IPSET_ATTR_CADT_FLAGS")?),
-            IPSET_ATTR_INITVAL => Self::InitVal(raw.u32("IPSET_ATTR_INITVAL")?),
-            IPSET_ATTR_HASHSIZE => Self::HashSize(raw.u32("IPSET_ATTR_HASHSIZE")?),
-            IPSET_ATTR_MAXELEM => Self::MaxElem(raw.u32("IPSET_ATTR_MAXELEM")?),
+        Ok(match raw.kind() {
+            IPSET_ATTR_PORT => Self::PortFrom(raw.u16_be("IPSET_ATTR_PORT")?),
+            IPSET_ATTR_PORT_TO => Self::PortTo(raw.u16_be("IPSET_ATTR_PORT_TO")?),
+            IPSET_ATTR_TIMEOUT => Self::Timeout(raw.u32_be("IPSET_ATTR_TIMEOUT")?),
+            IPSET_ATTR_CADT_FLAGS => Self::Flags(raw.u32_be("IPSET_ATTR_CADT_FLAGS")?),
+            IPSET_ATTR_INITVAL => Self::InitVal(raw.u32_be("IPSET_ATTR_INITVAL")?),
+            IPSET_ATTR_HASHSIZE => Self::HashSize(raw.u32_be("IPSET_ATTR_HASHSIZE")?),
+            IPSET_ATTR_MAXELEM => Self::MaxElem(raw.u32_be("IPSET_ATTR_MAXELEM")?),
             IPSET_ATTR_BUCKETSIZE => Self::BucketSize(raw.u8("IPSET_ATTR_BUCKETSIZE")?),
-            IPSET_ATTR_ELEMENTS => Self::Elements(raw.u32("IPSET_ATTR_ELEMENTS")?),
-            IPSET_ATTR_REFERENCES => Self::References(raw.u32("IPSET_ATTR_REFERENCES")?),
-            IPSET_ATTR_MEMSIZE => Self::MemSize(raw.u32("IPSET_ATTR_MEMSIZE")?),
-            _ => Self::Other(raw.unknown()),
+            IPSET_ATTR_ELEMENTS => Self::Elements(raw.u32_be("IPSET_ATTR_ELEMENTS")?),
+            IPSET_ATTR_REFERENCES => Self::References(raw.u32_be("IPSET_ATTR_REFERENCES")?),
+            IPSET_ATTR_MEMSIZE => Self::MemSize(raw.u32_be("IPSET_ATTR_MEMSIZE")?),
+            _ => Self::Other(raw.to_unknown()),
         })
     }
 }

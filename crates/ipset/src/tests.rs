@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::IpFamily;
-use netlink_pipeline::attribute::Writer;
+use netlink_pipeline::attribute::{Unknown, Writer};
 use netlink_pipeline::{Socket, Transport};
 
 const CAPTURE: &str = include_str!("wire/ipset.txt");
@@ -496,7 +496,7 @@ proptest! {
         }
         let bytes = writer.finish().unwrap();
         let read: Vec<EntryAttribute> =
-            value::Raw::list(&bytes).map(|raw| EntryAttribute::read(&raw.unwrap()).unwrap()).collect();
+            netlink_pipeline::attribute::list(&bytes).map(|raw| EntryAttribute::read(&raw.unwrap()).unwrap()).collect();
         prop_assert_eq!(&read, &attributes);
         prop_assert_eq!(entry_attribute::entry_of(entry.entry.set_type(), &read), Ok(entry));
     }

@@ -3,11 +3,6 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use netlink_packet_core::{DecodeError, NlasIterator, ParseableParametrized};
-use netlink_packet_generic::constants::CTRL_ATTR_FAMILY_ID;
-use netlink_packet_generic::ctrl::nlas::GenlCtrlAttrs;
-use netlink_packet_generic::ctrl::{GenlCtrl, GenlCtrlCmd};
-use netlink_packet_generic::{GenlFamily, GenlMessage};
 use netlink_sys::protocols::NETLINK_GENERIC;
 use tracing::debug;
 
@@ -17,13 +12,21 @@ use super::destination::DestinationStatus;
 use super::error::Error;
 use super::field::missing;
 use super::info::Info;
-use super::message::{GENL_HEADER_LEN, IpvsAttribute, IpvsCommand, IpvsMessage, genl_payload};
+use super::message::{GENL_HEADER_LEN, IpvsAttribute, IpvsCommand, IpvsMessage};
 use super::name::KernelName;
 use super::operation::Operation;
 use super::service::{Protocol, Service, ServiceKey, ServiceStatus};
+use netlink_pipeline::attribute::{self, DecodeError, Writer};
 use netlink_pipeline::{
     KernelError, KernelErrorKind, NetlinkError, Reply, Request, Socket, SocketStats,
 };
+
+// The controller of generic netlink: include/uapi/linux/genetlink.h.
+const GENL_ID_CTRL: u16 = 0x10;
+const CTRL_CMD_GETFAMILY: u8 = 3;
+const CTRL_VERSION: u8 = 2;
+const CTRL_ATTR_FAMILY_ID: u16 = 1;
+const CTRL_ATTR_FAMILY_NAME: u16 = 2;
 
 /// Where a scheduler is tried out: an address of TEST-NET-2 (RFC 5737), which nobody serves.
 const PROBE_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 0));
@@ -112,7 +115,7 @@ impl Client {
             IpvsCommand::GetService,
             vec![IpvsAttribute::Service(key.to_attributes())],
         );
-        let request = self.request(&message);
+        let request = self.request(&message)?;
         let reply = self
             .socket
             .get(request)
@@ -158,10 +161,10 @@ impl Client {
         &mut self,
         operations: &[Operation],
     ) -> Result<Vec<Result<(), KernelError>>, Error> {
-        let requests: Vec<Request> = operations
+        let requests = operations
             .iter()
             .map(|operation| self.request(&operation.to_message()))
-            .collect();
+            .collect::<Result<Vec<_>, _>>()?;
         self.socket
             .transact(&requests)
             .map_err(|source| Error::Netlink {
@@ -238,7 +241,7 @@ impl Client {
     }
 
     fn command(&mut self, what: &'static str, message: &IpvsMessage) -> Result<(), Error> {
-        let request = self.request(message);
+        let request = self.request(message)?;
         let verdict = self
             .socket
             .transact(&[request])
@@ -252,7 +255,7 @@ impl Client {
     }
 
     fn get(&mut self, what: &'static str, message: &IpvsMessage) -> Result<IpvsMessage, Error> {
-        let request = self.request(message);
+        let request = self.request(message)?;
         let replies = self
             .socket
             .get(request)
@@ -268,9 +271,9 @@ impl Client {
         message: &IpvsMessage,
         read: impl Fn(&IpvsMessage) -> Result<T, Error>,
     ) -> Result<Vec<T>, Error> {
-        let request = self.request(message);
-        let replies = self.socket.dump_as(request, |kind, payload| {
-            decode(what, kind, payload).and_then(|message| read(&message))
+        let request = self.request(message)?;
+        let replies = self.socket.dump_as(request, |_, payload| {
+            decode(what, payload).and_then(|message| read(&message))
         });
         let replies = replies.map_err(|source| match source {
             NetlinkError::Refused(refusal) => refused(what, refusal),
@@ -279,12 +282,12 @@ impl Client {
         replies.into_iter().collect()
     }
 
-    fn request(&self, message: &IpvsMessage) -> Request {
-        Request {
+    fn request(&self, message: &IpvsMessage) -> Result<Request, Error> {
+        Ok(Request {
             kind: self.family,
             flags: 0,
-            payload: genl_payload(message),
-        }
+            payload: message.payload()?,
+        })
     }
 }
 
@@ -295,10 +298,8 @@ fn refused(what: &'static str, source: KernelError) -> Error {
     }
 }
 
-fn decode(what: &'static str, kind: u16, payload: &[u8]) -> Result<IpvsMessage, Error> {
-    GenlMessage::<IpvsMessage>::parse_with_param(payload, kind)
-        .map(|message| message.payload)
-        .map_err(|source| Error::Decode { what, source })
+fn decode(what: &'static str, payload: &[u8]) -> Result<IpvsMessage, Error> {
+    IpvsMessage::parse(payload).map_err(|source| Error::Decode { what, source })
 }
 
 fn decode_service(what: &'static str, message: &IpvsMessage) -> Result<ServiceStatus, Error> {
@@ -310,24 +311,22 @@ fn decode_service(what: &'static str, message: &IpvsMessage) -> Result<ServiceSt
 }
 
 fn single(what: &'static str, replies: &[Reply]) -> Result<IpvsMessage, Error> {
-    let reply = replies.first().ok_or_else(|| Error::Decode {
+    let reply = replies.first().ok_or(Error::Decode {
         what,
-        source: DecodeError::from("the kernel sent an ACK and no answer"),
+        source: DecodeError::NoAnswer,
     })?;
-    decode(what, reply.kind, &reply.payload)
+    decode(what, &reply.payload)
 }
 
 /// Asks the generic netlink controller for the number of the family.
 fn resolve_family(socket: &mut Socket) -> Result<u16, Error> {
     let what = "look up the IPVS family";
-    let query = GenlCtrl {
-        cmd: GenlCtrlCmd::GetFamily,
-        nlas: vec![GenlCtrlAttrs::FamilyName(IPVS_GENL_NAME.to_owned())],
-    };
+    let mut query = Writer::after(&[CTRL_CMD_GETFAMILY, CTRL_VERSION, 0, 0]);
+    query.string(CTRL_ATTR_FAMILY_NAME, IPVS_GENL_NAME);
     let request = Request {
-        kind: query.family_id(),
+        kind: GENL_ID_CTRL,
         flags: 0,
-        payload: genl_payload(&query),
+        payload: query.finish()?,
     };
     let replies = socket
         .get(request)
@@ -336,17 +335,14 @@ fn resolve_family(socket: &mut Socket) -> Result<u16, Error> {
             KernelErrorKind::NotFound => Error::NotAvailable(refusal),
             _ => refused(what, refusal),
         })?;
-    // Read by hand: `GenlCtrlAttrs` refuses attributes that it does not know, and newer kernels add some.
     let attributes = replies
         .first()
         .and_then(|reply| reply.payload.get(GENL_HEADER_LEN..))
         .unwrap_or_default();
-    NlasIterator::new(attributes)
+    attribute::list(attributes)
         .map_while(Result::ok)
         .find(|attribute| attribute.kind() == CTRL_ATTR_FAMILY_ID)
-        .and_then(|attribute| attribute.value().try_into().ok().map(u16::from_ne_bytes))
-        .ok_or_else(|| Error::Decode {
-            what,
-            source: missing("CTRL_ATTR_FAMILY_ID"),
-        })
+        .ok_or_else(|| missing("CTRL_ATTR_FAMILY_ID"))
+        .and_then(|attribute| attribute.u16("CTRL_ATTR_FAMILY_ID"))
+        .map_err(|source| Error::Decode { what, source })
 }

@@ -4,23 +4,21 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use netlink_packet_core::{
-    DecodeError, DefaultNla, Emitable, ErrorContext, NLA_F_NESTED, Nla, NlaBuffer, NlasIterator,
-    Parseable, parse_u8, parse_u16, parse_u32,
-};
+use netlink_pipeline::attribute::{self, Attribute, DecodeError, Unknown, Writer};
 
 use super::constants::{
     IP_VS_CONN_F_BYPASS, IP_VS_CONN_F_DROUTE, IP_VS_CONN_F_FWD_MASK, IP_VS_CONN_F_LOCALNODE,
     IP_VS_CONN_F_MASQ, IP_VS_CONN_F_TUNNEL, IP_VS_CONN_F_TUNNEL_TYPE_GRE,
-    IP_VS_CONN_F_TUNNEL_TYPE_GUE, IP_VS_CONN_F_TUNNEL_TYPE_IPIP, IPVS_DEST_ATTR_ACTIVE_CONNS,
-    IPVS_DEST_ATTR_ADDR, IPVS_DEST_ATTR_ADDR_FAMILY, IPVS_DEST_ATTR_FWD_METHOD,
-    IPVS_DEST_ATTR_INACT_CONNS, IPVS_DEST_ATTR_L_THRESH, IPVS_DEST_ATTR_PERSIST_CONNS,
-    IPVS_DEST_ATTR_PORT, IPVS_DEST_ATTR_STATS, IPVS_DEST_ATTR_STATS64, IPVS_DEST_ATTR_TUN_FLAGS,
+    IP_VS_CONN_F_TUNNEL_TYPE_GUE, IP_VS_CONN_F_TUNNEL_TYPE_IPIP, IP_VS_TUNNEL_ENCAP_FLAG_CSUM,
+    IP_VS_TUNNEL_ENCAP_FLAG_REMCSUM, IPVS_DEST_ATTR_ACTIVE_CONNS, IPVS_DEST_ATTR_ADDR,
+    IPVS_DEST_ATTR_ADDR_FAMILY, IPVS_DEST_ATTR_FWD_METHOD, IPVS_DEST_ATTR_INACT_CONNS,
+    IPVS_DEST_ATTR_L_THRESH, IPVS_DEST_ATTR_PERSIST_CONNS, IPVS_DEST_ATTR_PORT,
+    IPVS_DEST_ATTR_STATS, IPVS_DEST_ATTR_STATS64, IPVS_DEST_ATTR_TUN_FLAGS,
     IPVS_DEST_ATTR_TUN_PORT, IPVS_DEST_ATTR_TUN_TYPE, IPVS_DEST_ATTR_U_THRESH,
     IPVS_DEST_ATTR_WEIGHT,
 };
-use super::field::{AddressFamily, address_bytes, missing, parse_address, parse_port, put};
-use super::stats::{Stats, StatsAttribute, parse_stats};
+use super::field::{AddressFamily, address_bytes, missing};
+use super::stats::{Stats, StatsAttribute, write_stats};
 
 /// What the kernel looks a destination up by, within its service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -136,8 +134,15 @@ pub struct Tunnel {
     pub kind: TunnelKind,
     /// The UDP port of GUE, else zero.
     pub port: u16,
-    /// `IP_VS_TUNNEL_ENCAP_FLAG_*`.
+    /// [`Tunnel::CHECKSUM`] and [`Tunnel::REMOTE_CHECKSUM`], for GUE and GRE.
     pub flags: u16,
+}
+
+impl Tunnel {
+    /// The outer header has a checksum (`IP_VS_TUNNEL_ENCAP_FLAG_CSUM`).
+    pub const CHECKSUM: u16 = IP_VS_TUNNEL_ENCAP_FLAG_CSUM;
+    /// Remote checksum offload, GUE only (`IP_VS_TUNNEL_ENCAP_FLAG_REMCSUM`).
+    pub const REMOTE_CHECKSUM: u16 = IP_VS_TUNNEL_ENCAP_FLAG_REMCSUM;
 }
 
 /// A tunnel type.
@@ -330,120 +335,66 @@ pub enum DestinationAttribute {
     TunnelType(u8),
     TunnelPort(u16),
     TunnelFlags(u16),
-    Other(DefaultNla),
+    Other(Unknown),
 }
 
-impl Nla for DestinationAttribute {
-    fn value_len(&self) -> usize {
+impl DestinationAttribute {
+    pub(super) fn write(&self, writer: &mut Writer) {
         match self {
-            Self::Address(_) => 16,
-            Self::TunnelType(_) => 1,
-            Self::Port(_) | Self::Family(_) | Self::TunnelPort(_) | Self::TunnelFlags(_) => 2,
-            Self::ForwardingMethod(_)
-            | Self::Weight(_)
-            | Self::UpperThreshold(_)
-            | Self::LowerThreshold(_)
-            | Self::ActiveConnections(_)
-            | Self::InactiveConnections(_)
-            | Self::PersistentConnections(_) => 4,
-            Self::Stats(stats) | Self::Stats64(stats) => stats.as_slice().buffer_len(),
-            Self::Other(other) => other.value_len(),
-        }
+            Self::Address(bytes) => writer.bytes(IPVS_DEST_ATTR_ADDR, bytes),
+            Self::Port(port) => writer.u16_be(IPVS_DEST_ATTR_PORT, *port),
+            Self::ForwardingMethod(value) => writer.u32(IPVS_DEST_ATTR_FWD_METHOD, *value),
+            Self::Weight(value) => writer.u32(IPVS_DEST_ATTR_WEIGHT, *value),
+            Self::UpperThreshold(value) => writer.u32(IPVS_DEST_ATTR_U_THRESH, *value),
+            Self::LowerThreshold(value) => writer.u32(IPVS_DEST_ATTR_L_THRESH, *value),
+            Self::ActiveConnections(value) => writer.u32(IPVS_DEST_ATTR_ACTIVE_CONNS, *value),
+            Self::InactiveConnections(value) => writer.u32(IPVS_DEST_ATTR_INACT_CONNS, *value),
+            Self::PersistentConnections(value) => writer.u32(IPVS_DEST_ATTR_PERSIST_CONNS, *value),
+            Self::Stats(stats) => write_stats(writer, IPVS_DEST_ATTR_STATS, stats),
+            Self::Family(family) => writer.u16(IPVS_DEST_ATTR_ADDR_FAMILY, family.number()),
+            Self::Stats64(stats) => write_stats(writer, IPVS_DEST_ATTR_STATS64, stats),
+            Self::TunnelType(value) => writer.u8(IPVS_DEST_ATTR_TUN_TYPE, *value),
+            Self::TunnelPort(port) => writer.u16_be(IPVS_DEST_ATTR_TUN_PORT, *port),
+            Self::TunnelFlags(value) => writer.u16(IPVS_DEST_ATTR_TUN_FLAGS, *value),
+            Self::Other(unknown) => unknown.write(writer),
+        };
     }
 
-    fn kind(&self) -> u16 {
-        match self {
-            Self::Address(_) => IPVS_DEST_ATTR_ADDR,
-            Self::Port(_) => IPVS_DEST_ATTR_PORT,
-            Self::ForwardingMethod(_) => IPVS_DEST_ATTR_FWD_METHOD,
-            Self::Weight(_) => IPVS_DEST_ATTR_WEIGHT,
-            Self::UpperThreshold(_) => IPVS_DEST_ATTR_U_THRESH,
-            Self::LowerThreshold(_) => IPVS_DEST_ATTR_L_THRESH,
-            Self::ActiveConnections(_) => IPVS_DEST_ATTR_ACTIVE_CONNS,
-            Self::InactiveConnections(_) => IPVS_DEST_ATTR_INACT_CONNS,
-            Self::PersistentConnections(_) => IPVS_DEST_ATTR_PERSIST_CONNS,
-            Self::Stats(_) => IPVS_DEST_ATTR_STATS | NLA_F_NESTED,
-            Self::Family(_) => IPVS_DEST_ATTR_ADDR_FAMILY,
-            Self::Stats64(_) => IPVS_DEST_ATTR_STATS64 | NLA_F_NESTED,
-            Self::TunnelType(_) => IPVS_DEST_ATTR_TUN_TYPE,
-            Self::TunnelPort(_) => IPVS_DEST_ATTR_TUN_PORT,
-            Self::TunnelFlags(_) => IPVS_DEST_ATTR_TUN_FLAGS,
-            Self::Other(other) => other.kind(),
-        }
-    }
-
-    fn emit_value(&self, buffer: &mut [u8]) {
-        match self {
-            Self::Address(bytes) => put(buffer, bytes),
-            Self::TunnelType(value) => put(buffer, &[*value]),
-            Self::Port(port) | Self::TunnelPort(port) => put(buffer, &port.to_be_bytes()),
-            Self::Family(family) => put(buffer, &family.number().to_ne_bytes()),
-            Self::TunnelFlags(value) => put(buffer, &value.to_ne_bytes()),
-            Self::ForwardingMethod(value)
-            | Self::Weight(value)
-            | Self::UpperThreshold(value)
-            | Self::LowerThreshold(value)
-            | Self::ActiveConnections(value)
-            | Self::InactiveConnections(value)
-            | Self::PersistentConnections(value) => put(buffer, &value.to_ne_bytes()),
-            Self::Stats(stats) | Self::Stats64(stats) => stats.as_slice().emit(buffer),
-            Self::Other(other) => other.emit_value(buffer),
-        }
-    }
-}
-
-impl<'a> Parseable<NlaBuffer<&'a [u8]>> for DestinationAttribute {
-    fn parse(buffer: &NlaBuffer<&'a [u8]>) -> Result<Self, DecodeError> {
-        let value = buffer.value();
-        let number =
-            |name: &'static str| parse_u32(value).with_context(|| format!("invalid {name} value"));
-        Ok(match buffer.kind() {
-            IPVS_DEST_ATTR_ADDR => Self::Address(parse_address(value, "IPVS_DEST_ATTR_ADDR")?),
-            IPVS_DEST_ATTR_PORT => Self::Port(parse_port(value, "IPVS_DEST_ATTR_PORT")?),
+    fn read(raw: &Attribute<'_>) -> Result<Self, DecodeError> {
+        Ok(match raw.kind() {
+            IPVS_DEST_ATTR_ADDR => Self::Address(raw.array("IPVS_DEST_ATTR_ADDR")?),
+            IPVS_DEST_ATTR_PORT => Self::Port(raw.u16_be("IPVS_DEST_ATTR_PORT")?),
             IPVS_DEST_ATTR_FWD_METHOD => {
-                Self::ForwardingMethod(number("IPVS_DEST_ATTR_FWD_METHOD")?)
+                Self::ForwardingMethod(raw.u32("IPVS_DEST_ATTR_FWD_METHOD")?)
             }
-            IPVS_DEST_ATTR_WEIGHT => Self::Weight(number("IPVS_DEST_ATTR_WEIGHT")?),
-            IPVS_DEST_ATTR_U_THRESH => Self::UpperThreshold(number("IPVS_DEST_ATTR_U_THRESH")?),
-            IPVS_DEST_ATTR_L_THRESH => Self::LowerThreshold(number("IPVS_DEST_ATTR_L_THRESH")?),
+            IPVS_DEST_ATTR_WEIGHT => Self::Weight(raw.u32("IPVS_DEST_ATTR_WEIGHT")?),
+            IPVS_DEST_ATTR_U_THRESH => Self::UpperThreshold(raw.u32("IPVS_DEST_ATTR_U_THRESH")?),
+            IPVS_DEST_ATTR_L_THRESH => Self::LowerThreshold(raw.u32("IPVS_DEST_ATTR_L_THRESH")?),
             IPVS_DEST_ATTR_ACTIVE_CONNS => {
-                Self::ActiveConnections(number("IPVS_DEST_ATTR_ACTIVE_CONNS")?)
+                Self::ActiveConnections(raw.u32("IPVS_DEST_ATTR_ACTIVE_CONNS")?)
             }
             IPVS_DEST_ATTR_INACT_CONNS => {
-                Self::InactiveConnections(number("IPVS_DEST_ATTR_INACT_CONNS")?)
+                Self::InactiveConnections(raw.u32("IPVS_DEST_ATTR_INACT_CONNS")?)
             }
             IPVS_DEST_ATTR_PERSIST_CONNS => {
-                Self::PersistentConnections(number("IPVS_DEST_ATTR_PERSIST_CONNS")?)
+                Self::PersistentConnections(raw.u32("IPVS_DEST_ATTR_PERSIST_CONNS")?)
             }
-            IPVS_DEST_ATTR_STATS => {
-                Self::Stats(parse_stats(value).context("invalid IPVS_DEST_ATTR_STATS value")?)
+            IPVS_DEST_ATTR_STATS => Self::Stats(StatsAttribute::read_list(raw)?),
+            IPVS_DEST_ATTR_ADDR_FAMILY => {
+                Self::Family(AddressFamily::read(raw, "IPVS_DEST_ATTR_ADDR_FAMILY")?)
             }
-            IPVS_DEST_ATTR_ADDR_FAMILY => Self::Family(
-                parse_u16(value)
-                    .and_then(AddressFamily::from_number)
-                    .context("invalid IPVS_DEST_ATTR_ADDR_FAMILY value")?,
-            ),
-            IPVS_DEST_ATTR_STATS64 => {
-                Self::Stats64(parse_stats(value).context("invalid IPVS_DEST_ATTR_STATS64 value")?)
-            }
-            IPVS_DEST_ATTR_TUN_TYPE => {
-                Self::TunnelType(parse_u8(value).context("invalid IPVS_DEST_ATTR_TUN_TYPE value")?)
-            }
-            IPVS_DEST_ATTR_TUN_PORT => {
-                Self::TunnelPort(parse_port(value, "IPVS_DEST_ATTR_TUN_PORT")?)
-            }
-            IPVS_DEST_ATTR_TUN_FLAGS => Self::TunnelFlags(
-                parse_u16(value).context("invalid IPVS_DEST_ATTR_TUN_FLAGS value")?,
-            ),
-            _ => Self::Other(DefaultNla::parse(buffer)?),
+            IPVS_DEST_ATTR_STATS64 => Self::Stats64(StatsAttribute::read_list(raw)?),
+            IPVS_DEST_ATTR_TUN_TYPE => Self::TunnelType(raw.u8("IPVS_DEST_ATTR_TUN_TYPE")?),
+            IPVS_DEST_ATTR_TUN_PORT => Self::TunnelPort(raw.u16_be("IPVS_DEST_ATTR_TUN_PORT")?),
+            IPVS_DEST_ATTR_TUN_FLAGS => Self::TunnelFlags(raw.u16("IPVS_DEST_ATTR_TUN_FLAGS")?),
+            _ => Self::Other(raw.to_unknown()),
         })
     }
-}
 
-/// Reads a nested list.
-pub(super) fn parse_destination(value: &[u8]) -> Result<Vec<DestinationAttribute>, DecodeError> {
-    NlasIterator::new(value)
-        .map(|attribute| attribute.and_then(|attribute| DestinationAttribute::parse(&attribute)))
-        .collect::<Result<_, _>>()
-        .context("invalid IPVS_CMD_ATTR_DEST value")
+    /// Reads a nested list.
+    pub(super) fn read_list(raw: &Attribute<'_>) -> Result<Vec<Self>, DecodeError> {
+        attribute::list(raw.value())
+            .map(|attribute| Self::read(&attribute?))
+            .collect()
+    }
 }

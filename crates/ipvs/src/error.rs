@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What can go wrong in a conversation with IPVS.
 
-use netlink_packet_core::DecodeError;
-
 use super::name::KernelName;
 use super::service::ServiceKey;
+use netlink_pipeline::attribute::{AttributeTooLong, DecodeError};
 use netlink_pipeline::{KernelError, NetlinkError};
 
 /// A failed call of the client.
@@ -58,4 +57,7 @@ pub enum Error {
         #[source]
         source: DecodeError,
     },
+    /// A request has an attribute that netlink cannot carry.
+    #[error("request about IPVS is too long")]
+    TooLong(#[from] AttributeTooLong),
 }

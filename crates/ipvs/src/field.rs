@@ -4,7 +4,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use netlink_packet_core::{DecodeError, ErrorContext, parse_ipv6, parse_u16_be};
+use netlink_pipeline::attribute::{Attribute, DecodeError};
 
 /// `AF_INET` or `AF_INET6`; IPVS has no other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,15 +31,22 @@ impl AddressFamily {
         }
     }
 
-    /// The family with a number on the wire.
-    pub fn from_number(number: u16) -> Result<Self, DecodeError> {
+    /// The family with a number on the wire, if it is an IP one.
+    pub const fn from_number(number: u16) -> Option<Self> {
         match number {
-            2 => Ok(Self::Inet),
-            10 => Ok(Self::Inet6),
-            other => Err(DecodeError::from(format!(
-                "address family {other} is not an IP one"
-            ))),
+            2 => Some(Self::Inet),
+            10 => Some(Self::Inet6),
+            _ => None,
         }
+    }
+
+    /// Reads the number.
+    pub(super) fn read(raw: &Attribute<'_>, attribute: &'static str) -> Result<Self, DecodeError> {
+        let number = raw.u16(attribute)?;
+        Self::from_number(number).ok_or_else(|| DecodeError::Value {
+            attribute,
+            reason: format!("address family {number} is not an IP one"),
+        })
     }
 
     /// Reads `union nf_inet_addr`: an IPv4 address takes the first four bytes.
@@ -74,23 +81,7 @@ pub(super) fn address_bytes(address: IpAddr) -> [u8; 16] {
     }
 }
 
-/// Copies a value to the begin of an attribute's buffer. The buffer has the length that `value_len`
-/// promised; where it has not, nothing is written rather than panicked.
-pub(super) fn put(buffer: &mut [u8], value: &[u8]) {
-    if let Some(target) = buffer.get_mut(..value.len()) {
-        target.copy_from_slice(value);
-    }
-}
-
-pub(super) fn parse_address(value: &[u8], name: &'static str) -> Result<[u8; 16], DecodeError> {
-    parse_ipv6(value).with_context(|| format!("invalid {name} value"))
-}
-
-pub(super) fn parse_port(value: &[u8], name: &'static str) -> Result<u16, DecodeError> {
-    parse_u16_be(value).with_context(|| format!("invalid {name} value"))
-}
-
 /// The error for an attribute that an object cannot do without.
-pub(super) fn missing(name: &'static str) -> DecodeError {
-    DecodeError::from(format!("{name} is missing"))
+pub(super) const fn missing(attribute: &'static str) -> DecodeError {
+    DecodeError::Missing { attribute }
 }

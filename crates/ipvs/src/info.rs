@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use netlink_packet_core::DecodeError;
+use netlink_pipeline::attribute::DecodeError;
 
 use super::field::missing;
 use super::message::IpvsAttribute;

@@ -23,7 +23,7 @@
 
 mod client;
 mod config;
-pub mod constants;
+mod constants;
 mod destination;
 mod error;
 mod field;

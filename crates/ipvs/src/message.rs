@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A command of the IPVS family and its attributes.
 
-use netlink_packet_core::{
-    DecodeError, DefaultNla, Emitable, ErrorContext, NLA_F_NESTED, Nla, NlaBuffer, NlasIterator,
-    Parseable, ParseableParametrized, parse_u32,
+use netlink_pipeline::attribute::{
+    self, Attribute, AttributeTooLong, DecodeError, Unknown, Writer,
 };
-use netlink_packet_generic::{GenlFamily, GenlHeader};
 
 use super::constants::{
     IPVS_CMD_ATTR_DAEMON, IPVS_CMD_ATTR_DEST, IPVS_CMD_ATTR_SERVICE, IPVS_CMD_ATTR_TIMEOUT_TCP,
@@ -13,12 +11,11 @@ use super::constants::{
     IPVS_CMD_DEL_DEST, IPVS_CMD_DEL_SERVICE, IPVS_CMD_FLUSH, IPVS_CMD_GET_CONFIG,
     IPVS_CMD_GET_DAEMON, IPVS_CMD_GET_DEST, IPVS_CMD_GET_INFO, IPVS_CMD_GET_SERVICE,
     IPVS_CMD_NEW_DAEMON, IPVS_CMD_NEW_DEST, IPVS_CMD_NEW_SERVICE, IPVS_CMD_SET_CONFIG,
-    IPVS_CMD_SET_DEST, IPVS_CMD_SET_INFO, IPVS_CMD_SET_SERVICE, IPVS_CMD_ZERO, IPVS_GENL_NAME,
-    IPVS_GENL_VERSION, IPVS_INFO_ATTR_CONN_TAB_SIZE, IPVS_INFO_ATTR_VERSION,
+    IPVS_CMD_SET_DEST, IPVS_CMD_SET_INFO, IPVS_CMD_SET_SERVICE, IPVS_CMD_ZERO, IPVS_GENL_VERSION,
+    IPVS_INFO_ATTR_CONN_TAB_SIZE, IPVS_INFO_ATTR_VERSION,
 };
-use super::destination::{DestinationAttribute, parse_destination};
-use super::field::put;
-use super::service::{ServiceAttribute, parse_service};
+use super::destination::DestinationAttribute;
+use super::service::ServiceAttribute;
 
 /// Bytes of `struct genlmsghdr`.
 pub(super) const GENL_HEADER_LEN: usize = 4;
@@ -103,7 +100,7 @@ pub enum IpvsAttribute {
     Service(Vec<ServiceAttribute>),
     Destination(Vec<DestinationAttribute>),
     /// A sync daemon, not decoded.
-    Daemon(DefaultNla),
+    Daemon(Unknown),
     /// Seconds.
     TimeoutTcp(u32),
     /// Seconds.
@@ -114,78 +111,57 @@ pub enum IpvsAttribute {
     InfoVersion(u32),
     /// `IPVS_INFO_ATTR_CONN_TAB_SIZE`, in `IPVS_CMD_SET_INFO` only.
     InfoConnectionTableSize(u32),
-    Other(DefaultNla),
+    Other(Unknown),
 }
 
 impl IpvsAttribute {
     /// Attributes are numbered anew in `IPVS_CMD_SET_INFO`.
-    fn parse(buffer: &NlaBuffer<&[u8]>, command: IpvsCommand) -> Result<Self, DecodeError> {
-        let value = buffer.value();
-        let number =
-            |name: &'static str| parse_u32(value).with_context(|| format!("invalid {name} value"));
-        Ok(match (command, buffer.kind()) {
+    fn read(raw: &Attribute<'_>, command: IpvsCommand) -> Result<Self, DecodeError> {
+        Ok(match (command, raw.kind()) {
             (IpvsCommand::SetInfo, IPVS_INFO_ATTR_VERSION) => {
-                Self::InfoVersion(number("IPVS_INFO_ATTR_VERSION")?)
+                Self::InfoVersion(raw.u32("IPVS_INFO_ATTR_VERSION")?)
             }
             (IpvsCommand::SetInfo, IPVS_INFO_ATTR_CONN_TAB_SIZE) => {
-                Self::InfoConnectionTableSize(number("IPVS_INFO_ATTR_CONN_TAB_SIZE")?)
+                Self::InfoConnectionTableSize(raw.u32("IPVS_INFO_ATTR_CONN_TAB_SIZE")?)
             }
-            (IpvsCommand::SetInfo, _) => Self::Other(DefaultNla::parse(buffer)?),
-            (_, IPVS_CMD_ATTR_SERVICE) => Self::Service(parse_service(value)?),
-            (_, IPVS_CMD_ATTR_DEST) => Self::Destination(parse_destination(value)?),
-            (_, IPVS_CMD_ATTR_DAEMON) => Self::Daemon(DefaultNla::parse(buffer)?),
+            (IpvsCommand::SetInfo, _) => Self::Other(raw.to_unknown()),
+            (_, IPVS_CMD_ATTR_SERVICE) => Self::Service(ServiceAttribute::read_list(raw)?),
+            (_, IPVS_CMD_ATTR_DEST) => Self::Destination(DestinationAttribute::read_list(raw)?),
+            (_, IPVS_CMD_ATTR_DAEMON) => Self::Daemon(raw.to_unknown()),
             (_, IPVS_CMD_ATTR_TIMEOUT_TCP) => {
-                Self::TimeoutTcp(number("IPVS_CMD_ATTR_TIMEOUT_TCP")?)
+                Self::TimeoutTcp(raw.u32("IPVS_CMD_ATTR_TIMEOUT_TCP")?)
             }
             (_, IPVS_CMD_ATTR_TIMEOUT_TCP_FIN) => {
-                Self::TimeoutTcpFin(number("IPVS_CMD_ATTR_TIMEOUT_TCP_FIN")?)
+                Self::TimeoutTcpFin(raw.u32("IPVS_CMD_ATTR_TIMEOUT_TCP_FIN")?)
             }
             (_, IPVS_CMD_ATTR_TIMEOUT_UDP) => {
-                Self::TimeoutUdp(number("IPVS_CMD_ATTR_TIMEOUT_UDP")?)
+                Self::TimeoutUdp(raw.u32("IPVS_CMD_ATTR_TIMEOUT_UDP")?)
             }
-            _ => Self::Other(DefaultNla::parse(buffer)?),
+            _ => Self::Other(raw.to_unknown()),
         })
     }
-}
 
-impl Nla for IpvsAttribute {
-    fn value_len(&self) -> usize {
+    fn write(&self, writer: &mut Writer) {
         match self {
-            Self::Service(attributes) => attributes.as_slice().buffer_len(),
-            Self::Destination(attributes) => attributes.as_slice().buffer_len(),
-            Self::TimeoutTcp(_)
-            | Self::TimeoutTcpFin(_)
-            | Self::TimeoutUdp(_)
-            | Self::InfoVersion(_)
-            | Self::InfoConnectionTableSize(_) => 4,
-            Self::Daemon(other) | Self::Other(other) => other.value_len(),
-        }
-    }
-
-    fn kind(&self) -> u16 {
-        match self {
-            Self::Service(_) => IPVS_CMD_ATTR_SERVICE | NLA_F_NESTED,
-            Self::Destination(_) => IPVS_CMD_ATTR_DEST | NLA_F_NESTED,
-            Self::TimeoutTcp(_) => IPVS_CMD_ATTR_TIMEOUT_TCP,
-            Self::TimeoutTcpFin(_) => IPVS_CMD_ATTR_TIMEOUT_TCP_FIN,
-            Self::TimeoutUdp(_) => IPVS_CMD_ATTR_TIMEOUT_UDP,
-            Self::InfoVersion(_) => IPVS_INFO_ATTR_VERSION,
-            Self::InfoConnectionTableSize(_) => IPVS_INFO_ATTR_CONN_TAB_SIZE,
-            Self::Daemon(other) | Self::Other(other) => other.kind(),
-        }
-    }
-
-    fn emit_value(&self, buffer: &mut [u8]) {
-        match self {
-            Self::Service(attributes) => attributes.as_slice().emit(buffer),
-            Self::Destination(attributes) => attributes.as_slice().emit(buffer),
-            Self::TimeoutTcp(value)
-            | Self::TimeoutTcpFin(value)
-            | Self::TimeoutUdp(value)
-            | Self::InfoVersion(value)
-            | Self::InfoConnectionTableSize(value) => put(buffer, &value.to_ne_bytes()),
-            Self::Daemon(other) | Self::Other(other) => other.emit_value(buffer),
-        }
+            Self::Service(attributes) => writer.nested(IPVS_CMD_ATTR_SERVICE, |inner| {
+                for attribute in attributes {
+                    attribute.write(inner);
+                }
+            }),
+            Self::Destination(attributes) => writer.nested(IPVS_CMD_ATTR_DEST, |inner| {
+                for attribute in attributes {
+                    attribute.write(inner);
+                }
+            }),
+            Self::TimeoutTcp(value) => writer.u32(IPVS_CMD_ATTR_TIMEOUT_TCP, *value),
+            Self::TimeoutTcpFin(value) => writer.u32(IPVS_CMD_ATTR_TIMEOUT_TCP_FIN, *value),
+            Self::TimeoutUdp(value) => writer.u32(IPVS_CMD_ATTR_TIMEOUT_UDP, *value),
+            Self::InfoVersion(value) => writer.u32(IPVS_INFO_ATTR_VERSION, *value),
+            Self::InfoConnectionTableSize(value) => {
+                writer.u32(IPVS_INFO_ATTR_CONN_TAB_SIZE, *value)
+            }
+            Self::Daemon(unknown) | Self::Other(unknown) => unknown.write(writer),
+        };
     }
 }
 
@@ -203,6 +179,30 @@ impl IpvsMessage {
             command,
             attributes,
         }
+    }
+
+    /// Reads what follows the netlink header: `struct genlmsghdr` and the attributes.
+    pub fn parse(payload: &[u8]) -> Result<Self, DecodeError> {
+        let ([command, ..], attributes) = payload
+            .split_first_chunk::<GENL_HEADER_LEN>()
+            .ok_or(DecodeError::Short)?;
+        let command = IpvsCommand::from_number(*command);
+        let attributes = attribute::list(attributes)
+            .map(|attribute| IpvsAttribute::read(&attribute?, command))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            command,
+            attributes,
+        })
+    }
+
+    /// What follows the netlink header.
+    pub fn payload(&self) -> Result<Vec<u8>, AttributeTooLong> {
+        let mut writer = Writer::after(&[self.command.number(), IPVS_GENL_VERSION, 0, 0]);
+        for attribute in &self.attributes {
+            attribute.write(&mut writer);
+        }
+        writer.finish()
     }
 
     /// The first nested service.
@@ -224,55 +224,4 @@ impl IpvsMessage {
                 _ => None,
             })
     }
-}
-
-impl GenlFamily for IpvsMessage {
-    fn family_name() -> &'static str {
-        IPVS_GENL_NAME
-    }
-
-    fn command(&self) -> u8 {
-        self.command.number()
-    }
-
-    fn version(&self) -> u8 {
-        IPVS_GENL_VERSION
-    }
-}
-
-impl Emitable for IpvsMessage {
-    fn buffer_len(&self) -> usize {
-        self.attributes.as_slice().buffer_len()
-    }
-
-    fn emit(&self, buffer: &mut [u8]) {
-        self.attributes.as_slice().emit(buffer);
-    }
-}
-
-impl ParseableParametrized<[u8], GenlHeader> for IpvsMessage {
-    fn parse_with_param(buffer: &[u8], header: GenlHeader) -> Result<Self, DecodeError> {
-        let command = IpvsCommand::from_number(header.cmd);
-        let attributes = NlasIterator::new(buffer)
-            .map(|attribute| {
-                attribute.and_then(|attribute| IpvsAttribute::parse(&attribute, command))
-            })
-            .collect::<Result<_, _>>()
-            .with_context(|| format!("invalid IPVS message {}", header.cmd))?;
-        Ok(Self {
-            command,
-            attributes,
-        })
-    }
-}
-
-/// `struct genlmsghdr` and the attributes. Like `GenlMessage::from_payload`, which would want the
-/// message by value.
-pub(super) fn genl_payload<M: GenlFamily + Emitable>(message: &M) -> Vec<u8> {
-    let mut payload = vec![0; GENL_HEADER_LEN + message.buffer_len()];
-    if let Some((header, attributes)) = payload.split_first_chunk_mut::<GENL_HEADER_LEN>() {
-        *header = [message.command(), message.version(), 0, 0];
-        message.emit(attributes);
-    }
-    payload
 }

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use netlink_packet_core::DecodeError;
+use netlink_pipeline::attribute::{Attribute, DecodeError};
 
 use super::constants::IP_VS_SCHEDNAME_MAXLEN;
 
@@ -26,7 +26,7 @@ impl KernelName {
 
     /// The name as text.
     pub fn as_str(&self) -> &str {
-        str::from_utf8(self.bytes()).unwrap_or_default()
+        std::str::from_utf8(self.bytes()).unwrap_or_default()
     }
 
     /// The name without padding.
@@ -34,19 +34,16 @@ impl KernelName {
         self.0.split(|byte| *byte == 0).next().unwrap_or_default()
     }
 
-    /// Bytes on the wire: the name and a NUL.
-    pub(super) fn wire_len(&self) -> usize {
-        self.bytes().len() + 1
+    /// Reads an attribute. An empty name occurs: `ipvsadm` sends one where none is needed.
+    pub(super) fn read(raw: &Attribute<'_>, attribute: &'static str) -> Result<Self, DecodeError> {
+        let text = raw.string_bytes();
+        Self::from_bytes(text).ok_or_else(|| DecodeError::Value {
+            attribute,
+            reason: format!("invalid name {:?}", text.escape_ascii().to_string()),
+        })
     }
 
-    /// The wire form; 16 bytes of which the first [`Self::wire_len`] count.
-    pub(super) fn wire_bytes(&self) -> &[u8] {
-        self.0.get(..self.wire_len()).unwrap_or(&self.0)
-    }
-
-    /// Reads the wire form. An empty name occurs: `ipvsadm` sends one where none is needed.
-    pub(super) fn parse(value: &[u8]) -> Result<Self, DecodeError> {
-        let text = value.split(|byte| *byte == 0).next().unwrap_or_default();
+    fn from_bytes(text: &[u8]) -> Option<Self> {
         let mut name = [0; IP_VS_SCHEDNAME_MAXLEN];
         match name.get_mut(..text.len()) {
             // The last byte stays NUL.
@@ -54,12 +51,9 @@ impl KernelName {
                 if text.len() < IP_VS_SCHEDNAME_MAXLEN && text.iter().all(u8::is_ascii_graphic) =>
             {
                 target.copy_from_slice(text);
-                Ok(Self(name))
+                Some(Self(name))
             }
-            _ => Err(DecodeError::from(format!(
-                "invalid name {:?}",
-                text.escape_ascii().to_string()
-            ))),
+            _ => None,
         }
     }
 }
@@ -68,11 +62,10 @@ impl FromStr for KernelName {
     type Err = InvalidName;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let invalid = || InvalidName(text.to_owned());
-        if text.is_empty() || text.contains('\0') {
-            return Err(invalid());
-        }
-        Self::parse(text.as_bytes()).ok().ok_or_else(invalid)
+        Some(text.as_bytes())
+            .filter(|text| !text.is_empty())
+            .and_then(Self::from_bytes)
+            .ok_or_else(|| InvalidName(text.to_owned()))
     }
 }
 

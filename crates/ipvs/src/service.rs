@@ -4,10 +4,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
-use netlink_packet_core::{
-    DecodeError, DefaultNla, Emitable, ErrorContext, NLA_F_NESTED, Nla, NlaBuffer, NlasIterator,
-    Parseable, parse_u16, parse_u32,
-};
+use netlink_pipeline::attribute::{self, Attribute, DecodeError, Unknown, Writer};
 
 use super::constants::{
     IP_VS_SVC_F_PERSISTENT, IPVS_SVC_ATTR_ADDR, IPVS_SVC_ATTR_AF, IPVS_SVC_ATTR_FLAGS,
@@ -15,10 +12,10 @@ use super::constants::{
     IPVS_SVC_ATTR_PROTOCOL, IPVS_SVC_ATTR_SCHED_NAME, IPVS_SVC_ATTR_STATS, IPVS_SVC_ATTR_STATS64,
     IPVS_SVC_ATTR_TIMEOUT,
 };
-use super::field::{AddressFamily, address_bytes, missing, parse_address, parse_port, put};
+use super::field::{AddressFamily, address_bytes, missing};
 use super::flags::ServiceFlags;
 use super::name::KernelName;
-use super::stats::{Stats, StatsAttribute, parse_stats};
+use super::stats::{Stats, StatsAttribute, write_stats};
 
 /// A transport protocol that IPVS can balance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -370,120 +367,66 @@ pub enum ServiceAttribute {
     Stats(Vec<StatsAttribute>),
     PersistenceEngine(KernelName),
     Stats64(Vec<StatsAttribute>),
-    Other(DefaultNla),
+    Other(Unknown),
 }
 
-impl Nla for ServiceAttribute {
-    fn value_len(&self) -> usize {
+impl ServiceAttribute {
+    pub(super) fn write(&self, writer: &mut Writer) {
         match self {
-            Self::Family(_) | Self::Protocol(_) | Self::Port(_) => 2,
-            Self::Address(_) => 16,
-            Self::Mark(_) | Self::Timeout(_) | Self::Netmask(_) => 4,
-            Self::Flags { .. } => 8,
-            Self::Scheduler(name) | Self::PersistenceEngine(name) => name.wire_len(),
-            Self::Stats(stats) | Self::Stats64(stats) => stats.as_slice().buffer_len(),
-            Self::Other(other) => other.value_len(),
-        }
-    }
-
-    fn kind(&self) -> u16 {
-        match self {
-            Self::Family(_) => IPVS_SVC_ATTR_AF,
-            Self::Protocol(_) => IPVS_SVC_ATTR_PROTOCOL,
-            Self::Address(_) => IPVS_SVC_ATTR_ADDR,
-            Self::Port(_) => IPVS_SVC_ATTR_PORT,
-            Self::Mark(_) => IPVS_SVC_ATTR_FWMARK,
-            Self::Scheduler(_) => IPVS_SVC_ATTR_SCHED_NAME,
-            Self::Flags { .. } => IPVS_SVC_ATTR_FLAGS,
-            Self::Timeout(_) => IPVS_SVC_ATTR_TIMEOUT,
-            Self::Netmask(_) => IPVS_SVC_ATTR_NETMASK,
-            Self::Stats(_) => IPVS_SVC_ATTR_STATS | NLA_F_NESTED,
-            Self::PersistenceEngine(_) => IPVS_SVC_ATTR_PE_NAME,
-            Self::Stats64(_) => IPVS_SVC_ATTR_STATS64 | NLA_F_NESTED,
-            Self::Other(other) => other.kind(),
-        }
-    }
-
-    fn emit_value(&self, buffer: &mut [u8]) {
-        match self {
-            Self::Family(family) => put(buffer, &family.number().to_ne_bytes()),
-            Self::Protocol(protocol) => put(buffer, &protocol.number().to_ne_bytes()),
-            Self::Address(bytes) => put(buffer, bytes),
-            Self::Port(port) => put(buffer, &port.to_be_bytes()),
-            Self::Mark(value) | Self::Timeout(value) => put(buffer, &value.to_ne_bytes()),
-            Self::Netmask(bytes) => put(buffer, bytes),
+            Self::Family(family) => writer.u16(IPVS_SVC_ATTR_AF, family.number()),
+            Self::Protocol(protocol) => writer.u16(IPVS_SVC_ATTR_PROTOCOL, protocol.number()),
+            Self::Address(bytes) => writer.bytes(IPVS_SVC_ATTR_ADDR, bytes),
+            Self::Port(port) => writer.u16_be(IPVS_SVC_ATTR_PORT, *port),
+            Self::Mark(value) => writer.u32(IPVS_SVC_ATTR_FWMARK, *value),
+            Self::Scheduler(name) => writer.string(IPVS_SVC_ATTR_SCHED_NAME, name.as_str()),
             Self::Flags { flags, mask } => {
                 let [f0, f1, f2, f3] = flags.to_ne_bytes();
                 let [m0, m1, m2, m3] = mask.to_ne_bytes();
-                put(buffer, &[f0, f1, f2, f3, m0, m1, m2, m3]);
+                writer.bytes(IPVS_SVC_ATTR_FLAGS, &[f0, f1, f2, f3, m0, m1, m2, m3])
             }
-            Self::Scheduler(name) | Self::PersistenceEngine(name) => {
-                put(buffer, name.wire_bytes());
-            }
-            Self::Stats(stats) | Self::Stats64(stats) => stats.as_slice().emit(buffer),
-            Self::Other(other) => other.emit_value(buffer),
-        }
+            Self::Timeout(value) => writer.u32(IPVS_SVC_ATTR_TIMEOUT, *value),
+            Self::Netmask(bytes) => writer.bytes(IPVS_SVC_ATTR_NETMASK, bytes),
+            Self::Stats(stats) => write_stats(writer, IPVS_SVC_ATTR_STATS, stats),
+            Self::PersistenceEngine(name) => writer.string(IPVS_SVC_ATTR_PE_NAME, name.as_str()),
+            Self::Stats64(stats) => write_stats(writer, IPVS_SVC_ATTR_STATS64, stats),
+            Self::Other(unknown) => unknown.write(writer),
+        };
     }
-}
 
-impl<'a> Parseable<NlaBuffer<&'a [u8]>> for ServiceAttribute {
-    fn parse(buffer: &NlaBuffer<&'a [u8]>) -> Result<Self, DecodeError> {
-        let value = buffer.value();
-        Ok(match buffer.kind() {
-            IPVS_SVC_ATTR_AF => Self::Family(
-                parse_u16(value)
-                    .and_then(AddressFamily::from_number)
-                    .context("invalid IPVS_SVC_ATTR_AF value")?,
-            ),
-            IPVS_SVC_ATTR_PROTOCOL => Self::Protocol(Protocol::from_number(
-                parse_u16(value).context("invalid IPVS_SVC_ATTR_PROTOCOL value")?,
-            )),
-            IPVS_SVC_ATTR_ADDR => Self::Address(parse_address(value, "IPVS_SVC_ATTR_ADDR")?),
-            IPVS_SVC_ATTR_PORT => Self::Port(parse_port(value, "IPVS_SVC_ATTR_PORT")?),
-            IPVS_SVC_ATTR_FWMARK => {
-                Self::Mark(parse_u32(value).context("invalid IPVS_SVC_ATTR_FWMARK value")?)
+    fn read(raw: &Attribute<'_>) -> Result<Self, DecodeError> {
+        Ok(match raw.kind() {
+            IPVS_SVC_ATTR_AF => Self::Family(AddressFamily::read(raw, "IPVS_SVC_ATTR_AF")?),
+            IPVS_SVC_ATTR_PROTOCOL => {
+                Self::Protocol(Protocol::from_number(raw.u16("IPVS_SVC_ATTR_PROTOCOL")?))
             }
-            IPVS_SVC_ATTR_SCHED_NAME => Self::Scheduler(
-                KernelName::parse(value).context("invalid IPVS_SVC_ATTR_SCHED_NAME value")?,
-            ),
-            IPVS_SVC_ATTR_FLAGS => parse_flags(value)?,
-            IPVS_SVC_ATTR_TIMEOUT => {
-                Self::Timeout(parse_u32(value).context("invalid IPVS_SVC_ATTR_TIMEOUT value")?)
+            IPVS_SVC_ATTR_ADDR => Self::Address(raw.array("IPVS_SVC_ATTR_ADDR")?),
+            IPVS_SVC_ATTR_PORT => Self::Port(raw.u16_be("IPVS_SVC_ATTR_PORT")?),
+            IPVS_SVC_ATTR_FWMARK => Self::Mark(raw.u32("IPVS_SVC_ATTR_FWMARK")?),
+            IPVS_SVC_ATTR_SCHED_NAME => {
+                Self::Scheduler(KernelName::read(raw, "IPVS_SVC_ATTR_SCHED_NAME")?)
             }
-            IPVS_SVC_ATTR_NETMASK => Self::Netmask(
-                parse_u32(value)
-                    .context("invalid IPVS_SVC_ATTR_NETMASK value")?
-                    .to_ne_bytes(),
-            ),
-            IPVS_SVC_ATTR_STATS => {
-                Self::Stats(parse_stats(value).context("invalid IPVS_SVC_ATTR_STATS value")?)
+            IPVS_SVC_ATTR_FLAGS => {
+                let [f0, f1, f2, f3, m0, m1, m2, m3] = raw.array("IPVS_SVC_ATTR_FLAGS")?;
+                Self::Flags {
+                    flags: u32::from_ne_bytes([f0, f1, f2, f3]),
+                    mask: u32::from_ne_bytes([m0, m1, m2, m3]),
+                }
             }
-            IPVS_SVC_ATTR_PE_NAME => Self::PersistenceEngine(
-                KernelName::parse(value).context("invalid IPVS_SVC_ATTR_PE_NAME value")?,
-            ),
-            IPVS_SVC_ATTR_STATS64 => {
-                Self::Stats64(parse_stats(value).context("invalid IPVS_SVC_ATTR_STATS64 value")?)
+            IPVS_SVC_ATTR_TIMEOUT => Self::Timeout(raw.u32("IPVS_SVC_ATTR_TIMEOUT")?),
+            IPVS_SVC_ATTR_NETMASK => Self::Netmask(raw.array("IPVS_SVC_ATTR_NETMASK")?),
+            IPVS_SVC_ATTR_STATS => Self::Stats(StatsAttribute::read_list(raw)?),
+            IPVS_SVC_ATTR_PE_NAME => {
+                Self::PersistenceEngine(KernelName::read(raw, "IPVS_SVC_ATTR_PE_NAME")?)
             }
-            _ => Self::Other(DefaultNla::parse(buffer)?),
+            IPVS_SVC_ATTR_STATS64 => Self::Stats64(StatsAttribute::read_list(raw)?),
+            _ => Self::Other(raw.to_unknown()),
         })
     }
-}
 
-fn parse_flags(value: &[u8]) -> Result<ServiceAttribute, DecodeError> {
-    match *value {
-        [f0, f1, f2, f3, m0, m1, m2, m3] => Ok(ServiceAttribute::Flags {
-            flags: u32::from_ne_bytes([f0, f1, f2, f3]),
-            mask: u32::from_ne_bytes([m0, m1, m2, m3]),
-        }),
-        _ => Err(DecodeError::invalid_number(8, value.len()))
-            .context("invalid IPVS_SVC_ATTR_FLAGS value"),
+    /// Reads a nested list.
+    pub(super) fn read_list(raw: &Attribute<'_>) -> Result<Vec<Self>, DecodeError> {
+        attribute::list(raw.value())
+            .map(|attribute| Self::read(&attribute?))
+            .collect()
     }
-}
-
-/// Reads a nested list.
-pub(super) fn parse_service(value: &[u8]) -> Result<Vec<ServiceAttribute>, DecodeError> {
-    NlasIterator::new(value)
-        .map(|attribute| attribute.and_then(|attribute| ServiceAttribute::parse(&attribute)))
-        .collect::<Result<_, _>>()
-        .context("invalid IPVS_CMD_ATTR_SERVICE value")
 }

@@ -1,17 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Counters and rates: `struct ip_vs_stats_user` (32-bit attributes) and `struct ip_vs_kstats` (64-bit).
 
-use netlink_packet_core::{
-    DecodeError, DefaultNla, ErrorContext, Nla, NlaBuffer, NlasIterator, Parseable, parse_u32,
-    parse_u64,
-};
+use netlink_pipeline::attribute::{self, Attribute, DecodeError, Unknown, Writer};
 
 use super::constants::{
     IPVS_STATS_ATTR_CONNS, IPVS_STATS_ATTR_CPS, IPVS_STATS_ATTR_INBPS, IPVS_STATS_ATTR_INBYTES,
     IPVS_STATS_ATTR_INPKTS, IPVS_STATS_ATTR_INPPS, IPVS_STATS_ATTR_OUTBPS,
     IPVS_STATS_ATTR_OUTBYTES, IPVS_STATS_ATTR_OUTPKTS, IPVS_STATS_ATTR_OUTPPS, IPVS_STATS_ATTR_PAD,
 };
-use super::field::put;
 
 /// Counters since creation (or the last zeroing) and current rates per second.
 ///
@@ -89,6 +85,22 @@ impl StatsCounter {
         }
     }
 
+    /// The attribute's name, for errors.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connections => "IPVS_STATS_ATTR_CONNS",
+            Self::IncomingPackets => "IPVS_STATS_ATTR_INPKTS",
+            Self::OutgoingPackets => "IPVS_STATS_ATTR_OUTPKTS",
+            Self::IncomingBytes => "IPVS_STATS_ATTR_INBYTES",
+            Self::OutgoingBytes => "IPVS_STATS_ATTR_OUTBYTES",
+            Self::ConnectionsPerSecond => "IPVS_STATS_ATTR_CPS",
+            Self::IncomingPacketsPerSecond => "IPVS_STATS_ATTR_INPPS",
+            Self::OutgoingPacketsPerSecond => "IPVS_STATS_ATTR_OUTPPS",
+            Self::IncomingBytesPerSecond => "IPVS_STATS_ATTR_INBPS",
+            Self::OutgoingBytesPerSecond => "IPVS_STATS_ATTR_OUTBPS",
+        }
+    }
+
     const fn from_kind(kind: u16) -> Option<Self> {
         Some(match kind {
             IPVS_STATS_ATTR_CONNS => Self::Connections,
@@ -131,61 +143,51 @@ pub enum StatsAttribute {
     Counter(StatsCounter, StatsNumber),
     /// `IPVS_STATS_ATTR_PAD`: no value; aligns a 64-bit attribute.
     Pad,
-    Other(DefaultNla),
+    Other(Unknown),
 }
 
-impl Nla for StatsAttribute {
-    fn value_len(&self) -> usize {
+impl StatsAttribute {
+    pub(super) fn write(&self, writer: &mut Writer) {
         match self {
-            Self::Counter(_, StatsNumber::U32(_)) => 4,
-            Self::Counter(_, StatsNumber::U64(_)) => 8,
-            Self::Pad => 0,
-            Self::Other(other) => other.value_len(),
-        }
+            Self::Counter(counter, StatsNumber::U32(value)) => writer.u32(counter.kind(), *value),
+            Self::Counter(counter, StatsNumber::U64(value)) => writer.u64(counter.kind(), *value),
+            Self::Pad => writer.flag(IPVS_STATS_ATTR_PAD),
+            Self::Other(unknown) => unknown.write(writer),
+        };
     }
 
-    fn kind(&self) -> u16 {
-        match self {
-            Self::Counter(counter, _) => counter.kind(),
-            Self::Pad => IPVS_STATS_ATTR_PAD,
-            Self::Other(other) => other.kind(),
-        }
-    }
-
-    fn emit_value(&self, buffer: &mut [u8]) {
-        match self {
-            Self::Counter(_, StatsNumber::U32(value)) => put(buffer, &value.to_ne_bytes()),
-            Self::Counter(_, StatsNumber::U64(value)) => put(buffer, &value.to_ne_bytes()),
-            Self::Pad => {}
-            Self::Other(other) => other.emit_value(buffer),
-        }
-    }
-}
-
-impl<'a> Parseable<NlaBuffer<&'a [u8]>> for StatsAttribute {
-    fn parse(buffer: &NlaBuffer<&'a [u8]>) -> Result<Self, DecodeError> {
-        if let Some(counter) = StatsCounter::from_kind(buffer.kind()) {
-            let value = buffer.value();
-            let number = if value.len() == 4 {
-                parse_u32(value).map(StatsNumber::U32)
+    fn read(raw: &Attribute<'_>) -> Result<Self, DecodeError> {
+        if let Some(counter) = StatsCounter::from_kind(raw.kind()) {
+            let number = if raw.value().len() == 4 {
+                raw.u32(counter.as_str()).map(StatsNumber::U32)
             } else {
-                parse_u64(value).map(StatsNumber::U64)
+                raw.u64(counter.as_str()).map(StatsNumber::U64)
             };
-            let number =
-                number.with_context(|| format!("invalid {counter:?} value in statistics"))?;
-            return Ok(Self::Counter(counter, number));
+            return number.map(|number| Self::Counter(counter, number));
         }
-        if buffer.kind() == IPVS_STATS_ATTR_PAD && buffer.value().is_empty() {
+        if raw.kind() == IPVS_STATS_ATTR_PAD && raw.value().is_empty() {
             return Ok(Self::Pad);
         }
-        DefaultNla::parse(buffer).map(Self::Other)
+        Ok(Self::Other(raw.to_unknown()))
+    }
+
+    /// Reads a nested list.
+    pub(super) fn read_list(raw: &Attribute<'_>) -> Result<Vec<Self>, DecodeError> {
+        attribute::list(raw.value())
+            .map(|attribute| Self::read(&attribute?))
+            .collect()
     }
 }
 
-/// Reads a nested list.
-pub(super) fn parse_stats(value: &[u8]) -> Result<Vec<StatsAttribute>, DecodeError> {
-    NlasIterator::new(value)
-        .map(|attribute| attribute.and_then(|attribute| StatsAttribute::parse(&attribute)))
-        .collect::<Result<_, _>>()
-        .context("invalid statistics")
+/// Writes a nested list.
+pub(super) fn write_stats<'w>(
+    writer: &'w mut Writer,
+    kind: u16,
+    stats: &[StatsAttribute],
+) -> &'w mut Writer {
+    writer.nested(kind, |inner| {
+        for attribute in stats {
+            attribute.write(inner);
+        }
+    })
 }

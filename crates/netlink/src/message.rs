@@ -1,16 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Netlink framing: `struct nlmsghdr`, `struct nlmsgerr`, the end of a dump. Pure; reads any bytes.
 
-use netlink_packet_core::{
-    NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP,
-    NLMSG_OVERRUN, NlasIterator,
-};
-
-use super::attribute::align;
+use super::attribute::{self, align};
 use super::error::{KernelError, KernelErrorKind, NetlinkError};
 
 /// Bytes of `struct nlmsghdr`.
 pub(super) const HEADER_LEN: usize = 16;
+
+// Flags and types of include/uapi/linux/netlink.h.
+pub(super) const NLM_F_REQUEST: u16 = 0x01;
+pub(super) const NLM_F_ACK: u16 = 0x04;
+pub(super) const NLM_F_DUMP_INTR: u16 = 0x10;
+/// `NLM_F_ROOT | NLM_F_MATCH`.
+pub(super) const NLM_F_DUMP: u16 = 0x300;
+/// In an ACK: the request is not echoed.
+const NLM_F_CAPPED: u16 = 0x100;
+/// In an ACK: attributes follow.
+const NLM_F_ACK_TLVS: u16 = 0x200;
+const NLMSG_NOOP: u16 = 1;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const NLMSG_OVERRUN: u16 = 4;
 
 /// `NLMSGERR_ATTR_MSG` of include/uapi/linux/netlink.h: the text of an extended ACK.
 const NLMSGERR_ATTR_MSG: u16 = 1;
@@ -214,15 +224,10 @@ fn errno(code: [u8; 4]) -> Option<i32> {
 
 /// The text among an extended ACK's attributes.
 fn message_of(attributes: &[u8]) -> Option<String> {
-    let attribute = NlasIterator::new(attributes)
+    attribute::list(attributes)
         .map_while(Result::ok)
-        .find(|attribute| attribute.kind() == NLMSGERR_ATTR_MSG)?;
-    let text = attribute
-        .value()
-        .split(|byte| *byte == 0)
-        .next()
-        .unwrap_or_default();
-    Some(String::from_utf8_lossy(text).into_owned())
+        .find(|attribute| attribute.kind() == NLMSGERR_ATTR_MSG)
+        .map(|attribute| attribute.string())
 }
 
 const fn malformed(reason: &'static str) -> NetlinkError {

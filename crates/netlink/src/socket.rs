@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Requests out, answers matched by sequence number.
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST};
 use tracing::{debug, trace};
 
 use super::error::{KernelError, NetlinkError};
-use super::message::{Answer, Messages, Reply, Request};
+use super::message::{Answer, Messages, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, Reply, Request};
 use super::transport::{Kernel, Transport};
 
 /// How often a dump is repeated when the table changed under it.

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::KernelErrorKind;
+use crate::message::NLM_F_DUMP_INTR;
 use crate::scripted::{Header, Script, Scripted, done, message, verdict};
 
 fn acks(sent: &[Header]) -> Vec<io::Result<Vec<u8>>> {
@@ -23,7 +24,6 @@ fn request(kind: u16) -> Request {
     }
 }
 
-const NLM_F_DUMP_INTR: u16 = 0x10;
 const NLM_F_MULTI: u16 = 2;
 
 #[test]
