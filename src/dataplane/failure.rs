@@ -15,7 +15,7 @@ use super::links::LinkError;
 use super::nftables::NftablesError;
 use super::sysctl::SysctlError;
 use crate::telemetry::ErrorChain;
-use ipset_netlink::{self as ipset, InvalidSetName, RefusalKind};
+use ipset_netlink::{self as ipset, InvalidSetName, SetErrorKind};
 use ipvs_netlink::{self as ipvs, InvalidName};
 use kpr_core::plan::{Failure, FailureKind};
 use netlink_pipeline::{KernelError, KernelErrorKind, NetlinkError};
@@ -86,15 +86,15 @@ impl Failed for ipvs::Error {
     }
 }
 
-impl Failed for ipset::Refusal {
+impl Failed for ipset::SetError {
     fn failure_kind(&self) -> FailureKind {
         match self.kind {
-            RefusalKind::NotFound => FailureKind::NotFound,
-            RefusalKind::AlreadyExists => FailureKind::AlreadyExists,
-            RefusalKind::Full => FailureKind::Full,
-            RefusalKind::Busy => FailureKind::Busy,
-            RefusalKind::UnknownType => FailureKind::Unsupported,
-            RefusalKind::Permission => FailureKind::Permission,
+            SetErrorKind::NotFound => FailureKind::NotFound,
+            SetErrorKind::AlreadyExists => FailureKind::AlreadyExists,
+            SetErrorKind::Full => FailureKind::Full,
+            SetErrorKind::Busy => FailureKind::Busy,
+            SetErrorKind::UnknownType => FailureKind::Unsupported,
+            SetErrorKind::Permission => FailureKind::Permission,
             _ => FailureKind::Other,
         }
     }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipset_netlink::IpFamily;
 use ipset_netlink::{
-    Client, Entry, Error, HashType, RefusalKind, SetEntry, SetName, SetShape, SetSpec, SkbMark,
+    Client, Entry, Error, HashType, SetEntry, SetErrorKind, SetName, SetShape, SetSpec, SkbMark,
 };
 use kube_proxy_rs::clock::Clock;
 
@@ -308,7 +308,7 @@ fn refused_entry_in_a_batch() {
     assert!(
         failures
             .iter()
-            .all(|failure| failure.refusal.kind == RefusalKind::InvalidEntry)
+            .all(|failure| failure.refusal.kind == SetErrorKind::InvalidEntry)
     );
     assert_eq!(failures[0].refusal.to_string(), "invalid prefix length");
     let right = entries
@@ -395,7 +395,7 @@ fn a_set_outgrows_its_limit() {
     assert!(
         failures
             .iter()
-            .all(|failure| failure.refusal.kind == RefusalKind::Full)
+            .all(|failure| failure.refusal.kind == SetErrorKind::Full)
     );
     // Each entry is either in the set or reported.
     let inside = read(&mut client, "KUBE-CLUSTER-IP").len();
@@ -476,18 +476,18 @@ fn refusals() {
     let v4 = hash("A", HashType::IpPort, IpFamily::V4);
     client.create(&v4).unwrap();
     let v6 = hash("A", HashType::IpPort, IpFamily::V6);
-    assert_eq!(kind(client.create(&v6)), RefusalKind::AlreadyExists);
+    assert_eq!(kind(client.create(&v6)), SetErrorKind::AlreadyExists);
     assert_eq!(
         kind(client.create(&v4.clone().with_room_for(1 << 20))),
-        RefusalKind::AlreadyExists
+        SetErrorKind::AlreadyExists
     );
 
     client.create(&SetSpec::bitmap_port(name("P"))).unwrap();
     assert_eq!(
         kind(client.swap(&name("A"), &name("P"))),
-        RefusalKind::TypeMismatch
+        SetErrorKind::TypeMismatch
     );
-    assert_eq!(kind(client.flush(&name("NONE"))), RefusalKind::NotFound);
+    assert_eq!(kind(client.flush(&name("NONE"))), SetErrorKind::NotFound);
     assert!(
         client
             .swap(&name("NONE"), &name("A"))
@@ -501,7 +501,7 @@ fn refusals() {
     );
     let error = client.destroy(&name("A")).unwrap_err();
     assert_eq!(error.to_string(), "cannot destroy set A");
-    assert_eq!(kind(Err(error)), RefusalKind::Busy);
+    assert_eq!(kind(Err(error)), SetErrorKind::Busy);
 
     let missing = client
         .add(&name("NONE"), &[Entry::Port(1).into()])
@@ -522,12 +522,12 @@ fn refusals() {
     client.create(&range).unwrap();
     assert_eq!(
         entry_kind(&mut client, "R", Entry::Port(80).into()),
-        RefusalKind::OutOfRange
+        SetErrorKind::OutOfRange
     );
     let other_family = ip_port(ip("fd00::1"), 6, 80);
     assert_eq!(
         entry_kind(&mut client, "A", other_family),
-        RefusalKind::InvalidEntry
+        SetErrorKind::InvalidEntry
     );
     let entry = Entry::IpPort {
         ip: ip("10.0.0.1"),
@@ -540,7 +540,7 @@ fn refusals() {
     };
     assert_eq!(
         entry_kind(&mut client, "A", marked),
-        RefusalKind::InvalidEntry
+        SetErrorKind::InvalidEntry
     );
 }
 

@@ -8,7 +8,7 @@ use tracing::debug;
 
 use super::constants as c;
 use super::entry_attribute::{attributes_of, entry_of};
-use super::error::{EntryFailure, Error, Operation, Refusal, RefusalKind};
+use super::error::{Action, EntryFailure, Error, SetError, SetErrorKind};
 use super::header::{info, nfproto, properties};
 use super::message::{Attribute, Message};
 use super::types::{Entry, SetEntry, SetInfo, SetName, SetSpec, SetType};
@@ -111,7 +111,7 @@ impl Client {
     }
 
     /// Creates a set. One that exists and [can serve](SetSpec::can_serve) is success and keeps its entries; any other of
-    /// that name is `RefusalKind::AlreadyExists`.
+    /// that name is `SetErrorKind::AlreadyExists`.
     pub fn create(&mut self, spec: &SetSpec) -> Result<(), Error> {
         let revision = self.revision(spec.set_type())?;
         let message = self.message(
@@ -125,7 +125,7 @@ impl Client {
             ],
         );
         let flags = NLM_F_CREATE | NLM_F_EXCL;
-        match self.execute(&message, flags, Operation::Create, &spec.name) {
+        match self.execute(&message, flags, Action::Create, &spec.name) {
             // Without NLM_F_EXCL the kernel would compare the sets itself, but not their families.
             Err(error) if error.is_already_exists() => {
                 let existing = self.set(&spec.name)?.and_then(|info| info.spec);
@@ -139,10 +139,10 @@ impl Client {
         }
     }
 
-    /// Destroys a set with its entries. One that is not there is success; `RefusalKind::Busy` while a rule uses it.
+    /// Destroys a set with its entries. One that is not there is success; `SetErrorKind::Busy` while a rule uses it.
     pub fn destroy(&mut self, set: &SetName) -> Result<(), Error> {
         let message = self.message(c::IPSET_CMD_DESTROY, [name(set)]);
-        match self.execute(&message, 0, Operation::Destroy, set) {
+        match self.execute(&message, 0, Action::Destroy, set) {
             Err(error) if error.is_not_found() => Ok(()),
             result => result,
         }
@@ -151,7 +151,7 @@ impl Client {
     /// Removes all entries of a set.
     pub fn flush(&mut self, set: &SetName) -> Result<(), Error> {
         let message = self.message(c::IPSET_CMD_FLUSH, [name(set)]);
-        self.execute(&message, 0, Operation::Flush, set)
+        self.execute(&message, 0, Action::Flush, set)
     }
 
     /// Exchanges the contents of two sets of one type and family in one step: rules that refer to either see the
@@ -161,7 +161,7 @@ impl Client {
             c::IPSET_CMD_SWAP,
             [name(set), Attribute::TypeName(other.as_str().to_owned())],
         );
-        self.execute(&message, 0, Operation::Swap, set)
+        self.execute(&message, 0, Action::Swap, set)
     }
 
     /// Adds entries; one that is there already is success and gets the new mark. Entries that the kernel refuses are
@@ -170,13 +170,13 @@ impl Client {
     /// When the set is full, entries of the same message behind the first refused one are reported as refused too
     /// without being tried.
     pub fn add(&mut self, set: &SetName, entries: &[SetEntry]) -> Result<Vec<EntryFailure>, Error> {
-        self.change(c::IPSET_CMD_ADD, Operation::Add, set, entries)
+        self.change(c::IPSET_CMD_ADD, Action::Add, set, entries)
     }
 
     /// Deletes entries; one that is not there is success. Entries that the kernel refuses are returned.
     pub fn delete(&mut self, set: &SetName, entries: &[Entry]) -> Result<Vec<EntryFailure>, Error> {
         let entries: Vec<SetEntry> = entries.iter().copied().map(SetEntry::from).collect();
-        self.change(c::IPSET_CMD_DEL, Operation::Delete, set, &entries)
+        self.change(c::IPSET_CMD_DEL, Action::Delete, set, &entries)
     }
 
     /// All sets of this network namespace, without entries.
@@ -288,7 +288,7 @@ impl Client {
             .map_err(Error::Netlink)?
             .map_err(|error| Error::TypeUnavailable {
                 set_type,
-                source: Refusal::of(&error, Some(set_type)),
+                source: SetError::of(&error, Some(set_type)),
             })?;
         let mut maximum = None;
         let mut minimum = None;
@@ -322,7 +322,7 @@ impl Client {
     fn change(
         &mut self,
         command: u8,
-        operation: Operation,
+        action: Action,
         set: &SetName,
         entries: &[SetEntry],
     ) -> Result<Vec<EntryFailure>, Error> {
@@ -345,14 +345,14 @@ impl Client {
                 else {
                     // Nothing to do with an entry: no such set, no permission.
                     return Err(Error::Refused {
-                        operation,
+                        action,
                         set: set.clone(),
-                        source: Refusal::of(&error, None),
+                        source: SetError::of(&error, None),
                     });
                 };
-                let refusal = Refusal::of(&error, Some(entry.entry.set_type()));
+                let refusal = SetError::of(&error, Some(entry.entry.set_type()));
                 let rest = at + 1..range.end;
-                if refusal.kind == RefusalKind::Full {
+                if refusal.kind == SetErrorKind::Full {
                     // Each further entry would cost a message to be told the same.
                     for entry in entries.get(rest).unwrap_or_default() {
                         failures.push(EntryFailure {
@@ -409,13 +409,13 @@ impl Client {
         &mut self,
         message: &Message,
         flags: u16,
-        operation: Operation,
+        action: Action,
         set: &SetName,
     ) -> Result<(), Error> {
         let request = request_of(message, flags)?;
         let verdicts = self.socket.transact(&[request]).map_err(Error::Netlink)?;
         match verdicts.into_iter().next() {
-            Some(Err(error)) => Err(refused(operation, set, &error)),
+            Some(Err(error)) => Err(refused(action, set, &error)),
             _ => Ok(()),
         }
     }
@@ -428,17 +428,17 @@ impl Client {
             Err(NetlinkError::Refused(error)) if error.kind == KernelErrorKind::NotFound => {
                 Ok(None)
             }
-            Err(NetlinkError::Refused(error)) => Err(refused(Operation::List, set, &error)),
+            Err(NetlinkError::Refused(error)) => Err(refused(Action::List, set, &error)),
             Err(error) => Err(Error::Netlink(error)),
         }
     }
 }
 
-fn refused(operation: Operation, set: &SetName, error: &KernelError) -> Error {
+fn refused(action: Action, set: &SetName, error: &KernelError) -> Error {
     Error::Refused {
-        operation,
+        action,
         set: set.clone(),
-        source: Refusal::of(error, None),
+        source: SetError::of(error, None),
     }
 }
 

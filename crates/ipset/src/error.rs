@@ -10,7 +10,7 @@ use netlink_pipeline::{KernelError, KernelErrorKind, NetlinkError};
 
 /// What was to be done with a set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Operation {
+pub enum Action {
     Create,
     Destroy,
     Flush,
@@ -20,7 +20,7 @@ pub enum Operation {
     List,
 }
 
-impl fmt::Display for Operation {
+impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Create => "create set",
@@ -34,7 +34,7 @@ impl fmt::Display for Operation {
     }
 }
 
-/// An operation on sets failed as a whole.
+/// An action on sets failed as a whole.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot talk to the kernel about sets")]
@@ -44,18 +44,18 @@ pub enum Error {
     Unavailable(#[source] KernelError),
     #[error("the kernel speaks ipset protocols {minimum} to {maximum}, needed is 6 or 7")]
     Protocol { minimum: u8, maximum: u8 },
-    #[error("cannot {operation} {set}")]
+    #[error("cannot {action} {set}")]
     Refused {
-        operation: Operation,
+        action: Action,
         set: SetName,
         #[source]
-        source: Refusal,
+        source: SetError,
     },
     #[error("the kernel has no usable set type {set_type} (module {})", set_type.module())]
     TypeUnavailable {
         set_type: SetType,
         #[source]
-        source: Refusal,
+        source: SetError,
     },
     #[error(
         "the kernel knows revisions {minimum} to {maximum} of set type {set_type}, needed is {known} or older"
@@ -74,7 +74,7 @@ pub enum Error {
 
 impl Error {
     /// The kernel's refusal, if that is what went wrong.
-    pub const fn refusal(&self) -> Option<&Refusal> {
+    pub const fn refusal(&self) -> Option<&SetError> {
         match self {
             Self::Refused { source, .. } | Self::TypeUnavailable { source, .. } => Some(source),
             _ => None,
@@ -83,12 +83,12 @@ impl Error {
 
     /// Whether there is no such set.
     pub fn is_not_found(&self) -> bool {
-        matches!(self.refusal(), Some(refusal) if refusal.kind == RefusalKind::NotFound)
+        matches!(self.refusal(), Some(refusal) if refusal.kind == SetErrorKind::NotFound)
     }
 
     /// Whether a set of that name exists with other properties.
     pub fn is_already_exists(&self) -> bool {
-        matches!(self.refusal(), Some(refusal) if refusal.kind == RefusalKind::AlreadyExists)
+        matches!(self.refusal(), Some(refusal) if refusal.kind == SetErrorKind::AlreadyExists)
     }
 }
 
@@ -98,21 +98,21 @@ impl Error {
 pub struct EntryFailure {
     pub entry: SetEntry,
     #[source]
-    pub refusal: Refusal,
+    pub refusal: SetError,
 }
 
 /// Why the kernel said no.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", self.describe())]
-pub struct Refusal {
-    pub kind: RefusalKind,
+pub struct SetError {
+    pub kind: SetErrorKind,
     /// `errno`, or `enum ipset_errno` from 4096 on.
     pub errno: i32,
 }
 
 /// The classes of refusal that callers tell apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum RefusalKind {
+pub enum SetErrorKind {
     /// No such set.
     NotFound,
     /// The set exists with other properties, or the entry exists (or, when deleting, does not).
@@ -136,33 +136,33 @@ pub enum RefusalKind {
     Other,
 }
 
-impl Refusal {
+impl SetError {
     /// Classifies. `set_type` is needed for numbers that each type uses for its own purposes.
     pub(super) fn of(error: &KernelError, set_type: Option<SetType>) -> Self {
         let kind = match error.errno {
-            c::IPSET_ERR_BUSY | c::IPSET_ERR_REFERENCED => RefusalKind::Busy,
-            c::IPSET_ERR_EXIST | c::IPSET_ERR_EXIST_SETNAME2 => RefusalKind::AlreadyExists,
-            c::IPSET_ERR_TYPE_MISMATCH => RefusalKind::TypeMismatch,
-            c::IPSET_ERR_FIND_TYPE => RefusalKind::UnknownType,
-            c::IPSET_ERR_MAX_SETS => RefusalKind::NoRoom,
+            c::IPSET_ERR_BUSY | c::IPSET_ERR_REFERENCED => SetErrorKind::Busy,
+            c::IPSET_ERR_EXIST | c::IPSET_ERR_EXIST_SETNAME2 => SetErrorKind::AlreadyExists,
+            c::IPSET_ERR_TYPE_MISMATCH => SetErrorKind::TypeMismatch,
+            c::IPSET_ERR_FIND_TYPE => SetErrorKind::UnknownType,
+            c::IPSET_ERR_MAX_SETS => SetErrorKind::NoRoom,
             c::IPSET_ERR_TYPE_SPECIFIC => match set_type {
-                Some(SetType::BitmapPort) => RefusalKind::OutOfRange,
-                _ => RefusalKind::Full,
+                Some(SetType::BitmapPort) => SetErrorKind::OutOfRange,
+                _ => SetErrorKind::Full,
             },
             c::IPSET_ERR_INVALID_CIDR..=c::IPSET_ERR_TIMEOUT
-            | c::IPSET_ERR_IPADDR_IPV4..=c::IPSET_ERR_SKBINFO => RefusalKind::InvalidEntry,
+            | c::IPSET_ERR_IPADDR_IPV4..=c::IPSET_ERR_SKBINFO => SetErrorKind::InvalidEntry,
             // An address of the other family is a missing attribute to the kernel.
-            c::IPSET_ERR_PROTOCOL if set_type.is_some() => RefusalKind::InvalidEntry,
-            errno if errno > c::IPSET_ERR_TYPE_SPECIFIC => RefusalKind::InvalidEntry,
+            c::IPSET_ERR_PROTOCOL if set_type.is_some() => SetErrorKind::InvalidEntry,
+            errno if errno > c::IPSET_ERR_TYPE_SPECIFIC => SetErrorKind::InvalidEntry,
             _ => match error.kind {
-                KernelErrorKind::NotFound => RefusalKind::NotFound,
-                KernelErrorKind::AlreadyExists => RefusalKind::AlreadyExists,
-                KernelErrorKind::Permission => RefusalKind::Permission,
-                KernelErrorKind::Busy => RefusalKind::Busy,
-                KernelErrorKind::Full => RefusalKind::NoRoom,
+                KernelErrorKind::NotFound => SetErrorKind::NotFound,
+                KernelErrorKind::AlreadyExists => SetErrorKind::AlreadyExists,
+                KernelErrorKind::Permission => SetErrorKind::Permission,
+                KernelErrorKind::Busy => SetErrorKind::Busy,
+                KernelErrorKind::Full => SetErrorKind::NoRoom,
                 KernelErrorKind::Unsupported
                 | KernelErrorKind::Invalid
-                | KernelErrorKind::Other => RefusalKind::Other,
+                | KernelErrorKind::Other => SetErrorKind::Other,
             },
         };
         Self {
@@ -192,11 +192,11 @@ impl Refusal {
             c::IPSET_ERR_INVALID_MARKMASK => "invalid mark mask",
             c::IPSET_ERR_SKBINFO => "the set has no packet marks (skbinfo)",
             _ => match self.kind {
-                RefusalKind::Full => "the set is full (maxelem)",
-                RefusalKind::OutOfRange => "outside of the set's range",
-                RefusalKind::InvalidEntry => return format!("invalid entry ({})", self.errno),
-                RefusalKind::NotFound => "no such set",
-                RefusalKind::AlreadyExists => "a set of this name exists with other properties",
+                SetErrorKind::Full => "the set is full (maxelem)",
+                SetErrorKind::OutOfRange => "outside of the set's range",
+                SetErrorKind::InvalidEntry => return format!("invalid entry ({})", self.errno),
+                SetErrorKind::NotFound => "no such set",
+                SetErrorKind::AlreadyExists => "a set of this name exists with other properties",
                 _ => return KernelError::from_errno(self.errno).to_string(),
             },
         };

@@ -18,7 +18,7 @@ mod value;
 
 pub use client::{Client, Protocol};
 pub use entry_attribute::EntryAttribute;
-pub use error::{EntryFailure, Error, Operation, Refusal, RefusalKind};
+pub use error::{Action, EntryFailure, Error, SetError, SetErrorKind};
 pub use family::IpFamily;
 pub use message::{Attribute, Message};
 pub use set_attribute::SetAttribute;
