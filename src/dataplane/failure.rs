@@ -81,6 +81,7 @@ impl Failed for ipvs::Error {
             | Self::Service { source, .. }
             | Self::Command { source, .. } => source.failure_kind(),
             Self::Netlink { source, .. } => source.failure_kind(),
+            Self::TooLong(_) => FailureKind::Other,
             _ => FailureKind::Transient,
         }
     }

@@ -22,7 +22,8 @@ use netlink_pipeline::{
 /// attribute, which ends at 64 KiB; the kernel holds one lock for a message, so more would gain nothing.
 const ENTRIES_PER_MESSAGE: usize = 500;
 
-// Flags of include/uapi/linux/netlink.h.
+// include/uapi/linux/netlink.h.
+const NETLINK_NETFILTER: isize = 12;
 const NLM_F_EXCL: u16 = 0x200;
 const NLM_F_CREATE: u16 = 0x400;
 
@@ -38,6 +39,7 @@ const fn newest_known_revision(set_type: SetType) -> u8 {
 
 /// The ipset protocol of a running kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Protocol {
     /// What both sides speak and messages are written in.
     pub version: u8,
@@ -46,6 +48,19 @@ pub struct Protocol {
 }
 
 /// A conversation with the ipset of this network namespace. Blocking; not shared.
+///
+/// ```no_run
+/// use ipset_netlink::{Client, Entry, HashType, IpFamily, SetSpec};
+///
+/// let mut client = Client::open()?;
+/// let set = SetSpec::hash("blocked".parse()?, HashType::Ip, IpFamily::V4);
+/// client.create(&set)?;
+/// let entries = [Entry::Ip("192.0.2.1".parse()?).into(), Entry::Ip("192.0.2.2".parse()?).into()];
+/// for failure in client.add(&set.name, &entries)? {
+///     eprintln!("{failure}: {}", failure.refusal);
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Client {
     socket: Socket,
@@ -57,8 +72,7 @@ pub struct Client {
 impl Client {
     /// Opens a socket and agrees on a protocol version. Fails where no set could ever be made.
     pub fn open() -> Result<Self, Error> {
-        let socket =
-            Socket::open(netlink_sys::protocols::NETLINK_NETFILTER).map_err(Error::Netlink)?;
+        let socket = Socket::open(NETLINK_NETFILTER).map_err(Error::Netlink)?;
         Self::over(socket)
     }
 
@@ -101,6 +115,7 @@ impl Client {
         })
     }
 
+    /// What was agreed on when the conversation began.
     pub const fn protocol(&self) -> Protocol {
         self.protocol
     }
@@ -229,8 +244,8 @@ impl Client {
         Ok(info(first(&replies)?)?)
     }
 
-    /// One set with its entries; `None` if there is none of that name. A set of a type that we do not make is listed
-    /// with no entries.
+    /// One set with its entries; `None` if there is none of that name. A set that this crate could
+    /// not make is listed with no entries.
     pub fn entries(
         &mut self,
         set: &SetName,

@@ -15,6 +15,7 @@ use netlink_pipeline::attribute::{Attribute as Raw, DecodeError, Unknown, Writer
 
 /// A part of an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum EntryAttribute {
     /// `IPSET_ATTR_IP`: the first address.
     Ip(IpAddr),
@@ -32,6 +33,7 @@ pub enum EntryAttribute {
     Cidr2(u8),
     /// `IPSET_ATTR_SKBMARK`: mark in the upper half, mask in the lower.
     SkbMark(SkbMark),
+    /// An attribute that this crate does not know.
     Other(Unknown),
 }
 

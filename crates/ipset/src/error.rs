@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What can go wrong with sets, the kernel's numbers classified once.
+//! What can go wrong with sets: the kernel's numbers, classified once.
 
 use std::fmt;
 
@@ -10,13 +10,21 @@ use netlink_pipeline::{KernelError, KernelErrorKind, NetlinkError};
 
 /// What was to be done with a set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Action {
+    /// `IPSET_CMD_CREATE`
     Create,
+    /// `IPSET_CMD_DESTROY`
     Destroy,
+    /// `IPSET_CMD_FLUSH`
     Flush,
+    /// `IPSET_CMD_SWAP`
     Swap,
+    /// `IPSET_CMD_ADD`
     Add,
+    /// `IPSET_CMD_DEL`
     Delete,
+    /// `IPSET_CMD_LIST`
     List,
 }
 
@@ -36,38 +44,60 @@ impl fmt::Display for Action {
 
 /// An action on sets failed as a whole.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
+    /// The conversation broke down: what happened to the requests is unknown.
     #[error("cannot talk to the kernel about sets")]
     Netlink(#[source] NetlinkError),
-    /// The kernel lacks ipset (module `ip_set`), or we lack `CAP_NET_ADMIN`.
+    /// The kernel lacks ipset (module `ip_set`), or the process lacks `CAP_NET_ADMIN`.
     #[error("cannot use ipset (kernel module ip_set, capability NET_ADMIN)")]
     Unavailable(#[source] KernelError),
+    /// The kernel speaks neither of the protocols 6 and 7 (Linux 4.16).
     #[error("the kernel speaks ipset protocols {minimum} to {maximum}, needed is 6 or 7")]
-    Protocol { minimum: u8, maximum: u8 },
+    Protocol {
+        /// The oldest that it speaks.
+        minimum: u8,
+        /// The newest that it speaks.
+        maximum: u8,
+    },
+    /// The kernel refused to do something with a set.
     #[error("cannot {action} {set}")]
     Refused {
+        /// What was to be done.
         action: Action,
+        /// The set; of a swap, the first one.
         set: SetName,
+        /// Why.
         #[source]
         source: SetError,
     },
+    /// The kernel module of a set type is neither loaded nor loadable.
     #[error("the kernel has no usable set type {set_type} (module {})", set_type.module())]
     TypeUnavailable {
+        /// The type.
         set_type: SetType,
+        /// Why.
         #[source]
         source: SetError,
     },
+    /// The kernel has forgotten the revisions of a set type that this crate knows.
     #[error(
         "the kernel knows revisions {minimum} to {maximum} of set type {set_type}, needed is {known} or older"
     )]
     Revision {
+        /// The type.
         set_type: SetType,
+        /// The kernel's oldest.
         minimum: u8,
+        /// The kernel's newest.
         maximum: u8,
+        /// The newest that this crate knows.
         known: u8,
     },
+    /// The kernel's answer is not what this crate understands.
     #[error("cannot read the kernel's answer about sets")]
     Malformed(#[from] DecodeError),
+    /// A request has an attribute that netlink cannot carry.
     #[error("request about sets is too long")]
     TooLong(#[from] AttributeTooLong),
 }
@@ -96,22 +126,27 @@ impl Error {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("entry {entry}")]
 pub struct EntryFailure {
+    /// The entry, as it was given.
     pub entry: SetEntry,
+    /// Why.
     #[source]
     pub refusal: SetError,
 }
 
-/// Why the kernel said no.
+/// The kernel's refusal to do something with a set or an entry: a [`KernelError`] in ipset's words.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", self.describe())]
+#[non_exhaustive]
 pub struct SetError {
+    /// The class of [`Self::errno`].
     pub kind: SetErrorKind,
     /// `errno`, or `enum ipset_errno` from 4096 on.
     pub errno: i32,
 }
 
-/// The classes of refusal that callers tell apart.
+/// The class of a refusal: what a caller does about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub enum SetErrorKind {
     /// No such set.
     NotFound,
@@ -133,6 +168,7 @@ pub enum SetErrorKind {
     Permission,
     /// Too many sets, or no memory.
     NoRoom,
+    /// Anything else.
     Other,
 }
 
@@ -160,9 +196,7 @@ impl SetError {
                 KernelErrorKind::Permission => SetErrorKind::Permission,
                 KernelErrorKind::Busy => SetErrorKind::Busy,
                 KernelErrorKind::Full => SetErrorKind::NoRoom,
-                KernelErrorKind::Unsupported
-                | KernelErrorKind::Invalid
-                | KernelErrorKind::Other => SetErrorKind::Other,
+                _ => SetErrorKind::Other,
             },
         };
         Self {

@@ -6,7 +6,9 @@ use std::net::IpAddr;
 /// The address family of a hash set: one set holds addresses of one family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum IpFamily {
+    /// `NFPROTO_IPV4`
     V4,
+    /// `NFPROTO_IPV6`
     V6,
 }
 

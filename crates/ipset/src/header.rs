@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: between a set's description and the attributes that the kernel knows it by.
+//! Between a set's description and the attributes that the kernel knows it by.
 
 use super::constants as c;
 use super::message::{Attribute, Message};

@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! ipset over nfnetlink: messages and client, instead of the `ipset` program.
-//!
-//! [`Client`] creates, fills, lists and swaps sets of the types that kube-proxy uses. Entries go many per message; a
-//! refused entry is reported and does not keep the others from going in. What is wanted in which set is decided in
-//! `plan`; this module only asks the kernel.
+#![doc = include_str!("../README.md")]
+#![deny(missing_docs)]
 
 mod client;
 mod constants;
@@ -21,6 +18,10 @@ pub use entry_attribute::EntryAttribute;
 pub use error::{Action, EntryFailure, Error, SetError, SetErrorKind};
 pub use family::IpFamily;
 pub use message::{Attribute, Message};
+// What the types above are made of, so that nothing else is needed to use them.
+pub use ipnet::{self, IpNet};
+pub use netlink_pipeline::attribute::{AttributeTooLong, DecodeError, Unknown};
+pub use netlink_pipeline::{KernelError, KernelErrorKind, NetlinkError, Socket, SocketStats};
 pub use set_attribute::SetAttribute;
 pub use types::{
     Entry, HashType, InvalidSetName, MAX_SET_NAME_LEN, SetEntry, SetInfo, SetName, SetShape,

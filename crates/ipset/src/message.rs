@@ -23,11 +23,13 @@ const NFGENMSG_LEN: usize = 4;
 pub struct Message {
     /// `enum ipset_cmd`.
     pub command: u8,
+    /// In the order of the message.
     pub attributes: Vec<Attribute>,
 }
 
 /// An attribute at command level.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Attribute {
     /// `IPSET_ATTR_PROTOCOL`: the version in which the message is written.
     Protocol(u8),
@@ -51,6 +53,7 @@ pub enum Attribute {
     Minimum(u8),
     /// `IPSET_ATTR_INDEX`: the kernel's number of the set.
     Index(u16),
+    /// An attribute that this crate does not know.
     Other(Unknown),
 }
 

@@ -10,6 +10,7 @@ use netlink_pipeline::attribute::{Attribute as Raw, DecodeError, Unknown, Writer
 
 /// A property of a set.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum SetAttribute {
     /// `IPSET_ATTR_PORT`: first port of a bitmap.
     PortFrom(u16),
@@ -33,6 +34,7 @@ pub enum SetAttribute {
     References(u32),
     /// `IPSET_ATTR_MEMSIZE`: bytes.
     MemSize(u32),
+    /// An attribute that this crate does not know.
     Other(Unknown),
 }
 

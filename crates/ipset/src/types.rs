@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: sets and their entries as values, wanted and observed alike. Knows nothing of netlink.
+//! Sets and their entries as values, wanted and observed alike. Knows nothing of netlink.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -18,11 +18,15 @@ pub struct SetName(String);
 
 /// Why a text is no name of a set.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum InvalidSetName {
+    /// No bytes.
     #[error("set name is empty")]
     Empty,
+    /// More than [`MAX_SET_NAME_LEN`] bytes.
     #[error("set name {0:?} is longer than {MAX_SET_NAME_LEN} bytes")]
     TooLong(String),
+    /// A NUL, which would end it.
     #[error("set name {0:?} has a NUL")]
     Nul(String),
 }
@@ -42,6 +46,7 @@ impl SetName {
         }
     }
 
+    /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -61,13 +66,19 @@ impl FromStr for SetName {
     }
 }
 
-/// The types of sets that we make. What they are for is kube-proxy's choice of types.
+/// The types of sets that this crate can make and read. The kernel has more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub enum SetType {
+    /// `hash:ip`: addresses.
     HashIp,
+    /// `hash:ip,port`: an address with a protocol and port.
     HashIpPort,
+    /// `hash:ip,port,ip`: the same and a second address.
     HashIpPortIp,
+    /// `hash:ip,port,net`: the same and a network.
     HashIpPortNet,
+    /// `bitmap:port`: ports, of any protocol.
     BitmapPort,
 }
 
@@ -113,15 +124,21 @@ impl fmt::Display for SetType {
 /// A set, without its entries.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SetSpec {
+    /// Its name, one in a network namespace.
     pub name: SetName,
+    /// What is in it.
     pub shape: SetShape,
 }
 
 /// The type of a set with that type's parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum SetShape {
+    /// One of the hash types.
     Hash {
+        /// Which.
         set_type: HashType,
+        /// The family of the addresses in it.
         family: IpFamily,
         /// Hash buckets at creation. The kernel doubles them as the set fills, so an observed set may have more.
         hashsize: u32,
@@ -131,15 +148,25 @@ pub enum SetShape {
         skbinfo: bool,
     },
     /// `bitmap:port` has no family: one set may serve both.
-    BitmapPort { first: u16, last: u16 },
+    BitmapPort {
+        /// The lowest port that it can hold.
+        first: u16,
+        /// The highest port that it can hold.
+        last: u16,
+    },
 }
 
 /// The hash types among [`SetType`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub enum HashType {
+    /// [`SetType::HashIp`]
     Ip,
+    /// [`SetType::HashIpPort`]
     IpPort,
+    /// [`SetType::HashIpPortIp`]
     IpPortIp,
+    /// [`SetType::HashIpPortNet`]
     IpPortNet,
 }
 
@@ -157,7 +184,7 @@ impl From<HashType> for SetType {
 impl SetSpec {
     /// Buckets of a new hash set: ipset's own default.
     pub const DEFAULT_HASHSIZE: u32 = 1024;
-    /// Most entries of a new hash set: ipset's own default, and kube-proxy's fixed limit.
+    /// Most entries of a new hash set: ipset's own default.
     pub const DEFAULT_MAXELEM: u32 = 65_536;
 
     /// A hash set with ipset's default sizes.
@@ -198,6 +225,7 @@ impl SetSpec {
         self
     }
 
+    /// The type of the set.
     pub const fn set_type(&self) -> SetType {
         match self.shape {
             SetShape::Hash {
@@ -304,12 +332,15 @@ impl fmt::Display for SetSpec {
 
 /// What the kernel says of a set.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SetInfo {
+    /// Its name.
     pub name: SetName,
     /// The kernel's name of its type, which need not be one of [`SetType`].
     pub type_name: String,
+    /// The revision of its type.
     pub revision: u8,
-    /// What we could create; `None` if its type or its options are none of ours.
+    /// What would create it; `None` if this crate does not know its type or its options.
     pub spec: Option<SetSpec>,
     /// How many rules (and list sets) refer to it.
     pub references: u32,
@@ -321,29 +352,45 @@ pub struct SetInfo {
 
 /// What an entry of a set matches, which is what identifies it in its set.
 ///
-/// The text form is the member text of `ipset list`. Ports come with an IP protocol number, of which ipset names tcp,
-/// udp and sctp and we do too.
+/// The text form is the member text of `ipset list`. Ports come with an IP protocol number (6 is TCP, 17 UDP, 132 SCTP).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub enum Entry {
+    /// Of [`SetType::HashIp`].
     Ip(IpAddr),
+    /// Of [`SetType::HashIpPort`].
     IpPort {
+        /// The address.
         ip: IpAddr,
+        /// IP protocol number of the port.
         protocol: u8,
+        /// The port.
         port: u16,
     },
+    /// Of [`SetType::HashIpPortIp`].
     IpPortIp {
+        /// The first address.
         ip: IpAddr,
+        /// IP protocol number of the port.
         protocol: u8,
+        /// The port.
         port: u16,
+        /// The second address.
         ip2: IpAddr,
     },
-    /// Made by [`Entry::ip_port_net`], so that `net` has no host bits and a length of at least 1.
+    /// Of [`SetType::HashIpPortNet`]. Made by [`Entry::ip_port_net`], so that `net` has no host bits and a length of at
+    /// least 1.
     IpPortNet {
+        /// The address.
         ip: IpAddr,
+        /// IP protocol number of the port.
         protocol: u8,
+        /// The port.
         port: u16,
+        /// The network.
         net: IpNet,
     },
+    /// Of [`SetType::BitmapPort`].
     Port(u16),
 }
 
@@ -458,13 +505,16 @@ impl fmt::Display for Entry {
 /// A packet mark with its mask (`skbmark`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SkbMark {
+    /// The bits.
     pub mark: u32,
+    /// Those that count.
     pub mask: u32,
 }
 
 /// An entry with what it carries. Adding the same entry with another mark replaces the mark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SetEntry {
+    /// What it matches.
     pub entry: Entry,
     /// Only in sets with `skbinfo`.
     pub mark: Option<SkbMark>,

@@ -3,7 +3,6 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use netlink_sys::protocols::NETLINK_GENERIC;
 use tracing::debug;
 
 use super::config::Timeouts;
@@ -21,7 +20,8 @@ use netlink_pipeline::{
     KernelError, KernelErrorKind, NetlinkError, Reply, Request, Socket, SocketStats,
 };
 
-// The controller of generic netlink: include/uapi/linux/genetlink.h.
+// include/uapi/linux/netlink.h and genetlink.h: the controller of generic netlink.
+const NETLINK_GENERIC: isize = 16;
 const GENL_ID_CTRL: u16 = 0x10;
 const CTRL_CMD_GETFAMILY: u8 = 3;
 const CTRL_VERSION: u8 = 2;
@@ -35,6 +35,22 @@ const PROBE_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 0));
 const PROBE_PORTS: std::ops::Range<u16> = 20_000..20_016;
 
 /// A connection to the IPVS of this network namespace. Blocking; each user opens its own.
+///
+/// ```no_run
+/// use ipvs_netlink::{Client, Destination, DestinationKey, KernelName, Operation, Protocol, Service, ServiceKey};
+///
+/// let mut client = Client::open()?;
+/// let key = ServiceKey::new(Protocol::Tcp, "192.0.2.1".parse()?, 80);
+/// let server = DestinationKey { address: "10.0.0.1".parse()?, port: 8080 };
+/// let results = client.apply(&[
+///     Operation::AddService(Service::new(key, KernelName::ROUND_ROBIN)),
+///     Operation::AddDestination(key, Destination::new(server, 1)),
+/// ])?;
+/// for refusal in results.into_iter().filter_map(Result::err) {
+///     eprintln!("{refusal}");
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Client {
     socket: Socket,
@@ -42,7 +58,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects, and makes sure that IPVS is there and that we may use it. Looking up the family makes
+    /// Connects, and makes sure that IPVS is there and that the process may use it. Looking up the family makes
     /// the kernel load its module.
     pub fn open() -> Result<Self, Error> {
         let what = "open IPVS";
@@ -86,7 +102,7 @@ impl Client {
         self.command("set IPVS time-outs", &message)
     }
 
-    /// Deletes every service, foreign ones too.
+    /// Deletes every service of the network namespace, whoever added it.
     pub fn flush(&mut self) -> Result<(), Error> {
         self.command("flush IPVS", &IpvsMessage::new(IpvsCommand::Flush, vec![]))
     }

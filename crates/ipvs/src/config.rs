@@ -10,8 +10,11 @@ use super::message::IpvsAttribute;
 /// When setting, zero leaves a value as it is. Fractions of a second are cut off.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timeouts {
+    /// Of an established TCP connection; the kernel's default is 15 minutes.
     pub tcp: Duration,
+    /// Of a TCP connection after a FIN; 2 minutes.
     pub tcp_fin: Duration,
+    /// Of a UDP flow; 5 minutes.
     pub udp: Duration,
 }
 

@@ -23,7 +23,9 @@ use super::stats::{Stats, StatsAttribute, write_stats};
 /// What the kernel looks a destination up by, within its service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DestinationKey {
+    /// Of either family, if it is tunnelled; else of the service's.
     pub address: IpAddr,
+    /// Not looked at with direct routing and tunnels; zero where that of the packet counts.
     pub port: u16,
 }
 
@@ -73,6 +75,7 @@ impl fmt::Display for DestinationKey {
 
 /// How packets get to a destination.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub enum Forwarding {
     /// Network address translation, `ipvsadm -m`.
     #[default]
@@ -131,6 +134,7 @@ impl fmt::Display for Forwarding {
 /// The encapsulation of a tunnelled destination (Linux 5.3; earlier ones have IP in IP only).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tunnel {
+    /// The protocol.
     pub kind: TunnelKind,
     /// The UDP port of GUE, else zero.
     pub port: u16,
@@ -147,10 +151,14 @@ impl Tunnel {
 
 /// A tunnel type.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub enum TunnelKind {
+    /// IP in IP (RFC 2003).
     #[default]
     IpIp,
+    /// Generic UDP encapsulation.
     Gue,
+    /// Generic routing encapsulation (RFC 2784).
     Gre,
     /// A type that only newer kernels know.
     Other(u8),
@@ -179,7 +187,9 @@ impl TunnelKind {
 /// The configuration of a destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Destination {
+    /// Which destination of the service.
     pub key: DestinationKey,
+    /// How packets get there.
     pub forwarding: Forwarding,
     /// Zero takes no new connections. The kernel refuses more than `i32::MAX`.
     pub weight: u32,
@@ -266,7 +276,9 @@ impl fmt::Display for Destination {
 
 /// A destination as the kernel reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct DestinationStatus {
+    /// Its configuration.
     pub destination: Destination,
     /// Connections in a state that counts as active (TCP: established).
     pub active_connections: u32,
@@ -274,6 +286,7 @@ pub struct DestinationStatus {
     pub inactive_connections: u32,
     /// Templates of persistent clients.
     pub persistent_connections: u32,
+    /// Counters and rates.
     pub stats: Stats,
 }
 
@@ -317,24 +330,39 @@ impl DestinationStatus {
 
 /// An attribute inside `IPVS_CMD_ATTR_DEST`.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum DestinationAttribute {
-    /// `union nf_inet_addr`; the family tells how many of the bytes count.
+    /// `IPVS_DEST_ATTR_ADDR`, `union nf_inet_addr`: the family says how many of the bytes count.
     Address([u8; 16]),
+    /// `IPVS_DEST_ATTR_PORT`
     Port(u16),
-    /// `IP_VS_CONN_F_*` under `IP_VS_CONN_F_FWD_MASK`.
+    /// `IPVS_DEST_ATTR_FWD_METHOD`: `IP_VS_CONN_F_*` under `IP_VS_CONN_F_FWD_MASK`.
     ForwardingMethod(u32),
+    /// `IPVS_DEST_ATTR_WEIGHT`
     Weight(u32),
+    /// `IPVS_DEST_ATTR_U_THRESH`: connections.
     UpperThreshold(u32),
+    /// `IPVS_DEST_ATTR_L_THRESH`: connections.
     LowerThreshold(u32),
+    /// `IPVS_DEST_ATTR_ACTIVE_CONNS`
     ActiveConnections(u32),
+    /// `IPVS_DEST_ATTR_INACT_CONNS`
     InactiveConnections(u32),
+    /// `IPVS_DEST_ATTR_PERSIST_CONNS`
     PersistentConnections(u32),
+    /// `IPVS_DEST_ATTR_STATS`: 32-bit, but for bytes.
     Stats(Vec<StatsAttribute>),
+    /// `IPVS_DEST_ATTR_ADDR_FAMILY` (Linux 3.18).
     Family(AddressFamily),
+    /// `IPVS_DEST_ATTR_STATS64` (Linux 4.1).
     Stats64(Vec<StatsAttribute>),
+    /// `IPVS_DEST_ATTR_TUN_TYPE` (Linux 5.3), see [`TunnelKind`].
     TunnelType(u8),
+    /// `IPVS_DEST_ATTR_TUN_PORT`
     TunnelPort(u16),
+    /// `IPVS_DEST_ATTR_TUN_FLAGS`
     TunnelFlags(u16),
+    /// An attribute that this crate does not know.
     Other(Unknown),
 }
 

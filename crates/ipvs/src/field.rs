@@ -9,7 +9,9 @@ use netlink_pipeline::attribute::{Attribute, DecodeError};
 /// `AF_INET` or `AF_INET6`; IPVS has no other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum AddressFamily {
+    /// IPv4.
     Inet,
+    /// IPv6.
     Inet6,
 }
 

@@ -10,6 +10,7 @@ use super::message::IpvsAttribute;
 
 /// What IPVS says about itself. `struct ip_vs_getinfo`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Info {
     /// `IP_VS_VERSION_CODE`: one byte each for major, minor and patch. 1.2.1 since 2005.
     pub version: u32,

@@ -1,11 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `/proc/net/ip_vs`: services and their destinations as text, as `ip_vs_info_seq_show` of
 //! `net/netfilter/ipvs/ip_vs_ctl.c` prints them.
-//!
-//! Reading it costs about a tenth of dumping the destinations of each service, but it shows less: no tunnel types and
-//! thresholds, no address family of a service with a firewall mark, and whatever is not one of three forwarding methods
-//! is `Masq`. A service comes with all of its destinations; whole services may be missing or come twice when somebody
-//! adds or deletes some meanwhile.
 
 use std::io::{self, BufRead, Read as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -23,12 +18,17 @@ const HEADING: [&str; 3] = [
     "  -> RemoteAddress:Port Forward Weight ActiveConn InActConn",
 ];
 
-/// What tells a listed service from others.
+/// What identifies a listed service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ListedKey {
+    /// Packets to an address and port.
     Address {
+        /// The transport protocol.
         protocol: Protocol,
+        /// The virtual address.
         address: IpAddr,
+        /// Zero is any port.
         port: u16,
     },
     /// A firewall mark, of either family.
@@ -39,39 +39,75 @@ pub enum ListedKey {
 
 /// A forwarding method, as far as it is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ListedForwarding {
+    /// `Masq`; bypass, and methods that only newer kernels know, are printed so too.
     Masquerade,
+    /// `Local`
     Local,
-    /// Of whatever type.
+    /// `Tunnel`, of any type.
     Tunnel,
+    /// `Route`
     DirectRoute,
 }
 
-/// A destination.
+/// A listed destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ListedDestination {
+    /// Which destination of the service.
     pub key: DestinationKey,
+    /// How packets get there.
     pub forwarding: ListedForwarding,
+    /// Zero takes no new connections.
     pub weight: u32,
 }
 
 /// A service with its destinations, in the kernel's order.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ListedService {
+    /// Which service.
     pub key: ListedKey,
+    /// All of them.
     pub destinations: Vec<ListedDestination>,
 }
 
 /// Why a listing cannot be read on.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ListingError {
+    /// The reader failed.
     #[error("cannot read the list of IPVS services")]
     Read(#[from] io::Error),
+    /// A line that no kernel prints: of another format, or longer than 256 bytes.
     #[error("the list of IPVS services has a line that is not known: {0:?}")]
     Line(String),
 }
 
-/// Services, one after the other, as they are read. Ends after an error.
+/// The services of `/proc/net/ip_vs`, one after the other as they are read. Ends after an error.
+///
+/// Reading the file costs about a tenth of dumping the destinations of each service, but it shows
+/// less: no tunnel types and thresholds, no address family of a service with a firewall mark, and
+/// what is not one of three forwarding methods is `Masq`. A service comes with all of its
+/// destinations; whole services may be missing or come twice when some are added or deleted
+/// meanwhile.
+///
+/// ```
+/// use ipvs_netlink::Listing;
+///
+/// let text = "IP Virtual Server version 1.2.1 (size=4096)
+/// Prot LocalAddress:Port Scheduler Flags
+///   -> RemoteAddress:Port Forward Weight ActiveConn InActConn
+/// TCP  0A60000B:0050 rr\x20\x20
+///   -> 0A010002:1F90      Masq    1      0          0\x20
+/// ";
+/// for service in Listing::new(text.as_bytes())? {
+///     let service = service?;
+///     assert_eq!(service.destinations[0].key.to_string(), "10.1.0.2:8080");
+/// }
+/// # Ok::<(), ipvs_netlink::ListingError>(())
+/// ```
 #[derive(Debug)]
 pub struct Listing<R> {
     reader: R,
@@ -109,7 +145,7 @@ impl<R: BufRead> Listing<R> {
         if self.line.is_empty() {
             return Ok(None);
         }
-        match self.line.strip_suffix(b"\n").map(str::from_utf8) {
+        match self.line.strip_suffix(b"\n").map(std::str::from_utf8) {
             Some(Ok(line)) => Ok(Some(line)),
             _ => Err(unknown(&String::from_utf8_lossy(&self.line))),
         }

@@ -23,24 +23,43 @@ pub(super) const GENL_HEADER_LEN: usize = 4;
 /// A command. The kernel answers a GET with the NEW (services, destinations) or the SET (configuration,
 /// information) of the same object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum IpvsCommand {
+    /// `IPVS_CMD_NEW_SERVICE`
     NewService,
+    /// `IPVS_CMD_SET_SERVICE`
     SetService,
+    /// `IPVS_CMD_DEL_SERVICE`
     DelService,
+    /// `IPVS_CMD_GET_SERVICE`: one, or as a dump all.
     GetService,
+    /// `IPVS_CMD_NEW_DEST`
     NewDestination,
+    /// `IPVS_CMD_SET_DEST`
     SetDestination,
+    /// `IPVS_CMD_DEL_DEST`
     DelDestination,
+    /// `IPVS_CMD_GET_DEST`: a dump of the destinations of one service.
     GetDestination,
+    /// `IPVS_CMD_NEW_DAEMON`: starts a sync daemon.
     NewDaemon,
+    /// `IPVS_CMD_DEL_DAEMON`
     DelDaemon,
+    /// `IPVS_CMD_GET_DAEMON`
     GetDaemon,
+    /// `IPVS_CMD_SET_CONFIG`: time-outs.
     SetConfig,
+    /// `IPVS_CMD_GET_CONFIG`
     GetConfig,
+    /// `IPVS_CMD_SET_INFO`: only an answer, to [`Self::GetInfo`].
     SetInfo,
+    /// `IPVS_CMD_GET_INFO`: version and table size.
     GetInfo,
+    /// `IPVS_CMD_ZERO`: zeroes counters.
     Zero,
+    /// `IPVS_CMD_FLUSH`: deletes every service.
     Flush,
+    /// A command that this crate does not know.
     Other(u8),
 }
 
@@ -94,23 +113,27 @@ impl IpvsCommand {
     }
 }
 
-/// An attribute of a command.
+/// An attribute of a command (`IPVS_CMD_ATTR_*`).
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum IpvsAttribute {
+    /// `IPVS_CMD_ATTR_SERVICE`
     Service(Vec<ServiceAttribute>),
+    /// `IPVS_CMD_ATTR_DEST`
     Destination(Vec<DestinationAttribute>),
-    /// A sync daemon, not decoded.
+    /// `IPVS_CMD_ATTR_DAEMON`: a sync daemon, not decoded.
     Daemon(Unknown),
-    /// Seconds.
+    /// `IPVS_CMD_ATTR_TIMEOUT_TCP`: seconds.
     TimeoutTcp(u32),
-    /// Seconds.
+    /// `IPVS_CMD_ATTR_TIMEOUT_TCP_FIN`: seconds.
     TimeoutTcpFin(u32),
-    /// Seconds.
+    /// `IPVS_CMD_ATTR_TIMEOUT_UDP`: seconds.
     TimeoutUdp(u32),
     /// `IPVS_INFO_ATTR_VERSION`, in `IPVS_CMD_SET_INFO` only.
     InfoVersion(u32),
     /// `IPVS_INFO_ATTR_CONN_TAB_SIZE`, in `IPVS_CMD_SET_INFO` only.
     InfoConnectionTableSize(u32),
+    /// An attribute that this crate does not know.
     Other(Unknown),
 }
 
@@ -168,7 +191,9 @@ impl IpvsAttribute {
 /// A message of the family, behind `struct genlmsghdr`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IpvsMessage {
+    /// What is asked for or answered.
     pub command: IpvsCommand,
+    /// In the order of the message.
     pub attributes: Vec<IpvsAttribute>,
 }
 

@@ -18,7 +18,10 @@ pub struct KernelName([u8; IP_VS_SCHEDNAME_MAXLEN]);
 /// A name that the kernel could not hold.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("invalid name {0:?}: must be 1 to 15 printable ASCII characters")]
-pub struct InvalidName(pub String);
+pub struct InvalidName(
+    /// The text.
+    pub String,
+);
 
 impl KernelName {
     /// Round robin, the kernel's plainest scheduler and kube-proxy's default.

@@ -10,12 +10,15 @@ use super::service::{Service, ServiceKey};
 /// One change of a service or a destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Operation {
+    /// Adds a service; `EEXIST` if there is one of its key.
     AddService(Service),
     /// Changes scheduler, flags and persistence; connections and destinations stay.
     SetService(Service),
     /// Deletes a service with its destinations; connections live on.
     DelService(ServiceKey),
+    /// Adds a destination; `EEXIST` if the service has one of its key, `ESRCH` if there is no service.
     AddDestination(ServiceKey, Destination),
+    /// Changes forwarding, weight and thresholds; connections stay. `ENOENT` if there is none.
     SetDestination(ServiceKey, Destination),
     /// Deletes a destination; its connections live on until they expire.
     DelDestination(ServiceKey, DestinationKey),

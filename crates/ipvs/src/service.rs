@@ -19,9 +19,13 @@ use super::stats::{Stats, StatsAttribute, write_stats};
 
 /// A transport protocol that IPVS can balance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub enum Protocol {
+    /// TCP (6).
     Tcp,
+    /// UDP (17).
     Udp,
+    /// SCTP (132).
     Sctp,
     /// Any other IANA number; today's kernels refuse it.
     Other(u16),
@@ -65,12 +69,20 @@ impl fmt::Display for Protocol {
 pub enum ServiceKey {
     /// Packets to an address and port.
     Address {
+        /// The transport protocol.
         protocol: Protocol,
+        /// The virtual address.
         address: IpAddr,
+        /// Zero is any port, for services with [`Persistence`] only.
         port: u16,
     },
-    /// Packets of a family that carry a firewall mark, which is not zero.
-    Mark { family: AddressFamily, mark: u32 },
+    /// Packets of a family that carry a firewall mark.
+    Mark {
+        /// The family of the packets.
+        family: AddressFamily,
+        /// Not zero.
+        mark: u32,
+    },
 }
 
 impl ServiceKey {
@@ -208,17 +220,22 @@ impl Netmask {
 pub struct Persistence {
     /// Seconds after the last connection of a client at which it is forgotten.
     pub timeout: u32,
+    /// Clients whose addresses are equal under it are one.
     pub netmask: Netmask,
 }
 
 /// The configuration of a virtual service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Service {
+    /// Which packets it is for.
     pub key: ServiceKey,
+    /// `rr`, `wrr`, `lc`, `mh`, ...: the kernel module `ip_vs_NAME`.
     pub scheduler: KernelName,
+    /// How the scheduler works.
     pub flags: ServiceFlags,
     /// `None` when not persistent; the kernel does not use time-out and mask then.
     pub persistence: Option<Persistence>,
+    /// What else than its address identifies a client: `sip`, kernel module `ip_vs_pe_NAME`.
     pub persistence_engine: Option<KernelName>,
 }
 
@@ -319,8 +336,11 @@ impl fmt::Display for Service {
 
 /// A service as the kernel reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ServiceStatus {
+    /// Its configuration.
     pub service: Service,
+    /// Counters and rates, of all its destinations together.
     pub stats: Stats,
 }
 
@@ -347,26 +367,38 @@ impl ServiceStatus {
 
 /// An attribute inside `IPVS_CMD_ATTR_SERVICE`.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ServiceAttribute {
+    /// `IPVS_SVC_ATTR_AF`
     Family(AddressFamily),
+    /// `IPVS_SVC_ATTR_PROTOCOL`
     Protocol(Protocol),
-    /// `union nf_inet_addr`; the family tells how many of the bytes count.
+    /// `IPVS_SVC_ATTR_ADDR`, `union nf_inet_addr`: the family says how many of the bytes count.
     Address([u8; 16]),
+    /// `IPVS_SVC_ATTR_PORT`
     Port(u16),
+    /// `IPVS_SVC_ATTR_FWMARK`
     Mark(u32),
+    /// `IPVS_SVC_ATTR_SCHED_NAME`
     Scheduler(KernelName),
-    /// `struct ip_vs_flags`: the kernel takes the flags under the mask and keeps the others.
+    /// `IPVS_SVC_ATTR_FLAGS`, `struct ip_vs_flags`: the kernel takes the flags under the mask and keeps the others.
     Flags {
+        /// `IP_VS_SVC_F_*`
         flags: u32,
+        /// Those that count.
         mask: u32,
     },
-    /// Seconds.
+    /// `IPVS_SVC_ATTR_TIMEOUT`: seconds.
     Timeout(u32),
-    /// As on the wire: see [`Netmask`].
+    /// `IPVS_SVC_ATTR_NETMASK`, as on the wire: see [`Netmask`].
     Netmask([u8; 4]),
+    /// `IPVS_SVC_ATTR_STATS`: 32-bit, but for bytes.
     Stats(Vec<StatsAttribute>),
+    /// `IPVS_SVC_ATTR_PE_NAME`
     PersistenceEngine(KernelName),
+    /// `IPVS_SVC_ATTR_STATS64` (Linux 4.1).
     Stats64(Vec<StatsAttribute>),
+    /// An attribute that this crate does not know.
     Other(Unknown),
 }
 

@@ -13,16 +13,27 @@ use super::constants::{
 ///
 /// The kernel adds up its processors' counters every two seconds, so these lag behind that much.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Stats {
+    /// New connections.
     pub connections: u64,
+    /// Packets from clients.
     pub incoming_packets: u64,
+    /// Packets to clients. Only masqueraded ones come by IPVS.
     pub outgoing_packets: u64,
+    /// Bytes from clients, with IP headers.
     pub incoming_bytes: u64,
+    /// Bytes to clients, with IP headers. Only masqueraded ones come by IPVS.
     pub outgoing_bytes: u64,
+    /// New connections a second.
     pub connections_per_second: u64,
+    /// Packets from clients a second.
     pub incoming_packets_per_second: u64,
+    /// Packets to clients a second.
     pub outgoing_packets_per_second: u64,
+    /// Bytes from clients a second.
     pub incoming_bytes_per_second: u64,
+    /// Bytes to clients a second.
     pub outgoing_bytes_per_second: u64,
 }
 
@@ -56,16 +67,27 @@ impl Stats {
 
 /// Which counter or rate an attribute holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum StatsCounter {
+    /// `IPVS_STATS_ATTR_CONNS`
     Connections,
+    /// `IPVS_STATS_ATTR_INPKTS`
     IncomingPackets,
+    /// `IPVS_STATS_ATTR_OUTPKTS`
     OutgoingPackets,
+    /// `IPVS_STATS_ATTR_INBYTES`
     IncomingBytes,
+    /// `IPVS_STATS_ATTR_OUTBYTES`
     OutgoingBytes,
+    /// `IPVS_STATS_ATTR_CPS`
     ConnectionsPerSecond,
+    /// `IPVS_STATS_ATTR_INPPS`
     IncomingPacketsPerSecond,
+    /// `IPVS_STATS_ATTR_OUTPPS`
     OutgoingPacketsPerSecond,
+    /// `IPVS_STATS_ATTR_INBPS`
     IncomingBytesPerSecond,
+    /// `IPVS_STATS_ATTR_OUTBPS`
     OutgoingBytesPerSecond,
 }
 
@@ -122,7 +144,9 @@ impl StatsCounter {
 /// `…_ATTR_STATS64` everything is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StatsNumber {
+    /// Four bytes; wraps around.
     U32(u32),
+    /// Eight bytes.
     U64(u64),
 }
 
@@ -139,10 +163,13 @@ impl StatsNumber {
 
 /// An attribute inside `IPVS_{SVC,DEST}_ATTR_STATS` and `…_STATS64`.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum StatsAttribute {
+    /// A counter or rate.
     Counter(StatsCounter, StatsNumber),
     /// `IPVS_STATS_ATTR_PAD`: no value; aligns a 64-bit attribute.
     Pad,
+    /// An attribute that this crate does not know.
     Other(Unknown),
 }
 

@@ -6,47 +6,72 @@ use std::io;
 
 /// The exchange itself failed: nothing is known about the requests that were under way.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum NetlinkError {
+    /// No socket: the kernel lacks the protocol, or the process has no file descriptor left.
     #[error("cannot open a netlink socket of protocol {protocol}")]
     Open {
+        /// `NETLINK_*` of `include/uapi/linux/netlink.h`.
         protocol: isize,
+        /// Of `socket`, `bind` or `setsockopt`.
         #[source]
         source: io::Error,
     },
+    /// `sendmsg` failed.
     #[error("cannot send {bytes} bytes to the kernel")]
     Send {
+        /// Bytes of the datagram.
         bytes: usize,
+        /// Of `sendmsg`.
         #[source]
         source: io::Error,
     },
+    /// `recvmsg` failed, or a fresh socket could not be opened after an exchange that broke off.
     #[error("cannot receive from the kernel")]
     Receive(#[source] io::Error),
     /// The kernel was silent for longer than the socket waits.
     #[error("the kernel did not answer in time: {answered} of {expected} answers came")]
-    TimedOut { answered: usize, expected: usize },
+    TimedOut {
+        /// Requests of the call that have their answer.
+        answered: usize,
+        /// Requests of the call; of a dump, one more answer than came.
+        expected: usize,
+    },
     /// `ENOBUFS`: the receive queue was full and answers were lost.
     #[error("the kernel's answers overran the receive buffer")]
     Overrun,
+    /// A request is longer than 128 KiB. Nothing of the call was sent.
     #[error("a request of {bytes} bytes is too long for netlink")]
-    TooLong { bytes: usize },
+    TooLong {
+        /// Bytes of the request with its header.
+        bytes: usize,
+    },
+    /// A datagram whose messages do not fit into it.
     #[error("malformed answer from the kernel: {reason}")]
-    Malformed { reason: &'static str },
+    Malformed {
+        /// What is wrong with it.
+        reason: &'static str,
+    },
     /// `NLM_F_DUMP_INTR` on every attempt: the table changes faster than it can be read.
     #[error("the dump was interrupted by changes {attempts} times")]
-    DumpInterrupted { attempts: u32 },
+    DumpInterrupted {
+        /// How often the table was dumped.
+        attempts: u32,
+    },
     /// The kernel refused a dump.
     #[error("the kernel refused the dump")]
     Refused(#[source] KernelError),
 }
 
-/// The classes of refusal that callers tell apart.
+/// The class of a refusal: what a caller does about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub enum KernelErrorKind {
     /// The object is not there: `ENOENT`, `ESRCH`, `ENODEV`, `ENXIO`, `EADDRNOTAVAIL`.
     NotFound,
     /// The object is there already: `EEXIST`.
     AlreadyExists,
-    /// Somebody else holds it, for now: `EBUSY`, `EAGAIN`.
+    /// Another object or process uses it, for now: `EBUSY`, `EAGAIN`.
     Busy,
     /// `EPERM`, `EACCES`: `CAP_NET_ADMIN` in the network namespace's user namespace is missing.
     Permission,
@@ -60,9 +85,11 @@ pub enum KernelErrorKind {
     Other,
 }
 
-/// The kernel's refusal of one request.
+/// The kernel's refusal of one request: `NLMSG_ERROR` with an errno.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct KernelError {
+    /// The class of [`Self::errno`].
     pub kind: KernelErrorKind,
     /// The errno, positive.
     pub errno: i32,

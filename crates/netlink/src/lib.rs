@@ -1,14 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A pipelined netlink socket, independent of the netlink family.
-//!
-//! The kernel handles every message of one `sendmsg` before that call returns and leaves one ACK
-//! per message in the receive queue. Many messages per call therefore cost one system call to send,
-//! and the answers are waiting when we read them. What bounds a call is the receive queue: an ACK
-//! that finds no room is lost, so a [`Socket`] sends in windows that fit.
-//!
-//! This module knows headers, sequence numbers, ACKs, dumps and attributes. It knows no family:
-//! payloads are made and read by `ipvs`, `ipset` and `links`. It must not decide what to do about a
-//! kernel's refusal.
+#![doc = include_str!("../README.md")]
+#![deny(missing_docs)]
 
 pub mod attribute;
 mod error;

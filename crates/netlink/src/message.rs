@@ -39,12 +39,12 @@ pub struct Request {
 
 impl Request {
     /// Bytes on the wire, padded.
-    pub(super) const fn wire_len(&self) -> usize {
+    pub(super) fn wire_len(&self) -> usize {
         align(HEADER_LEN + self.payload.len())
     }
 
     /// Whether it would not be sent.
-    pub(super) const fn is_too_long(&self) -> bool {
+    pub(super) fn is_too_long(&self) -> bool {
         HEADER_LEN + self.payload.len() > MAX_REQUEST
     }
 

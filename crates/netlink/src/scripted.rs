@@ -1,5 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A scripted peer in the kernel's place, for tests of sockets and clients.
+//! A scripted peer in the kernel's place, for tests of clients (feature `scripted`).
+//!
+//! It panics where a test should fail: when more is sent than the script expects.
+//!
+//! ```
+//! use netlink_pipeline::Request;
+//! use netlink_pipeline::scripted::{Scripted, verdict};
+//!
+//! const EEXIST: i32 = 17;
+//!
+//! let kernel = Scripted::default()
+//!     .then(|sent| sent.iter().map(|header| Ok(verdict(header.sequence, EEXIST))).collect());
+//! let results = kernel.socket().transact(&[Request::default()])?;
+//! assert_eq!(results[0].as_ref().unwrap_err().errno, EEXIST);
+//! assert_eq!(kernel.sent().len(), 1);
+//! # Ok::<(), netlink_pipeline::NetlinkError>(())
+//! ```
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -20,9 +36,13 @@ use super::{Socket, Transport};
 /// One message that was sent to the peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
+    /// `nlmsg_type`.
     pub kind: u16,
+    /// `nlmsg_flags`, with those that the socket adds.
     pub flags: u16,
+    /// `nlmsg_seq`, which answers must repeat.
     pub sequence: u32,
+    /// What follows the header.
     pub payload: Vec<u8>,
 }
 
@@ -42,11 +62,13 @@ struct Peer {
 pub struct Scripted(Arc<Mutex<Peer>>);
 
 impl Scripted {
+    /// Adds what it answers to the next `send`.
     pub fn then(self, script: Script) -> Self {
         self.0.lock().unwrap().scripts.push_back(script);
         self
     }
 
+    /// A socket to it.
     pub fn socket(&self) -> Socket {
         Socket::over(Box::new(self.clone()))
     }
@@ -64,6 +86,7 @@ impl Scripted {
             .collect()
     }
 
+    /// How often the socket was opened anew.
     pub fn resets(&self) -> usize {
         self.0.lock().unwrap().resets
     }

@@ -14,6 +14,22 @@ const DUMP_ATTEMPTS: u32 = 8;
 const SEND_LIMIT: usize = 64 * 1024;
 
 /// A blocking netlink socket. Not shared: each user opens its own.
+///
+/// It waits ten seconds for an answer. After a call that failed midway the next one begins with a fresh socket, so that
+/// no late answer is taken for a new one.
+///
+/// ```no_run
+/// use netlink_pipeline::{Request, Socket};
+///
+/// const NETLINK_ROUTE: isize = 0;
+/// const RTM_GETLINK: u16 = 18;
+///
+/// let mut socket = Socket::open(NETLINK_ROUTE)?;
+/// // `struct ifinfomsg`, all zero: every link.
+/// let links = socket.dump(Request { kind: RTM_GETLINK, flags: 0, payload: vec![0; 16] })?;
+/// println!("{} links", links.len());
+/// # Ok::<(), netlink_pipeline::NetlinkError>(())
+/// ```
 #[derive(Debug)]
 pub struct Socket {
     transport: Box<dyn Transport>,
@@ -32,15 +48,18 @@ pub struct Socket {
 pub struct SocketStats {
     /// `sendmsg` calls, each with all its answers.
     pub round_trips: u64,
+    /// Requests.
     pub messages_sent: u64,
     /// Messages of any kind from the kernel: ACKs, refusals, replies, ends of dumps.
     pub messages_received: u64,
+    /// Bytes of requests with their headers and padding.
     pub bytes_sent: u64,
+    /// Bytes of datagrams from the kernel.
     pub bytes_received: u64,
 }
 
 impl Socket {
-    /// Opens a socket of a netlink protocol (`netlink_sys::protocols`) in this network namespace.
+    /// Opens a socket of a netlink protocol, such as `NETLINK_GENERIC` (16), in this network namespace.
     pub fn open(protocol: isize) -> Result<Self, NetlinkError> {
         let kernel =
             Kernel::open(protocol).map_err(|source| NetlinkError::Open { protocol, source })?;
@@ -97,8 +116,9 @@ impl Socket {
         Ok(results)
     }
 
-    /// One request between the messages that begin and end a transaction of nfnetlink. Before Linux 6.10 those two get no
-    /// ACK, so none is asked for; a refusal of any of the three is one of the request.
+    /// One request between the messages that begin and end a transaction of nfnetlink. Before Linux
+    /// 6.10 those two get no ACK, so none is asked for; a refusal of any of the three is one of the
+    /// request.
     pub fn transact_in_batch(
         &mut self,
         [begin, mut request, end]: [Request; 3],
@@ -149,7 +169,7 @@ impl Socket {
         })
     }
 
-    /// The same with what is made of message type and payload of each answer, which may be shorter.
+    /// Dumps a table and keeps of each answer what `read` makes of its message type and payload.
     pub fn dump_as<T>(
         &mut self,
         request: Request,
@@ -171,8 +191,9 @@ impl Socket {
         })
     }
 
-    /// Dumps a table that may be too long to be kept: message type and payload of each answer are handed over as they come.
-    /// A dump that was interrupted by a change is repeated, and what it had so far comes again.
+    /// Dumps a table that may be too long to be kept: message type and payload of each answer are
+    /// handed over as they come. A dump that was interrupted by a change is repeated, and what it
+    /// had so far comes again.
     pub fn dump_each(
         &mut self,
         request: Request,
@@ -343,7 +364,7 @@ impl Socket {
 /// What the answer to a request may cost in the receive queue, as the kernel counts (`truesize`): a
 /// refusal echoes the request; socket buffers come from the slab of the next power of two; the
 /// kilobyte covers `struct sk_buff`, `skb_shared_info`, the headers and an explanation.
-const fn answer_cost(request: &Request) -> usize {
+fn answer_cost(request: &Request) -> usize {
     1024 + 2 * request.wire_len()
 }
 

@@ -74,7 +74,7 @@ pub(super) fn virtual_server_key(key: &ServiceKey) -> Option<VirtualServerKey> {
                 Transport::Tcp => Protocol::Tcp,
                 Transport::Udp => Protocol::Udp,
                 Transport::Sctp => Protocol::Sctp,
-                Transport::Other(_) => return None,
+                _ => return None,
             };
             VirtualServerKey::Address {
                 address,
@@ -193,7 +193,7 @@ fn tunnel(wire: WireTunnel) -> Option<Tunnel> {
         TunnelKind::IpIp => Tunnel::IpIp,
         TunnelKind::Gre => Tunnel::Gre,
         TunnelKind::Gue => Tunnel::Gue(NonZeroU16::new(wire.port)?),
-        TunnelKind::Other(_) => return None,
+        _ => return None,
     };
     (wire_tunnel(tunnel) == wire).then_some(tunnel)
 }
@@ -213,7 +213,7 @@ pub(super) fn real_server(destination: &Destination) -> (RealServerKey, RealServ
         },
         Method::DirectRoute => Forwarding::Route,
         // No method that we ever want: it differs, and is repaired where it is ours.
-        Method::Bypass | Method::Other(_) => Forwarding::Bypass,
+        _ => Forwarding::Bypass,
     };
     (
         key,
@@ -243,7 +243,7 @@ pub(super) fn proc_listing(
             let key = VirtualServerKey::Mark { mark, family };
             (key, !listed.destinations.is_empty())
         }
-        ListedKey::Unknown => return None,
+        _ => return None,
     };
     if key.family() != family || !is_shown {
         return None;
@@ -254,8 +254,8 @@ pub(super) fn proc_listing(
             ListedForwarding::Masquerade => Forwarding::Masquerade,
             ListedForwarding::Local => Forwarding::Local,
             ListedForwarding::DirectRoute => Forwarding::Route,
-            // What kind of tunnel it is counts, too.
-            ListedForwarding::Tunnel => return None,
+            // Of a tunnel the kind counts, too.
+            _ => return None,
         };
         let key = RealServerKey {
             address: found.key.address,

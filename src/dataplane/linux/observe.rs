@@ -36,8 +36,9 @@ impl Linux {
                 continue;
             };
             // A set of our name that is not of our making: creating ours will say so.
-            let Some(spec) = info.spec else { continue };
-            let (set_type, max_entries) = sets::shape(&spec);
+            let Some((set_type, max_entries)) = info.spec.as_ref().and_then(sets::shape) else {
+                continue;
+            };
             let entries = entries
                 .iter()
                 .filter_map(|entry| sets::entry(set_type, entry))

@@ -36,8 +36,8 @@ pub(super) fn spec(spec: &SetSpec) -> Result<WireSpec, InvalidSetName> {
 }
 
 /// Type and size of an observed set, if its type is one of ours.
-pub(super) fn shape(spec: &WireSpec) -> (SetType, u32) {
-    match spec.shape {
+pub(super) fn shape(spec: &WireSpec) -> Option<(SetType, u32)> {
+    Some(match spec.shape {
         SetShape::Hash {
             set_type,
             maxelem,
@@ -50,11 +50,13 @@ pub(super) fn shape(spec: &WireSpec) -> (SetType, u32) {
                 HashType::IpPort => SetType::HashIpPort,
                 HashType::IpPortIp => SetType::HashIpPortIp,
                 HashType::IpPortNet => SetType::HashIpPortNet,
+                _ => return None,
             };
             (set_type, maxelem)
         }
         SetShape::BitmapPort { .. } => (SetType::BitmapPort, u32::from(u16::MAX) + 1),
-    }
+        _ => return None,
+    })
 }
 
 /// The entries for one of the planner's: the kernel does not take a network of length 0, which
@@ -121,6 +123,7 @@ pub(super) fn entry(set_type: SetType, observed: &WireEntry) -> Option<SetEntry>
             port,
             net,
         } => SetEntry::IpPortNet(ip, Protocol::from_number(protocol)?, port, net),
+        _ => return None,
     })
 }
 
