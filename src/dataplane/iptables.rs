@@ -17,6 +17,9 @@ use tracing::trace;
 pub use backend::{Backend, Backends, Programs, Reason, Version};
 pub use restore::{RestoreFailure, RestoreFailureKind};
 pub use watch::Watch;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub use watch::fuzz;
 
 use super::exec::{Exec, ExecError};
 use kpr_core::model::net::IpFamily;

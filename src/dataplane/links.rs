@@ -95,5 +95,19 @@ impl Address {
     }
 }
 
+/// Decodes what the kernel may send, for `fuzz/`.
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub fn fuzz(datagram: &[u8], kind: u16, payload: &[u8]) {
+    let reply = netlink_pipeline::Reply {
+        kind,
+        payload: payload.to_vec(),
+    };
+    drop(codec::link_of(&reply));
+    drop(codec::address_of(&reply));
+    drop(codec::gateways_of(&reply));
+    monitor::fuzz(datagram);
+}
+
 #[cfg(test)]
 mod tests;

@@ -100,6 +100,16 @@ fn packets(reply: &Reply) -> Option<u64> {
         .map(u64::from_be_bytes)
 }
 
+/// Decodes what the kernel may send, for `fuzz/`.
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub fn fuzz(payload: &[u8]) {
+    packets(&Reply {
+        kind: NFNL_MSG_ACCT_NEW,
+        payload: payload.to_vec(),
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

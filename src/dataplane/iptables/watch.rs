@@ -91,3 +91,11 @@ impl Watch {
         }
     }
 }
+
+/// Decodes what the kernel may send, for `fuzz/`.
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub fn fuzz(bytes: &[u8]) {
+    nft::fuzz(bytes);
+    legacy::fuzz(bytes);
+}

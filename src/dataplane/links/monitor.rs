@@ -98,6 +98,12 @@ impl Monitor {
     }
 }
 
+/// Decodes notifications, for `fuzz/`.
+#[cfg(feature = "fuzzing")]
+pub(super) fn fuzz(datagram: &[u8]) {
+    Change::default().note(datagram);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -51,6 +51,21 @@ struct Layout {
     elements: usize,
 }
 
+impl Layout {
+    const fn of(family: IpFamily) -> Self {
+        match family {
+            IpFamily::V4 => Self {
+                offsets: 88,
+                elements: 112,
+            },
+            IpFamily::V6 => Self {
+                offsets: 140,
+                elements: 168,
+            },
+        }
+    }
+}
+
 /// What is compared of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct TableSummary {
@@ -190,20 +205,8 @@ impl LegacyWatch {
             place.copy_from_slice(&wire_size);
         }
         self.ask(IPT_SO_GET_ENTRIES, &mut buffer)?;
-        let layout = match self.family {
-            IpFamily::V4 => Layout {
-                offsets: 88,
-                elements: 112,
-            },
-            IpFamily::V6 => Layout {
-                offsets: 140,
-                elements: 168,
-            },
-        };
-        Ok(hash_entries(
-            buffer.get(ENTRIES..).unwrap_or_default(),
-            layout,
-        ))
+        let entries = buffer.get(ENTRIES..).unwrap_or_default();
+        Ok(hash_entries(entries, Layout::of(self.family)))
     }
 
     /// One `getsockopt`, whose buffer contains the request and takes the answer.
@@ -263,6 +266,14 @@ fn hash_entries(entries: &[u8], layout: Layout) -> u64 {
         rest = later;
     }
     hasher.finish()
+}
+
+/// Reads entries of both families, for `fuzz/`.
+#[cfg(feature = "fuzzing")]
+pub(super) fn fuzz(entries: &[u8]) {
+    for family in IpFamily::ALL {
+        hash_entries(entries, Layout::of(family));
+    }
 }
 
 #[cfg(test)]

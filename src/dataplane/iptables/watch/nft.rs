@@ -195,6 +195,12 @@ impl NftWatch {
     }
 }
 
+/// Decodes notifications, for `fuzz/`.
+#[cfg(feature = "fuzzing")]
+pub(super) fn fuzz(datagram: &[u8]) {
+    Heard::default().note(datagram);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
