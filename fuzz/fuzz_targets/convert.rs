@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! JSON of the API server: Services, EndpointSlices, Nodes. Any user of the cluster can write most of it.
+//! JSON of the API server: Services, EndpointSlices, Nodes. Any user of the cluster can write most
+//! of it.
 #![no_main]
 
 use std::sync::Arc;

@@ -27,7 +27,8 @@ fuzz_target!(|datagram: &[u8]| {
         drop(asked().sets());
         drop(asked().names());
         drop(asked().entries(&name));
-        // A refusal that echoes the request, in which the kernel has written the line of the refused entry.
+        // A refusal that echoes the request, in which the kernel has written the line of the
+        // refused entry.
         let mut refusal = (-17_i32).to_ne_bytes().to_vec();
         refusal.extend(message(0x0609, payload));
         let answers = [

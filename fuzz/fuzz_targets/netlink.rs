@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A socket whose kernel sends any bytes, in each kind of exchange: framing, verdicts, extended ACKs, ends of dumps.
+//! A socket whose kernel sends any bytes, in each kind of exchange: framing, verdicts, extended
+//! ACKs, ends of dumps.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What several fuzz targets need: messages out of a datagram, and a kernel that answers with given bytes.
+//! What several fuzz targets need: messages out of a datagram, and a kernel that answers with given
+//! bytes.
 
 use std::collections::VecDeque;
 use std::io;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Replaces all entries of a set in one step: fills another one and swaps the two. Rules that match against the set see
-//! the old entries or the new ones, never a mixture.
+//! Replaces all entries of a set in one step: fills another one and swaps the two. Rules that match
+//! against the set see the old entries or the new ones, never a mixture.
 //!
 //! `cargo run --example swap`, with `CAP_NET_ADMIN`.
 

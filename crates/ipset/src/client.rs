@@ -18,8 +18,9 @@ use netlink_pipeline::{
     KernelError, KernelErrorKind, NetlinkError, Reply, Request, Socket, SocketStats,
 };
 
-/// Entries per message. The longest entry (IPv6, a network and a mark) takes 104 bytes, and the list that holds them is an
-/// attribute, which ends at 64 KiB; the kernel holds one lock for a message, so more would gain nothing.
+/// Entries per message. The longest entry (IPv6, a network and a mark) takes 104 bytes, and the
+/// list that holds them is an attribute, which ends at 64 KiB; the kernel holds one lock for a
+/// message, so more would gain nothing.
 const ENTRIES_PER_MESSAGE: usize = 500;
 
 // include/uapi/linux/netlink.h.
@@ -27,7 +28,8 @@ const NETLINK_NETFILTER: isize = 12;
 const NLM_F_EXCL: u16 = 0x200;
 const NLM_F_CREATE: u16 = 0x400;
 
-/// The revisions that we know how to ask for, per type; from ipset 7.17. A kernel with newer ones has these too.
+/// The revisions that we know how to ask for, per type; from ipset 7.17. A kernel with newer ones
+/// has these too.
 const fn newest_known_revision(set_type: SetType) -> u8 {
     match set_type {
         SetType::HashIp | SetType::HashIpPortIp => 6,
@@ -125,8 +127,8 @@ impl Client {
         self.socket.stats()
     }
 
-    /// Creates a set. One that exists and [can serve](SetSpec::can_serve) is success and keeps its entries; any other of
-    /// that name is `SetErrorKind::AlreadyExists`.
+    /// Creates a set. One that exists and [can serve](SetSpec::can_serve) is success and keeps its
+    /// entries; any other of that name is `SetErrorKind::AlreadyExists`.
     pub fn create(&mut self, spec: &SetSpec) -> Result<(), Error> {
         let revision = self.revision(spec.set_type())?;
         let message = self.message(
@@ -154,7 +156,8 @@ impl Client {
         }
     }
 
-    /// Destroys a set with its entries. One that is not there is success; `SetErrorKind::Busy` while a rule uses it.
+    /// Destroys a set with its entries. One that is not there is success; `SetErrorKind::Busy`
+    /// while a rule uses it.
     pub fn destroy(&mut self, set: &SetName) -> Result<(), Error> {
         let message = self.message(c::IPSET_CMD_DESTROY, [name(set)]);
         match self.execute(&message, 0, Action::Destroy, set) {
@@ -169,8 +172,8 @@ impl Client {
         self.execute(&message, 0, Action::Flush, set)
     }
 
-    /// Exchanges the contents of two sets of one type and family in one step: rules that refer to either see the
-    /// other's entries (and size) from then on.
+    /// Exchanges the contents of two sets of one type and family in one step: rules that refer to
+    /// either see the other's entries (and size) from then on.
     pub fn swap(&mut self, set: &SetName, other: &SetName) -> Result<(), Error> {
         let message = self.message(
             c::IPSET_CMD_SWAP,
@@ -179,16 +182,17 @@ impl Client {
         self.execute(&message, 0, Action::Swap, set)
     }
 
-    /// Adds entries; one that is there already is success and gets the new mark. Entries that the kernel refuses are
-    /// returned, all others are in the set then.
+    /// Adds entries; one that is there already is success and gets the new mark. Entries that the
+    /// kernel refuses are returned, all others are in the set then.
     ///
-    /// When the set is full, entries of the same message behind the first refused one are reported as refused too
-    /// without being tried.
+    /// When the set is full, entries of the same message behind the first refused one are reported
+    /// as refused too without being tried.
     pub fn add(&mut self, set: &SetName, entries: &[SetEntry]) -> Result<Vec<EntryFailure>, Error> {
         self.change(c::IPSET_CMD_ADD, Action::Add, set, entries)
     }
 
-    /// Deletes entries; one that is not there is success. Entries that the kernel refuses are returned.
+    /// Deletes entries; one that is not there is success. Entries that the kernel refuses are
+    /// returned.
     pub fn delete(&mut self, set: &SetName, entries: &[Entry]) -> Result<Vec<EntryFailure>, Error> {
         let entries: Vec<SetEntry> = entries.iter().copied().map(SetEntry::from).collect();
         self.change(c::IPSET_CMD_DEL, Action::Delete, set, &entries)
@@ -332,8 +336,8 @@ impl Client {
         Ok(revision)
     }
 
-    /// Adds or deletes. The kernel stops at the first entry of a message that it refuses and names its line; what is
-    /// behind it is sent again.
+    /// Adds or deletes. The kernel stops at the first entry of a message that it refuses and names
+    /// its line; what is behind it is sent again.
     fn change(
         &mut self,
         command: u8,
@@ -474,8 +478,9 @@ fn first(replies: &[Reply]) -> Result<Message, DecodeError> {
     Message::parse(reply.kind, &reply.payload)
 }
 
-/// The line of a whole request. The kernel echoes it as it is when the request fails for no entry's sake, and the
-/// entry's line otherwise; `ipset` sends the first entry's line, which leaves the two cases alike.
+/// The line of a whole request. The kernel echoes it as it is when the request fails for no entry's
+/// sake, and the entry's line otherwise; `ipset` sends the first entry's line, which leaves the two
+/// cases alike.
 const NO_LINE: u32 = 0;
 
 /// Line numbers of entries begin at 1.

@@ -47,7 +47,8 @@ pub enum Attribute {
     Data(Vec<SetAttribute>),
     /// `IPSET_ATTR_ADT`: entries.
     Adt(Vec<Vec<EntryAttribute>>),
-    /// `IPSET_ATTR_LINENO`: must be there when entries carry line numbers; the kernel writes the refused one here.
+    /// `IPSET_ATTR_LINENO`: must be there when entries carry line numbers; the kernel writes the
+    /// refused one here.
     LineNo(u32),
     /// `IPSET_ATTR_PROTOCOL_MIN`, which is `IPSET_ATTR_REVISION_MIN` too.
     Minimum(u8),
@@ -65,7 +66,8 @@ impl Message {
 
     /// What follows the netlink header.
     pub fn payload(&self) -> Result<Vec<u8>, AttributeTooLong> {
-        // The family in here is of no use to ipset; its own tool writes AF_INET whatever the set's family.
+        // The family in here is of no use to ipset; its own tool writes AF_INET whatever the set's
+        // family.
         let mut writer = Writer::after(&[AF_INET, NFNETLINK_V0, 0, 0]);
         for attribute in &self.attributes {
             attribute.write(&mut writer);
@@ -89,7 +91,8 @@ impl Message {
         })
     }
 
-    /// The line number in the echo of a refused request, which the kernel set to the refused entry's.
+    /// The line number in the echo of a refused request, which the kernel set to the refused
+    /// entry's.
     pub(super) fn refused_line(echoed: &[u8]) -> Option<u32> {
         let attributes = echoed.get(NFGENMSG_LEN..)?;
         // Not parsed as a whole: the list of entries in it may be long.

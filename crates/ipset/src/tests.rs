@@ -33,7 +33,8 @@ fn captured() -> Vec<(String, Vec<u8>, Vec<Vec<u8>>)> {
     exchanges
 }
 
-/// The kernel of the capture: knows the answers to the requests that `ipset` sent, refuses all others.
+/// The kernel of the capture: knows the answers to the requests that `ipset` sent, refuses all
+/// others.
 #[derive(Debug, Default)]
 struct CapturedKernel {
     answers: VecDeque<Vec<u8>>,
@@ -41,8 +42,8 @@ struct CapturedKernel {
 
 impl Transport for CapturedKernel {
     fn send(&mut self, datagram: &[u8]) -> io::Result<()> {
-        // Type and content. Flags differ where ipset asks for an ACK of a dump, and where it numbers lists of entries it
-        // gives the request the number of the first.
+        // Type and content. Flags differ where ipset asks for an ACK of a dump, and where it
+        // numbers lists of entries it gives the request the number of the first.
         let identity = |datagram: &[u8]| {
             let kind = u16::from_le_bytes([datagram[4], datagram[5]]);
             let mut message = Message::parse(kind, &datagram[16..]).unwrap();

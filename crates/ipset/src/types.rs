@@ -140,7 +140,8 @@ pub enum SetShape {
         set_type: HashType,
         /// The family of the addresses in it.
         family: IpFamily,
-        /// Hash buckets at creation. The kernel doubles them as the set fills, so an observed set may have more.
+        /// Hash buckets at creation. The kernel doubles them as the set fills, so an observed set
+        /// may have more.
         hashsize: u32,
         /// The most entries that it takes.
         maxelem: u32,
@@ -212,7 +213,8 @@ impl SetSpec {
         }
     }
 
-    /// The same set with room for `entries`: the next power of two of at least 65,536. A bitmap stays as it is.
+    /// The same set with room for `entries`: the next power of two of at least 65,536. A bitmap
+    /// stays as it is.
     #[must_use]
     pub fn with_room_for(mut self, entries: usize) -> Self {
         if let SetShape::Hash { maxelem, .. } = &mut self.shape {
@@ -256,8 +258,9 @@ impl SetSpec {
         }
     }
 
-    /// Whether this set can be used where `wanted` is asked for: the same type, family and extensions, and no less
-    /// room. The number of hash buckets does not matter, the kernel changes it.
+    /// Whether this set can be used where `wanted` is asked for: the same type, family and
+    /// extensions, and no less room. The number of hash buckets does not matter, the kernel changes
+    /// it.
     pub fn can_serve(&self, wanted: &Self) -> bool {
         match (self.shape, wanted.shape) {
             (
@@ -352,7 +355,8 @@ pub struct SetInfo {
 
 /// What an entry of a set matches, which is what identifies it in its set.
 ///
-/// The text form is the member text of `ipset list`. Ports come with an IP protocol number (6 is TCP, 17 UDP, 132 SCTP).
+/// The text form is the member text of `ipset list`. Ports come with an IP protocol number (6 is
+/// TCP, 17 UDP, 132 SCTP).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Entry {
@@ -378,8 +382,8 @@ pub enum Entry {
         /// The second address.
         ip2: IpAddr,
     },
-    /// Of [`SetType::HashIpPortNet`]. Made by [`Entry::ip_port_net`], so that `net` has no host bits and a length of at
-    /// least 1.
+    /// Of [`SetType::HashIpPortNet`]. Made by [`Entry::ip_port_net`], so that `net` has no host
+    /// bits and a length of at least 1.
     IpPortNet {
         /// The address.
         ip: IpAddr,
@@ -395,8 +399,8 @@ pub enum Entry {
 }
 
 impl Entry {
-    /// Entries that match a source range. Host bits are cleared, as the kernel does. A network of length zero is
-    /// refused by the kernel (`IPSET_ERR_INVALID_CIDR`) and becomes its two halves.
+    /// Entries that match a source range. Host bits are cleared, as the kernel does. A network of
+    /// length zero is refused by the kernel (`IPSET_ERR_INVALID_CIDR`) and becomes its two halves.
     pub fn ip_port_net(ip: IpAddr, protocol: u8, port: u16, net: IpNet) -> Vec<Self> {
         halves_of_all(net)
             .into_iter()

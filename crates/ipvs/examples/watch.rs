@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Adds a virtual server with two real servers, watches its counters, and deletes it.
 //!
-//! `cargo run --example watch [ADDRESS:PORT [SECONDS]]`, with `CAP_NET_ADMIN`; 192.0.2.1:80 for ten seconds by default.
-//! Connect to it meanwhile, from another host or through an address of your own.
+//! `cargo run --example watch [ADDRESS:PORT [SECONDS]]`, with `CAP_NET_ADMIN`; 192.0.2.1:80 for ten
+//! seconds by default. Connect to it meanwhile, from another host or through an address of your
+//! own.
 
 use std::collections::HashMap;
 use std::io::{self, Write as _};

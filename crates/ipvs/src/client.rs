@@ -37,7 +37,9 @@ const PROBE_PORTS: std::ops::Range<u16> = 20_000..20_016;
 /// A connection to the IPVS of this network namespace. Blocking; each user opens its own.
 ///
 /// ```no_run
-/// use ipvs_netlink::{Client, Destination, DestinationKey, KernelName, Operation, Protocol, Service, ServiceKey};
+/// use ipvs_netlink::{
+///     Client, Destination, DestinationKey, KernelName, Operation, Protocol, Service, ServiceKey,
+/// };
 ///
 /// let mut client = Client::open()?;
 /// let key = ServiceKey::new(Protocol::Tcp, "192.0.2.1".parse()?, 80);
@@ -58,8 +60,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects, and makes sure that IPVS is there and that the process may use it. Looking up the family makes
-    /// the kernel load its module.
+    /// Connects, and makes sure that IPVS is there and that the process may use it. Looking up the
+    /// family makes the kernel load its module.
     pub fn open() -> Result<Self, Error> {
         let what = "open IPVS";
         let socket =
@@ -116,8 +118,8 @@ impl Client {
 
     /// All services, in the kernel's order.
     ///
-    /// The kernel does not mark a dump during which a table changed; another writer at that moment may
-    /// hide or repeat an entry.
+    /// The kernel does not mark a dump during which a table changed; another writer at that moment
+    /// may hide or repeat an entry.
     pub fn services(&mut self) -> Result<Vec<ServiceStatus>, Error> {
         let what = "list IPVS services";
         let message = IpvsMessage::new(IpvsCommand::GetService, vec![]);
@@ -149,8 +151,8 @@ impl Client {
         }
     }
 
-    /// The destinations of a service, in the kernel's order. Empty when the service does not exist: the
-    /// kernel makes no difference.
+    /// The destinations of a service, in the kernel's order. Empty when the service does not exist:
+    /// the kernel makes no difference.
     pub fn destinations(&mut self, service: &ServiceKey) -> Result<Vec<DestinationStatus>, Error> {
         let what = "list IPVS destinations";
         let message = IpvsMessage::new(
@@ -169,8 +171,8 @@ impl Client {
         })
     }
 
-    /// Applies operations in order, many per system call. Result `i` belongs to operation `i`; a refused
-    /// one does not stop those behind it.
+    /// Applies operations in order, many per system call. Result `i` belongs to operation `i`; a
+    /// refused one does not stop those behind it.
     ///
     /// An error means that the conversation broke down: read the tables to learn what was applied.
     pub fn apply(
@@ -191,7 +193,8 @@ impl Client {
 
     /// Makes sure that the kernel has a scheduler; it loads the module on demand.
     ///
-    /// A service that uses it is evidence enough. Else one is added where nobody serves, and deleted.
+    /// A service that uses it is evidence enough. Else one is added where nobody serves, and
+    /// deleted.
     pub fn probe_scheduler(&mut self, scheduler: KernelName) -> Result<(), Error> {
         if self
             .services()?
@@ -280,7 +283,8 @@ impl Client {
         single(what, &replies)
     }
 
-    /// Each message is read as it comes: ten times as long as what is read from it, all together would be much.
+    /// Each message is read as it comes: ten times as long as what is read from it, all together
+    /// would be much.
     fn dump<T>(
         &mut self,
         what: &'static str,

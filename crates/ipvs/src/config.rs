@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::message::IpvsAttribute;
 
-/// Idle time-outs of connections, per network namespace; whole seconds. `struct ip_vs_timeout_user`.
+/// Idle time-outs of connections, per network namespace; whole seconds. `struct
+/// ip_vs_timeout_user`.
 ///
 /// When setting, zero leaves a value as it is. Fractions of a second are cut off.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

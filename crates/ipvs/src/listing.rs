@@ -184,8 +184,8 @@ fn unknown(line: &str) -> ListingError {
     ListingError::Line(line.to_owned())
 }
 
-/// `TCP  0A60000A:0035 rr  `, `UDP  [fd00:0096:…:000a]:0035 sh `, `FWM  00002001 rr `. What follows the key is not read:
-/// other answers of the kernel say more about it.
+/// `TCP  0A60000A:0035 rr  `, `UDP  [fd00:0096:…:000a]:0035 sh `, `FWM  00002001 rr `. What follows
+/// the key is not read: other answers of the kernel say more about it.
 fn service(line: &str) -> Option<ListedKey> {
     let mut words = line.split(' ').filter(|word| !word.is_empty());
     let (protocol, key) = (words.next()?, words.next()?);
@@ -205,7 +205,8 @@ fn service(line: &str) -> Option<ListedKey> {
     })
 }
 
-/// `  -> 0A010002:0035      Masq    1      0          0         `. Connections are not read: nobody asks for them here.
+/// `  -> 0A010002:0035      Masq    1      0          0         `. Connections are not read: nobody
+/// asks for them here.
 fn destination(line: &str) -> Option<ListedDestination> {
     let mut words = line.split(' ').filter(|word| !word.is_empty());
     let (address, port) = words.nth(1).and_then(place)?;

@@ -20,8 +20,8 @@ use super::service::ServiceAttribute;
 /// Bytes of `struct genlmsghdr`.
 pub(super) const GENL_HEADER_LEN: usize = 4;
 
-/// A command. The kernel answers a GET with the NEW (services, destinations) or the SET (configuration,
-/// information) of the same object.
+/// A command. The kernel answers a GET with the NEW (services, destinations) or the SET
+/// (configuration, information) of the same object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum IpvsCommand {

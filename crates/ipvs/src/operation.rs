@@ -16,7 +16,8 @@ pub enum Operation {
     SetService(Service),
     /// Deletes a service with its destinations; connections live on.
     DelService(ServiceKey),
-    /// Adds a destination; `EEXIST` if the service has one of its key, `ESRCH` if there is no service.
+    /// Adds a destination; `EEXIST` if the service has one of its key, `ESRCH` if there is no
+    /// service.
     AddDestination(ServiceKey, Destination),
     /// Changes forwarding, weight and thresholds; connections stay. `ENOENT` if there is none.
     SetDestination(ServiceKey, Destination),
@@ -66,7 +67,8 @@ impl Operation {
     }
 }
 
-/// One line that names the object: `add destination 10.1.0.1:8080 Masq weight 1 to TCP 10.0.0.1:80`.
+/// One line that names the object: `add destination 10.1.0.1:8080 Masq weight 1 to TCP
+/// 10.0.0.1:80`.
 impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -345,7 +345,8 @@ pub struct ServiceStatus {
 }
 
 impl ServiceStatus {
-    /// Reads the attributes of a service. 64-bit statistics win over 32-bit ones (Linux 4.1 has both).
+    /// Reads the attributes of a service. 64-bit statistics win over 32-bit ones (Linux 4.1 has
+    /// both).
     pub fn from_attributes(attributes: &[ServiceAttribute]) -> Result<Self, DecodeError> {
         let narrow = attributes.iter().find_map(|attribute| match attribute {
             ServiceAttribute::Stats(stats) => Some(stats),
@@ -381,7 +382,8 @@ pub enum ServiceAttribute {
     Mark(u32),
     /// `IPVS_SVC_ATTR_SCHED_NAME`
     Scheduler(KernelName),
-    /// `IPVS_SVC_ATTR_FLAGS`, `struct ip_vs_flags`: the kernel takes the flags under the mask and keeps the others.
+    /// `IPVS_SVC_ATTR_FLAGS`, `struct ip_vs_flags`: the kernel takes the flags under the mask and
+    /// keeps the others.
     Flags {
         /// `IP_VS_SVC_F_*`
         flags: u32,

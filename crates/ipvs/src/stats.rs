@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Counters and rates: `struct ip_vs_stats_user` (32-bit attributes) and `struct ip_vs_kstats` (64-bit).
+//! Counters and rates: `struct ip_vs_stats_user` (32-bit attributes) and `struct ip_vs_kstats`
+//! (64-bit).
 
 use netlink_pipeline::attribute::{self, Attribute, DecodeError, Unknown, Writer};
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Netlink attributes (`struct nlattr` of `include/uapi/linux/netlink.h`) as bytes: a [`Writer`] that cannot overflow
-//! and a reader, [`list`], that survives any bytes.
+//! Netlink attributes (`struct nlattr` of `include/uapi/linux/netlink.h`) as bytes: a [`Writer`]
+//! that cannot overflow and a reader, [`list`], that survives any bytes.
 //!
 //! ```
 //! use netlink_pipeline::attribute::{self, Writer};

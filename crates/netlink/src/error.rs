@@ -95,8 +95,8 @@ pub struct KernelError {
     pub errno: i32,
     /// The text of the extended ACK (`NLMSGERR_ATTR_MSG`), where the kernel gives one.
     pub message: Option<String>,
-    /// The refused request as the kernel echoes it: the bytes behind `struct nlmsgerr`, which are the
-    /// request's payload. ipset writes the failing line number into that copy.
+    /// The refused request as the kernel echoes it: the bytes behind `struct nlmsgerr`, which are
+    /// the request's payload. ipset writes the failing line number into that copy.
     pub echoed: Option<Vec<u8>>,
 }
 

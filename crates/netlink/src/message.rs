@@ -203,7 +203,8 @@ fn verdict(payload: &[u8], flags: u16) -> Result<Option<KernelError>, NetlinkErr
     }))
 }
 
-/// The end of a dump carries an errno since Linux 4.x; older kernels and some families leave it out.
+/// The end of a dump carries an errno since Linux 4.x; older kernels and some families leave it
+/// out.
 fn done(payload: &[u8], flags: u16) -> Option<KernelError> {
     let (code, attributes) = payload.split_first_chunk::<4>()?;
     let mut error = KernelError::from_errno(errno(*code)?);

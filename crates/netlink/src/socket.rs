@@ -15,8 +15,8 @@ const SEND_LIMIT: usize = 64 * 1024;
 
 /// A blocking netlink socket. Not shared: each user opens its own.
 ///
-/// It waits ten seconds for an answer. After a call that failed midway the next one begins with a fresh socket, so that
-/// no late answer is taken for a new one.
+/// It waits ten seconds for an answer. After a call that failed midway the next one begins with a
+/// fresh socket, so that no late answer is taken for a new one.
 ///
 /// ```no_run
 /// use netlink_pipeline::{Request, Socket};
@@ -59,7 +59,8 @@ pub struct SocketStats {
 }
 
 impl Socket {
-    /// Opens a socket of a netlink protocol, such as `NETLINK_GENERIC` (16), in this network namespace.
+    /// Opens a socket of a netlink protocol, such as `NETLINK_GENERIC` (16), in this network
+    /// namespace.
     pub fn open(protocol: isize) -> Result<Self, NetlinkError> {
         let kernel =
             Kernel::open(protocol).map_err(|source| NetlinkError::Open { protocol, source })?;

@@ -43,9 +43,9 @@ fn destination(address: &str, port: u16, weight: u32) -> Destination {
     )
 }
 
-/// Removes what `ipvsadm` sends and the kernel does not read: scheduler (empty), flags, time-out and
-/// netmask of a service that is only looked up, and all but the key of a destination that is deleted.
-/// We leave these out: a message is a third shorter.
+/// Removes what `ipvsadm` sends and the kernel does not read: scheduler (empty), flags, time-out
+/// and netmask of a service that is only looked up, and all but the key of a destination that is
+/// deleted. We leave these out: a message is a third shorter.
 fn lean(mut message: IpvsMessage) -> IpvsMessage {
     let key_only = !matches!(
         message.command,
