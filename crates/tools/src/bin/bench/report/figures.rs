@@ -36,6 +36,26 @@ pub(super) struct Figure {
 }
 
 impl Figure {
+    const fn seconds(id: &'static str, what: &'static str, place: Place) -> Self {
+        Self::new(id, what, "s", 1.0, place)
+    }
+
+    const fn millis(id: &'static str, what: &'static str, place: Place) -> Self {
+        Self::new(id, what, "ms", 1e3, place)
+    }
+
+    const fn micros(id: &'static str, what: &'static str, place: Place) -> Self {
+        Self::new(id, what, "us", 1.0, place)
+    }
+
+    const fn megabytes(id: &'static str, what: &'static str, place: Place) -> Self {
+        Self::new(id, what, "MB", 1.0 / 1024.0, place)
+    }
+
+    const fn count(id: &'static str, what: &'static str, place: Place) -> Self {
+        Self::new(id, what, "", 1.0, place)
+    }
+
     const fn new(
         id: &'static str,
         what: &'static str,
@@ -93,7 +113,6 @@ impl Figure {
     }
 }
 
-const MB: f64 = 1.0 / 1024.0;
 const RSS: &[&str] = &[
     "/cold/memory/rssKb",
     "/endpoint/memory/rssKb",
@@ -107,201 +126,142 @@ const PEAK: &[&str] = &[
     "/idle/memory/peakKb",
 ];
 
-pub(super) const COLD: Figure = Figure::new(
+pub(super) const COLD: Figure = Figure::seconds(
     "cold_start",
     "cold start until everything is programmed",
-    "s",
-    1.0,
     Place::At("/cold/seconds"),
 );
-pub(super) const ENDPOINT: Figure = Figure::new(
+pub(super) const ENDPOINT: Figure = Figure::millis(
     "endpoint_change",
     "one endpoint changed, API write to kernel",
-    "ms",
-    1e3,
     Place::Changes("/endpoint/changes", "seconds"),
 );
-pub(super) const NEW_SERVICE: Figure = Figure::new(
+pub(super) const NEW_SERVICE: Figure = Figure::millis(
     "new_service",
     "new Service, API write to first connection",
-    "ms",
-    1e3,
     Place::Changes("/service/changes", "newSeconds"),
 );
-pub(super) const BURST_CPU: Figure = Figure::new(
+pub(super) const BURST_CPU: Figure = Figure::seconds(
     "burst_cpu",
     "burst of 1,000 changes, CPU of the proxy and its programs",
-    "s",
-    1.0,
     Place::At("/burst/cpuSeconds"),
 );
-pub(super) const MEMORY: Figure = Figure::new(
+pub(super) const MEMORY: Figure = Figure::megabytes(
     "memory",
     "resident memory, maximum over all parts",
-    "MB",
-    MB,
     Place::Maximum(RSS),
 );
-pub(super) const RULES: Figure = Figure::new(
-    "rules",
-    "rules, IPv4",
-    "",
-    1.0,
-    Place::At("/cold/kernel/rules"),
-);
-pub(super) const PLAIN_PACKET: Figure = Figure::new(
+pub(super) const RULES: Figure =
+    Figure::count("rules", "rules, IPv4", Place::At("/cold/kernel/rules"));
+pub(super) const PLAIN_PACKET: Figure = Figure::micros(
     "first_packet_plain",
     "first packet, forwarded, no Service: added latency",
-    "us",
-    1.0,
     Place::FirstPacket("forwarded, no Service"),
 );
-pub(super) const SERVICE_PACKET: Figure = Figure::new(
+pub(super) const SERVICE_PACKET: Figure = Figure::micros(
     "first_packet_service",
     "first packet, forwarded, to a Service: added latency",
-    "us",
-    1.0,
     Place::FirstPacket("forwarded, last Service"),
 );
-pub(super) const IDLE_PROCESSES: Figure = Figure::new(
+pub(super) const IDLE_PROCESSES: Figure = Figure::count(
     "idle_processes",
     "idle minute, processes and threads started (guest only)",
-    "",
-    1.0,
     Place::PerMinute("/idle/forks"),
 );
 /// Memory once the proxy is idle.
-pub(super) const IDLE_MEMORY: Figure = Figure::new(
+pub(super) const IDLE_MEMORY: Figure = Figure::megabytes(
     "idle_memory",
     "resident memory after the idle part",
-    "MB",
-    MB,
     Place::At("/idle/memory/rssKb"),
 );
 
 pub(super) const FIGURES: [Figure; 28] = [
     COLD,
-    Figure::new(
+    Figure::seconds(
         "cold_last_answers",
         "cold start until the last Service answers",
-        "s",
-        1.0,
         Place::At("/cold/lastServiceAnswersSeconds"),
     ),
-    Figure::new(
+    Figure::seconds(
         "cold_cpu",
         "cold start, CPU of the proxy and its programs",
-        "s",
-        1.0,
         Place::At("/cold/cpuSeconds"),
     ),
     ENDPOINT,
     NEW_SERVICE,
-    Figure::new(
+    Figure::millis(
         "removed_service",
         "Service removed, API write to refusal",
-        "ms",
-        1e3,
         Place::Changes("/service/changes", "removedSeconds"),
     ),
-    Figure::new(
+    Figure::seconds(
         "burst_effect",
         "burst of 1,000 changes, first write to effect of the last",
-        "s",
-        1.0,
         Place::At("/burst/effectSeconds"),
     ),
-    Figure::new(
+    Figure::seconds(
         "burst_written",
         "of which API writes",
-        "s",
-        1.0,
         Place::At("/burst/writtenSeconds"),
     ),
     BURST_CPU,
-    Figure::new(
+    Figure::seconds(
         "idle_cpu",
         "idle minute, CPU of the proxy and its programs",
-        "s",
-        1.0,
         Place::PerMinute("/idle/sectionCpuSeconds"),
     ),
     IDLE_PROCESSES,
-    Figure::new(
+    Figure::count(
         "idle_messages_sent",
         "idle minute, netlink messages sent (own metric)",
-        "",
-        1.0,
         Place::PerMinute("/idle/work/messagesSent"),
     ),
-    Figure::new(
+    Figure::count(
         "idle_messages_received",
         "idle minute, netlink messages received (own metric)",
-        "",
-        1.0,
         Place::PerMinute("/idle/work/messagesReceived"),
     ),
-    Figure::new(
+    Figure::megabytes(
         "cold_memory",
         "resident memory after the cold start",
-        "MB",
-        MB,
         Place::At("/cold/memory/rssKb"),
     ),
     MEMORY,
     IDLE_MEMORY,
-    Figure::new("peak_memory", "peak memory", "MB", MB, Place::Maximum(PEAK)),
+    Figure::megabytes("peak_memory", "peak memory", Place::Maximum(PEAK)),
     RULES,
-    Figure::new(
-        "chains",
-        "chains, IPv4",
-        "",
-        1.0,
-        Place::At("/cold/kernel/chains"),
-    ),
-    Figure::new("sets", "ipsets", "", 1.0, Place::At("/cold/kernel/sets")),
-    Figure::new(
+    Figure::count("chains", "chains, IPv4", Place::At("/cold/kernel/chains")),
+    Figure::count("sets", "ipsets", Place::At("/cold/kernel/sets")),
+    Figure::count(
         "set_entries",
         "ipset entries",
-        "",
-        1.0,
         Place::Sum("/cold/kernel/entries"),
     ),
-    Figure::new(
+    Figure::count(
         "virtual_servers",
         "IPVS virtual servers",
-        "",
-        1.0,
         Place::At("/cold/kernel/virtualServers"),
     ),
-    Figure::new(
+    Figure::count(
         "real_servers",
         "IPVS real servers",
-        "",
-        1.0,
         Place::At("/cold/kernel/realServers"),
     ),
     PLAIN_PACKET,
     SERVICE_PACKET,
-    Figure::new(
+    Figure::micros(
         "first_packet_node_plain",
         "first packet from the node, no Service: added latency",
-        "us",
-        1.0,
         Place::FirstPacket("from the node, no Service"),
     ),
-    Figure::new(
+    Figure::micros(
         "first_packet_node_service",
         "first packet from the node, to a Service: added latency",
-        "us",
-        1.0,
         Place::FirstPacket("from the node, last Service"),
     ),
-    Figure::new(
+    Figure::seconds(
         "restore_alone",
         "iptables-restore of all its rules alone",
-        "s",
-        1.0,
         Place::Maximum(&["/restore/fullSeconds/0"]),
     ),
 ];
