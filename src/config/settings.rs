@@ -22,7 +22,7 @@ pub struct SyncSettings {
     /// Longest time between two looks at everything. A change that waits for twice as long is
     /// unhealthy.
     pub period: Duration,
-    /// Shortest time between two rounds, zero in ipvs mode by default. (Upstream's default for ipvs
+    /// Shortest time between two syncs, zero in ipvs mode by default. (Upstream's default for ipvs
     /// is 1 s from flags and 0 s from a file; here it is 0 s in both.)
     pub min_period: Duration,
 }

@@ -168,10 +168,10 @@ pub struct Iptables {
     pub masquerade_all: bool,
     /// Bit of the packet mark; also in ipvs mode.
     pub masquerade_bit: Option<i32>,
-    /// Shortest time between two rounds.
+    /// Shortest time between two syncs.
     #[serde(deserialize_with = "null_is_default")]
     pub min_sync_period: GoDuration,
-    /// Longest time between two rounds.
+    /// Longest time between two syncs.
     #[serde(deserialize_with = "null_is_default")]
     pub sync_period: GoDuration,
 }
@@ -183,7 +183,7 @@ pub struct Ipvs {
     /// Virtual servers that are never touched.
     #[serde(rename = "excludeCIDRs")]
     pub exclude_cidrs: Option<Vec<String>>,
-    /// Shortest time between two rounds.
+    /// Shortest time between two syncs.
     #[serde(deserialize_with = "null_is_default")]
     pub min_sync_period: GoDuration,
     /// Kernel name of the scheduler; blank means `rr`.
@@ -192,7 +192,7 @@ pub struct Ipvs {
     /// Answer ARP for the asked interface's addresses only.
     #[serde(rename = "strictARP", deserialize_with = "null_is_default")]
     pub strict_arp: bool,
-    /// Longest time between two rounds.
+    /// Longest time between two syncs.
     #[serde(deserialize_with = "null_is_default")]
     pub sync_period: GoDuration,
     /// Connections after a FIN.
