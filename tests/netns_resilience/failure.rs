@@ -45,7 +45,7 @@ pub(crate) fn refused_service(node: &Node) -> Result<()> {
     );
     sticky.endpoints.pop();
     node.manifests.apply(&sticky)?;
-    proxy.wait_for_log(&["recent", "is not known"])?;
+    proxy.wait_for_log(&["unknown match recent"])?;
     proxy.wait_for_log(&["ERROR", "IPv4", "default/web", "kernel refuses its rules"])?;
     // All its ports, in both families.
     wait::until("the Service is set aside", || {

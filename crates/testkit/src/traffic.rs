@@ -287,7 +287,7 @@ pub enum Patience {
 impl Patience {
     const fn limit(self) -> Duration {
         match self {
-            Self::Long => Duration::from_secs(15),
+            Self::Long => Duration::from_mins(1),
             Self::Short => Duration::from_millis(1500),
             Self::Glance => Duration::from_millis(300),
         }

@@ -292,7 +292,7 @@ fn told(outcome: &Outcome, own: Option<IpAddr>, is_by_chance: bool) -> String {
 
 /// What the health check says.
 fn health(asking: &Asking<'_>, patience: Patience) -> String {
-    let limit = Duration::from_secs(if patience == Patience::Long { 10 } else { 2 });
+    let limit = Duration::from_secs(if patience == Patience::Long { 60 } else { 2 });
     let answer = || -> Result<String> {
         let to = asking.probe.to();
         let namespace = asking.side.topology.host(asking.probe.from);

@@ -5,7 +5,6 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
@@ -15,6 +14,7 @@ use crate::cases::{At, Dataplane};
 use crate::manifests::Service;
 use crate::topology::{Family, Host};
 use crate::traffic::{HOST_PORT, Protocol, is_supported};
+use crate::wait;
 
 const HEALTH_CHECK: u16 = 32_001;
 
@@ -104,7 +104,7 @@ fn close(lab: &Lab, family: Family) -> Result<()> {
 }
 
 fn http_status(lab: &Lab, to: SocketAddr) -> Result<String> {
-    let limit = Duration::from_secs(15);
+    let limit = wait::LIMIT;
     let client = lab.host(Host::Client);
     let mut stream = client.enter(|| TcpStream::connect_timeout(&to, limit))??;
     stream.set_read_timeout(Some(limit))?;
