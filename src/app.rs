@@ -9,6 +9,7 @@ mod health_checks;
 mod instrumentation;
 mod listening;
 mod loopback;
+mod modes;
 mod output;
 mod reexec;
 mod reload;
@@ -16,7 +17,6 @@ mod shutdown;
 mod state;
 
 use std::ffi::OsString;
-use std::net::IpAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -27,9 +27,7 @@ use tracing::{error, info};
 use crate::clock::Clock;
 use crate::config::settings::Settings;
 use crate::config::{self, Command, OutputFormat};
-use crate::dataplane::conntrack::tuning::ConntrackSysctls;
 use crate::dataplane::exec::{Exec, System};
-use crate::dataplane::kernel::Kernel;
 use crate::dataplane::links::{LinkError, Links, Monitor};
 use crate::events::{Event, Events, action, reason};
 use crate::health::{
@@ -37,14 +35,13 @@ use crate::health::{
     health_routes,
 };
 use crate::loopback::Forwarder;
-use crate::reconcile::context::NodeFacts;
+use crate::reconcile::Input;
 use crate::reconcile::observer::{Observer, Unobserved};
-use crate::reconcile::{Input, Parts, Reconciler};
+use crate::reconcile::sync_loop::SyncLoop;
 use crate::source;
 use crate::telemetry;
-use kpr_core::model::ProxyMode;
-use kpr_core::plan;
 use listening::{Published, keep_open};
+use modes::{Opened, Opening};
 use output::{print, print_error};
 use shutdown::Ended;
 
@@ -121,19 +118,19 @@ fn init(settings: Settings) -> anyhow::Result<()> {
     let clock = Clock::system();
     let exec: Arc<dyn Exec> = Arc::new(System::new(clock.clone(), System::DEFAULT_DEADLINE));
     let metrics = instrumentation::Metrics::new(&settings, &clock)?;
-    let unobserved = Arc::new(Unobserved);
-    let mut parts = parts(Arc::new(settings), clock, &exec, unobserved, None)?;
-    bootstrap::tune_conntrack(&parts.settings, &metrics.dataplane);
-    let family = kpr_core::model::IpFamily::V4;
-    let context = crate::reconcile::context::context(&parts.settings, &parts.facts, family, true);
-    let plan = plan::mode::settings(parts.settings.mode == ProxyMode::Ipvs, &context);
-    let report = parts.kernel.apply(&plan);
-    let failures: Vec<String> = report
-        .failures(&plan)
-        .map(|(step, failure)| format!("{step}: {failure}"))
-        .collect();
+    let settings = Arc::new(settings);
+    let mut opened = modes::open(Opening {
+        settings: settings.clone(),
+        exec: &exec,
+        clock,
+        observer: Arc::new(Unobserved),
+        api_server: None,
+        registry: None,
+    })?;
+    bootstrap::tune_conntrack(&settings, &metrics.dataplane);
+    let (steps, failures) = opened.sync.write_settings();
     if failures.is_empty() {
-        info!(steps = plan.len(), "kernel prepared");
+        info!(steps, "kernel prepared");
         return Ok(());
     }
     anyhow::bail!("cannot prepare the kernel: {}", failures.join("; "))
@@ -179,60 +176,31 @@ async fn print_plan(settings: Settings, output: OutputFormat) -> anyhow::Result<
         .await
         .context("timed out reading Services and EndpointSlices")??;
     let api_server = settings.source.server_address().await?;
-    let unobserved = Arc::new(Unobserved);
-    let parts = parts(Arc::new(settings), clock, &exec, unobserved, api_server)?;
-    let plans = Reconciler::new(parts)?.plan_only(updates)?;
+    let opened = modes::open(Opening {
+        settings: Arc::new(settings),
+        exec: &exec,
+        clock,
+        observer: Arc::new(Unobserved),
+        api_server,
+        registry: None,
+    })?;
+    let plans = opened.sync.plan_only(updates)?;
     match output {
         OutputFormat::Text => {
             for plan in &plans {
-                print(plan)?;
+                print(&plan.text)?;
             }
         }
         OutputFormat::Json => {
-            let steps: Vec<&plan::Step> = plans.iter().flat_map(plan::Plan::steps).collect();
+            let steps: Vec<_> = plans.iter().flat_map(|plan| &plan.steps).collect();
             print(format_args!("{}\n", serde_json::to_string_pretty(&steps)?))?;
         }
     }
-    let is_empty = plans.iter().all(plan::Plan::is_empty);
+    let is_empty = plans.iter().all(|plan| plan.steps.is_empty());
     Ok(if is_empty {
         ExitCode::SUCCESS
     } else {
         ExitCode::from(EXIT_CHANGES)
-    })
-}
-
-fn parts(
-    settings: Arc<Settings>,
-    clock: Clock,
-    exec: &Arc<dyn Exec>,
-    observer: Arc<dyn Observer>,
-    api_server: Option<IpAddr>,
-) -> anyhow::Result<Parts<Box<dyn Kernel>>> {
-    let mut opened = bootstrap::open(&settings, exec)?;
-    let chosen = &opened.backends;
-    observer.iptables_backend(chosen.backend.as_str(), chosen.reason.as_str());
-    for (name, is_there) in &opened.capabilities {
-        observer.kernel_capability(name, *is_there);
-    }
-    let facts = NodeFacts {
-        addresses: opened.kernel.node_addresses()?,
-        gateways: opened.kernel.gateways()?,
-        api_server,
-        kernel: opened.version,
-        tcp_is_liberal: ConntrackSysctls::default().is_liberal(),
-        comparing: opened.comparing,
-        counts_packets: opened.counts_packets,
-        leaves_ipvs: opened.former.is_some(),
-        ..NodeFacts::default()
-    };
-    Ok(Parts {
-        settings,
-        families: opened.families,
-        facts,
-        kernel: opened.kernel,
-        former: opened.former,
-        clock,
-        observer,
     })
 }
 
@@ -306,21 +274,20 @@ async fn proxy(
         dataplane: metrics.dataplane.clone(),
         planned: 0.into(),
     });
-    let parts = prepared(settings, clock, &exec, observer, &metrics).await?;
+    let opened = prepared(settings.clone(), clock, &exec, observer, &metrics).await?;
     let links = Monitor::open().context("cannot watch node addresses")?;
     info!(
         version = env!("CARGO_PKG_VERSION"),
-        mode = parts.settings.mode.as_str(),
+        mode = settings.mode.as_str(),
         node = %options.node_name,
         "starting kube-proxy-rs"
     );
-    for family in &parts.families {
+    for family in &opened.families {
         health.started(*family);
     }
-    let reconciler = Reconciler::new(parts)?;
 
     let (stop, stopped) = watch::channel(false);
-    let (sync, loop_ended) = start_loop(reconciler, received, stopped)?;
+    let (sync, loop_ended) = start_loop(opened.sync, received, stopped)?;
     watch_links(links, inputs.clone())?;
     let node = options.node_name.clone();
     let source_observer = instrumentation::SourceObserver {
@@ -369,41 +336,46 @@ async fn proxy(
     shutdown::wind_down(outcome, &health, &stop, sync, still_serving).await
 }
 
-/// Opens the kernel, writes the settings of the node, and registers what it can count.
+/// Opens the mode of the settings, and writes the kernel settings that every mode has.
 async fn prepared(
     settings: Arc<Settings>,
     clock: Clock,
     exec: &Arc<dyn Exec>,
     observer: Arc<dyn Observer>,
     metrics: &instrumentation::Metrics,
-) -> anyhow::Result<Parts<Box<dyn Kernel>>> {
+) -> anyhow::Result<Opened> {
     let api_server = settings.source.server_address().await?;
-    let mut parts = parts(settings, clock, exec, observer, api_server)?;
-    parts.facts.counts_packets =
-        parts.facts.counts_packets && bootstrap::count_packets(&metrics.registry)?;
-    bootstrap::tune_conntrack(&parts.settings, &metrics.dataplane);
-    Ok(parts)
+    let opened = modes::open(Opening {
+        settings: settings.clone(),
+        exec,
+        clock,
+        observer,
+        api_server,
+        registry: Some(&metrics.registry),
+    })?;
+    bootstrap::tune_conntrack(&settings, &metrics.dataplane);
+    Ok(opened)
 }
 
 /// Netlink calls block, so the loop has a thread and a small runtime to itself. Also returns a
 /// receiver that resolves when it ends.
 fn start_loop(
-    reconciler: Reconciler<Box<dyn Kernel>>,
+    sync: Box<dyn SyncLoop>,
     inputs: mpsc::Receiver<Input>,
     stop: watch::Receiver<bool>,
 ) -> anyhow::Result<(shutdown::Sync, oneshot::Receiver<()>)> {
     let (ended, loop_ended) = oneshot::channel::<()>();
-    let sync = std::thread::Builder::new()
+    let thread = std::thread::Builder::new()
         .name("sync".to_owned())
         .spawn(move || {
             // Dropped when the loop ends, however it ends.
             let _ended = ended;
             block_on(async {
-                reconciler.run(inputs, stop).await;
+                sync.run(inputs, stop).await;
                 Ok(())
             })
         })?;
-    Ok((sync, loop_ended))
+    Ok((thread, loop_ended))
 }
 
 /// Binds the health and the metrics server, where they are wanted.
@@ -480,7 +452,9 @@ fn watch_links(mut monitor: Monitor, inputs: mpsc::Sender<Input>) -> anyhow::Res
                 continue;
             };
             if ours.is_none_or(|ours| change.concerns_others_than(ours)) {
-                ours = links.find(plan::step::LINK)?.map(|link| link.index);
+                ours = links
+                    .find(kpr_core::plan::ipvs::step::LINK)?
+                    .map(|link| link.index);
             }
             let is_news = ours.is_none_or(|ours| change.concerns_others_than(ours));
             if is_news && inputs.blocking_send(Input::NodeAddresses).is_err() {

@@ -4,11 +4,14 @@
 pub mod conntrack;
 pub mod exec;
 pub mod failure;
+pub mod flows;
 pub mod iptables;
 pub mod kernel;
 pub mod links;
-pub mod linux;
+pub mod modes;
 pub mod nfacct;
 pub mod nftables;
+pub mod node;
 mod notifications;
+mod rules;
 pub mod sysctl;

@@ -6,41 +6,43 @@
 
 mod audit;
 pub mod context;
-mod doubts;
 mod drain;
 mod family;
-mod former;
 pub mod health_checks;
 pub mod loopback_ports;
+mod node_warnings;
 pub mod observer;
+mod previous_mode;
 pub mod runner;
 mod schedulers;
+mod service_errors;
 pub mod show;
-mod troubles;
+pub mod sync_loop;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, info, info_span, warn};
 
 use crate::clock::Clock;
 use crate::config::settings::Settings;
-use crate::dataplane::kernel::{Kernel, ObserveScope};
+use crate::dataplane::kernel::{IpvsKernel, Kernel};
 use crate::events::{Event, action, reason};
+use crate::reported_once::ReportedOnce;
 use crate::source::Update;
 use crate::telemetry::ErrorChain;
-use kpr_core::model::ProxyMode;
-use kpr_core::model::{Changes, IpFamily, Tracker};
+use kpr_core::model::{Changes, IpFamily, ServiceView, Tracker};
 use kpr_core::plan::leftovers::cleanup::Facts;
+use kpr_core::plan::ruleset::InvalidChainName;
+use kpr_core::plan::{Context, Planner};
 
-use context::{Missing, NodeFacts, context};
-use family::{Family, Trigger};
-use former::Former;
+use context::{Missing, NodeFacts, NodeView, context};
+use family::{Family, Surroundings, Trigger};
 use health_checks::HealthChecks;
 use loopback_ports::LoopbackPorts;
 use observer::Observer;
+use previous_mode::PreviousMode;
 use runner::Runner;
 use schedulers::Schedulers;
 use show::{Question, Shown};
@@ -74,36 +76,72 @@ impl From<Update> for Input {
 
 /// Settings and parts of the loop.
 #[derive(Debug)]
-pub struct Parts<K> {
+pub struct Parts<P, K> {
     pub settings: Arc<Settings>,
     /// The families to serve; the first one looks after what all share.
     pub families: Vec<IpFamily>,
     pub facts: NodeFacts,
+    /// Makes the planner of a family.
+    pub planner: fn(Context) -> Result<P, InvalidChainName>,
     pub kernel: K,
-    /// The kernel as the other mode uses it, if that left something.
-    pub former: Option<K>,
+    /// Rounds cost as much as there are Services, so that their pace follows their cost.
+    pub follows_cost: bool,
+    /// The kernel as IPVS mode uses it, if another mode serves now and IPVS mode left something.
+    pub previous: Option<Box<dyn IpvsKernel>>,
     pub clock: Clock,
     pub observer: Arc<dyn Observer>,
 }
 
+/// One family, and what follows from its Services beside its plans.
+#[derive(Debug)]
+struct Served<P: Planner> {
+    family: Family<P>,
+    health_checks: HealthChecks,
+    /// The health checks changed since they were published.
+    has_new_checks: bool,
+    loopback_ports: LoopbackPorts,
+}
+
+impl<P: Planner> Served<P> {
+    fn set_node(&mut self, node: NodeView<'_>) {
+        self.has_new_checks |= self.health_checks.set_node(node);
+        self.loopback_ports.set_node(node);
+    }
+
+    /// Resolves each changed Service once for all that ask.
+    fn update(&mut self, tracker: &Tracker, changes: &Changes) {
+        for name in &changes.services {
+            let changed = ServiceView::of(tracker, name, self.family.family());
+            self.family.update(&changed, tracker);
+            self.has_new_checks |= self.health_checks.update(&changed);
+            self.loopback_ports.update(&changed);
+        }
+    }
+
+    fn publish(&mut self, observer: &dyn Observer) {
+        if std::mem::take(&mut self.has_new_checks) {
+            observer.health_checks(&self.health_checks);
+        }
+        if self.loopback_ports.take_news() {
+            observer.loopback_ports(self.loopback_ports.wanted());
+        }
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
-pub struct Reconciler<K> {
+pub struct Reconciler<P: Planner, K> {
     settings: Arc<Settings>,
-    families: Vec<Family>,
-    /// Of the families, in the same order.
-    health_checks: Vec<HealthChecks>,
-    loopback_ports: Vec<LoopbackPorts>,
+    served: Vec<Served<P>>,
     facts: NodeFacts,
     facts_changed: bool,
     node_listed: bool,
     /// There was a round.
     is_started: bool,
-    /// What was told of them.
-    doubts: BTreeSet<String>,
+    warnings: ReportedOnce<String>,
     tracker: Tracker,
     kernel: K,
-    former: Option<Former<K>>,
+    previous: Option<PreviousMode>,
     clock: Clock,
     observer: Arc<dyn Observer>,
     runner: Runner,
@@ -113,62 +151,78 @@ pub struct Reconciler<K> {
     schedulers: Schedulers,
 }
 
-impl<K: Kernel> Reconciler<K> {
+impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
     /// Fails only if a constant name of a chain is wrong.
-    pub fn new(parts: Parts<K>) -> Result<Self, kpr_core::plan::ruleset::InvalidChainName> {
+    pub fn new(parts: Parts<P, K>) -> Result<Self, InvalidChainName> {
         let Parts {
             settings,
             families,
             facts,
+            planner,
             kernel,
-            former,
+            follows_cost,
+            previous,
             clock,
             observer,
         } = parts;
-        let health_checks = families
-            .iter()
-            .map(|family| HealthChecks::new(*family, &settings, &facts))
-            .collect();
-        let loopback_ports = families
-            .iter()
-            .map(|family| LoopbackPorts::new(*family, &settings, &facts))
-            .collect();
-        let families = families
-            .into_iter()
-            .enumerate()
-            .map(|(index, family)| {
-                Family::new(
-                    context(&settings, &facts, family, index == 0),
-                    settings.mode,
-                )
+        let node = NodeView::new(&settings, &facts);
+        let serve = |(index, family)| {
+            Ok(Served {
+                family: Family::new(planner(context(node, family, index == 0))?),
+                health_checks: HealthChecks::new(family, node),
+                has_new_checks: true,
+                loopback_ports: LoopbackPorts::new(family, node),
             })
-            .collect::<Result<_, _>>()?;
+        };
+        let families = families.into_iter().enumerate();
+        let served = families.map(serve).collect::<Result<_, _>>()?;
         let now = clock.monotonic();
         let runner = Runner::new(settings.sync.min_period, settings.sync.period);
         Ok(Self {
-            runner: match settings.mode {
-                ProxyMode::Ipvs => runner,
-                ProxyMode::Iptables => runner.following_cost(),
+            runner: if follows_cost {
+                runner.following_cost()
+            } else {
+                runner
             },
             next_audit: now + settings.sync.period,
             next_watch: now + WATCH_PERIOD,
             next_drain: now,
             schedulers: Schedulers::default(),
-            families,
-            health_checks,
-            loopback_ports,
+            served,
             facts,
             facts_changed: false,
             node_listed: false,
             is_started: false,
-            doubts: BTreeSet::new(),
+            warnings: ReportedOnce::default(),
             tracker: Tracker::default(),
             kernel,
-            former: former.map(Former::new),
+            previous: previous.map(PreviousMode::new),
             clock,
             observer,
             settings,
         })
+    }
+
+    fn families(&self) -> impl Iterator<Item = &Family<P>> {
+        self.served.iter().map(|served| &served.family)
+    }
+
+    /// Calls `work` with one family after the other, each in its span of the log.
+    fn with_families(
+        &mut self,
+        mut work: impl FnMut(&mut Family<P>, &mut Surroundings<'_, K>) -> bool,
+    ) -> bool {
+        let mut succeeded = true;
+        let mut around = Surroundings {
+            kernel: &mut self.kernel,
+            clock: &self.clock,
+            observer: &*self.observer,
+        };
+        for Served { family, .. } in &mut self.served {
+            let _span = info_span!("sync", family = %family.family()).entered();
+            succeeded &= work(family, &mut around);
+        }
+        succeeded
     }
 
     /// Runs until the inputs end or `stop` says so. A round in flight is finished.
@@ -261,7 +315,7 @@ impl<K: Kernel> Reconciler<K> {
 
     fn request(&mut self) {
         self.runner.request();
-        for family in &self.families {
+        for family in self.families() {
             self.observer.queued(family.family());
         }
     }
@@ -274,17 +328,17 @@ impl<K: Kernel> Reconciler<K> {
             due.extend(self.runner.due());
             due.push(self.next_audit);
             due.push(self.next_watch);
-            due.extend(self.families.iter().filter_map(Family::look_due));
+            due.extend(self.families().filter_map(Family::look_due));
             let is_looking =
-                |family: &Family| family.is_auditing() || family.is_looking_at_draining();
-            if self.families.iter().any(is_looking) {
+                |family: &Family<P>| family.is_auditing() || family.is_looking_at_draining();
+            if self.families().any(is_looking) {
                 due.push(now);
             }
-            if self.families.iter().any(Family::is_draining) {
+            if self.families().any(Family::is_draining) {
                 due.push(self.next_drain);
             }
             if self.is_serving() {
-                due.extend(self.former.as_ref().map(Former::due));
+                due.extend(self.previous.as_ref().map(PreviousMode::due));
             }
         } else if let Some(missing) = self.missing().filter(|_| self.tracker.is_complete()) {
             due.push(missing.patience());
@@ -311,30 +365,33 @@ impl<K: Kernel> Reconciler<K> {
     fn start(&mut self) {
         if !std::mem::replace(&mut self.is_started, true) {
             if let Some(missing) = self.missing() {
-                error!(%missing, "not waited for any longer");
+                error!(%missing, "initial sync timed out; starting without these resources");
                 self.observer.event(Event::node(
                     reason::NODE_INCOMPLETE,
                     action::START,
                     format!("{missing}; it is taken in when it comes"),
                 ));
             }
-            self.tell_doubts();
+            self.report_warnings();
         }
     }
 
-    /// Says once what does not fit together.
-    fn tell_doubts(&mut self) {
-        let families: Vec<IpFamily> = self.families.iter().map(Family::family).collect();
-        let doubts = doubts::doubts(&self.settings, &self.facts, &families);
-        for doubt in doubts.difference(&self.doubts) {
-            warn!(doubt, "configuration may be wrong for this node");
+    /// Reports once which settings do not fit this node.
+    fn report_warnings(&mut self) {
+        let families: Vec<IpFamily> = self.families().map(Family::family).collect();
+        let node = NodeView::new(&self.settings, &self.facts);
+        for warning in self
+            .warnings
+            .update(node_warnings::node_warnings(node, &families))
+            .new
+        {
+            warn!(warning, "configuration may be wrong for this node");
             self.observer.event(Event::node(
                 reason::DOUBTFUL_CONFIGURATION,
                 action::CONFIGURE,
-                doubt,
+                warning,
             ));
         }
-        self.doubts = doubts;
     }
 
     fn work(&mut self) {
@@ -343,14 +400,14 @@ impl<K: Kernel> Reconciler<K> {
         }
         let now = self.clock.monotonic();
         // One that takes longer than the period is finished first, or its rest would never be seen.
-        let is_audit = now >= self.next_audit && !self.families.iter().any(Family::is_auditing);
+        let is_audit = now >= self.next_audit && !self.families().any(Family::is_auditing);
         if self.runner.due().is_some_and(|due| due <= now) || is_audit {
             self.round(is_audit);
         }
         self.audit_slice();
         self.watch_rules();
         self.drain();
-        self.retire_former();
+        self.remove_previous();
         self.observer.cost(&self.kernel.cost());
     }
 
@@ -359,19 +416,19 @@ impl<K: Kernel> Reconciler<K> {
         self.is_started && self.runner.failures() == 0
     }
 
-    /// What the other mode left goes when this one serves.
-    fn retire_former(&mut self) {
+    /// Removes what another mode left, once this one serves.
+    fn remove_previous(&mut self) {
         let now = self.clock.monotonic();
         let is_serving = self.is_serving();
-        let Some(former) = self.former.as_mut().filter(|former| former.due() <= now) else {
+        let Some(previous) = self.previous.as_mut().filter(|it| it.due() <= now) else {
             return;
         };
         let facts = Facts {
             node_addresses: self.facts.addresses.clone(),
             exclude_cidrs: self.settings.ipvs.exclude_cidrs.clone(),
         };
-        if is_serving && former.look(now, &facts) {
-            self.former = None;
+        if is_serving && previous.look(now, &facts) {
+            self.previous = None;
             self.facts.leaves_ipvs = false;
             self.facts_changed = true;
             self.request();
@@ -395,24 +452,26 @@ impl<K: Kernel> Reconciler<K> {
         if std::mem::take(&mut self.facts_changed) {
             self.renew_contexts();
         }
-        let mut succeeded = true;
-        let told = self.health_checks.iter_mut().zip(&mut self.loopback_ports);
-        for (family, (checks, loopback)) in self.families.iter_mut().zip(told) {
-            family.take_in(&self.tracker, &changes);
-            checks.take_in(&self.tracker, &changes.services);
-            loopback.take_in(&self.tracker, &changes.services);
-            let trigger = Trigger {
-                is_audit,
-                changes: &changes,
-            };
-            let is_synced = family.round(&mut self.kernel, &self.clock, &*self.observer, trigger);
-            if is_synced {
-                self.observer.health_checks(checks);
-                if loopback.take_news() {
-                    self.observer.loopback_ports(loopback.wanted());
-                }
-            }
-            succeeded &= is_synced;
+        let trigger = Trigger {
+            is_audit,
+            changes: &changes,
+        };
+        for served in &mut self.served {
+            served.update(&self.tracker, &changes);
+        }
+        let mut synced = Vec::new();
+        let succeeded = self.with_families(|family, around| {
+            let is_synced = family.round(around, trigger);
+            synced.push(is_synced);
+            is_synced
+        });
+        for (served, _) in self
+            .served
+            .iter_mut()
+            .zip(synced)
+            .filter(|(_, synced)| *synced)
+        {
+            served.publish(&*self.observer);
         }
         if is_audit {
             let now = self.clock.monotonic();
@@ -420,70 +479,68 @@ impl<K: Kernel> Reconciler<K> {
             self.next_audit = now + self.settings.sync.period.max(pause);
         }
         self.runner.end(self.clock.monotonic(), succeeded);
-        if succeeded && self.families.iter().any(Family::is_pending) {
+        if succeeded && self.families().any(Family::is_pending) {
             self.request();
         }
         if !succeeded {
-            warn!(
-                failures = self.runner.failures(),
-                "round failed, it will be retried"
-            );
+            warn!(failures = self.runner.failures(), "sync failed; will retry");
         }
     }
 
     fn audit_slice(&mut self) {
-        let auditing = self.families.iter_mut().find(|family| family.is_auditing());
-        let Some(family) = auditing else { return };
-        if !family.audit_slice(&mut self.kernel, &self.clock, &*self.observer) {
+        let mut is_done = false;
+        let succeeded = self.with_families(|family, around| {
+            if is_done || !family.is_auditing() {
+                return true;
+            }
+            is_done = true;
+            family.audit_slice(around)
+        });
+        if !succeeded {
             self.runner.failed(self.clock.monotonic());
         }
     }
 
-    /// Asks whether others changed rules, and looks at those that they may have changed.
+    /// Asks whether another program changed rules, and looks at those that it may have changed.
     fn watch_rules(&mut self) {
         let now = self.clock.monotonic();
         if now >= self.next_watch {
             self.next_watch = now + WATCH_PERIOD;
-            for family in &mut self.families {
+            for Served { family, .. } in &mut self.served {
                 family.watch_rules(&mut self.kernel);
             }
         }
-        for family in &mut self.families {
-            if family.look_due().is_some_and(|due| due <= now)
-                && !family.look_at_rules(&mut self.kernel, &self.clock, &*self.observer)
-            {
-                self.runner.failed(self.clock.monotonic());
-            }
+        let succeeded = self.with_families(|family, around| {
+            !family.look_due().is_some_and(|due| due <= now) || family.look_at_rules(around)
+        });
+        if !succeeded {
+            self.runner.failed(self.clock.monotonic());
         }
     }
 
     fn renew_contexts(&mut self) {
-        for (index, family) in self.families.iter_mut().enumerate() {
-            let context = context(&self.settings, &self.facts, family.family(), index == 0);
-            if let Err(error) = family.set_context(context, &self.tracker) {
-                warn!(error = %ErrorChain(&error), "node change not taken in");
+        let node = NodeView::new(&self.settings, &self.facts);
+        for (index, served) in self.served.iter_mut().enumerate() {
+            let context = context(node, served.family.family(), index == 0);
+            if let Err(error) = served.family.set_context(context, &self.tracker) {
+                warn!(error = %ErrorChain(&error), "failed to apply a node change");
             }
+            served.set_node(node);
         }
-        self.tell_doubts();
-        for checks in &mut self.health_checks {
-            checks.set_node(&self.settings, &self.facts);
-        }
-        for loopback in &mut self.loopback_ports {
-            loopback.set_node(&self.settings, &self.facts);
-        }
+        self.report_warnings();
         debug!("node facts changed");
     }
 
     /// A Service may ask for a scheduler that the kernel lacks: it gets the usual one.
     fn look_for_schedulers(&mut self, changes: &Changes, is_audit: bool) {
-        if self.settings.mode != ProxyMode::Ipvs {
+        let Some(kernel) = self.kernel.servers() else {
             return;
-        }
+        };
         if is_audit {
-            self.schedulers.try_again(&mut self.kernel, &*self.observer);
+            self.schedulers.try_again(kernel, &*self.observer);
         }
         self.schedulers
-            .follow(&mut self.kernel, &*self.observer, &self.tracker, changes);
+            .follow(kernel, &*self.observer, &self.tracker, changes);
         if self.facts.missing_schedulers != *self.schedulers.missing() {
             self.facts.missing_schedulers = self.schedulers.missing().clone();
             self.facts_changed = true;
@@ -494,49 +551,29 @@ impl<K: Kernel> Reconciler<K> {
     /// virtual server more than once in one.
     fn drain(&mut self) {
         let now = self.clock.monotonic();
-        if now >= self.next_drain && self.families.iter().any(Family::is_draining) {
+        if now >= self.next_drain && self.families().any(Family::is_draining) {
             self.next_drain = now + DRAIN_PERIOD;
-            for family in &mut self.families {
+            for Served { family, .. } in &mut self.served {
                 family.look_at_draining(&self.clock);
             }
         }
-        let mut families = self.families.iter_mut();
-        let Some(family) = families.find(|family| family.is_looking_at_draining()) else {
+        if !self.families().any(Family::is_looking_at_draining) {
             return;
-        };
-        family.drain_slice(&mut self.kernel, &self.clock, &*self.observer);
+        }
+        let mut is_done = false;
+        self.with_families(|family, around| {
+            if !is_done && family.is_looking_at_draining() {
+                is_done = true;
+                family.drain_slice(around);
+            }
+            true
+        });
         self.observer
-            .draining(self.families.iter().map(Family::draining).sum());
+            .draining(self.families().map(Family::draining).sum());
         // The last connection of a Service that is gone takes its virtual server and address along.
-        if self.families.iter().any(Family::is_pending) {
+        if self.families().any(Family::is_pending) {
             self.request();
         }
-    }
-}
-
-impl<K: Kernel> Reconciler<K> {
-    /// Takes in everything that a source sends until it ends, then says what a full round would do,
-    /// without doing it. For `kube-proxy-rs plan`.
-    pub fn plan_only(
-        mut self,
-        updates: Vec<Update>,
-    ) -> Result<Vec<kpr_core::plan::Plan>, crate::dataplane::kernel::ObserveError> {
-        for update in updates {
-            self.take_in(Input::Source(update));
-        }
-        let mut changes = Changes::default();
-        changes
-            .services
-            .extend(self.tracker.services().map(|service| service.name.clone()));
-        self.look_for_schedulers(&changes, false);
-        self.renew_contexts();
-        let mut plans = Vec::new();
-        for family in &mut self.families {
-            family.take_in(&self.tracker, &changes);
-            family.observe(&mut self.kernel, ObserveScope::Everything)?;
-            plans.push(family.plan());
-        }
-        Ok(plans)
     }
 }
 

@@ -13,10 +13,10 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail, ensure};
 use libtest_mimic::{Arguments, Trial};
 
-use kpr_core::model::{Event, IpFamily, NodeInfo, ServiceName, Tracker};
-use kpr_core::plan::State;
-use kpr_core::plan::iptables::Planner;
+use kpr_core::model::{Event, IpFamily, NodeInfo, ServiceName, ServiceView, Tracker};
+use kpr_core::plan::Planner as _;
 use kpr_core::plan::iptables::static_rules::ROUTE_LOCALNET;
+use kpr_core::plan::iptables::{Planner, State};
 use kpr_core::plan::testing::fake::FakeKernel;
 use kpr_core::plan::testing::tracer::{End, Packet, Tracer};
 use kpr_testkit::cases::run::failed;
@@ -25,7 +25,7 @@ use kpr_testkit::manifests::ManifestDirectory;
 use kpr_testkit::topology::{Family, Host, second_node_address};
 use kpr_testkit::traffic::{HOST_PORT, Protocol};
 use kube_proxy_rs::config::{self, Command};
-use kube_proxy_rs::reconcile::context::{NodeFacts, context};
+use kube_proxy_rs::reconcile::context::{NodeFacts, NodeView, context};
 use kube_proxy_rs::source::{Options, Unobserved, Update, manifests};
 
 /// What the proxy of one setup has made of a kernel, per family.
@@ -93,10 +93,10 @@ fn program(setup: Setup, cases: &[Case], comparing: bool) -> Result<Kernels> {
     let names: Vec<ServiceName> = tracker.services().map(|s| s.name.clone()).collect();
     let mut all = Kernels::new();
     for (family, ip_family) in Family::ALL.into_iter().zip(IpFamily::ALL) {
-        let mut planner = Planner::new(context(&settings, &facts, ip_family, true));
+        let mut planner = Planner::new(context(NodeView::new(&settings, &facts), ip_family, true));
         planner.observed(State::default());
         for name in &names {
-            planner.update(&tracker, name);
+            planner.update(&ServiceView::of(&tracker, name, ip_family), &tracker);
         }
         let mut kernel = FakeKernel::default();
         let report = kernel.apply(&planner.plan());
@@ -173,7 +173,7 @@ fn check(
     // not to.
     let is_martian = to.ip().is_loopback()
         && probe.from != Host::Node
-        && !kernel.node.sysctls.contains_key(ROUTE_LOCALNET);
+        && !kernel.sysctls.contains_key(ROUTE_LOCALNET);
 
     let mut local = Host::Node.addresses(family);
     local.push(loopback(family));

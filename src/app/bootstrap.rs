@@ -2,229 +2,88 @@
 //! Opens what serving needs: IP families, IPVS, the scheduler, iptables. A proxy that cannot work
 //! here fails with the reason.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use prometheus::Registry;
 use tokio::task::JoinHandle;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use super::instrumentation::Metrics;
+use super::modes::Opening;
 use crate::clock::Clock;
 use crate::config::settings::{IptablesBackend, Settings};
 use crate::dataplane::conntrack;
 use crate::dataplane::conntrack::tuning::{ConntrackSysctls, Unwritable};
 use crate::dataplane::exec::Exec;
 use crate::dataplane::iptables::{Backend, Backends, Iptables};
-use crate::dataplane::kernel::Kernel;
+use crate::dataplane::kernel::Host as _;
 use crate::dataplane::links::Links;
-use crate::dataplane::linux::{Linux, Netfilter};
-use crate::dataplane::nfacct::PacketCounters;
+use crate::dataplane::node::NodeKernel;
 use crate::dataplane::sysctl::Sysctls;
 use crate::events::{Events, Reporter, publish};
-use crate::metrics::{DataplaneMetrics, register_packet_counters};
+use crate::metrics::DataplaneMetrics;
+use crate::reconcile::context::NodeFacts;
 use crate::telemetry::ErrorChain;
-use ipset_netlink as ipset;
-use ipvs_netlink as ipvs;
 use kpr_core::model::IpFamily;
-use kpr_core::model::ProxyMode;
 use kpr_core::plan::KernelVersion;
-use kpr_core::plan::iptables::{static_rules, syntax};
-use kpr_core::plan::ruleset::{Rule, Table};
-use kpr_core::plan::step::LINK;
+use kpr_core::plan::ruleset::Table;
 
-/// A kernel that can be programmed, and for which families.
+/// What every mode opens.
 #[derive(Debug)]
-pub(super) struct Opened {
-    pub(super) kernel: Box<dyn Kernel>,
-    /// The kernel as ipvs mode uses it, where iptables mode finds something of that.
-    pub(super) former: Option<Box<dyn Kernel>>,
-    pub(super) families: Vec<IpFamily>,
-    pub(super) version: KernelVersion,
-    pub(super) backends: Backends,
-    /// Families in which one rule can compare source and destination; only iptables mode asks.
-    pub(super) comparing: BTreeSet<IpFamily>,
-    pub(super) counts_packets: bool,
-    /// What was looked for, by the names of modules, and whether it is there.
-    pub(super) capabilities: BTreeMap<String, bool>,
+pub(super) struct Common {
+    pub(super) iptables: BTreeMap<IpFamily, Iptables>,
+    pub(super) node: NodeKernel,
+    version: KernelVersion,
 }
 
-/// Opens the kernel of this network namespace for a mode.
-pub(super) fn open(settings: &Settings, exec: &Arc<dyn Exec>) -> anyhow::Result<Opened> {
-    // Opened first: without it the mode is wrong, whatever else is there.
-    let ipvs = match settings.mode {
-        ProxyMode::Ipvs => Some(open_ipvs(settings)?),
-        ProxyMode::Iptables => None,
-    };
-    let (backends, iptables) = iptables(settings.iptables_backend, exec)?;
-    let families: Vec<IpFamily> = iptables.keys().copied().collect();
-    let comparing = match settings.mode {
-        ProxyMode::Ipvs => BTreeSet::new(),
-        ProxyMode::Iptables => comparing(&iptables)?,
-    };
-    let counts_packets = match settings.mode {
-        ProxyMode::Ipvs => false,
-        ProxyMode::Iptables => counts_packets(&iptables)?,
-    };
-    let capabilities = match settings.mode {
-        // Without these there would have been no start.
-        ProxyMode::Ipvs => BTreeMap::from([
-            ("ip_vs".to_owned(), true),
-            (format!("ip_vs_{}", settings.ipvs.scheduler), true),
-        ]),
-        ProxyMode::Iptables => BTreeMap::from([
-            ("xt_bpf".to_owned(), comparing.len() == families.len()),
-            ("xt_nfacct".to_owned(), counts_packets),
-        ]),
-    };
-    let sysctls = Sysctls::new("/proc/sys");
-    let version = sysctls
-        .read("kernel/osrelease")
-        .ok()
-        .and_then(|release| KernelVersion::parse(&release))
-        .context("cannot read the kernel's version")?;
-    let links = Links::open().context("cannot use route netlink")?;
-    let conntrack = conntrack::Client::open()
-        .inspect_err(|error| {
-            warn!(error = %ErrorChain(error), "cannot use conntrack, stale UDP flows will not be deleted");
+impl Common {
+    /// Opens the kernel of this network namespace.
+    pub(super) fn open(opening: &Opening<'_>) -> anyhow::Result<Self> {
+        let (backends, iptables) = iptables(opening.settings.iptables_backend, opening.exec)?;
+        let (backend, reason) = (backends.backend.as_str(), backends.reason.as_str());
+        opening.observer.iptables_backend(backend, reason);
+        let sysctls = Sysctls::new("/proc/sys");
+        let version = sysctls
+            .read("kernel/osrelease")
+            .ok()
+            .and_then(|release| KernelVersion::parse(&release))
+            .context("cannot read the kernel's version")?;
+        let links = Links::open().context("cannot use route netlink")?;
+        let conntrack = conntrack::Client::open()
+            .inspect_err(|error| {
+                warn!(
+                    error = %ErrorChain(error),
+                    "cannot use conntrack, stale UDP flows will not be deleted"
+                );
+            })
+            .ok();
+        let exec = opening.exec.clone();
+        let node =
+            NodeKernel::new(links, sysctls, iptables.clone(), exec).with_conntrack(conntrack);
+        Ok(Self {
+            iptables,
+            node,
+            version,
         })
-        .ok();
-    let former = match settings.mode {
-        ProxyMode::Ipvs => None,
-        ProxyMode::Iptables => former_ipvs(&iptables, exec).unwrap_or_else(|error| {
-            warn!(
-                error = format!("{error:#}"),
-                "cannot clean up leftover IPVS objects, leaving them in place"
-            );
-            None
-        }),
-    };
-    let exec = exec.clone();
-    let netfilter = Netfilter::new(links, sysctls, iptables, exec).with_conntrack(conntrack);
-    let kernel: Box<dyn Kernel> = if let Some(ipvs) = ipvs {
-        let ipset = ipset::Client::open().context("cannot use ipset")?;
-        Box::new(Linux::new(ipvs, ipset, netfilter))
-    } else {
-        Box::new(netfilter)
-    };
-    Ok(Opened {
-        kernel,
-        former: former.map(|kernel| Box::new(kernel) as Box<dyn Kernel>),
-        families,
-        version,
-        backends,
-        comparing,
-        counts_packets,
-        capabilities,
-    })
-}
-
-/// Whether rules of all families can use nfacct counters. Creates none.
-fn counts_packets(iptables: &BTreeMap<IpFamily, Iptables>) -> anyhow::Result<bool> {
-    let counter = static_rules::INVALID_DROPPED;
-    let available = PacketCounters::open().and_then(|mut counters| counters.is_available(counter));
-    if let Err(error) = available {
-        info!(error = %ErrorChain(&error), "kernel has no nfacct counters, packet metrics disabled");
-        return Ok(false);
     }
-    let matches = Rule::new(syntax::counted(counter));
-    for iptables in iptables.values() {
-        if !iptables
-            .knows(Table::Filter, &matches)
-            .context("cannot use iptables")?
-        {
-            info!("iptables has no nfacct match, packet metrics disabled");
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
 
-/// Creates the nfacct counters of rules, and their metrics. Returns whether that worked.
-pub(super) fn count_packets(registry: &Registry) -> anyhow::Result<bool> {
-    let made = PacketCounters::open().and_then(|mut counters| {
-        counters.ensure(static_rules::INVALID_DROPPED)?;
-        counters.ensure(static_rules::LOCALHOST_ACCEPTED)?;
-        Ok(counters)
-    });
-    let counters = match made {
-        Ok(counters) => Arc::new(Mutex::new(counters)),
-        Err(error) => {
-            warn!(error = %ErrorChain(&error), "failed to create nfacct counters, packet metrics disabled");
-            return Ok(false);
-        }
-    };
-    let read = |name| {
-        let counters = counters.clone();
-        Box::new(move || {
-            let mut counters = counters.lock().unwrap_or_else(PoisonError::into_inner);
-            let packets = counters.packets(name);
-            packets
-                .inspect_err(
-                    |error| debug!(error = %ErrorChain(error), "failed to read nfacct counter"),
-                )
-                .ok()
+    pub(super) fn families(&self) -> Vec<IpFamily> {
+        self.iptables.keys().copied().collect()
+    }
+
+    /// What is known of the node before anything is watched.
+    pub(super) fn facts(&mut self, opening: &Opening<'_>) -> anyhow::Result<NodeFacts> {
+        Ok(NodeFacts {
+            addresses: self.node.node_addresses()?,
+            gateways: self.node.gateways()?,
+            api_server: opening.api_server,
+            kernel: self.version,
+            tcp_is_liberal: ConntrackSysctls::default().is_liberal(),
+            ..NodeFacts::default()
         })
-    };
-    register_packet_counters(
-        registry,
-        read(static_rules::INVALID_DROPPED),
-        read(static_rules::LOCALHOST_ACCEPTED),
-    )?;
-    Ok(true)
-}
-
-/// The families whose iptables can compare source and destination in one rule.
-fn comparing(iptables: &BTreeMap<IpFamily, Iptables>) -> anyhow::Result<BTreeSet<IpFamily>> {
-    let mut comparing = BTreeSet::new();
-    for (family, iptables) in iptables {
-        let matches = Rule::new(syntax::reaches_itself(*family));
-        if iptables
-            .knows(Table::Nat, &matches)
-            .context("cannot use iptables")?
-        {
-            comparing.insert(*family);
-        } else {
-            info!(%family, "iptables has no bpf match, using one hairpin rule per local endpoint");
-        }
     }
-    Ok(comparing)
-}
-
-/// A kernel handle for leftovers of ipvs mode, if there are any. Does not load the IPVS module.
-pub(super) fn former_ipvs(
-    iptables: &BTreeMap<IpFamily, Iptables>,
-    exec: &Arc<dyn Exec>,
-) -> anyhow::Result<Option<Linux>> {
-    let mut links = Links::open().context("cannot use route netlink")?;
-    let has_link = links.find(LINK)?.is_some();
-    let ipset = ipset::Client::open().and_then(|mut ipset| Ok((ipset.names()?, ipset)));
-    let has_sets = ipset.as_ref().is_ok_and(|(names, _)| {
-        let mut names = names.iter();
-        names.any(|name| name.as_str().starts_with("KUBE-"))
-    });
-    if !has_link && !has_sets && !Path::new("/proc/net/ip_vs").exists() {
-        debug!("no leftover IPVS state");
-        return Ok(None);
-    }
-    let (_, ipset) = ipset.context("cannot use ipset")?;
-    let ipvs = ipvs::Client::open().context("cannot use IPVS")?;
-    let sysctls = Sysctls::new("/proc/sys");
-    let netfilter = Netfilter::new(links, sysctls, iptables.clone(), exec.clone());
-    Ok(Some(Linux::new(ipvs, ipset, netfilter)))
-}
-
-pub(super) fn open_ipvs(settings: &Settings) -> anyhow::Result<ipvs::Client> {
-    let mut ipvs = ipvs::Client::open().context("cannot use IPVS")?;
-    let scheduler = settings
-        .ipvs
-        .scheduler
-        .parse()
-        .context("invalid IPVS scheduler")?;
-    ipvs.probe_scheduler(scheduler).context("cannot use IPVS")?;
-    Ok(ipvs)
 }
 
 /// The families that this machine can serve: those whose `nat` table can be read, and IPv6 only

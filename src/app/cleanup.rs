@@ -8,19 +8,19 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use tracing::{debug, info, warn};
 
-use super::bootstrap;
+use super::modes;
 use crate::config::settings::Settings;
 use crate::dataplane::exec::Exec;
 use crate::dataplane::iptables::{Backend, Backends, Iptables, IptablesError};
-use crate::dataplane::kernel::{Kernel, ObserveScope};
+use crate::dataplane::kernel::Kernel;
 use crate::dataplane::links::Links;
-use crate::dataplane::linux::Netfilter;
+use crate::dataplane::node::{self, NodeKernel};
 use crate::dataplane::sysctl::Sysctls;
 use crate::telemetry::ErrorChain;
 use kpr_core::model::IpFamily;
 use kpr_core::plan::leftovers::cleanup::{self, Facts, Obstacle};
 use kpr_core::plan::ruleset::Table;
-use kpr_core::plan::{Outcome, Plan, State, Step};
+use kpr_core::plan::{Outcome, Plan, Planner, Step, ipvs};
 
 /// What could not be removed, in words.
 type Left = Vec<String>;
@@ -30,10 +30,10 @@ pub(super) fn run(settings: &Settings, exec: &Arc<dyn Exec>) -> anyhow::Result<L
     let mut left = Left::new();
     let mut links = Links::open().context("cannot use route netlink")?;
     let facts = Facts {
-        node_addresses: crate::dataplane::linux::node_addresses(&mut links)?,
+        node_addresses: node::node_addresses(&mut links)?,
         exclude_cidrs: settings.ipvs.exclude_cidrs.clone(),
     };
-    let mut ipvs = match bootstrap::former_ipvs(&BTreeMap::new(), exec) {
+    let mut ipvs = match modes::leftovers(&BTreeMap::new(), exec) {
         Ok(ipvs) => ipvs,
         Err(error) => {
             left.push(format!("{error:#}"));
@@ -44,7 +44,7 @@ pub(super) fn run(settings: &Settings, exec: &Arc<dyn Exec>) -> anyhow::Result<L
     let mut observed = Vec::new();
     if let Some(kernel) = &mut ipvs {
         for family in IpFamily::ALL {
-            observed.push((family, kernel.observe(family, ObserveScope::Everything)?));
+            observed.push((family, kernel.observe(family)?));
         }
         for (_, state) in &observed {
             apply(kernel, &cleanup::servers(state, &facts), &mut left);
@@ -53,7 +53,7 @@ pub(super) fn run(settings: &Settings, exec: &Arc<dyn Exec>) -> anyhow::Result<L
     let mut obstacles = Vec::new();
     for (mut kernel, families) in backends(exec, &mut left)? {
         for family in families {
-            match kernel.observe(family, ObserveScope::Everything) {
+            match kernel.observe(family) {
                 Ok(state) => {
                     let (plan, used) = cleanup::rules(&state, family);
                     apply(&mut kernel, &plan, &mut left);
@@ -64,7 +64,7 @@ pub(super) fn run(settings: &Settings, exec: &Arc<dyn Exec>) -> anyhow::Result<L
         }
     }
     if let Some(kernel) = &mut ipvs {
-        for (family, State { sets, .. }) in &observed {
+        for (family, ipvs::State { sets, .. }) in &observed {
             apply(kernel, &cleanup::sets(sets, *family, &obstacles), &mut left);
         }
     }
@@ -87,7 +87,7 @@ pub(super) fn run(settings: &Settings, exec: &Arc<dyn Exec>) -> anyhow::Result<L
 fn backends(
     exec: &Arc<dyn Exec>,
     left: &mut Left,
-) -> anyhow::Result<Vec<(Netfilter, Vec<IpFamily>)>> {
+) -> anyhow::Result<Vec<(NodeKernel, Vec<IpFamily>)>> {
     let mut kernels = Vec::new();
     let mut errors = Vec::new();
     for backend in [Backend::Nft, Backend::Legacy] {
@@ -112,7 +112,7 @@ fn backends(
         let families = usable.keys().copied().collect::<Vec<_>>();
         if !families.is_empty() {
             let links = Links::open().context("cannot use route netlink")?;
-            let kernel = Netfilter::new(links, Sysctls::new("/proc/sys"), usable, exec.clone());
+            let kernel = NodeKernel::new(links, Sysctls::new("/proc/sys"), usable, exec.clone());
             kernels.push((kernel, families));
         }
     }
@@ -129,7 +129,7 @@ fn backends(
 }
 
 /// Makes the steps and notes those that failed.
-fn apply(kernel: &mut impl Kernel, plan: &Plan, left: &mut Left) {
+fn apply<P: Planner>(kernel: &mut impl Kernel<P>, plan: &Plan<P::Step>, left: &mut Left) {
     if plan.is_empty() {
         return;
     }
@@ -157,9 +157,9 @@ fn apply(kernel: &mut impl Kernel, plan: &Plan, left: &mut Left) {
 }
 
 /// A batch of rules may have thousands of lines; its failure names the one that matters.
-fn in_short(step: &Step) -> String {
-    match step {
-        Step::EditRules(rules) => format!("edit {} rules of {}", rules.edits.len(), rules.family),
-        other => other.to_string(),
+fn in_short(step: &impl Step) -> String {
+    match step.batch() {
+        Some(batch) => format!("edit {} rules of {}", batch.edits.len(), batch.family),
+        None => step.to_string(),
     }
 }

@@ -2,7 +2,6 @@
 //! The observers of the loop and of the source: metrics, health, Events and `/state`.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -23,12 +22,11 @@ use crate::metrics::{
 };
 use crate::reconcile::health_checks::HealthChecks;
 use crate::reconcile::loopback_ports;
-use crate::reconcile::observer::{Observer, Round};
+use crate::reconcile::observer::{Applied, Observer, Round, ShownPlan};
 use crate::source::{self, Problem};
 use kpr_core::model::ProxyMode;
 use kpr_core::model::{Changes, IpFamily, NodeInfo};
-use kpr_core::plan::step::RuleEdits;
-use kpr_core::plan::{Drift, Outcome, Plan, Report, Step};
+use kpr_core::plan::Drift;
 
 /// The metrics of all parts, in one registry.
 #[derive(Debug)]
@@ -44,7 +42,7 @@ pub(super) struct Metrics {
 impl Metrics {
     pub(super) fn new(settings: &Settings, clock: &Clock) -> Result<Self, MetricsError> {
         let registry = metrics::registry(&settings.kubernetes_version)?;
-        if settings.mode == ProxyMode::Ipvs {
+        if settings.mode == ProxyMode::IPVS {
             metrics::register_ipvs_traffic(&registry)?;
         }
         Ok(Self {
@@ -77,25 +75,17 @@ pub(super) struct LoopObserver {
 /// After plans of this size, one large one or many small ones, what they freed is given back.
 const RELEASE_AFTER: usize = 1_000;
 
-/// Most steps of a plan that `/state` shows, and most edits of one: a cold start has a hundred
-/// thousand.
-const SHOWN_STEPS: usize = 1_000;
-
-/// A plan and its outcome, as `/state` shows them.
-pub(super) trait ShownPlan: fmt::Debug + Send + Sync {
-    fn to_json(&self) -> Value;
-}
-
 /// The last plan of each family. Rendered on request.
 #[derive(Debug, Default)]
-pub(super) struct LastPlans(Mutex<BTreeMap<IpFamily, Arc<dyn ShownPlan>>>);
+pub(super) struct LastPlans(Mutex<BTreeMap<IpFamily, LastPlan>>);
+
+/// When it was applied, and what it was.
+type LastPlan = (Timestamp, Arc<dyn ShownPlan>);
 
 impl LastPlans {
-    fn replace(&self, family: IpFamily, plan: Arc<dyn ShownPlan>) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(family, plan);
+    fn set(&self, family: IpFamily, time: Timestamp, plan: Arc<dyn ShownPlan>) {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        last.insert(family, (time, plan));
     }
 
     pub(super) fn to_json(&self) -> Value {
@@ -105,59 +95,14 @@ impl LastPlans {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
-        last.iter()
-            .map(|(family, plan)| (family.to_string(), plan.to_json()))
-            .collect()
-    }
-}
-
-/// The beginning of a plan: kept until the next one, it must not hold a cold start's.
-#[derive(Debug)]
-struct PlanSummary {
-    time: Timestamp,
-    step_count: usize,
-    steps: Vec<Step>,
-    failures: Vec<(Step, String)>,
-}
-
-impl PlanSummary {
-    fn new(time: Timestamp, plan: &Plan, report: &Report) -> Self {
-        let failures = report.failures(plan).take(SHOWN_STEPS);
-        Self {
-            time,
-            step_count: plan.len(),
-            steps: plan.steps().take(SHOWN_STEPS).map(shortened).collect(),
-            failures: failures
-                .map(|(step, failure)| (shortened(step), failure.message.clone()))
-                .collect(),
-        }
-    }
-}
-
-impl ShownPlan for PlanSummary {
-    fn to_json(&self) -> Value {
-        let failures: Vec<Value> = self
-            .failures
-            .iter()
-            .map(|(step, error)| json!({ "step": step, "error": error }))
-            .collect();
-        json!({
-            "time": self.time.to_string(),
-            "stepCount": self.step_count,
-            "steps": self.steps,
-            "failures": failures,
-        })
-    }
-}
-
-/// A batch of rules is cut to the edits that are shown.
-fn shortened(step: &Step) -> Step {
-    match step {
-        Step::EditRules(rules) if rules.edits.len() > SHOWN_STEPS => {
-            let edits = rules.edits.iter().take(SHOWN_STEPS).cloned().collect();
-            Step::EditRules(RuleEdits::new(rules.family, edits))
-        }
-        step => step.clone(),
+        let shown = last.into_iter().map(|(family, (time, plan))| {
+            let mut shown = plan.to_json();
+            if let Value::Object(fields) = &mut shown {
+                fields.insert("time".to_owned(), json!(time.to_string()));
+            }
+            (family.to_string(), shown)
+        });
+        shown.collect()
     }
 }
 
@@ -206,17 +151,14 @@ impl Observer for LoopObserver {
         self.sync.known(services, endpoint_slices);
     }
 
-    fn applied(&self, family: IpFamily, plan: &Plan, report: &Report) {
-        let summary = PlanSummary::new(self.clock.now(), plan, report);
-        self.last_plans.replace(family, Arc::new(summary));
-        self.planned.fetch_add(plan.size(), Ordering::Relaxed);
-        for ((kind, ok), count) in counts(plan, report) {
+    fn applied(&self, family: IpFamily, applied: Applied) {
+        self.last_plans.set(family, self.clock.now(), applied.plan);
+        self.planned.fetch_add(applied.size, Ordering::Relaxed);
+        for ((kind, ok), count) in applied.counts {
             self.sync.steps_applied(kind, family, ok, count);
         }
-        for (step, _) in report.failures(plan) {
-            if matches!(step, Step::EditRules(_)) {
-                self.sync.restore_failed(family);
-            }
+        for _ in 0..applied.failed_batches {
+            self.sync.restore_failed(family);
         }
     }
 
@@ -327,17 +269,6 @@ impl source::Observer for SourceObserver {
     }
 }
 
-/// Steps of a plan by kind and success.
-fn counts(plan: &Plan, report: &Report) -> BTreeMap<(&'static str, bool), usize> {
-    let mut counts = BTreeMap::new();
-    for (step, outcome) in plan.steps().zip(&report.outcomes) {
-        *counts
-            .entry((step.kind(), *outcome == Outcome::Done))
-            .or_default() += 1;
-    }
-    counts
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -347,17 +278,20 @@ mod tests {
 
     impl ShownPlan for Counting {
         fn to_json(&self) -> Value {
-            json!(self.0.fetch_add(1, Ordering::Relaxed))
+            json!({ "rendered": self.0.fetch_add(1, Ordering::Relaxed) })
         }
     }
 
     #[test]
     fn a_plan_is_rendered_only_when_it_is_asked_for() {
         let (last, plan) = (LastPlans::default(), Arc::new(Counting::default()));
-        last.replace(IpFamily::V4, plan.clone());
-        last.replace(IpFamily::V4, plan.clone());
+        let time = Timestamp::UNIX_EPOCH;
+        last.set(IpFamily::V4, time, plan.clone());
+        last.set(IpFamily::V4, time, plan.clone());
         assert_eq!(plan.0.load(Ordering::Relaxed), 0);
-        assert_eq!(last.to_json(), json!({ "IPv4": 0 }));
-        assert_eq!(last.to_json(), json!({ "IPv4": 1 }));
+        let shown =
+            |rendered: u32| json!({ "IPv4": { "time": time.to_string(), "rendered": rendered } });
+        assert_eq!(last.to_json(), shown(0));
+        assert_eq!(last.to_json(), shown(1));
     }
 }

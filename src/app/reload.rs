@@ -9,8 +9,8 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
-use super::bootstrap;
 use super::config_file::ConfigFile;
+use super::{bootstrap, modes};
 use crate::config::changes::needs_restart;
 use crate::config::settings::Settings;
 use crate::config::{self, Command};
@@ -108,11 +108,11 @@ fn read(arguments: &[OsString], old: &Settings) -> anyhow::Result<Settings> {
         anyhow::bail!("the new configuration does not run the proxy");
     };
     // A kernel without the scheduler would refuse every virtual server.
-    if new.mode == ProxyMode::Ipvs
-        && old.mode == ProxyMode::Ipvs
+    if new.mode == ProxyMode::IPVS
+        && old.mode == ProxyMode::IPVS
         && new.ipvs.scheduler != old.ipvs.scheduler
     {
-        bootstrap::open_ipvs(&new)?;
+        modes::open_ipvs(&new)?;
     }
     Ok(*new)
 }

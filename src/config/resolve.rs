@@ -191,7 +191,7 @@ fn ipvs(config: &KubeProxyConfiguration, errors: &mut Errors) -> IpvsSettings {
         timeouts: IpvsTimeouts::default(),
         drain_limit: IPVS_DRAIN_LIMIT,
     };
-    if config.mode != ProxyMode::Ipvs.as_str() {
+    if config.mode != ProxyMode::IPVS.as_str() {
         return settings;
     }
     settings.timeouts = IpvsTimeouts {
@@ -271,7 +271,7 @@ fn oom_score_adj(config: &KubeProxyConfiguration, errors: &mut Errors) -> i16 {
 fn mode(text: &str, gates: FeatureGates, errors: &mut Errors) -> ProxyMode {
     const PATH: &str = "Mode.ProxyMode";
     match text.parse() {
-        Ok(ProxyMode::Ipvs) if !gates.kube_proxy_ipvs => {
+        Ok(ProxyMode::IPVS) if !gates.kube_proxy_ipvs => {
             let message = "must be iptables or blank: feature gate KubeProxyIPVS is set to false";
             errors.invalid_text(PATH, text, message);
         }
@@ -288,12 +288,12 @@ fn mode(text: &str, gates: FeatureGates, errors: &mut Errors) -> ProxyMode {
             );
         }
     }
-    ProxyMode::Iptables
+    ProxyMode::IPTABLES
 }
 
 /// Each mode has its own periods; all other modes' are ignored.
 fn sync(config: &KubeProxyConfiguration, errors: &mut Errors) -> SyncSettings {
-    let (period, min_period) = if config.mode == ProxyMode::Ipvs.as_str() {
+    let (period, min_period) = if config.mode == ProxyMode::IPVS.as_str() {
         (config.ipvs.sync_period, config.ipvs.min_sync_period)
     } else {
         (config.iptables.sync_period, config.iptables.min_sync_period)

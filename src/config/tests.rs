@@ -63,7 +63,7 @@ fn subjects(settings: &Settings) -> Vec<&str> {
 #[test]
 fn nothing_given_runs_with_the_defaults() {
     let settings = run(&[]);
-    assert_eq!(settings.mode, ProxyMode::Iptables);
+    assert_eq!(settings.mode, ProxyMode::IPTABLES);
     assert_eq!(settings.configuration.mode, "iptables");
     assert_eq!(settings.configuration.detect_local_mode, "ClusterCIDR");
     assert_eq!(settings.kubernetes_version, KUBERNETES_VERSION);
@@ -77,7 +77,7 @@ fn nothing_given_runs_with_the_defaults() {
 fn the_command_line_of_kubeadm_runs() {
     let (_directory, config) = config_file("clusterCIDR: 10.244.0.0/16\nmode: ipvs\n");
     let settings = run(&[&config, "--hostname-override=Worker-1"]);
-    assert_eq!(settings.mode, ProxyMode::Ipvs);
+    assert_eq!(settings.mode, ProxyMode::IPVS);
     assert_eq!(settings.hostname_override.as_deref(), Some("worker-1"));
     assert!(settings.config_file.is_some());
 }
@@ -115,7 +115,7 @@ fn flags_reach_their_settings() {
         "--logging-format=json",
         "-v=4",
     ]);
-    assert_eq!(settings.mode, ProxyMode::Ipvs);
+    assert_eq!(settings.mode, ProxyMode::IPVS);
     assert_eq!(settings.ipvs.scheduler, "lc");
     assert_eq!(settings.ipvs.exclude_cidrs.len(), 2);
     assert!(settings.ipvs.strict_arp);
@@ -222,7 +222,7 @@ fn a_file_replaces_the_flags_that_are_in_its_format() {
         "--metrics-port=0",
         "--feature-gates=AllowServiceExternalIPs=false",
     ]);
-    assert_eq!(settings.mode, ProxyMode::Ipvs);
+    assert_eq!(settings.mode, ProxyMode::IPVS);
     assert_eq!(settings.ipvs.scheduler, "wlc");
     assert_eq!(
         settings.metrics_address,

@@ -17,7 +17,7 @@ use super::sysctl::SysctlError;
 use crate::telemetry::ErrorChain;
 use ipset_netlink::{self as ipset, InvalidSetName, SetErrorKind};
 use ipvs_netlink::{self as ipvs, InvalidName};
-use kpr_core::plan::{Failure, FailureKind};
+use kpr_core::plan::{Failure, FailureKind, Outcome};
 use netlink_pipeline::{KernelError, KernelErrorKind, NetlinkError};
 
 /// An error of the dataplane.
@@ -32,6 +32,18 @@ pub trait Failed: Error + Sized + 'static {
             message: ErrorChain(self).to_string(),
         }
     }
+}
+
+/// The outcome of a step that goes by itself.
+pub(super) fn outcome<E: Failed>(result: &Result<(), E>) -> Outcome {
+    match result {
+        Ok(()) => Outcome::Done,
+        Err(error) => failed(error),
+    }
+}
+
+pub(super) fn failed(error: &impl Failed) -> Outcome {
+    Outcome::Failed(error.failure())
 }
 
 impl Failed for KernelError {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the sync loop asks of a kernel: observe, apply, look at connections. [`super::linux`] is
-//! the real one, `kpr_core::plan::testing::fake` the one of tests. Implementations decide nothing.
+//! What the sync loop asks of a kernel: observe, apply, look at connections. Each mode has its own ([`super::modes`]);
+//! `kpr_core::plan::testing::fake` is the one of tests. Implementations decide nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -11,8 +11,9 @@ use kpr_core::model::ipvs_options::Scheduler;
 use kpr_core::plan::conntrack::flows::Cleanup;
 use kpr_core::plan::ipvs::object::{RealServers, VirtualServerKey};
 use kpr_core::plan::ipvs::planner::RealServerOf;
-use kpr_core::plan::state::VirtualServerState;
-use kpr_core::plan::{Failure, Plan, Report, State};
+use kpr_core::plan::ipvs::state::VirtualServerState;
+use kpr_core::plan::ruleset::Ruleset;
+use kpr_core::plan::{Failure, Plan, Planner, Report, ipvs};
 use netlink_pipeline::SocketStats;
 
 /// Why the kernel could not be observed.
@@ -24,16 +25,14 @@ pub struct ObserveError {
     pub source: Box<dyn std::error::Error + Send + Sync>,
 }
 
-/// What to look at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ObserveScope {
-    /// All that a plan is about.
-    Everything,
-    /// What an audit begins with: no iptables rules, which would take a process, and no real
-    /// servers, which take a request for each virtual server ([`Kernel::observe_real_servers`]).
-    Summary,
-    /// iptables rules only.
-    Rules,
+impl ObserveError {
+    pub(super) fn new(
+        what: &'static str,
+        error: impl std::error::Error + Send + Sync + 'static,
+    ) -> Self {
+        let source = Box::new(error);
+        Self { what, source }
+    }
 }
 
 /// Virtual servers with their real servers, as the kernel shows them in passing.
@@ -80,10 +79,64 @@ impl Cost {
     }
 }
 
-/// A kernel.
-pub trait Kernel: Send {
-    /// What it holds of a family.
-    fn observe(&mut self, family: IpFamily, scope: ObserveScope) -> Result<State, ObserveError>;
+/// The kernel of a node, whatever the mode.
+pub trait Host: Send {
+    /// Deletes the flows that must end; returns how many there were.
+    fn delete_flows(&mut self, cleanup: &Cleanup) -> Result<usize, Failure>;
+
+    fn cost(&self) -> Cost;
+
+    /// The addresses of this node on links other than ours, without loopback and link-local ones.
+    fn node_addresses(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError>;
+
+    /// The next hops of the default routes.
+    fn gateways(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError>;
+}
+
+/// A kernel as one mode uses it: observes what that mode's planner believes, and executes its plans.
+pub trait Kernel<P: Planner>: Host {
+    /// All that a plan of this family is about.
+    fn observe(&mut self, family: IpFamily) -> Result<P::State, ObserveError>;
+
+    /// Makes the steps in order, as [`kpr_core::plan::prerequisites::apply`] says.
+    fn apply(&mut self, plan: &Plan<P::Step>) -> Report;
+
+    /// Its iptables rules, in modes that write some.
+    fn rules(&mut self) -> Option<&mut dyn RuleKernel> {
+        None
+    }
+
+    /// Its virtual servers, in modes that have some.
+    fn servers(&mut self) -> Option<&mut dyn ServerKernel> {
+        None
+    }
+}
+
+/// A kernel with iptables rules of ours.
+pub trait RuleKernel {
+    fn observe_rules(&mut self, family: IpFamily) -> Result<Ruleset, ObserveError>;
+
+    /// Whether another program may have changed rules of ours since they were last observed. Reads no rules and starts
+    /// no process.
+    fn rules_have_changed(&mut self, family: IpFamily) -> bool;
+}
+
+/// A kernel that can be programmed and queried as IPVS mode does it.
+pub trait IpvsKernel: Kernel<ipvs::Planner> + ServerKernel {}
+
+impl<K: Kernel<ipvs::Planner> + ServerKernel> IpvsKernel for K {}
+
+impl fmt::Debug for dyn IpvsKernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("IpvsKernel")
+    }
+}
+
+/// A kernel with IPVS.
+pub trait ServerKernel {
+    /// What an audit begins with: no rules, which would take a process, and no real servers, which take a request for
+    /// each virtual server ([`Self::observe_real_servers`]).
+    fn observe_summary(&mut self, family: IpFamily) -> Result<ipvs::State, ObserveError>;
 
     /// Some virtual servers; `None` for those that do not exist.
     fn observe_virtual_servers(
@@ -91,7 +144,7 @@ pub trait Kernel: Send {
         keys: &BTreeSet<VirtualServerKey>,
     ) -> Result<BTreeMap<VirtualServerKey, Option<VirtualServerState>>, ObserveError>;
 
-    /// Real servers at a fraction of what [`Kernel::observe_real_servers`] costs, read as the iterator goes. A virtual
+    /// Real servers at a fraction of what [`Self::observe_real_servers`] costs, read as the iterator goes. A virtual
     /// server may be missing or come more than once. One that comes and is as believed need not be looked at; of any
     /// other nothing is known.
     fn proc_listing(&mut self, family: IpFamily) -> Result<ProcListing, ObserveError>;
@@ -102,95 +155,12 @@ pub trait Kernel: Send {
         keys: &[VirtualServerKey],
     ) -> Result<BTreeMap<VirtualServerKey, RealServers>, ObserveError>;
 
-    /// Makes the steps in order. What [`kpr_core::plan::Prerequisites`] forbids after a failure is not tried.
-    fn apply(&mut self, plan: &Plan) -> Report;
-
     /// Those of the real servers that have no connections, or are gone.
     fn idle(
         &mut self,
         candidates: &BTreeSet<RealServerOf>,
     ) -> Result<BTreeSet<RealServerOf>, ObserveError>;
 
-    /// Whether somebody else may have changed rules of ours since they were last observed. Reads no rules and starts no
-    /// process.
-    fn rules_have_changed(&mut self, family: IpFamily) -> bool;
-
-    /// Deletes the flows that must end; says how many there were.
-    fn delete_flows(&mut self, cleanup: &Cleanup) -> Result<usize, Failure>;
-
-    fn cost(&self) -> Cost;
-
     /// Whether it has an IPVS scheduler; it may load it for that.
     fn has_scheduler(&mut self, scheduler: Scheduler) -> Result<bool, ObserveError>;
-
-    /// The addresses of this node on links other than ours, without loopback and link-local ones.
-    fn node_addresses(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError>;
-
-    /// The next hops of the default routes.
-    fn gateways(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError>;
-}
-
-impl fmt::Debug for dyn Kernel {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Kernel")
-    }
-}
-
-impl Kernel for Box<dyn Kernel> {
-    fn observe(&mut self, family: IpFamily, scope: ObserveScope) -> Result<State, ObserveError> {
-        (**self).observe(family, scope)
-    }
-
-    fn observe_virtual_servers(
-        &mut self,
-        keys: &BTreeSet<VirtualServerKey>,
-    ) -> Result<BTreeMap<VirtualServerKey, Option<VirtualServerState>>, ObserveError> {
-        (**self).observe_virtual_servers(keys)
-    }
-
-    fn proc_listing(&mut self, family: IpFamily) -> Result<ProcListing, ObserveError> {
-        (**self).proc_listing(family)
-    }
-
-    fn observe_real_servers(
-        &mut self,
-        keys: &[VirtualServerKey],
-    ) -> Result<BTreeMap<VirtualServerKey, RealServers>, ObserveError> {
-        (**self).observe_real_servers(keys)
-    }
-
-    fn apply(&mut self, plan: &Plan) -> Report {
-        (**self).apply(plan)
-    }
-
-    fn idle(
-        &mut self,
-        candidates: &BTreeSet<RealServerOf>,
-    ) -> Result<BTreeSet<RealServerOf>, ObserveError> {
-        (**self).idle(candidates)
-    }
-
-    fn rules_have_changed(&mut self, family: IpFamily) -> bool {
-        (**self).rules_have_changed(family)
-    }
-
-    fn delete_flows(&mut self, cleanup: &Cleanup) -> Result<usize, Failure> {
-        (**self).delete_flows(cleanup)
-    }
-
-    fn cost(&self) -> Cost {
-        (**self).cost()
-    }
-
-    fn has_scheduler(&mut self, scheduler: Scheduler) -> Result<bool, ObserveError> {
-        (**self).has_scheduler(scheduler)
-    }
-
-    fn node_addresses(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError> {
-        (**self).node_addresses()
-    }
-
-    fn gateways(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError> {
-        (**self).gateways()
-    }
 }

@@ -5,7 +5,7 @@
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use kpr_core::model::IpFamily;
-use kpr_core::plan::step::NFTABLES_TABLE;
+use kpr_core::plan::leftovers::NFTABLES_TABLE;
 use netlink_pipeline::attribute::{AttributeTooLong, Writer};
 use netlink_pipeline::{KernelError, KernelErrorKind, NetlinkError, Request, Socket};
 

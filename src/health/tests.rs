@@ -91,7 +91,7 @@ fn admin_server() -> SocketAddr {
     let configuration = KubeProxyConfiguration::with_defaults();
     let surface = AdminSurface {
         registry,
-        mode: ProxyMode::Ipvs,
+        mode: ProxyMode::IPVS,
         configuration: Arc::new(move || serde_json::to_value(&configuration).unwrap()),
         flags: [
             ("bind-address".to_owned(), "0.0.0.0".to_owned()),

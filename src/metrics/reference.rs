@@ -25,18 +25,13 @@ fn everything(mode: ProxyMode) -> Vec<MetricFamily> {
     let sync = SyncMetrics::register(&registry, mode, Clock::system()).unwrap();
     touch_everything(&sync);
     sync.refused(IpFamily::V4, 1);
-    match mode {
-        ProxyMode::Ipvs => {
-            let file = tempfile::NamedTempFile::new().unwrap();
-            std::fs::write(file.path(), ipvs::tests::SHOWN).unwrap();
-            ipvs::register_from(&registry, file.path()).unwrap();
-            return rest(&registry);
-        }
-        ProxyMode::Iptables => {
-            register_packet_counters(&registry, Box::new(|| Some(1)), Box::new(|| Some(1)))
-                .unwrap();
-        }
+    if mode == ProxyMode::IPVS {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), ipvs::tests::SHOWN).unwrap();
+        ipvs::register_from(&registry, file.path()).unwrap();
+        return rest(&registry);
     }
+    register_packet_counters(&registry, Box::new(|| Some(1)), Box::new(|| Some(1))).unwrap();
     rest(&registry)
 }
 
@@ -98,7 +93,7 @@ written. Rules, alerts and a dashboard: `deploy/prometheus`.
 "
     .to_owned();
     let (mut families, mut modes) = (BTreeMap::new(), BTreeMap::new());
-    for mode in [ProxyMode::Ipvs, ProxyMode::Iptables] {
+    for mode in [ProxyMode::IPVS, ProxyMode::IPTABLES] {
         for family in everything(mode) {
             modes
                 .entry(family.name().to_owned())
@@ -146,7 +141,7 @@ written. Rules, alerts and a dashboard: `deploy/prometheus`.
 /// Else a metric that nothing here touches would be missing in silence.
 #[test]
 fn every_name_in_the_sources_is_touched() {
-    let known: BTreeSet<String> = [ProxyMode::Ipvs, ProxyMode::Iptables]
+    let known: BTreeSet<String> = [ProxyMode::IPVS, ProxyMode::IPTABLES]
         .into_iter()
         .flat_map(everything)
         .map(|family| family.name().to_owned())

@@ -112,7 +112,7 @@ impl SyncMetrics {
         mode: ProxyMode,
         clock: Clock,
     ) -> Result<Self, MetricsError> {
-        let iptables = (mode == ProxyMode::Iptables)
+        let iptables = (mode == ProxyMode::IPTABLES)
             .then(|| IptablesMetrics::register(registry))
             .transpose()?;
         Ok(Self {

@@ -136,17 +136,17 @@ const IPTABLES_MODE: [(&str, &str); 5] = [
 #[test]
 fn names_and_types_are_upstreams() {
     let both = BOTH_MODES.into_iter();
-    let (registry, metrics, _) = sync_metrics(ProxyMode::Ipvs);
+    let (registry, metrics, _) = sync_metrics(ProxyMode::IPVS);
     touch_everything(&metrics);
     assert_eq!(types(&text(&registry)), both.clone().collect());
-    let (registry, metrics, _) = sync_metrics(ProxyMode::Iptables);
+    let (registry, metrics, _) = sync_metrics(ProxyMode::IPTABLES);
     touch_everything(&metrics);
     assert_eq!(types(&text(&registry)), both.chain(IPTABLES_MODE).collect());
 }
 
 #[test]
 fn labelled_series_appear_once_touched() {
-    let (registry, _metrics, _) = sync_metrics(ProxyMode::Iptables);
+    let (registry, _metrics, _) = sync_metrics(ProxyMode::IPTABLES);
     let untouched = text(&registry);
     let names: BTreeSet<&str> = types(&untouched).into_keys().collect();
     assert_eq!(
@@ -165,7 +165,7 @@ fn labelled_series_appear_once_touched() {
 
 #[test]
 fn help_starts_with_the_stability() {
-    let (registry, metrics, _) = sync_metrics(ProxyMode::Iptables);
+    let (registry, metrics, _) = sync_metrics(ProxyMode::IPTABLES);
     touch_everything(&metrics);
     let text = text(&registry);
     let mut helps = text
@@ -180,7 +180,7 @@ fn help_starts_with_the_stability() {
 
 #[test]
 fn rounds_have_kube_proxys_buckets() {
-    let (registry, metrics, _) = sync_metrics(ProxyMode::Iptables);
+    let (registry, metrics, _) = sync_metrics(ProxyMode::IPTABLES);
     touch_everything(&metrics);
     let text = text(&registry);
     let expected = [
@@ -199,7 +199,7 @@ fn rounds_have_kube_proxys_buckets() {
 
 #[test]
 fn network_programming_has_kube_proxys_buckets() {
-    let (registry, metrics, _) = sync_metrics(ProxyMode::Ipvs);
+    let (registry, metrics, _) = sync_metrics(ProxyMode::IPVS);
     touch_everything(&metrics);
     let text = text(&registry);
     let bounds = upper_bounds(&text, "kubeproxy_network_programming_duration_seconds");
@@ -216,7 +216,7 @@ fn network_programming_has_kube_proxys_buckets() {
 
 #[test]
 fn a_failed_round_counts_and_is_no_success() {
-    let (registry, metrics, hand) = sync_metrics(ProxyMode::Iptables);
+    let (registry, metrics, hand) = sync_metrics(ProxyMode::IPTABLES);
     let family = IpFamily::V6;
     metrics.sync_finished(family, SyncScope::Full, Duration::from_millis(1), true);
     hand.advance(Duration::from_secs(10));
@@ -250,7 +250,7 @@ fn a_failed_round_counts_and_is_no_success() {
 
 #[test]
 fn values_reach_their_series() {
-    let (registry, metrics, _) = sync_metrics(ProxyMode::Iptables);
+    let (registry, metrics, _) = sync_metrics(ProxyMode::IPTABLES);
     touch_everything(&metrics);
     let text = text(&registry);
     for (series, expected) in [
@@ -436,7 +436,7 @@ fn the_registry_knows_the_process_and_the_build() {
 #[test]
 fn all_parts_fit_into_one_registry() {
     let registry = registry("v1.37.2").unwrap();
-    SyncMetrics::register(&registry, ProxyMode::Iptables, Clock::system()).unwrap();
+    SyncMetrics::register(&registry, ProxyMode::IPTABLES, Clock::system()).unwrap();
     DataplaneMetrics::register(&registry).unwrap();
     SourceMetrics::register(&registry).unwrap();
     HealthMetrics::register(&registry).unwrap();

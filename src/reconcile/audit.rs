@@ -1,42 +1,42 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The part of an audit that looks at real servers. First the kernel shows all of them in passing; it is asked only about
-//! virtual servers that were not shown to be as believed, and its answers alone count.
+//! The part of an audit that looks at real servers. `/proc/net/ip_vs` comes first; the kernel is asked only about
+//! virtual servers that are not listed there as believed, and its answers alone count.
 
 use std::collections::BTreeSet;
 
 use tracing::{debug, info};
 
-use crate::dataplane::kernel::{Kernel, ObserveError, ProcListing};
+use crate::dataplane::kernel::{ObserveError, ProcListing, ServerKernel};
 use crate::telemetry::ErrorChain;
 use kpr_core::model::IpFamily;
 use kpr_core::plan::ipvs::object::VirtualServerKey;
-use kpr_core::plan::mode::ModePlanner;
+use kpr_core::plan::mode::SlicedAudit;
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Audit {
     /// The virtual servers of which nothing was seen yet, or something else than is believed.
     left: BTreeSet<VirtualServerKey>,
-    /// What the kernel has yet to show in passing.
-    glimpses: Option<ProcListing>,
-    /// It was said that the kernel does not show it.
-    is_told: bool,
+    /// The rest of the listing.
+    listing: Option<ProcListing>,
+    /// It was logged that there is no listing.
+    is_reported: bool,
 }
 
 impl Audit {
     /// The real servers of these virtual servers are to be looked at.
     pub(super) fn begin(
         &mut self,
-        kernel: &mut impl Kernel,
+        kernel: &mut dyn ServerKernel,
         family: IpFamily,
         virtual_servers: BTreeSet<VirtualServerKey>,
     ) {
         self.left = virtual_servers;
-        self.glimpses = None;
+        self.listing = None;
         if self.is_running() {
             match kernel.proc_listing(family) {
-                Ok(glimpses) => self.glimpses = Some(glimpses),
-                Err(error) => self.tell(family, &error),
+                Ok(listing) => self.listing = Some(listing),
+                Err(error) => self.report(family, &error),
             }
         }
     }
@@ -47,19 +47,20 @@ impl Audit {
 
     pub(super) fn stop(&mut self) {
         self.left.clear();
-        self.glimpses = None;
+        self.listing = None;
     }
 
     /// Looks at a few virtual servers. Says whether their real servers were not as believed.
     pub(super) fn look(
         &mut self,
-        kernel: &mut impl Kernel,
-        planner: &mut ModePlanner,
+        kernel: &mut dyn ServerKernel,
+        family: IpFamily,
+        planner: &mut dyn SlicedAudit,
         virtual_servers: usize,
     ) -> Result<bool, ObserveError> {
-        if let Some(glimpses) = &mut self.glimpses {
+        if let Some(listing) = &mut self.listing {
             for _ in 0..virtual_servers {
-                match glimpses.next() {
+                match listing.next() {
                     // Belief may have changed since it was read: then it is as if it had not been shown.
                     Some(Ok((key, real_servers))) => {
                         if planner.believes(&key, &real_servers) {
@@ -67,18 +68,18 @@ impl Audit {
                         }
                     }
                     Some(Err(error)) => {
-                        self.glimpses = None;
-                        self.tell(planner.family(), &error);
+                        self.listing = None;
+                        self.report(family, &error);
                         break;
                     }
                     None => {
-                        self.glimpses = None;
+                        self.listing = None;
                         break;
                     }
                 }
             }
             if self.left.is_empty() {
-                self.glimpses = None;
+                self.listing = None;
             }
             return Ok(false);
         }
@@ -88,13 +89,13 @@ impl Audit {
         found.map(|found| planner.observed_real_servers(found))
     }
 
-    /// Nothing is wrong then, but audits cost more.
-    fn tell(&mut self, family: IpFamily, error: &ObserveError) {
+    /// The result is the same without the listing, but audits cost more.
+    fn report(&mut self, family: IpFamily, error: &ObserveError) {
         let error = ErrorChain(error);
-        if std::mem::replace(&mut self.is_told, true) {
-            debug!(%family, %error, "audit asks about each virtual server");
+        if std::mem::replace(&mut self.is_reported, true) {
+            debug!(%family, %error, "cannot use /proc/net/ip_vs");
         } else {
-            info!(%family, %error, "audits ask about each virtual server");
+            info!(%family, %error, "cannot use /proc/net/ip_vs; auditing over netlink instead");
         }
     }
 }

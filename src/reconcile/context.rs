@@ -11,7 +11,7 @@ use ipnet::IpNet;
 
 use crate::config::settings::{IpvsTimeouts, Settings};
 use kpr_core::model::ipvs_options::Scheduler;
-use kpr_core::model::node::NodeIps;
+use kpr_core::model::node::{NodeIps, NodePortRanges};
 use kpr_core::model::{IpFamily, NodeInfo};
 use kpr_core::plan::ipvs::object::Timeouts;
 use kpr_core::plan::unmet::Holder;
@@ -40,6 +40,33 @@ pub struct NodeFacts {
     pub counts_packets: bool,
     /// IPVS mode was there before and is not gone yet.
     pub leaves_ipvs: bool,
+}
+
+/// The node as the settings look at it.
+#[derive(Clone, Copy, Debug)]
+pub struct NodeView<'a> {
+    pub settings: &'a Settings,
+    pub facts: &'a NodeFacts,
+}
+
+impl<'a> NodeView<'a> {
+    pub const fn new(settings: &'a Settings, facts: &'a NodeFacts) -> Self {
+        Self { settings, facts }
+    }
+
+    /// The addresses that stand for the node.
+    pub fn ips(self) -> NodeIps {
+        let info = self.facts.info.as_ref();
+        let addresses = info.map_or(&[][..], |info| &info.addresses);
+        NodeIps::new(addresses, &[], Some(self.settings.bind_address))
+    }
+
+    /// Where node ports answer.
+    pub fn node_port_ranges(self, family: IpFamily) -> NodePortRanges {
+        self.settings
+            .node_port_addresses
+            .ranges(family, &self.ips())
+    }
 }
 
 /// What the first round waits for.
@@ -86,12 +113,6 @@ impl NodeFacts {
         }
     }
 
-    /// The addresses that stand for the node.
-    pub fn node_ips(&self, settings: &Settings) -> NodeIps {
-        let addresses = self.info.as_ref().map_or(&[][..], |info| &info.addresses);
-        NodeIps::new(addresses, &[], Some(settings.bind_address))
-    }
-
     /// Addresses that no Service can have, beside those of the node's links.
     fn held_addresses(&self, family: IpFamily) -> BTreeMap<IpAddr, Holder> {
         let node = self.info.iter().flat_map(|info| &info.addresses);
@@ -103,26 +124,21 @@ impl NodeFacts {
 }
 
 /// The context of one family. `owns_node`: it looks after what both families share.
-pub fn context(
-    settings: &Settings,
-    facts: &NodeFacts,
-    family: IpFamily,
-    owns_node: bool,
-) -> Context {
-    let node_ips = facts.node_ips(settings);
+pub fn context(node: NodeView<'_>, family: IpFamily, owns_node: bool) -> Context {
+    let NodeView { settings, facts } = node;
     let mine: BTreeSet<IpAddr> = facts
         .addresses
         .iter()
         .copied()
         .filter(|ip| IpFamily::of(*ip) == family)
         .collect();
-    let ranges = settings.node_port_addresses.ranges(family, &node_ips);
+    let ranges = node.node_port_ranges(family);
     let pod_cidrs = facts.info.as_ref().map_or(&[][..], |info| &info.pod_cidrs);
     Context {
         family,
         owns_node,
         zone: facts.info.as_ref().and_then(|info| info.zone.clone()),
-        node_ip: node_ips.known_ip(family),
+        node_ip: node.ips().known_ip(family),
         node_port_addresses: ranges.select(&mine),
         node_addresses: mine,
         held_addresses: facts.held_addresses(family),
@@ -186,7 +202,7 @@ mod tests {
                 tcp_is_liberal,
                 ..NodeFacts::default()
             };
-            let context = context(&settings, &facts, IpFamily::V4, true);
+            let context = context(NodeView::new(&settings, &facts), IpFamily::V4, true);
             context.iptables.drop_invalid
         };
         assert!(drops(&[], false));

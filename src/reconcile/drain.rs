@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Waiting for the connections of removed real servers: since when, until when, and which to look at next.
+//! Draining of removed real servers: since when, until when, and which to look at next.
 //!
-//! The kernel tells nobody when a connection ends, so it is asked: about servers that were removed just now at once, if
-//! their virtual server was not looked at just now; about all that are waited for once in a while, a few at a time.
+//! The kernel does not notify when a connection ends, so it is polled: newly removed servers at once, unless their
+//! virtual server was looked at just now; all that drain once per period, a few at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use kpr_core::plan::Step;
 use kpr_core::plan::ipvs::object::VirtualServerKey;
 use kpr_core::plan::ipvs::planner::RealServerOf;
-use kpr_core::plan::mode::ModePlanner;
-use kpr_core::plan::{Plan, Step};
+use kpr_core::plan::mode::Drains;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Waiting {
+pub(super) struct DrainQueue {
     since: BTreeMap<RealServerOf, Duration>,
     /// The virtual servers that the present look has yet to come to.
     unseen: BTreeSet<VirtualServerKey>,
@@ -23,21 +23,19 @@ pub(super) struct Waiting {
     seen: BTreeSet<VirtualServerKey>,
 }
 
-impl Waiting {
-    /// A plan was made and taken in by the planner.
-    pub(super) fn follow(&mut self, planner: &ModePlanner, plan: &Plan, now: Duration) {
-        for step in plan.steps() {
-            let (Step::AddRealServer { vs, key, .. }
-            | Step::SetRealServer { vs, key, .. }
-            | Step::DeleteRealServer { vs, key }) = step
-            else {
-                continue;
-            };
-            let server = (*vs, *key);
+impl DrainQueue {
+    /// A plan was applied and reported to the planner.
+    pub(super) fn follow<'a, S: Step>(
+        &mut self,
+        planner: &dyn Drains<Step = S>,
+        steps: impl Iterator<Item = &'a S>,
+        now: Duration,
+    ) {
+        for server in steps.filter_map(|step| planner.real_server_of(step)) {
             if planner.draining().contains(&server) {
                 self.since.entry(server).or_insert(now);
-                if !self.seen.contains(vs) {
-                    self.unseen.insert(*vs);
+                if !self.seen.contains(&server.0) {
+                    self.unseen.insert(server.0);
                 }
             } else {
                 self.since.remove(&server);
@@ -45,8 +43,8 @@ impl Waiting {
         }
     }
 
-    /// All that are waited for are to be looked at. Those that an earlier process left wait from now on.
-    pub(super) fn look_at_all(&mut self, planner: &ModePlanner, now: Duration) {
+    /// All that drain are to be looked at. For those that an earlier process left the time counts from now.
+    pub(super) fn look_at_all<S: Step>(&mut self, planner: &dyn Drains<Step = S>, now: Duration) {
         let draining = planner.draining();
         self.since.retain(|server, _| draining.contains(server));
         for server in draining {
@@ -65,9 +63,9 @@ impl Waiting {
     }
 
     /// The real servers to look at next: those of a few virtual servers.
-    pub(super) fn next(
+    pub(super) fn next<S: Step>(
         &mut self,
-        planner: &ModePlanner,
+        planner: &dyn Drains<Step = S>,
         virtual_servers: usize,
     ) -> BTreeSet<RealServerOf> {
         let next = std::iter::from_fn(|| self.unseen.pop_first());
@@ -78,9 +76,9 @@ impl Waiting {
     }
 
     /// Those whose time is over.
-    pub(super) fn overdue(
+    pub(super) fn overdue<S: Step>(
         &self,
-        planner: &ModePlanner,
+        planner: &dyn Drains<Step = S>,
         servers: &BTreeSet<RealServerOf>,
         now: Duration,
     ) -> BTreeSet<RealServerOf> {

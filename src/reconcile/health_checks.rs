@@ -5,9 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::context::NodeFacts;
-use crate::config::settings::Settings;
-use kpr_core::model::{IpFamily, ServiceName, ServicePort, Tracker};
+use super::context::NodeView;
+use kpr_core::model::{IpFamily, ServiceName, ServiceView};
 
 /// The health checks of one family.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,46 +26,39 @@ pub struct HealthCheck {
 }
 
 impl HealthChecks {
-    pub(super) fn new(family: IpFamily, settings: &Settings, facts: &NodeFacts) -> Self {
+    pub(super) fn new(family: IpFamily, node: NodeView<'_>) -> Self {
         Self {
             family,
-            addresses: addresses(family, settings, facts),
+            addresses: addresses(family, node),
             services: BTreeMap::new(),
         }
     }
 
-    /// The node is another.
-    pub(super) fn set_node(&mut self, settings: &Settings, facts: &NodeFacts) {
-        self.addresses = addresses(self.family, settings, facts);
+    /// The node or its settings changed.
+    pub(super) fn set_node(&mut self, node: NodeView<'_>) -> bool {
+        let addresses = addresses(self.family, node);
+        let is_news = addresses != self.addresses;
+        self.addresses = addresses;
+        is_news
     }
 
-    /// Services changed, or their endpoints.
-    pub(super) fn take_in<'a>(
-        &mut self,
-        tracker: &Tracker,
-        changed: impl IntoIterator<Item = &'a ServiceName>,
-    ) {
-        for name in changed {
-            match health_check(tracker, name, self.family) {
-                Some(check) => {
-                    self.services.insert(name.clone(), check);
-                }
-                None => {
-                    self.services.remove(name);
-                }
-            }
-        }
+    /// A Service changed, or its endpoints. Returns whether its health check did.
+    pub(super) fn update(&mut self, changed: &ServiceView<'_>) -> bool {
+        let check = health_check(changed);
+        let before = match check {
+            Some(check) => self.services.insert(changed.name.clone(), check),
+            None => self.services.remove(changed.name),
+        };
+        before != check
     }
 }
 
-fn health_check(tracker: &Tracker, name: &ServiceName, family: IpFamily) -> Option<HealthCheck> {
-    let service = tracker.service(name)?;
-    let port = service.health_check_node_port?;
-    // A Service without an address in this family is none of it.
-    let ports = ServicePort::of(service, family);
-    ports.first()?;
-    let endpoints = tracker.endpoints(name, family);
-    let local: BTreeSet<IpAddr> = endpoints
+fn health_check(changed: &ServiceView<'_>) -> Option<HealthCheck> {
+    let port = changed.service?.health_check_node_port?;
+    // It is none of a family in which the Service has no address.
+    changed.ports.first()?;
+    let local: BTreeSet<IpAddr> = changed
+        .endpoints
         .values()
         .flatten()
         .filter(|endpoint| endpoint.local && endpoint.is_ready())
@@ -78,10 +70,8 @@ fn health_check(tracker: &Tracker, name: &ServiceName, family: IpFamily) -> Opti
     })
 }
 
-fn addresses(family: IpFamily, settings: &Settings, facts: &NodeFacts) -> BTreeSet<IpAddr> {
-    let ranges = settings
-        .node_port_addresses
-        .ranges(family, &facts.node_ips(settings));
+fn addresses(family: IpFamily, node: NodeView<'_>) -> BTreeSet<IpAddr> {
+    let ranges = node.node_port_ranges(family);
     let (unspecified, loopback) = match family {
         IpFamily::V4 => (
             IpAddr::V4(Ipv4Addr::UNSPECIFIED),
@@ -96,12 +86,14 @@ fn addresses(family: IpFamily, settings: &Settings, facts: &NodeFacts) -> BTreeS
         return BTreeSet::from([unspecified]);
     }
     // Loopback addresses are not among the node's: they are no place to send traffic to. Asking there is fine.
-    ranges.select(facts.addresses.iter().chain([&loopback]))
+    ranges.select(node.facts.addresses.iter().chain([&loopback]))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::context::NodeFacts;
     use super::*;
+    use crate::config::settings::Settings;
     use crate::config::{self, Command};
     use kpr_core::model::Event;
     use kpr_core::model::testing::{endpoint, ip, service, service_name, slice, tracker};
@@ -141,7 +133,7 @@ mod tests {
         ] {
             let settings = settings(&[&format!("--nodeport-addresses={flag}")]);
             for (family, expected) in [(IpFamily::V4, v4), (IpFamily::V6, v6)] {
-                let checks = HealthChecks::new(family, &settings, &facts());
+                let checks = HealthChecks::new(family, NodeView::new(&settings, &facts()));
                 assert_eq!(texts(&checks.addresses), expected, "{flag} {family}");
             }
         }
@@ -150,11 +142,11 @@ mod tests {
     #[test]
     fn addresses_follow_the_node() {
         let settings = settings(&["--nodeport-addresses=192.0.2.0/24"]);
-        let mut checks = HealthChecks::new(IpFamily::V4, &settings, &facts());
+        let mut checks = HealthChecks::new(IpFamily::V4, NodeView::new(&settings, &facts()));
         let mut moved = facts();
         moved.addresses.insert(ip("192.0.2.7"));
         moved.addresses.remove(&ip("192.0.2.1"));
-        checks.set_node(&settings, &moved);
+        assert!(checks.set_node(NodeView::new(&settings, &moved)));
         assert_eq!(texts(&checks.addresses), ["192.0.2.7"]);
     }
 
@@ -173,16 +165,16 @@ mod tests {
         };
         let tracker = tracker(vec![web.clone()], vec![both(8080), both(8081)]);
         let settings = settings(&[]);
-        let mut checks = HealthChecks::new(IpFamily::V4, &settings, &facts());
-        checks.take_in(&tracker, [&name]);
+        let mut checks = HealthChecks::new(IpFamily::V4, NodeView::new(&settings, &facts()));
+        checks.update(&ServiceView::of(&tracker, &name, IpFamily::V4));
         let expected = HealthCheck {
             port: 30_000,
             local_endpoints: 1,
         };
         assert_eq!(checks.services, [(name.clone(), expected)].into());
 
-        let mut v6 = HealthChecks::new(IpFamily::V6, &settings, &facts());
-        v6.take_in(&tracker, [&name]);
+        let mut v6 = HealthChecks::new(IpFamily::V6, NodeView::new(&settings, &facts()));
+        v6.update(&ServiceView::of(&tracker, &name, IpFamily::V6));
         assert_eq!(v6.services, BTreeMap::new(), "it has no IPv6 address");
     }
 
@@ -191,11 +183,11 @@ mod tests {
         let web = service("ns/web").port(80).health_check(30_000);
         let name = service_name("ns/web");
         let mut tracker = tracker(vec![web], vec![]);
-        let mut checks = HealthChecks::new(IpFamily::V4, &settings(&[]), &facts());
-        checks.take_in(&tracker, [&name]);
+        let mut checks = HealthChecks::new(IpFamily::V4, NodeView::new(&settings(&[]), &facts()));
+        checks.update(&ServiceView::of(&tracker, &name, IpFamily::V4));
         assert_eq!(checks.services.len(), 1);
         tracker.apply(Event::ServiceDeleted(name.clone()));
-        checks.take_in(&tracker, [&name]);
+        checks.update(&ServiceView::of(&tracker, &name, IpFamily::V4));
         assert_eq!(checks.services, BTreeMap::new());
     }
 }

@@ -4,11 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::context::NodeFacts;
-use crate::config::settings::Settings;
+use super::context::NodeView;
 use crate::loopback::Transport;
 use kpr_core::model::ProxyMode;
-use kpr_core::model::{IpFamily, ServiceName, ServicePort, Tracker};
+use kpr_core::model::{IpFamily, ServiceName, ServicePort, ServiceView};
 
 /// What one family wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,7 +18,7 @@ pub struct Wanted {
     pub services: BTreeMap<ServiceName, BTreeSet<(Transport, u16)>>,
 }
 
-/// [`Wanted`], and whether it is other than when it was last told.
+/// [`Wanted`], and whether it changed since it was last published.
 #[derive(Debug)]
 pub(super) struct LoopbackPorts {
     is_on: bool,
@@ -28,48 +27,42 @@ pub(super) struct LoopbackPorts {
 }
 
 impl LoopbackPorts {
-    pub(super) fn new(family: IpFamily, settings: &Settings, facts: &NodeFacts) -> Self {
+    pub(super) fn new(family: IpFamily, node: NodeView<'_>) -> Self {
         let wanted = Wanted {
             family,
-            target: listening_target(family, settings, facts),
+            target: listening_target(family, node),
             services: BTreeMap::new(),
         };
         Self {
             // A flag: it does not change while the process runs.
-            is_on: settings.localhost_node_ports,
+            is_on: node.settings.localhost_node_ports,
             wanted,
-            is_news: settings.localhost_node_ports,
+            is_news: node.settings.localhost_node_ports,
         }
     }
 
-    /// The node is another, or the settings.
-    pub(super) fn set_node(&mut self, settings: &Settings, facts: &NodeFacts) {
-        let target = listening_target(self.wanted.family, settings, facts);
+    /// The node or its settings changed.
+    pub(super) fn set_node(&mut self, node: NodeView<'_>) {
+        let target = listening_target(self.wanted.family, node);
         self.is_news |= target != self.wanted.target;
         self.wanted.target = target;
     }
 
-    /// Services changed, or their endpoints.
-    pub(super) fn take_in<'a>(
-        &mut self,
-        tracker: &Tracker,
-        changed: impl IntoIterator<Item = &'a ServiceName>,
-    ) {
+    /// A Service changed.
+    pub(super) fn update(&mut self, changed: &ServiceView<'_>) {
         if !self.is_on {
             return;
         }
-        for name in changed {
-            let ports = ports(tracker, name, self.wanted.family);
-            let before = self.wanted.services.get(name);
-            if before.map_or(ports.is_empty(), |before| *before == ports) {
-                continue;
-            }
-            self.is_news = true;
-            if ports.is_empty() {
-                self.wanted.services.remove(name);
-            } else {
-                self.wanted.services.insert(name.clone(), ports);
-            }
+        let (name, ports) = (changed.name, ports(changed));
+        let before = self.wanted.services.get(name);
+        if before.map_or(ports.is_empty(), |before| *before == ports) {
+            return;
+        }
+        self.is_news = true;
+        if ports.is_empty() {
+            self.wanted.services.remove(name);
+        } else {
+            self.wanted.services.insert(name.clone(), ports);
         }
     }
 
@@ -82,47 +75,38 @@ impl LoopbackPorts {
     }
 }
 
-fn ports(tracker: &Tracker, name: &ServiceName, family: IpFamily) -> BTreeSet<(Transport, u16)> {
-    let ports = tracker
-        .service(name)
-        .map(|service| ServicePort::of(service, family));
-    ports
-        .into_iter()
-        .flatten()
-        .filter_map(|port| {
-            let transport = Transport::of(port.name.protocol)?;
-            Some((transport, port.node_port?.get()))
-        })
-        .collect()
+fn ports(changed: &ServiceView<'_>) -> BTreeSet<(Transport, u16)> {
+    let with_transport = |port: &ServicePort| {
+        let transport = Transport::of(port.name.protocol)?;
+        Some((transport, port.node_port?.get()))
+    };
+    changed.ports.iter().filter_map(with_transport).collect()
 }
 
-fn listening_target(family: IpFamily, settings: &Settings, facts: &NodeFacts) -> Option<IpAddr> {
-    is_listening(family, settings, facts)
-        .then(|| target(family, settings, facts))
+fn listening_target(family: IpFamily, node: NodeView<'_>) -> Option<IpAddr> {
+    is_listening(family, node)
+        .then(|| target(family, node))
         .flatten()
 }
 
 /// Whether the flag, the mode and `nodePortAddresses` ask for it.
-pub(super) fn is_listening(family: IpFamily, settings: &Settings, facts: &NodeFacts) -> bool {
-    let has_rules = settings.mode == ProxyMode::Iptables
+pub(super) fn is_listening(family: IpFamily, node: NodeView<'_>) -> bool {
+    let settings = node.settings;
+    let has_rules = settings.mode == ProxyMode::IPTABLES
         && family == IpFamily::V4
         && settings.iptables_localhost_node_ports;
     let loopback = match family {
         IpFamily::V4 => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpFamily::V6 => IpAddr::V6(Ipv6Addr::LOCALHOST),
     };
-    let ranges = settings
-        .node_port_addresses
-        .ranges(family, &facts.node_ips(settings));
+    let ranges = node.node_port_ranges(family);
     settings.localhost_node_ports && !has_rules && ranges.contains(loopback)
 }
 
 /// An address of the node on which node ports answer, its main one if possible.
-pub(super) fn target(family: IpFamily, settings: &Settings, facts: &NodeFacts) -> Option<IpAddr> {
-    let node_ips = facts.node_ips(settings);
-    let ranges = settings.node_port_addresses.ranges(family, &node_ips);
-    let addresses = ranges.select(&facts.addresses);
-    node_ips
+pub(super) fn target(family: IpFamily, node: NodeView<'_>) -> Option<IpAddr> {
+    let addresses = node.node_port_ranges(family).select(&node.facts.addresses);
+    node.ips()
         .known_ip(family)
         .filter(|ip| addresses.contains(ip))
         .or_else(|| addresses.first().copied())
@@ -130,7 +114,9 @@ pub(super) fn target(family: IpFamily, settings: &Settings, facts: &NodeFacts) -
 
 #[cfg(test)]
 mod tests {
+    use super::super::context::NodeFacts;
     use super::*;
+    use crate::config::settings::Settings;
     use crate::config::{self, Command};
     use kpr_core::model::testing::{ip, service, service_name, tracker};
     use kpr_core::model::{Event, NodeInfo, Protocol};
@@ -155,7 +141,7 @@ mod tests {
     fn targets(flags: &[&str], facts: &NodeFacts) -> [Option<IpAddr>; 2] {
         let settings = settings(flags);
         [IpFamily::V4, IpFamily::V6].map(|family| {
-            let ports = LoopbackPorts::new(family, &settings, facts);
+            let ports = LoopbackPorts::new(family, NodeView::new(&settings, facts));
             ports.wanted.target
         })
     }
@@ -226,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_changes_is_news() {
+    fn only_changes_are_published() {
         let web = service("ns/web")
             .named_port("a", Protocol::Tcp, 80)
             .node_port(30_080)
@@ -241,22 +227,22 @@ mod tests {
             settings(&[FLAG, "--proxy-mode=ipvs"]),
             facts(&["192.0.2.1"]),
         );
-        let mut ports = LoopbackPorts::new(IpFamily::V4, &settings, &facts);
+        let mut ports = LoopbackPorts::new(IpFamily::V4, NodeView::new(&settings, &facts));
         assert!(ports.take_news() && !ports.take_news());
-        ports.take_in(&tracker, [&name]);
+        ports.update(&ServiceView::of(&tracker, &name, IpFamily::V4));
         let expected = [(Transport::Tcp, 30_080), (Transport::Udp, 30_081)];
         assert_eq!(
             ports.wanted().services,
             [(name.clone(), expected.into())].into()
         );
         assert!(ports.take_news());
-        ports.take_in(&tracker, [&name]);
-        ports.set_node(&settings, &facts);
+        ports.update(&ServiceView::of(&tracker, &name, IpFamily::V4));
+        ports.set_node(NodeView::new(&settings, &facts));
         assert!(!ports.take_news(), "it is as before");
-        ports.set_node(&settings, &NodeFacts::default());
+        ports.set_node(NodeView::new(&settings, &NodeFacts::default()));
         assert!(ports.take_news() && ports.wanted().target.is_none());
         tracker.apply(Event::ServiceDeleted(name.clone()));
-        ports.take_in(&tracker, [&name]);
+        ports.update(&ServiceView::of(&tracker, &name, IpFamily::V4));
         assert!(ports.take_news() && ports.wanted().services.is_empty());
     }
 }

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the loop tells metrics and health. It never waits for them.
+//! What the loop reports to metrics, health and Events. It never waits for them.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::health_checks::HealthChecks;
@@ -9,7 +11,8 @@ use super::loopback_ports::Wanted;
 use crate::dataplane::kernel::Cost;
 use crate::events::Event;
 use kpr_core::model::{Changes, IpFamily, NodeInfo};
-use kpr_core::plan::{Drift, Plan, Report};
+use kpr_core::plan::{Drift, Failure, Outcome, Plan, Report, Step};
+use serde_json::{Value, json};
 
 /// A finished round of one family.
 #[derive(Debug)]
@@ -29,7 +32,79 @@ pub struct Round<'a> {
     pub rules: Option<((usize, usize), (usize, usize))>,
 }
 
-/// Is told what happens. All calls but the first two come from the loop's thread and must not block.
+/// Most steps of a plan that are kept to be shown, and most edits of one: a cold start has a hundred thousand.
+const SHOWN_STEPS: usize = 1_000;
+
+/// A plan that was applied, of any mode.
+#[derive(Clone, Debug)]
+pub struct Applied {
+    /// Steps by kind and success.
+    pub counts: BTreeMap<(&'static str, bool), usize>,
+    /// Objects that the plan changed.
+    pub size: usize,
+    /// Batches of rules that failed.
+    pub failed_batches: usize,
+    /// The plan itself.
+    pub plan: Arc<dyn ShownPlan>,
+}
+
+/// A plan that can be shown to people. It is rendered only when somebody asks.
+pub trait ShownPlan: fmt::Debug + Send + Sync {
+    /// Steps, their number, and failures, as `/state` has them.
+    fn to_json(&self) -> Value;
+}
+
+/// The beginning of a plan, and what failed of it.
+#[derive(Debug)]
+struct Kept<S> {
+    count: usize,
+    steps: Vec<S>,
+    failures: Vec<(S, Failure)>,
+}
+
+impl<S: Step> ShownPlan for Kept<S> {
+    fn to_json(&self) -> Value {
+        let failures: Vec<Value> = self
+            .failures
+            .iter()
+            .map(|(step, failure)| json!({ "step": step, "error": failure.message }))
+            .collect();
+        json!({ "stepCount": self.count, "steps": self.steps, "failures": failures })
+    }
+}
+
+impl Applied {
+    pub fn new<S: Step>(plan: Plan<S>, report: &Report) -> Self {
+        let mut counts = BTreeMap::new();
+        for (step, outcome) in plan.steps().zip(&report.outcomes) {
+            let key = (step.kind(), *outcome == Outcome::Done);
+            *counts.entry(key).or_default() += 1;
+        }
+        let failed = report.failures(&plan);
+        let failed_batches = failed.filter(|(step, _)| step.batch().is_some()).count();
+        let size = plan.size();
+        let short = |mut step: S| {
+            step.shorten(SHOWN_STEPS);
+            step
+        };
+        let failed = report.failures(&plan).take(SHOWN_STEPS);
+        let kept = Kept {
+            count: plan.len(),
+            failures: failed
+                .map(|(step, failure)| (short(step.clone()), failure.clone()))
+                .collect(),
+            steps: plan.into_steps().take(SHOWN_STEPS).map(short).collect(),
+        };
+        Self {
+            counts,
+            size,
+            failed_batches,
+            plan: Arc::new(kept),
+        }
+    }
+}
+
+/// Is called when something happens. All calls but the first two come from the loop's thread and must not block.
 pub trait Observer: Send + Sync {
     /// Which iptables was chosen at start, and why.
     fn iptables_backend(&self, _backend: &'static str, _reason: &'static str) {}
@@ -37,7 +112,7 @@ pub trait Observer: Send + Sync {
     /// Whether the kernel has something that was looked for.
     fn kernel_capability(&self, _name: &str, _available: bool) {}
 
-    /// A round was asked for.
+    /// A round was requested.
     fn queued(&self, _family: IpFamily) {}
 
     /// Changes wait for a round.
@@ -51,7 +126,7 @@ pub trait Observer: Send + Sync {
 
     fn round_started(&self, _family: IpFamily) {}
 
-    fn applied(&self, _family: IpFamily, _plan: &Plan, _report: &Report) {}
+    fn applied(&self, _family: IpFamily, _applied: Applied) {}
 
     /// The kernel was not as believed.
     fn drift(&self, _family: IpFamily, _drift: &Drift) {}
@@ -61,10 +136,10 @@ pub trait Observer: Send + Sync {
 
     fn round(&self, _round: &Round<'_>) {}
 
-    /// Number of addresses that Services claim and that are somebody's.
+    /// Number of Service addresses that are not bound because another interface or endpoint owns them.
     fn unbound_addresses(&self, _family: IpFamily, _addresses: usize) {}
 
-    /// Number of real servers that are waited for.
+    /// Number of draining real servers.
     fn draining(&self, _servers: usize) {}
 
     /// What talking to the kernel cost since the start.
@@ -72,17 +147,17 @@ pub trait Observer: Send + Sync {
 
     fn node(&self, _node: Option<&NodeInfo>) {}
 
-    /// What load balancers may ask about in one family, after a round that succeeded.
+    /// The health checks of one family, after a round that succeeded.
     fn health_checks(&self, _checks: &HealthChecks) {}
 
-    /// Which node ports one family wants on its loopback address, after a round that succeeded. Told when it changes.
+    /// The node ports that one family wants on its loopback address, after a round that succeeded and changed them.
     fn loopback_ports(&self, _wanted: &Wanted) {}
 
-    /// Something that operators should hear of; who says it has logged it.
+    /// Something for operators; the caller has logged it.
     fn event(&self, _event: Event) {}
 }
 
-/// An observer that looks away.
+/// An observer that ignores everything.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Unobserved;
 

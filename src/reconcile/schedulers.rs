@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which of the schedulers that Services ask for, or that their affinity needs, this kernel has. Each is tried when it is asked for first; those that
-//! are missing are tried again by every audit, because a module can be added.
+//! Which of the schedulers that Services ask for, or that their affinity needs, this kernel has. Each is probed when it is first
+//! asked for; missing ones are probed again by every audit, because a module can be loaded later.
 
 use std::collections::BTreeSet;
 
 use tracing::warn;
 
 use super::observer::Observer;
-use crate::dataplane::kernel::Kernel;
+use crate::dataplane::kernel::ServerKernel;
 use crate::telemetry::ErrorChain;
 use kpr_core::model::ipvs_options::{ForwardingMethod, Scheduler};
 use kpr_core::model::{Changes, Service, Tracker};
@@ -31,7 +31,7 @@ impl Schedulers {
     /// Looks at what the changed Services ask for. Costs what changed.
     pub(super) fn follow(
         &mut self,
-        kernel: &mut impl Kernel,
+        kernel: &mut dyn ServerKernel,
         observer: &dyn Observer,
         tracker: &Tracker,
         changes: &Changes,
@@ -55,7 +55,7 @@ impl Schedulers {
 
     fn try_unless_missing(
         &mut self,
-        kernel: &mut impl Kernel,
+        kernel: &mut dyn ServerKernel,
         observer: &dyn Observer,
         scheduler: Scheduler,
     ) {
@@ -65,7 +65,7 @@ impl Schedulers {
     }
 
     /// Tries again those that were missing.
-    pub(super) fn try_again(&mut self, kernel: &mut impl Kernel, observer: &dyn Observer) {
+    pub(super) fn try_again(&mut self, kernel: &mut dyn ServerKernel, observer: &dyn Observer) {
         for scheduler in std::mem::take(&mut self.missing) {
             self.try_one(kernel, observer, scheduler);
         }
@@ -75,7 +75,12 @@ impl Schedulers {
         &self.missing
     }
 
-    fn try_one(&mut self, kernel: &mut impl Kernel, observer: &dyn Observer, scheduler: Scheduler) {
+    fn try_one(
+        &mut self,
+        kernel: &mut dyn ServerKernel,
+        observer: &dyn Observer,
+        scheduler: Scheduler,
+    ) {
         if self.present.contains(&scheduler) {
             return;
         }
@@ -90,7 +95,9 @@ impl Schedulers {
                 found.insert(scheduler);
             }
             // The step that needs it will say more.
-            Err(error) => warn!(%scheduler, error = %ErrorChain(&error), "scheduler not tried"),
+            Err(error) => {
+                warn!(%scheduler, error = %ErrorChain(&error), "failed to probe for an IPVS scheduler")
+            }
         }
     }
 }

@@ -9,10 +9,11 @@ use serde::Serialize;
 
 use super::Reconciler;
 use super::family::Family;
-use super::troubles::Trouble;
+use super::service_errors::LastError;
 use crate::dataplane::kernel::Kernel;
 use kpr_core::model::{IpFamily, ServiceName};
-use kpr_core::plan::view::ServiceView;
+use kpr_core::plan::Planner;
+use kpr_core::plan::shown::ServiceState;
 
 /// Lines after which no further Service is shown, so that a question costs the loop little.
 const MAX_LINES: usize = 10_000;
@@ -57,15 +58,15 @@ pub struct ServiceShown {
     /// It changed since the last round; the rest is of before.
     pub is_changed: bool,
     #[serde(flatten)]
-    pub view: ServiceView,
+    pub view: ServiceState,
     /// What the kernel refuses to it.
-    pub error: Option<Trouble>,
+    pub error: Option<LastError>,
     /// What it asks for and does not get.
     #[serde(rename = "findings")]
     pub unmet: Vec<String>,
 }
 
-impl Family {
+impl<P: Planner> Family<P> {
     fn show(&self) -> FamilyShown {
         FamilyShown {
             is_pending: self.is_pending(),
@@ -75,14 +76,14 @@ impl Family {
     }
 
     fn show_service(&self, service: &ServiceName) -> ServiceShown {
-        let unmet = self.unmet.iter();
+        let unmet = self.unmet.present().iter();
         let unmet = unmet.filter(|(port, _)| port.service == *service);
-        let conflicts = self.conflicts.iter();
+        let conflicts = self.conflicts.present().iter();
         let conflicts = conflicts.filter(|conflict| conflict.loser.service == *service);
         ServiceShown {
             is_changed: false,
-            view: self.planner.view(service),
-            error: self.troubles.of(service).cloned(),
+            view: self.planner.state_of(service),
+            error: self.errors.of(service).cloned(),
             unmet: unmet
                 .map(|(_, unmet)| unmet.to_string())
                 .chain(conflicts.map(|lost| format!("{} belongs to {}", lost.place, lost.winner)))
@@ -91,26 +92,26 @@ impl Family {
     }
 }
 
-impl<K: Kernel> Reconciler<K> {
+impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
     pub(super) fn show(&self, question: &Question) -> Shown {
         let changed = &self.tracker.pending().services;
         let troubled = self
-            .families
-            .iter()
-            .map(|family| family.troubles.services());
+            .families()
+            .map(|family| family.errors.services())
+            .collect::<Vec<_>>();
         let mut shown = Shown {
             service_count: self.tracker.services().count(),
-            trouble_count: troubled.clone().map(|services| services.len()).sum(),
+            trouble_count: troubled.iter().map(ExactSizeIterator::len).sum(),
             changed_count: changed.len(),
             ..Shown::default()
         };
-        for family in &self.families {
+        for family in self.families() {
             shown.families.insert(family.family(), family.show());
         }
         let all = self.tracker.services().map(|service| &service.name);
         let names: Box<dyn Iterator<Item = &ServiceName>> = match &question.service {
             Some(service) => Box::new(std::iter::once(service)),
-            None => Box::new(troubled.flatten().chain(all)),
+            None => Box::new(troubled.into_iter().flatten().chain(all)),
         };
         let mut lines = 0;
         for name in names {
@@ -122,7 +123,7 @@ impl<K: Kernel> Reconciler<K> {
                 continue;
             }
             let mut families = BTreeMap::new();
-            for family in &self.families {
+            for family in self.families() {
                 let mut service = family.show_service(name);
                 service.is_changed = changed.contains(name);
                 lines += 1 + service.view.size();

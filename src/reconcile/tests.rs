@@ -7,21 +7,25 @@ use std::sync::Mutex;
 
 use jiff::Timestamp;
 
+use super::family::ObserveScope;
 use super::*;
 use crate::clock::ManualClock;
 use crate::config::{self, Command};
-use crate::dataplane::kernel::{Cost, ListedServer, ObserveError, ProcListing};
-use kpr_core::model::Event;
+use crate::dataplane::kernel::{
+    Cost, Host, ListedServer, ObserveError, ProcListing, RuleKernel, ServerKernel,
+};
 use kpr_core::model::ipvs_options::Scheduler;
 use kpr_core::model::testing::{endpoint, ip, service, service_name, slice};
+use kpr_core::model::{Event, ProxyMode};
 use kpr_core::plan::conntrack::flows::{Cleanup, Flow};
+use kpr_core::plan::ipvs::State;
 use kpr_core::plan::ipvs::object::{RealServers, VirtualServerKey};
 use kpr_core::plan::ipvs::planner::RealServerOf;
-use kpr_core::plan::ruleset::Edit;
-use kpr_core::plan::state::VirtualServerState;
-use kpr_core::plan::testing::fake::{FakeKernel, Fault};
+use kpr_core::plan::ipvs::state::VirtualServerState;
+use kpr_core::plan::ruleset::{Edit, Ruleset};
+use kpr_core::plan::testing::fake::{FakeKernel, Fault, in_iptables_mode};
 use kpr_core::plan::testing::{rs, tcp};
-use kpr_core::plan::{Drift, Failure, FailureKind, Plan, Report, State, Step};
+use kpr_core::plan::{Drift, Failure, FailureKind, Report, Step, iptables, ipvs};
 
 mod audit;
 mod drain;
@@ -50,7 +54,7 @@ enum Shown {
 /// A fake kernel with connections, and with failures that tests order.
 #[derive(Debug, Default)]
 struct Node {
-    kernel: FakeKernel,
+    kernel: FakeKernel<State>,
     addresses: BTreeSet<IpAddr>,
     gateways: BTreeSet<IpAddr>,
     /// Real servers that have connections.
@@ -78,7 +82,7 @@ struct Node {
 }
 
 /// The step writes a rule with this text.
-fn writes(step: &Step, text: &str) -> bool {
+fn writes(step: &impl Step, text: &str) -> bool {
     let has_it = |edit: &Edit| match edit {
         Edit::Replace { rules, .. } => rules.iter().any(|rule| rule.as_str().contains(text)),
         _ => false,
@@ -89,31 +93,133 @@ fn writes(step: &Step, text: &str) -> bool {
 /// The loop owns its kernel; tests keep a handle.
 type Shared = Arc<Mutex<Node>>;
 
-impl Kernel for Shared {
-    fn observe(&mut self, _family: IpFamily, scope: ObserveScope) -> Result<State, ObserveError> {
-        let mut node = self.lock().unwrap();
-        node.observations.push(scope);
+impl Node {
+    /// What is observed of the kernel, if it can be.
+    fn observed(&mut self, scope: ObserveScope) -> Result<State, ObserveError> {
+        self.observations.push(scope);
         if scope != ObserveScope::Summary {
-            node.rules_changed = false;
+            self.rules_changed = false;
         }
         if scope == ObserveScope::Rules
-            && let Some((hand, pace)) = &node.slow
+            && let Some((hand, pace)) = &self.slow
         {
             hand.advance(*pace);
         }
-        if node.is_unreadable {
+        if self.is_unreadable {
             let source = Box::new(std::io::Error::other("injected"));
             return Err(ObserveError {
                 what: "everything",
                 source,
             });
         }
-        let mut state = node.kernel.state.clone();
-        if scope == ObserveScope::Summary {
-            state.rules = kpr_core::plan::ruleset::Ruleset::new();
-            for server in state.virtual_servers.values_mut() {
-                server.real_servers.clear();
-            }
+        Ok(self.kernel.state.clone())
+    }
+
+    /// What happens to a step.
+    fn fault<S: Step>(
+        troubles: &mut VecDeque<Trouble>,
+        refused: Option<&str>,
+        step: &S,
+    ) -> Option<Fault> {
+        if refused.is_some_and(|text| writes(step, text)) {
+            return Some(Fault::Refused);
+        }
+        let (kind, fault) = *troubles.front()?;
+        (step.kind() == kind).then(|| {
+            troubles.pop_front();
+            fault
+        })
+    }
+}
+
+impl Kernel<ipvs::Planner> for Shared {
+    fn observe(&mut self, _family: IpFamily) -> Result<State, ObserveError> {
+        self.lock().unwrap().observed(ObserveScope::Everything)
+    }
+
+    fn apply(&mut self, plan: &ipvs::Plan) -> Report {
+        let mut node = self.lock().unwrap();
+        let node = &mut *node;
+        node.applied.extend(plan.steps().map(ToString::to_string));
+        let (troubles, refused) = (&mut node.troubles, node.refused_rules);
+        node.kernel
+            .apply_with(plan, |step| Node::fault(troubles, refused, step))
+    }
+
+    fn rules(&mut self) -> Option<&mut dyn RuleKernel> {
+        Some(self)
+    }
+
+    fn servers(&mut self) -> Option<&mut dyn ServerKernel> {
+        Some(self)
+    }
+}
+
+impl Kernel<iptables::Planner> for Shared {
+    fn observe(&mut self, _family: IpFamily) -> Result<iptables::State, ObserveError> {
+        let state = self.lock().unwrap().observed(ObserveScope::Everything)?;
+        Ok((&state).into())
+    }
+
+    fn apply(&mut self, plan: &iptables::Plan) -> Report {
+        let mut node = self.lock().unwrap();
+        let node = &mut *node;
+        node.applied.extend(plan.steps().map(ToString::to_string));
+        let (troubles, refused) = (&mut node.troubles, node.refused_rules);
+        in_iptables_mode(&mut node.kernel.state, |kernel| {
+            kernel.apply_with(plan, |step| Node::fault(troubles, refused, step))
+        })
+    }
+
+    fn rules(&mut self) -> Option<&mut dyn RuleKernel> {
+        Some(self)
+    }
+}
+
+impl Host for Shared {
+    fn delete_flows(&mut self, cleanup: &Cleanup) -> Result<usize, Failure> {
+        let mut node = self.lock().unwrap();
+        if node.keeps_flows {
+            return Err(Failure {
+                kind: FailureKind::Busy,
+                message: "injected".to_owned(),
+            });
+        }
+        let before = node.flows.len();
+        node.flows.retain(|flow| !cleanup.is_stale(flow));
+        node.cleanups += 1;
+        Ok(before - node.flows.len())
+    }
+
+    fn cost(&self) -> Cost {
+        Cost::default()
+    }
+
+    fn node_addresses(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError> {
+        Ok(self.lock().unwrap().addresses.clone())
+    }
+
+    fn gateways(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError> {
+        Ok(self.lock().unwrap().gateways.clone())
+    }
+}
+
+impl RuleKernel for Shared {
+    fn observe_rules(&mut self, _family: IpFamily) -> Result<Ruleset, ObserveError> {
+        Ok(self.lock().unwrap().observed(ObserveScope::Rules)?.rules)
+    }
+
+    fn rules_have_changed(&mut self, _family: IpFamily) -> bool {
+        self.lock().unwrap().rules_changed
+    }
+}
+
+impl ServerKernel for Shared {
+    fn observe_summary(&mut self, _family: IpFamily) -> Result<State, ObserveError> {
+        let mut state = self.lock().unwrap().observed(ObserveScope::Summary)?;
+        state.rules = Ruleset::new();
+        for server in state.virtual_servers.values_mut() {
+            server.real_servers.clear();
         }
         Ok(state)
     }
@@ -163,24 +269,6 @@ impl Kernel for Shared {
             .collect())
     }
 
-    fn apply(&mut self, plan: &Plan) -> Report {
-        let mut node = self.lock().unwrap();
-        let node = &mut *node;
-        node.applied.extend(plan.steps().map(Step::to_string));
-        let troubles = &mut node.troubles;
-        let refused = node.refused_rules;
-        node.kernel.apply_with(plan, |step| {
-            if refused.is_some_and(|text| writes(step, text)) {
-                return Some(Fault::Refused);
-            }
-            let (kind, fault) = *troubles.front()?;
-            (step.kind() == kind).then(|| {
-                troubles.pop_front();
-                fault
-            })
-        })
-    }
-
     fn idle(
         &mut self,
         candidates: &BTreeSet<RealServerOf>,
@@ -191,38 +279,8 @@ impl Kernel for Shared {
             .collect())
     }
 
-    fn rules_have_changed(&mut self, _family: IpFamily) -> bool {
-        self.lock().unwrap().rules_changed
-    }
-
-    fn delete_flows(&mut self, cleanup: &Cleanup) -> Result<usize, Failure> {
-        let mut node = self.lock().unwrap();
-        if node.keeps_flows {
-            return Err(Failure {
-                kind: FailureKind::Busy,
-                message: "injected".to_owned(),
-            });
-        }
-        let before = node.flows.len();
-        node.flows.retain(|flow| !cleanup.is_stale(flow));
-        node.cleanups += 1;
-        Ok(before - node.flows.len())
-    }
-
-    fn cost(&self) -> Cost {
-        Cost::default()
-    }
-
     fn has_scheduler(&mut self, scheduler: Scheduler) -> Result<bool, ObserveError> {
         Ok(!self.lock().unwrap().missing_schedulers.contains(&scheduler))
-    }
-
-    fn node_addresses(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError> {
-        Ok(self.lock().unwrap().addresses.clone())
-    }
-
-    fn gateways(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError> {
-        Ok(self.lock().unwrap().gateways.clone())
     }
 }
 
@@ -264,8 +322,8 @@ impl Observer for Watcher {
     }
 }
 
-struct Fixture {
-    reconciler: Reconciler<Shared>,
+struct Fixture<P: Planner = ipvs::Planner> {
+    reconciler: Reconciler<P, Shared>,
     node: Shared,
     time: ManualClock,
     watcher: Arc<Watcher>,
@@ -277,36 +335,7 @@ impl Fixture {
     }
 
     fn with(flags: &[&str]) -> Self {
-        Self::after(flags, None)
-    }
-
-    /// In iptables mode, where this kernel is what ipvs mode left.
-    fn after(flags: &[&str], former: Option<Shared>) -> Self {
-        let arguments = ["kube-proxy-rs"].iter().chain(flags);
-        let Command::Run(settings) = config::parse(arguments.map(OsString::from)).unwrap() else {
-            panic!("not a command to run")
-        };
-        let (clock, time) = Clock::manual(Timestamp::UNIX_EPOCH);
-        let node = Shared::default();
-        let watcher = Arc::new(Watcher::default());
-        let reconciler = Reconciler::new(Parts {
-            facts: NodeFacts {
-                leaves_ipvs: former.is_some(),
-                ..NodeFacts::default()
-            },
-            former,
-            settings: Arc::new(*settings),
-            families: vec![IpFamily::V4],
-            kernel: node.clone(),
-            clock,
-            observer: watcher.clone(),
-        });
-        Self {
-            reconciler: reconciler.unwrap(),
-            node,
-            time,
-            watcher,
-        }
+        Self::made(flags, ipvs::Planner::new, None)
     }
 
     /// A loop that has programmed `ns/web` with two endpoints.
@@ -342,6 +371,57 @@ impl Fixture {
         let slow = (self.time.clone(), pace);
         self.lock().slow = Some(slow);
         self.lock().shown = Shown::Nothing;
+    }
+}
+
+impl Fixture<iptables::Planner> {
+    /// In iptables mode, where this kernel is what IPVS mode left.
+    fn after(former: Option<Shared>) -> Self {
+        let planner = |context| Ok(iptables::Planner::new(context));
+        Self::made(&["--proxy-mode=iptables"], planner, former)
+    }
+
+    fn in_iptables_mode(flags: &[&str]) -> Self {
+        Self::made(flags, |context| Ok(iptables::Planner::new(context)), None)
+    }
+}
+
+impl<P: Planner> Fixture<P>
+where
+    Shared: Kernel<P>,
+{
+    fn made(
+        flags: &[&str],
+        planner: fn(Context) -> Result<P, InvalidChainName>,
+        former: Option<Shared>,
+    ) -> Self {
+        let arguments = ["kube-proxy-rs"].iter().chain(flags);
+        let Command::Run(settings) = config::parse(arguments.map(OsString::from)).unwrap() else {
+            panic!("not a command to run")
+        };
+        let (clock, time) = Clock::manual(Timestamp::UNIX_EPOCH);
+        let node = Shared::default();
+        let watcher = Arc::new(Watcher::default());
+        let reconciler = Reconciler::new(Parts {
+            facts: NodeFacts {
+                leaves_ipvs: former.is_some(),
+                ..NodeFacts::default()
+            },
+            planner,
+            follows_cost: settings.mode == ProxyMode::IPTABLES,
+            previous: former.map(|kernel| Box::new(kernel) as Box<dyn IpvsKernel>),
+            settings: Arc::new(*settings),
+            families: vec![IpFamily::V4],
+            kernel: node.clone(),
+            clock,
+            observer: watcher.clone(),
+        });
+        Self {
+            reconciler: reconciler.unwrap(),
+            node,
+            time,
+            watcher,
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Node> {
@@ -388,7 +468,7 @@ impl Fixture {
         let Some(state) = node.kernel.state.virtual_servers.get(&web()) else {
             return Vec::new();
         };
-        let text = |key: &kpr_core::plan::ipvs::object::RealServerKey| -> &'static str {
+        let text = |key: &ipvs::object::RealServerKey| -> &'static str {
             Box::leak(key.to_string().into_boxed_str())
         };
         state

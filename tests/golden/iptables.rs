@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The same manifests in iptables mode.
 
-use kpr_core::model::{Event, IpFamily, Tracker};
-use kpr_core::plan::iptables::Planner;
+use kpr_core::model::{Event, IpFamily, ServiceView, Tracker};
+use kpr_core::plan::Planner as _;
+use kpr_core::plan::iptables::{Plan, Planner, State};
 use kpr_core::plan::testing::fake::FakeKernel;
-use kpr_core::plan::{Plan, State};
 
 /// One family of a node, with a kernel that is new.
 pub(super) struct Family {
     tracker: Tracker,
     planner: Planner,
-    kernel: FakeKernel,
+    kernel: FakeKernel<State>,
 }
 
 impl Family {
@@ -30,7 +30,9 @@ impl Family {
             self.tracker.apply(event.clone());
         }
         for service in self.tracker.take().services {
-            self.planner.update(&self.tracker, &service);
+            let family = self.planner.context().family;
+            let changed = ServiceView::of(&self.tracker, &service, family);
+            self.planner.update(&changed, &self.tracker);
         }
         let plan = self.planner.plan();
         let report = self.kernel.apply(&plan);
@@ -45,9 +47,7 @@ impl Family {
         assert_eq!(self.planner.plan().to_string(), "");
         let mut next = Planner::new(self.planner.context().clone());
         next.observed(self.kernel.state.clone());
-        for service in self.tracker.services() {
-            next.update(&self.tracker, &service.name);
-        }
+        next.update_all(&self.tracker);
         assert_eq!(next.plan().to_string(), "");
     }
 }

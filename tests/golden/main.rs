@@ -14,12 +14,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kpr_core::model::node::LocalDetector;
-use kpr_core::model::{Event, IpFamily, ServiceName, Tracker};
-use kpr_core::plan::ipvs::planner::Planner;
+use kpr_core::model::{Event, IpFamily, ServiceView, Tracker};
+use kpr_core::plan::ipvs::{Plan, Planner, State};
+use kpr_core::plan::mode::{Drains as _, SlicedAudit as _};
 use kpr_core::plan::ruleset::{Edit, render_edits};
 use kpr_core::plan::testing::check::check;
 use kpr_core::plan::testing::fake::FakeKernel;
-use kpr_core::plan::{Context, IptablesContext, Plan, State, Step, testing};
+use kpr_core::plan::{Context, IptablesContext, Planner as _, Step as _, testing};
 use kube_proxy_rs::source::{Options, Unobserved, Update, manifests};
 use serde::Serialize;
 
@@ -49,9 +50,10 @@ macro_rules! cases {
             for directory in [$($directory),*] {
                 for step in play(directory) {
                     let of_ipvs = step.outcomes.iter().flat_map(|o| [&o.plan, &o.when_drained]);
-                    let plans = of_ipvs.chain(&step.iptables);
-                    for step in plans.flat_map(Plan::steps) {
-                        let json = serde_json::to_value(step).unwrap();
+                    let of_ipvs = of_ipvs.flat_map(Plan::steps).map(serde_json::to_value);
+                    let of_iptables = step.iptables.iter().flat_map(|plan| plan.steps());
+                    for json in of_ipvs.chain(of_iptables.map(serde_json::to_value)) {
+                        let json = json.unwrap();
                         let kind = json["step"].as_str().unwrap().to_owned();
                         kinds.entry(kind).or_insert(json);
                     }
@@ -102,7 +104,7 @@ struct Done {
     path: PathBuf,
     outcomes: Vec<Outcome>,
     /// In iptables mode.
-    iptables: [Plan; 2],
+    iptables: [kpr_core::plan::iptables::Plan; 2],
 }
 
 /// Takes the steps of a case one after the other.
@@ -142,7 +144,11 @@ fn run(case: &str) {
 
         let mut rules = String::new();
         for plan in &step.iptables {
-            let edits: Vec<Edit> = plan.steps().flat_map(Step::edits).cloned().collect();
+            let edits: Vec<Edit> = plan
+                .steps()
+                .flat_map(|step| step.edits())
+                .cloned()
+                .collect();
             let batch = render_edits(&edits);
             write!(rules, "{plan}\n{batch}\n").unwrap();
         }
@@ -210,7 +216,7 @@ fn read(directory: &Path) -> Vec<Event> {
 struct Family {
     tracker: Tracker,
     planner: Planner,
-    kernel: FakeKernel,
+    kernel: FakeKernel<State>,
 }
 
 impl Family {
@@ -229,7 +235,9 @@ impl Family {
             self.tracker.apply(event.clone());
         }
         for service in self.tracker.take().services {
-            self.planner.update(&self.tracker, &service);
+            let family = self.planner.context().family;
+            let changed = ServiceView::of(&self.tracker, &service, family);
+            self.planner.update(&changed, &self.tracker);
         }
         let plan = self.planner.plan();
         self.apply(&plan);
@@ -250,7 +258,8 @@ impl Family {
         assert_eq!(check(plan, self.planner.believed()), Ok(()), "{plan}");
         let report = self.kernel.apply(plan);
         assert!(report.is_success(), "{report:?}");
-        assert_eq!(self.planner.report(plan, &report), BTreeSet::new());
+        self.planner.report(plan, &report);
+        assert_eq!(self.planner.take_doubtful(), BTreeSet::new());
         assert_eq!(*self.planner.believed(), self.kernel.state);
     }
 
@@ -259,10 +268,7 @@ impl Family {
         assert_eq!(self.planner.plan().to_string(), "");
         let mut next = Planner::new(self.planner.context().clone()).unwrap();
         next.observed(self.kernel.state.clone());
-        let names: Vec<ServiceName> = self.tracker.services().map(|s| s.name.clone()).collect();
-        for name in names {
-            next.update(&self.tracker, &name);
-        }
+        next.update_all(&self.tracker);
         assert_eq!(next.plan().to_string(), "");
     }
 }

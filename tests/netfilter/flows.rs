@@ -4,10 +4,12 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
-use kpr_core::model::{Event, IpFamily, PortSpec, Protocol, Service, ServiceName, Tracker};
+use kpr_core::model::{
+    Event, IpFamily, PortSpec, Protocol, Service, ServiceName, ServiceView, Tracker,
+};
 use kpr_core::plan::conntrack::flows::{Cleanup, Flows};
 use kube_proxy_rs::dataplane::conntrack::Client;
-use kube_proxy_rs::dataplane::linux::delete_stale;
+use kube_proxy_rs::dataplane::flows::delete_stale;
 
 use kpr_testkit::isolated::{Need, Test, run};
 
@@ -60,7 +62,7 @@ fn cleanup(family: IpFamily, address: &str, ports: &[u16]) -> Cleanup {
     let mut tracker = Tracker::default();
     tracker.apply(Event::ServicesReplaced(vec![service]));
     let mut flows = Flows::new(family, BTreeSet::new());
-    flows.update(&tracker, &name);
+    flows.update(&ServiceView::of(&tracker, &name, family));
     flows.due().unwrap()
 }
 

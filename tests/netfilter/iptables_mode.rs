@@ -12,12 +12,11 @@ use kpr_core::model::endpoint::Conditions;
 use kpr_core::model::node::LocalDetector;
 use kpr_core::model::{
     EndpointSlice, Event, IpFamily, NodeHint, PortSpec, Protocol, Service, ServiceName,
-    SliceEndpoint, SliceName, SlicePort, Tracker,
+    ServiceView, SliceEndpoint, SliceName, SlicePort, Tracker,
 };
-use kpr_core::plan::iptables::Planner;
+use kpr_core::plan::iptables::{Planner, State};
 use kpr_core::plan::ruleset::{ChainName, Edit, Table};
-use kpr_core::plan::step::RuleEdits;
-use kpr_core::plan::{Context, Hairpin, Outcome, Report, State, Step, testing};
+use kpr_core::plan::{Context, Hairpin, Outcome, Planner as _, Report, Step as _, testing};
 use kube_proxy_rs::clock::Clock;
 use kube_proxy_rs::dataplane::exec::System;
 use kube_proxy_rs::dataplane::iptables::{Backend, Backends, Iptables};
@@ -198,11 +197,8 @@ fn observe(iptables: &Iptables) -> State {
 fn edits(planner: &Planner) -> Vec<Edit> {
     let plan = planner.plan();
     plan.steps()
-        .filter_map(|step| match step {
-            Step::EditRules(RuleEdits { edits, .. }) => Some(edits.clone()),
-            _ => None,
-        })
-        .flatten()
+        .flat_map(|step| step.edits())
+        .cloned()
         .collect()
 }
 
@@ -217,11 +213,9 @@ fn written(backend: Backend) {
         }
         let mut planner = Planner::new(contexts(family).remove(0));
         planner.observed(observe(&iptables));
-        for service in tracker.services() {
-            planner.update(&tracker, &service.name);
-        }
+        planner.update_all(&tracker);
         for context in contexts(family) {
-            planner.set_context(context, &tracker);
+            planner.set_context(context, &tracker).unwrap();
             let plan = planner.plan();
             iptables.restore(&edits(&planner)).unwrap();
             let outcomes = vec![Outcome::Done; plan.len()];
@@ -232,7 +226,7 @@ fn written(backend: Backend) {
         // All Services are deleted, and with them their chains.
         tracker.apply(Event::ServicesReplaced(vec![]));
         for name in tracker.take().services {
-            planner.update(&tracker, &name);
+            planner.update(&ServiceView::of(&tracker, &name, family), &tracker);
         }
         let before = observe(&iptables).rules;
         assert!(before.rule_count() > 3_000);

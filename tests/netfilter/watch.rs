@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use kpr_core::model::IpFamily;
 use kpr_core::plan::iptables::believed::Believed;
+use kpr_core::plan::ruleset::RuleBatch;
 use kpr_core::plan::ruleset::{ChainName, Edit, Rule, Table};
-use kpr_core::plan::step::RuleEdits;
 use kube_proxy_rs::clock::Clock;
 use kube_proxy_rs::dataplane::exec::{Exec, System};
 use kube_proxy_rs::dataplane::iptables::{Backend, Backends, Iptables, Watch};
@@ -113,7 +113,7 @@ impl Machine {
     fn write_and(&mut self, edits: &[Edit], other: Option<&str>) {
         // The planner knows the rules in the kernel.
         let rules = self.iptables.save(&[Table::Nat, Table::Filter]).unwrap();
-        let edits = RuleEdits {
+        let edits = RuleBatch {
             family: self.family,
             edits: edits.to_vec(),
             growth: Believed::observed(&rules, BTreeMap::new()).growth(edits),

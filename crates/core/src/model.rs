@@ -17,6 +17,7 @@ pub mod node_info;
 pub mod proxy_mode;
 pub mod service;
 pub mod service_port;
+pub mod service_view;
 pub mod slices;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -32,4 +33,5 @@ pub use node_info::NodeInfo;
 pub use proxy_mode::ProxyMode;
 pub use service::{PortSpec, Service};
 pub use service_port::ServicePort;
+pub use service_view::ServiceView;
 pub use tracker::{Changes, Event, Tracker};

@@ -9,6 +9,7 @@
 //!
 //! [`ipvs::planner::Planner`] holds these for one family. Nothing here talks to a kernel.
 
+pub mod by_port;
 pub mod claim;
 pub mod compact;
 pub mod conntrack;
@@ -21,17 +22,14 @@ pub mod mode;
 pub mod prerequisites;
 pub mod report;
 pub mod ruleset;
-pub mod state;
+pub mod shown;
 pub mod step;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod unmet;
-pub mod view;
 
 pub use context::{Context, Hairpin, IptablesContext, KernelVersion};
 pub use drift::Drift;
-pub use ipvs::planner::Planner;
-pub use prerequisites::Prerequisites;
+pub use mode::Planner;
 pub use report::{Failure, FailureKind, Outcome, Report};
-pub use state::State;
 pub use step::{Plan, Step};

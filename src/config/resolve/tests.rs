@@ -47,7 +47,7 @@ fn refused(change: impl FnOnce(&mut KubeProxyConfiguration), message: &str) {
 #[test]
 fn defaults_are_valid() {
     let settings = settings(|_| {});
-    assert_eq!(settings.mode, ProxyMode::Iptables);
+    assert_eq!(settings.mode, ProxyMode::IPTABLES);
     assert_eq!(settings.sync.period, Duration::from_secs(30));
     assert_eq!(settings.sync.min_period, Duration::from_secs(1));
     assert_eq!(settings.masquerade_bit, 14);
@@ -94,9 +94,9 @@ fn the_mode_is_ours() {
         );
     }
     for (mode, expected) in [
-        ("", ProxyMode::Iptables),
-        ("iptables", ProxyMode::Iptables),
-        ("ipvs", ProxyMode::Ipvs),
+        ("", ProxyMode::IPTABLES),
+        ("iptables", ProxyMode::IPTABLES),
+        ("ipvs", ProxyMode::IPVS),
     ] {
         assert_eq!(settings(|c| mode.clone_into(&mut c.mode)).mode, expected);
     }

@@ -7,9 +7,9 @@ use netlink_packet_core::NetlinkBuffer;
 use proptest::prelude::*;
 
 use super::*;
-use crate::dataplane::linux::delete_stale;
+use crate::dataplane::flows::delete_stale;
 use kpr_core::model::testing::{endpoint, service, service_name, slice, tracker};
-use kpr_core::model::{IpFamily, Protocol};
+use kpr_core::model::{IpFamily, Protocol, ServiceView};
 use kpr_core::plan::conntrack::flows::{Cleanup, Flows};
 use netlink_pipeline::scripted::{Header, Scripted, done, message, verdict};
 use netlink_pipeline::{KernelErrorKind, Request};
@@ -161,7 +161,11 @@ fn cleanup() -> Cleanup {
     let slice = slice("ns/dns", "a", vec![endpoint("10.1.0.1")]);
     let tracker = tracker(vec![dns], vec![slice.named_port("dns", Protocol::Udp, 53)]);
     let mut flows = Flows::new(IpFamily::V4, BTreeSet::new());
-    flows.update(&tracker, &service_name("ns/dns"));
+    flows.update(&ServiceView::of(
+        &tracker,
+        &service_name("ns/dns"),
+        IpFamily::V4,
+    ));
     flows.due().unwrap()
 }
 

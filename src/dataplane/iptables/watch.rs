@@ -18,8 +18,8 @@ use tracing::warn;
 use super::backend::Backend;
 use crate::telemetry::ErrorChain;
 use kpr_core::model::net::IpFamily;
+use kpr_core::plan::ruleset::RuleBatch;
 use kpr_core::plan::ruleset::{Edit, Table};
-use kpr_core::plan::step::RuleEdits;
 
 /// See the module.
 #[derive(Debug)]
@@ -77,7 +77,7 @@ impl Watch {
     /// Makes a change of our own, which is not reported afterwards.
     pub fn around_write<E>(
         &mut self,
-        edits: &RuleEdits,
+        edits: &RuleBatch,
         write: impl FnOnce() -> Result<(), E>,
     ) -> Result<(), E> {
         let tables: BTreeSet<Table> = edits.edits.iter().map(Edit::table).collect();

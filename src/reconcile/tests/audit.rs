@@ -10,7 +10,7 @@ fn audit_finds_and_repairs_what_others_changed() {
     let address = service("ns/web").cluster_ips[0];
     fixture.lock().kernel.state.addresses.remove(&address);
     let key = rs("10.1.0.6:8080");
-    let deleted = Step::DeleteRealServer { vs: web(), key };
+    let deleted = ipvs::Step::DeleteRealServer { vs: web(), key };
     fixture.lock().kernel.state.apply(&deleted).unwrap();
     fixture.wait(Duration::from_secs(29));
     assert_eq!(fixture.applied(), Vec::<String>::new());

@@ -3,7 +3,10 @@
 
 use super::*;
 
-fn objects(fixture: &mut Fixture) {
+fn objects<P: Planner>(fixture: &mut Fixture<P>)
+where
+    Shared: Kernel<P>,
+{
     fixture.known_node();
     let web = service("ns/web")
         .port(80)
@@ -18,8 +21,11 @@ fn objects(fixture: &mut Fixture) {
 }
 
 /// What the kernel holds after a start with these flags.
-fn started(flags: &[&str]) -> Fixture {
-    let mut fixture = Fixture::with(flags);
+fn started<P: Planner>(made: fn(&[&str]) -> Fixture<P>, flags: &[&str]) -> Fixture<P>
+where
+    Shared: Kernel<P>,
+{
+    let mut fixture = made(flags);
     fixture.lock().addresses = ["192.0.2.1", "192.0.2.2"].map(ip).into();
     fixture.reconciler.take_in(Input::NodeAddresses);
     objects(&mut fixture);
@@ -29,7 +35,10 @@ fn started(flags: &[&str]) -> Fixture {
 
 /// What changes with settings. A setting of the kernel that is no longer wanted stays, since nobody knows what it was
 /// before, and with it the rule that guards it.
-fn changing(fixture: &Fixture) -> State {
+fn changing<P: Planner>(fixture: &Fixture<P>) -> State
+where
+    Shared: Kernel<P>,
+{
     let mut state = fixture.lock().kernel.state.clone();
     state.node.sysctls.clear();
     for rules in state.rules.chains.values_mut() {
@@ -43,18 +52,21 @@ fn changing(fixture: &Fixture) -> State {
 }
 
 #[track_caller]
-fn leads_where_a_start_leads(mode: &str, flag: &str) {
+fn leads_where_a_start_leads<P: Planner>(made: fn(&[&str]) -> Fixture<P>, mode: &str, flag: &str)
+where
+    Shared: Kernel<P>,
+{
     let mode = format!("--proxy-mode={mode}");
-    let mut live = started(&[&mode]);
+    let mut live = started(made, &[&mode]);
     let before = changing(&live);
-    let fresh = started(&[&mode, flag]);
+    let fresh = started(made, &[&mode, flag]);
     live.reconciler
         .take_in(Input::Settings(fresh.reconciler.settings.clone()));
     live.wait(Duration::from_secs(10));
     assert_eq!(changing(&live), changing(&fresh), "{flag}");
     assert_ne!(changing(&live), before, "{flag} has no effect");
 
-    let back = started(&[&mode]);
+    let back = started(made, &[&mode]);
     live.reconciler
         .take_in(Input::Settings(back.reconciler.settings.clone()));
     live.wait(Duration::from_secs(10));
@@ -70,7 +82,7 @@ fn ipvs_mode_takes_in_settings() {
         "--iptables-masquerade-bit=3",
         "--cluster-cidr=10.1.0.0/16",
     ] {
-        leads_where_a_start_leads("ipvs", flag);
+        leads_where_a_start_leads(Fixture::with, "ipvs", flag);
     }
 }
 
@@ -83,14 +95,20 @@ fn iptables_mode_takes_in_settings() {
         "--cluster-cidr=10.1.0.0/16",
         "--conntrack-tcp-be-liberal",
     ] {
-        leads_where_a_start_leads("iptables", flag);
+        leads_where_a_start_leads(Fixture::in_iptables_mode, "iptables", flag);
     }
 }
 
 #[test]
 fn periods_change_at_once() {
-    let mut fixture = started(&["--proxy-mode=ipvs", "--ipvs-sync-period=10m"]);
-    let shorter = started(&["--proxy-mode=ipvs", "--ipvs-sync-period=20s"]);
+    let mut fixture = started(
+        Fixture::with,
+        &["--proxy-mode=ipvs", "--ipvs-sync-period=10m"],
+    );
+    let shorter = started(
+        Fixture::with,
+        &["--proxy-mode=ipvs", "--ipvs-sync-period=20s"],
+    );
     fixture.work();
     fixture.lock().observations.clear();
     fixture
@@ -111,9 +129,9 @@ fn rules_for_the_end_of_ipvs_mode_end_with_it() {
         state.node.link_exists = true;
         state.addresses.insert(address);
     }
-    let mut fixture = Fixture::after(&["--proxy-mode=iptables"], Some(former.clone()));
+    let mut fixture = Fixture::after(Some(former.clone()));
     let from_itself = format!("-s {address}/32 ");
-    let has_rule = |fixture: &Fixture| {
+    let has_rule = |fixture: &Fixture<iptables::Planner>| {
         let node = fixture.lock();
         let mut rules = node.kernel.state.rules.chains.values().flatten();
         rules.any(|rule| rule.as_str().contains(&from_itself))

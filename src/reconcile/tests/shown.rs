@@ -6,7 +6,10 @@ use serde_json::{Value, json};
 use super::*;
 use crate::events::reason;
 
-impl Fixture {
+impl<P: Planner> Fixture<P>
+where
+    Shared: Kernel<P>,
+{
     fn ask(&mut self, service: Option<&str>, limit: usize) -> Value {
         let (answer, mut answered) = oneshot::channel();
         let service = service.map(service_name);
@@ -124,7 +127,7 @@ fn lost_answer_is_shown_but_is_no_event() {
 
 #[test]
 fn iptables_mode_shows_chains_and_what_was_set_aside() {
-    let mut fixture = Fixture::with(&["--proxy-mode=iptables"]);
+    let mut fixture = Fixture::after(None);
     fixture.known_node();
     fixture.model(Event::ServicesReplaced(vec![service("ns/web").port(80)]));
     fixture.model(Event::SlicesReplaced(vec![

@@ -4,22 +4,23 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// Which kernel machinery carries Services.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ProxyMode {
-    /// NAT rules only; what a blank `mode` means.
-    Iptables,
-    /// Virtual servers on a dummy interface, with a fixed set of rules beside them.
-    Ipvs,
-}
+/// Which kernel machinery carries Services, by its name in the configuration and in `/proxyMode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ProxyMode(&'static str);
 
 impl ProxyMode {
-    /// The spelling of the configuration and of `/proxyMode`.
+    /// NAT rules only; what a blank `mode` means.
+    pub const IPTABLES: Self = Self("iptables");
+    /// Virtual servers on a dummy interface, with a fixed set of rules beside them.
+    pub const IPVS: Self = Self("ipvs");
+
+    /// Modes that users can choose are constants and known to [`Self::from_str`]; this is how a test makes another one.
+    pub const fn named(name: &'static str) -> Self {
+        Self(name)
+    }
+
     pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Iptables => "iptables",
-            Self::Ipvs => "ipvs",
-        }
+        self.0
     }
 }
 
@@ -34,8 +35,8 @@ impl FromStr for ProxyMode {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text {
-            "" | "iptables" => Ok(Self::Iptables),
-            "ipvs" => Ok(Self::Ipvs),
+            "" | "iptables" => Ok(Self::IPTABLES),
+            "ipvs" => Ok(Self::IPVS),
             other => Err(UnknownProxyMode(other.to_owned())),
         }
     }

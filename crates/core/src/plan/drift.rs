@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: what others changed, counted by kind, from the plan that makes it good.
+//! PURE: what others changed, counted by kind, from the plan that repairs it.
 
 use std::collections::BTreeMap;
 
-use crate::plan::mode::ModePlanner;
+use crate::plan::mode::{Planner, RuleBelief};
 use crate::plan::report::{Outcome, Report};
 use crate::plan::ruleset::Edit;
-use crate::plan::step::{Plan, RuleEdits, Step};
+use crate::plan::step::{Plan, Step};
 
-/// Number of objects by kind. The kind of an object is the step that makes it good, of rules what was the matter.
+/// Number of objects by kind. The kind of an object is the step that repairs it, of rules what was wrong.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Drift {
     pub found: BTreeMap<&'static str, usize>,
@@ -16,9 +16,10 @@ pub struct Drift {
 }
 
 impl Drift {
-    /// What a plan makes good, before its report is taken in by the planner.
-    pub fn of(planner: &ModePlanner, plan: &Plan, report: &Report) -> Self {
+    /// What a plan repairs, before its report is taken in by the planner.
+    pub fn of<P: Planner + ?Sized>(planner: &mut P, plan: &Plan<P::Step>, report: &Report) -> Self {
         let mut drift = Self::default();
+        let rules = planner.rules();
         for (step, outcome) in plan.steps().zip(&report.outcomes) {
             let mut count = |kind| {
                 *drift.found.entry(kind).or_default() += 1;
@@ -26,20 +27,21 @@ impl Drift {
                     *drift.repaired.entry(kind).or_default() += 1;
                 }
             };
-            match step {
-                Step::EditRules(RuleEdits { edits, .. }) => {
-                    edits.iter().map(|edit| kind(planner, edit)).for_each(count);
+            match (&rules, step.batch()) {
+                (Some(rules), Some(batch)) => {
+                    let edits = batch.edits.iter();
+                    edits.map(|edit| kind(&**rules, edit)).for_each(count);
                 }
-                step => count(step.kind()),
+                _ => count(step.kind()),
             }
         }
         drift
     }
 }
 
-fn kind(planner: &ModePlanner, edit: &Edit) -> &'static str {
+fn kind(rules: &dyn RuleBelief, edit: &Edit) -> &'static str {
     match edit {
-        Edit::Replace { table, chain, .. } if planner.has_chain(*table, chain) => "changed-chain",
+        Edit::Replace { table, chain, .. } if rules.has_chain(*table, chain) => "changed-chain",
         Edit::Replace { .. } => "missing-chain",
         Edit::Prepend { .. } | Edit::Append { .. } => "missing-rule",
         Edit::Delete { .. } => "extra-rule",

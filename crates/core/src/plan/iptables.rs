@@ -17,7 +17,10 @@ pub mod desired;
 pub mod name;
 pub mod planner;
 pub mod port_rules;
+pub mod prerequisites;
+pub mod state;
 pub mod static_rules;
+pub mod step;
 pub mod syntax;
 pub mod tree;
 
@@ -25,3 +28,8 @@ pub mod tree;
 mod tests;
 
 pub use planner::Planner;
+pub use state::State;
+pub use step::{Phase, Step};
+
+/// Ordered steps of this mode.
+pub type Plan = crate::plan::Plan<Step>;

@@ -14,6 +14,16 @@ pub mod marks;
 pub mod object;
 pub mod planner;
 pub mod port_objects;
+pub mod prerequisites;
 pub mod set;
+pub mod state;
 pub mod static_rules;
+pub mod step;
 pub mod sysctl;
+
+pub use planner::Planner;
+pub use state::State;
+pub use step::{Phase, Step};
+
+/// Ordered steps of this mode.
+pub type Plan = crate::plan::Plan<Step>;

@@ -5,3 +5,6 @@ pub mod cleanup;
 pub mod modes;
 pub mod stale_rules;
 pub mod teardown;
+
+/// The name of the tables of kube-proxy's nftables mode, one for each family.
+pub const NFTABLES_TABLE: &str = "kube-proxy";

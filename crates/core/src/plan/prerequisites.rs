@@ -1,132 +1,59 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: which steps of a plan must not be tried once others have failed.
-//!
-//! Whoever applies a plan notes each step that failed and asks before each step. Most steps that
-//! lack something are refused by the kernel anyhow; the ones here would succeed and do harm.
+//! PURE: how a plan is applied: in order, and without the steps that would do harm after a failure.
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
+use crate::plan::report::{Outcome, Report};
+use crate::plan::step::{Plan, Step};
 
-use crate::model::IpFamily;
-use crate::plan::iptables::static_rules::{ROUTE_LOCALNET, SHARED_CHAIN};
-use crate::plan::ipvs::object::VirtualServerKey;
-use crate::plan::ipvs::set::{SetEntry, SetId, SetName};
-use crate::plan::leftovers::stale_rules::DISPATCH;
-use crate::plan::ruleset::Edit;
-use crate::plan::step::{RuleEdits, Step};
+/// Most steps that are handed over at a time. More saves nothing and takes memory.
+const LONGEST_RUN: usize = 2_048;
 
-/// What failed so far in one plan.
-#[derive(Clone, Debug, Default)]
-pub struct Prerequisites {
-    has_no_link: bool,
-    has_no_rules: bool,
-    /// Packets to 127.0.0.0/8 are still routed.
-    routes_localnet: bool,
-    missing_sets: BTreeSet<SetName>,
-    /// Sets that lack an entry which a step should have added.
-    incomplete_sets: BTreeSet<SetName>,
-    missing_reject_entries: BTreeSet<IpAddr>,
-    bound_addresses: BTreeSet<IpAddr>,
-    missing_servers: BTreeSet<VirtualServerKey>,
-    /// Addresses of virtual servers that should have gone.
-    serving_addresses: BTreeSet<IpAddr>,
-}
+/// What failed so far in one plan. Most steps that lack something are refused by the kernel anyhow; those that would
+/// succeed and do harm are forbidden here.
+pub trait Prerequisites: Default {
+    type Step: Step;
 
-impl Prerequisites {
     /// Takes in a step that failed or was not tried.
-    pub fn lack(&mut self, step: &Step) {
-        match step {
-            Step::CreateLink => self.has_no_link = true,
-            Step::SetSysctl {
-                key: ROUTE_LOCALNET,
-                value: "0",
-            } => self.routes_localnet = true,
-            Step::EditRules(_) => self.has_no_rules = true,
-            Step::CreateSet(spec) => {
-                self.missing_sets.insert(spec.name.clone());
-            }
-            Step::AddEntry { set, entry } => {
-                self.incomplete_sets.insert(set.clone());
-                self.missing_reject_entries.extend(rejected(set, entry));
-            }
-            // The entries of all new addresses are in the set that did not take its place.
-            Step::SwapSets { b, .. } => {
-                self.has_no_rules |= IpFamily::ALL
-                    .into_iter()
-                    .any(|family| *b == SetId::IpvsIps.name(family));
-            }
-            Step::AddVirtualServer { key, .. } => {
-                self.missing_servers.insert(*key);
-            }
-            Step::DeleteVirtualServer { key } => self.serving_addresses.extend(key.address()),
-            Step::DeleteAddress { address } => {
-                self.bound_addresses.insert(*address);
-            }
-            _ => {}
-        }
-    }
+    fn lack(&mut self, phase: <Self::Step as Step>::Phase, step: &Self::Step);
 
     /// The step must not be tried.
-    pub fn forbid(&self, step: &Step) -> bool {
-        match step {
-            // Rules that name a missing set are refused, and the program started in vain.
-            Step::EditRules(rules) => {
-                !self.missing_sets.is_empty()
-                    || (self.routes_localnet && opens_localnet(rules))
-                    || (self.has_no_rules && rules.edits.iter().any(is_dispatch))
+    fn forbid(&self, step: &Self::Step) -> bool;
+}
+
+/// Applies a plan: the one place where the outcome of a step decides about others. `goes_with` says whether a step can
+/// be handed over together with the first one of a run; `run` makes the steps of a run and answers each, in order.
+pub fn apply<S: Step>(
+    plan: &Plan<S>,
+    goes_with: impl Fn(&S, &S) -> bool,
+    mut run: impl FnMut(&[&S]) -> Vec<Outcome>,
+) -> Report {
+    let mut lacking = S::Prerequisites::default();
+    let mut outcomes = Vec::with_capacity(plan.len());
+    let mut rest = plan.phases();
+    while let Some((_, first)) = rest.first() {
+        let alike = |(_, step): &&(S::Phase, S)| goes_with(first, step);
+        let length = rest.iter().take(LONGEST_RUN).take_while(alike).count();
+        let (now, later) = rest.split_at(length.max(1));
+        rest = later;
+        let allowed: Vec<Option<&S>> = now
+            .iter()
+            .map(|(_, step)| (!lacking.forbid(step)).then_some(step))
+            .collect();
+        let steps: Vec<&S> = allowed.iter().copied().flatten().collect();
+        let mut answers = if steps.is_empty() {
+            Vec::new()
+        } else {
+            run(&steps)
+        }
+        .into_iter();
+        for ((phase, step), allowed) in now.iter().zip(allowed) {
+            let answer = allowed.and_then(|_| answers.next());
+            let outcome = answer.unwrap_or(Outcome::NotTried);
+            // Only now: within a run the kernel itself refuses what lacks something.
+            if outcome != Outcome::Done {
+                lacking.lack(*phase, step);
             }
-            Step::AddEntry { set, .. } | Step::DestroySet { set } => {
-                self.missing_sets.contains(set)
-            }
-            // A set takes the place of another only if it is complete.
-            Step::SwapSets { a, .. } => {
-                self.missing_sets.contains(a) || self.incomplete_sets.contains(a)
-            }
-            Step::AddRealServer { vs, .. } | Step::SetRealServer { vs, .. } => {
-                self.missing_servers.contains(vs)
-            }
-            // Without the rule and its entry all ports of the host would be reachable there.
-            Step::AddAddress { address } => {
-                self.has_no_link
-                    || self.has_no_rules
-                    || self.missing_reject_entries.contains(address)
-            }
-            // The address tells whose the virtual server is.
-            Step::DeleteAddress { address } => self.serving_addresses.contains(address),
-            Step::DeleteEntry { set, entry } => {
-                rejected(set, entry).is_some_and(|address| self.bound_addresses.contains(&address))
-            }
-            // Until ours serve, its rules do.
-            Step::DeleteNftablesTable { .. } => {
-                self.has_no_rules || self.has_no_link || !self.missing_servers.is_empty()
-            }
-            _ => false,
+            outcomes.push(outcome);
         }
     }
+    Report { outcomes }
 }
-
-/// Virtual servers take over, which need the other rules.
-fn is_dispatch(edit: &Edit) -> bool {
-    let (table, chain) = DISPATCH;
-    edit.table() == table && edit.chain().as_str() == chain
-}
-
-/// The rule goes that keeps others from 127.0.0.0/8.
-fn opens_localnet(rules: &RuleEdits) -> bool {
-    let is_removal = |edit: &Edit| matches!(edit, Edit::Delete { .. } | Edit::DeleteChain { .. });
-    let mut removals = rules.edits.iter().filter(|edit| is_removal(edit));
-    removals.any(|edit| edit.chain().as_str() == SHARED_CHAIN)
-}
-
-/// The address whose unknown ports an entry makes refuse.
-fn rejected(set: &SetName, entry: &SetEntry) -> Option<IpAddr> {
-    match entry {
-        SetEntry::Ip(address) if *set == SetId::IpvsIps.name(IpFamily::of(*address)) => {
-            Some(*address)
-        }
-        _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests;

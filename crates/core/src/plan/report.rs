@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! PURE: what became of the steps of a plan.
 
-use crate::plan::step::Plan;
+use crate::plan::step::{Plan, Step};
 
 /// What became of one step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,10 +52,10 @@ impl Report {
     }
 
     /// The failed steps of the plan, with their reasons.
-    pub fn failures<'a>(
+    pub fn failures<'a, S: Step>(
         &'a self,
-        plan: &'a Plan,
-    ) -> impl Iterator<Item = (&'a crate::plan::step::Step, &'a Failure)> {
+        plan: &'a Plan<S>,
+    ) -> impl Iterator<Item = (&'a S, &'a Failure)> {
         plan.steps()
             .zip(&self.outcomes)
             .filter_map(|(step, outcome)| match outcome {
@@ -63,4 +63,19 @@ impl Report {
                 Outcome::Done | Outcome::NotTried => None,
             })
     }
+}
+
+/// Why a kernel refuses a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("no such object")]
+    NotFound,
+    #[error("object exists")]
+    AlreadyExists,
+    #[error("object is in use")]
+    Busy,
+    #[error("object is full")]
+    Full,
+    #[error("objects do not fit")]
+    Mismatch,
 }

@@ -5,6 +5,8 @@
 //! the very text that `iptables-save` prints, so that a wanted rule and an observed one are equal when their texts
 //! are. Nothing here runs a program.
 
+mod apply;
+mod batch;
 mod edit;
 mod parse;
 
@@ -12,6 +14,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+pub use batch::{Growth, RuleBatch};
 pub use edit::{Edit, Line, Location, batch, locate, render_edits};
 pub use parse::{ParseError, Parser};
 

@@ -19,14 +19,15 @@ use std::time::Duration;
 
 use crate::model::node::LocalDetector;
 use crate::model::testing::ip;
-use crate::model::{Event, IpFamily, Protocol, Tracker};
+use crate::model::{Event, IpFamily, Protocol, ServiceName, ServiceView, Tracker};
 use crate::plan::context::{Context, Hairpin, IptablesContext, KernelVersion};
 use crate::plan::ipvs::object::{RealServerKey, Timeouts, VirtualServerKey};
 use crate::plan::ipvs::planner::RealServerOf;
-use crate::plan::step::Step;
+use crate::plan::ipvs::step::Step;
+use crate::plan::ipvs::{Plan, Planner, State};
+use crate::plan::mode::{Drains as _, Planner as _, SlicedAudit as _};
 use crate::plan::testing::check::check;
 use crate::plan::testing::fake::{FakeKernel, Fault};
-use crate::plan::{Plan, Planner, State};
 
 /// A node at `192.168.0.10` and `fd00:192::10` in zone `here`, with one more address.
 pub fn context(family: IpFamily) -> Context {
@@ -104,7 +105,7 @@ pub fn lines(plan: &Plan) -> Vec<String> {
 pub struct Proxy {
     pub tracker: Tracker,
     pub planner: Planner,
-    pub kernel: FakeKernel,
+    pub kernel: FakeKernel<State>,
 }
 
 impl Proxy {
@@ -116,12 +117,14 @@ impl Proxy {
             kernel: FakeKernel::new(state),
         };
         proxy.observe();
-        let names: Vec<_> = proxy.tracker.services().map(|s| s.name.clone()).collect();
-        for name in names {
-            proxy.planner.update(&proxy.tracker, &name);
-        }
+        proxy.planner.update_all(&proxy.tracker);
         proxy.tracker.take();
         proxy
+    }
+
+    fn update(&mut self, name: &ServiceName) {
+        let changed = ServiceView::of(&self.tracker, name, self.planner.context().family);
+        self.planner.update(&changed, &self.tracker);
     }
 
     pub fn observe(&mut self) {
@@ -134,7 +137,7 @@ impl Proxy {
             self.tracker.apply(event);
         }
         for name in self.tracker.take().services {
-            self.planner.update(&self.tracker, &name);
+            self.update(&name);
         }
     }
 
@@ -150,7 +153,8 @@ impl Proxy {
     pub fn finish(&mut self, plan: &Plan) {
         let report = self.kernel.apply(plan);
         assert!(report.is_success(), "{report:?}");
-        assert_eq!(self.planner.report(plan, &report), BTreeSet::new());
+        self.planner.report(plan, &report);
+        assert_eq!(self.planner.take_doubtful(), BTreeSet::new());
         assert_eq!(*self.planner.believed(), self.kernel.state);
         assert!(!self.planner.needs_observation());
     }
@@ -160,7 +164,8 @@ impl Proxy {
         let plan = self.planner.plan();
         assert_eq!(check(&plan, self.planner.believed()), Ok(()), "{plan}");
         let report = self.kernel.apply_with(&plan, fault);
-        let doubtful = self.planner.report(&plan, &report);
+        self.planner.report(&plan, &report);
+        let doubtful = self.planner.take_doubtful();
         self.look_again(&doubtful);
         plan
     }
@@ -181,7 +186,8 @@ impl Proxy {
         assert_eq!(check(&plan, self.planner.believed()), Ok(()), "{plan}");
         let report = self.kernel.apply(&plan);
         assert!(report.is_success(), "{report:?}");
-        assert_eq!(self.planner.report_part(&plan, &report), BTreeSet::new());
+        self.planner.report_part(&plan, &report);
+        assert_eq!(self.planner.take_doubtful(), BTreeSet::new());
         // A setting may have been made without an answer. That is not looked at, it is made again.
         let mut believed = self.planner.believed().clone();
         believed.node = self.kernel.state.node.clone();

@@ -17,8 +17,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tracing::debug;
 
 use kpr_core::model::net::IpFamily;
+use kpr_core::plan::ruleset::Growth;
 use kpr_core::plan::ruleset::Table;
-use kpr_core::plan::step::Growth;
 
 /// The largest table that is read, in bytes: some thousand rules, which takes about a millisecond.
 const LARGEST_READ: usize = 1 << 20;

@@ -15,10 +15,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::model::{
-    Endpoint, IpFamily, Protocol, ServiceName, ServicePort, ServicePortName, Tracker,
-};
-use crate::plan::claim::Claim;
+use crate::model::{Endpoint, IpFamily, Protocol, ServicePort, ServicePortName, ServiceView};
+use crate::plan::by_port::ByPort;
+use crate::plan::claim::{Claim, Claims};
 
 /// Most ports that are asked for one by one. The kernel walks through its whole table each time: with 262,144 buckets that
 /// takes as long as listing ten to twenty thousand flows, and few nodes have more.
@@ -169,8 +168,8 @@ impl Share {
 pub struct Flows {
     family: IpFamily,
     node_port_addresses: Arc<BTreeSet<IpAddr>>,
-    shares: BTreeMap<ServicePortName, Share>,
-    claims: BTreeMap<Frontend, BTreeSet<Claim>>,
+    shares: ByPort<Share>,
+    claims: Claims<Frontend>,
     due: BTreeSet<Frontend>,
     /// Nothing is known of the flows to any frontend, as at start.
     is_full: bool,
@@ -182,8 +181,8 @@ impl Flows {
         Self {
             family,
             node_port_addresses: Arc::new(node_port_addresses),
-            shares: BTreeMap::new(),
-            claims: BTreeMap::new(),
+            shares: ByPort::default(),
+            claims: Claims::default(),
             due: BTreeSet::new(),
             is_full: true,
         }
@@ -195,23 +194,22 @@ impl Flows {
             return;
         }
         self.node_port_addresses = Arc::new(addresses.clone());
-        let node_ports = self.claims.keys();
+        let node_ports = self.claims.places();
         let node_ports = node_ports.filter(|place| matches!(place, Frontend::NodePort(_)));
         self.due.extend(node_ports);
     }
 
-    /// Takes in one Service. Costs what that Service costs.
-    pub fn update(&mut self, tracker: &Tracker, name: &ServiceName) {
-        let mut shares = self.shares_of(tracker, name);
-        let gone: Vec<ServicePortName> = self
-            .ports_of(name)
-            .filter(|port| !shares.contains_key(*port))
-            .cloned()
+    /// Takes in a changed Service. Costs what that Service costs.
+    pub fn update(&mut self, changed: &ServiceView<'_>) {
+        let udp = changed.ports.iter();
+        let udp = udp.filter(|port| port.name.protocol == Protocol::Udp);
+        let shares: BTreeMap<ServicePortName, Share> = udp
+            .map(|port| (port.name.clone(), share(port, changed.endpoints_of(port))))
             .collect();
-        for port in gone {
+        for port in self.shares.gone(changed.name, &shares) {
             self.replace(port, None);
         }
-        while let Some((port, share)) = shares.pop_first() {
+        for (port, share) in shares {
             self.replace(port, Some(share));
         }
     }
@@ -225,7 +223,7 @@ impl Flows {
     pub fn due(&self) -> Option<Cleanup> {
         let mut frontends = self.due.clone();
         if self.is_full {
-            frontends.extend(self.claims.keys());
+            frontends.extend(self.claims.places());
         }
         // An address of the node may be a frontend of its own, with the same port.
         let node_ports: Vec<u16> = frontends
@@ -238,7 +236,7 @@ impl Flows {
         for port in node_ports {
             let addresses = self.node_port_addresses.iter();
             let places = addresses.map(|ip| Frontend::Address(SocketAddr::new(*ip, port)));
-            frontends.extend(places.filter(|place| self.claims.contains_key(place)));
+            frontends.extend(places.filter(|place| self.claims.contains(place)));
         }
         (!frontends.is_empty()).then(|| Cleanup {
             family: self.family,
@@ -259,40 +257,6 @@ impl Flows {
         self.is_full = false;
     }
 
-    fn shares_of(&self, tracker: &Tracker, name: &ServiceName) -> BTreeMap<ServicePortName, Share> {
-        let is_udp = |protocol: Protocol| protocol == Protocol::Udp;
-        let Some(service) = tracker.service(name) else {
-            return BTreeMap::new();
-        };
-        if !service.ports.iter().any(|port| is_udp(port.protocol)) {
-            return BTreeMap::new();
-        }
-        let endpoints = tracker.endpoints(name, self.family);
-        ServicePort::of(service, self.family)
-            .into_iter()
-            .filter(|port| is_udp(port.name.protocol))
-            .map(|port| {
-                let key = (port.name.port.clone(), Protocol::Udp);
-                let endpoints = endpoints.get(&key).map_or(&[][..], Vec::as_slice);
-                let share = share(&port, endpoints);
-                (port.name, share)
-            })
-            .collect()
-    }
-
-    fn ports_of<'a>(&'a self, name: &'a ServiceName) -> impl Iterator<Item = &'a ServicePortName> {
-        // The smallest possible name of a port of this Service.
-        let first = ServicePortName {
-            service: name.clone(),
-            port: "".into(),
-            protocol: Protocol::Tcp,
-        };
-        self.shares
-            .range(first..)
-            .map(|(port, _)| port)
-            .take_while(move |port| port.service == *name)
-    }
-
     fn replace(&mut self, name: ServicePortName, share: Option<Share>) {
         let old = self.shares.get(&name).cloned();
         if old == share {
@@ -307,13 +271,12 @@ impl Flows {
             places.iter().map(|place| self.endpoints(*place)).collect();
         if let Some(old) = self.shares.remove(&name) {
             for place in &old.frontends {
-                self.withdraw(*place, &old.claim(*place, &name));
+                self.claims.withdraw(*place, &old.claim(*place, &name));
             }
         }
         if let Some(share) = share {
             for place in &share.frontends {
-                let claims = self.claims.entry(*place).or_default();
-                claims.insert(share.claim(*place, &name));
+                self.claims.claim(*place, share.claim(*place, &name));
             }
             self.shares.insert(name, share);
         }
@@ -324,24 +287,14 @@ impl Flows {
         }
     }
 
-    fn withdraw(&mut self, place: Frontend, claim: &Claim) {
-        if let Some(claims) = self.claims.get_mut(&place) {
-            claims.remove(claim);
-            if claims.is_empty() {
-                self.claims.remove(&place);
-            }
-        }
-    }
-
     /// Who may answer at a frontend; `None` if it is none.
     fn endpoints(&self, place: Frontend) -> Option<Endpoints> {
-        let claims = self.claims.get(&place).or_else(|| match place {
+        let winner = self.claims.winner(&place).or_else(|| match place {
             Frontend::Address(address) if self.node_port_addresses.contains(&address.ip()) => {
-                self.claims.get(&Frontend::NodePort(address.port()))
+                self.claims.winner(&Frontend::NodePort(address.port()))
             }
             _ => None,
-        });
-        let winner = claims?.first()?.name();
+        })?;
         Some(self.shares.get(winner)?.endpoints.clone())
     }
 }

@@ -8,8 +8,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::plan::iptables::static_rules::SHARED_CHAIN;
 use crate::plan::leftovers::modes::{Modes, is_of_a_service};
+use crate::plan::ruleset::Growth;
 use crate::plan::ruleset::{ChainId, ChainName, Edit, Rule, Ruleset, Table};
-use crate::plan::step::Growth;
 
 /// Stands for the rules of a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +31,8 @@ impl Fingerprint {
 pub struct Believed {
     /// With the number of rules.
     chains: BTreeMap<ChainId, (Fingerprint, usize)>,
+    /// The sum of these numbers, by table.
+    rule_counts: BTreeMap<Table, usize>,
     /// Built-in chains and the one that kubelet shares: rules stand beside those of others.
     shared: BTreeMap<ChainId, Vec<Rule>>,
     /// Chains of Services that others jump to, with those that these led to when they were observed.
@@ -50,8 +52,7 @@ impl Believed {
             if is_shared(id) {
                 believed.shared.insert(id.clone(), rules.clone());
             } else if id.1.as_str().starts_with("KUBE-") {
-                let known = (Fingerprint::of(rules), rules.len());
-                believed.chains.insert(id.clone(), known);
+                believed.set_chain(id.clone(), Some(rules));
             }
         }
         for (id, rules) in &ruleset.chains {
@@ -103,8 +104,20 @@ impl Believed {
 
     /// Number of rules in our chains of a table.
     pub fn rule_count(&self, table: Table) -> usize {
-        let of_table = self.chains.iter().filter(|((of, _), _)| *of == table);
-        of_table.map(|(_, (_, count))| count).sum()
+        self.rule_counts.get(&table).copied().unwrap_or_default()
+    }
+
+    fn set_chain(&mut self, id: ChainId, rules: Option<&[Rule]>) {
+        let count = self.rule_counts.entry(id.0).or_default();
+        let before = match rules {
+            Some(rules) => {
+                *count += rules.len();
+                self.chains
+                    .insert(id, (Fingerprint::of(rules), rules.len()))
+            }
+            None => self.chains.remove(&id),
+        };
+        *count -= before.map_or(0, |(_, rules)| rules);
     }
 
     /// What is missing of rules in shared chains. A rule that is somewhere in its chain is left where it is: an
@@ -162,10 +175,7 @@ impl Believed {
                 Edit::Replace { rules, .. } if is_shared(&id) => {
                     self.shared.insert(id, rules.clone());
                 }
-                Edit::Replace { rules, .. } => {
-                    let known = (Fingerprint::of(rules), rules.len());
-                    self.chains.insert(id, known);
-                }
+                Edit::Replace { rules, .. } => self.set_chain(id, Some(rules)),
                 Edit::Prepend { rule, .. } => {
                     self.shared.entry(id).or_default().insert(0, rule.clone());
                 }
@@ -179,9 +189,7 @@ impl Believed {
                         rules.remove(at);
                     }
                 }
-                Edit::DeleteChain { .. } => {
-                    self.chains.remove(&id);
-                }
+                Edit::DeleteChain { .. } => self.set_chain(id, None),
             }
         }
     }

@@ -6,8 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::{Protocol, ServiceName, ServicePortName};
-use crate::plan::claim::Claim;
+use crate::model::ServicePortName;
+use crate::plan::by_port::{ByPort, PortSet};
+use crate::plan::claim::Claims;
 use crate::plan::context::Context;
 use crate::plan::iptables::port_rules::{Entries, Frontend, PortRules};
 use crate::plan::iptables::static_rules;
@@ -32,26 +33,17 @@ impl Dirty {
     }
 }
 
-/// Two Service ports claim one frontend; the second does not get it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Conflict {
-    pub loser: ServicePortName,
-    pub winner: ServicePortName,
-    pub frontend: Frontend,
-}
-
 /// What one family wants.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
-    by_port: BTreeMap<ServicePortName, PortRules>,
-    /// Sorted. Nearly all have one, and a tree of one element is the size of eleven.
-    claims: BTreeMap<Frontend, Vec<Claim>>,
-    /// Those with more than one claim, without endpoints, which all claimants want alike.
-    contested: BTreeSet<Frontend>,
+    by_port: ByPort<PortRules>,
+    claims: Claims<Frontend>,
+    /// Endpoints on this node: all claimants want the same for them, so that no claim loses.
+    local_endpoints: Claims<Frontend>,
     trees: BTreeMap<TreeId, Tree>,
     endpoint_count: usize,
-    no_local_internal: BTreeSet<ServicePortName>,
-    no_local_external: BTreeSet<ServicePortName>,
+    no_local_internal: PortSet,
+    no_local_external: PortSet,
 }
 
 impl Desired {
@@ -66,7 +58,7 @@ impl Desired {
         desired
     }
 
-    pub fn by_port(&self) -> &BTreeMap<ServicePortName, PortRules> {
+    pub fn by_port(&self) -> &ByPort<PortRules> {
         &self.by_port
     }
 
@@ -87,23 +79,6 @@ impl Desired {
     pub fn nodes(&self, tree: TreeId) -> BTreeSet<Prefix> {
         let tree = self.trees.get(&tree);
         tree.map_or_else(|| BTreeSet::from([Prefix::ROOT]), Tree::nodes)
-    }
-
-    /// The ports of a Service that have a port_rules.
-    pub fn ports_of<'a>(
-        &'a self,
-        service: &'a ServiceName,
-    ) -> impl Iterator<Item = &'a ServicePortName> + use<'a> {
-        // The smallest possible name of a port of this Service.
-        let first = ServicePortName {
-            service: service.clone(),
-            port: "".into(),
-            protocol: Protocol::Tcp,
-        };
-        self.by_port
-            .range(first..)
-            .map(|(name, _)| name)
-            .take_while(move |name| name.service == *service)
     }
 
     /// Replaces the port_rules of a Service port, and hands out the former one. Without `dirty` the caller looks at
@@ -135,18 +110,11 @@ impl Desired {
         if let Some(old) = &old {
             self.endpoint_count -= old.endpoint_count;
         }
-        set_member(
-            &mut self.no_local_internal,
-            name,
-            new.as_ref(),
-            PortRules::lacks_local_internal,
-        );
-        set_member(
-            &mut self.no_local_external,
-            name,
-            new.as_ref(),
-            PortRules::lacks_local_external,
-        );
+        let lacks = |what: fn(&PortRules) -> bool| new.as_ref().is_some_and(what);
+        let internal = lacks(PortRules::lacks_local_internal);
+        let external = lacks(PortRules::lacks_local_external);
+        self.no_local_internal.set(name, internal);
+        self.no_local_external.set(name, external);
         if let Some(new) = new {
             self.endpoint_count += new.endpoint_count;
             self.by_port.insert(name.clone(), new);
@@ -161,13 +129,14 @@ impl Desired {
             if had.is_some()
                 && let Some(old) = &old
             {
-                self.withdraw(frontend, &old.claim(frontend, name));
+                self.claims_on(frontend)
+                    .withdraw(frontend, &old.claim(frontend, name));
             }
             if has.is_some()
                 && let Some(new) = self.by_port.get(name)
             {
                 let claim = new.claim(frontend, name);
-                self.claim(frontend, claim);
+                self.claims_on(frontend).claim(frontend, claim);
             }
             let winner = self.winner(frontend).cloned();
             let was_ours = former_winner.as_ref() == Some(name);
@@ -190,8 +159,18 @@ impl Desired {
         old
     }
 
+    const fn claims_on(&mut self, frontend: Frontend) -> &mut Claims<Frontend> {
+        match frontend {
+            Frontend::LocalEndpoint(_) => &mut self.local_endpoints,
+            _ => &mut self.claims,
+        }
+    }
+
     fn winner(&self, frontend: Frontend) -> Option<&ServicePortName> {
-        self.claims.get(&frontend)?.first().map(Claim::name)
+        match frontend {
+            Frontend::LocalEndpoint(_) => self.local_endpoints.winner(&frontend),
+            _ => self.claims.winner(&frontend),
+        }
     }
 
     fn entries_of(
@@ -225,78 +204,25 @@ impl Desired {
         }
     }
 
-    fn claim(&mut self, frontend: Frontend, claim: Claim) {
-        let claims = self.claims.entry(frontend).or_default();
-        if let Err(index) = claims.binary_search(&claim) {
-            claims.reserve_exact(1);
-            claims.insert(index, claim);
-        }
-        if claims.len() > 1 && !matches!(frontend, Frontend::LocalEndpoint(_)) {
-            self.contested.insert(frontend);
-        }
+    /// Claims that lost: the frontend, the loser, the winner. Costs what is contested, not what there is.
+    pub fn lost(&self) -> impl Iterator<Item = (&Frontend, &ServicePortName, &ServicePortName)> {
+        // All ports of a Service share the port of its health check.
+        self.claims.lost().filter(|(frontend, loser, winner)| {
+            !matches!(frontend, Frontend::HealthCheck(_)) || loser.service != winner.service
+        })
     }
 
-    fn withdraw(&mut self, frontend: Frontend, claim: &Claim) {
-        if let Some(claims) = self.claims.get_mut(&frontend) {
-            claims.retain(|other| other != claim);
-            if claims.len() < 2 {
-                self.contested.remove(&frontend);
-            }
-            if claims.is_empty() {
-                self.claims.remove(&frontend);
-            }
-        }
-    }
-
-    /// Claims that lost. Costs what is contested, not what there is.
-    pub fn conflicts(&self) -> BTreeSet<Conflict> {
-        let mut conflicts = BTreeSet::new();
-        for frontend in &self.contested {
-            let claims = self.claims.get(frontend).into_iter().flatten();
-            let mut claimants = claims.map(Claim::name);
-            if let Some(winner) = claimants.next() {
-                // All ports of a Service share the port of its health check.
-                let shared = matches!(frontend, Frontend::HealthCheck(_));
-                let lost = |loser: &ServicePortName| !shared || loser.service != winner.service;
-                let losers = claimants.filter(|loser| lost(loser));
-                conflicts.extend(losers.map(|loser| Conflict {
-                    loser: loser.clone(),
-                    winner: winner.clone(),
-                    frontend: *frontend,
-                }));
-            }
-        }
-        conflicts
+    /// Changes whenever [`Self::lost`] may have.
+    pub const fn revision(&self) -> u64 {
+        self.claims.revision()
     }
 
     /// Number of Services with a port that has a Local policy and no endpoint on this node, by policy: internal,
     /// external.
     pub fn no_local_endpoints(&self) -> (usize, usize) {
         (
-            count_services(&self.no_local_internal),
-            count_services(&self.no_local_external),
+            self.no_local_internal.services(),
+            self.no_local_external.services(),
         )
     }
-}
-
-fn set_member(
-    members: &mut BTreeSet<ServicePortName>,
-    name: &ServicePortName,
-    port_rules: Option<&PortRules>,
-    lacks: impl Fn(&PortRules) -> bool,
-) {
-    if port_rules.is_some_and(lacks) {
-        members.insert(name.clone());
-    } else {
-        members.remove(name);
-    }
-}
-
-/// The ports of one Service are neighbours.
-fn count_services(names: &BTreeSet<ServicePortName>) -> usize {
-    let mut last = None;
-    names
-        .iter()
-        .filter(|name| last.replace(&name.service) != Some(&name.service))
-        .count()
 }

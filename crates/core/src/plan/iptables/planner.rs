@@ -7,18 +7,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::{ServiceName, ServicePort, ServicePortName, Tracker};
+use crate::model::ServicePortName;
 use crate::plan::context::Context;
+use crate::plan::iptables::Plan;
 use crate::plan::iptables::believed::Believed;
 use crate::plan::iptables::desired::{Desired, Dirty};
 use crate::plan::iptables::port_rules::{Chains, PortRules};
 use crate::plan::iptables::static_rules;
+use crate::plan::iptables::step::{Phase, Step};
 use crate::plan::iptables::tree::{Prefix, TreeId};
 use crate::plan::leftovers::modes::is_of_a_service;
-use crate::plan::report::{FailureKind, Outcome, Report};
-use crate::plan::ruleset::{ChainId, ChainName, Edit, Rule, Ruleset, Table};
-use crate::plan::state::State;
-use crate::plan::step::{Phase, Plan, RuleEdits, Step};
+use crate::plan::report::FailureKind;
+use crate::plan::ruleset::RuleBatch;
+use crate::plan::ruleset::{ChainId, ChainName, Edit, Rule, Table};
 
 /// From so many endpoints on, their rules have no comments (kube-proxy's large-cluster mode).
 const LARGE_CLUSTER: usize = 1_000;
@@ -92,89 +93,12 @@ impl Planner {
         }
     }
 
-    pub fn context(&self) -> &Context {
-        &self.context
-    }
-
     pub fn desired(&self) -> &Desired {
         &self.desired
     }
 
     pub fn believed(&self) -> &Believed {
         &self.believed
-    }
-
-    /// Service ports whose rules the kernel refused.
-    pub fn quarantined(&self) -> &BTreeSet<ServicePortName> {
-        &self.quarantined
-    }
-
-    /// Chains of nobody's that others jump to.
-    pub fn undeletable(&self) -> BTreeSet<ChainId> {
-        self.undeletable.union(&self.in_use).cloned().collect()
-    }
-
-    /// The next plans look for what the kernel refuses; they should follow at once.
-    pub fn is_isolating(&self) -> bool {
-        self.isolation != Isolation::Off
-    }
-
-    /// The next plan looks at everything.
-    pub fn is_full(&self) -> bool {
-        self.is_full
-    }
-
-    pub fn is_pending(&self) -> bool {
-        self.is_full || self.believed.has_nftables_table || !self.dirty.is_empty()
-    }
-
-    pub fn needs_observation(&self) -> bool {
-        self.needs_observation
-    }
-
-    /// Takes in another node or other settings; everything is computed anew.
-    pub fn set_context(&mut self, context: Context, tracker: &Tracker) {
-        if context == self.context {
-            return;
-        }
-        self.context = context;
-        self.desired = Desired::of_node(&self.context);
-        self.dirty = Dirty::default();
-        self.former.clear();
-        self.quarantined.clear();
-        self.undeletable.clear();
-        self.is_full = true;
-        for service in tracker.services() {
-            self.update(tracker, &service.name);
-        }
-    }
-
-    /// Computes the by_port of one Service anew. Costs what that Service costs.
-    pub fn update(&mut self, tracker: &Tracker, name: &ServiceName) {
-        let mut by_port: BTreeMap<ServicePortName, PortRules> = BTreeMap::new();
-        if let Some(service) = tracker.service(name) {
-            let mut endpoints = tracker.endpoints(name, self.context.family);
-            for port in ServicePort::of(service, self.context.family) {
-                let key = (port.name.port.clone(), port.name.protocol);
-                let endpoints = endpoints.remove(&key).unwrap_or_default();
-                by_port.insert(
-                    port.name.clone(),
-                    PortRules::new(port, &endpoints, &self.context),
-                );
-            }
-        }
-        let gone: Vec<ServicePortName> = self
-            .desired
-            .ports_of(name)
-            .filter(|port| !by_port.contains_key(*port))
-            .cloned()
-            .collect();
-        for port in gone {
-            self.replace(port, None);
-        }
-        for (port, port_rules) in by_port {
-            self.replace(port, Some(port_rules));
-        }
     }
 
     fn replace(&mut self, name: ServicePortName, port_rules: Option<PortRules>) {
@@ -190,50 +114,9 @@ impl Planner {
         self.former.entry(name).or_insert(former);
     }
 
-    /// Replaces belief by what was observed; the next plan is a full one.
-    pub fn observed(&mut self, state: State) {
-        self.believed = Believed::observed(&state.rules, state.node.sysctls);
-        self.believed.has_nftables_table = state.has_nftables_table;
-        self.is_full = true;
-        self.needs_observation = false;
-    }
-
-    /// Replaces belief about the rules; the next plan is a full one.
-    pub fn observed_rules(&mut self, rules: &Ruleset) {
-        let sysctls = std::mem::take(&mut self.believed.sysctls);
-        let has_nftables_table = self.believed.has_nftables_table;
-        self.believed = Believed::observed(rules, sysctls);
-        self.believed.has_nftables_table = has_nftables_table;
-        self.is_full = true;
-        self.needs_observation = false;
-    }
-
-    /// The steps from Believed to Desired, for what changed.
-    pub fn plan(&self) -> Plan {
-        let mut plan = Plan::default();
-        for (key, value) in static_rules::sysctls(&self.context) {
-            if self.believed.sysctls.get(key).map(String::as_str) != Some(value) {
-                plan.push(Phase::Node, Step::SetSysctl { key, value });
-            }
-        }
-        let edits = self.edits();
-        match self.isolation {
-            Isolation::Off => {
-                let edits = edits.into_iter().map(|edit| edit.edit).collect();
-                self.push(&mut plan, Phase::Servers, edits);
-                if self.believed.has_nftables_table {
-                    let family = self.context.family;
-                    plan.push(Phase::Switch, Step::DeleteNftablesTable { family });
-                }
-            }
-            Isolation::Searching(size) => self.push_parts(&mut plan, edits, size),
-        }
-        plan.ordered()
-    }
-
     fn push(&self, plan: &mut Plan, phase: Phase, edits: Vec<Edit>) {
         if !edits.is_empty() {
-            let edits = RuleEdits {
+            let edits = RuleBatch {
                 family: self.context.family,
                 growth: self.believed.growth(&edits),
                 edits,
@@ -265,18 +148,18 @@ impl Planner {
                 });
             }
         }
-        self.push(plan, Phase::Rules, base);
+        self.push(plan, Phase::Base, base);
         if of_services.is_empty() {
-            self.push(plan, Phase::Rules, dispatch);
+            self.push(plan, Phase::Base, dispatch);
             for deletion in deletions.into_iter().take(PARTS * PARTS) {
-                self.push(plan, Phase::OldServers, vec![deletion]);
+                self.push(plan, Phase::OldRules, vec![deletion]);
             }
             return;
         }
         let mut rest = of_services.into_values();
         for _ in 0..PARTS {
             let part: Vec<Edit> = rest.by_ref().take(size.max(1)).flatten().collect();
-            self.push(plan, Phase::Servers, part);
+            self.push(plan, Phase::Rules, part);
         }
     }
 
@@ -319,7 +202,7 @@ impl Planner {
         let chains_of = |port_rules: &PortRules| self.chains(port_rules);
         let mut former: BTreeSet<ChainId> = BTreeSet::new();
         if is_full {
-            for (name, port_rules) in self.desired.by_port() {
+            for (name, port_rules) in self.desired.by_port().iter() {
                 for (chain, rules) in chains_of(port_rules) {
                     want(Some(name), (Table::Nat, chain), rules);
                 }
@@ -392,59 +275,6 @@ impl Planner {
             .collect()
     }
 
-    /// Takes in what became of [`Self::plan`]; nothing else may have been taken in since.
-    pub fn report(&mut self, plan: &Plan, report: &Report) {
-        let mut outcomes = report.outcomes.iter();
-        let mut refused = Vec::new();
-        let mut succeeded = true;
-        for step in plan.steps() {
-            let outcome = outcomes.next().unwrap_or(&Outcome::NotTried);
-            succeeded &= *outcome == Outcome::Done;
-            match (step, outcome) {
-                (Step::SetSysctl { key, value }, Outcome::Done) => {
-                    self.believed.sysctls.insert(key, (*value).to_owned());
-                }
-                (Step::EditRules(rules), Outcome::Done) => self.believed.follow(&rules.edits),
-                (Step::DeleteNftablesTable { .. }, Outcome::Done) => {
-                    self.believed.has_nftables_table = false;
-                }
-                (Step::EditRules(rules), Outcome::Failed(failure)) => {
-                    // A batch is made table by table.
-                    self.needs_observation = true;
-                    if !is_transient(failure.kind) {
-                        refused.push(&rules.edits);
-                    }
-                }
-                _ => {}
-            }
-        }
-        if !succeeded {
-            self.is_full = true;
-            self.isolate(&refused);
-            return;
-        }
-        self.is_large = self.is_large_now();
-        let is_over = match self.isolation {
-            Isolation::Off => true,
-            // Chains of Service ports were written, the dispatch to them was not.
-            Isolation::Searching(_) => self.edits().is_empty(),
-        };
-        if is_over {
-            if self.is_full {
-                self.in_use = self.left_in_use();
-            } else if self.believed.is_used_by_others() {
-                // A jump that was there before its Service went: seen by an earlier look.
-                let ChainChanges { wanted, in_use, .. } = self.changes();
-                self.in_use.retain(|id| !wanted.contains(id));
-                self.in_use.extend(in_use);
-            }
-            self.isolation = Isolation::Off;
-            self.is_full = false;
-            self.dirty = Dirty::default();
-            self.former.clear();
-        }
-    }
-
     /// Chains of nobody's that others jump to. Costs nothing where there are no such jumps.
     fn left_in_use(&self) -> BTreeSet<ChainId> {
         if !self.believed.is_used_by_others() {
@@ -506,7 +336,7 @@ impl Planner {
     /// Whose the chains of Service ports are.
     fn owners(&self) -> BTreeMap<ChainId, ServicePortName> {
         let mut owners = BTreeMap::new();
-        for (name, port_rules) in self.desired.by_port() {
+        for (name, port_rules) in self.desired.by_port().iter() {
             for chain in port_rules.chains(&self.context, false).into_keys() {
                 owners.insert((Table::Nat, chain), name.clone());
             }
@@ -524,3 +354,5 @@ fn is_base(chain: &ChainName) -> bool {
 const fn is_transient(kind: FailureKind) -> bool {
     matches!(kind, FailureKind::Transient | FailureKind::Permission)
 }
+
+mod interface;

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::{ServiceName, ServicePortName};
-use crate::plan::claim::Claim;
+use crate::plan::by_port::{ByPort, PortSet, Revision};
+use crate::plan::claim::Claims;
 use crate::plan::ipvs::object::{RealServers, VirtualServerKey};
 use crate::plan::ipvs::port_objects::{PortObjects, WantedServer};
 use crate::plan::ipvs::set::{SetEntry, SetId};
@@ -36,35 +37,26 @@ impl Dirty {
     }
 }
 
-/// Two Service ports claim one virtual server; the second does not get it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Conflict {
-    pub loser: ServicePortName,
-    pub winner: ServicePortName,
-    pub key: VirtualServerKey,
-}
-
 /// An entry of a set.
 type EntryOf = (SetId, SetEntry);
 
 /// What one family wants.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
-    by_port: BTreeMap<ServicePortName, PortObjects>,
-    /// Claims in order, the one that wins first. There is rarely a second.
-    virtual_servers: BTreeMap<VirtualServerKey, Vec<Claim>>,
-    /// Those with more than one claim.
-    contested: BTreeSet<VirtualServerKey>,
+    by_port: ByPort<PortObjects>,
+    virtual_servers: Claims<VirtualServerKey>,
     addresses: BTreeMap<IpAddr, u32>,
     /// Of real servers.
     real_addresses: BTreeMap<IpAddr, u32>,
     /// Those of `addresses` that real servers have: not bound, or nobody here would reach them.
     held: BTreeSet<IpAddr>,
     entries: BTreeMap<SetId, BTreeMap<SetEntry, u32>>,
-    no_local_internal: BTreeSet<ServicePortName>,
-    no_local_external: BTreeSet<ServicePortName>,
+    no_local_internal: PortSet,
+    no_local_external: PortSet,
     /// Those that ask for what cannot be done.
-    with_unmet: BTreeSet<ServicePortName>,
+    with_unmet: PortSet,
+    /// How often something about `with_unmet` changed.
+    unmet_revision: Revision,
 }
 
 impl Desired {
@@ -75,34 +67,12 @@ impl Desired {
         by_port: BTreeMap<ServicePortName, PortObjects>,
         dirty: &mut Dirty,
     ) {
-        let gone: Vec<ServicePortName> = self
-            .ports_of(service)
-            .filter(|name| !by_port.contains_key(name))
-            .cloned()
-            .collect();
-        for name in gone {
+        for name in self.by_port.gone(service, &by_port) {
             self.replace(name, None, dirty);
         }
         for (name, port_objects) in by_port {
             self.replace(name, Some(port_objects), dirty);
         }
-    }
-
-    /// The ports of a Service that have a port_objects.
-    pub fn ports_of<'a>(
-        &'a self,
-        service: &'a ServiceName,
-    ) -> impl Iterator<Item = &'a ServicePortName> + use<'a> {
-        // The smallest possible name of a port of this Service.
-        let first = ServicePortName {
-            service: service.clone(),
-            port: "".into(),
-            protocol: crate::model::Protocol::Tcp,
-        };
-        self.by_port
-            .range(first..)
-            .map(|(name, _)| name)
-            .take_while(move |name| name.service == *service)
     }
 
     fn replace(&mut self, name: ServicePortName, new: Option<PortObjects>, dirty: &mut Dirty) {
@@ -115,7 +85,7 @@ impl Desired {
         // What the claimants that have the virtual servers want beside them, before the change.
         let mut released: Vec<EntryOf> = Vec::new();
         for key in &changed {
-            let wanted = match self.claimants(key).next() {
+            let wanted = match self.virtual_servers.winner(key) {
                 Some(winner) if *winner == name => {
                     old.as_ref().and_then(|old| old.virtual_servers.get(key))
                 }
@@ -123,23 +93,27 @@ impl Desired {
             };
             released.extend(wanted.into_iter().flat_map(|wanted| &wanted.entries));
             if let Some(old) = &old {
-                self.withdraw(key, &old.claim(key, &name));
+                self.virtual_servers.withdraw(*key, &old.claim(key, &name));
             }
             if let Some(new) = &new
                 && new.virtual_servers.contains_key(key)
             {
-                self.claim(*key, new.claim(key, &name));
+                self.virtual_servers.claim(*key, new.claim(key, &name));
             }
+        }
+        let has = |what: fn(&PortObjects) -> bool| new.as_ref().is_some_and(what);
+        self.no_local_internal
+            .set(&name, has(|new| new.no_local_internal));
+        self.no_local_external
+            .set(&name, has(|new| new.no_local_external));
+        let had_unmet = self.with_unmet.contains(&name);
+        self.with_unmet
+            .set(&name, has(|new| new.unmet().next().is_some()));
+        if had_unmet || self.with_unmet.contains(&name) {
+            self.unmet_revision.bump();
         }
         let mut acquired: Vec<EntryOf> = Vec::new();
         if let Some(new) = new {
-            set_member(&mut self.no_local_internal, &name, new.no_local_internal);
-            set_member(&mut self.no_local_external, &name, new.no_local_external);
-            let has_unmet = new
-                .extras
-                .as_ref()
-                .is_some_and(|extras| !extras.unmet.is_empty());
-            set_member(&mut self.with_unmet, &name, has_unmet);
             acquired.extend(&new.entries);
             // Wanting comes before releasing: what both want is never counted down to 0.
             for address in &new.addresses {
@@ -150,9 +124,6 @@ impl Desired {
             }
             self.by_port.insert(name, new);
         } else {
-            self.no_local_internal.remove(&name);
-            self.no_local_external.remove(&name);
-            self.with_unmet.remove(&name);
         }
         if let Some(old) = &old {
             released.extend(&old.entries);
@@ -170,29 +141,6 @@ impl Desired {
         }
         self.exchange_entries(released, acquired, dirty);
         dirty.virtual_servers.extend(changed);
-    }
-
-    fn claim(&mut self, key: VirtualServerKey, claim: Claim) {
-        let claims = self.virtual_servers.entry(key).or_default();
-        if let Err(index) = claims.binary_search(&claim) {
-            claims.reserve_exact(1);
-            claims.insert(index, claim);
-        }
-        if claims.len() > 1 {
-            self.contested.insert(key);
-        }
-    }
-
-    fn withdraw(&mut self, key: &VirtualServerKey, claim: &Claim) {
-        if let Some(claims) = self.virtual_servers.get_mut(key) {
-            claims.retain(|other| other != claim);
-            if claims.len() < 2 {
-                self.contested.remove(key);
-            }
-            if claims.is_empty() {
-                self.virtual_servers.remove(key);
-            }
-        }
     }
 
     fn exchange_real_addresses(
@@ -224,6 +172,7 @@ impl Desired {
             self.held.remove(&address)
         };
         if is_news {
+            self.unmet_revision.bump();
             dirty.addresses.insert(address);
             let entry = (SetId::IpvsIps, SetEntry::Ip(address));
             dirty.entries.insert(entry);
@@ -257,13 +206,13 @@ impl Desired {
 
     /// The virtual server that is wanted at a key, if one is.
     pub fn virtual_server(&self, key: &VirtualServerKey) -> Option<&WantedServer> {
-        let winner = self.claimants(key).next()?;
+        let winner = self.virtual_servers.winner(key)?;
         self.by_port.get(winner)?.virtual_servers.get(key)
     }
 
     pub fn virtual_servers(&self) -> impl Iterator<Item = (&VirtualServerKey, &WantedServer)> {
         self.virtual_servers
-            .keys()
+            .places()
             .filter_map(|key| self.virtual_server(key).map(|wanted| (key, wanted)))
     }
 
@@ -303,10 +252,7 @@ impl Desired {
     /// What a Service wants, for planning it before others.
     pub fn dirty_of(&self, service: &ServiceName) -> Dirty {
         let mut dirty = Dirty::default();
-        let by_port = self
-            .ports_of(service)
-            .filter_map(|name| self.by_port.get(name));
-        for port_objects in by_port {
+        for (_, port_objects) in self.by_port.of(service) {
             let keys = port_objects.virtual_servers.keys();
             dirty.virtual_servers.extend(keys);
             dirty.addresses.extend(&port_objects.addresses);
@@ -321,58 +267,50 @@ impl Desired {
         dirty
     }
 
-    /// Claims that lost. Costs what is contested, not what there is.
-    pub fn conflicts(&self) -> BTreeSet<Conflict> {
-        let mut conflicts = BTreeSet::new();
-        for key in &self.contested {
-            let mut claimants = self.claimants(key).cloned();
-            if let Some(winner) = claimants.next() {
-                conflicts.extend(claimants.map(|loser| Conflict {
-                    loser,
-                    winner: winner.clone(),
-                    key: *key,
-                }));
-            }
-        }
-        conflicts
+    /// Claims on virtual servers.
+    pub fn claims(&self) -> &Claims<VirtualServerKey> {
+        &self.virtual_servers
     }
 
-    /// What Services ask for and do not get.
+    /// What Services ask for and do not get. Costs as many as there are.
     pub fn unmet(&self) -> BTreeSet<(ServicePortName, Unmet)> {
         let mut unmet = BTreeSet::new();
-        for name in &self.with_unmet {
-            let extras = self.by_port.get(name).and_then(|f| f.extras.as_deref());
-            let of_port = extras.into_iter().flat_map(|extras| &extras.unmet);
+        for name in self.with_unmet.iter() {
+            let of_port = self
+                .by_port
+                .get(name)
+                .into_iter()
+                .flat_map(PortObjects::unmet);
             unmet.extend(of_port.map(|unmet| (name.clone(), unmet.clone())));
         }
-        if !self.held.is_empty() {
-            for (name, port_objects) in &self.by_port {
-                let held = port_objects
-                    .addresses
-                    .iter()
-                    .filter(|a| self.held.contains(*a));
-                let holder = Holder::Endpoint;
-                unmet.extend(held.map(|address| {
-                    let address = *address;
-                    (name.clone(), Unmet::NotBound { address, holder })
-                }));
-            }
+        for address in &self.held {
+            let (address, holder) = (*address, Holder::Endpoint);
+            let (first, last) = VirtualServerKey::all_at(address);
+            let claimants = self.virtual_servers.claimants_within(first, last);
+            let bound = |name: &&ServicePortName| {
+                let objects = self.by_port.get(name);
+                objects.is_some_and(|objects| objects.addresses.contains(&address))
+            };
+            let unbound = claimants.filter(bound).cloned();
+            unmet.extend(unbound.map(|name| (name, Unmet::NotBound { address, holder })));
         }
         unmet
     }
 
+    /// Changes whenever [`Self::unmet`] may have.
+    pub const fn unmet_revision(&self) -> u64 {
+        self.unmet_revision.get()
+    }
+
     /// What the Service that has a virtual server says about its removed endpoints.
     pub fn drain_limit(&self, key: &VirtualServerKey) -> Option<Duration> {
-        let port_objects = self.by_port.get(self.claimants(key).next()?)?;
+        let port_objects = self.by_port.get(self.virtual_servers.winner(key)?)?;
         port_objects.extras.as_ref()?.drain_limit
     }
 
     /// The virtual servers of a Service that says how long its removed endpoints may keep connections.
     pub fn drain_limits(&self, service: &ServiceName) -> Vec<(VirtualServerKey, Duration)> {
-        let by_port = self
-            .ports_of(service)
-            .filter_map(|name| self.by_port.get(name));
-        let limited = by_port.filter_map(|port_objects| {
+        let limited = self.by_port.of(service).filter_map(|(_, port_objects)| {
             let limit = port_objects.extras.as_ref()?.drain_limit?;
             Some(
                 port_objects
@@ -384,25 +322,16 @@ impl Desired {
         limited.flatten().collect()
     }
 
-    /// Who claims a virtual server, the winner first.
-    pub fn claimants(&self, key: &VirtualServerKey) -> impl Iterator<Item = &ServicePortName> {
-        self.virtual_servers
-            .get(key)
-            .into_iter()
-            .flatten()
-            .map(Claim::name)
-    }
-
     /// Number of Services with a port that has a Local policy and no endpoint on this node, by
     /// policy: internal, external.
     pub fn no_local_endpoints(&self) -> (usize, usize) {
         (
-            count_services(&self.no_local_internal),
-            count_services(&self.no_local_external),
+            self.no_local_internal.services(),
+            self.no_local_external.services(),
         )
     }
 
-    pub fn by_port(&self) -> &BTreeMap<ServicePortName, PortObjects> {
+    pub fn by_port(&self) -> &ByPort<PortObjects> {
         &self.by_port
     }
 }
@@ -424,14 +353,6 @@ fn real_addresses(port_objects: Option<&PortObjects>) -> BTreeSet<IpAddr> {
     addresses
 }
 
-fn set_member(members: &mut BTreeSet<ServicePortName>, name: &ServicePortName, is_member: bool) {
-    if is_member {
-        members.insert(name.clone());
-    } else {
-        members.remove(name);
-    }
-}
-
 /// Says whether nobody wanted it before.
 fn count_up<K: Ord>(counts: &mut BTreeMap<K, u32>, key: K) -> bool {
     let count = counts.entry(key).or_default();
@@ -450,15 +371,6 @@ fn count_down<K: Ord>(counts: &mut BTreeMap<K, u32>, key: &K) -> bool {
         counts.remove(key);
     }
     is_last
-}
-
-/// The ports of one Service are neighbours.
-fn count_services(names: &BTreeSet<ServicePortName>) -> usize {
-    let mut last = None;
-    names
-        .iter()
-        .filter(|name| last.replace(&name.service) != Some(&name.service))
-        .count()
 }
 
 /// The virtual servers that two by_port of a Service port do not want alike. Another age or cluster IP

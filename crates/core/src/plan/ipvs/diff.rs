@@ -10,17 +10,19 @@ use std::net::IpAddr;
 
 use crate::model::Protocol;
 use crate::plan::context::Context;
+use crate::plan::ipvs::Plan;
 use crate::plan::ipvs::desired::{Desired, Dirty};
 use crate::plan::ipvs::object::{RealServer, RealServerKey, VirtualServer, VirtualServerKey};
 use crate::plan::ipvs::port_objects::WantedServer;
 use crate::plan::ipvs::set::{self, DEFAULT_MAX_ENTRIES, SetEntry, SetId, SetName, SetSpec};
+use crate::plan::ipvs::state::{State, VirtualServerState};
 use crate::plan::ipvs::static_rules::{self, FixedRules};
+use crate::plan::ipvs::step::{Phase, Step};
 use crate::plan::ipvs::sysctl;
 use crate::plan::leftovers::modes::Modes;
 use crate::plan::leftovers::stale_rules;
 use crate::plan::ruleset::Edit;
-use crate::plan::state::{State, VirtualServerState};
-use crate::plan::step::{Phase, Plan, RuleEdits, Step};
+use crate::plan::ruleset::RuleBatch;
 
 /// What is wanted, beside what is believed.
 pub struct Comparison<'a> {
@@ -114,7 +116,7 @@ impl Comparison<'_> {
             edits.retain(|edit| !is_dispatch(edit));
         }
         if !edits.is_empty() {
-            let edits = RuleEdits::new(context.family, edits);
+            let edits = RuleBatch::new(context.family, edits);
             plan.push(Phase::Rules, Step::EditRules(edits));
         }
         plan
@@ -135,7 +137,7 @@ impl Comparison<'_> {
         edits.extend(stale_rules::foreign_jumps(present, Modes::Iptables));
         if !edits.is_empty() {
             let family = self.context.family;
-            let edits = RuleEdits::new(family, edits);
+            let edits = RuleBatch::new(family, edits);
             plan.push(Phase::Switch, Step::EditRules(edits));
         }
         if self.believed.has_nftables_table {

@@ -18,7 +18,7 @@ use crate::model::{IpFamily, Protocol, ServiceName, ServicePortName};
 use crate::plan::ipvs::mark::{MarkRange, protocol, slots_of};
 use crate::plan::ipvs::object::VirtualServerKey;
 use crate::plan::ipvs::set::{SetEntry, SetId};
-use crate::plan::state::State;
+use crate::plan::ipvs::state::State;
 
 /// The marks that only we can have made: our set gives them to packets, or they are among ours and all that their virtual
 /// server still does is drain.

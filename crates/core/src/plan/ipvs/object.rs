@@ -28,6 +28,16 @@ pub enum VirtualServerKey {
 }
 
 impl VirtualServerKey {
+    /// The first and the last key that an address can have.
+    pub fn all_at(address: IpAddr) -> (Self, Self) {
+        let at = |port, protocol| Self::Address {
+            address,
+            port,
+            protocol,
+        };
+        (at(0, Protocol::Tcp), at(u16::MAX, Protocol::Sctp))
+    }
+
     pub const fn family(&self) -> IpFamily {
         match self {
             Self::Address { address, .. } => IpFamily::of(*address),
@@ -180,4 +190,24 @@ pub struct Timeouts {
     pub tcp: u32,
     pub tcp_fin: u32,
     pub udp: u32,
+}
+
+impl fmt::Display for VirtualServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "scheduler {}", self.scheduler)?;
+        if self.flags & flags::PERSISTENT != 0 {
+            write!(f, " persistent {} s", self.timeout)?;
+        }
+        let others = self.flags & !flags::PERSISTENT;
+        if others != 0 {
+            write!(f, " flags {others:#x}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for RealServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "weight {} {}", self.weight, self.forwarding)
+    }
 }

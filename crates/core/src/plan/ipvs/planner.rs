@@ -10,21 +10,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use crate::model::{ServiceName, ServicePort, ServicePortName, Tracker};
+use crate::model::{ServiceName, ServicePortName, ServiceView};
 use crate::plan::context::Context;
+use crate::plan::ipvs::Plan;
 use crate::plan::ipvs::desired::{Desired, Dirty};
 use crate::plan::ipvs::diff::{self, Comparison};
 use crate::plan::ipvs::mark::MarkRange;
 use crate::plan::ipvs::marks::{self, Marks};
-use crate::plan::ipvs::object::{RealServerKey, RealServers, VirtualServerKey};
-use crate::plan::ipvs::port_objects::{PortObjects, needs_mark, port_objects};
+use crate::plan::ipvs::object::{RealServerKey, VirtualServerKey};
+use crate::plan::ipvs::port_objects::{PortObjects, port_objects};
 use crate::plan::ipvs::set::{SetEntry, SetId, SetName, SetSpec};
+use crate::plan::ipvs::state::State;
 use crate::plan::ipvs::static_rules::{FixedRules, fixed_rules};
-use crate::plan::report::{FailureKind, Outcome, Report};
-use crate::plan::ruleset::{InvalidChainName, Ruleset};
-use crate::plan::state::{State, VirtualServerState};
-use crate::plan::step::{Plan, Step};
-use crate::plan::unmet::Unmet;
+use crate::plan::ipvs::step::Step;
+use crate::plan::report::FailureKind;
+use crate::plan::ruleset::InvalidChainName;
 
 /// The ports that the API server hands out as node ports by default.
 pub const NODE_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
@@ -54,6 +54,10 @@ pub struct Planner {
     /// What does not belong to a Service is not as it should be.
     is_foundation_due: bool,
     needs_observation: bool,
+    /// Virtual servers about which belief is in doubt.
+    doubtful: BTreeSet<VirtualServerKey>,
+    /// How often another Service port was left without a mark.
+    marks_revision: u64,
 }
 
 impl Planner {
@@ -71,11 +75,9 @@ impl Planner {
             is_full: true,
             is_foundation_due: false,
             needs_observation: false,
+            doubtful: BTreeSet::new(),
+            marks_revision: 0,
         })
-    }
-
-    pub fn context(&self) -> &Context {
-        &self.context
     }
 
     pub fn desired(&self) -> &Desired {
@@ -86,101 +88,14 @@ impl Planner {
         &self.believed
     }
 
-    /// The real servers that are waited for.
-    pub fn draining(&self) -> &BTreeSet<RealServerOf> {
-        &self.draining
-    }
-
-    /// Those of one virtual server.
-    pub fn draining_of(
-        &self,
-        vs: &VirtualServerKey,
-    ) -> impl Iterator<Item = RealServerOf> + use<'_> {
-        let key = |address, port| (*vs, RealServerKey { address, port });
-        let (first, last) = (
-            key(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
-            key(IpAddr::V6(Ipv6Addr::from_bits(u128::MAX)), u16::MAX),
-        );
-        self.draining.range(first..=last).copied()
-    }
-
-    /// How long the removed real servers of a virtual server may keep their connections.
-    pub fn drain_limit(&self, key: &VirtualServerKey) -> Duration {
-        let limit = match self.desired.virtual_server(key) {
-            Some(_) => self.desired.drain_limit(key),
-            None => self.last_limits.get(key).copied(),
-        };
-        limit.unwrap_or(self.context.drain_limit)
-    }
-
-    /// The next plan looks at everything.
-    pub fn is_full(&self) -> bool {
-        self.is_full
-    }
-
-    /// There is something to plan.
-    pub fn is_pending(&self) -> bool {
-        self.is_full || self.is_foundation_due || !self.dirty.is_empty()
-    }
-
-    /// Belief about addresses, sets or rules is in doubt: the kernel must be observed before the
-    /// next plan.
-    pub fn needs_observation(&self) -> bool {
-        self.needs_observation
-    }
-
-    /// Takes in another node or other settings; everything is computed anew.
-    pub fn set_context(
-        &mut self,
-        context: Context,
-        tracker: &Tracker,
-    ) -> Result<(), InvalidChainName> {
-        if context == self.context {
-            return Ok(());
-        }
-        self.rules = fixed_rules(&context)?;
-        if context.masquerade_mark != self.context.masquerade_mark {
-            self.marks = Marks::new(MarkRange::beside(context.masquerade_mark));
-        }
-        self.context = context;
-        self.is_full = true;
-        for service in tracker.services() {
-            self.update(tracker, &service.name);
-        }
-        self.find_owned();
-        Ok(())
-    }
-
-    /// Computes the by_port of one Service anew, and those of Services whose marks that moves. Costs what that
-    /// Service costs: there are few that have marks, and marks seldom move.
-    pub fn update(&mut self, tracker: &Tracker, name: &ServiceName) {
-        let mut ports = BTreeSet::new();
-        let service = tracker.service(name);
-        let of_service = service.map_or_else(Vec::new, |service| {
-            ServicePort::of(service, self.context.family)
+    fn replace_port_objects(&mut self, changed: &ServiceView<'_>) {
+        let name = changed.name;
+        let objects = changed.ports.iter().map(|port| {
+            let (endpoints, mark) = (changed.endpoints_of(port), self.marks.of(&port.name));
+            let objects = port_objects(port, endpoints, &self.context, mark);
+            (port.name.clone(), objects)
         });
-        for port in of_service.into_iter().filter(needs_mark) {
-            ports.insert(port.name);
-        }
-        let created = service.map_or(0, |service| service.created);
-        let moved = self.marks.replace_service(name, created, &ports);
-        for name in std::iter::once(name).chain(&moved) {
-            self.replace_port_objects(tracker, name);
-        }
-    }
-
-    fn replace_port_objects(&mut self, tracker: &Tracker, name: &ServiceName) {
-        let mut by_port: BTreeMap<ServicePortName, PortObjects> = BTreeMap::new();
-        if let Some(service) = tracker.service(name) {
-            let endpoints = tracker.endpoints(name, self.context.family);
-            for port in ServicePort::of(service, self.context.family) {
-                let key = (port.name.port.clone(), port.name.protocol);
-                let endpoints = endpoints.get(&key).map_or(&[][..], Vec::as_slice);
-                let mark = self.marks.of(&port.name);
-                let port_objects = port_objects(&port, endpoints, &self.context, mark);
-                by_port.insert(port.name, port_objects);
-            }
-        }
+        let by_port: BTreeMap<ServicePortName, PortObjects> = objects.collect();
         let mut dirty = Dirty::default();
         self.last_limits.extend(self.desired.drain_limits(name));
         self.desired.replace_service(name, by_port, &mut dirty);
@@ -191,24 +106,6 @@ impl Planner {
             self.find_draining(key);
         }
         self.dirty.extend(dirty);
-    }
-
-    /// What Services ask for and do not get.
-    pub fn unmet(&self) -> BTreeSet<(ServicePortName, Unmet)> {
-        let mut unmet = self.desired.unmet();
-        let without = self.marks.without();
-        unmet.extend(without.map(|name| (name.clone(), Unmet::NoMark)));
-        unmet
-    }
-
-    /// Replaces belief by what was observed; the next plan is a full one.
-    pub fn observed(&mut self, state: State) {
-        self.believed = state;
-        self.is_full = true;
-        self.is_foundation_due = false;
-        self.needs_observation = false;
-        self.draining.clear();
-        self.find_owned();
     }
 
     /// Finds all that is ours: what shows it now may go before the virtual server does.
@@ -225,96 +122,6 @@ impl Planner {
         }
     }
 
-    /// Replaces belief by what was observed, except for rules and real servers, which were not; the
-    /// next plan is a full one. Returns the virtual servers that are news: nothing is known of
-    /// their real servers, so they must be observed before that plan.
-    pub fn observed_summary(&mut self, mut state: State) -> BTreeSet<VirtualServerKey> {
-        let mut news = BTreeSet::new();
-        for (key, present) in &mut state.virtual_servers {
-            match self.believed.virtual_servers.remove(key) {
-                Some(before) => {
-                    present.real_servers = before.real_servers;
-                    if present.server == before.server {
-                        // It shares the scheduler's name with others.
-                        present.server = before.server;
-                    }
-                }
-                None => {
-                    news.insert(*key);
-                }
-            }
-        }
-        state.rules = std::mem::take(&mut self.believed.rules);
-        state.has_nftables_table = self.believed.has_nftables_table;
-        let needs_observation = self.needs_observation;
-        self.observed(state);
-        // Of what was not looked at, nothing new is known.
-        self.needs_observation = needs_observation;
-        news
-    }
-
-    /// Replaces belief about the rules by what was observed; the next plan compares them.
-    pub fn observed_rules(&mut self, rules: Ruleset) {
-        self.believed.rules = rules;
-        self.is_foundation_due = true;
-    }
-
-    /// The virtual servers whose real servers an audit looks at.
-    pub fn audited(&self) -> BTreeSet<VirtualServerKey> {
-        let present = self.believed.virtual_servers.keys();
-        present.filter(|key| self.owns(key)).copied().collect()
-    }
-
-    /// Whether a virtual server is believed to have just these real servers.
-    pub fn believes(&self, key: &VirtualServerKey, real_servers: &RealServers) -> bool {
-        let believed = self.believed.virtual_servers.get(key);
-        believed.is_some_and(|believed| believed.real_servers == *real_servers)
-    }
-
-    /// Replaces belief about the real servers of some virtual servers. Says whether any were not as
-    /// believed.
-    pub fn observed_real_servers(
-        &mut self,
-        observed: BTreeMap<VirtualServerKey, RealServers>,
-    ) -> bool {
-        let mut differs = false;
-        for (key, real_servers) in observed {
-            if let Some(believed) = self.believed.virtual_servers.get_mut(&key)
-                && believed.real_servers != real_servers
-            {
-                believed.real_servers = real_servers;
-                self.find_draining(&key);
-                self.dirty.virtual_servers.insert(key);
-                differs = true;
-            }
-        }
-        differs
-    }
-
-    /// Replaces belief about some virtual servers; absent ones do not exist.
-    pub fn observed_virtual_servers(
-        &mut self,
-        states: BTreeMap<VirtualServerKey, Option<VirtualServerState>>,
-    ) {
-        for (key, state) in states {
-            match state {
-                Some(state) => self.believed.virtual_servers.insert(key, state),
-                None => self.believed.virtual_servers.remove(&key),
-            };
-            self.find_draining(&key);
-            self.dirty.virtual_servers.insert(key);
-        }
-    }
-
-    /// The steps that serve the given Services, before all others.
-    pub fn plan_first(&self, services: &[ServiceName]) -> Plan {
-        let mut dirty = Dirty::default();
-        for service in services {
-            dirty.extend(self.desired.dirty_of(service));
-        }
-        self.compare(&dirty)
-    }
-
     /// The steps that one Service lacks, without what all share.
     pub fn plan_of(&self, service: &ServiceName) -> Plan {
         let owns = |key: &VirtualServerKey| self.owns(key);
@@ -322,72 +129,6 @@ impl Planner {
         self.comparison(&owns)
             .compare(&mut plan, &self.desired.dirty_of(service));
         plan.ordered()
-    }
-
-    /// The steps from Believed to Desired, for what changed.
-    pub fn plan(&self) -> Plan {
-        let owns = |key: &VirtualServerKey| self.owns(key);
-        let mut plan = if self.is_full {
-            self.compare(&self.comparison(&owns).everything())
-        } else {
-            self.compare(&self.dirty)
-        };
-        self.comparison(&owns).switch(&mut plan, &self.rules);
-        plan.ordered()
-    }
-
-    /// The steps that delete drained real servers whose connections have ended. With the last of
-    /// them goes a virtual server that nobody wants, and its address.
-    pub fn plan_drained(&self, idle: &BTreeSet<RealServerOf>) -> Plan {
-        let owns = |key: &VirtualServerKey| self.owns(key);
-        let mut servers: BTreeMap<VirtualServerKey, Vec<RealServerKey>> = BTreeMap::new();
-        for (vs, key) in self.draining.intersection(idle) {
-            servers.entry(*vs).or_default().push(*key);
-        }
-        self.comparison(&owns).drained(&servers).ordered()
-    }
-
-    /// Takes in what became of [`Self::plan`]; nothing else may have been taken in since. Returns the
-    /// virtual servers about which belief is in doubt: they must be observed before the next
-    /// plan. See also [`Self::needs_observation`].
-    pub fn report(&mut self, plan: &Plan, report: &Report) -> BTreeSet<VirtualServerKey> {
-        self.is_full = false;
-        self.is_foundation_due = false;
-        let settled = std::mem::take(&mut self.dirty);
-        let doubtful = self.report_part(plan, report);
-        for key in settled.virtual_servers {
-            let exists = self.believed.virtual_servers.contains_key(&key);
-            if !exists && !doubtful.contains(&key) && self.desired.virtual_server(&key).is_none() {
-                self.owned.remove(&key);
-                self.last_limits.remove(&key);
-            }
-        }
-        doubtful
-    }
-
-    /// The same for a plan that was only a part of what is pending.
-    pub fn report_part(&mut self, plan: &Plan, report: &Report) -> BTreeSet<VirtualServerKey> {
-        let mut doubtful = BTreeSet::new();
-        let mut gone = BTreeSet::new();
-        let mut outcomes = report.outcomes.iter();
-        for step in plan.steps() {
-            match outcomes.next() {
-                Some(Outcome::Done) if self.believed.apply(step).is_ok() => {
-                    self.follow(step, &mut gone);
-                }
-                // Without an outcome it was not tried.
-                None | Some(Outcome::NotTried) => self.keep_pending(step),
-                // The kernel took what it should have refused: it was not as believed.
-                Some(Outcome::Done) => doubtful.extend(self.doubt(step, None)),
-                Some(Outcome::Failed(failure)) => {
-                    doubtful.extend(self.doubt(step, Some(failure.kind)));
-                }
-            }
-        }
-        for address in gone {
-            self.release_address(address);
-        }
-        doubtful
     }
 
     fn comparison<'a>(&'a self, owns: &'a dyn Fn(&VirtualServerKey) -> bool) -> Comparison<'a> {
@@ -429,9 +170,19 @@ impl Planner {
                     || self.context.node_port_addresses.contains(address)))
     }
 
+    /// The draining real servers of a virtual server.
+    fn draining_at(&self, vs: &VirtualServerKey) -> impl Iterator<Item = RealServerOf> + use<'_> {
+        let key = |address, port| (*vs, RealServerKey { address, port });
+        let (first, last) = (
+            key(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
+            key(IpAddr::V6(Ipv6Addr::from_bits(u128::MAX)), u16::MAX),
+        );
+        self.draining.range(first..=last).copied()
+    }
+
     /// Finds the real servers of a virtual server that are waited for: of weight 0, and unwanted.
     fn find_draining(&mut self, vs: &VirtualServerKey) {
-        let former: Vec<RealServerOf> = self.draining_of(vs).collect();
+        let former: Vec<RealServerOf> = self.draining_at(vs).collect();
         for real_server in &former {
             self.draining.remove(real_server);
         }
@@ -500,13 +251,13 @@ impl Planner {
         }
     }
 
-    /// Takes in a step that failed. Returns the virtual server that must be looked at for that.
-    fn doubt(&mut self, step: &Step, why: Option<FailureKind>) -> Option<VirtualServerKey> {
+    /// Takes in a step that failed, and notes what must be observed for that.
+    fn doubt(&mut self, step: &Step, why: Option<FailureKind>) {
         use FailureKind::{Busy, Permission, Unsupported};
         self.keep_pending(step);
         if matches!(why, Some(Busy | Permission | Unsupported)) {
             // Nothing happened, and nothing says that belief is wrong.
-            return None;
+            return;
         }
         match step {
             Step::AddVirtualServer { key, .. }
@@ -514,7 +265,9 @@ impl Planner {
             | Step::DeleteVirtualServer { key }
             | Step::AddRealServer { vs: key, .. }
             | Step::SetRealServer { vs: key, .. }
-            | Step::DeleteRealServer { vs: key, .. } => return Some(*key),
+            | Step::DeleteRealServer { vs: key, .. } => {
+                self.doubtful.insert(*key);
+            }
             // Wanted as long as we run, and made again without harm.
             Step::SetSysctl { .. }
             | Step::SetTimeouts(_)
@@ -530,7 +283,6 @@ impl Planner {
             | Step::DestroySet { .. }
             | Step::EditRules(_) => self.needs_observation = true,
         }
-        None
     }
 
     /// Keeps what a step is about for the next plan.
@@ -574,5 +326,6 @@ impl Planner {
     }
 }
 
+mod interface;
 #[cfg(test)]
 mod tests;

@@ -49,6 +49,11 @@ impl PortObjects {
         };
         Claim::new(is_cluster_ip, self.created, name.clone())
     }
+
+    /// What was asked for and is not possible.
+    pub fn unmet(&self) -> impl Iterator<Item = &Unmet> {
+        self.extras.iter().flat_map(|extras| &extras.unmet)
+    }
 }
 
 /// What the annotations of a Service lead to, beside other objects.

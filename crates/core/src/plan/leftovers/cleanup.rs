@@ -15,16 +15,19 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::model::IpFamily;
+use crate::plan::iptables;
 use crate::plan::iptables::static_rules::{ROUTE_LOCALNET, SHARED_CHAIN, localnet_rule};
+use crate::plan::ipvs::Plan;
 use crate::plan::ipvs::marks;
 use crate::plan::ipvs::object::VirtualServerKey;
 use crate::plan::ipvs::planner::NODE_PORTS;
 use crate::plan::ipvs::set::{SetEntry, SetId, SetName, node_ports_of_kube_proxy, retired};
+use crate::plan::ipvs::state::{SetState, State};
+use crate::plan::ipvs::step::{Phase, Step};
 use crate::plan::leftovers::modes::Modes;
 use crate::plan::leftovers::stale_rules::{Kept, removal};
+use crate::plan::ruleset::RuleBatch;
 use crate::plan::ruleset::{ChainId, ChainName, Edit, Rule, Ruleset, Table};
-use crate::plan::state::{SetState, State};
-use crate::plan::step::{Phase, Plan, RuleEdits, Step};
 
 /// Chains of table `mangle` that only kubelet makes.
 const KUBELET: [&str; 2] = ["KUBE-KUBELET-CANARY", "KUBE-IPTABLES-HINT"];
@@ -129,12 +132,15 @@ impl std::fmt::Display for Obstacle {
 }
 
 /// The rules of one family and backend, and the table of nftables mode.
-pub fn rules(observed: &State, family: IpFamily) -> (Plan, Vec<Obstacle>) {
-    let mut plan = Plan::default();
+pub fn rules(observed: &iptables::State, family: IpFamily) -> (iptables::Plan, Vec<Obstacle>) {
+    let mut plan = iptables::Plan::default();
     let present = &observed.rules;
-    let localnet = observed.node.sysctls.get(ROUTE_LOCALNET);
+    let localnet = observed.sysctls.get(ROUTE_LOCALNET);
     if observed.has_nftables_table {
-        plan.push(Phase::Node, Step::DeleteNftablesTable { family });
+        plan.push(
+            iptables::Phase::Node,
+            iptables::Step::DeleteNftablesTable { family },
+        );
     }
     let removal = removal(present, |_| true, &BTreeSet::new());
     let shared = localnet_edits(present);
@@ -144,12 +150,15 @@ pub fn rules(observed: &State, family: IpFamily) -> (Plan, Vec<Obstacle>) {
     {
         // Without the rule neighbours would reach what listens on loopback addresses only.
         let (key, value) = (ROUTE_LOCALNET, "0");
-        plan.push(Phase::Node, Step::SetSysctl { key, value });
+        plan.push(
+            iptables::Phase::Node,
+            iptables::Step::SetSysctl { key, value },
+        );
     }
     for edits in [removal.edits, shared] {
         if !edits.is_empty() {
-            let edits = RuleEdits::new(family, edits);
-            plan.push(Phase::OldServers, Step::EditRules(edits));
+            let edits = RuleBatch::new(family, edits);
+            plan.push(iptables::Phase::OldRules, iptables::Step::EditRules(edits));
         }
     }
     let mut obstacles: Vec<Obstacle> = removal.kept.into_iter().map(Obstacle::Chain).collect();

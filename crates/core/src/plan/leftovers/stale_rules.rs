@@ -13,6 +13,12 @@ use crate::plan::{iptables, ipvs};
 /// Where all packets to Services come by, in both modes.
 pub const DISPATCH: (Table, &str) = (Table::Nat, "KUBE-SERVICES");
 
+/// The edit decides which mode serves.
+pub fn is_dispatch(edit: &Edit) -> bool {
+    let (table, chain) = DISPATCH;
+    edit.table() == table && edit.chain().as_str() == chain
+}
+
 /// Rules of iptables mode translate packets to Services.
 pub fn serves(present: &Ruleset) -> bool {
     let (table, chain) = DISPATCH;

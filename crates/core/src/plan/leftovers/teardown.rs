@@ -11,16 +11,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::IpFamily;
+use crate::plan::ipvs::Plan;
 use crate::plan::ipvs::object::{RealServer, VirtualServerKey};
 use crate::plan::ipvs::planner::RealServerOf;
 use crate::plan::ipvs::set::{SetEntry, SetId, retired};
+use crate::plan::ipvs::state::{State, VirtualServerState};
 use crate::plan::ipvs::static_rules;
+use crate::plan::ipvs::step::{Phase, Step};
 use crate::plan::leftovers::cleanup::{Facts, owns};
 use crate::plan::leftovers::modes::Modes;
 use crate::plan::leftovers::stale_rules;
+use crate::plan::ruleset::RuleBatch;
 use crate::plan::ruleset::{ChainName, Edit, Table};
-use crate::plan::state::{State, VirtualServerState};
-use crate::plan::step::{Phase, Plan, RuleEdits, Step};
 
 /// The chain that refuses what no virtual server is for.
 const GUARD: (Table, &str) = (Table::Filter, "KUBE-IPVS-FILTER");
@@ -97,7 +99,7 @@ pub fn steps(
     let is_guarded = !observed.addresses.is_empty();
     let edits = rule_edits(observed, family, is_guarded);
     if !edits.is_empty() {
-        let edits = RuleEdits::new(family, edits);
+        let edits = RuleBatch::new(family, edits);
         plan.push(Phase::Rules, Step::EditRules(edits));
     }
     // Until then they tell whose a virtual server is.

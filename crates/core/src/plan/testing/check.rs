@@ -2,11 +2,13 @@
 //! PURE: rules that every plan obeys. Tests run them over every plan that they see.
 
 use crate::model::IpFamily;
+use crate::plan::ipvs::Plan;
 use crate::plan::ipvs::object::VirtualServerKey;
 use crate::plan::ipvs::set::{SetEntry, SetId};
+use crate::plan::ipvs::state::{SetState, State};
+use crate::plan::ipvs::step::Step;
+use crate::plan::report::Refusal;
 use crate::plan::ruleset::{Edit, Table};
-use crate::plan::state::{Refusal, SetState, State};
-use crate::plan::step::{Plan, Step};
 
 /// A plan that must not be applied.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

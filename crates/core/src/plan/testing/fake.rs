@@ -1,13 +1,114 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A kernel of one family for tests: it has the semantics of [`State::apply`], and fails on request.
+//! A kernel of one family for tests: it has the semantics of the state that a mode observes, and fails on request.
 //! It answers as the real dataplane does: deleting what is gone succeeds, the link may exist.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::plan::ipvs::object::VirtualServerKey;
-use crate::plan::state::{Refusal, VirtualServerState};
-use crate::plan::step::RuleEdits;
-use crate::plan::{Failure, FailureKind, Outcome, Plan, Prerequisites, Report, State, Step};
+use crate::plan::ipvs::state::VirtualServerState;
+use crate::plan::report::Refusal;
+use crate::plan::ruleset::RuleBatch;
+use crate::plan::{
+    Failure, FailureKind, Outcome, Plan, Report, Step, iptables, ipvs, prerequisites,
+};
+
+/// What a fake kernel holds, and what steps do to it.
+pub trait Model {
+    type Step: Step;
+
+    /// Does what the kernel does with a step.
+    fn make(&mut self, step: &Self::Step) -> Result<(), Refusal>;
+
+    /// The real dataplane takes this refusal for success.
+    fn forgives(_step: &Self::Step, _refusal: Refusal) -> bool {
+        false
+    }
+
+    /// A step that writes a batch of rules.
+    fn write(batch: RuleBatch) -> Self::Step;
+}
+
+impl Model for ipvs::State {
+    type Step = ipvs::Step;
+
+    fn make(&mut self, step: &ipvs::Step) -> Result<(), Refusal> {
+        self.apply(step)
+    }
+
+    fn forgives(step: &ipvs::Step, refusal: Refusal) -> bool {
+        use ipvs::Step::{
+            CreateLink, DeleteLink, DeleteRealServer, DeleteVirtualServer, DestroySet,
+        };
+        match refusal {
+            Refusal::AlreadyExists => matches!(step, CreateLink),
+            Refusal::NotFound => matches!(
+                step,
+                DeleteLink
+                    | DeleteVirtualServer { .. }
+                    | DeleteRealServer { .. }
+                    | DestroySet { .. }
+            ),
+            _ => false,
+        }
+    }
+
+    fn write(batch: RuleBatch) -> ipvs::Step {
+        ipvs::Step::EditRules(batch)
+    }
+}
+
+impl Model for iptables::State {
+    type Step = iptables::Step;
+
+    fn make(&mut self, step: &iptables::Step) -> Result<(), Refusal> {
+        match step {
+            iptables::Step::SetSysctl { key, value } => {
+                self.sysctls.insert(key, (*value).to_owned());
+            }
+            iptables::Step::EditRules(batch) => {
+                // A batch is atomic.
+                let mut edited = self.rules.clone();
+                batch.edits.iter().try_for_each(|edit| edited.apply(edit))?;
+                edited.check_targets()?;
+                self.rules = edited;
+            }
+            iptables::Step::DeleteNftablesTable { .. } => self.has_nftables_table = false,
+        }
+        Ok(())
+    }
+
+    fn write(batch: RuleBatch) -> iptables::Step {
+        iptables::Step::EditRules(batch)
+    }
+}
+
+impl From<&ipvs::State> for iptables::State {
+    fn from(state: &ipvs::State) -> Self {
+        Self {
+            sysctls: state.node.sysctls.clone(),
+            rules: state.rules.clone(),
+            has_nftables_table: state.has_nftables_table,
+        }
+    }
+}
+
+/// The same kernel as iptables mode sees it: what it changes there, it changes here.
+pub fn in_iptables_mode<T>(
+    state: &mut ipvs::State,
+    run: impl FnOnce(&mut FakeKernel<iptables::State>) -> T,
+) -> T {
+    let mut kernel = FakeKernel::new(iptables::State::from(&*state));
+    let result = run(&mut kernel);
+    let iptables::State {
+        sysctls,
+        rules,
+        has_nftables_table,
+    } = kernel.state;
+    state.node.sysctls = sysctls;
+    state.rules = rules;
+    state.has_nftables_table = has_nftables_table;
+    result
+}
 
 /// How a step fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,54 +126,39 @@ pub enum Fault {
 
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct FakeKernel {
-    pub state: State,
+pub struct FakeKernel<S> {
+    pub state: S,
 }
 
-impl FakeKernel {
-    pub fn new(state: State) -> Self {
+impl<S: Model> FakeKernel<S> {
+    pub fn new(state: S) -> Self {
         Self { state }
     }
 
     /// Makes all steps of a plan.
-    pub fn apply(&mut self, plan: &Plan) -> Report {
+    pub fn apply(&mut self, plan: &Plan<S::Step>) -> Report {
         self.apply_with(plan, |_| None)
     }
 
     /// Makes the steps of a plan, of which some fail.
     pub fn apply_with(
         &mut self,
-        plan: &Plan,
-        mut fault: impl FnMut(&Step) -> Option<Fault>,
+        plan: &Plan<S::Step>,
+        mut fault: impl FnMut(&S::Step) -> Option<Fault>,
     ) -> Report {
-        let mut failed = Prerequisites::default();
-        let outcomes = plan.steps().map(|step| {
-            let outcome = if failed.forbid(step) {
-                Outcome::NotTried
-            } else {
-                self.make(step, fault(step))
-            };
-            if outcome != Outcome::Done {
-                failed.lack(step);
-            }
-            outcome
-        });
-        Report {
-            outcomes: outcomes.collect(),
-        }
+        prerequisites::apply(
+            plan,
+            |_, _| false,
+            |steps| {
+                steps
+                    .iter()
+                    .map(|step| self.make(step, fault(step)))
+                    .collect()
+            },
+        )
     }
 
-    /// What the given virtual servers are; `None` for those that do not exist.
-    pub fn virtual_servers(
-        &self,
-        keys: &BTreeSet<VirtualServerKey>,
-    ) -> BTreeMap<VirtualServerKey, Option<VirtualServerState>> {
-        keys.iter()
-            .map(|key| (*key, self.state.virtual_servers.get(key).cloned()))
-            .collect()
-    }
-
-    fn make(&mut self, step: &Step, fault: Option<Fault>) -> Outcome {
+    fn make(&mut self, step: &S::Step, fault: Option<Fault>) -> Outcome {
         let injected = || {
             Outcome::Failed(Failure {
                 kind: match fault {
@@ -86,38 +172,42 @@ impl FakeKernel {
         match fault {
             Some(Fault::Refused | Fault::Locked) => return injected(),
             Some(Fault::Partial) => {
-                if let Step::EditRules(rules) = step {
-                    let part = Step::EditRules(of_first_table(rules));
+                if let Some(batch) = step.batch() {
+                    let part = S::write(of_first_table(batch));
                     // A refusal leaves the state as it is, which is what a partial batch may do too.
-                    let _refused = self.state.apply(&part).is_err();
+                    let _refused = self.state.make(&part).is_err();
                 }
                 return injected();
             }
             Some(Fault::AnswerLost) | None => {}
         }
-        let result = self.state.apply(step);
+        let result = self.state.make(step);
         if fault.is_some() {
             return injected();
         }
-        match (result, step) {
-            (Ok(()), _)
-            | (Err(Refusal::AlreadyExists), Step::CreateLink)
-            | (
-                Err(Refusal::NotFound),
-                Step::DeleteLink
-                | Step::DeleteVirtualServer { .. }
-                | Step::DeleteRealServer { .. }
-                | Step::DestroySet { .. },
-            ) => Outcome::Done,
-            (Err(refusal), _) => Outcome::Failed(Failure {
+        match result {
+            Err(refusal) if !S::forgives(step, refusal) => Outcome::Failed(Failure {
                 kind: kind(refusal),
                 message: refusal.to_string(),
             }),
+            _ => Outcome::Done,
         }
     }
 }
 
-fn of_first_table(rules: &RuleEdits) -> RuleEdits {
+impl FakeKernel<ipvs::State> {
+    /// What the given virtual servers are; `None` for those that do not exist.
+    pub fn virtual_servers(
+        &self,
+        keys: &BTreeSet<VirtualServerKey>,
+    ) -> BTreeMap<VirtualServerKey, Option<VirtualServerState>> {
+        keys.iter()
+            .map(|key| (*key, self.state.virtual_servers.get(key).cloned()))
+            .collect()
+    }
+}
+
+fn of_first_table(rules: &RuleBatch) -> RuleBatch {
     let first = rules
         .edits
         .iter()
@@ -125,7 +215,7 @@ fn of_first_table(rules: &RuleEdits) -> RuleEdits {
         .min();
     let of_first = rules.edits.iter();
     let of_first = of_first.filter(|edit| Some(edit.table()) == first);
-    RuleEdits::new(rules.family, of_first.cloned().collect())
+    RuleBatch::new(rules.family, of_first.cloned().collect())
 }
 
 const fn kind(refusal: Refusal) -> FailureKind {

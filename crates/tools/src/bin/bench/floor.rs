@@ -22,7 +22,7 @@ use kube_proxy_rs::config::{self, Command};
 use kube_proxy_rs::dataplane::exec::{Exec as _, System};
 use kube_proxy_rs::dataplane::iptables::{Backends, Iptables};
 use kube_proxy_rs::dataplane::links::Links;
-use kube_proxy_rs::reconcile::context::{self, NodeFacts};
+use kube_proxy_rs::reconcile::context::{self, NodeFacts, NodeView};
 use netlink_pipeline::SocketStats;
 use serde_json::{Value, json};
 
@@ -90,7 +90,7 @@ pub(crate) fn measure(clock: &Clock, shape: Shape, out: &Path) -> anyhow::Result
     total += servers;
 
     let (begin, before) = (clock.monotonic(), links.stats());
-    let link = links.ensure_dummy(kpr_core::plan::step::LINK)?;
+    let link = links.ensure_dummy(kpr_core::plan::ipvs::step::LINK)?;
     let failures = links.add_addresses(link.index, &addresses)?;
     anyhow::ensure!(failures.is_empty(), "{failures:?}");
     total += phase("addresses", begin, addresses.len(), before, links.stats());
@@ -211,5 +211,9 @@ fn context(family: IpFamily) -> anyhow::Result<Context> {
         anyhow::bail!("no arguments must mean the run command");
     };
     let facts = NodeFacts::default();
-    Ok(context::context(&settings, &facts, family, false))
+    Ok(context::context(
+        NodeView::new(&settings, &facts),
+        family,
+        false,
+    ))
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::model::testing::{endpoint, ip, service, service_name, slice, tracker};
-use crate::model::{Event, Service, SliceEndpoint, SliceName};
+use crate::model::{Event, Service, ServiceName, SliceEndpoint, SliceName, Tracker};
 
 mod properties;
 
@@ -22,6 +22,10 @@ fn flow(destination: &str, answerer: &str) -> Flow {
     }
 }
 
+fn update(flows: &mut Flows, tracker: &Tracker, name: &ServiceName) {
+    flows.update(&ServiceView::of(tracker, name, IpFamily::V4));
+}
+
 /// One family's flows and the objects they follow from.
 struct World {
     tracker: Tracker,
@@ -36,7 +40,7 @@ impl World {
             flows: Flows::new(IpFamily::V4, node()),
         };
         world.take_in(vec![]);
-        world.flows.update(&world.tracker, &service_name("ns/dns"));
+        update(&mut world.flows, &world.tracker, &service_name("ns/dns"));
         world.flows.done();
         world
     }
@@ -46,7 +50,7 @@ impl World {
             self.tracker.apply(event);
         }
         for name in self.tracker.take().services {
-            self.flows.update(&self.tracker, &name);
+            update(&mut self.flows, &self.tracker, &name);
         }
     }
 
@@ -213,7 +217,7 @@ fn everything_is_due_at_start_and_after_doubt() {
     world.flows.recheck();
     let again = world.flows.due().unwrap();
     let mut fresh = Flows::new(IpFamily::V4, node());
-    fresh.update(&world.tracker, &service_name("ns/dns"));
+    update(&mut fresh, &world.tracker, &service_name("ns/dns"));
     assert_eq!(fresh.due().unwrap(), again);
     assert_eq!(again.frontends().len(), 4);
     assert_eq!(Flows::new(IpFamily::V4, node()).due(), None, "no Services");

@@ -3,8 +3,9 @@
 
 use crate::model::testing::{endpoint, service, slice, tracker};
 use crate::model::{Event, IpFamily};
-use crate::plan::Step;
+use crate::plan::iptables::Step;
 use crate::plan::iptables::tests::proxy::{Proxy, name};
+use crate::plan::mode::{Isolation as _, Planner as _};
 use crate::plan::ruleset::{ChainId, Edit, Rule, Ruleset, Table};
 use crate::plan::testing::context;
 use crate::plan::testing::fake::Fault;
@@ -197,7 +198,7 @@ fn chain_that_others_jump_to_is_not_even_tried() {
     let used = ["KUBE-SVC-USED", "KUBE-SEP-USED", "CUSTOM"];
     assert!(used.into_iter().all(is_there));
     assert!(!is_there("KUBE-SVC-STALE") && !is_there("KUBE-SEP-STALE"));
-    let undeletable: Vec<_> = proxy.planner.undeletable().into_iter().collect();
+    let undeletable: Vec<_> = proxy.planner.undeletable_chains().into_iter().collect();
     let of_nat = |chain| (Table::Nat, name(chain));
     assert_eq!(
         undeletable,
@@ -219,9 +220,9 @@ fn chain_that_others_jumped_to_before_its_service_went_is_reported() {
     rules.set(Table::Nat, name("CUSTOM"), vec![jump]);
     proxy.planner.observed(proxy.kernel.state.clone());
     proxy.sync();
-    assert!(proxy.planner.undeletable().is_empty());
+    assert!(proxy.planner.undeletable_chains().is_empty());
     proxy.take_in([Event::ServicesReplaced(Vec::new())]);
     assert!(!proxy.planner.is_full());
     proxy.sync();
-    assert_eq!(proxy.planner.undeletable(), [used].into());
+    assert_eq!(proxy.planner.undeletable_chains(), [used].into());
 }

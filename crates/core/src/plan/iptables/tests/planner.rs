@@ -7,17 +7,20 @@ use proptest::prelude::*;
 
 use crate::model::testing::{endpoint, endpoint_at, ip, service, service_name, slice, tracker};
 use crate::model::{EndpointSlice, Event, IpFamily, Protocol, Service, SliceName};
+use crate::plan::Context;
+use crate::plan::iptables::Plan;
+use crate::plan::iptables::step::Step;
 use crate::plan::iptables::tests::proxy::{Proxy, name};
+use crate::plan::mode::Planner as _;
+use crate::plan::ruleset::RuleBatch;
 use crate::plan::ruleset::{Edit, Rule, Ruleset, Table};
-use crate::plan::step::{RuleEdits, Step};
 use crate::plan::testing::context;
 use crate::plan::testing::fake::Fault;
-use crate::plan::{Context, Plan};
 
 fn edits(plan: &Plan) -> Vec<&Edit> {
     plan.steps()
         .filter_map(|step| match step {
-            Step::EditRules(RuleEdits { edits, .. }) => Some(edits),
+            Step::EditRules(RuleBatch { edits, .. }) => Some(edits),
             _ => None,
         })
         .flatten()
@@ -165,7 +168,7 @@ proptest! {
             for change in part {
                 if let Change::Node(shape) = change {
                     node = some_node(family, *shape);
-                    proxy.planner.set_context(node.clone(), &proxy.tracker);
+                    proxy.planner.set_context(node.clone(), &proxy.tracker).unwrap();
                 }
             }
             proxy.sync();
@@ -354,7 +357,7 @@ fn older_service_has_a_contested_address() {
     };
     assert_eq!(external(&proxy).len(), 1);
     assert!(external(&proxy)[0].contains("ns/b external IP"));
-    assert_eq!(proxy.planner.desired().conflicts().len(), 1);
+    assert_eq!(proxy.planner.conflicts().len(), 1);
     // Without endpoints it still has it.
     proxy.take_in([Event::SlicesReplaced(vec![to("ns/a")])]);
     proxy.sync();
@@ -434,7 +437,7 @@ fn another_node_address_rewrites_only_what_names_it() {
     let mut context = proxy.planner.context().clone();
     context.iptables.node_ports_everywhere = false;
     context.node_port_addresses = BTreeSet::from([ip("192.168.0.77")]);
-    proxy.planner.set_context(context, &proxy.tracker);
+    proxy.planner.set_context(context, &proxy.tracker).unwrap();
     let plan = proxy.sync();
     let changed: Vec<&str> = edits(&plan)
         .iter()
@@ -452,7 +455,7 @@ fn many_node_addresses_make_no_long_chain() {
     context.iptables.node_ports_everywhere = false;
     context.node_port_addresses = (0..=255).map(|n| ip(&format!("172.16.0.{n}"))).collect();
     let mut proxy = many(60, 3);
-    proxy.planner.set_context(context, &proxy.tracker);
+    proxy.planner.set_context(context, &proxy.tracker).unwrap();
     proxy.sync();
     let chains = &proxy.kernel.state.rules.chains;
     let longest = chains.values().map(Vec::len).max();
@@ -460,7 +463,8 @@ fn many_node_addresses_make_no_long_chain() {
     // Where node ports answer everywhere, nothing is left of the addresses.
     proxy
         .planner
-        .set_context(self::context(IpFamily::V4), &proxy.tracker);
+        .set_context(self::context(IpFamily::V4), &proxy.tracker)
+        .unwrap();
     proxy.sync();
     assert_eq!(
         proxy.kernel.state.rules,

@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A tracker, a planner and a kernel: iptables mode without its loop.
 
-use crate::model::{Event, Tracker};
+use crate::model::{Event, ServiceView, Tracker};
+use crate::plan::Context;
 use crate::plan::iptables::Planner;
+use crate::plan::iptables::{Plan, State, Step};
+use crate::plan::mode::{Isolation as _, Planner as _};
 use crate::plan::ruleset::{ChainName, Rule, Ruleset, Table};
 use crate::plan::testing::fake::{FakeKernel, Fault};
-use crate::plan::{Context, Plan, State, Step};
 
 #[derive(Debug)]
 pub(super) struct Proxy {
     pub(super) tracker: Tracker,
     pub(super) planner: Planner,
-    pub(super) kernel: FakeKernel,
+    pub(super) kernel: FakeKernel<State>,
 }
 
 impl Proxy {
@@ -27,10 +29,7 @@ impl Proxy {
             kernel: FakeKernel::new(state),
         };
         proxy.planner.observed(proxy.kernel.state.clone());
-        let names: Vec<_> = proxy.tracker.services().map(|s| s.name.clone()).collect();
-        for name in names {
-            proxy.planner.update(&proxy.tracker, &name);
-        }
+        proxy.planner.update_all(&proxy.tracker);
         proxy.tracker.take();
         proxy
     }
@@ -41,7 +40,9 @@ impl Proxy {
             self.tracker.apply(event);
         }
         for name in self.tracker.take().services {
-            self.planner.update(&self.tracker, &name);
+            let family = self.planner.context().family;
+            let changed = ServiceView::of(&self.tracker, &name, family);
+            self.planner.update(&changed, &self.tracker);
         }
     }
 

@@ -11,6 +11,7 @@ use crate::model::testing::{endpoint, ip, service, slice, tracker};
 use crate::model::{EndpointSlice, Event, IpFamily, Protocol, Service};
 use crate::plan::iptables::name::endpoint_chain;
 use crate::plan::iptables::tests::proxy::{Proxy, name};
+use crate::plan::mode::Planner as _;
 use crate::plan::ruleset::{Rule, Ruleset, Table};
 use crate::plan::testing::context;
 use crate::plan::testing::tracer::{End, Packet, Tracer};
@@ -332,7 +333,7 @@ fn ports_of_a_service_share_its_health_check() {
         .external_local()
         .health_check(32_000);
     let conflicts = |proxy: &Proxy| {
-        let conflicts = proxy.planner.desired().conflicts().into_iter();
+        let conflicts = proxy.planner.conflicts().into_iter();
         let losers = conflicts.map(|conflict| conflict.loser.service);
         losers.map(|name| name.to_string()).collect::<Vec<_>>()
     };

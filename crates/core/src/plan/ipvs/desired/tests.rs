@@ -36,8 +36,8 @@ fn claimant(name: &str, created: i64, cluster_ip: &str) -> Service {
 
 fn winner(desired: &Desired) -> String {
     desired
-        .claimants(&tcp("203.0.113.1:80"))
-        .next()
+        .claims()
+        .winner(&tcp("203.0.113.1:80"))
         .unwrap()
         .to_string()
 }
@@ -140,7 +140,7 @@ fn a_service_that_gets_younger_loses_its_claim() {
 #[test]
 fn conflicts_name_winner_and_losers() {
     let mut desired = Desired::default();
-    assert_eq!(desired.conflicts(), BTreeSet::new());
+    assert_eq!(desired.claims().lost().count(), 0);
     let services = [
         claimant("ns/a", 100, "10.96.0.1"),
         claimant("ns/b", 200, "10.96.0.2"),
@@ -149,26 +149,22 @@ fn conflicts_name_winner_and_losers() {
     for service in &services {
         set(&mut desired, service);
     }
-    let names = |conflicts: BTreeSet<Conflict>| -> Vec<String> {
-        conflicts
-            .iter()
-            .map(|c| format!("{} gets {}, not {}", c.winner, c.key, c.loser))
+    let names = |desired: &Desired| -> Vec<String> {
+        let lost = desired.claims().lost();
+        lost.map(|(key, loser, winner)| format!("{winner} gets {key}, not {loser}"))
             .collect()
     };
     assert_eq!(
-        names(desired.conflicts()),
+        names(&desired),
         [
             "ns/a gets TCP 203.0.113.1:80, not ns/b",
             "ns/a gets TCP 203.0.113.1:80, not ns/c",
         ]
     );
     delete(&mut desired, &services[0]);
-    assert_eq!(
-        names(desired.conflicts()),
-        ["ns/b gets TCP 203.0.113.1:80, not ns/c"]
-    );
+    assert_eq!(names(&desired), ["ns/b gets TCP 203.0.113.1:80, not ns/c"]);
     delete(&mut desired, &services[2]);
-    assert_eq!(desired.conflicts(), BTreeSet::new());
+    assert_eq!(desired.claims().lost().count(), 0);
 }
 
 #[test]
@@ -303,7 +299,11 @@ fn ports_that_are_gone_are_forgotten() {
         &mut desired,
         &service("ns/dns").named_port("dns", crate::model::Protocol::Tcp, 53),
     );
-    let names: Vec<_> = desired.by_port().keys().map(ToString::to_string).collect();
+    let names: Vec<_> = desired
+        .by_port()
+        .iter()
+        .map(|(name, _)| name.to_string())
+        .collect();
     assert_eq!(names, ["ns/dn", "ns/dns:dns", "ns/dns0"]);
 }
 

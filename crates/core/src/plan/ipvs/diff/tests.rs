@@ -4,6 +4,7 @@
 use super::*;
 use crate::model::testing::{endpoint_at, ip, service, slice, tracker};
 use crate::model::{Event, IpFamily, SliceEndpoint};
+use crate::plan::Step as _;
 use crate::plan::testing::{Proxy, context};
 
 /// Local endpoints: each is an entry of `KUBE-LOOP-BACK`.

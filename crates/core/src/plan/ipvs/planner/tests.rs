@@ -11,9 +11,11 @@ mod takeover;
 use super::*;
 use crate::model::testing::{endpoint, service, slice, tracker};
 use crate::model::{EndpointSlice, Event, IpFamily, Protocol, Service, SliceEndpoint};
+use crate::plan::Step as _;
 use crate::plan::ipvs::set::{self, SetType};
+use crate::plan::ipvs::state::SetState;
+use crate::plan::mode::{Planner as _, SlicedAudit as _};
 use crate::plan::ruleset::{Rule, Table};
-use crate::plan::state::SetState;
 use crate::plan::testing::{Proxy, context, lines, rs, tcp, udp};
 use crate::plan::unmet::Holder;
 
@@ -401,10 +403,11 @@ fn important_services_come_first() {
     let tracker = tracker(vec![service("ns/web").port(80), dns], vec![]);
     let mut proxy = Proxy::start(context(IpFamily::V4), tracker, State::default());
     let name = crate::model::testing::service_name("kube-system/kube-dns");
-    let first = proxy.planner.plan_first(&[name]);
+    let first = proxy.planner.plan_first(&[name]).unwrap();
     let report = proxy.kernel.apply(&first);
     assert!(report.is_success());
-    assert_eq!(proxy.planner.report_part(&first, &report), BTreeSet::new());
+    proxy.planner.report_part(&first, &report);
+    assert_eq!(proxy.planner.take_doubtful(), BTreeSet::new());
     let servers: Vec<_> = proxy.kernel.state.virtual_servers.keys().copied().collect();
     assert_eq!(servers, [udp("10.96.0.10:53")]);
     assert!(proxy.planner.is_pending());

@@ -2,11 +2,13 @@
 use super::*;
 use crate::model::testing::{endpoint, ip, service, slice, tracker};
 use crate::model::{Protocol, Tracker};
+use crate::plan::Step as _;
 use crate::plan::iptables;
 use crate::plan::ipvs::object::VirtualServer;
 use crate::plan::ipvs::set::SetType;
-use crate::plan::state::VirtualServerState;
-use crate::plan::testing::fake::FakeKernel;
+use crate::plan::ipvs::state::VirtualServerState;
+use crate::plan::mode::Planner as _;
+use crate::plan::testing::fake::{FakeKernel, in_iptables_mode};
 use crate::plan::testing::{Proxy, context, tcp, udp, vs};
 
 /// Of every kind.
@@ -106,30 +108,31 @@ fn after_ipvs_mode(state: State, family: IpFamily) -> State {
     proxy.kernel.state
 }
 
-fn after_iptables_mode(state: State, family: IpFamily) -> State {
+fn after_iptables_mode(mut state: State, family: IpFamily) -> State {
     let mut planner = iptables::Planner::new(context(family));
-    planner.observed(state.clone());
-    let tracker = objects();
-    for service in tracker.services() {
-        planner.update(&tracker, &service.name);
-    }
-    let mut kernel = FakeKernel::new(state);
-    let report = kernel.apply(&planner.plan());
-    assert!(report.is_success(), "{report:?}");
-    kernel.state
+    planner.update_all(&objects());
+    in_iptables_mode(&mut state, |kernel| {
+        planner.observed(kernel.state.clone());
+        let report = kernel.apply(&planner.plan());
+        assert!(report.is_success(), "{report:?}");
+    });
+    state
 }
 
 /// Runs the plans as the program does.
-fn clean(kernel: &mut FakeKernel, family: IpFamily) -> Vec<String> {
+fn clean(kernel: &mut FakeKernel<State>, family: IpFamily) -> Vec<String> {
     let observed = kernel.state.clone();
-    let mut apply = |plan: &Plan| {
+    let apply = |kernel: &mut FakeKernel<State>, plan: &Plan| {
         let report = kernel.apply(plan);
         assert!(report.is_success(), "{report:?}\n{plan}");
     };
-    apply(&servers(&observed, &facts(family)));
-    let (plan, obstacles) = rules(&observed, family);
-    apply(&plan);
-    apply(&sets(&observed.sets, family, &obstacles));
+    apply(kernel, &servers(&observed, &facts(family)));
+    let (plan, obstacles) = rules(&(&observed).into(), family);
+    in_iptables_mode(&mut kernel.state, |kernel| {
+        let report = kernel.apply(&plan);
+        assert!(report.is_success(), "{report:?}\n{plan}");
+    });
+    apply(kernel, &sets(&observed.sets, family, &obstacles));
     obstacles.iter().map(ToString::to_string).collect()
 }
 
@@ -173,7 +176,7 @@ fn after_any_mode_nothing_is_left_and_foreign_objects_are() {
                 // Once more: there is nothing to do.
                 let cleaned = kernel.state.clone();
                 assert!(servers(&cleaned, &facts(family)).is_empty());
-                assert!(rules(&cleaned, family).0.is_empty());
+                assert!(rules(&(&cleaned).into(), family).0.is_empty());
                 assert!(sets(&cleaned.sets, family, &[]).is_empty());
             }
         }
@@ -290,13 +293,13 @@ fn chain_and_set_that_somebody_uses_are_named_and_the_rest_goes() {
 fn loopback_is_closed_before_the_rule_that_guards_it_goes() {
     let state = after_iptables_mode(State::default(), IpFamily::V4);
     assert_eq!(state.node.sysctls[ROUTE_LOCALNET], "1");
-    let (plan, _) = rules(&state, IpFamily::V4);
-    let kinds: Vec<&str> = plan.steps().map(Step::kind).collect();
+    let (plan, _) = rules(&(&state).into(), IpFamily::V4);
+    let kinds: Vec<&str> = plan.steps().map(iptables::Step::kind).collect();
     assert_eq!(kinds, ["set-sysctl", "edit-rules", "edit-rules"]);
 
     // Where it cannot be closed the guard stays.
-    let mut kernel = FakeKernel::new(state.clone());
-    let is_setting = |step: &Step| matches!(step, Step::SetSysctl { .. });
+    let mut kernel = FakeKernel::new(iptables::State::from(&state));
+    let is_setting = |step: &iptables::Step| matches!(step, iptables::Step::SetSysctl { .. });
     let refused = crate::plan::testing::fake::Fault::Refused;
     kernel.apply_with(&plan, |step| is_setting(step).then_some(refused));
     let chains: Vec<String> = kernel
@@ -313,7 +316,7 @@ fn loopback_is_closed_before_the_rule_that_guards_it_goes() {
     let mut with_kubelet = state;
     let canary = ChainName::new("KUBE-KUBELET-CANARY").unwrap();
     with_kubelet.rules.set(Table::Mangle, canary, Vec::new());
-    let (plan, _) = rules(&with_kubelet, IpFamily::V4);
-    let kinds: Vec<&str> = plan.steps().map(Step::kind).collect();
+    let (plan, _) = rules(&(&with_kubelet).into(), IpFamily::V4);
+    let kinds: Vec<&str> = plan.steps().map(iptables::Step::kind).collect();
     assert_eq!(kinds, ["edit-rules"]);
 }

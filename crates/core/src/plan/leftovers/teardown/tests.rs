@@ -3,7 +3,8 @@ use super::*;
 use crate::model::testing::{endpoint, ip, service, slice, tracker};
 use crate::model::{Protocol, Tracker};
 use crate::plan::iptables;
-use crate::plan::testing::fake::FakeKernel;
+use crate::plan::mode::Planner as _;
+use crate::plan::testing::fake::{FakeKernel, in_iptables_mode};
 use crate::plan::testing::{Proxy, context, rs, tcp, udp};
 
 fn objects() -> Tracker {
@@ -26,17 +27,16 @@ fn objects() -> Tracker {
 }
 
 /// IPVS mode, and then the first round of iptables mode.
-fn switched() -> FakeKernel {
+fn switched() -> FakeKernel<State> {
     let context = context(IpFamily::V4);
     let mut proxy = Proxy::start(context.clone(), objects(), State::default());
     proxy.sync();
     let mut planner = iptables::Planner::new(context);
-    planner.observed(proxy.kernel.state.clone());
-    let tracker = objects();
-    for service in tracker.services() {
-        planner.update(&tracker, &service.name);
-    }
-    assert!(proxy.kernel.apply(&planner.plan()).is_success());
+    planner.update_all(&objects());
+    in_iptables_mode(&mut proxy.kernel.state, |kernel| {
+        planner.observed(kernel.state.clone());
+        assert!(kernel.apply(&planner.plan()).is_success());
+    });
     proxy.kernel
 }
 
@@ -48,7 +48,7 @@ fn facts() -> Facts {
 }
 
 /// One look at the kernel; these real servers have connections.
-fn look(kernel: &mut FakeKernel, busy: &[RealServerOf]) -> Plan {
+fn look(kernel: &mut FakeKernel<State>, busy: &[RealServerOf]) -> Plan {
     let state = kernel.state.clone();
     let mut idle = candidates(&state, &facts());
     idle.retain(|server| !busy.contains(server));
@@ -58,7 +58,7 @@ fn look(kernel: &mut FakeKernel, busy: &[RealServerOf]) -> Plan {
     plan
 }
 
-fn is_guarded(kernel: &FakeKernel) -> bool {
+fn is_guarded(kernel: &FakeKernel<State>) -> bool {
     let (table, name) = GUARD;
     let chain = ChainName::new(name).unwrap();
     let refusal = [static_rules::refusal(IpFamily::V4)];

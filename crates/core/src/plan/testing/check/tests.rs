@@ -4,7 +4,7 @@
 use super::*;
 use crate::model::testing::{endpoint, ip, service, slice, tracker};
 use crate::plan::ipvs::object::{Forwarding, RealServer};
-use crate::plan::step::Phase;
+use crate::plan::ipvs::step::Phase;
 use crate::plan::testing::{Proxy, context, rs, tcp};
 
 /// A proxy that serves a load balancer, and the plan that made it.

@@ -173,7 +173,7 @@ proptest! {
                 Happening::Doubt => flows.recheck(),
                 Happening::Round(fails) => {
                     for name in tracker.take().services {
-                        flows.update(&tracker, &name);
+                        update(&mut flows, &tracker, &name);
                     }
                     told = super::tracker(
                         tracker.services().cloned().collect(),

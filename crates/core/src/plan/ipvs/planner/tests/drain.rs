@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Real servers and virtual servers that wait for the end of their connections.
 
+use crate::plan::mode::{Drains as _, Planner as _};
 use std::time::Duration;
 
 use super::*;

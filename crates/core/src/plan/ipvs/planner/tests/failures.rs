@@ -2,6 +2,9 @@
 //! Steps that fail stay pending, whether they happened or not.
 
 use super::*;
+use crate::plan::Report;
+use crate::plan::Step as _;
+use crate::plan::mode::{Drains as _, Planner as _, SlicedAudit as _};
 use crate::plan::testing::fake::Fault;
 
 /// Fails the first step of a kind.
@@ -98,7 +101,8 @@ fn any_step_of_a_drain_may_fail_once() {
                 at += 1;
                 (at == index + 1).then_some(fault)
             });
-            let doubtful = proxy.planner.report_part(&plan, &report);
+            proxy.planner.report_part(&plan, &report);
+            let doubtful = proxy.planner.take_doubtful();
             proxy.look_again(&doubtful);
             proxy.sync();
             proxy.drain_all();
@@ -161,7 +165,8 @@ fn a_drained_server_that_is_gone_is_forgotten() {
     proxy.sync();
     let plan = proxy.planner.plan_drained(proxy.planner.draining());
     let report = proxy.kernel.apply_with(&plan, |_| Some(Fault::AnswerLost));
-    let doubtful = proxy.planner.report_part(&plan, &report);
+    proxy.planner.report_part(&plan, &report);
+    let doubtful = proxy.planner.take_doubtful();
     assert_eq!(doubtful, [tcp("10.96.0.1:80")].into());
     let states = proxy.kernel.virtual_servers(&doubtful);
     proxy.planner.observed_virtual_servers(states);
@@ -228,7 +233,8 @@ fn a_virtual_server_that_others_deleted_is_made_again() {
     proxy.take_in([Event::SliceApplied(web(vec![endpoint("10.0.1.2")]))]);
     let plan = proxy.planner.plan();
     let report = proxy.kernel.apply(&plan);
-    let doubtful = proxy.planner.report(&plan, &report);
+    proxy.planner.report(&plan, &report);
+    let doubtful = proxy.planner.take_doubtful();
     assert_eq!(doubtful, [tcp("10.96.0.1:80")].into());
     let states = proxy.kernel.virtual_servers(&doubtful);
     proxy.planner.observed_virtual_servers(states);

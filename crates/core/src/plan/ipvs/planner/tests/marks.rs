@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::plan::ipvs::object::{Forwarding, RealServer, VirtualServer};
+use crate::plan::ipvs::state::VirtualServerState;
 
 fn local(name: &str) -> Service {
     service(name)

@@ -3,6 +3,9 @@
 
 use super::*;
 use crate::plan::ipvs::object::{Forwarding, RealServer, RealServers, VirtualServer};
+use crate::plan::ipvs::state::VirtualServerState;
+use crate::plan::mode::{Drains as _, SlicedAudit as _};
+use crate::plan::ruleset::Ruleset;
 
 fn present(real_servers: &[(&str, u32)]) -> VirtualServerState {
     let server = |weight| RealServer {

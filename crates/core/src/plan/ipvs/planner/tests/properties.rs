@@ -9,6 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::plan::ipvs::set::DEFAULT_MAX_ENTRIES;
+use crate::plan::mode::{Drains as _, Planner as _};
 use crate::plan::testing::Proxy;
 use crate::plan::testing::fake::Fault;
 use world::{Foreign, event, kernel};

@@ -5,11 +5,12 @@ use super::*;
 use crate::model::Tracker;
 use crate::model::testing::service_name;
 use crate::plan::iptables;
+use crate::plan::ipvs::step::Phase;
 use crate::plan::leftovers::modes::Modes;
 use crate::plan::leftovers::stale_rules;
+use crate::plan::mode::Planner as _;
 use crate::plan::ruleset::{ChainName, Rule, Table};
-use crate::plan::step::Phase;
-use crate::plan::testing::fake::{FakeKernel, Fault};
+use crate::plan::testing::fake::{Fault, in_iptables_mode};
 
 fn objects() -> Tracker {
     let services = (1..60).map(|n| {
@@ -28,13 +29,10 @@ fn objects() -> Tracker {
 /// What iptables mode leaves, of ours or, as far as chains of nobody's go, of kube-proxy.
 fn left_by_iptables_mode(family: IpFamily) -> State {
     let mut planner = iptables::Planner::new(context(family));
-    let tracker = objects();
-    for service in tracker.services() {
-        planner.update(&tracker, &service.name);
-    }
-    let mut kernel = FakeKernel::default();
-    assert!(kernel.apply(&planner.plan()).is_success());
-    let mut state = kernel.state;
+    planner.update_all(&objects());
+    let mut state = State::default();
+    let report = in_iptables_mode(&mut state, |kernel| kernel.apply(&planner.plan()));
+    assert!(report.is_success());
     for (table, chain) in [
         (Table::Mangle, "KUBE-PROXY-CANARY"),
         (Table::Nat, "KUBE-SEP-7E5UZQT3HT6ASWD5"),
@@ -52,7 +50,10 @@ fn old_rules_serve_until_all_virtual_servers_do() {
         let before = left_by_iptables_mode(family);
         let mut proxy = Proxy::start(context(family), objects(), before);
         // The first of all Services go first, and change nothing for the others.
-        let first = proxy.planner.plan_first(&[service_name("ns/web1")]);
+        let first = proxy
+            .planner
+            .plan_first(&[service_name("ns/web1")])
+            .unwrap();
         assert!(
             first
                 .phases()
@@ -135,7 +136,10 @@ fn the_table_of_nftables_mode_translates_until_ours_serves() {
         };
         let mut proxy = Proxy::start(context(family), objects(), before);
         let is_its_end = |step: &Step| matches!(step, Step::DeleteNftablesTable { .. });
-        let first = proxy.planner.plan_first(&[service_name("ns/web1")]);
+        let first = proxy
+            .planner
+            .plan_first(&[service_name("ns/web1")])
+            .unwrap();
         assert!(!first.steps().any(is_its_end));
 
         let wanted = proxy.planner.desired().virtual_servers().count();

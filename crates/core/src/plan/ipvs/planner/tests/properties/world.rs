@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Random Services, slices and kernels. Few names, addresses and ports, so that they meet.
 
+use crate::plan::ipvs::state::VirtualServerState;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,8 +17,8 @@ use crate::model::testing::{endpoint_at, ip, service_name};
 use crate::model::{IpvsOptions, ServiceName, SliceName};
 use crate::plan::ipvs::object::{Forwarding, RealServer, VirtualServer};
 use crate::plan::ipvs::set::SetType;
+use crate::plan::ipvs::state::SetState;
 use crate::plan::ruleset::{ChainName, Rule, Ruleset, Table};
-use crate::plan::state::SetState;
 
 const NAMES: [&str; 3] = ["ns/a", "ns/b", "other/a"];
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Between the planner's flows and the entries of [`conntrack`].
+//! Between the planner's flows and the entries of [`super::conntrack`].
 
 use crate::dataplane::conntrack::{self, Client, Entry, EntryFilter};
 use kpr_core::plan::conntrack::flows::{Cleanup, Filter, Flow};

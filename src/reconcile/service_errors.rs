@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the kernel refuses to each Service, until it does not any more.
+//! The last error of each Service that the kernel rejected something of.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,20 +7,19 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use kpr_core::model::{ServiceName, ServicePortName};
-use kpr_core::plan::mode::ModePlanner;
-use kpr_core::plan::{FailureKind, Outcome, Plan, Report};
+use kpr_core::plan::{FailureKind, Outcome, Plan, Planner, Report, Step as _};
 
 /// Most failed steps of a plan whose Service is looked for, which may cost a look at every Service.
 const ATTRIBUTED: usize = 100;
 
 /// The last error of a Service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Trouble {
+pub struct LastError {
     pub time: String,
     pub message: String,
 }
 
-/// A step that the kernel refuses to a Service port. Trying again will not help.
+/// A step of a Service port that the kernel rejects. Trying again will not help.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refused {
     pub(super) port: ServicePortName,
@@ -29,14 +28,14 @@ pub(super) struct Refused {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Troubles {
-    by_service: BTreeMap<ServiceName, Trouble>,
+pub(super) struct ServiceErrors {
+    by_service: BTreeMap<ServiceName, LastError>,
     /// The last answer to a batch of rules.
     last_rules: Option<String>,
 }
 
-impl Troubles {
-    pub(super) fn of(&self, service: &ServiceName) -> Option<&Trouble> {
+impl ServiceErrors {
+    pub(super) fn of(&self, service: &ServiceName) -> Option<&LastError> {
         self.by_service.get(service)
     }
 
@@ -44,17 +43,17 @@ impl Troubles {
         self.by_service.keys()
     }
 
-    /// Follows a plan of all that was pending: who had no failed step in it is in no trouble any more, unless a step
-    /// was not tried. Returns what is refused for the first time. Costs what failed.
-    pub(super) fn follow(
+    /// Takes in a plan of all that was pending: the error of a Service without a failed step in it is over, unless a
+    /// step of it was not tried. Returns what was rejected for the first time. Costs what failed.
+    pub(super) fn follow<P: Planner>(
         &mut self,
-        planner: &ModePlanner,
-        plan: &Plan,
+        planner: &P,
+        plan: &Plan<P::Step>,
         report: &Report,
         now: Timestamp,
     ) -> Vec<Refused> {
-        let former = std::mem::take(&mut self.by_service);
-        let mut news = Vec::new();
+        let old = std::mem::take(&mut self.by_service);
+        let mut new = Vec::new();
         for (step, failure) in report.failures(plan).take(ATTRIBUTED) {
             if !step.edits().is_empty() {
                 self.last_rules = Some(failure.message.clone());
@@ -63,21 +62,21 @@ impl Troubles {
                 continue;
             };
             let message = format!("{step}: {}", failure.message);
-            let is_known = former
+            let is_known = old
                 .get(&port.service)
                 .is_some_and(|known| known.message == message);
             if self.by_service.contains_key(&port.service) {
                 continue;
             }
             if !is_known && is_final(failure.kind) {
-                news.push(Refused {
+                new.push(Refused {
                     port: port.clone(),
                     message: message.clone(),
                 });
             }
             let time = now.to_string();
-            let trouble = Trouble { time, message };
-            self.by_service.insert(port.service.clone(), trouble);
+            let error = LastError { time, message };
+            self.by_service.insert(port.service.clone(), error);
         }
         let untried = plan.steps().zip(&report.outcomes);
         let untried = untried.filter(|(_, outcome)| **outcome == Outcome::NotTried);
@@ -85,26 +84,29 @@ impl Troubles {
             .take(ATTRIBUTED)
             .filter_map(|(step, _)| Some(&planner.owner(step)?.service))
             .collect();
-        let quarantined = planner.quarantined();
-        for (service, trouble) in former {
-            if untried.contains(&service) || quarantined.iter().any(|port| port.service == service)
-            {
-                self.by_service.entry(service).or_insert(trouble);
+        let isolation = planner.isolation();
+        let is_quarantined = |service: &ServiceName| {
+            let ports = isolation.into_iter().flat_map(|it| it.quarantined());
+            ports.into_iter().any(|port| port.service == *service)
+        };
+        for (service, error) in old {
+            if untried.contains(&service) || is_quarantined(&service) {
+                self.by_service.entry(service).or_insert(error);
             }
         }
-        news
+        new
     }
 
-    /// Rules of a Service port were refused, and it was found that it is to blame.
+    /// Bisection found that the kernel rejects the rules of a Service port.
     pub(super) fn quarantined(&mut self, port: &ServicePortName, now: Timestamp) {
         let message = self.last_rules.clone().unwrap_or_default();
         let time = now.to_string();
         self.by_service
-            .insert(port.service.clone(), Trouble { time, message });
+            .insert(port.service.clone(), LastError { time, message });
     }
 }
 
-/// The kernel has judged, and will again. What was not as believed is looked at and tried again.
+/// The kernel itself rejected the step, and will again. What was not as believed is observed and tried again.
 const fn is_final(kind: FailureKind) -> bool {
     match kind {
         FailureKind::Full

@@ -1,33 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What is doubtful about a node and its settings together. Each one alone is valid, so the proxy does what it can and says
-//! what it cannot.
+//! Settings that do not fit this node. Each one alone is valid, so the proxy does what it can and warns about the rest.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::context::NodeFacts;
+use super::context::NodeView;
 use super::loopback_ports;
-use crate::config::settings::Settings;
 use kpr_core::model::IpFamily;
 use kpr_core::model::node::{DetectLocal, NodePortAddress};
 
-/// All doubts, as sentences for operators. `families` are those that are served.
-pub(super) fn doubts(
-    settings: &Settings,
-    facts: &NodeFacts,
-    families: &[IpFamily],
-) -> BTreeSet<String> {
-    let primary = facts.node_ips(settings).primary_family();
-    let mut doubts = BTreeSet::new();
-    let mut doubt = |applies: bool, text: String| {
+/// All warnings, as sentences for operators. `families` are those that are served.
+pub(super) fn node_warnings(node: NodeView<'_>, families: &[IpFamily]) -> BTreeSet<String> {
+    let NodeView { settings, facts } = node;
+    let primary = node.ips().primary_family();
+    let mut warnings = BTreeSet::new();
+    let mut warn_if = |applies: bool, text: String| {
         if applies {
-            doubts.insert(text);
+            warnings.insert(text);
         }
     };
     let are_of_the_other =
         |addresses: &[IpAddr]| !addresses.is_empty() && lacks_family(addresses, primary);
 
-    doubt(
+    warn_if(
         !families.contains(&primary),
         format!("the node's primary family is {primary}, which this machine cannot serve"),
     );
@@ -36,15 +31,15 @@ pub(super) fn doubts(
         |cidrs: &[ipnet::IpNet]| cidrs.iter().map(ipnet::IpNet::addr).collect::<Vec<_>>();
     let message = |what: &str| {
         format!(
-            "{what} has no range of the node's primary family, {primary}: traffic of local pods cannot be told there"
+            "{what} has no range of the node's primary family, {primary}: traffic from local pods cannot be detected there"
         )
     };
     match &settings.detect_local {
         DetectLocal::ClusterCidr(cidrs) => {
-            doubt(are_of_the_other(&networks(cidrs)), message("clusterCIDR"));
+            warn_if(are_of_the_other(&networks(cidrs)), message("clusterCIDR"));
         }
         DetectLocal::NodeCidr => {
-            doubt(
+            warn_if(
                 are_of_the_other(&networks(pod_cidrs)),
                 message("spec.podCIDRs"),
             );
@@ -62,7 +57,7 @@ pub(super) fn doubts(
         .collect();
     // A keyword stands for both families.
     if let Some(ranges) = ranges.into_iter().collect::<Option<Vec<IpAddr>>>() {
-        doubt(
+        warn_if(
             are_of_the_other(&ranges),
             format!(
                 "nodePortAddresses has no range of the node's primary family, {primary}: node ports answer on all of its addresses"
@@ -71,10 +66,10 @@ pub(super) fn doubts(
     }
     for family in families {
         let mut mine = facts.addresses.iter().map(|ip| IpFamily::of(*ip));
-        doubt(
+        warn_if(
             mine.any(|it| it == *family)
-                && loopback_ports::is_listening(*family, settings, facts)
-                && loopback_ports::target(*family, settings, facts).is_none(),
+                && loopback_ports::is_listening(*family, node)
+                && loopback_ports::target(*family, node).is_none(),
             format!(
                 "nodePortAddresses has none of the node's {family} addresses, to which --localhost-nodeports could forward"
             ),
@@ -88,18 +83,18 @@ pub(super) fn doubts(
             ("metricsBindAddress", settings.metrics_address),
         ];
         for (field, address) in servers {
-            doubt(
+            warn_if(
                 address.is_some_and(|address| is_other(&address.ip())),
                 format!("{field} is not of the only family that is served, {only}"),
             );
         }
         let excluded = networks(&settings.ipvs.exclude_cidrs);
-        doubt(
+        warn_if(
             !excluded.is_empty() && lacks_family(&excluded, *only),
             format!("ipvs.excludeCIDRs has no range of the only family that is served, {only}"),
         );
     }
-    doubts
+    warnings
 }
 
 fn lacks_family(addresses: &[IpAddr], family: IpFamily) -> bool {
@@ -110,12 +105,13 @@ fn lacks_family(addresses: &[IpAddr], family: IpFamily) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::context::NodeFacts;
     use super::*;
     use crate::config::{self, Command};
     use kpr_core::model::NodeInfo;
     use kpr_core::model::testing::ip;
 
-    fn told(flags: &[&str], addresses: &[&str], families: &[IpFamily]) -> Vec<String> {
+    fn warnings_of(flags: &[&str], addresses: &[&str], families: &[IpFamily]) -> Vec<String> {
         let arguments = ["kube-proxy-rs"].iter().chain(flags);
         let Command::Run(settings) = config::parse(arguments.map(Into::into)).unwrap() else {
             panic!("not a command to run")
@@ -129,11 +125,13 @@ mod tests {
             info: Some(info),
             ..NodeFacts::default()
         };
-        doubts(&settings, &facts, families).into_iter().collect()
+        node_warnings(NodeView::new(&settings, &facts), families)
+            .into_iter()
+            .collect()
     }
 
     #[test]
-    fn what_fits_is_beyond_doubt() {
+    fn settings_that_fit_give_no_warning() {
         for flags in [
             &[][..],
             &["--cluster-cidr=10.0.0.0/8,fd00::/8"],
@@ -148,13 +146,17 @@ mod tests {
             ],
         ] {
             for families in [&IpFamily::ALL[..], &[IpFamily::V4]] {
-                assert_eq!(told(flags, &["192.0.2.1"], families), [""; 0], "{flags:?}");
+                assert_eq!(
+                    warnings_of(flags, &["192.0.2.1"], families),
+                    [""; 0],
+                    "{flags:?}"
+                );
             }
         }
     }
 
     #[test]
-    fn what_is_of_the_other_family_is_told() {
+    fn settings_of_the_other_family_give_a_warning() {
         let both = &IpFamily::ALL[..];
         for (flags, families, starts) in [
             (
@@ -174,26 +176,26 @@ mod tests {
             ),
             (&[], &[IpFamily::V4], "the node's primary family is IPv6"),
         ] {
-            let told = told(flags, &["2001:db8::1", "192.0.2.1"], families);
-            assert_eq!(told.len(), 1, "{told:?}");
-            assert!(told[0].starts_with(starts), "{told:?}");
+            let warnings = warnings_of(flags, &["2001:db8::1", "192.0.2.1"], families);
+            assert_eq!(warnings.len(), 1, "{warnings:?}");
+            assert!(warnings[0].starts_with(starts), "{warnings:?}");
         }
         for (flag, field) in [
             ("--healthz-bind-address=::1", "healthzBindAddress"),
             ("--metrics-bind-address=::1", "metricsBindAddress"),
         ] {
-            let told = told(&[flag], &["192.0.2.1"], &[IpFamily::V4]);
-            assert_eq!(told.len(), 1, "{told:?}");
-            assert!(told[0].starts_with(field), "{told:?}");
+            let warnings = warnings_of(&[flag], &["192.0.2.1"], &[IpFamily::V4]);
+            assert_eq!(warnings.len(), 1, "{warnings:?}");
+            assert!(warnings[0].starts_with(field), "{warnings:?}");
         }
         let excluded = ["--proxy-mode=ipvs", "--ipvs-exclude-cidrs=fd00::/8"];
-        let told = told(&excluded, &["192.0.2.1"], &[IpFamily::V4]);
-        assert!(told[0].starts_with("ipvs.excludeCIDRs"), "{told:?}");
+        let warnings = warnings_of(&excluded, &["192.0.2.1"], &[IpFamily::V4]);
+        assert!(warnings[0].starts_with("ipvs.excludeCIDRs"), "{warnings:?}");
     }
 
     #[test]
     fn node_ports_on_localhost_alone_have_nowhere_to_go() {
-        let told = |addresses: &[&str], ranges: &str| {
+        let warnings = |addresses: &[&str], ranges: &str| {
             let ranges = format!("--nodeport-addresses={ranges}");
             let arguments = [
                 "kube-proxy-rs",
@@ -208,11 +210,11 @@ mod tests {
                 addresses: addresses.iter().copied().map(ip).collect(),
                 ..NodeFacts::default()
             };
-            doubts(&settings, &facts, &IpFamily::ALL).len()
+            node_warnings(NodeView::new(&settings, &facts), &IpFamily::ALL).len()
         };
-        assert_eq!(told(&["192.0.2.1", "2001:db8::1"], "localhost"), 2);
-        assert_eq!(told(&["192.0.2.1"], "localhost"), 1, "there is no IPv6");
-        assert_eq!(told(&["192.0.2.1"], "localhost,192.0.2.0/24"), 0);
-        assert_eq!(told(&["192.0.2.1"], "all"), 0);
+        assert_eq!(warnings(&["192.0.2.1", "2001:db8::1"], "localhost"), 2);
+        assert_eq!(warnings(&["192.0.2.1"], "localhost"), 1, "there is no IPv6");
+        assert_eq!(warnings(&["192.0.2.1"], "localhost,192.0.2.0/24"), 0);
+        assert_eq!(warnings(&["192.0.2.1"], "all"), 0);
     }
 }

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What IPVS mode left in the kernel, while iptables mode serves: watched until it is gone.
+//! What IPVS mode left in the kernel while iptables mode serves: removed as its connections end.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tracing::{info, warn};
 
-use crate::dataplane::kernel::{Kernel, ObserveError, ObserveScope};
+use crate::dataplane::kernel::{IpvsKernel, ObserveError};
 use crate::telemetry::ErrorChain;
 use kpr_core::model::IpFamily;
-use kpr_core::plan::Plan;
+use kpr_core::plan::ipvs;
 use kpr_core::plan::leftovers::cleanup::Facts;
 use kpr_core::plan::leftovers::teardown;
 
@@ -19,15 +19,15 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Former<K> {
-    kernel: K,
+pub(super) struct PreviousMode {
+    kernel: Box<dyn IpvsKernel>,
     next: Duration,
     pause: Duration,
     waiting: Option<usize>,
 }
 
-impl<K: Kernel> Former<K> {
-    pub(super) fn new(kernel: K) -> Self {
+impl PreviousMode {
+    pub(super) fn new(kernel: Box<dyn IpvsKernel>) -> Self {
         Self {
             kernel,
             next: Duration::ZERO,
@@ -45,23 +45,23 @@ impl<K: Kernel> Former<K> {
     pub(super) fn look(&mut self, now: Duration, facts: &Facts) -> bool {
         self.next = now + self.pause;
         self.pause = self.pause.saturating_mul(2).min(LONGEST_PAUSE);
-        match self.retire(facts) {
+        match self.tear_down(facts) {
             Ok(true) => {
-                info!("nothing of ipvs mode is left");
+                info!("leftover IPVS state removed");
                 true
             }
             Ok(false) => false,
             Err(error) => {
-                warn!(error = %ErrorChain(&error), "what ipvs mode left is not looked at");
+                warn!(error = %ErrorChain(&error), "failed to read leftover IPVS state");
                 false
             }
         }
     }
 
-    fn retire(&mut self, facts: &Facts) -> Result<bool, ObserveError> {
+    fn tear_down(&mut self, facts: &Facts) -> Result<bool, ObserveError> {
         let mut waiting = 0;
         for family in IpFamily::ALL {
-            let state = self.kernel.observe(family, ObserveScope::Everything)?;
+            let state = self.kernel.observe(family)?;
             let candidates = teardown::candidates(&state, facts);
             let idle = self.kernel.idle(&candidates)?;
             waiting += candidates.len() - candidates.intersection(&idle).count();
@@ -71,8 +71,8 @@ impl<K: Kernel> Former<K> {
         self.apply(&teardown::link(&states));
         if self.waiting != Some(waiting) {
             info!(
-                waiting,
-                "real servers of ipvs mode wait for their connections to end"
+                draining = waiting,
+                "waiting for connections to leftover IPVS real servers to end"
             );
             self.waiting = Some(waiting);
         }
@@ -80,25 +80,24 @@ impl<K: Kernel> Former<K> {
         Ok(!states.values().any(|state| teardown::is_due(state, facts)))
     }
 
-    fn observe(&mut self) -> Result<BTreeMap<IpFamily, kpr_core::plan::State>, ObserveError> {
-        IpFamily::ALL
-            .into_iter()
-            .map(|family| Ok((family, self.kernel.observe(family, ObserveScope::Summary)?)))
+    fn observe(&mut self) -> Result<BTreeMap<IpFamily, ipvs::State>, ObserveError> {
+        let all = IpFamily::ALL.into_iter();
+        all.map(|family| Ok((family, self.kernel.observe_summary(family)?)))
             .collect()
     }
 
-    fn apply(&mut self, plan: &Plan) {
+    fn apply(&mut self, plan: &ipvs::Plan) {
         if plan.is_empty() {
             return;
         }
         let report = self.kernel.apply(plan);
         for (step, failure) in report.failures(plan).take(10) {
-            warn!(%step, error = %failure, "not removed");
+            warn!(%step, error = %failure, "failed to remove leftover IPVS object");
         }
         info!(
             steps = plan.len(),
             failed = report.failures(plan).count(),
-            "ipvs mode retired"
+            "leftover IPVS objects removed"
         );
     }
 }

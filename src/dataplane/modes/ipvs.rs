@@ -1,23 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The kernel of this network namespace: plans become messages, answers become outcomes.
+//! The kernel as IPVS mode uses it: plans become messages, answers become outcomes.
 //!
 //! Runs of steps of one kind go out together: all virtual and real servers of a plan in one
 //! pipelined batch, all entries of a set in few messages, all addresses in one batch.
 
-mod flows;
-mod ipvs;
-mod netfilter;
 mod observe;
-mod rules;
 mod sets;
+mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::BufReader;
 use std::net::IpAddr;
 
-use super::failure::Failed;
-use super::kernel::{Cost, Kernel, ObserveError, ObserveScope, ProcListing};
+use crate::dataplane::failure::{failed, outcome};
+use crate::dataplane::kernel::{
+    Cost, Host, Kernel, ObserveError, ProcListing, RuleKernel, ServerKernel,
+};
+use crate::dataplane::node::NodeKernel;
 use ipset_netlink::{self as ipset, Client as IpsetClient};
 use ipvs_netlink::{Client as IpvsClient, Error as IpvsError, Listing, Operation};
 use kpr_core::model::IpFamily;
@@ -26,39 +26,33 @@ use kpr_core::plan::conntrack::flows::Cleanup;
 use kpr_core::plan::ipvs::object::{RealServers, VirtualServerKey};
 use kpr_core::plan::ipvs::planner::RealServerOf;
 use kpr_core::plan::ipvs::set::{SetEntry, SetName};
-use kpr_core::plan::ruleset::Ruleset;
-use kpr_core::plan::state::VirtualServerState;
-use kpr_core::plan::step::LINK;
-use kpr_core::plan::{Failure, FailureKind, Outcome, Plan, Prerequisites, Report, State, Step};
+use kpr_core::plan::ipvs::state::VirtualServerState;
+use kpr_core::plan::ipvs::step::LINK;
+use kpr_core::plan::ipvs::{Plan, Planner, State, Step};
+use kpr_core::plan::{Failure, FailureKind, Outcome, Report, prerequisites};
 use netlink_pipeline::{KernelError, KernelErrorKind};
-
-pub use flows::delete_stale;
-pub use netfilter::{Netfilter, node_addresses};
-
-/// Most steps that are turned into messages at a time. More saves nothing and takes memory.
-const LONGEST_RUN: usize = 2_048;
+use observe::Depth;
 
 /// What IPVS shows in passing. That of the thread: it may be in another network namespace than the process.
 const LISTING: &str = "/proc/thread-self/net/ip_vs";
 
 /// See the module.
 #[derive(Debug)]
-pub struct Linux {
+pub struct Dataplane {
     ipvs: IpvsClient,
     ipset: IpsetClient,
     /// The index of our link, where it exists.
     link: Option<u32>,
-    /// What iptables mode needs too.
-    netfilter: Netfilter,
+    node: NodeKernel,
 }
 
-impl Linux {
-    pub fn new(ipvs: IpvsClient, ipset: IpsetClient, netfilter: Netfilter) -> Self {
+impl Dataplane {
+    pub fn new(ipvs: IpvsClient, ipset: IpsetClient, node: NodeKernel) -> Self {
         Self {
             ipvs,
             ipset,
             link: None,
-            netfilter,
+            node,
         }
     }
 
@@ -67,7 +61,7 @@ impl Linux {
         let mut outcomes = vec![Outcome::NotTried; steps.len()];
         let mut sent = Vec::with_capacity(steps.len());
         for (index, step) in steps.iter().enumerate() {
-            match ipvs::operation(step) {
+            match wire::operation(step) {
                 Some(Ok(operation)) => {
                     operations.push(operation);
                     sent.push(index);
@@ -146,9 +140,9 @@ impl Linux {
             return vec![Outcome::Failed(failure); steps.len()];
         };
         let result = if is_removal {
-            self.netfilter.links.delete_addresses(link, &addresses)
+            self.node.links.delete_addresses(link, &addresses)
         } else {
-            self.netfilter.links.add_addresses(link, &addresses)
+            self.node.links.add_addresses(link, &addresses)
         };
         let failures: BTreeMap<IpAddr, KernelError> = match result {
             Ok(failures) => failures
@@ -184,18 +178,18 @@ impl Linux {
     fn apply_one(&mut self, step: &Step) -> Outcome {
         match step {
             Step::SetTimeouts(timeouts) => {
-                outcome(&self.ipvs.set_timeouts(ipvs::wire_timeouts(*timeouts)))
+                outcome(&self.ipvs.set_timeouts(wire::wire_timeouts(*timeouts)))
             }
             Step::CreateLink => {
                 let result = self
-                    .netfilter
+                    .node
                     .links
                     .ensure_dummy(LINK)
                     .map(|link| self.link = Some(link.index));
                 outcome(&result)
             }
             Step::DeleteLink => {
-                let result = self.netfilter.links.delete_dummy(LINK);
+                let result = self.node.links.delete_dummy(LINK);
                 self.link = None;
                 outcome(&result)
             }
@@ -211,9 +205,9 @@ impl Linux {
                 Ok(name) => outcome(&self.ipset.destroy(&name)),
                 Err(error) => failed(&error),
             },
-            Step::SetSysctl { .. } | Step::EditRules(_) | Step::DeleteNftablesTable { .. } => {
-                self.netfilter.apply_one(step)
-            }
+            Step::SetSysctl { key, value } => self.node.set_sysctl(key, value),
+            Step::EditRules(batch) => self.node.edit_rules(batch),
+            Step::DeleteNftablesTable { family } => NodeKernel::delete_nftables_table(*family),
             // Steps that go in runs.
             Step::AddEntry { .. }
             | Step::DeleteEntry { .. }
@@ -229,47 +223,65 @@ impl Linux {
     }
 }
 
-impl Kernel for Linux {
-    fn observe(&mut self, family: IpFamily, scope: ObserveScope) -> Result<State, ObserveError> {
-        let rules = match scope {
-            ObserveScope::Everything | ObserveScope::Rules => {
-                self.netfilter.observe_rules(family)?
-            }
-            ObserveScope::Summary => Ruleset::new(),
-        };
-        if scope == ObserveScope::Rules {
-            return Ok(State {
-                rules,
-                ..State::default()
-            });
-        }
-        Ok(State {
-            node: self.observe_node()?,
-            rules,
-            sets: self
-                .observe_sets(family)
-                .map_err(|error| unobserved("ipsets", error))?,
-            virtual_servers: self
-                .observe_servers(family, scope)
-                .map_err(|error| unobserved("virtual servers", error))?,
-            addresses: self.observe_addresses(family)?,
-            has_nftables_table: scope == ObserveScope::Everything
-                && netfilter::has_nftables_table(family)?,
-        })
+impl Kernel<Planner> for Dataplane {
+    fn observe(&mut self, family: IpFamily) -> Result<State, ObserveError> {
+        let mut state = self.observe_all(family, Depth::RealServers)?;
+        state.rules = self.node.observe_rules(family)?;
+        state.has_nftables_table = NodeKernel::has_nftables_table(family)?;
+        Ok(state)
+    }
+
+    fn apply(&mut self, plan: &Plan) -> Report {
+        prerequisites::apply(plan, goes_with, |steps| self.apply_run(steps))
+    }
+
+    fn rules(&mut self) -> Option<&mut dyn RuleKernel> {
+        Some(&mut self.node)
+    }
+
+    fn servers(&mut self) -> Option<&mut dyn ServerKernel> {
+        Some(self)
+    }
+}
+
+impl Host for Dataplane {
+    fn delete_flows(&mut self, cleanup: &Cleanup) -> Result<usize, Failure> {
+        self.node.delete_flows(cleanup)
+    }
+
+    fn cost(&self) -> Cost {
+        let mut cost = self.node.cost();
+        cost.add(self.ipvs.socket_stats());
+        cost.add(self.ipset.stats());
+        cost
+    }
+
+    fn node_addresses(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError> {
+        self.node.node_addresses()
+    }
+
+    fn gateways(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError> {
+        self.node.gateways()
+    }
+}
+
+impl ServerKernel for Dataplane {
+    fn observe_summary(&mut self, family: IpFamily) -> Result<State, ObserveError> {
+        self.observe_all(family, Depth::Summary)
     }
 
     fn observe_virtual_servers(
         &mut self,
         keys: &BTreeSet<VirtualServerKey>,
     ) -> Result<BTreeMap<VirtualServerKey, Option<VirtualServerState>>, ObserveError> {
-        let failed = |error| unobserved("virtual servers", error);
+        let failed = |error| ObserveError::new("virtual servers", error);
         let mut states = BTreeMap::new();
         for key in keys {
-            let wire_key = ipvs::service_key(key);
+            let wire_key = wire::service_key(key);
             let present = self.ipvs.service(&wire_key).map_err(failed)?;
             let state = match present {
                 Some(found) => Some(VirtualServerState {
-                    server: ipvs::virtual_server(&found.service),
+                    server: wire::virtual_server(&found.service),
                     real_servers: self.real_servers(&wire_key).map_err(failed)?,
                 }),
                 None => None,
@@ -280,12 +292,12 @@ impl Kernel for Linux {
     }
 
     fn proc_listing(&mut self, family: IpFamily) -> Result<ProcListing, ObserveError> {
-        let failed = |error| unobserved("the list of virtual servers", error);
+        let failed = |error| ObserveError::new("the list of virtual servers", error);
         // The kernel fills a page at a time, whatever there is room for.
         let file = File::open(LISTING).map_err(|error| failed(error.into()))?;
         let listing = Listing::new(BufReader::new(file)).map_err(failed)?;
         let glimpses = listing
-            .map(move |listed| listed.map(|listed| ipvs::proc_listing(family, &listed)))
+            .map(move |listed| listed.map(|listed| wire::proc_listing(family, &listed)))
             .filter_map(move |proc_listing| proc_listing.map_err(failed).transpose());
         Ok(ProcListing(Box::new(glimpses)))
     }
@@ -296,52 +308,12 @@ impl Kernel for Linux {
     ) -> Result<BTreeMap<VirtualServerKey, RealServers>, ObserveError> {
         let mut states = BTreeMap::new();
         for key in keys {
-            let real_servers = self.real_servers(&ipvs::service_key(key));
-            let real_servers = real_servers.map_err(|error| unobserved("real servers", error))?;
+            let real_servers = self.real_servers(&wire::service_key(key));
+            let real_servers =
+                real_servers.map_err(|error| ObserveError::new("real servers", error))?;
             states.insert(*key, real_servers);
         }
         Ok(states)
-    }
-
-    fn apply(&mut self, plan: &Plan) -> Report {
-        let mut lacking = Prerequisites::default();
-        let mut outcomes = Vec::with_capacity(plan.len());
-        let steps: Vec<&Step> = plan.steps().collect();
-        let mut rest = steps.as_slice();
-        while let Some(first) = rest.first() {
-            let run = rest
-                .iter()
-                .take(LONGEST_RUN)
-                .take_while(|step| goes_with(first, step))
-                .count()
-                .max(1);
-            let (now, later) = rest.split_at(run);
-            rest = later;
-            let allowed: Vec<&Step> = now
-                .iter()
-                .copied()
-                .filter(|step| !lacking.forbid(step))
-                .collect();
-            let mut results = self.apply_run(&allowed).into_iter();
-            for step in now {
-                let outcome = if lacking.forbid(step) {
-                    Outcome::NotTried
-                } else {
-                    results.next().unwrap_or(Outcome::NotTried)
-                };
-                outcomes.push(outcome);
-            }
-            // Only now: within a run the kernel itself refuses what lacks something.
-            let made = outcomes.iter().skip(outcomes.len() - now.len());
-            for (step, _) in now
-                .iter()
-                .zip(made)
-                .filter(|(_, made)| **made != Outcome::Done)
-            {
-                lacking.lack(step);
-            }
-        }
-        Report { outcomes }
     }
 
     fn idle(
@@ -356,11 +328,11 @@ impl Kernel for Linux {
         for (vs, mut waiting) in by_server {
             let destinations = self
                 .ipvs
-                .destinations(&ipvs::service_key(&vs))
-                .map_err(|error| unobserved("connections of draining servers", error))?;
+                .destinations(&wire::service_key(&vs))
+                .map_err(|error| ObserveError::new("connections of draining servers", error))?;
             for status in destinations {
                 if status.active_connections + status.inactive_connections > 0 {
-                    let (key, _) = ipvs::real_server(&status.destination);
+                    let (key, _) = wire::real_server(&status.destination);
                     waiting.remove(&(vs, key));
                 }
             }
@@ -369,60 +341,16 @@ impl Kernel for Linux {
         Ok(idle)
     }
 
-    fn rules_have_changed(&mut self, family: IpFamily) -> bool {
-        self.netfilter.rules_have_changed(family)
-    }
-
-    fn delete_flows(&mut self, cleanup: &Cleanup) -> Result<usize, Failure> {
-        self.netfilter.delete_flows(cleanup)
-    }
-
-    fn cost(&self) -> Cost {
-        let mut cost = self.netfilter.cost();
-        cost.add(self.ipvs.socket_stats());
-        cost.add(self.ipset.stats());
-        cost
-    }
-
     fn has_scheduler(&mut self, scheduler: Scheduler) -> Result<bool, ObserveError> {
         let name = scheduler
             .as_str()
             .parse()
-            .map_err(|error| unobserved("IPVS schedulers", error))?;
+            .map_err(|error| ObserveError::new("IPVS schedulers", error))?;
         match self.ipvs.try_scheduler(name) {
             Ok(()) => Ok(true),
             Err(IpvsError::SchedulerNotAvailable { .. }) => Ok(false),
-            Err(error) => Err(unobserved("IPVS schedulers", error)),
+            Err(error) => Err(ObserveError::new("IPVS schedulers", error)),
         }
-    }
-
-    fn node_addresses(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError> {
-        self.netfilter.node_addresses()
-    }
-
-    fn gateways(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError> {
-        self.netfilter.gateways()
-    }
-}
-
-fn unobserved(
-    what: &'static str,
-    error: impl std::error::Error + Send + Sync + 'static,
-) -> ObserveError {
-    ObserveError {
-        what,
-        source: Box::new(error),
-    }
-}
-
-fn failed(error: &impl Failed) -> Outcome {
-    Outcome::Failed(error.failure())
-}
-
-fn outcome<E: Failed>(result: &Result<(), E>) -> Outcome {
-    match result {
-        Ok(()) => Outcome::Done,
-        Err(error) => failed(error),
     }
 }
 

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: what a kernel holds of one family, as observed or as believed, and what a step does to it.
+//! PURE: what a kernel holds of one family in IPVS mode, as observed or as believed, and what a step does to it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::plan::ipvs::object::{RealServers, Timeouts, VirtualServer, VirtualServerKey};
 use crate::plan::ipvs::set::{SetEntry, SetName, SetType};
-use crate::plan::ruleset::{Edit, Ruleset, Table};
-use crate::plan::step::Step;
+use crate::plan::ipvs::step::Step;
+use crate::plan::report::Refusal;
+use crate::plan::ruleset::{Rule, Ruleset};
 
 /// The kernel's content of one family.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,21 +63,6 @@ pub struct VirtualServerState {
     pub real_servers: RealServers,
 }
 
-/// Why a kernel refuses a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    #[error("no such object")]
-    NotFound,
-    #[error("object exists")]
-    AlreadyExists,
-    #[error("object is in use")]
-    Busy,
-    #[error("object is full")]
-    Full,
-    #[error("objects do not fit")]
-    Mismatch,
-}
-
 impl State {
     /// Does what the kernel does with a step. This is how belief follows the steps that worked,
     /// and the whole of the fake kernel.
@@ -127,9 +113,10 @@ impl State {
                 // A batch is atomic.
                 let mut edited = self.rules.clone();
                 for edit in &rules.edits {
-                    apply_edit(&mut edited, edit)?;
+                    edited.apply(edit)?;
                 }
-                self.check_rules(&edited)?;
+                edited.check_targets()?;
+                self.check_sets(&edited)?;
                 self.rules = edited;
             }
             Step::AddVirtualServer { key, server } => {
@@ -197,23 +184,15 @@ impl State {
         Ok(())
     }
 
-    /// Rules may name only chains and sets that exist.
-    fn check_rules(&self, rules: &Ruleset) -> Result<(), Refusal> {
-        // Another proxy may have left a hundred thousand rules.
-        let chains = rules.chains.keys();
-        let chains: BTreeSet<(Table, &str)> = chains.map(|(t, c)| (*t, c.as_str())).collect();
-        for ((table, _), chain_rules) in &rules.chains {
-            for rule in chain_rules {
-                let to_missing_chain = rule.target().is_some_and(|target| {
-                    target.starts_with("KUBE-") && !chains.contains(&(*table, target))
-                });
-                let known = |name: &str| self.sets.keys().any(|set| set.as_str() == name);
-                if to_missing_chain || !rule.sets().all(known) {
-                    return Err(Refusal::NotFound);
-                }
-            }
+    /// Rules may name only sets that exist.
+    fn check_sets(&self, rules: &Ruleset) -> Result<(), Refusal> {
+        let known = |name: &str| self.sets.keys().any(|set| set.as_str() == name);
+        let mut named = rules.chains.values().flatten().flat_map(Rule::sets);
+        if named.all(known) {
+            Ok(())
+        } else {
+            Err(Refusal::NotFound)
         }
-        Ok(())
     }
 }
 
@@ -232,40 +211,6 @@ impl Timeouts {
         merged.merge(self);
         merged == present
     }
-}
-
-fn apply_edit(rules: &mut Ruleset, edit: &Edit) -> Result<(), Refusal> {
-    let built_in = |table: Table| table.has_built_in(edit.chain());
-    let key = (edit.table(), edit.chain().clone());
-    match edit {
-        Edit::Replace { rules: new, .. } => {
-            rules.chains.insert(key, new.clone());
-        }
-        Edit::Prepend { table, rule, .. } | Edit::Append { table, rule, .. } => {
-            if built_in(*table) {
-                rules.chains.entry(key.clone()).or_default();
-            }
-            let chain = rules.chains.get_mut(&key).ok_or(Refusal::NotFound)?;
-            let at = if matches!(edit, Edit::Prepend { .. }) {
-                0
-            } else {
-                chain.len()
-            };
-            chain.insert(at, rule.clone());
-        }
-        Edit::Delete { rule, .. } => {
-            let chain = rules.chains.get_mut(&key).ok_or(Refusal::NotFound)?;
-            let at = chain
-                .iter()
-                .position(|other| other == rule)
-                .ok_or(Refusal::NotFound)?;
-            chain.remove(at);
-        }
-        Edit::DeleteChain { .. } => {
-            rules.chains.remove(&key).ok_or(Refusal::NotFound)?;
-        }
-    }
-    Ok(())
 }
 
 fn refers_to_set(rules: &Ruleset, set: &SetName) -> bool {

@@ -3,12 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use super::outcome;
+use super::failure::outcome;
 use crate::dataplane::iptables::{Iptables, IptablesError, Watch};
 use kpr_core::model::IpFamily;
 use kpr_core::plan::Outcome;
-use kpr_core::plan::ruleset::{Ruleset, Table};
-use kpr_core::plan::step::RuleEdits;
+use kpr_core::plan::ruleset::{RuleBatch, Ruleset, Table};
 
 /// The tables that have rules of ours.
 const TABLES: [Table; 3] = [Table::Mangle, Table::Nat, Table::Filter];
@@ -51,7 +50,7 @@ impl Rules {
         Ok(rules)
     }
 
-    pub(super) fn apply(&mut self, edits: &RuleEdits) -> Outcome {
+    pub(super) fn apply(&mut self, edits: &RuleBatch) -> Outcome {
         let Some(iptables) = self.iptables.get(&edits.family) else {
             return Outcome::NotTried;
         };

@@ -9,9 +9,9 @@ use crate::clock::Clock;
 use crate::dataplane::exec::System;
 use crate::dataplane::links::Links;
 use crate::dataplane::sysctl::Sysctls;
+use kpr_core::plan::ipvs::Phase;
 use kpr_core::plan::ipvs::object::{Forwarding, RealServer};
 use kpr_core::plan::ipvs::set::SetId;
-use kpr_core::plan::step::Phase;
 use kpr_core::plan::testing::{rs, tcp};
 use netlink_pipeline::scripted::{Header, Script, Scripted, message, verdict};
 
@@ -55,7 +55,7 @@ fn answer(kind: u16, sent: &[Header], payload: &[u8]) -> Answers {
 }
 
 /// The kernel over three sockets, of which one plays `script` when a batch comes.
-fn linux(of_ipvs: Option<Script>, of_ipset: Option<Script>, of_links: Option<Script>) -> Linux {
+fn linux(of_ipvs: Option<Script>, of_ipset: Option<Script>, of_links: Option<Script>) -> Dataplane {
     let then = |peer: Scripted, script: Option<Script>| match script {
         Some(script) => peer.then(script).socket(),
         None => peer.socket(),
@@ -80,16 +80,20 @@ fn linux(of_ipvs: Option<Script>, of_ipset: Option<Script>, of_links: Option<Scr
     let ipset = ipset.then(|sent| vec![Ok(verdict(sent[0].sequence, 0))]);
     let exec = Arc::new(System::new(Clock::system(), System::DEFAULT_DEADLINE));
     let links = Links::over(then(Scripted::default(), of_links));
-    let netfilter = Netfilter::new(links, Sysctls::default(), BTreeMap::new(), exec);
+    let node = NodeKernel::new(links, Sysctls::default(), BTreeMap::new(), exec);
     let ipvs = IpvsClient::over(then(ipvs, of_ipvs)).unwrap();
     let ipset = IpsetClient::over(then(ipset, of_ipset)).unwrap();
-    let mut linux = Linux::new(ipvs, ipset, netfilter);
+    let mut linux = Dataplane::new(ipvs, ipset, node);
     linux.link = Some(7);
     linux
 }
 
 /// The kind of failure that each of the steps has.
-fn failures(mut linux: Linux, phase: Phase, steps: impl IntoIterator<Item = Step>) -> FailureKind {
+fn failures(
+    mut linux: Dataplane,
+    phase: Phase,
+    steps: impl IntoIterator<Item = Step>,
+) -> FailureKind {
     let mut plan = Plan::default();
     for step in steps {
         plan.push(phase, step);

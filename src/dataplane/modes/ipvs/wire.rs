@@ -13,7 +13,7 @@ use ipvs_netlink::{
 };
 use kpr_core::model::ipvs_options::Tunnel;
 use kpr_core::model::{IpFamily, Protocol};
-use kpr_core::plan::Step;
+use kpr_core::plan::ipvs::Step;
 use kpr_core::plan::ipvs::object::{
     Forwarding, RealServer, RealServerKey, RealServers, Timeouts, VirtualServer, VirtualServerKey,
     flags,

@@ -5,13 +5,14 @@ use super::*;
 use crate::model::testing::ip;
 use crate::plan::ipvs::object::{Forwarding, RealServer, VirtualServer};
 use crate::plan::ipvs::set::SetSpec;
-use crate::plan::step::RuleEdits;
+use crate::plan::prerequisites::Prerequisites as _;
+use crate::plan::ruleset::RuleBatch;
 use crate::plan::testing::{rs, tcp};
 
 fn lacking(steps: &[Step]) -> Prerequisites {
     let mut failed = Prerequisites::default();
     for step in steps {
-        failed.lack(step);
+        failed.lack(Phase::Rules, step);
     }
     failed
 }
@@ -32,7 +33,7 @@ fn bind(address: &str) -> Step {
 
 fn rules() -> Step {
     let edits = Vec::new();
-    Step::EditRules(RuleEdits::new(IpFamily::V4, edits))
+    Step::EditRules(RuleBatch::new(IpFamily::V4, edits))
 }
 
 #[test]

@@ -4,19 +4,46 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::super::kernel::{ObserveError, ObserveScope};
-use super::super::links::Address;
-use super::{Linux, ipvs, sets, unobserved};
+use super::{Dataplane, sets, wire};
+use crate::dataplane::kernel::ObserveError;
+use crate::dataplane::links::Address;
 use ipset_netlink as ipset;
 use ipvs_netlink::{Error as IpvsError, ServiceKey};
 use kpr_core::model::IpFamily;
 use kpr_core::plan::ipvs::object::{RealServers, VirtualServerKey};
 use kpr_core::plan::ipvs::set::{SetId, SetName, retired};
+use kpr_core::plan::ipvs::state::{NodeState, SetState, State, VirtualServerState};
+use kpr_core::plan::ipvs::step::LINK;
 use kpr_core::plan::ipvs::sysctl;
-use kpr_core::plan::state::{NodeState, SetState, VirtualServerState};
-use kpr_core::plan::step::LINK;
 
-impl Linux {
+/// How much of virtual servers is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Depth {
+    /// Their real servers are left out: they take a request for each.
+    Summary,
+    RealServers,
+}
+
+impl Dataplane {
+    /// All but the rules.
+    pub(super) fn observe_all(
+        &mut self,
+        family: IpFamily,
+        depth: Depth,
+    ) -> Result<State, ObserveError> {
+        Ok(State {
+            node: self.observe_node()?,
+            sets: self
+                .observe_sets(family)
+                .map_err(|error| ObserveError::new("ipsets", error))?,
+            virtual_servers: self
+                .observe_servers(family, depth)
+                .map_err(|error| ObserveError::new("virtual servers", error))?,
+            addresses: self.observe_addresses(family)?,
+            ..State::default()
+        })
+    }
+
     pub(super) fn observe_sets(
         &mut self,
         family: IpFamily,
@@ -58,21 +85,21 @@ impl Linux {
     pub(super) fn observe_servers(
         &mut self,
         family: IpFamily,
-        scope: ObserveScope,
+        depth: Depth,
     ) -> Result<BTreeMap<VirtualServerKey, VirtualServerState>, IpvsError> {
         let mut states = BTreeMap::new();
         for status in self.ipvs.services()? {
-            let Some(key) = ipvs::virtual_server_key(&status.service.key) else {
+            let Some(key) = wire::virtual_server_key(&status.service.key) else {
                 continue;
             };
             if key.family() != family {
                 continue;
             }
-            let real_servers = match scope {
-                ObserveScope::Everything => self.real_servers(&status.service.key)?,
-                ObserveScope::Summary | ObserveScope::Rules => RealServers::new(),
+            let real_servers = match depth {
+                Depth::RealServers => self.real_servers(&status.service.key)?,
+                Depth::Summary => RealServers::new(),
             };
-            let server = ipvs::virtual_server(&status.service);
+            let server = wire::virtual_server(&status.service);
             states.insert(
                 key,
                 VirtualServerState {
@@ -88,7 +115,7 @@ impl Linux {
         let destinations = self.ipvs.destinations(key)?;
         Ok(destinations
             .iter()
-            .map(|found| ipvs::real_server(&found.destination))
+            .map(|found| wire::real_server(&found.destination))
             .collect())
     }
 
@@ -96,22 +123,22 @@ impl Linux {
         let timeouts = self
             .ipvs
             .timeouts()
-            .map_err(|error| unobserved("IPVS timeouts", error))?;
+            .map_err(|error| ObserveError::new("IPVS timeouts", error))?;
         let link = self
-            .netfilter
+            .node
             .links
             .find(LINK)
-            .map_err(|error| unobserved("links", error))?;
+            .map_err(|error| ObserveError::new("links", error))?;
         self.link = link.map(|link| link.index);
         // A setting that cannot be read is missing from the state; writing it will say why.
         let sysctls = sysctl::KEYS
             .into_iter()
-            .filter_map(|key| Some((key, self.netfilter.sysctls.read(key).ok()?)))
+            .filter_map(|key| Some((key, self.node.sysctls.read(key).ok()?)))
             .collect();
         Ok(NodeState {
             link_exists: self.link.is_some(),
             sysctls,
-            timeouts: ipvs::timeouts(timeouts),
+            timeouts: wire::timeouts(timeouts),
         })
     }
 
@@ -123,10 +150,10 @@ impl Linux {
             return Ok(BTreeSet::new());
         };
         let addresses = self
-            .netfilter
+            .node
             .links
             .addresses_of(link)
-            .map_err(|error| unobserved("addresses of the link", error))?;
+            .map_err(|error| ObserveError::new("addresses of the link", error))?;
         // Others than host addresses are not ours.
         let ours = |address: &&Address| address.family() == family && address.is_host();
         Ok(addresses

@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: Apache-2.0
+//! PURE: what the sync loop sees of the planner of iptables mode.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{ChainChanges, Isolation as Search, Planner, is_transient};
+use crate::model::{ServiceName, ServicePortName, ServiceView, Tracker};
+use crate::plan::context::Context;
+use crate::plan::iptables::believed::Believed;
+use crate::plan::iptables::desired::{Desired, Dirty};
+use crate::plan::iptables::port_rules::PortRules;
+use crate::plan::iptables::state::State;
+use crate::plan::iptables::static_rules;
+use crate::plan::iptables::step::{Phase, Step};
+use crate::plan::mode::{Conflict, Isolation, RuleBelief};
+use crate::plan::report::{Outcome, Report};
+use crate::plan::ruleset::{ChainId, ChainName, InvalidChainName, Ruleset, Table};
+use crate::plan::shown::{ObjectState, PortState, ServiceState, port_name};
+use crate::plan::step::Plan;
+use crate::plan::unmet::Unmet;
+
+impl crate::plan::Planner for Planner {
+    type Step = Step;
+    type State = State;
+
+    fn context(&self) -> &Context {
+        &self.context
+    }
+
+    fn set_context(&mut self, context: Context, tracker: &Tracker) -> Result<(), InvalidChainName> {
+        if context == self.context {
+            return Ok(());
+        }
+        self.context = context;
+        self.desired = Desired::of_node(&self.context);
+        self.dirty = Dirty::default();
+        self.former.clear();
+        self.quarantined.clear();
+        self.undeletable.clear();
+        self.is_full = true;
+        self.update_all(tracker);
+        Ok(())
+    }
+
+    fn update(&mut self, changed: &ServiceView<'_>, _tracker: &Tracker) {
+        let rules = changed.ports.iter().map(|port| {
+            let endpoints = changed.endpoints_of(port);
+            let rules = PortRules::new(port.clone(), endpoints, &self.context);
+            (port.name.clone(), rules)
+        });
+        let by_port: BTreeMap<ServicePortName, PortRules> = rules.collect();
+        for port in self.desired.by_port().gone(changed.name, &by_port) {
+            self.replace(port, None);
+        }
+        for (port, rules) in by_port {
+            self.replace(port, Some(rules));
+        }
+    }
+
+    fn observed(&mut self, state: State) {
+        self.believed = Believed::observed(&state.rules, state.sysctls);
+        self.believed.has_nftables_table = state.has_nftables_table;
+        self.is_full = true;
+        self.needs_observation = false;
+    }
+
+    fn is_full(&self) -> bool {
+        self.is_full
+    }
+
+    fn is_pending(&self) -> bool {
+        self.is_full || self.believed.has_nftables_table || !self.dirty.is_empty()
+    }
+
+    fn needs_observation(&self) -> bool {
+        self.needs_observation
+    }
+
+    fn plan(&self) -> Plan<Step> {
+        let mut plan = Plan::default();
+        for (key, value) in static_rules::sysctls(&self.context) {
+            if self.believed.sysctls.get(key).map(String::as_str) != Some(value) {
+                plan.push(Phase::Node, Step::SetSysctl { key, value });
+            }
+        }
+        let edits = self.edits();
+        match self.isolation {
+            Search::Off => {
+                let edits = edits.into_iter().map(|edit| edit.edit).collect();
+                self.push(&mut plan, Phase::Rules, edits);
+                if self.believed.has_nftables_table {
+                    let family = self.context.family;
+                    plan.push(Phase::Switch, Step::DeleteNftablesTable { family });
+                }
+            }
+            Search::Searching(size) => self.push_parts(&mut plan, edits, size),
+        }
+        plan.ordered()
+    }
+
+    fn settings(&self) -> Plan<Step> {
+        let mut plan = Plan::default();
+        for (key, value) in static_rules::sysctls(&self.context) {
+            plan.push(Phase::Node, Step::SetSysctl { key, value });
+        }
+        plan
+    }
+
+    fn report(&mut self, plan: &Plan<Step>, report: &Report) {
+        let mut outcomes = report.outcomes.iter();
+        let mut refused = Vec::new();
+        let mut succeeded = true;
+        for step in plan.steps() {
+            let outcome = outcomes.next().unwrap_or(&Outcome::NotTried);
+            succeeded &= *outcome == Outcome::Done;
+            match (step, outcome) {
+                (Step::SetSysctl { key, value }, Outcome::Done) => {
+                    self.believed.sysctls.insert(key, (*value).to_owned());
+                }
+                (Step::EditRules(rules), Outcome::Done) => self.believed.follow(&rules.edits),
+                (Step::DeleteNftablesTable { .. }, Outcome::Done) => {
+                    self.believed.has_nftables_table = false;
+                }
+                (Step::EditRules(rules), Outcome::Failed(failure)) => {
+                    // A batch is made table by table.
+                    self.needs_observation = true;
+                    if !is_transient(failure.kind) {
+                        refused.push(&rules.edits);
+                    }
+                }
+                _ => {}
+            }
+        }
+        if !succeeded {
+            self.is_full = true;
+            self.isolate(&refused);
+            return;
+        }
+        self.is_large = self.is_large_now();
+        let is_over = match self.isolation {
+            Search::Off => true,
+            // Chains of Service ports were written, the dispatch to them was not.
+            Search::Searching(_) => self.edits().is_empty(),
+        };
+        if is_over {
+            if self.is_full {
+                self.in_use = self.left_in_use();
+            } else if self.believed.is_used_by_others() {
+                // A jump that was there before its Service went: seen by an earlier look.
+                let ChainChanges { wanted, in_use, .. } = self.changes();
+                self.in_use.retain(|id| !wanted.contains(id));
+                self.in_use.extend(in_use);
+            }
+            self.isolation = Search::Off;
+            self.is_full = false;
+            self.dirty = Dirty::default();
+            self.former.clear();
+        }
+    }
+
+    /// There are no such plans.
+    fn report_part(&mut self, plan: &Plan<Step>, report: &Report) {
+        self.report(plan, report);
+    }
+
+    /// The chains of many go together.
+    fn owner(&self, _step: &Step) -> Option<&ServicePortName> {
+        None
+    }
+
+    fn revision(&self) -> u64 {
+        self.desired.revision()
+    }
+
+    fn conflicts(&self) -> BTreeSet<Conflict> {
+        let lost = self.desired.lost();
+        lost.map(|(frontend, loser, winner)| Conflict {
+            loser: loser.clone(),
+            winner: winner.clone(),
+            place: frontend.to_string(),
+        })
+        .collect()
+    }
+
+    /// Rules can do all that a Service may ask for.
+    fn unmet(&self) -> BTreeSet<(ServicePortName, Unmet)> {
+        BTreeSet::new()
+    }
+
+    fn no_local_endpoints(&self) -> (usize, usize) {
+        self.desired.no_local_endpoints()
+    }
+
+    fn state_of(&self, service: &ServiceName) -> ServiceState {
+        let mut view = ServiceState::default();
+        let (desired, believed) = (&self.desired, &self.believed);
+        for (name, port_rules) in desired.by_port().of(service) {
+            let frontends = port_rules.frontends(&self.context);
+            let mut port = PortState {
+                frontends: frontends.keys().map(ToString::to_string).collect(),
+                ..PortState::default()
+            };
+            for (chain, rules) in self.chains(port_rules) {
+                let id = (Table::Nat, chain);
+                let shown = format!("{} {}", id.0, id.1);
+                if let Some(count) = believed.rules_of(&id) {
+                    port.believed
+                        .insert(shown.clone(), ObjectState::Rules(count));
+                }
+                if !believed.has(&id, &rules) {
+                    view.pending.push(shown.clone());
+                }
+                port.desired.insert(shown, ObjectState::Rules(rules.len()));
+            }
+            view.ports.insert(port_name(name), port);
+        }
+        view
+    }
+
+    fn rules(&mut self) -> Option<&mut dyn RuleBelief> {
+        Some(self)
+    }
+
+    fn isolation(&self) -> Option<&dyn Isolation> {
+        Some(self)
+    }
+}
+
+impl RuleBelief for Planner {
+    fn observed_rules(&mut self, rules: Ruleset) {
+        let sysctls = std::mem::take(&mut self.believed.sysctls);
+        let has_nftables_table = self.believed.has_nftables_table;
+        self.believed = Believed::observed(&rules, sysctls);
+        self.believed.has_nftables_table = has_nftables_table;
+        self.is_full = true;
+        self.needs_observation = false;
+    }
+
+    fn has_chain(&self, table: Table, chain: &ChainName) -> bool {
+        self.believed.contains(&(table, chain.clone()))
+    }
+
+    fn rule_count(&self, table: Table) -> Option<usize> {
+        Some(self.believed.rule_count(table))
+    }
+}
+
+impl Isolation for Planner {
+    fn quarantined(&self) -> &BTreeSet<ServicePortName> {
+        &self.quarantined
+    }
+
+    fn undeletable_chains(&self) -> BTreeSet<ChainId> {
+        self.undeletable.union(&self.in_use).cloned().collect()
+    }
+
+    fn is_isolating(&self) -> bool {
+        self.isolation != Search::Off
+    }
+}

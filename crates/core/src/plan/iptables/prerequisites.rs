@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+//! PURE: which steps of iptables mode must not be tried once others have failed.
+
+use crate::plan::iptables::static_rules::{ROUTE_LOCALNET, SHARED_CHAIN};
+use crate::plan::iptables::step::{Phase, Step};
+use crate::plan::leftovers::stale_rules::is_dispatch;
+use crate::plan::prerequisites;
+use crate::plan::ruleset::{Edit, RuleBatch};
+
+/// What failed so far in one plan.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Prerequisites {
+    has_no_base: bool,
+    has_no_rules: bool,
+    /// Packets to 127.0.0.0/8 are still routed.
+    routes_localnet: bool,
+}
+
+impl prerequisites::Prerequisites for Prerequisites {
+    type Step = Step;
+
+    fn lack(&mut self, phase: Phase, step: &Step) {
+        match step {
+            Step::SetSysctl {
+                key: ROUTE_LOCALNET,
+                value: "0",
+            } => self.routes_localnet = true,
+            Step::EditRules(_) => {
+                self.has_no_rules = true;
+                self.has_no_base |= phase == Phase::Base;
+            }
+            Step::SetSysctl { .. } | Step::DeleteNftablesTable { .. } => {}
+        }
+    }
+
+    fn forbid(&self, step: &Step) -> bool {
+        match step {
+            Step::EditRules(rules) => {
+                self.has_no_base
+                    || (self.routes_localnet && opens_localnet(rules))
+                    || (self.has_no_rules && rules.edits.iter().any(is_dispatch))
+            }
+            // Until ours serve, its rules do.
+            Step::DeleteNftablesTable { .. } => self.has_no_rules,
+            Step::SetSysctl { .. } => false,
+        }
+    }
+}
+
+/// The rule goes that keeps others from 127.0.0.0/8.
+fn opens_localnet(rules: &RuleBatch) -> bool {
+    let is_removal = |edit: &Edit| matches!(edit, Edit::Delete { .. } | Edit::DeleteChain { .. });
+    let mut removals = rules.edits.iter().filter(|edit| is_removal(edit));
+    removals.any(|edit| edit.chain().as_str() == SHARED_CHAIN)
+}

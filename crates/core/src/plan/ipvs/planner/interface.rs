@@ -1,0 +1,371 @@
+// SPDX-License-Identifier: Apache-2.0
+//! PURE: what the sync loop sees of the planner of IPVS mode.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::{Planner, RealServerOf};
+use crate::model::{ServiceName, ServicePortName, ServiceView, Tracker};
+use crate::plan::context::Context;
+use crate::plan::ipvs::desired::Dirty;
+use crate::plan::ipvs::mark::MarkRange;
+use crate::plan::ipvs::marks::Marks;
+use crate::plan::ipvs::object::{RealServerKey, RealServers, Timeouts, VirtualServerKey};
+use crate::plan::ipvs::port_objects::needs_mark;
+use crate::plan::ipvs::set::{SetEntry, SetId};
+use crate::plan::ipvs::state::VirtualServerState;
+use crate::plan::ipvs::static_rules::fixed_rules;
+use crate::plan::ipvs::step::{Phase, Step};
+use crate::plan::ipvs::{State, sysctl};
+use crate::plan::mode::{Conflict, Drains, RuleBelief, SlicedAudit};
+use crate::plan::report::{Outcome, Report};
+use crate::plan::ruleset::{ChainName, InvalidChainName, Ruleset, Table};
+use crate::plan::shown::{ObjectState, PortState, ServiceState, port_name};
+use crate::plan::step::Plan;
+use crate::plan::unmet::Unmet;
+
+impl crate::plan::Planner for Planner {
+    type Step = Step;
+    type State = State;
+
+    fn context(&self) -> &Context {
+        &self.context
+    }
+
+    fn set_context(&mut self, context: Context, tracker: &Tracker) -> Result<(), InvalidChainName> {
+        if context == self.context {
+            return Ok(());
+        }
+        self.rules = fixed_rules(&context)?;
+        if context.masquerade_mark != self.context.masquerade_mark {
+            self.marks = Marks::new(MarkRange::beside(context.masquerade_mark));
+        }
+        self.context = context;
+        self.is_full = true;
+        self.update_all(tracker);
+        self.find_owned();
+        Ok(())
+    }
+
+    fn update(&mut self, changed: &ServiceView<'_>, tracker: &Tracker) {
+        let marked = changed.ports.iter().filter(|port| needs_mark(port));
+        let marked = marked.map(|port| port.name.clone()).collect();
+        let created = changed.service.map_or(0, |service| service.created);
+        let lacked = self.marks.without().next().is_some();
+        let moved = self.marks.replace_service(changed.name, created, &marked);
+        if lacked || self.marks.without().next().is_some() {
+            self.marks_revision += 1;
+        }
+        self.replace_port_objects(changed);
+        for name in &moved {
+            self.replace_port_objects(&ServiceView::of(tracker, name, self.context.family));
+        }
+    }
+
+    fn observed(&mut self, state: State) {
+        self.believed = state;
+        self.is_full = true;
+        self.is_foundation_due = false;
+        self.needs_observation = false;
+        self.doubtful.clear();
+        self.draining.clear();
+        self.find_owned();
+    }
+
+    fn is_full(&self) -> bool {
+        self.is_full
+    }
+
+    fn is_pending(&self) -> bool {
+        self.is_full || self.is_foundation_due || !self.dirty.is_empty()
+    }
+
+    fn needs_observation(&self) -> bool {
+        self.needs_observation
+    }
+
+    fn plan(&self) -> Plan<Step> {
+        let owns = |key: &VirtualServerKey| self.owns(key);
+        let mut plan = if self.is_full {
+            self.compare(&self.comparison(&owns).everything())
+        } else {
+            self.compare(&self.dirty)
+        };
+        self.comparison(&owns).switch(&mut plan, &self.rules);
+        plan.ordered()
+    }
+
+    fn plan_first(&self, services: &[ServiceName]) -> Option<Plan<Step>> {
+        let mut dirty = Dirty::default();
+        for service in services {
+            dirty.extend(self.desired.dirty_of(service));
+        }
+        Some(self.compare(&dirty))
+    }
+
+    fn settings(&self) -> Plan<Step> {
+        let mut plan = Plan::default();
+        for (key, value) in sysctl::wanted(&self.context) {
+            plan.push(Phase::Node, Step::SetSysctl { key, value });
+        }
+        if self.context.timeouts != Timeouts::default() {
+            plan.push(Phase::Node, Step::SetTimeouts(self.context.timeouts));
+        }
+        plan
+    }
+
+    fn report(&mut self, plan: &Plan<Step>, report: &Report) {
+        self.is_full = false;
+        self.is_foundation_due = false;
+        let settled = std::mem::take(&mut self.dirty);
+        self.report_part(plan, report);
+        for key in settled.virtual_servers {
+            let exists = self.believed.virtual_servers.contains_key(&key);
+            if !exists
+                && !self.doubtful.contains(&key)
+                && self.desired.virtual_server(&key).is_none()
+            {
+                self.owned.remove(&key);
+                self.last_limits.remove(&key);
+            }
+        }
+    }
+
+    fn report_part(&mut self, plan: &Plan<Step>, report: &Report) {
+        let mut gone = BTreeSet::new();
+        let mut outcomes = report.outcomes.iter();
+        for step in plan.steps() {
+            match outcomes.next() {
+                Some(Outcome::Done) if self.believed.apply(step).is_ok() => {
+                    self.follow(step, &mut gone);
+                }
+                // Without an outcome it was not tried.
+                None | Some(Outcome::NotTried) => self.keep_pending(step),
+                // The kernel took what it should have refused: it was not as believed.
+                Some(Outcome::Done) => self.doubt(step, None),
+                Some(Outcome::Failed(failure)) => {
+                    self.doubt(step, Some(failure.kind));
+                }
+            }
+        }
+        for address in gone {
+            self.release_address(address);
+        }
+    }
+
+    fn owner(&self, step: &Step) -> Option<&ServicePortName> {
+        let desired = &self.desired;
+        let mut by_port = desired.by_port().iter();
+        match step {
+            Step::AddVirtualServer { key, .. }
+            | Step::SetVirtualServer { key, .. }
+            | Step::DeleteVirtualServer { key }
+            | Step::AddRealServer { vs: key, .. }
+            | Step::SetRealServer { vs: key, .. }
+            | Step::DeleteRealServer { vs: key, .. } => desired.claims().winner(key),
+            Step::AddAddress { address } => by_port
+                .find(|(_, port_objects)| port_objects.addresses.contains(address))
+                .map(|(name, _)| name),
+            Step::AddEntry { set, entry } => {
+                let family = self.context.family;
+                let is_it =
+                    |(id, other): &(SetId, SetEntry)| other == entry && id.name(family) == *set;
+                by_port
+                    .find(|(_, port_objects)| {
+                        let of_servers = port_objects.virtual_servers.values();
+                        let of_servers = of_servers.flat_map(|server| &server.entries);
+                        port_objects.entries.iter().chain(of_servers).any(is_it)
+                    })
+                    .map(|(name, _)| name)
+            }
+            _ => None,
+        }
+    }
+
+    fn revision(&self) -> u64 {
+        self.desired.claims().revision() + self.desired.unmet_revision() + self.marks_revision
+    }
+
+    fn conflicts(&self) -> BTreeSet<Conflict> {
+        let lost = self.desired.claims().lost();
+        lost.map(|(key, loser, winner)| Conflict {
+            loser: loser.clone(),
+            winner: winner.clone(),
+            place: key.to_string(),
+        })
+        .collect()
+    }
+
+    fn unmet(&self) -> BTreeSet<(ServicePortName, Unmet)> {
+        let mut unmet = self.desired.unmet();
+        let without = self.marks.without();
+        unmet.extend(without.map(|name| (name.clone(), Unmet::NoMark)));
+        unmet
+    }
+
+    fn no_local_endpoints(&self) -> (usize, usize) {
+        self.desired.no_local_endpoints()
+    }
+
+    fn state_of(&self, service: &ServiceName) -> ServiceState {
+        let mut view = ServiceState {
+            pending: self.plan_of(service).steps().map(Step::to_string).collect(),
+            ..ServiceState::default()
+        };
+        let desired = &self.desired;
+        for (name, port_objects) in desired.by_port().of(service) {
+            let mut port = PortState::default();
+            for (key, wanted) in port_objects.virtual_servers.iter() {
+                // An older Service may have it.
+                if desired.claims().winner(key) != Some(name) {
+                    continue;
+                }
+                let object = ObjectState::virtual_server(&wanted.server, &wanted.real_servers);
+                port.desired.insert(key.to_string(), object);
+                if let Some(present) = self.believed.virtual_servers.get(key) {
+                    let object =
+                        ObjectState::virtual_server(&present.server, &present.real_servers);
+                    port.believed.insert(key.to_string(), object);
+                }
+            }
+            view.ports.insert(port_name(name), port);
+        }
+        view
+    }
+
+    fn rules(&mut self) -> Option<&mut dyn RuleBelief> {
+        Some(self)
+    }
+
+    fn sliced_audit(&mut self) -> Option<&mut dyn SlicedAudit> {
+        Some(self)
+    }
+
+    fn drains(&self) -> Option<&dyn Drains<Step = Step>> {
+        Some(self)
+    }
+}
+
+impl RuleBelief for Planner {
+    fn observed_rules(&mut self, rules: Ruleset) {
+        self.believed.rules = rules;
+        self.is_foundation_due = true;
+    }
+
+    fn has_chain(&self, table: Table, chain: &ChainName) -> bool {
+        self.believed.rules.rules(table, chain).is_some()
+    }
+
+    /// The rules never change.
+    fn rule_count(&self, _table: Table) -> Option<usize> {
+        None
+    }
+}
+
+impl SlicedAudit for Planner {
+    fn observed_summary(&mut self, mut state: State) -> BTreeSet<VirtualServerKey> {
+        let mut news = BTreeSet::new();
+        for (key, present) in &mut state.virtual_servers {
+            match self.believed.virtual_servers.remove(key) {
+                Some(before) => {
+                    present.real_servers = before.real_servers;
+                    if present.server == before.server {
+                        // It shares the scheduler's name with others.
+                        present.server = before.server;
+                    }
+                }
+                None => {
+                    news.insert(*key);
+                }
+            }
+        }
+        state.rules = std::mem::take(&mut self.believed.rules);
+        state.has_nftables_table = self.believed.has_nftables_table;
+        let needs_observation = self.needs_observation;
+        crate::plan::Planner::observed(self, state);
+        // Of what was not looked at, nothing new is known.
+        self.needs_observation = needs_observation;
+        news
+    }
+
+    fn audited(&self) -> BTreeSet<VirtualServerKey> {
+        let present = self.believed.virtual_servers.keys();
+        present.filter(|key| self.owns(key)).copied().collect()
+    }
+
+    fn believes(&self, key: &VirtualServerKey, real_servers: &RealServers) -> bool {
+        let believed = self.believed.virtual_servers.get(key);
+        believed.is_some_and(|believed| believed.real_servers == *real_servers)
+    }
+
+    fn observed_real_servers(&mut self, observed: BTreeMap<VirtualServerKey, RealServers>) -> bool {
+        let mut differs = false;
+        for (key, real_servers) in observed {
+            if let Some(believed) = self.believed.virtual_servers.get_mut(&key)
+                && believed.real_servers != real_servers
+            {
+                believed.real_servers = real_servers;
+                self.find_draining(&key);
+                self.dirty.virtual_servers.insert(key);
+                differs = true;
+            }
+        }
+        differs
+    }
+
+    fn observed_virtual_servers(
+        &mut self,
+        states: BTreeMap<VirtualServerKey, Option<VirtualServerState>>,
+    ) {
+        for (key, state) in states {
+            match state {
+                Some(state) => self.believed.virtual_servers.insert(key, state),
+                None => self.believed.virtual_servers.remove(&key),
+            };
+            self.find_draining(&key);
+            self.dirty.virtual_servers.insert(key);
+        }
+    }
+
+    fn take_doubtful(&mut self) -> BTreeSet<VirtualServerKey> {
+        std::mem::take(&mut self.doubtful)
+    }
+}
+
+impl Drains for Planner {
+    type Step = Step;
+
+    fn draining(&self) -> &BTreeSet<RealServerOf> {
+        &self.draining
+    }
+
+    fn draining_of(&self, vs: &VirtualServerKey) -> Vec<RealServerOf> {
+        self.draining_at(vs).collect()
+    }
+
+    fn drain_limit(&self, key: &VirtualServerKey) -> Duration {
+        let limit = match self.desired.virtual_server(key) {
+            Some(_) => self.desired.drain_limit(key),
+            None => self.last_limits.get(key).copied(),
+        };
+        limit.unwrap_or(self.context.drain_limit)
+    }
+
+    fn plan_drained(&self, idle: &BTreeSet<RealServerOf>) -> Plan<Step> {
+        let owns = |key: &VirtualServerKey| self.owns(key);
+        let mut servers: BTreeMap<VirtualServerKey, Vec<RealServerKey>> = BTreeMap::new();
+        for (vs, key) in self.draining.intersection(idle) {
+            servers.entry(*vs).or_default().push(*key);
+        }
+        self.comparison(&owns).drained(&servers).ordered()
+    }
+
+    fn real_server_of(&self, step: &Step) -> Option<RealServerOf> {
+        match step {
+            Step::AddRealServer { vs, key, .. }
+            | Step::SetRealServer { vs, key, .. }
+            | Step::DeleteRealServer { vs, key } => Some((*vs, *key)),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+//! PURE: which steps of IPVS mode must not be tried once others have failed.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use crate::model::IpFamily;
+use crate::plan::ipvs::object::VirtualServerKey;
+use crate::plan::ipvs::set::{SetEntry, SetId, SetName};
+use crate::plan::ipvs::step::{Phase, Step};
+use crate::plan::leftovers::stale_rules::is_dispatch;
+use crate::plan::prerequisites;
+
+/// What failed so far in one plan.
+#[derive(Clone, Debug, Default)]
+pub struct Prerequisites {
+    has_no_link: bool,
+    has_no_rules: bool,
+    missing_sets: BTreeSet<SetName>,
+    /// Sets that lack an entry which a step should have added.
+    incomplete_sets: BTreeSet<SetName>,
+    missing_reject_entries: BTreeSet<IpAddr>,
+    bound_addresses: BTreeSet<IpAddr>,
+    missing_servers: BTreeSet<VirtualServerKey>,
+    /// Addresses of virtual servers that should have gone.
+    serving_addresses: BTreeSet<IpAddr>,
+}
+
+impl prerequisites::Prerequisites for Prerequisites {
+    type Step = Step;
+
+    fn lack(&mut self, _phase: Phase, step: &Step) {
+        match step {
+            Step::CreateLink => self.has_no_link = true,
+            Step::EditRules(_) => self.has_no_rules = true,
+            Step::CreateSet(spec) => {
+                self.missing_sets.insert(spec.name.clone());
+            }
+            Step::AddEntry { set, entry } => {
+                self.incomplete_sets.insert(set.clone());
+                self.missing_reject_entries.extend(rejected(set, entry));
+            }
+            // The entries of all new addresses are in the set that did not take its place.
+            Step::SwapSets { b, .. } => {
+                self.has_no_rules |= IpFamily::ALL
+                    .into_iter()
+                    .any(|family| *b == SetId::IpvsIps.name(family));
+            }
+            Step::AddVirtualServer { key, .. } => {
+                self.missing_servers.insert(*key);
+            }
+            Step::DeleteVirtualServer { key } => self.serving_addresses.extend(key.address()),
+            Step::DeleteAddress { address } => {
+                self.bound_addresses.insert(*address);
+            }
+            _ => {}
+        }
+    }
+
+    fn forbid(&self, step: &Step) -> bool {
+        match step {
+            // Rules that name a missing set are refused, and the program started in vain.
+            Step::EditRules(rules) => {
+                !self.missing_sets.is_empty()
+                    || (self.has_no_rules && rules.edits.iter().any(is_dispatch))
+            }
+            Step::AddEntry { set, .. } | Step::DestroySet { set } => {
+                self.missing_sets.contains(set)
+            }
+            // A set takes the place of another only if it is complete.
+            Step::SwapSets { a, .. } => {
+                self.missing_sets.contains(a) || self.incomplete_sets.contains(a)
+            }
+            Step::AddRealServer { vs, .. } | Step::SetRealServer { vs, .. } => {
+                self.missing_servers.contains(vs)
+            }
+            // Without the rule and its entry all ports of the host would be reachable there.
+            Step::AddAddress { address } => {
+                self.has_no_link
+                    || self.has_no_rules
+                    || self.missing_reject_entries.contains(address)
+            }
+            // The address tells whose the virtual server is.
+            Step::DeleteAddress { address } => self.serving_addresses.contains(address),
+            Step::DeleteEntry { set, entry } => {
+                rejected(set, entry).is_some_and(|address| self.bound_addresses.contains(&address))
+            }
+            // Until ours serve, its rules do.
+            Step::DeleteNftablesTable { .. } => {
+                self.has_no_rules || self.has_no_link || !self.missing_servers.is_empty()
+            }
+            _ => false,
+        }
+    }
+}
+
+/// The address whose unknown ports an entry makes refuse.
+fn rejected(set: &SetName, entry: &SetEntry) -> Option<IpAddr> {
+    match entry {
+        SetEntry::Ip(address) if *set == SetId::IpvsIps.name(IpFamily::of(*address)) => {
+            Some(*address)
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+//! PURE: the steps of IPVS mode, and the order in which a plan makes them.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use serde::Serialize;
+
+use crate::model::IpFamily;
+use crate::plan::ipvs::object::{
+    RealServer, RealServerKey, Timeouts, VirtualServer, VirtualServerKey,
+};
+use crate::plan::ipvs::prerequisites::Prerequisites;
+use crate::plan::ipvs::set::{SetEntry, SetName, SetSpec};
+use crate::plan::leftovers::NFTABLES_TABLE;
+use crate::plan::ruleset::RuleBatch;
+
+/// The name of the dummy link that carries the addresses of virtual servers.
+pub const LINK: &str = "kube-ipvs0";
+
+/// One change. Displays in one line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "step", rename_all = "kebab-case")]
+pub enum Step {
+    /// `key` is a path under `/proc/sys`.
+    SetSysctl {
+        key: &'static str,
+        value: &'static str,
+    },
+    SetTimeouts(Timeouts),
+    CreateLink,
+    /// Its addresses go with it.
+    DeleteLink,
+    CreateSet(SetSpec),
+    AddEntry {
+        set: SetName,
+        entry: SetEntry,
+    },
+    DeleteEntry {
+        set: SetName,
+        entry: SetEntry,
+    },
+    /// Exchanges the contents of two sets of the same type, together with all that refers to them.
+    SwapSets {
+        a: SetName,
+        b: SetName,
+    },
+    DestroySet {
+        set: SetName,
+    },
+    /// One run of `iptables-restore --noflush`.
+    EditRules(RuleBatch),
+    AddVirtualServer {
+        key: VirtualServerKey,
+        server: VirtualServer,
+    },
+    SetVirtualServer {
+        key: VirtualServerKey,
+        server: VirtualServer,
+    },
+    /// Its real servers go with it.
+    DeleteVirtualServer {
+        key: VirtualServerKey,
+    },
+    AddRealServer {
+        vs: VirtualServerKey,
+        key: RealServerKey,
+        server: RealServer,
+    },
+    SetRealServer {
+        vs: VirtualServerKey,
+        key: RealServerKey,
+        server: RealServer,
+    },
+    DeleteRealServer {
+        vs: VirtualServerKey,
+        key: RealServerKey,
+    },
+    AddAddress {
+        address: IpAddr,
+    },
+    DeleteAddress {
+        address: IpAddr,
+    },
+    /// All that kube-proxy's nftables mode made for this family.
+    DeleteNftablesTable {
+        family: IpFamily,
+    },
+}
+
+impl crate::plan::Step for Step {
+    type Phase = Phase;
+    type Prerequisites = Prerequisites;
+
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::SetSysctl { .. } => "set-sysctl",
+            Self::SetTimeouts(_) => "set-timeouts",
+            Self::CreateLink => "create-link",
+            Self::DeleteLink => "delete-link",
+            Self::CreateSet(_) => "create-set",
+            Self::AddEntry { .. } => "add-entry",
+            Self::DeleteEntry { .. } => "delete-entry",
+            Self::SwapSets { .. } => "swap-sets",
+            Self::DestroySet { .. } => "destroy-set",
+            Self::EditRules(_) => "edit-rules",
+            Self::AddVirtualServer { .. } => "add-virtual-server",
+            Self::SetVirtualServer { .. } => "set-virtual-server",
+            Self::DeleteVirtualServer { .. } => "delete-virtual-server",
+            Self::AddRealServer { .. } => "add-real-server",
+            Self::SetRealServer { .. } => "set-real-server",
+            Self::DeleteRealServer { .. } => "delete-real-server",
+            Self::AddAddress { .. } => "add-address",
+            Self::DeleteAddress { .. } => "delete-address",
+            Self::DeleteNftablesTable { .. } => "delete-nftables-table",
+        }
+    }
+
+    fn batch(&self) -> Option<&RuleBatch> {
+        match self {
+            Self::EditRules(batch) => Some(batch),
+            _ => None,
+        }
+    }
+
+    fn shorten(&mut self, edits: usize) {
+        if let Self::EditRules(batch) = self {
+            batch.shorten(edits);
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SetSysctl { key, value } => write!(f, "set sysctl {key} = {value}"),
+            Self::SetTimeouts(timeouts) => write!(
+                f,
+                "set IPVS timeouts tcp {} s, tcp-fin {} s, udp {} s",
+                timeouts.tcp, timeouts.tcp_fin, timeouts.udp
+            ),
+            Self::CreateLink => write!(f, "create link {LINK}"),
+            Self::DeleteLink => write!(f, "delete link {LINK}"),
+            Self::CreateSet(spec) => {
+                write!(f, "create set {} {}", spec.name, spec.set_type.as_str())?;
+                if spec.set_type.is_hash() {
+                    write!(f, " {} maxelem {}", spec.family, spec.max_entries)?;
+                }
+                Ok(())
+            }
+            Self::AddEntry { set, entry } => write!(f, "add entry {set} {entry}"),
+            Self::DeleteEntry { set, entry } => write!(f, "delete entry {set} {entry}"),
+            Self::SwapSets { a, b } => write!(f, "swap sets {a} {b}"),
+            Self::DestroySet { set } => write!(f, "destroy set {set}"),
+            Self::EditRules(batch) => batch.fmt(f),
+            Self::AddVirtualServer { key, server } => {
+                write!(f, "add virtual server {key} {server}")
+            }
+            Self::SetVirtualServer { key, server } => {
+                write!(f, "set virtual server {key} {server}")
+            }
+            Self::DeleteVirtualServer { key } => write!(f, "delete virtual server {key}"),
+            Self::AddRealServer { vs, key, server } => {
+                write!(f, "add real server {vs} -> {key} {server}")
+            }
+            Self::SetRealServer { vs, key, server } => {
+                write!(f, "set real server {vs} -> {key} {server}")
+            }
+            Self::DeleteRealServer { vs, key } => write!(f, "delete real server {vs} -> {key}"),
+            Self::AddAddress { address } => write!(f, "add address {address} to {LINK}"),
+            Self::DeleteAddress { address } => write!(f, "delete address {address} from {LINK}"),
+            Self::DeleteNftablesTable { family } => {
+                write!(f, "delete nftables table {NFTABLES_TABLE} of {family}")
+            }
+        }
+    }
+}
+
+/// When in a plan a step happens: make before break.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Sysctls, time-outs, the link.
+    Node,
+    /// Sets exist, are of the right size, before rules refer to them.
+    Sets,
+    /// Entries come before what they admit: no early packet leaves unmasqueraded, and the entry
+    /// that makes unknown ports of an address refuse is there before the address.
+    Entries,
+    Rules,
+    Servers,
+    Addresses,
+    /// Virtual servers take over from the rules of iptables mode, or ours from those of nftables mode, where there are any:
+    /// until now those served.
+    Switch,
+    /// From here on things go away, users before what they use. Entries that admit a virtual
+    /// server go before it, so that its clients are refused rather than meeting the host's
+    /// own services.
+    OldEntries,
+    OldServers,
+    OldAddresses,
+    /// The reject entry of an address stays until the address is gone.
+    OldAddressEntries,
+    /// Sets that no rule uses any more.
+    OldSets,
+}

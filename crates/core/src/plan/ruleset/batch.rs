@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+//! PURE: edits of one family's rules that the kernel takes or refuses together.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+
+use crate::model::IpFamily;
+use crate::plan::ruleset::{Edit, Table};
+
+/// Changes of one family's iptables rules, made together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuleBatch {
+    pub family: IpFamily,
+    pub edits: Vec<Edit>,
+    /// By how much each table grows if nobody else writes to it. Empty where that is not known.
+    pub growth: BTreeMap<Table, Growth>,
+}
+
+/// How much larger something becomes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Growth {
+    pub chains: i64,
+    pub rules: i64,
+}
+
+impl RuleBatch {
+    /// Without knowledge of what is there.
+    pub const fn new(family: IpFamily, edits: Vec<Edit>) -> Self {
+        Self {
+            family,
+            edits,
+            growth: BTreeMap::new(),
+        }
+    }
+
+    /// Forgets edits beyond so many.
+    pub fn shorten(&mut self, edits: usize) {
+        self.edits.truncate(edits);
+        self.edits.shrink_to_fit();
+    }
+}
+
+impl Serialize for RuleBatch {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeStruct;
+        let mut fields = serializer.serialize_struct("RuleEdits", 2)?;
+        fields.serialize_field("family", self.family.as_str())?;
+        fields.serialize_field(
+            "edits",
+            &self
+                .edits
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>(),
+        )?;
+        fields.end()
+    }
+}
+
+/// One line: the edit, or how many there are.
+impl fmt::Display for RuleBatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { family, edits, .. } = self;
+        match edits.as_slice() {
+            [edit] => write!(f, "edit {family} rules: {edit}"),
+            edits => write!(f, "edit {family} rules: {} edits", edits.len()),
+        }
+    }
+}

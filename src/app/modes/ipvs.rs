@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Opens IPVS mode, and what an earlier IPVS mode left.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use tracing::debug;
+
+use super::{Opened, Opening};
+use crate::app::bootstrap::Common;
+use crate::config::settings::Settings;
+use crate::dataplane::exec::Exec;
+use crate::dataplane::iptables::Iptables;
+use crate::dataplane::links::Links;
+use crate::dataplane::modes::ipvs::Dataplane;
+use crate::dataplane::node::NodeKernel;
+use crate::dataplane::sysctl::Sysctls;
+use crate::reconcile::{Parts, Reconciler};
+use ipset_netlink as ipset;
+use ipvs_netlink as ipvs;
+use kpr_core::model::{IpFamily, ProxyMode};
+use kpr_core::plan::ipvs::Planner;
+use kpr_core::plan::ipvs::step::LINK;
+
+pub(super) const MODE: ProxyMode = ProxyMode::IPVS;
+
+pub(super) fn open(opening: Opening<'_>) -> anyhow::Result<Opened> {
+    // First: without it the mode is wrong, whatever else is there.
+    let ipvs = open_ipvs(&opening.settings)?;
+    let mut common = Common::open(&opening)?;
+    let (families, facts) = (common.families(), common.facts(&opening)?);
+    // Without these there would be no start.
+    let scheduler = format!("ip_vs_{}", opening.settings.ipvs.scheduler);
+    for module in ["ip_vs", &scheduler] {
+        opening.observer.kernel_capability(module, true);
+    }
+    let ipset = ipset::Client::open().context("cannot use ipset")?;
+    let sync = Reconciler::new(Parts {
+        settings: opening.settings,
+        families: families.clone(),
+        facts,
+        planner: Planner::new,
+        kernel: Dataplane::new(ipvs, ipset, common.node),
+        follows_cost: false,
+        previous: None,
+        clock: opening.clock,
+        observer: opening.observer,
+    })?;
+    Ok(Opened {
+        sync: Box::new(sync),
+        families,
+    })
+}
+
+pub(in crate::app) fn open_ipvs(settings: &Settings) -> anyhow::Result<ipvs::Client> {
+    let mut ipvs = ipvs::Client::open().context("cannot use IPVS")?;
+    let scheduler = settings
+        .ipvs
+        .scheduler
+        .parse()
+        .context("invalid IPVS scheduler")?;
+    ipvs.probe_scheduler(scheduler).context("cannot use IPVS")?;
+    Ok(ipvs)
+}
+
+/// A kernel handle for leftovers of ipvs mode, if there are any. Does not load the IPVS module.
+pub(in crate::app) fn leftovers(
+    iptables: &BTreeMap<IpFamily, Iptables>,
+    exec: &Arc<dyn Exec>,
+) -> anyhow::Result<Option<Dataplane>> {
+    let mut links = Links::open().context("cannot use route netlink")?;
+    let has_link = links.find(LINK)?.is_some();
+    let ipset = ipset::Client::open().and_then(|mut ipset| Ok((ipset.names()?, ipset)));
+    let has_sets = ipset.as_ref().is_ok_and(|(names, _)| {
+        let mut names = names.iter();
+        names.any(|name| name.as_str().starts_with("KUBE-"))
+    });
+    if !has_link && !has_sets && !Path::new("/proc/net/ip_vs").exists() {
+        debug!("no leftover IPVS state");
+        return Ok(None);
+    }
+    let (_, ipset) = ipset.context("cannot use ipset")?;
+    let ipvs = ipvs::Client::open().context("cannot use IPVS")?;
+    let sysctls = Sysctls::new("/proc/sys");
+    let node = NodeKernel::new(links, sysctls, iptables.clone(), exec.clone());
+    Ok(Some(Dataplane::new(ipvs, ipset, node)))
+}

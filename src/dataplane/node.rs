@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What of a node's kernel every mode uses: links, settings, iptables rules, flows. It works where IPVS and ipset are
+//! missing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::conntrack;
+use super::exec::Exec;
+use super::failure::{Failed as _, outcome};
+use super::flows::delete_stale;
+use super::iptables::Iptables;
+use super::kernel::{Cost, Host, ObserveError, RuleKernel};
+use super::links::{Address, Links, Scope};
+use super::nftables;
+use super::rules::Rules;
+use super::sysctl::Sysctls;
+use kpr_core::model::IpFamily;
+use kpr_core::plan::conntrack::flows::Cleanup;
+use kpr_core::plan::ipvs::step::LINK;
+use kpr_core::plan::ruleset::{RuleBatch, Ruleset};
+use kpr_core::plan::{Failure, Outcome};
+
+/// See the module.
+#[derive(Debug)]
+pub struct NodeKernel {
+    pub(super) links: Links,
+    pub(super) sysctls: Sysctls,
+    /// Where the kernel lets us look at flows.
+    conntrack: Option<conntrack::Client>,
+    rules: Rules,
+    /// Counts the programs that `iptables` starts.
+    exec: Arc<dyn Exec>,
+}
+
+impl NodeKernel {
+    pub fn new(
+        links: Links,
+        sysctls: Sysctls,
+        iptables: BTreeMap<IpFamily, Iptables>,
+        exec: Arc<dyn Exec>,
+    ) -> Self {
+        Self {
+            links,
+            sysctls,
+            conntrack: None,
+            rules: Rules::new(iptables),
+            exec,
+        }
+    }
+
+    /// The same, with a way to look at flows.
+    #[must_use]
+    pub fn with_conntrack(self, conntrack: Option<conntrack::Client>) -> Self {
+        Self { conntrack, ..self }
+    }
+
+    pub(super) fn set_sysctl(&mut self, key: &str, value: &str) -> Outcome {
+        outcome(&self.sysctls.ensure(key, value))
+    }
+
+    pub(super) fn edit_rules(&mut self, batch: &RuleBatch) -> Outcome {
+        self.rules.apply(batch)
+    }
+
+    /// Whether the table of kube-proxy's nftables mode is there.
+    pub(super) fn has_nftables_table(family: IpFamily) -> Result<bool, ObserveError> {
+        nftables::has_table(family).map_err(|error| ObserveError::new("nftables tables", error))
+    }
+
+    pub(super) fn delete_nftables_table(family: IpFamily) -> Outcome {
+        outcome(&nftables::delete_table(family))
+    }
+}
+
+impl Host for NodeKernel {
+    fn delete_flows(&mut self, cleanup: &Cleanup) -> Result<usize, Failure> {
+        let conntrack = self.conntrack.as_mut();
+        conntrack.map_or(Ok(0), |conntrack| {
+            delete_stale(conntrack, cleanup).map_err(|error| error.failure())
+        })
+    }
+
+    fn cost(&self) -> Cost {
+        let mut cost = Cost {
+            processes: self.exec.started(),
+            ..Cost::default()
+        };
+        cost.add(self.links.stats());
+        if let Some(conntrack) = &self.conntrack {
+            cost.add(conntrack.stats());
+        }
+        cost
+    }
+
+    fn node_addresses(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError> {
+        node_addresses(&mut self.links)
+    }
+
+    fn gateways(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError> {
+        let mut gateways = BTreeSet::new();
+        for family in IpFamily::ALL {
+            let found = self.links.default_gateways(family);
+            let found = found.map_err(|error| ObserveError::new("default routes", error))?;
+            gateways.extend(found);
+        }
+        Ok(gateways)
+    }
+}
+
+impl RuleKernel for NodeKernel {
+    fn observe_rules(&mut self, family: IpFamily) -> Result<Ruleset, ObserveError> {
+        let rules = self.rules.observe(family);
+        rules.map_err(|error| ObserveError::new("iptables rules", error))
+    }
+
+    fn rules_have_changed(&mut self, family: IpFamily) -> bool {
+        self.rules.have_changed(family)
+    }
+}
+
+/// The addresses of this node on links other than ours, without loopback and link-local ones.
+pub fn node_addresses(links: &mut Links) -> Result<BTreeSet<IpAddr>, ObserveError> {
+    let failed = |error| ObserveError::new("addresses of the node", error);
+    let addresses = links.addresses().map_err(failed)?;
+    let ours = links.find(LINK).map_err(failed)?.map(|link| link.index);
+    let counts = |address: &&Address| {
+        Some(address.link) != ours
+            && address.scope == Scope::Global
+            && !address.is_tentative
+            && !address.ip.is_loopback()
+    };
+    Ok(addresses
+        .iter()
+        .filter(counts)
+        .map(|address| address.ip)
+        .collect())
+}

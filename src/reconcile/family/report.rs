@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a family reports once: conflicts, unmet wishes, rejected rules.
+
+use super::{
+    BTreeSet, Clock, Conflict, Family, IpAddr, Observer, Plan, Planner, Report, Unmet, error, warn,
+};
+use crate::events::{Event, action, reason};
+use crate::reconcile::service_errors::Refused;
+
+impl<P: Planner> Family<P> {
+    /// Reports new conflicts and unmet wishes. Costs nothing if there can be none.
+    pub(super) fn report_conflicts_and_unmet(&mut self, observer: &dyn Observer) {
+        let revision = self.planner.revision();
+        if self.reported.replace(revision) == Some(revision) {
+            return;
+        }
+        self.report_conflicts(observer);
+        self.report_unmet(observer);
+    }
+
+    /// Logs each new conflict once: two Services claim one address and port.
+    fn report_conflicts(&mut self, observer: &dyn Observer) {
+        for conflict in self.conflicts.update(self.planner.conflicts()).new {
+            let Conflict {
+                loser,
+                winner,
+                place,
+            } = conflict;
+            warn!(service = %loser, %winner, %place, "address and port belong to another Service");
+            observer.event(Event::service(
+                loser.service.clone(),
+                reason::ADDRESS_CONFLICT,
+                action::PROGRAM,
+                format!(
+                    "port {loser} does not get {place}: it belongs to {winner}, whose cluster IP it is or which is older"
+                ),
+            ));
+        }
+    }
+
+    /// Reports once what a Service asks for and does not get.
+    fn report_unmet(&mut self, observer: &dyn Observer) {
+        let family = self.family();
+        for (service, unmet) in self.unmet.update(self.planner.unmet()).new {
+            warn!(%service, %unmet, "Service setting not supported on this node");
+            let reason = match unmet {
+                Unmet::SchedulerMissing { .. }
+                | Unmet::ClientHashMissing { .. }
+                | Unmet::NoSchedulerFlags { .. }
+                | Unmet::NoForwarding { .. }
+                | Unmet::ForwardingInPart { .. }
+                | Unmet::NoMark => reason::SETTING_NOT_POSSIBLE,
+                Unmet::NotBound { .. } => reason::ADDRESS_NOT_BOUND,
+            };
+            let message = format!("port {service}, {family}: {unmet}");
+            observer.event(Event::service(
+                service.service,
+                reason,
+                action::PROGRAM,
+                message,
+            ));
+        }
+        let unbound: BTreeSet<IpAddr> = self
+            .unmet
+            .present()
+            .iter()
+            .filter_map(|(_, unmet)| match unmet {
+                Unmet::NotBound { address, .. } => Some(*address),
+                _ => None,
+            })
+            .collect();
+        observer.unbound_addresses(family, unbound.len());
+    }
+
+    /// Reports once what the kernel rejected of each Service.
+    pub(super) fn report_errors(
+        &mut self,
+        clock: &Clock,
+        observer: &dyn Observer,
+        plan: &Plan<P::Step>,
+        report: &Report,
+    ) {
+        let new = self.errors.follow(&self.planner, plan, report, clock.now());
+        for Refused { port, message } in new {
+            observer.event(Event::service(
+                port.service.clone(),
+                reason::REFUSED_BY_KERNEL,
+                action::PROGRAM,
+                format!("port {port}: the kernel refuses to {message}"),
+            ));
+        }
+    }
+
+    /// Reports once whose rules the kernel rejected, and which chains it kept.
+    pub(super) fn report_quarantined(&mut self, clock: &Clock, observer: &dyn Observer) {
+        let family = self.family();
+        let Some(isolation) = self.planner.isolation() else {
+            return;
+        };
+        if *isolation.quarantined() != *self.quarantined.present() {
+            for service in self.quarantined.update(isolation.quarantined().clone()).new {
+                error!(%service, "kernel rejected the rules of this Service; keeping the previous rules");
+                self.errors.quarantined(&service, clock.now());
+                let message = format!(
+                    "the kernel refuses the {family} rules of port {service}; it keeps those that it had"
+                );
+                observer.event(Event::service(
+                    service.service,
+                    reason::REFUSED_BY_KERNEL,
+                    action::PROGRAM,
+                    message,
+                ));
+            }
+        }
+        for (table, chain) in self.undeletable.update(isolation.undeletable_chains()).new {
+            warn!(%table, %chain, "cannot delete chain: a foreign rule jumps to it");
+        }
+    }
+}
