@@ -547,8 +547,8 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
         }
     }
 
-    /// Looks at some of the draining real servers: those of the last round at once, all of them in every period, no
-    /// virtual server more than once in one.
+    /// Looks at some of the draining real servers: those of the last round at once, all of them in
+    /// every period, no virtual server more than once in one.
     fn drain(&mut self) {
         let now = self.clock.monotonic();
         if now >= self.next_drain && self.families().any(Family::is_draining) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The modes that this program has, one line each. A mode is a planner ([`kpr_core::plan::mode`]), the kernel as that planner
-//! uses it ([`crate::dataplane::modes`]), and a way to open both.
+//! The modes that this program has, one line each. A mode is a planner ([`kpr_core::plan::mode`]),
+//! the kernel as that planner uses it ([`crate::dataplane::modes`]), and a way to open both.
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the sync loop asks of a kernel: observe, apply, look at connections. Each mode has its own ([`super::modes`]);
-//! `kpr_core::plan::testing::fake` is the one of tests. Implementations decide nothing.
+//! What the sync loop asks of a kernel: observe, apply, look at connections. Each mode has its own
+//! ([`super::modes`]); `kpr_core::plan::testing::fake` is the one of tests. Implementations decide
+//! nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -93,7 +94,8 @@ pub trait Host: Send {
     fn gateways(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError>;
 }
 
-/// A kernel as one mode uses it: observes what that mode's planner believes, and executes its plans.
+/// A kernel as one mode uses it: observes what that mode's planner believes, and executes its
+/// plans.
 pub trait Kernel<P: Planner>: Host {
     /// All that a plan of this family is about.
     fn observe(&mut self, family: IpFamily) -> Result<P::State, ObserveError>;
@@ -116,8 +118,8 @@ pub trait Kernel<P: Planner>: Host {
 pub trait RuleKernel {
     fn observe_rules(&mut self, family: IpFamily) -> Result<Ruleset, ObserveError>;
 
-    /// Whether another program may have changed rules of ours since they were last observed. Reads no rules and starts
-    /// no process.
+    /// Whether another program may have changed rules of ours since they were last observed. Reads
+    /// no rules and starts no process.
     fn rules_have_changed(&mut self, family: IpFamily) -> bool;
 }
 
@@ -134,8 +136,8 @@ impl fmt::Debug for dyn IpvsKernel {
 
 /// A kernel with IPVS.
 pub trait ServerKernel {
-    /// What an audit begins with: no rules, which would take a process, and no real servers, which take a request for
-    /// each virtual server ([`Self::observe_real_servers`]).
+    /// What an audit begins with: no rules, which would take a process, and no real servers, which
+    /// take a request for each virtual server ([`Self::observe_real_servers`]).
     fn observe_summary(&mut self, family: IpFamily) -> Result<ipvs::State, ObserveError>;
 
     /// Some virtual servers; `None` for those that do not exist.
@@ -144,9 +146,9 @@ pub trait ServerKernel {
         keys: &BTreeSet<VirtualServerKey>,
     ) -> Result<BTreeMap<VirtualServerKey, Option<VirtualServerState>>, ObserveError>;
 
-    /// Real servers at a fraction of what [`Self::observe_real_servers`] costs, read as the iterator goes. A virtual
-    /// server may be missing or come more than once. One that comes and is as believed need not be looked at; of any
-    /// other nothing is known.
+    /// Real servers at a fraction of what [`Self::observe_real_servers`] costs, read as the
+    /// iterator goes. A virtual server may be missing or come more than once. One that comes and is
+    /// as believed need not be looked at; of any other nothing is known.
     fn proc_listing(&mut self, family: IpFamily) -> Result<ProcListing, ObserveError>;
 
     /// The real servers of some virtual servers; those of one that does not exist are none.

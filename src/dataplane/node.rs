@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What of a node's kernel every mode uses: links, settings, iptables rules, flows. It works where IPVS and ipset are
-//! missing.
+//! What of a node's kernel every mode uses: links, settings, iptables rules, flows. It works where
+//! IPVS and ipset are missing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

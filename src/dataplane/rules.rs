@@ -38,8 +38,8 @@ impl Rules {
             watch.before_look(family);
         }
         let mut rules = iptables.save(&TABLES)?;
-        // What others have is of no interest, and may be a hundred thousand rules; but a chain or a set of ours that
-        // they use cannot be deleted.
+        // What others have is of no interest, and may be a hundred thousand rules; but a chain or a
+        // set of ours that they use cannot be deleted.
         rules.chains.retain(|(table, chain), rules| {
             if table.has_built_in(chain) || chain.as_str().starts_with("KUBE-") {
                 return true;
@@ -62,7 +62,8 @@ impl Rules {
         outcome(&result)
     }
 
-    /// Whether somebody else may have changed rules of ours since they were read. Costs microseconds.
+    /// Whether somebody else may have changed rules of ours since they were read. Costs
+    /// microseconds.
     pub(super) fn have_changed(&mut self, family: IpFamily) -> bool {
         self.watch
             .as_mut()

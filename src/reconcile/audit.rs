@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The part of an audit that looks at real servers. `/proc/net/ip_vs` comes first; the kernel is asked only about
-//! virtual servers that are not listed there as believed, and its answers alone count.
+//! The part of an audit that looks at real servers. `/proc/net/ip_vs` comes first; the kernel is
+//! asked only about virtual servers that are not listed there as believed, and its answers alone
+//! count.
 
 use std::collections::BTreeSet;
 
@@ -61,7 +62,8 @@ impl Audit {
         if let Some(listing) = &mut self.listing {
             for _ in 0..virtual_servers {
                 match listing.next() {
-                    // Belief may have changed since it was read: then it is as if it had not been shown.
+                    // Belief may have changed since it was read: then it is as if it had not been
+                    // shown.
                     Some(Ok((key, real_servers))) => {
                         if planner.believes(&key, &real_servers) {
                             self.left.remove(&key);

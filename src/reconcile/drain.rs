@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Draining of removed real servers: since when, until when, and which to look at next.
 //!
-//! The kernel does not notify when a connection ends, so it is polled: newly removed servers at once, unless their
-//! virtual server was looked at just now; all that drain once per period, a few at a time.
+//! The kernel does not notify when a connection ends, so it is polled: newly removed servers at
+//! once, unless their virtual server was looked at just now; all that drain once per period, a few
+//! at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -18,8 +19,8 @@ pub(super) struct DrainQueue {
     since: BTreeMap<RealServerOf, Duration>,
     /// The virtual servers that the present look has yet to come to.
     unseen: BTreeSet<VirtualServerKey>,
-    /// Those that it came to. The kernel shows a virtual server only as a whole, so a burst of removals must not read one of a
-    /// thousand endpoints a thousand times.
+    /// Those that it came to. The kernel shows a virtual server only as a whole, so a burst of
+    /// removals must not read one of a thousand endpoints a thousand times.
     seen: BTreeSet<VirtualServerKey>,
 }
 
@@ -43,7 +44,8 @@ impl DrainQueue {
         }
     }
 
-    /// All that drain are to be looked at. For those that an earlier process left the time counts from now.
+    /// All that drain are to be looked at. For those that an earlier process left the time counts
+    /// from now.
     pub(super) fn look_at_all<S: Step>(&mut self, planner: &dyn Drains<Step = S>, now: Duration) {
         let draining = planner.draining();
         self.since.retain(|server, _| draining.contains(server));

@@ -30,10 +30,12 @@ const LOGGED_FAILURES: usize = 10;
 /// How long real servers are looked at before changes are let through.
 const SLICE: Duration = Duration::from_millis(5);
 
-/// Reading rules that others may have changed may take one part in so many of the time, if they turn out unchanged.
+/// Reading rules that others may have changed may take one part in so many of the time, if they
+/// turn out unchanged.
 const LOOK_SHARE: u32 = 20;
 
-/// The same if they did change: repeatedly flushed rules come back soon, but not at the cost of the whole processor.
+/// The same if they did change: repeatedly flushed rules come back soon, but not at the cost of the
+/// whole processor.
 const REPAIR_SHARE: u32 = 4;
 
 /// Virtual servers between two looks at the clock.
@@ -274,8 +276,8 @@ impl<P: Planner> Family<P> {
         succeeded & self.clean_flows(around, succeeded)
     }
 
-    /// Deletes the flows that the changes have left behind. If not all changes were made, some may come back: then it is
-    /// done again after the next round.
+    /// Deletes the flows that the changes have left behind. If not all changes were made, some may
+    /// come back: then it is done again after the next round.
     fn clean_flows<K: Kernel<P>>(
         &mut self,
         around: &mut Surroundings<'_, K>,
@@ -310,8 +312,8 @@ impl<P: Planner> Family<P> {
         self.audit.is_running()
     }
 
-    /// Goes on with an audit for a short time, so that changes need not wait for its end. Returns whether the kernel is
-    /// as wanted, as far as it was looked at.
+    /// Goes on with an audit for a short time, so that changes need not wait for its end. Returns
+    /// whether the kernel is as wanted, as far as it was looked at.
     pub(super) fn audit_slice<K: Kernel<P>>(&mut self, around: &mut Surroundings<'_, K>) -> bool {
         let (family, start) = (self.family(), around.clock.monotonic());
         let mut differs = false;
@@ -342,13 +344,14 @@ impl<P: Planner> Family<P> {
         }
     }
 
-    /// When rules that another program may have changed are to be looked at; `None` if there are none.
+    /// When rules that another program may have changed are to be looked at; `None` if there are
+    /// none.
     pub(super) fn look_due(&self) -> Option<Duration> {
         (self.is_suspect && !self.is_unknown).then_some(self.next_look)
     }
 
-    /// Looks at rules that another program may have changed, and repairs them. Returns whether the kernel is as wanted
-    /// then.
+    /// Looks at rules that another program may have changed, and repairs them. Returns whether the
+    /// kernel is as wanted then.
     pub(super) fn look_at_rules<K: Kernel<P>>(&mut self, around: &mut Surroundings<'_, K>) -> bool {
         let start = around.clock.monotonic();
         let succeeded = self.observe_and_apply(around, true, Some(ObserveScope::Rules));
@@ -499,8 +502,8 @@ impl<P: Planner> Family<P> {
         }
     }
 
-    /// Looks at draining real servers for a short time and deletes those whose connections have ended or whose time is
-    /// over.
+    /// Looks at draining real servers for a short time and deletes those whose connections have
+    /// ended or whose time is over.
     pub(super) fn drain_slice<K: Kernel<P>>(&mut self, around: &mut Surroundings<'_, K>) {
         let start = around.clock.monotonic();
         while self.drains.is_looking() && around.clock.monotonic().saturating_sub(start) < SLICE {

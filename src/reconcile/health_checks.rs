@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What load balancers ask this node about: the Services with a `healthCheckNodePort`, and how many endpoints of each are
-//! ready here.
+//! What load balancers ask this node about: the Services with a `healthCheckNodePort`, and how many
+//! endpoints of each are ready here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -85,7 +85,8 @@ fn addresses(family: IpFamily, node: NodeView<'_>) -> BTreeSet<IpAddr> {
     if ranges.matches_all() {
         return BTreeSet::from([unspecified]);
     }
-    // Loopback addresses are not among the node's: they are no place to send traffic to. Asking there is fine.
+    // Loopback addresses are not among the node's: they are no place to send traffic to. Asking
+    // there is fine.
     ranges.select(node.facts.addresses.iter().chain([&loopback]))
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Settings that do not fit this node. Each one alone is valid, so the proxy does what it can and warns about the rest.
+//! Settings that do not fit this node. Each one alone is valid, so the proxy does what it can and
+//! warns about the rest.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

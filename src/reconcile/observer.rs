@@ -28,11 +28,13 @@ pub struct Round<'a> {
     pub no_local_endpoints: (usize, usize),
     /// Service ports whose rules the kernel refused.
     pub quarantined: usize,
-    /// Tables `nat` and `filter`, where the mode counts rules: those that are ours, those that the round wrote.
+    /// Tables `nat` and `filter`, where the mode counts rules: those that are ours, those that the
+    /// round wrote.
     pub rules: Option<((usize, usize), (usize, usize))>,
 }
 
-/// Most steps of a plan that are kept to be shown, and most edits of one: a cold start has a hundred thousand.
+/// Most steps of a plan that are kept to be shown, and most edits of one: a cold start has a
+/// hundred thousand.
 const SHOWN_STEPS: usize = 1_000;
 
 /// A plan that was applied, of any mode.
@@ -104,7 +106,8 @@ impl Applied {
     }
 }
 
-/// Is called when something happens. All calls but the first two come from the loop's thread and must not block.
+/// Is called when something happens. All calls but the first two come from the loop's thread and
+/// must not block.
 pub trait Observer: Send + Sync {
     /// Which iptables was chosen at start, and why.
     fn iptables_backend(&self, _backend: &'static str, _reason: &'static str) {}
@@ -136,7 +139,8 @@ pub trait Observer: Send + Sync {
 
     fn round(&self, _round: &Round<'_>) {}
 
-    /// Number of Service addresses that are not bound because another interface or endpoint owns them.
+    /// Number of Service addresses that are not bound because another interface or endpoint owns
+    /// them.
     fn unbound_addresses(&self, _family: IpFamily, _addresses: usize) {}
 
     /// Number of draining real servers.
@@ -150,7 +154,8 @@ pub trait Observer: Send + Sync {
     /// The health checks of one family, after a round that succeeded.
     fn health_checks(&self, _checks: &HealthChecks) {}
 
-    /// The node ports that one family wants on its loopback address, after a round that succeeded and changed them.
+    /// The node ports that one family wants on its loopback address, after a round that succeeded
+    /// and changed them.
     fn loopback_ports(&self, _wanted: &Wanted) {}
 
     /// Something for operators; the caller has logged it.

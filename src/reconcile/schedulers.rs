@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which of the schedulers that Services ask for, or that their affinity needs, this kernel has. Each is probed when it is first
-//! asked for; missing ones are probed again by every audit, because a module can be loaded later.
+//! Which of the schedulers that Services ask for, or that their affinity needs, this kernel has.
+//! Each is probed when it is first asked for; missing ones are probed again by every audit, because
+//! a module can be loaded later.
 
 use std::collections::BTreeSet;
 

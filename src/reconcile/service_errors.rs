@@ -43,8 +43,9 @@ impl ServiceErrors {
         self.by_service.keys()
     }
 
-    /// Takes in a plan of all that was pending: the error of a Service without a failed step in it is over, unless a
-    /// step of it was not tried. Returns what was rejected for the first time. Costs what failed.
+    /// Takes in a plan of all that was pending: the error of a Service without a failed step in it
+    /// is over, unless a step of it was not tried. Returns what was rejected for the first time.
+    /// Costs what failed.
     pub(super) fn follow<P: Planner>(
         &mut self,
         planner: &P,
@@ -106,7 +107,8 @@ impl ServiceErrors {
     }
 }
 
-/// The kernel itself rejected the step, and will again. What was not as believed is observed and tried again.
+/// The kernel itself rejected the step, and will again. What was not as believed is observed and
+/// tried again.
 const fn is_final(kind: FailureKind) -> bool {
     match kind {
         FailureKind::Full

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the loop shows of itself when somebody asks: Service by Service what is wanted, believed and pending.
+//! What the loop shows of itself when somebody asks: Service by Service what is wanted, believed
+//! and pending.
 //!
 //! It answers between two rounds and never waits: who asks waits, or goes.
 

@@ -15,18 +15,20 @@ use kpr_core::plan::{Plan, Planner, Step};
 
 /// A reconciler whose mode nobody needs to know any more.
 pub trait SyncLoop: fmt::Debug + Send {
-    /// Runs until the inputs end or `stop` is true. A round in flight is finished. Its calls of the kernel block: it needs a thread of its own.
+    /// Runs until the inputs end or `stop` is true. A round in flight is finished. Its calls of the
+    /// kernel block: it needs a thread of its own.
     fn run(
         self: Box<Self>,
         inputs: mpsc::Receiver<Input>,
         stop: watch::Receiver<bool>,
     ) -> LocalBoxFuture<'static, ()>;
 
-    /// Takes in everything that a source sent, and returns what a full round would do, without doing it. For
-    /// `kube-proxy-rs plan`.
+    /// Takes in everything that a source sent, and returns what a full round would do, without
+    /// doing it. For `kube-proxy-rs plan`.
     fn plan_only(self: Box<Self>, updates: Vec<Update>) -> Result<Vec<PlanText>, ObserveError>;
 
-    /// Writes the kernel settings of the mode. For `--init-only`. Returns the number of settings and the failures.
+    /// Writes the kernel settings of the mode. For `--init-only`. Returns the number of settings
+    /// and the failures.
     fn write_settings(&mut self) -> (usize, Vec<String>);
 }
 

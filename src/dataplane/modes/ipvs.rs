@@ -33,7 +33,8 @@ use kpr_core::plan::{Failure, FailureKind, Outcome, Report, prerequisites};
 use netlink_pipeline::{KernelError, KernelErrorKind};
 use observe::Depth;
 
-/// What IPVS shows in passing. That of the thread: it may be in another network namespace than the process.
+/// What IPVS shows in passing. That of the thread: it may be in another network namespace than the
+/// process.
 const LISTING: &str = "/proc/thread-self/net/ip_vs";
 
 /// See the module.

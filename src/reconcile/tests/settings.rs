@@ -33,8 +33,8 @@ where
     fixture
 }
 
-/// What changes with settings. A setting of the kernel that is no longer wanted stays, since nobody knows what it was
-/// before, and with it the rule that guards it.
+/// What changes with settings. A setting of the kernel that is no longer wanted stays, since nobody
+/// knows what it was before, and with it the rule that guards it.
 fn changing<P: Planner>(fixture: &Fixture<P>) -> State
 where
     Shared: Kernel<P>,

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the loop shows when it is asked, and what it tells of Services that the kernel refuses something.
+//! What the loop shows when it is asked, and what it tells of Services that the kernel refuses
+//! something.
 
 use serde_json::{Value, json};
 

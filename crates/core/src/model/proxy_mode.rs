@@ -14,7 +14,8 @@ impl ProxyMode {
     /// Virtual servers on a dummy interface, with a fixed set of rules beside them.
     pub const IPVS: Self = Self("ipvs");
 
-    /// Modes that users can choose are constants and known to [`Self::from_str`]; this is how a test makes another one.
+    /// Modes that users can choose are constants and known to [`Self::from_str`]; this is how a
+    /// test makes another one.
     pub const fn named(name: &'static str) -> Self {
         Self(name)
     }

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{Protocol, ServiceName, ServicePortName};
 
-/// A map from Service ports that finds the ports of one Service. In tests it counts how many it was asked for or walked
-/// over, which is how they know that a round costs what changed.
+/// A map from Service ports that finds the ports of one Service. In tests it counts how many it was
+/// asked for or walked over, which is how they know that a round costs what changed.
 #[derive(Clone, Debug)]
 pub struct ByPort<V> {
     ports: BTreeMap<ServicePortName, V>,

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::model::ServicePortName;
 use crate::plan::by_port::Revision;
 
-/// A claim of a Service port on one place. The smallest wins: the same one after any order of changes.
+/// A claim of a Service port on one place. The smallest wins: the same one after any order of
+/// changes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Claim {
     by: Right,
@@ -19,7 +20,8 @@ pub struct Claim {
 enum Right {
     /// The cluster gave the address to the Service.
     ClusterIp,
-    /// Whoever may write a Service can name any external address, also another Service's cluster IP.
+    /// Whoever may write a Service can name any external address, also another Service's cluster
+    /// IP.
     Other,
 }
 
@@ -116,7 +118,8 @@ impl<K: Ord + Copy> Claims<K> {
         within.flat_map(|(_, claims)| claims).map(Claim::name)
     }
 
-    /// Contested places, each with a loser and the winner. Costs what is contested, not what there is.
+    /// Contested places, each with a loser and the winner. Costs what is contested, not what there
+    /// is.
     pub fn lost(&self) -> impl Iterator<Item = (&K, &ServicePortName, &ServicePortName)> {
         self.contested.iter().flat_map(|place| {
             let winner = self.winner(place);

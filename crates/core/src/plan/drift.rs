@@ -8,7 +8,8 @@ use crate::plan::report::{Outcome, Report};
 use crate::plan::ruleset::Edit;
 use crate::plan::step::{Plan, Step};
 
-/// Number of objects by kind. The kind of an object is the step that repairs it, of rules what was wrong.
+/// Number of objects by kind. The kind of an object is the step that repairs it, of rules what was
+/// wrong.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Drift {
     pub found: BTreeMap<&'static str, usize>,

@@ -9,8 +9,8 @@
 //!
 //! The layout differs from kube-proxy's in two ways, behaviour does not:
 //! - [`tree`]: a packet finds its Service by branching on prefixes, not by walking all Services;
-//! - [`port_rules`]: without affinity an endpoint is one rule of `KUBE-SVC-*`. Whether a pod has reached itself is
-//!   asked once, in `KUBE-HAIRPIN`, and not by a rule for each endpoint.
+//! - [`port_rules`]: without affinity an endpoint is one rule of `KUBE-SVC-*`. Whether a pod has
+//!   reached itself is asked once, in `KUBE-HAIRPIN`, and not by a rule for each endpoint.
 
 pub mod believed;
 pub mod desired;

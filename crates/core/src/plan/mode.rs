@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: what the sync loop asks of a mode's planner. A mode is a type that implements [`Planner`]; what only some modes
-//! can do is a capability that the others do not have.
+//! PURE: what the sync loop asks of a mode's planner. A mode is a type that implements [`Planner`];
+//! what only some modes can do is a capability that the others do not have.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -72,7 +72,8 @@ pub trait Planner: fmt::Debug + Send {
     /// Takes in what became of a plan that was only a part of what is pending.
     fn report_part(&mut self, plan: &Plan<Self::Step>, report: &Report);
 
-    /// The Service port that a step is for; `None` if it is for all, or removes what no Service wants any more.
+    /// The Service port that a step is for; `None` if it is for all, or removes what no Service
+    /// wants any more.
     fn owner(&self, step: &Self::Step) -> Option<&ServicePortName>;
 
     /// Changes whenever [`Self::conflicts`] or [`Self::unmet`] may have.
@@ -105,7 +106,8 @@ pub trait Planner: fmt::Debug + Send {
         None
     }
 
-    /// The planner looks for what the kernel rejects in a batch that it takes or refuses as a whole.
+    /// The planner looks for what the kernel rejects in a batch that it takes or refuses as a
+    /// whole.
     fn isolation(&self) -> Option<&dyn Isolation> {
         None
     }
@@ -123,10 +125,12 @@ pub trait RuleBelief {
     fn rule_count(&self, table: Table) -> Option<usize>;
 }
 
-/// A mode whose state is too large to be read at once while changes wait. Its unit is the virtual server.
+/// A mode whose state is too large to be read at once while changes wait. Its unit is the virtual
+/// server.
 pub trait SlicedAudit {
-    /// Replaces belief by what was observed, except for rules and real servers, which were not; the next plan is a full
-    /// one. Returns the virtual servers that are new: they must be observed before that plan.
+    /// Replaces belief by what was observed, except for rules and real servers, which were not; the
+    /// next plan is a full one. Returns the virtual servers that are new: they must be observed
+    /// before that plan.
     fn observed_summary(&mut self, state: ipvs::State) -> BTreeSet<VirtualServerKey>;
 
     /// The virtual servers whose real servers an audit has to look at.
@@ -138,7 +142,8 @@ pub trait SlicedAudit {
     /// Takes in what an audit found; says whether it is not as believed.
     fn observed_real_servers(&mut self, found: BTreeMap<VirtualServerKey, RealServers>) -> bool;
 
-    /// Virtual servers that must be observed before the next plan, because a step about them failed. Hands them out once.
+    /// Virtual servers that must be observed before the next plan, because a step about them
+    /// failed. Hands them out once.
     fn take_doubtful(&mut self) -> BTreeSet<VirtualServerKey>;
 
     /// Replaces belief about some virtual servers; absent ones do not exist.

@@ -7,8 +7,8 @@ use crate::plan::step::{Plan, Step};
 /// Most steps that are handed over at a time. More saves nothing and takes memory.
 const LONGEST_RUN: usize = 2_048;
 
-/// What failed so far in one plan. Most steps that lack something are refused by the kernel anyhow; those that would
-/// succeed and do harm are forbidden here.
+/// What failed so far in one plan. Most steps that lack something are refused by the kernel anyhow;
+/// those that would succeed and do harm are forbidden here.
 pub trait Prerequisites: Default {
     type Step: Step;
 
@@ -19,8 +19,9 @@ pub trait Prerequisites: Default {
     fn forbid(&self, step: &Self::Step) -> bool;
 }
 
-/// Applies a plan: the one place where the outcome of a step decides about others. `goes_with` says whether a step can
-/// be handed over together with the first one of a run; `run` makes the steps of a run and answers each, in order.
+/// Applies a plan: the one place where the outcome of a step decides about others. `goes_with` says
+/// whether a step can be handed over together with the first one of a run; `run` makes the steps of
+/// a run and answers each, in order.
 pub fn apply<S: Step>(
     plan: &Plan<S>,
     goes_with: impl Fn(&S, &S) -> bool,

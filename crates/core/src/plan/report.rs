@@ -28,7 +28,8 @@ pub enum FailureKind {
     AlreadyExists,
     /// Something else uses it.
     Busy,
-    /// Nobody judged the step: a lock was held, a program could not be run or did not end. The same may work later.
+    /// Nobody judged the step: a lock was held, a program could not be run or did not end. The same
+    /// may work later.
     Transient,
     Full,
     /// More privileges are needed; trying again is in vain until somebody grants them.

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! PURE: iptables rules as values: tables, chains, rules, their text forms, and edits of them.
 //!
-//! The planner makes rule sets and compares them; `dataplane::iptables` reads and writes the text. A [`Rule`] is kept as
-//! the very text that `iptables-save` prints, so that a wanted rule and an observed one are equal when their texts
-//! are. Nothing here runs a program.
+//! The planner makes rule sets and compares them; `dataplane::iptables` reads and writes the text.
+//! A [`Rule`] is kept as the very text that `iptables-save` prints, so that a wanted rule and an
+//! observed one are equal when their texts are. Nothing here runs a program.
 
 mod apply;
 mod batch;
@@ -18,10 +18,12 @@ pub use batch::{Growth, RuleBatch};
 pub use edit::{Edit, Line, Location, batch, locate, render_edits};
 pub use parse::{ParseError, Parser};
 
-/// Longest chain name in bytes: `XT_EXTENSION_MAXNAMELEN` (29) of `linux/netfilter/x_tables.h` less its NUL.
+/// Longest chain name in bytes: `XT_EXTENSION_MAXNAMELEN` (29) of `linux/netfilter/x_tables.h` less
+/// its NUL.
 pub const MAX_CHAIN_NAME_LEN: usize = 28;
 
-/// A table of iptables. The order is the one in which packets meet them, and in which a batch writes them.
+/// A table of iptables. The order is the one in which packets meet them, and in which a batch
+/// writes them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Table {
     Raw,
@@ -82,7 +84,8 @@ impl FromStr for Table {
     }
 }
 
-/// A chain's name: 1 to [`MAX_CHAIN_NAME_LEN`] printable ASCII characters, no blank, not beginning with `-` or `!`.
+/// A chain's name: 1 to [`MAX_CHAIN_NAME_LEN`] printable ASCII characters, no blank, not beginning
+/// with `-` or `!`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChainName(String);
 
@@ -142,14 +145,15 @@ impl FromStr for ChainName {
 
 /// One rule, as `iptables-save` prints it without its `-A CHAIN `.
 ///
-/// To be canonical a wanted rule must be spelled as `iptables-save` would: options in the order `-s -d -i -o -p`, then
-/// the matches, then `-j`; addresses with their prefix length; comments through [`quote`].
+/// To be canonical a wanted rule must be spelled as `iptables-save` would: options in the order
+/// `-s -d -i -o -p`, then the matches, then `-j`; addresses with their prefix length; comments
+/// through [`quote`].
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Rule(String);
 
 impl Rule {
-    /// Takes a rule's text. A control character (it could end the line, and with it the rule) becomes a blank, and
-    /// blanks at either end are dropped.
+    /// Takes a rule's text. A control character (it could end the line, and with it the rule)
+    /// becomes a blank, and blanks at either end are dropped.
     pub fn new(text: impl Into<String>) -> Self {
         let mut text = text.into();
         if text.chars().any(char::is_control) {
@@ -196,8 +200,9 @@ impl fmt::Display for Rule {
     }
 }
 
-/// A text argument (a comment) as `iptables-save` prints it: bare if it has letters, digits, `_` and `-` only, else in
-/// double quotes with `"`, `\` and `'` escaped (`xtables_save_string` of libxtables).
+/// A text argument (a comment) as `iptables-save` prints it: bare if it has letters, digits, `_`
+/// and `-` only, else in double quotes with `"`, `\` and `'` escaped (`xtables_save_string` of
+/// libxtables).
 pub fn quote(text: &str) -> String {
     let bare = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
     if !text.is_empty() && text.chars().all(bare) {
@@ -240,7 +245,8 @@ impl Ruleset {
 
     /// The rules of a chain, or `None` if there is no such chain.
     pub fn rules(&self, table: Table, chain: &ChainName) -> Option<&[Rule]> {
-        // The key is a pair of owned values; cloning a short name is cheaper than a second map level.
+        // The key is a pair of owned values; cloning a short name is cheaper than a second map
+        // level.
         self.chains.get(&(table, chain.clone())).map(Vec::as_slice)
     }
 
@@ -264,8 +270,8 @@ impl Ruleset {
 
     /// The input of `iptables-restore --noflush` that creates every chain or replaces its rules.
     ///
-    /// Built-in chains are not emptied by it: their rules are appended to what is there. Single rules of
-    /// built-in chains are the business of [`Edit`].
+    /// Built-in chains are not emptied by it: their rules are appended to what is there. Single
+    /// rules of built-in chains are the business of [`Edit`].
     pub fn render(&self) -> String {
         let edits: Vec<Edit> = self
             .chains

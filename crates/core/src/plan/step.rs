@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: a plan is data: ordered steps that each change one thing in the kernel. Each mode has its own steps.
+//! PURE: a plan is data: ordered steps that each change one thing in the kernel. Each mode has its
+//! own steps.
 
 use std::fmt;
 

@@ -217,8 +217,8 @@ impl Proxy {
     }
 }
 
-/// Compares a text with a file below `tests/golden`, or writes it there where `UPDATE_GOLDEN` is set
-/// (`hack/update-golden.sh`).
+/// Compares a text with a file below `tests/golden`, or writes it there where `UPDATE_GOLDEN` is
+/// set (`hack/update-golden.sh`).
 pub fn golden(path: &str, text: &str) {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/golden")

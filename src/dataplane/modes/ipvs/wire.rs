@@ -224,7 +224,8 @@ pub(super) fn real_server(destination: &Destination) -> (RealServerKey, RealServ
     )
 }
 
-/// A virtual server of a family and its real servers, if the listing shows all that the planner compares.
+/// A virtual server of a family and its real servers, if the listing shows all that the planner
+/// compares.
 pub(super) fn proc_listing(
     family: IpFamily,
     listed: &ListedService,

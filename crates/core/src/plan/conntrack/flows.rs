@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! PURE: UDP flows that must end.
 //!
-//! Conntrack keeps the endpoint of a flow for as long as its client goes on sending, whatever rules or virtual servers
-//! say by then: a client with a fixed source port would talk to a removed endpoint for ever. So would one that began
-//! before its Service did, past all endpoints. Only UDP: a TCP connection or an SCTP association to an endpoint that is
-//! gone breaks, and its client opens another.
+//! Conntrack keeps the endpoint of a flow for as long as its client goes on sending, whatever rules
+//! or virtual servers say by then: a client with a fixed source port would talk to a removed
+//! endpoint for ever. So would one that began before its Service did, past all endpoints. Only UDP:
+//! a TCP connection or an SCTP association to an endpoint that is gone breaks, and its client opens
+//! another.
 //!
 //! ```text
 //! changed Services -> update -> due -> (kernel) -> done
 //! ```
-//! What is due depends on what changed since the kernel was last cleaned, never on how the changes came in.
+//! What is due depends on what changed since the kernel was last cleaned, never on how the changes
+//! came in.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -19,8 +21,9 @@ use crate::model::{Endpoint, IpFamily, Protocol, ServicePort, ServicePortName, S
 use crate::plan::by_port::ByPort;
 use crate::plan::claim::{Claim, Claims};
 
-/// Most ports that are asked for one by one. The kernel walks through its whole table each time: with 262,144 buckets that
-/// takes as long as listing ten to twenty thousand flows, and few nodes have more.
+/// Most ports that are asked for one by one. The kernel walks through its whole table each time:
+/// with 262,144 buckets that takes as long as listing ten to twenty thousand flows, and few nodes
+/// have more.
 const MOST_FILTERS: usize = 2;
 
 /// Where clients reach a Service.
@@ -101,7 +104,8 @@ impl Cleanup {
         if let Some(answering) = self.frontends.get(&Frontend::Address(destination)) {
             return Some(answering);
         }
-        // A program of the node may use the same port on the loopback address, where not every node port answers.
+        // A program of the node may use the same port on the loopback address, where not every node
+        // port answers.
         let answers_node_ports = self.node_port_addresses.contains(&destination.ip())
             || (destination.ip().is_loopback() && flow.is_translated());
         if !answers_node_ports {
@@ -126,7 +130,8 @@ impl Cleanup {
         ports
             .into_iter()
             .map(|(port, addresses)| Filter {
-                // Of IPv6 kernels list all flows but those to the address (`ctnetlink_filter_match_tuple`, as of 6.18).
+                // Of IPv6 kernels list all flows but those to the address
+                // (`ctnetlink_filter_match_tuple`, as of 6.18).
                 address: match addresses.first() {
                     Some(address) if addresses.len() == 1 && self.family == IpFamily::V4 => {
                         *address
@@ -299,8 +304,8 @@ impl Flows {
     }
 }
 
-/// After the change there may be flows that none of the present endpoints answers: to one that went, or past all of
-/// them because there was none.
+/// After the change there may be flows that none of the present endpoints answers: to one that
+/// went, or past all of them because there was none.
 fn leaves_stale_flows(before: Option<&Endpoints>, after: Option<&Endpoints>) -> bool {
     match (before, after) {
         (None, None) => false,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: what we know that the kernel holds. Chains of ours are kept as digests: sixty thousand rules are compared,
-//! never read.
+//! PURE: what we know that the kernel holds. Chains of ours are kept as digests: sixty thousand
+//! rules are compared, never read.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -35,7 +35,8 @@ pub struct Believed {
     rule_counts: BTreeMap<Table, usize>,
     /// Built-in chains and the one that kubelet shares: rules stand beside those of others.
     shared: BTreeMap<ChainId, Vec<Rule>>,
-    /// Chains of Services that others jump to, with those that these led to when they were observed.
+    /// Chains of Services that others jump to, with those that these led to when they were
+    /// observed.
     used: BTreeMap<ChainId, BTreeSet<ChainId>>,
     pub sysctls: BTreeMap<&'static str, String>,
     /// The table of kube-proxy's nftables mode.
@@ -71,7 +72,8 @@ impl Believed {
         !self.used.is_empty()
     }
 
-    /// The chains among unwanted ones that the kernel does not let us delete, because others jump to them.
+    /// The chains among unwanted ones that the kernel does not let us delete, because others jump
+    /// to them.
     pub fn in_use(&self, unwanted: &BTreeSet<ChainId>) -> BTreeSet<ChainId> {
         let used = self.used.iter();
         used.filter(|(id, _)| unwanted.contains(*id))
@@ -120,8 +122,8 @@ impl Believed {
         *count -= before.map_or(0, |(_, rules)| rules);
     }
 
-    /// What is missing of rules in shared chains. A rule that is somewhere in its chain is left where it is: an
-    /// administrator may have put something before it.
+    /// What is missing of rules in shared chains. A rule that is somewhere in its chain is left
+    /// where it is: an administrator may have put something before it.
     pub fn lacking(&self, wanted: &[Edit]) -> Vec<Edit> {
         let mut missing = Vec::new();
         for edit in wanted {

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: the union of all by_port of one family. Where two Service ports claim one frontend, one of them has it.
+//! PURE: the union of all by_port of one family. Where two Service ports claim one frontend, one of
+//! them has it.
 //!
-//! Replacing one port_rules costs what that port_rules costs and the depth of the trees, however many others there are.
-//! The union does not depend on the order of changes.
+//! Replacing one port_rules costs what that port_rules costs and the depth of the trees, however
+//! many others there are. The union does not depend on the order of changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -81,8 +82,8 @@ impl Desired {
         tree.map_or_else(|| BTreeSet::from([Prefix::ROOT]), Tree::nodes)
     }
 
-    /// Replaces the port_rules of a Service port, and hands out the former one. Without `dirty` the caller looks at
-    /// everything anyway, which is cheaper than to note what changed.
+    /// Replaces the port_rules of a Service port, and hands out the former one. Without `dirty` the
+    /// caller looks at everything anyway, which is cheaper than to note what changed.
     pub fn replace(
         &mut self,
         name: &ServicePortName,
@@ -204,7 +205,8 @@ impl Desired {
         }
     }
 
-    /// Claims that lost: the frontend, the loser, the winner. Costs what is contested, not what there is.
+    /// Claims that lost: the frontend, the loser, the winner. Costs what is contested, not what
+    /// there is.
     pub fn lost(&self) -> impl Iterator<Item = (&Frontend, &ServicePortName, &ServicePortName)> {
         // All ports of a Service share the port of its health check.
         self.claims.lost().filter(|(frontend, loser, winner)| {
@@ -217,8 +219,8 @@ impl Desired {
         self.claims.revision()
     }
 
-    /// Number of Services with a port that has a Local policy and no endpoint on this node, by policy: internal,
-    /// external.
+    /// Number of Services with a port that has a Local policy and no endpoint on this node, by
+    /// policy: internal, external.
     pub fn no_local_endpoints(&self) -> (usize, usize) {
         (
             self.no_local_internal.services(),

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: one family's wanted and believed rules in iptables mode, kept up to date by changes and reports.
+//! PURE: one family's wanted and believed rules in iptables mode, kept up to date by changes and
+//! reports.
 //!
-//! A plan is one batch of edits of the chains that changed. If the kernel refuses a batch, the next plans find out why
-//! (`Isolation`): the chains of the Services go in parts, smaller and smaller, until the Service whose rules are
-//! refused stands alone. It is set aside and keeps what it had; all others are served.
+//! A plan is one batch of edits of the chains that changed. If the kernel refuses a batch, the next
+//! plans find out why (`Isolation`): the chains of the Services go in parts, smaller and smaller,
+//! until the Service whose rules are refused stands alone. It is set aside and keeps what it had;
+//! all others are served.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -125,8 +127,8 @@ impl Planner {
         }
     }
 
-    /// What no Service port is to blame for goes first, chains of Service ports in parts of `size`; dispatch and
-    /// deletions only when all of those are there.
+    /// What no Service port is to blame for goes first, chains of Service ports in parts of `size`;
+    /// dispatch and deletions only when all of those are there.
     fn push_parts(&self, plan: &mut Plan, edits: Vec<ChainEdit>, size: usize) {
         let mut of_services: BTreeMap<ServicePortName, Vec<Edit>> = BTreeMap::new();
         let (mut base, mut dispatch, mut deletions) = (Vec::new(), Vec::new(), Vec::new());

@@ -29,7 +29,8 @@ pub enum Step {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     Node,
-    /// Chains that no Service port is to blame for: if the kernel refuses these, it would refuse all others.
+    /// Chains that no Service port is to blame for: if the kernel refuses these, it would refuse
+    /// all others.
     Base,
     /// Chains of Service ports, and in an ordinary plan everything.
     Rules,

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! PURE: the union of all by_port of one family, with a count of who wants what.
 //!
-//! Replacing one port_objects costs what that port_objects costs, however many others there are, and says
-//! which objects it dirty. The union does not depend on the order of changes.
+//! Replacing one port_objects costs what that port_objects costs, however many others there are,
+//! and says which objects it dirty. The union does not depend on the order of changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -308,7 +308,8 @@ impl Desired {
         port_objects.extras.as_ref()?.drain_limit
     }
 
-    /// The virtual servers of a Service that says how long its removed endpoints may keep connections.
+    /// The virtual servers of a Service that says how long its removed endpoints may keep
+    /// connections.
     pub fn drain_limits(&self, service: &ServiceName) -> Vec<(VirtualServerKey, Duration)> {
         let limited = self.by_port.of(service).filter_map(|(_, port_objects)| {
             let limit = port_objects.extras.as_ref()?.drain_limit?;
@@ -373,8 +374,8 @@ fn count_down<K: Ord>(counts: &mut BTreeMap<K, u32>, key: &K) -> bool {
     is_last
 }
 
-/// The virtual servers that two by_port of a Service port do not want alike. Another age or cluster IP
-/// changes all of them: it may hand a contested one to another claimant.
+/// The virtual servers that two by_port of a Service port do not want alike. Another age or cluster
+/// IP changes all of them: it may hand a contested one to another claimant.
 fn changed_servers(
     old: Option<&PortObjects>,
     new: Option<&PortObjects>,

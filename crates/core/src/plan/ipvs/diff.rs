@@ -122,8 +122,9 @@ impl Comparison<'_> {
         plan
     }
 
-    /// Adds to a plan the end of iptables mode, where a proxy of that mode left its rules. They translate packets before
-    /// IPVS sees them, so all virtual servers can be there before the rules go, and no connection meets neither.
+    /// Adds to a plan the end of iptables mode, where a proxy of that mode left its rules. They
+    /// translate packets before IPVS sees them, so all virtual servers can be there before the
+    /// rules go, and no connection meets neither.
     pub fn switch(&self, plan: &mut Plan, rules: &FixedRules) {
         let present = &self.believed.rules;
         let mut edits = Vec::new();

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! PURE: which firewall mark stands for which Service port.
 //!
-//! A virtual server has one set of real servers for everybody. A Service port with the external traffic policy
-//! Local needs two: the local ones for clients outside, all of them for pods and the node itself. Their packets
-//! get a mark, and a virtual server of that mark has all endpoints.
+//! A virtual server has one set of real servers for everybody. A Service port with the external
+//! traffic policy Local needs two: the local ones for clients outside, all of them for pods and the
+//! node itself. Their packets get a mark, and a virtual server of that mark has all endpoints.
 //!
-//! A Service port's mark follows from its name. Where two names want the same mark the older Service has it and
-//! the younger one takes the next free one. So the marks follow from the set of Service ports alone, not from the
-//! order in which they came: a restart finds the same ones, and who comes never takes the mark of who was there.
-//! ("Ordered hash tables", Amble and Knuth, 1974.)
+//! A Service port's mark follows from its name. Where two names want the same mark the older
+//! Service has it and the younger one takes the next free one. So the marks follow from the set of
+//! Service ports alone, not from the order in which they came: a restart finds the same ones, and
+//! who comes never takes the mark of who was there. ("Ordered hash tables", Amble and Knuth, 1974.)
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,8 +20,8 @@ use crate::plan::ipvs::object::VirtualServerKey;
 use crate::plan::ipvs::set::{SetEntry, SetId};
 use crate::plan::ipvs::state::State;
 
-/// The marks that only we can have made: our set gives them to packets, or they are among ours and all that their virtual
-/// server still does is drain.
+/// The marks that only we can have made: our set gives them to packets, or they are among ours and
+/// all that their virtual server still does is drain.
 pub fn in_use(observed: &State, family: IpFamily) -> BTreeSet<u32> {
     let set = observed.sets.get(&SetId::LocalPolicyMark.name(family));
     let given = set.into_iter().flat_map(|set| &set.entries);
@@ -65,7 +65,8 @@ impl Marks {
         }
     }
 
-    /// The mark of a Service port; none if it claims none, or if so many older ones do that none is left.
+    /// The mark of a Service port; none if it claims none, or if so many older ones do that none is
+    /// left.
     pub fn of(&self, name: &ServicePortName) -> Option<u32> {
         let table = self.tables.get(&name.protocol)?;
         let (_, slot) = table.claims.get(name)?;
@@ -78,7 +79,8 @@ impl Marks {
         waiting.map(|(_, name)| name)
     }
 
-    /// Replaces the claims of a Service, given with its age. Returns the other Services whose marks changed.
+    /// Replaces the claims of a Service, given with its age. Returns the other Services whose marks
+    /// changed.
     pub fn replace_service(
         &mut self,
         service: &ServiceName,
@@ -108,8 +110,9 @@ impl Marks {
     }
 }
 
-/// The marks of one protocol: a hash table with linear probing in which the older claim has the earlier place. Up to
-/// each claim's place, from the one that its name gives, all places have older claims.
+/// The marks of one protocol: a hash table with linear probing in which the older claim has the
+/// earlier place. Up to each claim's place, from the one that its name gives, all places have older
+/// claims.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Table {
     first: u16,

@@ -97,8 +97,8 @@ pub struct VirtualServer {
 }
 
 impl VirtualServer {
-    /// A real server of weight 0 gets no new connections, and others get them all. `dh` has no fallback: it refuses
-    /// those that such a server would have.
+    /// A real server of weight 0 gets no new connections, and others get them all. `dh` has no
+    /// fallback: it refuses those that such a server would have.
     pub fn passes_over_weight_0(&self) -> bool {
         &*self.scheduler != "dh"
     }

@@ -42,8 +42,8 @@ pub struct Planner {
     believed: State,
     /// Changed since the last plan that worked.
     dirty: Dirty,
-    /// Virtual servers that some Service wants or wanted since we started, and those that were found
-    /// to be ours.
+    /// Virtual servers that some Service wants or wanted since we started, and those that were
+    /// found to be ours.
     owned: BTreeSet<VirtualServerKey>,
     /// Believed real servers of weight 0 that nobody wants: deleted when their connections ended.
     draining: BTreeSet<RealServerOf>,
@@ -149,9 +149,9 @@ impl Planner {
         plan.ordered()
     }
 
-    /// A virtual server is ours if a Service wants or wanted it, or if something tells that a kube-proxy
-    /// or an earlier self made it: its address is on our link, is a Service address, or it
-    /// is a node port.
+    /// A virtual server is ours if a Service wants or wanted it, or if something tells that a
+    /// kube-proxy or an earlier self made it: its address is on our link, is a Service address, or
+    /// it is a node port.
     fn owns(&self, key: &VirtualServerKey) -> bool {
         if self.owned.contains(key) {
             return true;

@@ -100,13 +100,14 @@ struct Frontend {
     role: Role,
     address: IpAddr,
     port: u16,
-    /// Clients outside must not be masqueraded: their address decides, or the endpoint answers them itself. Those inside
-    /// have another virtual server, by their mark.
+    /// Clients outside must not be masqueraded: their address decides, or the endpoint answers them
+    /// itself. Those inside have another virtual server, by their mark.
     is_split: bool,
 }
 
-/// A Service port whose external addresses answer clients outside from local endpoints, pods and the node from all:
-/// it needs a mark. So does one whose packets from outside are not to be translated.
+/// A Service port whose external addresses answer clients outside from local endpoints, pods and
+/// the node from all: it needs a mark. So does one whose packets from outside are not to be
+/// translated.
 pub fn needs_mark(service_port: &ServicePort) -> bool {
     (service_port.external_policy_local || forwarding::is_wanted(service_port))
         && service_port.is_externally_accessible()
@@ -115,7 +116,8 @@ pub fn needs_mark(service_port: &ServicePort) -> bool {
 /// What keeps the clients of a mark's virtual server with their endpoints, the best first.
 pub const CLIENT_HASHES: [Scheduler; 2] = [Scheduler::Mh, Scheduler::Sh];
 
-/// Computes the port_objects of a Service port from all of its endpoints. `mark` is its mark, if it has one.
+/// Computes the port_objects of a Service port from all of its endpoints. `mark` is its mark, if it
+/// has one.
 pub fn port_objects(
     service_port: &ServicePort,
     endpoints: &[Endpoint],
@@ -308,8 +310,8 @@ fn virtual_server(
 }
 
 /// The virtual server of a mark. The kernel's persistence does not translate ports there
-/// (`ip_vs_sched_persist`: the port of such a virtual server is 0, and only packets to the virtual server's port go to
-/// the real server's), so affinity comes from a hash of the client's address.
+/// (`ip_vs_sched_persist`: the port of such a virtual server is 0, and only packets to the virtual
+/// server's port go to the real server's), so affinity comes from a hash of the client's address.
 fn marked_server(
     server: VirtualServer,
     context: &Context,
@@ -339,8 +341,9 @@ fn marked_server(
     }
 }
 
-/// UDP flows have no end that could be seen: those to an endpoint that shuts down stay as long as it serves, and then
-/// move at once. Other protocols need nothing here: what is not wanted any more drains.
+/// UDP flows have no end that could be seen: those to an endpoint that shuts down stay as long as
+/// it serves, and then move at once. Other protocols need nothing here: what is not wanted any more
+/// drains.
 fn leaving<'a>(service_port: &ServicePort, endpoints: &'a [Endpoint]) -> Vec<&'a Endpoint> {
     let is_udp = service_port.name.protocol == Protocol::Udp;
     endpoints
@@ -349,7 +352,8 @@ fn leaving<'a>(service_port: &ServicePort, endpoints: &'a [Endpoint]) -> Vec<&'a
         .collect()
 }
 
-/// This is where an endpoint becomes a real server. Those that leave get no new connections, unless they were chosen.
+/// This is where an endpoint becomes a real server. Those that leave get no new connections, unless
+/// they were chosen.
 fn real_servers<'a>(
     service_port: &ServicePort,
     server: &VirtualServer,

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: what a kernel holds of one family in IPVS mode, as observed or as believed, and what a step does to it.
+//! PURE: what a kernel holds of one family in IPVS mode, as observed or as believed, and what a
+//! step does to it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

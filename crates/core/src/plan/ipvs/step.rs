@@ -189,8 +189,8 @@ pub enum Phase {
     Rules,
     Servers,
     Addresses,
-    /// Virtual servers take over from the rules of iptables mode, or ours from those of nftables mode, where there are any:
-    /// until now those served.
+    /// Virtual servers take over from the rules of iptables mode, or ours from those of nftables
+    /// mode, where there are any: until now those served.
     Switch,
     /// From here on things go away, users before what they use. Entries that admit a virtual
     /// server go before it, so that its clients are refused rather than meeting the host's

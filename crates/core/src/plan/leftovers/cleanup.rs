@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: `--cleanup`: removes all that kube-proxy or we made, of both modes and both families, and nothing else.
+//! PURE: `--cleanup`: removes all that kube-proxy or we made, of both modes and both families, and
+//! nothing else.
 //!
 //! Three plans, made in this order, so that nothing is in use when its turn comes:
-//! 1. [`servers`]: the link with its addresses first (nobody may meet the host's own ports there), then virtual servers;
+//! 1. [`servers`]: the link with its addresses first (nobody may meet the host's own ports there),
+//!    then virtual servers;
 //! 2. [`rules`], for each backend of iptables, and the table of nftables mode;
 //! 3. [`sets`], to which no rule of ours refers any more.
 //!
-//! What is left when one of them fails is still found by the next run: sets tell of addresses and virtual servers, names
-//! of chains and sets.
+//! What is left when one of them fails is still found by the next run: sets tell of addresses and
+//! virtual servers, names of chains and sets.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -56,8 +58,9 @@ pub fn servers(observed: &State, facts: &Facts) -> Plan {
     plan
 }
 
-/// A virtual server is ours if a set of ours has its address and port, if its address is on our link, or if it is a node
-/// port: one that a set of ours has, or where that set is gone one of the usual range.
+/// A virtual server is ours if a set of ours has its address and port, if its address is on our
+/// link, or if it is a node port: one that a set of ours has, or where that set is gone one of the
+/// usual range.
 pub fn owns(key: &VirtualServerKey, observed: &State, facts: &Facts) -> bool {
     let family = key.family();
     let (address, port, protocol) = match key {
@@ -179,7 +182,8 @@ pub fn rules(observed: &iptables::State, family: IpFamily) -> (iptables::Plan, V
     (plan, obstacles)
 }
 
-/// `KUBE-FIREWALL` is kubelet's where there is one. Elsewhere our rule goes, and with the last rule the chain.
+/// `KUBE-FIREWALL` is kubelet's where there is one. Elsewhere our rule goes, and with the last rule
+/// the chain.
 fn localnet_edits(present: &Ruleset) -> Vec<Edit> {
     let is_kubelet_here = present
         .table(Table::Mangle)

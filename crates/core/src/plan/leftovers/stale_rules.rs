@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: which iptables rules a kube-proxy (ours or not) of one mode leaves behind, and the edits that remove them.
+//! PURE: which iptables rules a kube-proxy (ours or not) of one mode leaves behind, and the edits
+//! that remove them.
 //!
-//! Of the rules in chains that are not ours alone only those go that lead to a chain that goes, so what an administrator or
-//! kubelet put beside them stays.
+//! Of the rules in chains that are not ours alone only those go that lead to a chain that goes, so
+//! what an administrator or kubelet put beside them stays.
 
 use std::collections::BTreeSet;
 
@@ -47,8 +48,9 @@ pub struct Removal {
     pub kept: Vec<Kept>,
 }
 
-/// The edits that remove chains of ours and the rules in built-in chains that lead to them. `goes` chooses among the
-/// chains that are ours; `rewritten` are chains whose present rules are replaced in the same batch.
+/// The edits that remove chains of ours and the rules in built-in chains that lead to them. `goes`
+/// chooses among the chains that are ours; `rewritten` are chains whose present rules are replaced
+/// in the same batch.
 pub fn removal(
     present: &Ruleset,
     goes: impl Fn(Modes) -> bool,
@@ -114,8 +116,8 @@ fn target_among<'a>(
     chains.get(&(table, chain)).copied()
 }
 
-/// The edits that delete rules of built-in chains which lead to chains of both modes the way one mode does it, as far
-/// as the other one does not.
+/// The edits that delete rules of built-in chains which lead to chains of both modes the way one
+/// mode does it, as far as the other one does not.
 pub fn foreign_jumps(present: &Ruleset, former: Modes) -> Vec<Edit> {
     let (mine, theirs) = match former {
         Modes::Iptables => (ipvs::static_rules::jumps(), iptables::static_rules::jumps()),

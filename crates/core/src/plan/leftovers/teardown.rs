@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! PURE: the end of IPVS mode while iptables mode serves already.
 //!
-//! Rules of iptables mode translate the first packet of a connection before IPVS sees it, so new connections do not need
-//! virtual servers any more. Open ones do: their packets still reach IPVS through the address on our link, and die with
-//! their real server. So real servers get weight 0 and go when their connections have ended, and with the last of them
-//! the virtual server, its address, and in the end the rest. Unlike for a deleted Service this holds for UDP too.
+//! Rules of iptables mode translate the first packet of a connection before IPVS sees it, so new
+//! connections do not need virtual servers any more. Open ones do: their packets still reach IPVS
+//! through the address on our link, and die with their real server. So real servers get weight 0
+//! and go when their connections have ended, and with the last of them the virtual server, its
+//! address, and in the end the rest. Unlike for a deleted Service this holds for UDP too.
 //!
 //! It is looked at anew each time: what is in the kernel says how far it is.
 

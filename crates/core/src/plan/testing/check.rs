@@ -38,8 +38,8 @@ pub enum Breach {
     ServerWithoutEntry,
 }
 
-/// Checks the order of a plan, that a kernel in the state `believed` would take every step, that every
-/// step changes something, and that no step leaves a gap. Costs one copy of the state.
+/// Checks the order of a plan, that a kernel in the state `believed` would take every step, that
+/// every step changes something, and that no step leaves a gap. Costs one copy of the state.
 pub fn check(plan: &Plan, believed: &State) -> Result<(), Violation> {
     let mut state = believed.clone();
     let mut last = None;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A kernel of one family for tests: it has the semantics of the state that a mode observes, and fails on request.
-//! It answers as the real dataplane does: deleting what is gone succeeds, the link may exist.
+//! A kernel of one family for tests: it has the semantics of the state that a mode observes, and
+//! fails on request. It answers as the real dataplane does: deleting what is gone succeeds, the
+//! link may exist.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -174,7 +175,8 @@ impl<S: Model> FakeKernel<S> {
             Some(Fault::Partial) => {
                 if let Some(batch) = step.batch() {
                     let part = S::write(of_first_table(batch));
-                    // A refusal leaves the state as it is, which is what a partial batch may do too.
+                    // A refusal leaves the state as it is, which is what a partial batch may do
+                    // too.
                     let _refused = self.state.make(&part).is_err();
                 }
                 return injected();

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Over random changes, rounds and flows: what is left in the table is what a look at everything would leave.
+//! Over random changes, rounds and flows: what is left in the table is what a look at everything
+//! would leave.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -132,7 +133,8 @@ fn answerers(tracker: &Tracker, destination: SocketAddr) -> Option<BTreeSet<Sock
             let serving = serving
                 .map(|e| SocketAddr::new(e.address, e.port))
                 .collect();
-            // An own address comes before a node port, a cluster IP before others, then age and name count.
+            // An own address comes before a node port, a cluster IP before others, then age and
+            // name count.
             let other = port.cluster_ip != destination.ip();
             let candidate = (!own, other, port.created, port.name.clone(), serving);
             if best.as_ref().is_none_or(|best| candidate < *best) {

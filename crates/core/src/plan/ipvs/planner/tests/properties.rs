@@ -163,10 +163,10 @@ fn is_safe(state: &State, family: IpFamily) {
 }
 
 proptest! {
-    /// Small plans lead where one full plan leads: to the same Desired, and, once all has drained, to the same
-    /// kernel. Nothing else is normalised. Every plan passes `check` (in `Proxy::sync` and
-    /// `Proxy::drain`); after each round another full plan and that of a new process are empty, and
-    /// the new process waits for the same servers as far as it can know them.
+    /// Small plans lead where one full plan leads: to the same Desired, and, once all has drained,
+    /// to the same kernel. Nothing else is normalised. Every plan passes `check` (in `Proxy::sync`
+    /// and `Proxy::drain`); after each round another full plan and that of a new process are empty,
+    /// and the new process waits for the same servers as far as it can know them.
     #[test]
     fn incremental_is_full((family, state, story) in story()) {
         let foreign = Foreign::of(&state);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! From iptables mode to IPVS mode: packets are served by the old rules until everything new is there.
+//! From iptables mode to IPVS mode: packets are served by the old rules until everything new is
+//! there.
 
 use super::*;
 use crate::model::Tracker;
