@@ -30,6 +30,7 @@ macro_rules! modes {
 modes! {
     iptables
     ipvs
+    #[cfg(test)] memory
 }
 
 pub(super) use ipvs::{leftovers, open_ipvs};

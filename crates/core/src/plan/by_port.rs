@@ -16,11 +16,7 @@ pub struct ByPort<V> {
 
 impl<V> Default for ByPort<V> {
     fn default() -> Self {
-        Self {
-            ports: BTreeMap::new(),
-            #[cfg(any(test, feature = "testing"))]
-            visits: std::cell::Cell::new(0),
-        }
+        Self::new()
     }
 }
 
@@ -33,6 +29,14 @@ impl<V: PartialEq> PartialEq for ByPort<V> {
 impl<V: Eq> Eq for ByPort<V> {}
 
 impl<V> ByPort<V> {
+    pub const fn new() -> Self {
+        Self {
+            ports: BTreeMap::new(),
+            #[cfg(any(test, feature = "testing"))]
+            visits: std::cell::Cell::new(0),
+        }
+    }
+
     fn visit(&self) {
         #[cfg(any(test, feature = "testing"))]
         self.visits.set(self.visits.get() + 1);
