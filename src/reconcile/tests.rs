@@ -36,6 +36,7 @@ mod settings;
 mod shown;
 mod told;
 mod watch;
+mod work;
 
 /// What happens to the first step of a kind that is tried.
 type Trouble = (&'static str, Fault);
