@@ -111,10 +111,10 @@ impl<P: Planner> Served<P> {
     /// Resolves each changed Service once for all that ask.
     fn update(&mut self, tracker: &Tracker, changes: &Changes) {
         for name in &changes.services {
-            let changed = ServiceView::of(tracker, name, self.family.family());
-            self.family.update(&changed, tracker);
-            self.has_new_checks |= self.health_checks.update(&changed);
-            self.loopback_ports.update(&changed);
+            let service = ServiceView::of(tracker, name, self.family.family());
+            self.family.update(&service, tracker);
+            self.has_new_checks |= self.health_checks.update(&service);
+            self.loopback_ports.update(&service);
         }
     }
 
@@ -511,7 +511,7 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
             }
         }
         let succeeded = self.with_families(|family, around| {
-            !family.look_due().is_some_and(|due| due <= now) || family.look_at_rules(around)
+            family.look_due().is_none_or(|due| due > now) || family.look_at_rules(around)
         });
         if !succeeded {
             self.runner.failed(self.clock.monotonic());

@@ -97,7 +97,7 @@ impl Schedulers {
             }
             // The step that needs it will say more.
             Err(error) => {
-                warn!(%scheduler, error = %ErrorChain(&error), "failed to probe for an IPVS scheduler")
+                warn!(%scheduler, error = %ErrorChain(&error), "failed to probe for an IPVS scheduler");
             }
         }
     }

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use kpr_core::model::{ServiceName, ServicePortName};
+use kpr_core::plan::mode::Isolation;
 use kpr_core::plan::{FailureKind, Outcome, Plan, Planner, Report, Step as _};
 
 /// Most failed steps of a plan whose Service is looked for, which may cost a look at every Service.
@@ -87,7 +88,7 @@ impl ServiceErrors {
             .collect();
         let isolation = planner.isolation();
         let is_quarantined = |service: &ServiceName| {
-            let ports = isolation.into_iter().flat_map(|it| it.quarantined());
+            let ports = isolation.into_iter().flat_map(Isolation::quarantined);
             ports.into_iter().any(|port| port.service == *service)
         };
         for (service, error) in old {

@@ -20,7 +20,7 @@ use kpr_core::plan::mode::{Drains as _, SlicedAudit as _};
 use kpr_core::plan::ruleset::{Edit, render_edits};
 use kpr_core::plan::testing::check::check;
 use kpr_core::plan::testing::fake::FakeKernel;
-use kpr_core::plan::{Context, IptablesContext, Planner as _, Step as _, testing};
+use kpr_core::plan::{Context, IptablesContext, Planner as _, Step, testing};
 use kube_proxy_rs::source::{Options, Unobserved, Update, manifests};
 use serde::Serialize;
 
@@ -144,11 +144,7 @@ fn run(case: &str) {
 
         let mut rules = String::new();
         for plan in &step.iptables {
-            let edits: Vec<Edit> = plan
-                .steps()
-                .flat_map(|step| step.edits())
-                .cloned()
-                .collect();
+            let edits: Vec<Edit> = plan.steps().flat_map(Step::edits).cloned().collect();
             let batch = render_edits(&edits);
             write!(rules, "{plan}\n{batch}\n").unwrap();
         }

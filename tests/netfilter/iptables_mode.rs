@@ -16,7 +16,7 @@ use kpr_core::model::{
 };
 use kpr_core::plan::iptables::{Planner, State};
 use kpr_core::plan::ruleset::{ChainName, Edit, Table};
-use kpr_core::plan::{Context, Hairpin, Outcome, Planner as _, Report, Step as _, testing};
+use kpr_core::plan::{Context, Hairpin, Outcome, Planner as _, Report, Step, testing};
 use kube_proxy_rs::clock::Clock;
 use kube_proxy_rs::dataplane::exec::System;
 use kube_proxy_rs::dataplane::iptables::{Backend, Backends, Iptables};
@@ -196,10 +196,7 @@ fn observe(iptables: &Iptables) -> State {
 
 fn edits(planner: &Planner) -> Vec<Edit> {
     let plan = planner.plan();
-    plan.steps()
-        .flat_map(|step| step.edits())
-        .cloned()
-        .collect()
+    plan.steps().flat_map(Step::edits).cloned().collect()
 }
 
 fn written(backend: Backend) {

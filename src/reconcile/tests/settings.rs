@@ -21,11 +21,11 @@ where
 }
 
 /// What the kernel holds after a start with these flags.
-fn started<P: Planner>(made: fn(&[&str]) -> Fixture<P>, flags: &[&str]) -> Fixture<P>
+fn started<P: Planner>(start: fn(&[&str]) -> Fixture<P>, flags: &[&str]) -> Fixture<P>
 where
     Shared: Kernel<P>,
 {
-    let mut fixture = made(flags);
+    let mut fixture = start(flags);
     fixture.lock().addresses = ["192.0.2.1", "192.0.2.2"].map(ip).into();
     fixture.reconciler.take_in(Input::NodeAddresses);
     objects(&mut fixture);
@@ -52,21 +52,21 @@ where
 }
 
 #[track_caller]
-fn leads_where_a_start_leads<P: Planner>(made: fn(&[&str]) -> Fixture<P>, mode: &str, flag: &str)
+fn leads_where_a_start_leads<P: Planner>(start: fn(&[&str]) -> Fixture<P>, mode: &str, flag: &str)
 where
     Shared: Kernel<P>,
 {
     let mode = format!("--proxy-mode={mode}");
-    let mut live = started(made, &[&mode]);
+    let mut live = started(start, &[&mode]);
     let before = changing(&live);
-    let fresh = started(made, &[&mode, flag]);
+    let fresh = started(start, &[&mode, flag]);
     live.reconciler
         .take_in(Input::Settings(fresh.reconciler.settings.clone()));
     live.wait(Duration::from_secs(10));
     assert_eq!(changing(&live), changing(&fresh), "{flag}");
     assert_ne!(changing(&live), before, "{flag} has no effect");
 
-    let back = started(made, &[&mode]);
+    let back = started(start, &[&mode]);
     live.reconciler
         .take_in(Input::Settings(back.reconciler.settings.clone()));
     live.wait(Duration::from_secs(10));

@@ -44,7 +44,7 @@ impl Claim {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claims<K> {
     /// Sorted. Nearly all have one, and a tree of one element is the size of eleven.
-    claims: BTreeMap<K, Vec<Claim>>,
+    by_place: BTreeMap<K, Vec<Claim>>,
     /// Those with more than one claim.
     contested: BTreeSet<K>,
     /// How often `contested`, or a claim on what is in it, changed.
@@ -54,7 +54,7 @@ pub struct Claims<K> {
 impl<K> Default for Claims<K> {
     fn default() -> Self {
         Self {
-            claims: BTreeMap::new(),
+            by_place: BTreeMap::new(),
             contested: BTreeSet::new(),
             revision: Revision::default(),
         }
@@ -63,7 +63,7 @@ impl<K> Default for Claims<K> {
 
 impl<K: Ord + Copy> Claims<K> {
     pub fn claim(&mut self, place: K, claim: Claim) {
-        let claims = self.claims.entry(place).or_default();
+        let claims = self.by_place.entry(place).or_default();
         if let Err(index) = claims.binary_search(&claim) {
             claims.reserve_exact(1);
             claims.insert(index, claim);
@@ -75,7 +75,7 @@ impl<K: Ord + Copy> Claims<K> {
     }
 
     pub fn withdraw(&mut self, place: K, claim: &Claim) {
-        let Some(claims) = self.claims.get_mut(&place) else {
+        let Some(claims) = self.by_place.get_mut(&place) else {
             return;
         };
         if claims.len() > 1 {
@@ -86,7 +86,7 @@ impl<K: Ord + Copy> Claims<K> {
             self.contested.remove(&place);
         }
         if claims.is_empty() {
-            self.claims.remove(&place);
+            self.by_place.remove(&place);
         }
     }
 
@@ -97,7 +97,7 @@ impl<K: Ord + Copy> Claims<K> {
 
     /// Who claims a place, the winner first.
     pub fn claimants(&self, place: &K) -> impl Iterator<Item = &ServicePortName> {
-        self.claims
+        self.by_place
             .get(place)
             .into_iter()
             .flatten()
@@ -105,16 +105,16 @@ impl<K: Ord + Copy> Claims<K> {
     }
 
     pub fn contains(&self, place: &K) -> bool {
-        self.claims.contains_key(place)
+        self.by_place.contains_key(place)
     }
 
     pub fn places(&self) -> impl Iterator<Item = &K> {
-        self.claims.keys()
+        self.by_place.keys()
     }
 
     /// Those who claim a place within bounds, with repetitions.
     pub fn claimants_within(&self, first: K, last: K) -> impl Iterator<Item = &ServicePortName> {
-        let within = self.claims.range(first..=last);
+        let within = self.by_place.range(first..=last);
         within.flat_map(|(_, claims)| claims).map(Claim::name)
     }
 

@@ -250,7 +250,7 @@ fn sockets(endpoints: &[&Endpoint]) -> Vec<SocketAddr> {
     sockets
 }
 
-/// The rules of one port_rules.
+/// The chains of one Service port.
 struct Texts<'a> {
     port_rules: &'a PortRules,
     context: &'a Context,

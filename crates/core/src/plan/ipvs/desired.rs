@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: the union of all by_port of one family, with a count of who wants what.
+//! PURE: the union of what all Service ports of one family want, reference-counted.
 //!
-//! Replacing one port_objects costs what that port_objects costs, however many others there are,
-//! and says which objects it dirty. The union does not depend on the order of changes.
+//! Replacing the objects of one Service port costs what those objects cost, however many others there are, and
+//! marks what changed as dirty. The union does not depend on the order of changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -60,7 +60,7 @@ pub struct Desired {
 }
 
 impl Desired {
-    /// Replaces all by_port of a Service. Names are those of its ports, present and past.
+    /// Replaces the objects of all ports of a Service. Names are those of its ports, present and past.
     pub fn replace_service(
         &mut self,
         service: &ServiceName,
@@ -123,7 +123,6 @@ impl Desired {
                 }
             }
             self.by_port.insert(name, new);
-        } else {
         }
         if let Some(old) = &old {
             released.extend(&old.entries);
@@ -337,7 +336,7 @@ impl Desired {
     }
 }
 
-/// The addresses of all real servers of a port_objects. Most virtual servers of one share them.
+/// The addresses of all real servers of a Service port. Most virtual servers of one share them.
 fn real_addresses(port_objects: Option<&PortObjects>) -> BTreeSet<IpAddr> {
     let mut seen: Vec<*const RealServers> = Vec::new();
     let mut addresses = BTreeSet::new();
@@ -374,8 +373,8 @@ fn count_down<K: Ord>(counts: &mut BTreeMap<K, u32>, key: &K) -> bool {
     is_last
 }
 
-/// The virtual servers that two by_port of a Service port do not want alike. Another age or cluster
-/// IP changes all of them: it may hand a contested one to another claimant.
+/// The virtual servers that a Service port wants otherwise than before. Another age or cluster IP
+/// changes all of them: it may hand a contested one to another claimant.
 fn changed_servers(
     old: Option<&PortObjects>,
     new: Option<&PortObjects>,

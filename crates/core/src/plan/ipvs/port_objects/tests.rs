@@ -10,7 +10,7 @@ use crate::model::testing::{endpoint, ip, service, slice};
 use crate::model::{EndpointSlice, IpFamily, Service, SliceEndpoint};
 use crate::plan::testing::{context, rs, tcp, udp, vs};
 
-/// The port_objects of the only port of a Service with these endpoints.
+/// The objects of the only port of a Service with these endpoints.
 fn of(service: &Service, endpoints: Vec<SliceEndpoint>, context: &Context) -> PortObjects {
     let port = &service.ports[0];
     let slice = slice("ns/web", "a", endpoints).named_port(&port.name, port.protocol, 8080);
