@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A third mode, for tests alone: it keeps the ports of Services in memory. It is what shows that a mode is one folder
-//! and one line of [`super::MODES`]: nothing else in the program knows it.
+//! A third mode, for tests alone: it keeps the ports of Services in memory. It is what shows that a
+//! mode is one folder and one line of [`super::MODES`]: nothing else in the program knows it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A round costs what changed, however many Services there are, also while the planner has something to report.
+//! A round costs what changed, however many Services there are, also while the planner has
+//! something to report.
 
 use super::*;
 
-/// So many Services at addresses of their own, one of which claims two addresses that it does not get: one is a pod's, the
-/// other another Service's cluster IP.
+/// So many Services at addresses of their own, one of which claims two addresses that it does not
+/// get: one is a pod's, the other another Service's cluster IP.
 fn many<P: Planner>(fixture: &mut Fixture<P>, count: usize)
 where
     Shared: Kernel<P>,

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: the union of what all Service ports of one family want. Where two Service ports claim one frontend, one of them has it.
+//! PURE: the union of what all Service ports of one family want. Where two Service ports claim one
+//! frontend, one of them has it.
 //!
-//! Replacing the rules of one Service port costs what those rules cost and the depth of the trees, however many others there are.
-//! The union does not depend on the order of changes.
+//! Replacing the rules of one Service port costs what those rules cost and the depth of the trees,
+//! however many others there are. The union does not depend on the order of changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -81,8 +82,8 @@ impl Desired {
         tree.map_or_else(|| BTreeSet::from([Prefix::ROOT]), Tree::nodes)
     }
 
-    /// Replaces the rules of a Service port, and returns the old ones. Without `dirty` the caller looks at
-    /// everything anyway, which is cheaper than to note what changed.
+    /// Replaces the rules of a Service port, and returns the old ones. Without `dirty` the caller
+    /// looks at everything anyway, which is cheaper than to note what changed.
     pub fn replace(
         &mut self,
         name: &ServicePortName,

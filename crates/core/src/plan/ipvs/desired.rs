@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! PURE: the union of what all Service ports of one family want, reference-counted.
 //!
-//! Replacing the objects of one Service port costs what those objects cost, however many others there are, and
-//! marks what changed as dirty. The union does not depend on the order of changes.
+//! Replacing the objects of one Service port costs what those objects cost, however many others
+//! there are, and marks what changed as dirty. The union does not depend on the order of changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -60,7 +60,8 @@ pub struct Desired {
 }
 
 impl Desired {
-    /// Replaces the objects of all ports of a Service. Names are those of its ports, present and past.
+    /// Replaces the objects of all ports of a Service. Names are those of its ports, present and
+    /// past.
     pub fn replace_service(
         &mut self,
         service: &ServiceName,

@@ -116,7 +116,8 @@ pub fn needs_mark(service_port: &ServicePort) -> bool {
 /// What keeps the clients of a mark's virtual server with their endpoints, the best first.
 pub const CLIENT_HASHES: [Scheduler; 2] = [Scheduler::Mh, Scheduler::Sh];
 
-/// Computes the objects of a Service port from all of its endpoints. `mark` is its mark, if it has one.
+/// Computes the objects of a Service port from all of its endpoints. `mark` is its mark, if it has
+/// one.
 pub fn port_objects(
     service_port: &ServicePort,
     endpoints: &[Endpoint],
