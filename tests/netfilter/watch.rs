@@ -6,9 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kpr_core::model::IpFamily;
-use kpr_core::plan::iptables::believed::Believed;
-use kpr_core::plan::ruleset::RuleBatch;
-use kpr_core::plan::ruleset::{ChainName, Edit, Rule, Table};
+use kpr_core::plan::ruleset::{ChainId, ChainName, Edit, Rule, RuleBatch, Table};
 use kube_proxy_rs::clock::Clock;
 use kube_proxy_rs::dataplane::exec::{Exec, System};
 use kube_proxy_rs::dataplane::iptables::{Backend, Backends, Iptables, Watch};
@@ -113,11 +111,8 @@ impl Machine {
     fn write_and(&mut self, edits: &[Edit], other: Option<&str>) {
         // The planner knows the rules in the kernel.
         let rules = self.iptables.save(&[Table::Nat, Table::Filter]).unwrap();
-        let edits = RuleBatch {
-            family: self.family,
-            edits: edits.to_vec(),
-            growth: Believed::observed(&rules, BTreeMap::new()).growth(edits),
-        };
+        let before = |id: &ChainId| rules.chains.get(id).map(Vec::len);
+        let edits = RuleBatch::growing(self.family, edits.to_vec(), before);
         let mut watch = std::mem::replace(
             &mut self.watch,
             Watch::open(self.backend, std::iter::empty()),

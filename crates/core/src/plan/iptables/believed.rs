@@ -8,7 +8,6 @@ use sha2::{Digest as _, Sha256};
 
 use crate::plan::iptables::static_rules::SHARED_CHAIN;
 use crate::plan::leftovers::modes::{Modes, is_of_a_service};
-use crate::plan::ruleset::Growth;
 use crate::plan::ruleset::{ChainId, ChainName, Edit, Rule, Ruleset, Table};
 
 /// Stands for the rules of a chain.
@@ -143,30 +142,6 @@ impl Believed {
             }
         }
         missing
-    }
-
-    /// What edits add to each table.
-    pub fn growth(&self, edits: &[Edit]) -> BTreeMap<Table, Growth> {
-        let count = |rules: usize| i64::try_from(rules).unwrap_or(i64::MAX);
-        let mut growth: BTreeMap<Table, Growth> = BTreeMap::new();
-        for edit in edits {
-            let id = (edit.table(), edit.chain().clone());
-            let before = self.chains.get(&id).map(|(_, rules)| count(*rules));
-            let of_table = growth.entry(edit.table()).or_default();
-            match edit {
-                Edit::Replace { rules, .. } => {
-                    of_table.chains += i64::from(before.is_none());
-                    of_table.rules += count(rules.len()) - before.unwrap_or(0);
-                }
-                Edit::Prepend { .. } | Edit::Append { .. } => of_table.rules += 1,
-                Edit::Delete { .. } => of_table.rules -= 1,
-                Edit::DeleteChain { .. } => {
-                    of_table.chains -= i64::from(before.is_some());
-                    of_table.rules -= before.unwrap_or(0);
-                }
-            }
-        }
-        growth
     }
 
     /// Follows edits that were made.

@@ -118,11 +118,8 @@ impl Planner {
 
     fn push(&self, plan: &mut Plan, phase: Phase, edits: Vec<Edit>) {
         if !edits.is_empty() {
-            let edits = RuleBatch {
-                family: self.context.family,
-                growth: self.believed.growth(&edits),
-                edits,
-            };
+            let before = |id: &ChainId| self.believed.rules_of(id);
+            let edits = RuleBatch::growing(self.context.family, edits, before);
             plan.push(phase, Step::EditRules(edits));
         }
     }

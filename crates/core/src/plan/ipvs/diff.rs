@@ -21,8 +21,7 @@ use crate::plan::ipvs::step::{Phase, Step};
 use crate::plan::ipvs::sysctl;
 use crate::plan::leftovers::modes::Modes;
 use crate::plan::leftovers::stale_rules;
-use crate::plan::ruleset::Edit;
-use crate::plan::ruleset::RuleBatch;
+use crate::plan::ruleset::{ChainId, Edit, RuleBatch};
 
 /// What is wanted, beside what is believed.
 pub struct Comparison<'a> {
@@ -116,10 +115,16 @@ impl Comparison<'_> {
             edits.retain(|edit| !is_dispatch(edit));
         }
         if !edits.is_empty() {
-            let edits = RuleBatch::new(context.family, edits);
+            let edits = self.batch(edits);
             plan.push(Phase::Rules, Step::EditRules(edits));
         }
         plan
+    }
+
+    fn batch(&self, edits: Vec<Edit>) -> RuleBatch {
+        let chains = &self.believed.rules.chains;
+        let before = |id: &ChainId| chains.get(id).map(Vec::len);
+        RuleBatch::growing(self.context.family, edits, before)
     }
 
     /// Adds to a plan the end of iptables mode, where a proxy of that mode left its rules. They
@@ -137,8 +142,7 @@ impl Comparison<'_> {
         edits.extend(removal.edits);
         edits.extend(stale_rules::foreign_jumps(present, Modes::Iptables));
         if !edits.is_empty() {
-            let family = self.context.family;
-            let edits = RuleBatch::new(family, edits);
+            let edits = self.batch(edits);
             plan.push(Phase::Switch, Step::EditRules(edits));
         }
         if self.believed.has_nftables_table {

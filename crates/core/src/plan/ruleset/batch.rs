@@ -7,7 +7,7 @@ use std::fmt;
 use serde::{Serialize, Serializer};
 
 use crate::model::IpFamily;
-use crate::plan::ruleset::{Edit, Table};
+use crate::plan::ruleset::{ChainId, Edit, Table};
 
 /// Changes of one family's iptables rules, made together.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +32,37 @@ impl RuleBatch {
             family,
             edits,
             growth: BTreeMap::new(),
+        }
+    }
+
+    /// `before`: how many rules a chain has, if it is there.
+    pub fn growing(
+        family: IpFamily,
+        edits: Vec<Edit>,
+        before: impl Fn(&ChainId) -> Option<usize>,
+    ) -> Self {
+        let count = |rules: usize| i64::try_from(rules).unwrap_or(i64::MAX);
+        let mut growth: BTreeMap<Table, Growth> = BTreeMap::new();
+        for edit in &edits {
+            let before = before(&(edit.table(), edit.chain().clone())).map(count);
+            let of_table = growth.entry(edit.table()).or_default();
+            match edit {
+                Edit::Replace { rules, .. } => {
+                    of_table.chains += i64::from(before.is_none());
+                    of_table.rules += count(rules.len()) - before.unwrap_or(0);
+                }
+                Edit::Prepend { .. } | Edit::Append { .. } => of_table.rules += 1,
+                Edit::Delete { .. } => of_table.rules -= 1,
+                Edit::DeleteChain { .. } => {
+                    of_table.chains -= i64::from(before.is_some());
+                    of_table.rules -= before.unwrap_or(0);
+                }
+            }
+        }
+        Self {
+            family,
+            edits,
+            growth,
         }
     }
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! PURE: rules that every plan obeys. Tests run them over every plan that they see.
 
+use std::collections::BTreeSet;
+
 use crate::model::IpFamily;
 use crate::plan::ipvs::Plan;
 use crate::plan::ipvs::object::VirtualServerKey;
@@ -8,7 +10,7 @@ use crate::plan::ipvs::set::{SetEntry, SetId};
 use crate::plan::ipvs::state::{SetState, State};
 use crate::plan::ipvs::step::Step;
 use crate::plan::report::Refusal;
-use crate::plan::ruleset::{Edit, Table};
+use crate::plan::ruleset::{Edit, Growth, RuleBatch, Ruleset, Table};
 
 /// A plan that must not be applied.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -19,6 +21,8 @@ pub enum Violation {
     Idle(String),
     #[error("step {step:?} would be refused: {refusal}")]
     Refused { step: String, refusal: Refusal },
+    #[error("step {0:?} makes a table grow by something else than it says")]
+    Growth(String),
     #[error("after step {step:?} {breach}")]
     Unsafe { step: String, breach: Breach },
 }
@@ -50,6 +54,7 @@ pub fn check(plan: &Plan, believed: &State) -> Result<(), Violation> {
         }
         last = Some(*phase);
         let was_done = is_done(step, &state);
+        let before = state.rules.clone();
         state.apply(step).map_err(|refusal| Violation::Refused {
             step: text(),
             refusal,
@@ -57,12 +62,39 @@ pub fn check(plan: &Plan, believed: &State) -> Result<(), Violation> {
         if was_done {
             return Err(Violation::Idle(text()));
         }
+        if let Step::EditRules(batch) = step
+            && !grows_as_it_says(batch, &before, &state.rules)
+        {
+            return Err(Violation::Growth(text()));
+        }
         if let Some(breach) = breach(step, &state) {
             let step = text();
             return Err(Violation::Unsafe { step, breach });
         }
     }
     Ok(())
+}
+
+/// What others write at the same time is told from our own writes by it.
+fn grows_as_it_says(batch: &RuleBatch, before: &Ruleset, after: &Ruleset) -> bool {
+    let size = |rules: &Ruleset, table| {
+        let of_table = rules
+            .table(table)
+            .filter(|(chain, _)| !table.has_built_in(chain));
+        let count = |rules: usize| i64::try_from(rules).unwrap();
+        let all = rules.table(table).map(|(_, rules)| rules.len()).sum();
+        (count(of_table.count()), count(all))
+    };
+    let tables: BTreeSet<Table> = batch.edits.iter().map(Edit::table).collect();
+    tables.into_iter().all(|table| {
+        let (chains, rules) = size(before, table);
+        let (more_chains, more_rules) = size(after, table);
+        let growth = Growth {
+            chains: more_chains - chains,
+            rules: more_rules - rules,
+        };
+        batch.growth.get(&table) == Some(&growth)
+    })
 }
 
 /// A kernel in this state would take the step and be as before.
