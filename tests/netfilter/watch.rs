@@ -2,7 +2,6 @@
 //! Foreign changes to our rules are detected without reading the rules; our own changes are not
 //! reported.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kpr_core::model::IpFamily;
