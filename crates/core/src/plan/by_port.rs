@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: what is kept for each Service port, and which Services are concerned.
+//! PURE: a map keyed by Service port, and a set of Service ports that counts their Services.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{Protocol, ServiceName, ServicePortName};
 
-/// A map from Service ports that finds the ports of one Service. In tests it counts how many it was
-/// asked for or walked over, which is how they know that a round costs what changed.
+/// A map keyed by Service port that finds the ports of one Service. In tests it counts lookups and
+/// visited entries, which proves that the cost of a round depends on the change alone.
 #[derive(Clone, Debug)]
 pub struct ByPort<V> {
     ports: BTreeMap<ServicePortName, V>,
@@ -46,7 +46,7 @@ impl<V> ByPort<V> {
     #[expect(clippy::unused_self, reason = "tests count")]
     const fn visit(&self) {}
 
-    /// Service ports looked at so far.
+    /// Service ports looked up or visited so far.
     #[cfg(any(test, feature = "testing"))]
     pub fn visits(&self) -> u64 {
         self.visits.get()
@@ -84,7 +84,7 @@ impl<V> ByPort<V> {
         self.ports.iter().inspect(|_| self.visit())
     }
 
-    /// The ports of a Service, with what is kept for them.
+    /// The ports of a Service, with their values.
     pub fn of<'a>(
         &'a self,
         service: &'a ServiceName,
@@ -95,7 +95,7 @@ impl<V> ByPort<V> {
             .inspect(|_| self.visit())
     }
 
-    /// The ports of a Service that are not among those that it has now.
+    /// The ports of a Service that are in the map but not among its present ports.
     pub fn gone(
         &self,
         service: &ServiceName,
@@ -118,7 +118,7 @@ fn first_of(service: &ServiceName) -> ServicePortName {
     }
 }
 
-/// How often something changed. Says nothing about what it is now, so that any two are equal.
+/// A revision counter. It says nothing about the present value, so any two compare as equal.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Revision(u64);
 
@@ -140,7 +140,7 @@ impl Revision {
     }
 }
 
-/// Service ports of which something is true, and the number of their Services.
+/// Service ports with some property, and the number of their Services.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PortSet {
     ports: BTreeSet<ServicePortName>,
@@ -148,7 +148,7 @@ pub struct PortSet {
 }
 
 impl PortSet {
-    /// Makes a port a member or not.
+    /// Adds or removes a port.
     pub fn set(&mut self, name: &ServicePortName, is_member: bool) {
         if self.ports.contains(name) == is_member {
             return;

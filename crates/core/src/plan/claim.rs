@@ -1,27 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: who gets what several Service ports want for themselves: an address and port, a node port.
+//! PURE: which Service port gets an address and port, or a node port, that several of them claim.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::ServicePortName;
 use crate::plan::by_port::Revision;
 
-/// A claim of a Service port on one place. The smallest wins: the same one after any order of
-/// changes.
+/// A claim of a Service port on one place. The smallest claim wins, so the winner does not depend
+/// on the order of changes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Claim {
     by: Right,
-    /// Nobody takes over what an older Service has.
+    /// A younger Service never takes a place from an older one.
     created: i64,
     name: ServicePortName,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Right {
-    /// The cluster gave the address to the Service.
+    /// The cluster allocated the address to the Service.
     ClusterIp,
-    /// Whoever may write a Service can name any external address, also another Service's cluster
-    /// IP.
+    /// Any Service may list any external address, even the cluster IP of another Service.
     Other,
 }
 
@@ -40,14 +39,14 @@ impl Claim {
     }
 }
 
-/// Who claims what, the winner of each place first. Does not depend on the order of changes.
+/// All claims, the winner of each place first. The result does not depend on the order of changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claims<K> {
-    /// Sorted. Nearly all have one, and a tree of one element is the size of eleven.
+    /// Sorted. Nearly all places have one claim, and a B-tree of one element is the size of eleven.
     by_place: BTreeMap<K, Vec<Claim>>,
-    /// Those with more than one claim.
+    /// Places with more than one claim.
     contested: BTreeSet<K>,
-    /// How often `contested`, or a claim on what is in it, changed.
+    /// Revision of `contested` and of the claims on its places.
     revision: Revision,
 }
 
@@ -90,12 +89,12 @@ impl<K: Ord + Copy> Claims<K> {
         }
     }
 
-    /// Who has a place.
+    /// The winner of a place.
     pub fn winner(&self, place: &K) -> Option<&ServicePortName> {
         self.claimants(place).next()
     }
 
-    /// Who claims a place, the winner first.
+    /// The claimants of a place, the winner first.
     pub fn claimants(&self, place: &K) -> impl Iterator<Item = &ServicePortName> {
         self.by_place
             .get(place)
@@ -112,14 +111,14 @@ impl<K: Ord + Copy> Claims<K> {
         self.by_place.keys()
     }
 
-    /// Those who claim a place within bounds, with repetitions.
+    /// The claimants of the places within bounds, with repetitions.
     pub fn claimants_within(&self, first: K, last: K) -> impl Iterator<Item = &ServicePortName> {
         let within = self.by_place.range(first..=last);
         within.flat_map(|(_, claims)| claims).map(Claim::name)
     }
 
-    /// Contested places, each with a loser and the winner. Costs what is contested, not what there
-    /// is.
+    /// Each loser of a contested place, with the winner. Costs what is contested, not the number of
+    /// claims.
     pub fn lost(&self) -> impl Iterator<Item = (&K, &ServicePortName, &ServicePortName)> {
         self.contested.iter().flat_map(|place| {
             let winner = self.winner(place);
@@ -128,7 +127,7 @@ impl<K: Ord + Copy> Claims<K> {
         })
     }
 
-    /// Changes whenever [`Self::lost`] may have.
+    /// Changes whenever the result of [`Self::lost`] may have changed.
     pub const fn revision(&self) -> u64 {
         self.revision.get()
     }

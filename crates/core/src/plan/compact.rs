@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: a map that is made once, in one allocation of just its size. There is one for each Service
-//! port and nearly all have one to three entries: a node of a B-tree has room for eleven.
+//! PURE: a map that is built once, in one allocation of exactly its size. Each Service port has
+//! one, nearly always of one to three entries, and a B-tree node has room for eleven.
 
 use std::collections::BTreeMap;
 
-/// See the module. Iterates in the order of keys.
+/// See the module. Iterates in key order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CompactMap<K, V>(Box<[(K, V)]>);
 
@@ -47,7 +47,7 @@ impl<K, V> Default for CompactMap<K, V> {
     }
 }
 
-/// A B-tree gives its entries in the order of keys and without repetitions.
+/// A B-tree yields its entries in key order and without repetitions.
 impl<K: Ord, V> From<BTreeMap<K, V>> for CompactMap<K, V> {
     fn from(map: BTreeMap<K, V>) -> Self {
         Self(map.into_iter().collect())

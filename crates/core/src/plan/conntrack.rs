@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: what connection tracking needs: kernel settings, and flows that must end.
+//! PURE: connection tracking: its kernel settings, and the stale flows to delete.
 
 pub mod flows;
 pub mod tuning;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: what planning needs to know besides Services and endpoints: the node and the settings.
+//! PURE: the node and the settings, as planning needs them beside Services and endpoints.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -14,34 +14,35 @@ use crate::model::node::LocalDetector;
 use crate::plan::ipvs::object::Timeouts;
 use crate::plan::unmet::Holder;
 
-/// Node and settings as one family sees them. A change of it is a full plan.
+/// Node and settings as one family sees them. A change of them requires a full plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Context {
     pub family: IpFamily,
-    /// This family also looks after what both share: the link, sysctls, time-outs.
+    /// This family also manages what both share: the link, sysctls, timeouts.
     pub owns_node: bool,
-    /// Label `topology.kubernetes.io/zone` of our node.
+    /// Label `topology.kubernetes.io/zone` of this node.
     pub zone: Option<Arc<str>>,
-    /// The node's address, for "is the node itself in a source range".
+    /// The node's address, to check whether a source range contains it.
     pub node_ip: Option<IpAddr>,
-    /// Addresses that are on other links of this node. They are never bound to ours.
+    /// Addresses on other links of this node. They are never bound to our link.
     pub node_addresses: BTreeSet<IpAddr>,
-    /// Those of them on which node ports answer.
+    /// Those of them that accept node ports.
     pub node_port_addresses: BTreeSet<IpAddr>,
-    /// Others' addresses. They are not bound either, but as a cluster IP, which is nobody else's.
+    /// Addresses of gateways, the API server and similar holders. They are not bound either, except
+    /// as a cluster IP, which belongs to its Service alone.
     pub held_addresses: BTreeMap<IpAddr, Holder>,
     pub scheduler: Arc<str>,
-    /// Schedulers that some Service asked for and that the kernel lacks.
+    /// Schedulers that some Service requests and the kernel lacks.
     pub missing_schedulers: BTreeSet<Scheduler>,
-    /// How long a removed endpoint may keep its connections, where its Service does not say.
+    /// How long a removed endpoint may keep its connections, unless its Service says otherwise.
     pub drain_limit: Duration,
-    /// Virtual servers in these ranges are somebody else's, unless a Service wants or wanted them
-    /// since we started.
+    /// Virtual servers in these ranges are foreign, unless a Service has wanted them since this
+    /// process started.
     pub exclude_cidrs: Vec<IpNet>,
-    /// The cluster's ranges of Service addresses, where they are known.
+    /// The cluster's Service CIDRs, if they are known.
     pub service_cidrs: Vec<IpNet>,
     pub masquerade_all: bool,
-    /// The mark of packets to masquerade, one bit.
+    /// The mark of packets to masquerade, a single bit.
     pub masquerade_mark: u32,
     pub local_detector: LocalDetector,
     pub strict_arp: bool,
@@ -50,31 +51,32 @@ pub struct Context {
     pub iptables: IptablesContext,
 }
 
-/// What only iptables mode asks about the node.
+/// Facts about the node that only iptables mode needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact by itself")]
 pub struct IptablesContext {
-    /// Node ports answer on all addresses of the node, so that rules need not name them.
+    /// Node ports are accepted on all addresses of the node, so that rules need not match
+    /// addresses.
     pub node_ports_everywhere: bool,
-    /// Node ports answer on 127.0.0.0/8 (IPv4 only).
+    /// Node ports are accepted on 127.0.0.0/8 (IPv4 only).
     pub localhost_node_ports: bool,
-    /// Packets that conntrack calls invalid are dropped before they can reset a connection; not
-    /// where conntrack is told to be liberal.
+    /// Drop packets that conntrack considers invalid before they can reset a connection; off where
+    /// conntrack is set to be liberal.
     pub drop_invalid: bool,
     pub hairpin: Hairpin,
-    /// Rules count packets by name, for kube-proxy's metrics of them.
+    /// Rules count packets in named counters, for kube-proxy's packet metrics.
     pub counts_packets: bool,
-    /// Cluster IPs may still be addresses of this node, which IPVS mode gave it.
+    /// Cluster IPs may still be addresses of this node, left by IPVS mode.
     pub leaves_ipvs: bool,
 }
 
-/// How it is told that a pod reaches itself.
+/// How rules detect that a pod connects to itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Hairpin {
-    /// Each endpoint on this node has a rule.
+    /// One rule for each endpoint on this node.
     #[default]
     PerEndpoint,
-    /// One rule compares source and destination; the kernel needs `xt_bpf` for it.
+    /// A single rule compares source and destination; it needs `xt_bpf` in the kernel.
     OneRule,
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: what others changed, counted by kind, from the plan that repairs it.
+//! PURE: drift, the changes by other programs, counted by kind from the plan that repairs it.
 
 use std::collections::BTreeMap;
 
@@ -8,8 +8,8 @@ use crate::plan::report::{Outcome, Report};
 use crate::plan::ruleset::Edit;
 use crate::plan::step::{Plan, Step};
 
-/// Number of objects by kind. The kind of an object is the step that repairs it, of rules what was
-/// wrong.
+/// Number of objects by kind. The kind of an object is that of the step that repairs it; for rules
+/// it is the defect.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Drift {
     pub found: BTreeMap<&'static str, usize>,
@@ -17,7 +17,7 @@ pub struct Drift {
 }
 
 impl Drift {
-    /// What a plan repairs, before its report is taken in by the planner.
+    /// Counts what a plan repairs. The planner must not have taken in its report yet.
     pub fn of<P: Planner + ?Sized>(planner: &mut P, plan: &Plan<P::Step>, report: &Report) -> Self {
         let mut drift = Self::default();
         let rules = planner.rules();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: what iptables mode wants in the kernel, and the edits that get it there.
+//! PURE: what iptables mode wants in the kernel, and the edits that put it there.
 //!
 //! ```text
 //! ServicePort + endpoints -> port_rules (chains, frontends) -> desired (claims -> trees) -+
@@ -7,10 +7,10 @@
 //! observed rules, reports -> believed (a digest of each chain) ---------------------------+
 //! ```
 //!
-//! The layout differs from kube-proxy's in two ways, behaviour does not:
-//! - [`tree`]: a packet finds its Service by branching on prefixes, not by walking all Services;
-//! - [`port_rules`]: without affinity an endpoint is one rule of `KUBE-SVC-*`. Whether a pod has
-//!   reached itself is asked once, in `KUBE-HAIRPIN`, and not by a rule for each endpoint.
+//! The layout differs from kube-proxy's in two ways; the behaviour does not:
+//! - [`tree`]: a packet finds its Service by branching on prefixes instead of walking all Services;
+//! - [`port_rules`]: without affinity an endpoint is one rule of `KUBE-SVC-*`. Hairpin traffic is
+//!   detected once, in `KUBE-HAIRPIN`, and not by a rule for each endpoint.
 
 pub mod believed;
 pub mod desired;

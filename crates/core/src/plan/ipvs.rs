@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: IPVS mode: virtual servers, sets, addresses and rules that never change.
+//! PURE: IPVS mode: virtual servers, sets, addresses and static rules.
 //!
 //! ```text
 //! ServicePort + endpoints -> port_objects -> desired (refcounted union) --+

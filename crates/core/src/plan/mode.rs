@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: what the sync loop asks of a mode's planner. A mode is a type that implements [`Planner`];
-//! what only some modes can do is a capability that the others do not have.
+//! PURE: what the sync loop requires of a mode's planner. A mode is a type that implements
+//! [`Planner`]; what only some modes can do is a capability that the others lack.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -18,24 +18,24 @@ use crate::plan::shown::ServiceState;
 use crate::plan::step::{Plan, Step};
 use crate::plan::unmet::Unmet;
 
-/// One family's wanted and believed state in one mode, kept up to date by changes and reports.
+/// One family's desired and believed state in one mode, kept up to date by changes and reports.
 ///
-/// Object-safe once the types are named: `Box<dyn Planner<Step = S, State = T>>`.
+/// Object-safe once the types are fixed: `Box<dyn Planner<Step = S, State = T>>`.
 pub trait Planner: fmt::Debug + Send {
-    /// What this mode does to a kernel.
+    /// A change that this mode makes to a kernel.
     type Step: Step;
-    /// What it observes of one.
+    /// The state that this mode observes of a kernel.
     type State;
 
     fn context(&self) -> &Context;
 
-    /// Takes in another node or other settings; everything is computed anew.
+    /// Replaces node and settings; everything is recomputed.
     fn set_context(&mut self, context: Context, tracker: &Tracker) -> Result<(), InvalidChainName>;
 
-    /// Computes what a changed Service wants anew. Costs what that Service costs.
+    /// Recomputes what a changed Service wants. Costs what that Service costs.
     fn update(&mut self, changed: &ServiceView<'_>, tracker: &Tracker);
 
-    /// Computes what all Services want anew.
+    /// Recomputes what all Services want.
     fn update_all(&mut self, tracker: &Tracker) {
         for service in tracker.services() {
             let family = self.context().family;
@@ -43,71 +43,71 @@ pub trait Planner: fmt::Debug + Send {
         }
     }
 
-    /// Replaces belief by what was observed; the next plan is a full one.
+    /// Replaces belief by the observed state; the next plan is a full one.
     fn observed(&mut self, state: Self::State);
 
-    /// Belief is in doubt: the kernel must be observed before the next plan.
+    /// Whether belief is in doubt: the kernel must be observed before the next plan.
     fn needs_observation(&self) -> bool;
 
-    /// There is something to plan.
+    /// Whether there is anything to plan.
     fn is_pending(&self) -> bool;
 
-    /// The next plan looks at everything, not at what changed only.
+    /// Whether the next plan compares everything, not only what changed.
     fn is_full(&self) -> bool;
 
     /// The steps from Believed to Desired, for what changed.
     fn plan(&self) -> Plan<Self::Step>;
 
-    /// The steps that serve the given Services before all others, where a mode can do them apart.
+    /// The steps that serve the given Services before all others, in modes that can separate them.
     fn plan_first(&self, _services: &[ServiceName]) -> Option<Plan<Self::Step>> {
         None
     }
 
-    /// The settings of the kernel that this mode needs, whether they are so already or not.
+    /// The kernel settings that this mode needs, whether already set or not.
     fn settings(&self) -> Plan<Self::Step>;
 
-    /// Takes in what became of [`Self::plan`]; nothing else may have been taken in since.
+    /// Takes in the report of [`Self::plan`]; nothing else may have been taken in since.
     fn report(&mut self, plan: &Plan<Self::Step>, report: &Report);
 
-    /// Takes in what became of a plan that was only a part of what is pending.
+    /// Takes in the report of a plan that covered only a part of what is pending.
     fn report_part(&mut self, plan: &Plan<Self::Step>, report: &Report);
 
     /// The Service port that a step is for; `None` if it is for all, or removes what no Service
     /// wants any more.
     fn owner(&self, step: &Self::Step) -> Option<&ServicePortName>;
 
-    /// Changes whenever [`Self::conflicts`] or [`Self::unmet`] may have.
+    /// Changes whenever the result of [`Self::conflicts`] or [`Self::unmet`] may have changed.
     fn revision(&self) -> u64;
 
     /// Claims that lost. Costs what is contested.
     fn conflicts(&self) -> BTreeSet<Conflict>;
 
-    /// What Services ask for and do not get. Costs as many as there are.
+    /// What Services request and do not get. Costs the length of the result.
     fn unmet(&self) -> BTreeSet<(ServicePortName, Unmet)>;
 
     /// Number of Services with a Local policy and no endpoint on this node: internal, external.
     fn no_local_endpoints(&self) -> (usize, usize);
 
-    /// What one Service has and should have. Costs what that Service costs.
+    /// The desired and believed state of one Service. Costs what that Service costs.
     fn state_of(&self, service: &ServiceName) -> ServiceState;
 
-    /// Rules are a part of what this mode believes.
+    /// The mode, if its belief includes iptables rules.
     fn rules(&mut self) -> Option<&mut dyn RuleBelief> {
         None
     }
 
-    /// Virtual servers can be observed one by one, and audited in slices.
+    /// The mode, if its virtual servers can be observed one by one and audited in slices.
     fn sliced_audit(&mut self) -> Option<&mut dyn SlicedAudit> {
         None
     }
 
-    /// Removed endpoints keep their connections for a while.
+    /// The mode, if removed endpoints keep their connections for a while.
     fn drains(&self) -> Option<&dyn Drains<Step = Self::Step>> {
         None
     }
 
-    /// The planner looks for what the kernel rejects in a batch that it takes or refuses as a
-    /// whole.
+    /// The mode, if it searches a rejected batch, which the kernel applies as a whole or not at
+    /// all, for the cause.
     fn isolation(&self) -> Option<&dyn Isolation> {
         None
     }
@@ -125,7 +125,7 @@ pub trait RuleBelief {
     fn rule_count(&self, table: Table) -> Option<usize>;
 }
 
-/// A mode whose state is too large to be read at once while changes wait. Its unit is the virtual
+/// A mode whose state is too large to be read in one go while changes wait. Its unit is the virtual
 /// server.
 pub trait SlicedAudit {
     /// Replaces belief by what was observed, except for rules and real servers, which were not; the
@@ -133,20 +133,20 @@ pub trait SlicedAudit {
     /// before that plan.
     fn observed_summary(&mut self, state: ipvs::State) -> BTreeSet<VirtualServerKey>;
 
-    /// The virtual servers whose real servers an audit has to look at.
+    /// The virtual servers whose real servers an audit must check.
     fn audited(&self) -> BTreeSet<VirtualServerKey>;
 
-    /// Whether a virtual server is believed to have just these real servers.
+    /// Whether a virtual server is believed to have exactly these real servers.
     fn believes(&self, key: &VirtualServerKey, real_servers: &RealServers) -> bool;
 
-    /// Takes in what an audit found; says whether it is not as believed.
+    /// Takes in what an audit observed; returns whether it differs from belief.
     fn observed_real_servers(&mut self, found: BTreeMap<VirtualServerKey, RealServers>) -> bool;
 
-    /// Virtual servers that must be observed before the next plan, because a step about them
-    /// failed. Hands them out once.
+    /// Virtual servers that must be observed before the next plan, because a step for them failed.
+    /// Returns each once.
     fn take_doubtful(&mut self) -> BTreeSet<VirtualServerKey>;
 
-    /// Replaces belief about some virtual servers; absent ones do not exist.
+    /// Replaces belief about some virtual servers; `None` means that one does not exist.
     fn observed_virtual_servers(
         &mut self,
         states: BTreeMap<VirtualServerKey, Option<VirtualServerState>>,
@@ -157,10 +157,10 @@ pub trait SlicedAudit {
 pub trait Drains {
     type Step: Step;
 
-    /// The real servers that drain.
+    /// The draining real servers.
     fn draining(&self) -> &BTreeSet<RealServerOf>;
 
-    /// Those of one virtual server.
+    /// The draining real servers of one virtual server.
     fn draining_of(&self, vs: &VirtualServerKey) -> Vec<RealServerOf>;
 
     /// How long the removed real servers of a virtual server may keep their connections.
@@ -173,7 +173,7 @@ pub trait Drains {
     fn real_server_of(&self, step: &Self::Step) -> Option<RealServerOf>;
 }
 
-/// A mode whose batches the kernel takes or refuses as a whole.
+/// A mode whose batches the kernel applies as a whole or not at all.
 pub trait Isolation {
     /// The next plan bisects the rejected batch and should follow at once.
     fn is_isolating(&self) -> bool;

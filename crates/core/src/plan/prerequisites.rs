@@ -1,27 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: how a plan is applied: in order, and without the steps that would do harm after a failure.
+//! PURE: how a plan is applied: in order, and without steps that would do harm after a failure.
 
 use crate::plan::report::{Outcome, Report};
 use crate::plan::step::{Plan, Step};
 
-/// Most steps that are handed over at a time. More saves nothing and takes memory.
+/// Maximum number of steps handed over at a time. More saves nothing and costs memory.
 const LONGEST_RUN: usize = 2_048;
 
-/// What failed so far in one plan. Most steps that lack something are refused by the kernel anyhow;
-/// those that would succeed and do harm are forbidden here.
+/// The failures of one plan so far. The kernel itself rejects most steps that lack something; steps
+/// that would succeed and do harm are blocked here.
 pub trait Prerequisites: Default {
     type Step: Step;
 
-    /// Takes in a step that failed or was not tried.
+    /// Takes in a step that failed or was skipped.
     fn lack(&mut self, phase: <Self::Step as Step>::Phase, step: &Self::Step);
 
-    /// The step must not be tried.
+    /// Whether the step must be skipped.
     fn forbid(&self, step: &Self::Step) -> bool;
 }
 
-/// Applies a plan: the one place where the outcome of a step decides about others. `goes_with` says
-/// whether a step can be handed over together with the first one of a run; `run` makes the steps of
-/// a run and answers each, in order.
+/// Applies a plan: the one place where the outcome of a step decides about other steps. `goes_with`
+/// says whether a step can be handed over together with the first one of a run; `run` applies the
+/// steps of a run and returns an outcome for each, in order.
 pub fn apply<S: Step>(
     plan: &Plan<S>,
     goes_with: impl Fn(&S, &S) -> bool,
@@ -49,7 +49,7 @@ pub fn apply<S: Step>(
         for ((phase, step), allowed) in now.iter().zip(allowed) {
             let answer = allowed.and_then(|_| answers.next());
             let outcome = answer.unwrap_or(Outcome::NotTried);
-            // Only now: within a run the kernel itself refuses what lacks something.
+            // Only now: within a run the kernel itself rejects steps that lack something.
             if outcome != Outcome::Done {
                 lacking.lack(*phase, step);
             }

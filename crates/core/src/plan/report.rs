@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: what became of the steps of a plan.
+//! PURE: the outcomes of the steps of a plan.
 
 use crate::plan::step::{Plan, Step};
 
-/// What became of one step.
+/// The outcome of one step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Done,
@@ -17,29 +17,29 @@ pub enum Outcome {
 #[error("{message}")]
 pub struct Failure {
     pub kind: FailureKind,
-    /// The kernel's or program's own words.
+    /// The message of the kernel or program.
     pub message: String,
 }
 
-/// The kinds of failure that change what is done next.
+/// The kinds of failure that affect what is done next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FailureKind {
     NotFound,
     AlreadyExists,
-    /// Something else uses it.
+    /// Something else uses the object.
     Busy,
-    /// Nobody judged the step: a lock was held, a program could not be run or did not end. The same
-    /// may work later.
+    /// The step was not decided: a lock was held, or a program could not be run or did not finish.
+    /// The same step may succeed later.
     Transient,
     Full,
-    /// More privileges are needed; trying again is in vain until somebody grants them.
+    /// More privileges are needed; retrying is pointless until they are granted.
     Permission,
-    /// The kernel lacks something.
+    /// The kernel lacks a feature.
     Unsupported,
     Other,
 }
 
-/// What became of a plan: one outcome for each step, in order.
+/// The report of a plan: one outcome for each step, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     pub outcomes: Vec<Outcome>,
@@ -66,7 +66,7 @@ impl Report {
     }
 }
 
-/// Why a kernel refuses a step.
+/// Why a kernel rejects a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     #[error("no such object")]

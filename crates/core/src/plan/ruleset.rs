@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! PURE: iptables rules as values: tables, chains, rules, their text forms, and edits of them.
 //!
-//! The planner makes rule sets and compares them; `dataplane::iptables` reads and writes the text.
-//! A [`Rule`] is kept as the very text that `iptables-save` prints, so that a wanted rule and an
-//! observed one are equal when their texts are. Nothing here runs a program.
+//! The planner builds and compares rule sets; `dataplane::iptables` reads and writes the text. A
+//! [`Rule`] is stored as the exact text that `iptables-save` prints, so that a wanted rule and an
+//! observed one are equal if and only if their texts are. Nothing here runs a program.
 
 mod apply;
 mod batch;
@@ -18,11 +18,11 @@ pub use batch::{Growth, RuleBatch};
 pub use edit::{Edit, Line, Location, batch, locate, render_edits};
 pub use parse::{ParseError, Parser};
 
-/// Longest chain name in bytes: `XT_EXTENSION_MAXNAMELEN` (29) of `linux/netfilter/x_tables.h` less
-/// its NUL.
+/// Maximum length of a chain name in bytes: `XT_EXTENSION_MAXNAMELEN` (29) of
+/// `linux/netfilter/x_tables.h` without its NUL.
 pub const MAX_CHAIN_NAME_LEN: usize = 28;
 
-/// A table of iptables. The order is the one in which packets meet them, and in which a batch
+/// A table of iptables. The order is that in which packets traverse them and in which a batch
 /// writes them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Table {
@@ -33,10 +33,10 @@ pub enum Table {
 }
 
 impl Table {
-    /// All tables that we know.
+    /// All tables that we support.
     pub const ALL: [Self; 4] = [Self::Raw, Self::Mangle, Self::Nat, Self::Filter];
 
-    /// The name as `iptables -t` takes it.
+    /// The name, as in `iptables -t`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Raw => "raw",
@@ -68,7 +68,7 @@ impl fmt::Display for Table {
     }
 }
 
-/// A name that no table we know has.
+/// The name of an unsupported table.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown iptables table {0:?}")]
 pub struct UnknownTable(pub String);
@@ -84,12 +84,12 @@ impl FromStr for Table {
     }
 }
 
-/// A chain's name: 1 to [`MAX_CHAIN_NAME_LEN`] printable ASCII characters, no blank, not beginning
-/// with `-` or `!`.
+/// A chain's name: 1 to [`MAX_CHAIN_NAME_LEN`] printable ASCII characters without blanks, not
+/// starting with `-` or `!`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChainName(String);
 
-/// Why a text is no chain name.
+/// Why a text is not a chain name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidChainName {
     #[error("chain name is empty")]
@@ -101,7 +101,7 @@ pub enum InvalidChainName {
 }
 
 impl ChainName {
-    /// Checks and takes a name.
+    /// Validates a name.
     pub fn new(name: impl Into<String>) -> Result<Self, InvalidChainName> {
         let name = name.into();
         if name.is_empty() {
@@ -118,7 +118,7 @@ impl ChainName {
         Ok(Self(name))
     }
 
-    /// A name put together from parts that make it a valid one, whatever they are.
+    /// A name built from parts that are valid in any combination.
     pub fn composed(name: String) -> Self {
         debug_assert!(Self::new(name.clone()).is_ok(), "{name}");
         Self(name)
@@ -145,7 +145,7 @@ impl FromStr for ChainName {
 
 /// One rule, as `iptables-save` prints it without its `-A CHAIN `.
 ///
-/// To be canonical a wanted rule must be spelled as `iptables-save` would: options in the order
+/// To be canonical a wanted rule must be spelled as `iptables-save` prints it: options in the order
 /// `-s -d -i -o -p`, then the matches, then `-j`; addresses with their prefix length; comments
 /// through [`quote`].
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -153,7 +153,7 @@ pub struct Rule(String);
 
 impl Rule {
     /// Takes a rule's text. A control character (it could end the line, and with it the rule)
-    /// becomes a blank, and blanks at either end are dropped.
+    /// becomes a blank, and blanks at either end are trimmed.
     pub fn new(text: impl Into<String>) -> Self {
         let mut text = text.into();
         if text.chars().any(char::is_control) {
@@ -184,7 +184,7 @@ impl Rule {
 }
 
 impl Rule {
-    /// The sets that it matches against.
+    /// The sets that the rule references.
     pub fn sets(&self) -> impl Iterator<Item = &str> {
         let mut words = self.0.split(' ');
         std::iter::from_fn(move || {
@@ -200,9 +200,9 @@ impl fmt::Display for Rule {
     }
 }
 
-/// A text argument (a comment) as `iptables-save` prints it: bare if it has letters, digits, `_`
-/// and `-` only, else in double quotes with `"`, `\` and `'` escaped (`xtables_save_string` of
-/// libxtables).
+/// A text argument (a comment) as `iptables-save` prints it: bare if it consists of letters,
+/// digits, `_` and `-` only, else in double quotes with `"`, `\` and `'` escaped
+/// (`xtables_save_string` of libxtables).
 pub fn quote(text: &str) -> String {
     let bare = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
     if !text.is_empty() && text.chars().all(bare) {
@@ -220,7 +220,7 @@ pub fn quote(text: &str) -> String {
     quoted
 }
 
-/// Where a chain is.
+/// Identifies a chain by table and name.
 pub type ChainId = (Table, ChainName);
 
 /// The rules of any number of chains of one family.
@@ -236,14 +236,14 @@ impl Ruleset {
         Self::default()
     }
 
-    /// Reads all that `iptables-save` (or [`Self::render`]) printed of the tables that we know.
+    /// Parses the output of `iptables-save` (or [`Self::render`]), all supported tables of it.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         let mut parser = Parser::new(&Table::ALL);
         text.lines().for_each(|line| parser.line(line));
         parser.finish()
     }
 
-    /// The rules of a chain, or `None` if there is no such chain.
+    /// The rules of a chain, or `None` if the chain does not exist.
     pub fn rules(&self, table: Table, chain: &ChainName) -> Option<&[Rule]> {
         // The key is a pair of owned values; cloning a short name is cheaper than a second map
         // level.
@@ -270,8 +270,8 @@ impl Ruleset {
 
     /// The input of `iptables-restore --noflush` that creates every chain or replaces its rules.
     ///
-    /// Built-in chains are not emptied by it: their rules are appended to what is there. Single
-    /// rules of built-in chains are the business of [`Edit`].
+    /// It does not flush built-in chains: their rules are appended to the present ones. [`Edit`]
+    /// handles single rules of built-in chains.
     pub fn render(&self) -> String {
         let edits: Vec<Edit> = self
             .chains

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: what one Service has and should have, for people.
+//! PURE: the desired and believed state of one Service, for people to read.
 
 use std::collections::BTreeMap;
 
@@ -13,21 +13,21 @@ use crate::plan::ipvs::object::{RealServers, VirtualServer};
 pub struct ServiceState {
     /// By name and protocol.
     pub ports: BTreeMap<String, PortState>,
-    /// What is not yet in the kernel: steps, or names of chains.
+    /// What is pending: steps, or names of chains.
     pub pending: Vec<String>,
 }
 
 /// One Service port: its virtual servers, or its chains, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct PortState {
-    /// Where it answers, if no virtual server tells.
+    /// Where it answers, if it has no virtual servers that show it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub frontends: Vec<String>,
     pub desired: BTreeMap<String, ObjectState>,
     pub believed: BTreeMap<String, ObjectState>,
 }
 
-/// What is in an object.
+/// The content of an object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum ObjectState {
@@ -60,7 +60,7 @@ impl ObjectState {
 }
 
 impl ServiceState {
-    /// Lines that it takes to show.
+    /// Number of lines needed to show it.
     pub fn size(&self) -> usize {
         let objects = self.ports.values().flat_map(|port| {
             let objects = port.desired.values().chain(port.believed.values());
@@ -71,7 +71,7 @@ impl ServiceState {
     }
 }
 
-/// Ports of one name that differ in their protocol are two.
+/// Ports of the same name but different protocols are two.
 pub(super) fn port_name(name: &ServicePortName) -> String {
     if name.port.is_empty() {
         name.protocol.to_string()

@@ -9,19 +9,19 @@ use serde::{Serialize, Serializer};
 use crate::plan::prerequisites::Prerequisites;
 use crate::plan::ruleset::{Edit, RuleBatch};
 
-/// One change of the kernel, of one mode. Displays in one line.
+/// One change of the kernel in one mode. Displays as one line.
 pub trait Step:
     Clone + fmt::Debug + fmt::Display + PartialEq + Serialize + Send + Sync + 'static
 {
     /// When in a plan a step happens: make before break.
     type Phase: Copy + Ord + fmt::Debug + Send + Sync;
-    /// What must not be tried once other steps have failed.
+    /// Tracks which steps must be skipped after others have failed.
     type Prerequisites: Prerequisites<Step = Self>;
 
     /// The step's name in metrics and JSON.
     fn kind(&self) -> &'static str;
 
-    /// The batch of rules that this step writes, if it writes rules.
+    /// The batch of rules that this step writes, if any.
     fn batch(&self) -> Option<&RuleBatch> {
         None
     }
@@ -31,7 +31,7 @@ pub trait Step:
         self.batch().map_or(&[], |batch| &batch.edits)
     }
 
-    /// Forgets edits beyond so many: of a last plan that is kept to be shown.
+    /// Truncates the edits to this many, for the copy of the last plan that is kept for display.
     fn shorten(&mut self, _edits: usize) {}
 }
 
@@ -53,7 +53,7 @@ impl<S: Step> Plan<S> {
         self.steps.push((phase, step));
     }
 
-    /// Puts the phases in order.
+    /// Sorts the steps by phase.
     #[must_use]
     pub fn ordered(mut self) -> Self {
         self.steps.sort_by_key(|(phase, _)| *phase);
@@ -68,7 +68,7 @@ impl<S: Step> Plan<S> {
         self.steps.len()
     }
 
-    /// Objects that the plan changes: a batch of rules counts by its chains.
+    /// Number of objects that the plan changes: a batch of rules counts its chains.
     pub fn size(&self) -> usize {
         let size = |step: &S| step.batch().map_or(1, |batch| batch.edits.len());
         self.steps().map(size).sum()
@@ -94,7 +94,7 @@ impl<S: Step> Serialize for Plan<S> {
     }
 }
 
-/// One line for each step, and one for each of the edits that a step has.
+/// One line for each step, and one for each edit of a step.
 impl<S: Step> fmt::Display for Plan<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.steps().try_for_each(|step| {

@@ -92,7 +92,7 @@ pub fn rs(at: &str) -> RealServerKey {
     }
 }
 
-/// The lines of a plan, without the fixed rules.
+/// The lines of a plan, without the static rules.
 pub fn lines(plan: &Plan) -> Vec<String> {
     plan.steps()
         .filter(|step| !matches!(step, Step::EditRules(_)))
@@ -109,7 +109,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Starts with the objects of a tracker and a kernel that holds `state`; programs nothing.
+    /// Starts with the objects of a tracker and a kernel with `state`; programs nothing.
     pub fn start(context: Context, tracker: Tracker, state: State) -> Self {
         let mut proxy = Self {
             tracker,
@@ -141,7 +141,7 @@ impl Proxy {
         }
     }
 
-    /// One round in which all steps work and end in the kernel that was believed.
+    /// One round in which all steps succeed and the kernel ends up as believed.
     pub fn sync(&mut self) -> Plan {
         let plan = self.planner.plan();
         assert_eq!(check(&plan, self.planner.believed()), Ok(()), "{plan}");
@@ -159,7 +159,7 @@ impl Proxy {
         assert!(!self.planner.needs_observation());
     }
 
-    /// One round in which steps fail; what is in doubt is observed.
+    /// One round in which steps fail; afterwards everything in doubt is observed.
     pub fn try_sync(&mut self, fault: impl FnMut(&Step) -> Option<Fault>) -> Plan {
         let plan = self.planner.plan();
         assert_eq!(check(&plan, self.planner.believed()), Ok(()), "{plan}");
@@ -180,7 +180,7 @@ impl Proxy {
         }
     }
 
-    /// The connections of these draining servers end.
+    /// Ends the connections of these draining servers.
     pub fn drain(&mut self, idle: &BTreeSet<RealServerOf>) -> Plan {
         let plan = self.planner.plan_drained(idle);
         assert_eq!(check(&plan, self.planner.believed()), Ok(()), "{plan}");
@@ -188,19 +188,20 @@ impl Proxy {
         assert!(report.is_success(), "{report:?}");
         self.planner.report_part(&plan, &report);
         assert_eq!(self.planner.take_doubtful(), BTreeSet::new());
-        // A setting may have been made without an answer. That is not looked at, it is made again.
+        // A setting may have been written although the answer was lost. It is not observed but
+        // written again.
         let mut believed = self.planner.believed().clone();
         believed.node = self.kernel.state.node.clone();
         assert_eq!(believed, self.kernel.state);
         plan
     }
 
-    /// The connections of all draining servers end.
+    /// Ends the connections of all draining servers.
     pub fn drain_all(&mut self) -> Plan {
         self.drain(&self.planner.draining().clone())
     }
 
-    /// A new process finds the kernel and the objects as they are; programs nothing.
+    /// A new process finds the present kernel and objects; programs nothing.
     pub fn restarted(&self) -> Self {
         let mut tracker = Tracker::default();
         tracker.apply(Event::ServicesReplaced(
@@ -217,8 +218,8 @@ impl Proxy {
     }
 }
 
-/// Compares a text with a file below `tests/golden`, or writes it there where `UPDATE_GOLDEN` is
-/// set (`hack/update-golden.sh`).
+/// Compares a text with a file below `tests/golden`, or writes the file if `UPDATE_GOLDEN` is set
+/// (`hack/update-golden.sh`).
 pub fn golden(path: &str, text: &str) {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/golden")

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: what a Service asks of IPVS mode and does not get here: said in Events and in the log.
+//! PURE: what a Service requests of IPVS mode and does not get, for Events and the log.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -8,46 +8,46 @@ use std::sync::Arc;
 
 use crate::model::ipvs_options::{ForwardingMethod, Scheduler};
 
-/// Something that a Service asks for and that cannot be done.
+/// A request of a Service that cannot be met.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Unmet {
     /// The kernel lacks the scheduler.
     SchedulerMissing { wanted: Scheduler, used: Arc<str> },
     /// The kernel lacks the scheduler that keeps clients behind a firewall mark with their
-    /// endpoints. `None`: it lacks the next best, too.
+    /// endpoints. `None`: it lacks the next best one, too.
     ClientHashMissing {
         wanted: Scheduler,
         used: Option<Scheduler>,
     },
     /// Only `sh` and `mh` have flags.
     NoSchedulerFlags { scheduler: Arc<str> },
-    /// The address is somebody's: the node does not take it for its own.
+    /// Another holder owns the address, so the node must not bind it.
     NotBound { address: IpAddr, holder: Holder },
-    /// Older Services have all firewall marks.
+    /// Older Services hold all firewall marks.
     NoMark,
     /// All packets are masqueraded instead.
     NoForwarding {
         method: ForwardingMethod,
         obstacle: Obstacle,
     },
-    /// Some packets are masqueraded nevertheless.
+    /// Some packets are still masqueraded.
     ForwardingInPart {
         method: ForwardingMethod,
         node_port: Option<NonZeroU16>,
     },
 }
 
-/// Whose an address is that a Service claims.
+/// The holder of an address that a Service claims.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Holder {
-    /// This node has it on a link that is not ours.
+    /// Another link of this node has the address.
     OtherLink,
-    /// The Node object names it.
+    /// The Node object lists it.
     Node,
-    /// The default route leads there.
+    /// A default route has it as its next hop.
     Gateway,
     ApiServer,
-    /// Endpoints of some Service have it.
+    /// An endpoint of some Service has it.
     Endpoint,
 }
 
@@ -74,7 +74,7 @@ pub enum Obstacle {
     MasqueradeAll,
     /// The endpoints serve at another port.
     TargetPort { port: u16, target: u16 },
-    /// No firewall mark is left to tell clients inside from those outside.
+    /// No firewall mark is left to distinguish clients inside from those outside.
     NoMark,
 }
 

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: UDP flows that must end.
+//! PURE: stale UDP flows.
 //!
-//! Conntrack keeps the endpoint of a flow for as long as its client goes on sending, whatever rules
-//! or virtual servers say by then: a client with a fixed source port would talk to a removed
-//! endpoint for ever. So would one that began before its Service did, past all endpoints. Only UDP:
-//! a TCP connection or an SCTP association to an endpoint that is gone breaks, and its client opens
-//! another.
+//! Conntrack keeps the endpoint of a flow for as long as its client keeps sending, whatever the
+//! rules or virtual servers now say: a client with a fixed source port would send to a removed
+//! endpoint forever. A flow that began before its Service existed would bypass all endpoints
+//! forever. Only UDP is affected: a TCP connection or SCTP association to a removed endpoint
+//! breaks, and its client opens another.
 //!
 //! ```text
 //! changed Services -> update -> due -> (kernel) -> done
 //! ```
-//! What is due depends on what changed since the kernel was last cleaned, never on how the changes
-//! came in.
+//! What is due depends only on what changed since the last clean-up, never on the order of the
+//! changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -21,25 +21,25 @@ use crate::model::{Endpoint, IpFamily, Protocol, ServicePort, ServicePortName, S
 use crate::plan::by_port::ByPort;
 use crate::plan::claim::{Claim, Claims};
 
-/// Most ports that are asked for one by one. The kernel walks through its whole table each time:
+/// Maximum number of ports that are listed one by one. The kernel walks its whole table each time:
 /// with 262,144 buckets that takes as long as listing ten to twenty thousand flows, and few nodes
 /// have more.
 const MOST_FILTERS: usize = 2;
 
-/// Where clients reach a Service.
+/// A place where clients reach a Service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Frontend {
     Address(SocketAddr),
-    /// On the addresses of the node where node ports answer.
+    /// A node port, on each address of the node that accepts node ports.
     NodePort(u16),
 }
 
-/// A flow as conntrack has it.
+/// A flow as conntrack reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Flow {
-    /// Where the client sends to.
+    /// The original destination, as the client sends it.
     pub destination: SocketAddr,
-    /// Where answers come from: the endpoint; the destination itself if nothing translated it.
+    /// The source of replies: the endpoint, or the destination itself if nothing translated it.
     pub answerer: SocketAddr,
 }
 
@@ -49,18 +49,18 @@ impl Flow {
     }
 }
 
-/// In order, each once.
+/// Sorted and deduplicated.
 type Endpoints = Arc<[SocketAddr]>;
 
-/// Who may answer at a place.
+/// The endpoints that may answer at a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Answering {
     These(Endpoints),
-    /// It is no frontend any more.
+    /// No longer a frontend.
     Gone,
 }
 
-/// Flows to some frontends are to end unless the right endpoints answer them.
+/// Flows to these frontends are stale unless one of the current endpoints answers them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cleanup {
     pub family: IpFamily,
@@ -68,7 +68,7 @@ pub struct Cleanup {
     node_port_addresses: Arc<BTreeSet<IpAddr>>,
 }
 
-/// A part of the flows that a kernel can be asked for.
+/// A filter for listing flows that the kernel supports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Filter {
     pub address: Option<IpAddr>,
@@ -89,12 +89,12 @@ impl Filter {
 }
 
 impl Cleanup {
-    /// The flow must end.
+    /// Whether the flow is stale.
     pub fn is_stale(&self, flow: &Flow) -> bool {
         match self.answering(flow) {
             None => false,
             Some(Answering::These(endpoints)) => endpoints.binary_search(&flow.answerer).is_err(),
-            // Whoever sends there without a Service is none of our business.
+            // Not a Service, so the flow is not ours.
             Some(Answering::Gone) => flow.is_translated(),
         }
     }
@@ -104,8 +104,8 @@ impl Cleanup {
         if let Some(answering) = self.frontends.get(&Frontend::Address(destination)) {
             return Some(answering);
         }
-        // A program of the node may use the same port on the loopback address, where not every node
-        // port answers.
+        // Another program on the node may use the same port on a loopback address, where not every
+        // node port is served.
         let answers_node_ports = self.node_port_addresses.contains(&destination.ip())
             || (destination.ip().is_loopback() && flow.is_translated());
         if !answers_node_ports {
@@ -114,7 +114,7 @@ impl Cleanup {
         self.frontends.get(&Frontend::NodePort(destination.port()))
     }
 
-    /// The parts that have all flows that must end, few and small.
+    /// The filters that together cover all stale flows: few, and as narrow as possible.
     pub fn filters(&self) -> Vec<Filter> {
         let mut ports: BTreeMap<u16, BTreeSet<Option<IpAddr>>> = BTreeMap::new();
         for frontend in self.frontends.keys() {
@@ -130,7 +130,7 @@ impl Cleanup {
         ports
             .into_iter()
             .map(|(port, addresses)| Filter {
-                // Of IPv6 kernels list all flows but those to the address
+                // For IPv6 some kernels list all flows except those to the address
                 // (`ctnetlink_filter_match_tuple`, as of 6.18).
                 address: match addresses.first() {
                     Some(address) if addresses.len() == 1 && self.family == IpFamily::V4 => {
@@ -158,7 +158,7 @@ struct Share {
 }
 
 impl Share {
-    /// As in both dataplanes.
+    /// The same choice as in both dataplanes.
     fn claim(&self, place: Frontend, name: &ServicePortName) -> Claim {
         let is_cluster_ip = match place {
             Frontend::Address(address) => address.ip() == self.cluster_ip,
@@ -168,7 +168,7 @@ impl Share {
     }
 }
 
-/// The UDP frontends of one family, and those whose flows are to be looked at.
+/// The UDP frontends of one family, and those whose flows must be checked.
 #[derive(Clone, Debug)]
 pub struct Flows {
     family: IpFamily,
@@ -176,12 +176,12 @@ pub struct Flows {
     shares: ByPort<Share>,
     claims: Claims<Frontend>,
     due: BTreeSet<Frontend>,
-    /// Nothing is known of the flows to any frontend, as at start.
+    /// The flows of all frontends are unknown, as at start.
     is_full: bool,
 }
 
 impl Flows {
-    /// With the addresses on which node ports answer.
+    /// The addresses are those of the node that accept node ports.
     pub fn new(family: IpFamily, node_port_addresses: BTreeSet<IpAddr>) -> Self {
         Self {
             family,
@@ -193,7 +193,7 @@ impl Flows {
         }
     }
 
-    /// Takes in other addresses on which node ports answer.
+    /// Replaces the addresses that accept node ports.
     pub fn set_node_port_addresses(&mut self, addresses: &BTreeSet<IpAddr>) {
         if *self.node_port_addresses == *addresses {
             return;
@@ -219,18 +219,18 @@ impl Flows {
         }
     }
 
-    /// Looks at all frontends again, because the kernel was found to have been changed by others.
+    /// Makes all frontends due again, because another program changed the kernel.
     pub fn recheck(&mut self) {
         self.is_full = true;
     }
 
-    /// The flows to look at, if any.
+    /// The flows to check, if any.
     pub fn due(&self) -> Option<Cleanup> {
         let mut frontends = self.due.clone();
         if self.is_full {
             frontends.extend(self.claims.places());
         }
-        // An address of the node may be a frontend of its own, with the same port.
+        // An address of the node may also be a frontend of its own with the same port.
         let node_ports: Vec<u16> = frontends
             .iter()
             .filter_map(|place| match place {
@@ -256,7 +256,7 @@ impl Flows {
         })
     }
 
-    /// What was due is done.
+    /// Marks everything that was due as done.
     pub fn done(&mut self) {
         self.due.clear();
         self.is_full = false;
@@ -292,7 +292,7 @@ impl Flows {
         }
     }
 
-    /// Who may answer at a frontend; `None` if it is none.
+    /// The endpoints that may answer at a frontend; `None` if it is not one.
     fn endpoints(&self, place: Frontend) -> Option<Endpoints> {
         let winner = self.claims.winner(&place).or_else(|| match place {
             Frontend::Address(address) if self.node_port_addresses.contains(&address.ip()) => {
@@ -304,8 +304,8 @@ impl Flows {
     }
 }
 
-/// After the change there may be flows that none of the present endpoints answers: to one that
-/// went, or past all of them because there was none.
+/// Whether the change may leave stale flows: flows to a removed endpoint, or flows past all
+/// endpoints because there were none.
 fn leaves_stale_flows(before: Option<&Endpoints>, after: Option<&Endpoints>) -> bool {
     match (before, after) {
         (None, None) => false,
@@ -323,7 +323,7 @@ fn share(port: &ServicePort, endpoints: &[Endpoint]) -> Share {
     frontends.extend(port.external_ips.iter().map(address));
     frontends.extend(port.load_balancer_vips.iter().map(address));
     frontends.extend(port.node_port.map(|port| Frontend::NodePort(port.get())));
-    // Whatever policies and hints prefer now: who still serves may finish.
+    // Whatever policies and hints now prefer, an endpoint that still serves may finish its flows.
     let answering = endpoints
         .iter()
         .filter(|endpoint| endpoint.conditions.serving || endpoint.is_ready());

@@ -1,32 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: the kernel settings of connection tracking, which both modes want at start. Values and
+//! PURE: the kernel settings of connection tracking, which both modes write at start. Values and
 //! scaling are kube-proxy's.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// The table is never made larger than this because there are many CPUs.
+/// Upper limit of the table size computed from the number of CPUs.
 const MOST_BY_SCALING: u64 = 1 << 20;
 
-/// Flows per bucket of the hash table at most.
+/// Maximum number of flows per hash bucket.
 const FLOWS_PER_BUCKET: u64 = 4;
 
-/// What the operator wants. `None` leaves the kernel's value.
+/// The settings from the configuration. `None` keeps the kernel's value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tuning {
     /// Table size per CPU.
     pub max_per_core: Option<u32>,
-    /// Least table size, if `max_per_core` is set.
+    /// Minimum table size, if `max_per_core` is set.
     pub min: u32,
     pub tcp_established_timeout: Option<Duration>,
     pub tcp_close_wait_timeout: Option<Duration>,
-    /// Packets outside of their connection's window are not invalid. Never switched off.
+    /// Do not treat packets outside of their connection's window as invalid. Never switched off.
     pub tcp_be_liberal: bool,
     pub udp_timeout: Option<Duration>,
     pub udp_stream_timeout: Option<Duration>,
 }
 
-/// The file system of a setting.
+/// The file system that a setting is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Tree {
     /// `/proc/sys`
@@ -35,11 +35,11 @@ pub enum Tree {
     Sysfs,
 }
 
-/// One setting of the kernel.
+/// A kernel setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Setting {
     pub tree: Tree,
-    /// Its path in there.
+    /// The path below the root of that file system.
     pub path: &'static str,
 }
 
@@ -50,9 +50,9 @@ const fn sysctl(path: &'static str) -> Setting {
     }
 }
 
-/// Read-only in network namespaces but the first one.
+/// Read-only in network namespaces other than the initial one.
 pub const MAX: Setting = sysctl("net/netfilter/nf_conntrack_max");
-/// Of all network namespaces.
+/// Shared by all network namespaces.
 pub const BUCKETS: Setting = Setting {
     tree: Tree::Sysfs,
     path: "module/nf_conntrack/parameters/hashsize",
@@ -65,7 +65,7 @@ pub const TCP_BE_LIBERAL: Setting = sysctl("net/netfilter/nf_conntrack_tcp_be_li
 pub const UDP_TIMEOUT: Setting = sysctl("net/netfilter/nf_conntrack_udp_timeout");
 pub const UDP_STREAM_TIMEOUT: Setting = sysctl("net/netfilter/nf_conntrack_udp_timeout_stream");
 
-/// What a setting should be.
+/// The target of a setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
     Exactly(u64),
@@ -73,7 +73,7 @@ pub enum Wanted {
 }
 
 impl Wanted {
-    /// What is written where it is not met.
+    /// The value to write if the target is not met.
     pub const fn value(self) -> u64 {
         match self {
             Self::Exactly(value) | Self::AtLeast(value) => value,
@@ -89,7 +89,7 @@ impl Wanted {
 }
 
 impl Tuning {
-    /// All that is wanted on a machine of so many CPUs, in the order of writing.
+    /// All settings for a machine with this many CPUs, in the order of writing.
     pub fn wanted(&self, cpus: u32) -> Vec<(Setting, Wanted)> {
         let timeout = |setting, timeout: Option<Duration>| {
             timeout.map(|timeout| (setting, Wanted::Exactly(whole_seconds(timeout))))
@@ -110,8 +110,8 @@ impl Tuning {
         .collect()
     }
 
-    /// What must be written. A setting whose value is not known is among it: the attempt says what
-    /// is wrong.
+    /// The settings to write. Includes settings whose value is unknown: the write then reports the
+    /// error.
     pub fn unmet(&self, cpus: u32, present: &BTreeMap<Setting, u64>) -> Vec<(Setting, Wanted)> {
         let mut wanted = self.wanted(cpus);
         wanted.retain(|(setting, wanted)| {
@@ -125,20 +125,20 @@ impl Tuning {
     fn table_size(&self, cpus: u32) -> Option<u64> {
         let scaled = u64::from(self.max_per_core?) * u64::from(cpus);
         if scaled > MOST_BY_SCALING {
-            // Even where `min` is more.
+            // Applies even where `min` is larger.
             return Some(MOST_BY_SCALING);
         }
         Some(scaled.max(self.min.into()))
     }
 }
 
-/// The kernel counts in whole seconds. A part of a second becomes one: 0 would end every flow at
-/// once.
+/// The kernel counts whole seconds. A fraction is rounded up to one, because 0 would end every flow
+/// at once.
 fn whole_seconds(timeout: Duration) -> u64 {
     timeout.as_secs() + u64::from(timeout.subsec_nanos() > 0)
 }
 
-/// The number of CPUs in a list such as `0-3,8`, as `/sys/devices/system/cpu/online` has it.
+/// The number of CPUs in a list such as `0-3,8`, the format of `/sys/devices/system/cpu/online`.
 pub fn count_cpus(online: &str) -> Option<u32> {
     online.trim().split(',').try_fold(0_u32, |count, part| {
         let (first, last) = part.split_once('-').unwrap_or((part, part));

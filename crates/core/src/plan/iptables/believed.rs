@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: what we know that the kernel holds. Chains of ours are kept as digests: sixty thousand
+//! PURE: the rules that we believe the kernel holds. Our chains are kept as digests: sixty thousand
 //! rules are compared, never read.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,7 +10,7 @@ use crate::plan::iptables::static_rules::SHARED_CHAIN;
 use crate::plan::leftovers::modes::{Modes, is_of_a_service};
 use crate::plan::ruleset::{ChainId, ChainName, Edit, Rule, Ruleset, Table};
 
-/// Stands for the rules of a chain.
+/// Identifies the rules of a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fingerprint([u8; 32]);
 
@@ -32,9 +32,9 @@ pub struct Believed {
     chains: BTreeMap<ChainId, (Fingerprint, usize)>,
     /// The sum of these numbers, by table.
     rule_counts: BTreeMap<Table, usize>,
-    /// Built-in chains and the one that kubelet shares: rules stand beside those of others.
+    /// Built-in chains and the one shared with kubelet: our rules stand beside foreign ones.
     shared: BTreeMap<ChainId, Vec<Rule>>,
-    /// Chains of Services that others jump to, with those that these led to when they were
+    /// Chains of Services that foreign rules jump to, with the chains that these jumped to when
     /// observed.
     used: BTreeMap<ChainId, BTreeSet<ChainId>>,
     pub sysctls: BTreeMap<&'static str, String>,
@@ -66,13 +66,13 @@ impl Believed {
         believed
     }
 
-    /// Others jump to chains of Services.
+    /// Whether foreign rules jump to chains of Services.
     pub fn is_used_by_others(&self) -> bool {
         !self.used.is_empty()
     }
 
-    /// The chains among unwanted ones that the kernel does not let us delete, because others jump
-    /// to them.
+    /// Those of the unwanted chains that the kernel does not let us delete, because foreign rules
+    /// jump to them.
     pub fn in_use(&self, unwanted: &BTreeSet<ChainId>) -> BTreeSet<ChainId> {
         let used = self.used.iter();
         used.filter(|(id, _)| unwanted.contains(*id))
@@ -82,7 +82,7 @@ impl Believed {
             .collect()
     }
 
-    /// The chain has just these rules.
+    /// Whether the chain has exactly these rules.
     pub fn has(&self, id: &ChainId, rules: &[Rule]) -> bool {
         self.chains
             .get(id)
@@ -98,7 +98,7 @@ impl Believed {
         self.chains.get(id).map(|(_, count)| *count)
     }
 
-    /// All chains but shared ones.
+    /// All chains except shared ones.
     pub fn chains(&self) -> impl Iterator<Item = &ChainId> {
         self.chains.keys()
     }
@@ -121,8 +121,8 @@ impl Believed {
         *count -= before.map_or(0, |(_, rules)| rules);
     }
 
-    /// What is missing of rules in shared chains. A rule that is somewhere in its chain is left
-    /// where it is: an administrator may have put something before it.
+    /// The missing rules of shared chains. A rule that exists anywhere in its chain is left in
+    /// place: an administrator may have put rules before it.
     pub fn lacking(&self, wanted: &[Edit]) -> Vec<Edit> {
         let mut missing = Vec::new();
         for edit in wanted {
@@ -144,7 +144,7 @@ impl Believed {
         missing
     }
 
-    /// Follows edits that were made.
+    /// Applies edits that were made.
     pub fn follow(&mut self, edits: &[Edit]) {
         for edit in edits {
             let id = (edit.table(), edit.chain().clone());
@@ -172,7 +172,7 @@ impl Believed {
     }
 }
 
-/// The chains of Services that rules lead to.
+/// The chains of Services that rules jump to.
 fn targets(table: Table, rules: &[Rule]) -> BTreeSet<ChainId> {
     let names = rules.iter().filter_map(Rule::target);
     names
@@ -181,7 +181,7 @@ fn targets(table: Table, rules: &[Rule]) -> BTreeSet<ChainId> {
         .collect()
 }
 
-/// All that a chain leads to.
+/// All chains reachable from a chain.
 fn reached(from: &ChainId, chains: &BTreeMap<ChainId, Vec<Rule>>) -> BTreeSet<ChainId> {
     let mut reached = BTreeSet::new();
     let mut todo = vec![from.clone()];

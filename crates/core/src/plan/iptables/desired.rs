@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: the union of what all Service ports of one family want. Where two Service ports claim one
-//! frontend, one of them has it.
+//! PURE: the union of what all Service ports of one family want. If several Service ports claim a
+//! frontend, one of them gets it.
 //!
 //! Replacing the rules of one Service port costs what those rules cost and the depth of the trees,
 //! however many others there are. The union does not depend on the order of changes.
@@ -16,7 +16,7 @@ use crate::plan::iptables::static_rules;
 use crate::plan::iptables::tree::{Prefix, Tree, TreeId};
 use crate::plan::ruleset::{ChainName, Rule};
 
-/// What may not be as the kernel has it.
+/// What may differ from the kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Dirty {
     pub nodes: BTreeMap<TreeId, BTreeSet<Prefix>>,
@@ -34,12 +34,12 @@ impl Dirty {
     }
 }
 
-/// What one family wants.
+/// The desired state of one family.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
     by_port: ByPort<PortRules>,
     claims: Claims<Frontend>,
-    /// Endpoints on this node: all claimants want the same for them, so that no claim loses.
+    /// Endpoints on this node: all claimants want the same for them, so no claim loses.
     local_endpoints: Claims<Frontend>,
     trees: BTreeMap<TreeId, Tree>,
     endpoint_count: usize,
@@ -48,12 +48,12 @@ pub struct Desired {
 }
 
 impl Desired {
-    /// Without any Service: what the node alone puts into trees.
+    /// Without any Service: what the node alone contributes to trees.
     pub fn of_node(context: &Context) -> Self {
         let mut desired = Self::default();
         for (id, key, rule) in static_rules::node_addresses(context) {
             let tree = desired.trees.entry(id).or_default();
-            // The first plan looks at every node of a tree.
+            // The first plan visits every node of a tree.
             tree.set(key, Some(rule), &mut BTreeSet::new());
         }
         desired
@@ -83,7 +83,7 @@ impl Desired {
     }
 
     /// Replaces the rules of a Service port, and returns the old ones. Without `dirty` the caller
-    /// looks at everything anyway, which is cheaper than to note what changed.
+    /// compares everything anyway, which is cheaper than recording what changed.
     pub fn replace(
         &mut self,
         name: &ServicePortName,
@@ -103,7 +103,7 @@ impl Desired {
         let same_claims = old.as_ref().map(rights) == new.as_ref().map(rights);
         if let Some(dirty) = dirty.as_deref_mut() {
             dirty.service_ports.insert(name.clone());
-            // Comments change no names.
+            // Comments do not affect names.
             let chains = old.as_ref().map(|old| old.chains(context, false));
             let chains = chains.into_iter().flat_map(BTreeMap::into_keys);
             dirty.old_chains.extend(chains);
@@ -205,8 +205,8 @@ impl Desired {
         }
     }
 
-    /// Claims that lost: the frontend, the loser, the winner. Costs what is contested, not what
-    /// there is.
+    /// Claims that lost: the frontend, the loser, the winner. Costs what is contested, not the
+    /// number of claims.
     pub fn lost(&self) -> impl Iterator<Item = (&Frontend, &ServicePortName, &ServicePortName)> {
         // All ports of a Service share the port of its health check.
         self.claims.lost().filter(|(frontend, loser, winner)| {
@@ -214,7 +214,7 @@ impl Desired {
         })
     }
 
-    /// Changes whenever [`Self::lost`] may have.
+    /// Changes whenever the result of [`Self::lost`] may have changed.
     pub const fn revision(&self) -> u64 {
         self.claims.revision()
     }

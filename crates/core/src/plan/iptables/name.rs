@@ -15,9 +15,9 @@ pub const CLUSTER: &str = "KUBE-SVC-";
 pub const LOCAL: &str = "KUBE-SVL-";
 /// Traffic to an external address or a node port.
 pub const EXTERNAL: &str = "KUBE-EXT-";
-/// Traffic to a load balancer that has source ranges.
+/// Traffic to a load balancer with source ranges.
 pub const FIREWALL: &str = "KUBE-FW-";
-/// One endpoint; only affinity needs it.
+/// One endpoint; used only with affinity.
 pub const ENDPOINT: &str = "KUBE-SEP-";
 
 /// Prefixes of the chains of Service ports, kube-proxy's included.
@@ -25,7 +25,7 @@ pub const SERVICE_PREFIXES: [&str; 5] = [CLUSTER, LOCAL, EXTERNAL, FIREWALL, END
 
 const BASE32: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
 
-/// The part that the chains of a Service port share. `text` is its name.
+/// The part that the chains of a Service port share. `text` is the port's name.
 pub fn service_hash(text: &str, protocol: Protocol) -> String {
     hash(&[text, protocol.lowercase()])
 }
@@ -36,7 +36,7 @@ pub fn endpoint_chain(text: &str, protocol: Protocol, endpoint: SocketAddr) -> C
     ChainName::composed(format!("{ENDPOINT}{hash}"))
 }
 
-/// The first 16 characters of the base32 form of the SHA-256 of the texts, one after the other.
+/// The first 16 characters of the base32 form of the SHA-256 of the concatenated texts.
 pub fn hash(texts: &[&str]) -> String {
     let mut digest = Sha256::new();
     for text in texts {

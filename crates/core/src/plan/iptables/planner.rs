@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: one family's wanted and believed rules in iptables mode, kept up to date by changes and
+//! PURE: one family's desired and believed rules in iptables mode, kept up to date by changes and
 //! reports.
 //!
-//! A plan is one batch of edits of the chains that changed. If the kernel refuses a batch, the next
-//! plans find out why (`Isolation`): the chains of the Services go in parts, smaller and smaller,
-//! until the Service whose rules are refused stands alone. It is set aside and keeps what it had;
-//! all others are served.
+//! A plan is one batch of edits of the chains that changed. If the kernel rejects a batch, the next
+//! plans find out why (`Isolation`): the chains of the Services are written in parts, smaller and
+//! smaller, until the Service whose rules are rejected stands alone. It is quarantined and keeps
+//! its old rules; all others are served.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,18 +23,18 @@ use crate::plan::report::FailureKind;
 use crate::plan::ruleset::RuleBatch;
 use crate::plan::ruleset::{ChainId, ChainName, Edit, Rule, Table};
 
-/// From so many endpoints on, their rules have no comments (kube-proxy's large-cluster mode).
+/// From this many endpoints on, their rules have no comments (kube-proxy's large-cluster mode).
 const LARGE_CLUSTER: usize = 1_000;
 
-/// Parts that one plan divides suspects into.
+/// Number of parts that one plan divides suspects into.
 const PARTS: usize = 16;
 
-/// How far the search for what the kernel refuses has come.
+/// Progress of the search for the rules that the kernel rejects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Isolation {
-    /// All in one batch.
+    /// Everything in one batch.
     Off,
-    /// So many Service ports in a batch.
+    /// This many Service ports in a batch.
     Searching(usize),
 }
 
@@ -44,36 +44,36 @@ pub struct Planner {
     context: Context,
     desired: Desired,
     believed: Believed,
-    /// Changed since the last plan that worked.
+    /// Changed since the last successful plan.
     dirty: Dirty,
-    /// What the Service ports that changed since then had before.
+    /// The previous rules of the Service ports that changed since then.
     former: BTreeMap<ServicePortName, Option<PortRules>>,
-    /// Those whose rules the kernel refused. They have in `desired` what they had before.
+    /// Service ports whose rules the kernel rejected. `desired` has their previous rules.
     quarantined: BTreeSet<ServicePortName>,
-    /// Chains of nobody's that the kernel did not let us delete: somebody else jumps to them.
+    /// Unreferenced chains that the kernel did not let us delete: a foreign rule jumps to them.
     undeletable: BTreeSet<ChainId>,
-    /// The same, seen in what was observed; their deletion is never tried.
+    /// The same, as observed; their deletion is never tried.
     in_use: BTreeSet<ChainId>,
     isolation: Isolation,
-    /// The next plan looks at everything.
+    /// The next plan compares everything.
     is_full: bool,
-    /// Comments were left out.
+    /// Comments are left out.
     is_large: bool,
     needs_observation: bool,
 }
 
-/// A change of one chain, with the Service port whose chain it is.
+/// A change of one chain, with the Service port that it belongs to.
 struct ChainEdit {
     owner: Option<ServicePortName>,
     edit: Edit,
 }
 
-/// What [`Planner::edits`] finds.
+/// The result of [`Planner::edits`].
 struct ChainChanges {
     edits: Vec<ChainEdit>,
-    /// Chains that should be there, among those that were looked at.
+    /// Wanted chains, among those that were compared.
     wanted: BTreeSet<ChainId>,
-    /// Unwanted chains that others jump to.
+    /// Unwanted chains that foreign rules jump to.
     in_use: BTreeSet<ChainId>,
 }
 
@@ -108,7 +108,7 @@ impl Planner {
         if self.desired.by_port().get(&name) == port_rules.as_ref() {
             return;
         }
-        // A full plan looks at everything.
+        // A full plan compares everything.
         let dirty = (!self.is_full).then_some(&mut self.dirty);
         let former = self
             .desired
@@ -124,8 +124,8 @@ impl Planner {
         }
     }
 
-    /// What no Service port is to blame for goes first, chains of Service ports in parts of `size`;
-    /// dispatch and deletions only when all of those are there.
+    /// Edits that no Service port can be blamed for come first, then chains of Service ports in
+    /// parts of `size`; dispatch and deletions only when all of those succeeded.
     fn push_parts(&self, plan: &mut Plan, edits: Vec<ChainEdit>, size: usize) {
         let mut of_services: BTreeMap<ServicePortName, Vec<Edit>> = BTreeMap::new();
         let (mut base, mut dispatch, mut deletions) = (Vec::new(), Vec::new(), Vec::new());
@@ -137,7 +137,7 @@ impl Planner {
                 (None, _) => dispatch.push(edit),
             }
         }
-        // Written whether needed or not: if the kernel refuses even these, no Service is to blame.
+        // Written whether needed or not: if the kernel rejects even these, no Service is to blame.
         for (table, chain, rules) in static_rules::chains(&self.context) {
             if is_base(&chain) {
                 base.push(Edit::Replace {
@@ -162,7 +162,7 @@ impl Planner {
         }
     }
 
-    /// The chains of a Service port as they are written now.
+    /// The edits that write the chains of a Service port.
     pub fn chains(&self, port_rules: &PortRules) -> Chains {
         port_rules.chains(&self.context, !self.is_large_now())
     }
@@ -171,7 +171,7 @@ impl Planner {
         self.desired.endpoint_count() > LARGE_CLUSTER
     }
 
-    /// The changes of chains that lead from Believed to Desired.
+    /// The changes of chains that turn Believed into Desired.
     fn edits(&self) -> Vec<ChainEdit> {
         self.changes().edits
     }
@@ -179,7 +179,7 @@ impl Planner {
     fn changes(&self) -> ChainChanges {
         let is_full = self.is_full || self.is_large != self.is_large_now();
         let mut edits = Vec::new();
-        // Chains that are wanted, among those that are looked at.
+        // Wanted chains, among those that are compared.
         let mut wanted: BTreeSet<ChainId> = BTreeSet::new();
         let mut want = |owner: Option<&ServicePortName>, id: ChainId, rules: Vec<Rule>| {
             if !self.believed.has(&id, &rules) {
@@ -267,14 +267,14 @@ impl Planner {
         }
     }
 
-    /// Those that are there.
+    /// Those that exist.
     fn unwanted<'a>(&self, ids: impl Iterator<Item = &'a ChainId>) -> BTreeSet<ChainId> {
         ids.filter(|id| self.believed.contains(id))
             .cloned()
             .collect()
     }
 
-    /// Chains of nobody's that others jump to. Costs nothing where there are no such jumps.
+    /// Unreferenced chains that foreign rules jump to. Costs nothing where there are no such jumps.
     fn left_in_use(&self) -> BTreeSet<ChainId> {
         if !self.believed.is_used_by_others() {
             return BTreeSet::new();
@@ -292,7 +292,7 @@ impl Planner {
         self.believed.in_use(&unwanted)
     }
 
-    /// Goes on with the search for what the kernel refuses.
+    /// Continues the search for the rules that the kernel rejects.
     fn isolate(&mut self, refused: &[&Vec<Edit>]) {
         if refused.is_empty() {
             return;
@@ -332,7 +332,7 @@ impl Planner {
         self.isolation = Isolation::Searching((size / PARTS).max(1));
     }
 
-    /// Whose the chains of Service ports are.
+    /// The Service ports that own these chains.
     fn owners(&self) -> BTreeMap<ChainId, ServicePortName> {
         let mut owners = BTreeMap::new();
         for (name, port_rules) in self.desired.by_port().iter() {
@@ -344,12 +344,12 @@ impl Planner {
     }
 }
 
-/// Chains of Service ports jump to these.
+/// Whether chains of Service ports jump to it.
 fn is_base(chain: &ChainName) -> bool {
     matches!(chain.as_str(), "KUBE-MARK-MASQ" | "KUBE-FORWARD")
 }
 
-/// The same batch may work later.
+/// Whether the same batch may succeed later.
 const fn is_transient(kind: FailureKind) -> bool {
     matches!(kind, FailureKind::Transient | FailureKind::Permission)
 }

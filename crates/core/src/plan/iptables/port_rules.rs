@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: all that one Service port wants in iptables mode, in one family: chains of its own, and
-//! what becomes of packets to the addresses and ports at which it answers.
+//! PURE: everything that one Service port wants in iptables mode, in one family: its own chains,
+//! and the treatment of packets to the addresses and ports at which it answers.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -15,11 +15,11 @@ use crate::plan::iptables::syntax::{self, Locality, comment};
 use crate::plan::iptables::tree::{Key, TreeId};
 use crate::plan::ruleset::{ChainName, Rule};
 
-/// Most endpoints that a chain lists, and most parts that longer lists are split into. A new
-/// connection walks 8 rules of a chain on average.
+/// Maximum number of endpoints that a chain lists, and of parts that longer lists are split into. A
+/// new connection traverses 8 rules of a chain on average.
 const SPREAD: usize = 16;
 
-/// Levels of split lists: what fits into the name of a chain.
+/// Levels of split lists: as many as fit into the name of a chain.
 const MAX_SPREAD_DEPTH: usize = 2;
 
 /// A place that two Service ports may claim; one of them gets it.
@@ -28,12 +28,12 @@ pub enum Frontend {
     Address(IpAddr, Protocol, u16),
     NodePort(Protocol, u16),
     HealthCheck(u16),
-    /// An endpoint on this node, whoever's. All claims want the same.
+    /// An endpoint on this node, of any Service. All claims want the same.
     LocalEndpoint(IpAddr),
 }
 
 impl Frontend {
-    /// Where it stands in trees.
+    /// Its key in trees.
     pub fn key(self) -> Key {
         match self {
             Self::Address(address, protocol, port) => {
@@ -59,33 +59,34 @@ impl std::fmt::Display for Frontend {
     }
 }
 
-/// What a frontend has in trees, at most one rule in each.
+/// The rules of a frontend in trees, at most one in each.
 pub type Entries = BTreeMap<TreeId, Rule>;
 
 /// The chains of a Service port, all of table `nat`.
 pub type Chains = BTreeMap<ChainName, Vec<Rule>>;
 
-/// What one Service port wants.
+/// The rules of one Service port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortRules {
     pub service_port: ServicePort,
-    /// For policy Cluster and Local, sorted and without repetitions.
+    /// For policy Cluster and Local, sorted and deduplicated.
     cluster: Vec<SocketAddr>,
     local: Vec<SocketAddr>,
-    /// Addresses of all endpoints on this node, in whatever condition they are. Empty where no rule
-    /// needs them.
+    /// Addresses of all endpoints on this node, whatever their condition. Empty if no rule needs
+    /// them.
     local_addresses: Vec<IpAddr>,
     has_any: bool,
-    /// Endpoints of all conditions, which is what kube-proxy counts for its large-cluster mode.
+    /// Number of endpoints in any condition, which kube-proxy counts for its large-cluster mode.
     pub endpoint_count: usize,
 }
 
-/// What happens to a packet that no chain takes.
+/// The treatment of a packet that no chain serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Refusal {
-    /// There is no endpoint anywhere: the client is told at once.
+    /// There is no endpoint anywhere: the client gets an immediate error.
     Reject,
-    /// There is one elsewhere: the client is not told, because a health check sends it there.
+    /// There are endpoints elsewhere only: packets are dropped, since a health check sends clients
+    /// there.
     Drop,
 }
 
@@ -158,14 +159,14 @@ impl PortRules {
         self.service_port.name.protocol
     }
 
-    /// The frontends, with what they have if this Service port gets them.
+    /// The frontends, with the rules that each has if this Service port gets it.
     pub fn frontends(&self, context: &Context) -> BTreeMap<Frontend, Entries> {
         let texts = Texts::new(self, context);
         let port = &self.service_port;
         let mut frontends = BTreeMap::new();
         let at = |address: IpAddr| Frontend::Address(address, self.protocol(), port.port);
         frontends.insert(at(port.cluster_ip), texts.cluster_ip());
-        // An address may have two roles. That of a load balancer has the source ranges.
+        // An address may have two roles. The load balancer's role has the source ranges.
         for vip in &port.load_balancer_vips {
             let entries = || texts.external(*vip, "loadbalancer IP", self.is_firewalled());
             frontends.entry(at(*vip)).or_insert_with(entries);
@@ -200,7 +201,7 @@ impl PortRules {
         frontends
     }
 
-    /// The chains. `with_comments`: the rules of endpoints say whose they are.
+    /// The chains. `with_comments`: the rules of endpoints name their Service port.
     pub fn chains(&self, context: &Context, with_comments: bool) -> Chains {
         let texts = Texts::new(self, context);
         let port = &self.service_port;
@@ -283,7 +284,7 @@ impl<'a> Texts<'a> {
         syntax::destination(address, self.port_rules.protocol(), port, note)
     }
 
-    /// What a refused destination has in a tree of `filter`.
+    /// The rule of a rejected destination in a tree of `filter`.
     fn refuse(&self, refusal: Refusal, address: Option<IpAddr>, port: u16) -> Rule {
         let (note, target) = match refusal {
             Refusal::Reject => (
@@ -361,8 +362,8 @@ impl<'a> Texts<'a> {
         Entries::from([(TreeId::HealthChecks, Rule::new(format!("{to} -j ACCEPT")))])
     }
 
-    /// The rule that masquerades what comes to the cluster IP from elsewhere than a local pod. Each
-    /// part of it costs time whenever a table is written: it names the cluster IP only where the
+    /// The rule that masquerades packets to the cluster IP from sources other than local pods. Each
+    /// match of it costs time whenever a table is written: it names the cluster IP only where the
     /// chain serves other addresses as well.
     fn cluster_ip_masquerade(&self, with_comment: bool) -> Option<Rule> {
         let port = &self.port_rules.service_port;
@@ -371,8 +372,8 @@ impl<'a> Texts<'a> {
         } else {
             Locality::of(&self.context.local_detector, true)
         };
-        // A node that has the cluster IP as an address takes it as the source of its own
-        // connections to it.
+        // A node that has the cluster IP as an address uses it as the source of its own connections
+        // to it.
         let from_itself = || Locality {
             source: format!("-s {} ", syntax::host(port.cluster_ip)),
             interface: String::new(),
@@ -421,8 +422,8 @@ impl<'a> Texts<'a> {
         rules
     }
 
-    /// Counts what comes to the node port on a loopback address: nothing else that is external has
-    /// such an address.
+    /// Counts packets to the node port on a loopback address: no other external traffic has such an
+    /// address.
     fn count_of_localhost(&self) -> Option<Rule> {
         let settings = &self.context.iptables;
         let counts = settings.counts_packets
@@ -443,8 +444,8 @@ impl<'a> Texts<'a> {
             .map(|range| Rule::new(format!("-s {range} {note} -j {external}")))
             .collect();
         if port.admits_node(self.context.node_ip) {
-            // A node may have several addresses, that of the load balancer among them, and which
-            // one its own connections come from is the kernel's choice.
+            // A node may have several addresses, including that of the load balancer, and the
+            // kernel chooses the source address of the node's own connections.
             rules.push(Rule::new(format!(
                 "{note} -m addrtype --src-type LOCAL -j {external}"
             )));
@@ -457,7 +458,7 @@ impl<'a> Texts<'a> {
     }
 }
 
-/// Writes `KUBE-SVC-*` or `KUBE-SVL-*` with all that they lead to.
+/// Writes `KUBE-SVC-*` or `KUBE-SVL-*` with all chains that they jump to.
 struct EndpointWriter<'a> {
     texts: &'a Texts<'a>,
     /// The name of the chain.
@@ -468,7 +469,7 @@ struct EndpointWriter<'a> {
 impl EndpointWriter<'_> {
     fn write(&self, endpoints: &[SocketAddr], mut rules: Vec<Rule>, chains: &mut Chains) {
         if let Some(timeout) = self.texts.port_rules.service_port.client_ip_affinity {
-            // A client that was here goes where it went; the others are spread.
+            // A client with affinity returns to its endpoint; all others are spread.
             for endpoint in endpoints {
                 let chain = self.endpoint_chain(*endpoint);
                 rules.push(Rule::new(format!(
@@ -485,7 +486,7 @@ impl EndpointWriter<'_> {
         self.spread(endpoints, "", rules, chains);
     }
 
-    /// Every endpoint is as likely as every other.
+    /// Every endpoint is equally likely.
     fn spread(
         &self,
         endpoints: &[SocketAddr],
@@ -504,7 +505,7 @@ impl EndpointWriter<'_> {
         } else {
             let mut rest = endpoints;
             for part in 0..SPREAD {
-                // The first ones are longer by one where it does not come out even.
+                // The first ones are longer by one if the division leaves a remainder.
                 let len = all / SPREAD + usize::from(part < all % SPREAD);
                 let (now, later) = rest.split_at(len.min(rest.len()));
                 let path = format!("{path}{part:X}");
@@ -525,7 +526,7 @@ impl EndpointWriter<'_> {
         chains.insert(ChainName::composed(name), rules);
     }
 
-    /// The rule that takes an endpoint by chance, one of those that are left.
+    /// The rule that picks one of the remaining endpoints at random.
     fn choice(&self, endpoint: SocketAddr, left: usize) -> Rule {
         let chance = syntax::chance(1, left);
         if self

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: which steps of iptables mode must not be tried once others have failed.
+//! PURE: which steps of iptables mode must be skipped after others have failed.
 
 use crate::plan::iptables::static_rules::{ROUTE_LOCALNET, SHARED_CHAIN};
 use crate::plan::iptables::step::{Phase, Step};
@@ -7,7 +7,7 @@ use crate::plan::leftovers::stale_rules::is_dispatch;
 use crate::plan::prerequisites;
 use crate::plan::ruleset::{Edit, RuleBatch};
 
-/// What failed so far in one plan.
+/// The failures of one plan so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Prerequisites {
     has_no_base: bool,
@@ -40,14 +40,14 @@ impl prerequisites::Prerequisites for Prerequisites {
                     || (self.routes_localnet && opens_localnet(rules))
                     || (self.has_no_rules && rules.edits.iter().any(is_dispatch))
             }
-            // Until ours serve, its rules do.
+            // Until our rules serve, the old table does.
             Step::DeleteNftablesTable { .. } => self.has_no_rules,
             Step::SetSysctl { .. } => false,
         }
     }
 }
 
-/// The rule goes that keeps others from 127.0.0.0/8.
+/// Whether the step deletes the rule that keeps other hosts from 127.0.0.0/8.
 fn opens_localnet(rules: &RuleBatch) -> bool {
     let is_removal = |edit: &Edit| matches!(edit, Edit::Delete { .. } | Edit::DeleteChain { .. });
     let mut removals = rules.edits.iter().filter(|edit| is_removal(edit));

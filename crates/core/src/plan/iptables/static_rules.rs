@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: the rules of iptables mode that no Service changes: fixed chains, what stands behind the
-//! trees, and the jumps from chains that are not ours alone. Comments and order are kube-proxy's.
+//! PURE: the rules of iptables mode that do not depend on Services: static chains, the rules after
+//! the trees, and the jumps from shared chains. Comments and order are kube-proxy's.
 //!
-//! One jump is not kube-proxy's: `OUTPUT` of `filter` leads to `KUBE-EXTERNAL-SERVICES` too, so
-//! that the node itself is told at once, and not by a time-out, that an external address has no
+//! One jump is not kube-proxy's: `OUTPUT` of `filter` also jumps to `KUBE-EXTERNAL-SERVICES`, so
+//! that the node itself gets an immediate error, not a timeout, if an external address has no
 //! endpoints.
 
 use crate::model::IpFamily;
@@ -16,16 +16,16 @@ use crate::plan::ruleset::{ChainName, Edit, Rule, Table};
 /// kubelet has rules in it as well.
 pub const SHARED_CHAIN: &str = "KUBE-FIREWALL";
 
-/// The only kernel setting that this mode writes: lets packets from and to 127.0.0.0/8 leave the
-/// node, which `KUBE-FIREWALL` then keeps others from abusing.
+/// The only kernel setting that this mode writes. It lets packets from and to 127.0.0.0/8 leave the
+/// node; `KUBE-FIREWALL` then keeps other hosts from abusing that.
 pub const ROUTE_LOCALNET: &str = "net/ipv4/conf/all/route_localnet";
 
-/// kube-proxy's names of packet counters: packets that conntrack calls invalid, and those that node
-/// ports accept on loopback addresses.
+/// kube-proxy's names of packet counters: packets that conntrack considers invalid, and those that
+/// node ports accept on loopback addresses.
 pub const INVALID_DROPPED: &str = "ct_state_invalid_dropped_pkts";
 pub const LOCALHOST_ACCEPTED: &str = "localhost_nps_accepted_pkts";
 
-/// The settings that a context wants.
+/// The settings for a context.
 pub fn sysctls(context: &Context) -> Vec<Sysctl> {
     let wanted = context.iptables.localhost_node_ports && context.family == IpFamily::V4;
     wanted
@@ -34,10 +34,10 @@ pub fn sysctls(context: &Context) -> Vec<Sysctl> {
         .collect()
 }
 
-/// A chain of ours with its rules.
+/// One of our chains with its rules.
 pub type Chain = (Table, ChainName, Vec<Rule>);
 
-/// The chains that have no tree.
+/// The chains without a tree.
 pub fn chains(context: &Context) -> Vec<Chain> {
     let mark = syntax::mark(context.masquerade_mark);
     let chain = |table, name: &str, rules: Vec<String>| {
@@ -46,8 +46,8 @@ pub fn chains(context: &Context) -> Vec<Chain> {
     };
     let mut forward = Vec::new();
     if context.iptables.drop_invalid {
-        // An answer that conntrack does not know would reach the client with the endpoint's
-        // address, and the client would reset the connection.
+        // A reply that conntrack does not know would reach the client with the endpoint's address,
+        // and the client would reset the connection.
         let count = if context.iptables.counts_packets {
             syntax::counted(INVALID_DROPPED)
         } else {
@@ -66,7 +66,7 @@ pub fn chains(context: &Context) -> Vec<Chain> {
     let postrouting = vec![
         "-m conntrack --ctstate DNAT -j KUBE-HAIRPIN".to_owned(),
         format!("-m mark ! --mark {mark} -j RETURN"),
-        // Taken off again, so that a packet that passes here twice is not masqueraded twice.
+        // Cleared again, so that a packet that passes here twice is not masqueraded twice.
         format!("-j MARK --set-xmark {:#x}/0x0", context.masquerade_mark),
         format!(
             "{} -j MASQUERADE --random-fully",
@@ -84,10 +84,10 @@ pub fn chains(context: &Context) -> Vec<Chain> {
     ]
 }
 
-/// Why a packet is masqueraded whose source is its destination.
+/// The comment of the rule that masquerades a packet whose source is its destination.
 pub const REACHES_ITSELF: &str = "masquerade a pod that reaches itself";
 
-/// What stands behind the rules of a tree's root.
+/// The rules after the entries of a tree's root.
 pub fn behind(tree: TreeId, context: &Context) -> Vec<Rule> {
     match tree {
         TreeId::Services => node_port_jumps(
@@ -113,9 +113,9 @@ pub fn behind(tree: TreeId, context: &Context) -> Vec<Rule> {
     }
 }
 
-/// The jumps for packets to addresses on which node ports answer. On loopback they answer the node
-/// itself alone: `route_localnet` lets a neighbour's packet to 127.0.0.1 in, and what is translated
-/// here gets past `KUBE-FIREWALL`.
+/// The jumps for packets to addresses that accept node ports. On loopback only the node itself is
+/// served: `route_localnet` lets a neighbour's packet to 127.0.0.1 in, and packets translated here
+/// bypass `KUBE-FIREWALL`.
 fn node_port_jumps(
     context: &Context,
     note: &str,
@@ -141,7 +141,7 @@ fn node_port_jumps(
     rules.into_iter().map(Rule::new).collect()
 }
 
-/// What the trees of the node's addresses hold: nothing where node ports answer on all of them.
+/// The entries of the trees of node addresses: none if node ports are accepted on all addresses.
 pub fn node_addresses(context: &Context) -> Vec<(TreeId, Key, Rule)> {
     if context.iptables.node_ports_everywhere {
         return Vec::new();
@@ -164,7 +164,8 @@ pub fn node_addresses(context: &Context) -> Vec<(TreeId, Key, Rule)> {
 
 const NEW: &str = "-m conntrack --ctstate NEW ";
 
-/// Table, chain, match, comment, chain of ours. Each is put on top, so the last one comes first.
+/// Table, chain, match, comment, our chain. Each is inserted at the top, so the last one comes
+/// first.
 const JUMPS: [(Table, &str, &str, &str, &str); 13] = {
     use Table::{Filter, Nat};
     const EXTERNAL: (&str, &str) = (
@@ -208,8 +209,7 @@ const JUMPS: [(Table, &str, &str, &str, &str); 13] = {
     ]
 };
 
-/// The rules in chains that are not ours alone, each as the edit that makes it, in the order of
-/// making.
+/// The rules in shared chains, each as the edit that creates it, in the order of creation.
 pub fn shared(context: &Context) -> Vec<Edit> {
     let mut edits: Vec<Edit> = jumps()
         .into_iter()
@@ -230,7 +230,7 @@ pub fn shared(context: &Context) -> Vec<Edit> {
     edits
 }
 
-/// The jumps from built-in chains to chains of ours, in the order in which each is put on top.
+/// The jumps from built-in chains to our chains, in the order in which each is inserted at the top.
 pub fn jumps() -> Vec<(Table, ChainName, Rule)> {
     JUMPS
         .into_iter()
@@ -241,8 +241,8 @@ pub fn jumps() -> Vec<(Table, ChainName, Rule)> {
         .collect()
 }
 
-/// What keeps others from reaching 127.0.0.0/8 while [`ROUTE_LOCALNET`] is set. kubelet has the
-/// same rule.
+/// The rule that keeps other hosts from 127.0.0.0/8 while [`ROUTE_LOCALNET`] is set. kubelet has
+/// the same rule.
 pub fn localnet_rule() -> Rule {
     Rule::new(format!(
         "! -s 127.0.0.0/8 -d 127.0.0.0/8 {} -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP",
@@ -250,7 +250,7 @@ pub fn localnet_rule() -> Rule {
     ))
 }
 
-/// The rule of a built-in chain that leads to [`SHARED_CHAIN`].
+/// The rule of a built-in chain that jumps to [`SHARED_CHAIN`].
 pub fn shared_jump() -> Rule {
     Rule::new(format!("-j {SHARED_CHAIN}"))
 }

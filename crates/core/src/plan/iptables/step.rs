@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: the steps of iptables mode, and the order in which a plan makes them.
+//! PURE: the steps of iptables mode, and their order in a plan.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use crate::plan::iptables::prerequisites::Prerequisites;
 use crate::plan::leftovers::NFTABLES_TABLE;
 use crate::plan::ruleset::RuleBatch;
 
-/// One change. Displays in one line.
+/// One change. Displays as one line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "step", rename_all = "kebab-case")]
 pub enum Step {
@@ -21,7 +21,7 @@ pub enum Step {
     },
     /// One run of `iptables-restore --noflush`.
     EditRules(RuleBatch),
-    /// All that kube-proxy's nftables mode made for this family.
+    /// The table of kube-proxy's nftables mode for this family.
     DeleteNftablesTable { family: IpFamily },
 }
 
@@ -29,14 +29,14 @@ pub enum Step {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     Node,
-    /// Chains that no Service port is to blame for: if the kernel refuses these, it would refuse
+    /// Chains that no Service port can be blamed for: if the kernel rejects these, it would reject
     /// all others.
     Base,
     /// Chains of Service ports, and in an ordinary plan everything.
     Rules,
     /// Our rules take over from the table of kube-proxy's nftables mode.
     Switch,
-    /// Chains that nothing leads to any more, one by one.
+    /// Chains that nothing jumps to any more, one by one.
     OldRules,
 }
 

@@ -13,13 +13,12 @@ pub fn comment(text: &str) -> String {
     format!("-m comment --comment {}", quote(text))
 }
 
-/// `ADDRESS/LENGTH` of one host.
+/// `ADDRESS/LENGTH` of a single host.
 pub fn host(address: IpAddr) -> String {
     format!("{address}/{}", IpFamily::of(address).host_prefix_len())
 }
 
-/// The match of an address (where there is one), a protocol and a port, with a comment between
-/// them.
+/// The match of an address (if any), a protocol and a port, with a comment between them.
 pub fn destination(
     address: Option<IpAddr>,
     protocol: Protocol,
@@ -32,7 +31,7 @@ pub fn destination(
     format!("{to}-p {protocol} {comment} -m {protocol} --dport {port}")
 }
 
-/// Parts of a rule that tell a local pod's traffic: before and behind the destination address.
+/// The parts of a rule that match traffic of local pods: before and after the destination address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Locality {
     pub source: String,
@@ -40,7 +39,7 @@ pub struct Locality {
 }
 
 impl Locality {
-    /// `None` if local traffic cannot be told. `negated`: traffic that is not local.
+    /// `None` if local traffic cannot be detected. `negated`: traffic that is not local.
     pub fn of(detector: &LocalDetector, negated: bool) -> Option<Self> {
         let not = if negated { "! " } else { "" };
         let by_interface = |interface: String| Self {
@@ -61,9 +60,9 @@ impl Locality {
     }
 }
 
-/// `-m statistic …` for `part` of `all`; nothing if that is all. Ends with a blank.
+/// `-m statistic …` for `part` of `all`; empty if that is all. Ends with a blank.
 ///
-/// The kernel counts in 2^31sts, which is what iptables prints.
+/// The kernel counts in units of 2^-31, which is what iptables prints.
 pub fn chance(part: usize, all: usize) -> String {
     if part >= all {
         return String::new();
@@ -79,13 +78,13 @@ fn wide(number: usize) -> u64 {
     u64::try_from(number).unwrap_or(u64::MAX)
 }
 
-/// What a mark match or target takes: value and mask.
+/// The argument of a mark match or target: value and mask.
 pub fn mark(mark: u32) -> String {
     format!("{mark:#x}/{mark:#x}")
 }
 
-/// The match of a packet whose source is its destination: a program that compares both in its IP
-/// header.
+/// The match of a packet whose source is its destination: a BPF program that compares both in its
+/// IP header.
 pub const fn reaches_itself(family: IpFamily) -> &'static str {
     // `length,CODE JUMP-IF JUMP-IF-NOT VALUE,...`: for each word of the address 32 (load) source, 7
     // (keep), 32 destination, 29 (equal, or jump to the end); 6 returns yes (65535) or no.
@@ -101,7 +100,7 @@ pub const fn reaches_itself(family: IpFamily) -> &'static str {
     }
 }
 
-/// `REJECT` as a port that nobody listens on would answer.
+/// `REJECT` with the response of a closed port.
 pub const fn reject(family: IpFamily) -> &'static str {
     match family {
         IpFamily::V4 => "REJECT --reject-with icmp-port-unreachable",
@@ -109,7 +108,7 @@ pub const fn reject(family: IpFamily) -> &'static str {
     }
 }
 
-/// Counts packets in a counter of the kernel. `iptables-save` prints two blanks.
+/// Counts packets in a named counter of the kernel. `iptables-save` prints two blanks.
 pub fn counted(counter: &str) -> String {
     format!("-m nfacct --nfacct-name  {counter} ")
 }

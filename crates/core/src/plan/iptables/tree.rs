@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: finds the rule of a packet's destination in few steps.
+//! PURE: finds the rule for a packet's destination in few steps.
 //!
 //! A [`Tree`] is a sorted map from [`Key`] (address, protocol, port) to rule, and its chains are a
-//! way of looking at it: a node that holds at most [`LEAF`] keys lists them; another one branches
-//! on the digit behind the longest prefix that its keys share. Digits stand at fixed places, or a
-//! new key would move all borders. So the chains are a function of the set of keys alone, and one
-//! key more or less changes only the nodes on its way down and their children.
+//! view of it: a node with at most [`LEAF`] keys lists them; a larger one branches on the digit
+//! after the longest prefix that its keys share. Digits have fixed positions, or a new key would
+//! move all boundaries. So the chains are a function of the set of keys alone, and adding or
+//! removing a key changes only the nodes on its path and their children.
 //!
-//! A rule that leads to a child may match more than the child holds: a packet that finds nothing
-//! there returns and goes on.
+//! A rule that jumps to a child may match more than the child holds: a packet that finds nothing
+//! there returns and continues.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -17,20 +17,22 @@ use crate::model::{IpFamily, Protocol};
 use crate::plan::iptables::name;
 use crate::plan::ruleset::{ChainName, Rule, Table};
 
-/// Most keys that a node lists. The roots have a few more rules; together they stay below 32.
+/// Maximum number of keys that a node lists. The roots have a few more rules; together they stay
+/// below 32.
 pub const LEAF: usize = 24;
 
-/// Bits that a branch looks at: at most 16 children.
+/// Number of bits that a branch examines: at most 16 children.
 const DIGIT: u8 = 4;
 
-/// Bits of an address, the longer one.
+/// Number of bits of the longest address.
 const ADDRESS_BITS: u8 = 128;
 /// More than needed, so that ports begin with a digit.
 const PROTOCOL_BITS: u8 = 4;
-/// Bits of a whole key; what is behind them is 0.
+/// Number of bits of a whole key; the rest is 0.
 const KEY_BITS: u8 = ADDRESS_BITS + PROTOCOL_BITS + 16;
 
-/// A destination as a string of bits: address, protocol, port. What a tree has no use for is 0.
+/// A destination as a string of bits: address, protocol, port. Parts that a tree does not use are
+/// 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
     /// Left aligned.
@@ -52,7 +54,7 @@ impl Key {
         Self { address, rest }
     }
 
-    /// How many leading bits two keys share.
+    /// Number of leading bits that two keys share.
     fn common(self, other: Self) -> u8 {
         let (address, rest) = (self.address ^ other.address, self.rest ^ other.rest);
         let bits = if address == 0 {
@@ -85,7 +87,7 @@ impl Key {
         }
     }
 
-    /// The key with the digit that stands at `at`, which must be 0 there.
+    /// The key with the digit set at `at`, which must be 0 there.
     fn with_digit(mut self, at: u8, digit: u8) -> Self {
         for bit in 0..DIGIT {
             if digit >> (DIGIT - 1 - bit) & 1 == 1 {
@@ -111,10 +113,10 @@ const fn protocol_code(protocol: Protocol) -> u32 {
     }
 }
 
-/// The keys that begin with some bits. Names a node.
+/// The keys that begin with some bits. Identifies a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Prefix {
-    /// All bits behind the first `len` are 0.
+    /// All bits after the first `len` are 0.
     key: Key,
     len: u8,
 }
@@ -140,7 +142,7 @@ impl Prefix {
         key.first(self.len) == self.key
     }
 
-    /// The address part, if this is about addresses: address and prefix length.
+    /// The address part, in trees of addresses: address and prefix length.
     fn address(self, family: IpFamily) -> (IpAddr, u8) {
         let len = self.len.min(family.host_prefix_len());
         let address = match family {
@@ -153,7 +155,8 @@ impl Prefix {
         (address, len)
     }
 
-    /// The protocol, and the ports if they are not all, if this is about one protocol.
+    /// The protocol, and the ports unless all match; `None` if the prefix does not fix the
+    /// protocol.
     fn service(self) -> Option<(Protocol, Option<(u16, u16)>)> {
         let port_bits = self.len.checked_sub(ADDRESS_BITS + PROTOCOL_BITS)?;
         let protocol = Protocol::ALL
@@ -173,20 +176,20 @@ pub enum TreeId {
     Services,
     /// `nat`: node ports to the chains of Service ports.
     NodePorts,
-    /// `nat`: the node's addresses on which node ports answer, where they are not all, to
-    /// [`Self::NodePorts`].
+    /// `nat`: the node's addresses that accept node ports, to [`Self::NodePorts`]; unused if all
+    /// do.
     NodeAddresses,
-    /// `nat`: endpoints on this node, to masquerade a pod that reaches itself.
+    /// `nat`: endpoints on this node, to masquerade a pod that connects to itself.
     Hairpin,
-    /// `filter`: cluster IPs that refuse or drop.
+    /// `filter`: cluster IPs that reject or drop.
     Refused,
-    /// `filter`: external addresses that refuse or drop.
+    /// `filter`: external addresses that reject or drop.
     RefusedExternal,
-    /// `filter`: node ports that refuse or drop.
+    /// `filter`: node ports that reject or drop.
     RefusedNodePorts,
-    /// `filter`: as [`Self::NodeAddresses`], to [`Self::RefusedNodePorts`].
+    /// `filter`: like [`Self::NodeAddresses`], to [`Self::RefusedNodePorts`].
     RefusedNodeAddresses,
-    /// `filter`: health-check node ports.
+    /// `filter`: health check node ports.
     HealthChecks,
     /// `filter`: load balancers with source ranges.
     Firewall,
@@ -213,7 +216,7 @@ impl TreeId {
         }
     }
 
-    /// The chain at the top.
+    /// The root chain.
     pub const fn root(self) -> &'static str {
         match self {
             Self::Services | Self::Refused => "KUBE-SERVICES",
@@ -226,10 +229,10 @@ impl TreeId {
         }
     }
 
-    /// What the names of all other nodes begin with. Where nodes lead to chains of Service ports
-    /// these are prefixes of kube-proxy's: a kube-proxy that takes over from us empties and deletes
-    /// such chains that it does not know. Would it leave them, it could not delete the chains of a
-    /// Service that they lead to, and all its writes would fail.
+    /// The prefix of the names of all other nodes. Where nodes jump to chains of Service ports
+    /// these are prefixes of kube-proxy's: a kube-proxy that takes over from us flushes and deletes
+    /// such chains if it does not know them. If it kept them, it could not delete the chains of a
+    /// Service that they jump to, and all its writes would fail.
     pub const fn branch(self) -> &'static str {
         match self {
             Self::Services => name::CLUSTER,
@@ -244,8 +247,8 @@ impl TreeId {
         }
     }
 
-    /// The tree is about the node's addresses: there is none where node ports answer on all of
-    /// them.
+    /// Whether the tree has the node's addresses: it is empty if node ports are accepted on all
+    /// addresses.
     pub const fn is_of_node_addresses(self) -> bool {
         matches!(self, Self::NodeAddresses | Self::RefusedNodeAddresses)
     }
@@ -269,7 +272,7 @@ impl TreeId {
                 format!("{branch}{address}-{len}")
             } else {
                 let text = format!("{address}/{} {}", prefix.len, prefix.key.rest);
-                // Not to be taken for the chain of a Service port.
+                // Must not be mistaken for the chain of a Service port.
                 format!("{branch}to-{}", name::hash(&[&text]))
             }
         } else {
@@ -284,7 +287,7 @@ impl TreeId {
         ChainName::composed(name)
     }
 
-    /// The rule that leads to a node.
+    /// The rule that jumps to a node.
     fn jump(self, prefix: Prefix, family: IpFamily) -> Rule {
         let mut words: Vec<String> = Vec::new();
         if self.has_addresses() {
@@ -317,7 +320,7 @@ pub struct Tree {
     rules: BTreeMap<Key, Rule>,
 }
 
-/// What a node holds.
+/// The content of a node.
 enum Item<'a> {
     Rule(&'a Rule),
     Node(Prefix),
@@ -332,7 +335,7 @@ impl Tree {
         self.rules.len()
     }
 
-    /// Sets or removes the rule of a key, and adds the nodes that this may have changed to `dirty`.
+    /// Sets or removes the rule of a key, and adds the nodes that this may change to `dirty`.
     pub fn set(&mut self, key: Key, rule: Option<Rule>, dirty: &mut BTreeSet<Prefix>) {
         if self.rules.get(&key) == rule.as_ref() {
             return;
@@ -350,7 +353,7 @@ impl Tree {
         };
     }
 
-    /// The rules of a node; `None` if there is no such node. The root is always there.
+    /// The rules of a node; `None` if there is no such node. The root always exists.
     pub fn rules(&self, id: TreeId, prefix: Prefix, family: IpFamily) -> Option<Vec<Rule>> {
         let items = self.items(self.find(prefix)?);
         Some(
@@ -392,7 +395,7 @@ impl Tree {
         Some(node)
     }
 
-    /// The child of a node that a key would be found in.
+    /// The child of a node in which a key would be found.
     fn child_towards(&self, node: Prefix, key: Key) -> Option<Prefix> {
         self.items(node).into_iter().find_map(|item| match item {
             Item::Node(child) if child.contains(key) => Some(child),
@@ -400,7 +403,7 @@ impl Tree {
         })
     }
 
-    /// The nodes on the way to a key, and their children.
+    /// The nodes on the path to a key, and their children.
     fn visit_near(&self, key: Key, visited: &mut BTreeSet<Prefix>) {
         let mut node = Some(Prefix::ROOT);
         while let Some(at) = node {
@@ -447,7 +450,7 @@ impl Tree {
     }
 
     /// The longest prefix of whole digits that all keys within a prefix share; `None` if there are
-    /// none.
+    /// no keys.
     fn shared(&self, within: Prefix) -> Option<Prefix> {
         let mut keys = self.within(within).map(|(key, _)| *key);
         let first = keys.next()?;

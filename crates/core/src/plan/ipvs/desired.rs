@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: the union of what all Service ports of one family want, reference-counted.
+//! PURE: the reference-counted union of what all Service ports of one family want.
 //!
 //! Replacing the objects of one Service port costs what those objects cost, however many others
 //! there are, and marks what changed as dirty. The union does not depend on the order of changes.
@@ -40,28 +40,28 @@ impl Dirty {
 /// An entry of a set.
 type EntryOf = (SetId, SetEntry);
 
-/// What one family wants.
+/// The desired state of one family.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
     by_port: ByPort<PortObjects>,
     virtual_servers: Claims<VirtualServerKey>,
     addresses: BTreeMap<IpAddr, u32>,
-    /// Of real servers.
+    /// Addresses of real servers.
     real_addresses: BTreeMap<IpAddr, u32>,
-    /// Those of `addresses` that real servers have: not bound, or nobody here would reach them.
+    /// Those of `addresses` that are real servers': not bound, or this node could not reach the
+    /// server.
     held: BTreeSet<IpAddr>,
     entries: BTreeMap<SetId, BTreeMap<SetEntry, u32>>,
     no_local_internal: PortSet,
     no_local_external: PortSet,
-    /// Those that ask for what cannot be done.
+    /// Service ports with a request that cannot be met.
     with_unmet: PortSet,
-    /// How often something about `with_unmet` changed.
+    /// Revision of `with_unmet`.
     unmet_revision: Revision,
 }
 
 impl Desired {
-    /// Replaces the objects of all ports of a Service. Names are those of its ports, present and
-    /// past.
+    /// Replaces the objects of all ports of a Service; ports that it no longer has are removed.
     pub fn replace_service(
         &mut self,
         service: &ServiceName,
@@ -83,7 +83,7 @@ impl Desired {
         let old = self.by_port.remove(&name);
         self.exchange_real_addresses(old.as_ref(), new.as_ref(), dirty);
         let changed = changed_servers(old.as_ref(), new.as_ref());
-        // What the claimants that have the virtual servers want beside them, before the change.
+        // What the winners of the virtual servers want in addition, before the change.
         let mut released: Vec<EntryOf> = Vec::new();
         for key in &changed {
             let wanted = match self.virtual_servers.winner(key) {
@@ -116,7 +116,7 @@ impl Desired {
         let mut acquired: Vec<EntryOf> = Vec::new();
         if let Some(new) = new {
             acquired.extend(&new.entries);
-            // Wanting comes before releasing: what both want is never counted down to 0.
+            // New references come before releases: what both want is never counted down to 0.
             for address in &new.addresses {
                 if count_up(&mut self.addresses, *address) {
                     dirty.addresses.insert(*address);
@@ -162,7 +162,7 @@ impl Desired {
         }
     }
 
-    /// Looks whether an address that Services claim is a real server's.
+    /// Updates whether an address that Services claim is a real server's.
     fn find_holder(&mut self, address: IpAddr, dirty: &mut Dirty) {
         let is_held =
             self.addresses.contains_key(&address) && self.real_addresses.contains_key(&address);
@@ -179,7 +179,7 @@ impl Desired {
         }
     }
 
-    /// Touches the entries whose count reaches or leaves 0.
+    /// Marks the entries whose count reaches or leaves 0 as dirty.
     fn exchange_entries(
         &mut self,
         released: Vec<EntryOf>,
@@ -204,7 +204,7 @@ impl Desired {
         }
     }
 
-    /// The virtual server that is wanted at a key, if one is.
+    /// The virtual server wanted at a key, if any.
     pub fn virtual_server(&self, key: &VirtualServerKey) -> Option<&WantedServer> {
         let winner = self.virtual_servers.winner(key)?;
         self.by_port.get(winner)?.virtual_servers.get(key)
@@ -233,7 +233,7 @@ impl Desired {
             .is_some_and(|entries| entries.contains_key(entry))
     }
 
-    /// Wants the entry, or one that takes its place.
+    /// Whether the entry is wanted, or another one in its place.
     pub fn wants_alternative(&self, set: SetId, entry: &SetEntry) -> bool {
         let (first, last) = entry.alternatives();
         if first == last {
@@ -249,7 +249,7 @@ impl Desired {
         self.entries.get(&set).unwrap_or(&NONE).keys()
     }
 
-    /// What a Service wants, for planning it before others.
+    /// What one Service wants, to plan it before others.
     pub fn dirty_of(&self, service: &ServiceName) -> Dirty {
         let mut dirty = Dirty::default();
         for (_, port_objects) in self.by_port.of(service) {
@@ -272,7 +272,7 @@ impl Desired {
         &self.virtual_servers
     }
 
-    /// What Services ask for and do not get. Costs as many as there are.
+    /// What Services request and do not get. Costs the length of the result.
     pub fn unmet(&self) -> BTreeSet<(ServicePortName, Unmet)> {
         let mut unmet = BTreeSet::new();
         for name in self.with_unmet.iter() {
@@ -297,19 +297,18 @@ impl Desired {
         unmet
     }
 
-    /// Changes whenever [`Self::unmet`] may have.
+    /// Changes whenever the result of [`Self::unmet`] may have changed.
     pub const fn unmet_revision(&self) -> u64 {
         self.unmet_revision.get()
     }
 
-    /// What the Service that has a virtual server says about its removed endpoints.
+    /// The drain limit that the Service with this virtual server sets for removed endpoints.
     pub fn drain_limit(&self, key: &VirtualServerKey) -> Option<Duration> {
         let port_objects = self.by_port.get(self.virtual_servers.winner(key)?)?;
         port_objects.extras.as_ref()?.drain_limit
     }
 
-    /// The virtual servers of a Service that says how long its removed endpoints may keep
-    /// connections.
+    /// The virtual servers of a Service that sets a drain limit of its own.
     pub fn drain_limits(&self, service: &ServiceName) -> Vec<(VirtualServerKey, Duration)> {
         let limited = self.by_port.of(service).filter_map(|(_, port_objects)| {
             let limit = port_objects.extras.as_ref()?.drain_limit?;
@@ -337,7 +336,7 @@ impl Desired {
     }
 }
 
-/// The addresses of all real servers of a Service port. Most virtual servers of one share them.
+/// The addresses of all real servers of a Service port. Most of its virtual servers share them.
 fn real_addresses(port_objects: Option<&PortObjects>) -> BTreeSet<IpAddr> {
     let mut seen: Vec<*const RealServers> = Vec::new();
     let mut addresses = BTreeSet::new();
@@ -354,14 +353,14 @@ fn real_addresses(port_objects: Option<&PortObjects>) -> BTreeSet<IpAddr> {
     addresses
 }
 
-/// Says whether nobody wanted it before.
+/// Returns whether this is the first reference.
 fn count_up<K: Ord>(counts: &mut BTreeMap<K, u32>, key: K) -> bool {
     let count = counts.entry(key).or_default();
     *count += 1;
     *count == 1
 }
 
-/// Says whether nobody wants it any more.
+/// Returns whether this was the last reference.
 fn count_down<K: Ord>(counts: &mut BTreeMap<K, u32>, key: &K) -> bool {
     let Some(count) = counts.get_mut(key) else {
         return false;
@@ -374,8 +373,8 @@ fn count_down<K: Ord>(counts: &mut BTreeMap<K, u32>, key: &K) -> bool {
     is_last
 }
 
-/// The virtual servers that a Service port wants otherwise than before. Another age or cluster IP
-/// changes all of them: it may hand a contested one to another claimant.
+/// The virtual servers that a Service port wants differently than before. A change of age or
+/// cluster IP affects all of them: a contested one may pass to another claimant.
 fn changed_servers(
     old: Option<&PortObjects>,
     new: Option<&PortObjects>,

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: Desired less Believed is the Plan.
+//! PURE: computes the plan that turns Believed into Desired.
 //!
-//! There is one way to compare; a full plan merely touches everything. So a sequence of small
-//! plans cannot lead elsewhere than one full plan.
+//! There is one comparison; a full plan merely marks everything dirty. So a sequence of small plans
+//! leads where one full plan leads.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -23,12 +23,12 @@ use crate::plan::leftovers::modes::Modes;
 use crate::plan::leftovers::stale_rules;
 use crate::plan::ruleset::{ChainId, Edit, RuleBatch};
 
-/// What is wanted, beside what is believed.
+/// The desired state, to compare with the believed one.
 pub struct Comparison<'a> {
     pub context: &'a Context,
     pub desired: &'a Desired,
     pub believed: &'a State,
-    /// Whether a virtual server that nobody wants is ours to remove.
+    /// Whether an unwanted virtual server is ours to remove.
     pub owns: &'a dyn Fn(&VirtualServerKey) -> bool,
 }
 
@@ -40,18 +40,18 @@ impl fmt::Debug for Comparison<'_> {
     }
 }
 
-/// It has connections whose end can be seen. UDP has none: its flows must move at once.
+/// Whether the end of its connections is visible. UDP has none: its flows must move at once.
 pub fn drains(vs: &VirtualServerKey) -> bool {
     matches!(vs.protocol(), Some(Protocol::Tcp | Protocol::Sctp))
 }
 
-/// A real server that a virtual server wants no more may keep its connections.
+/// Whether a real server that its virtual server no longer wants may keep its connections.
 pub fn drains_beside(vs: &VirtualServerKey, wanted: &VirtualServer) -> bool {
     drains(vs) && wanted.passes_over_weight_0()
 }
 
 impl Comparison<'_> {
-    /// Everything that is wanted, and everything that the kernel has and that is ours.
+    /// Everything wanted, and everything of ours in the kernel.
     pub fn everything(&self) -> Dirty {
         let mut dirty = Dirty::default();
         let wanted = self.desired.virtual_servers().map(|(key, _)| key);
@@ -88,14 +88,14 @@ impl Comparison<'_> {
                 plan.push(Phase::Node, Step::SetTimeouts(context.timeouts));
             }
         }
-        // Both families need the link; the one that comes second is told that it exists.
+        // Both families need the link; for the second one the kernel answers that it exists.
         if !node.link_exists {
             plan.push(Phase::Node, Step::CreateLink);
         }
         for id in SetId::ALL {
             let name = id.name(context.family);
             let replacement = name.replacement();
-            // Left over from a replacement that was cut short.
+            // Left over from an interrupted replacement.
             if self.believed.sets.contains_key(&replacement) {
                 plan.push(Phase::Sets, Step::DestroySet { set: replacement });
             }
@@ -127,9 +127,9 @@ impl Comparison<'_> {
         RuleBatch::growing(self.context.family, edits, before)
     }
 
-    /// Adds to a plan the end of iptables mode, where a proxy of that mode left its rules. They
-    /// translate packets before IPVS sees them, so all virtual servers can be there before the
-    /// rules go, and no connection meets neither.
+    /// Adds the removal of iptables mode to a plan, if a proxy of that mode left rules. They
+    /// translate packets before IPVS sees them, so all virtual servers exist before the rules are
+    /// removed, and every connection meets one or the other.
     pub fn switch(&self, plan: &mut Plan, rules: &FixedRules) {
         let present = &self.believed.rules;
         let mut edits = Vec::new();
@@ -151,7 +151,7 @@ impl Comparison<'_> {
         }
     }
 
-    /// Adds to a plan what the dirty objects need.
+    /// Adds the steps for the dirty objects to a plan.
     pub fn compare(&self, plan: &mut Plan, dirty: &Dirty) {
         self.compare_entries(plan, &dirty.entries);
         for key in &dirty.virtual_servers {
@@ -178,7 +178,7 @@ impl Comparison<'_> {
         }
     }
 
-    /// What goes when the given real servers have drained.
+    /// What is deleted once the given real servers have drained.
     pub fn drained(&self, servers: &BTreeMap<VirtualServerKey, Vec<RealServerKey>>) -> Plan {
         let mut plan = Plan::default();
         let mut gone = BTreeSet::new();
@@ -210,9 +210,9 @@ impl Comparison<'_> {
         plan
     }
 
-    /// A virtual server at the address is not wanted any more, but its connections go on: without
-    /// the address the packets of its clients would not be for this node. `counts` says which to
-    /// look at.
+    /// A virtual server at the address is no longer wanted, but its connections continue: without
+    /// the address, packets of its clients would not be delivered to this node. `counts` selects
+    /// the virtual servers to consider.
     pub fn is_drained_at(
         &self,
         address: IpAddr,
@@ -234,7 +234,7 @@ impl Comparison<'_> {
             })
     }
 
-    /// In the orders that [`SetId`] gives reasons for.
+    /// In the orders for which [`SetId`] gives the reasons.
     fn compare_entries(&self, plan: &mut Plan, dirty: &BTreeSet<(SetId, SetEntry)>) {
         let of = |id| {
             let first = (id, SetEntry::FIRST);
@@ -253,7 +253,7 @@ impl Comparison<'_> {
                 .filter(|entry| self.desired.wants_entry(id, entry))
                 .filter(|entry| !present.is_some_and(|set| set.entries.contains(entry)))
                 .collect();
-            // New entries come before old ones go, so there has to be room for both.
+            // New entries are added before old ones are deleted, so there must be room for both.
             if let Some(present) = present
                 && id.set_type().is_hash()
                 && count(present.entries.len() + missing.len()) > present.max_entries
@@ -281,7 +281,7 @@ impl Comparison<'_> {
         }
     }
 
-    /// The entry that makes unknown ports of an address refuse stays as long as the address.
+    /// The entry that rejects unknown ports of an address stays as long as the address.
     fn is_in_use(&self, id: SetId, entry: &SetEntry) -> bool {
         match entry {
             SetEntry::Ip(address) if id == SetId::IpvsIps => {
@@ -291,7 +291,7 @@ impl Comparison<'_> {
         }
     }
 
-    /// A set's size cannot be changed: a larger one is filled and takes its place in one step.
+    /// The size of a set cannot be changed: a larger one is filled and replaces it in one step.
     fn replace_set(&self, plan: &mut Plan, id: SetId, max_entries: u32) {
         let name = id.name(self.context.family);
         let replacement = name.replacement();
@@ -321,7 +321,7 @@ impl Comparison<'_> {
     }
 }
 
-/// What turns packets over to the virtual servers.
+/// The step that hands packets over to the virtual servers.
 fn is_dispatch(edit: &Edit) -> bool {
     let (table, chain) = stale_rules::DISPATCH;
     edit.table() == table && edit.chain().as_str() == chain
@@ -392,8 +392,8 @@ fn compare_virtual_server(
     }
 }
 
-/// A virtual server that nobody wants stays until its connections have ended. New ones are refused:
-/// all of its real servers have weight 0.
+/// An unwanted virtual server stays until its connections have ended. It rejects new ones: all of
+/// its real servers have weight 0.
 fn remove_virtual_server(plan: &mut Plan, key: VirtualServerKey, present: &VirtualServerState) {
     if outlives_its_service(&key, present) {
         for (server_key, server) in &present.real_servers {
@@ -408,8 +408,8 @@ fn outlives_its_service(key: &VirtualServerKey, state: &VirtualServerState) -> b
     drains(key) && !state.real_servers.is_empty()
 }
 
-/// A server with connections gets no new ones and is deleted when they have ended; a server of
-/// weight 0 that nobody wants is one that is waiting for that.
+/// A server with connections gets no new ones and is deleted when they have ended; an unwanted
+/// server of weight 0 is already waiting for that.
 fn drain(plan: &mut Plan, vs: VirtualServerKey, key: RealServerKey, server: RealServer) {
     if server.weight > 0 {
         let weight = 0;

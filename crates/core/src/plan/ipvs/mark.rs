@@ -1,25 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: the numbers that are firewall marks of ours. Who has which one:
-//! [`crate::plan::ipvs::marks`].
+//! PURE: the numbers used as our firewall marks. [`crate::plan::ipvs::marks`] assigns them.
 
 use crate::model::Protocol;
 
 /// Marks are 0x2000 to 0x3fff: below the bits that kube-proxy (0x4000), kubelet (0x8000) and Calico
 /// (0xffff0000) use. The kernel compares whole marks, so no other bit may be set.
 const FIRST: u32 = 0x2000;
-/// The bits that tell one mark from another.
+/// The bits that distinguish our marks from each other.
 const SLOTS: u32 = 0x1fff;
-/// How far up the marks are where the masquerade bit is among the lower ones.
+/// Shift of the marks if the masquerade bit is among the lower ones.
 const SHIFT: u32 = 16;
 
-/// The marks that are ours, as rules match them.
+/// Value and mask by which rules match our marks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MarkRange {
     shift: u32,
 }
 
 impl MarkRange {
-    /// `masquerade_mark` is the bit that tells what to masquerade.
+    /// `masquerade_mark` is the bit that marks packets to masquerade.
     pub const fn beside(masquerade_mark: u32) -> Self {
         let shift = if masquerade_mark & (FIRST | SLOTS) == 0 {
             0
@@ -46,8 +45,8 @@ impl MarkRange {
     }
 }
 
-/// The slots of a protocol: first and number. A mark tells its protocol, because that tells how its
-/// virtual server drains.
+/// The slots of a protocol: the first and their number. A mark determines its protocol, because
+/// that determines how its virtual server drains.
 pub(super) const fn slots_of(protocol: Protocol) -> (u16, u16) {
     match protocol {
         Protocol::Tcp => (0, 0x1000),

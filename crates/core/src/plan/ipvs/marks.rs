@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: which firewall mark stands for which Service port.
+//! PURE: assigns firewall marks to Service ports.
 //!
-//! A virtual server has one set of real servers for everybody. A Service port with the external
+//! A virtual server has one set of real servers for all clients. A Service port with the external
 //! traffic policy Local needs two: the local ones for clients outside, all of them for pods and the
-//! node itself. Their packets get a mark, and a virtual server of that mark has all endpoints.
+//! node itself. Packets of the latter get a mark, and a virtual server of that mark has all
+//! endpoints.
 //!
-//! A Service port's mark follows from its name. Where two names want the same mark the older
-//! Service has it and the younger one takes the next free one. So the marks follow from the set of
-//! Service ports alone, not from the order in which they came: a restart finds the same ones, and
-//! who comes never takes the mark of who was there. ("Ordered hash tables", Amble and Knuth, 1974.)
+//! Each Service port gets a mark hashed from its name; on collision the older Service keeps it and
+//! the younger one takes the next free mark. So the marks depend on the set of Service ports alone,
+//! not on the order in which they appeared: a restart finds the same marks, and a new Service port
+//! never takes the mark of an older one. ("Ordered hash tables", Amble and Knuth, 1974.)
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,8 +21,8 @@ use crate::plan::ipvs::object::VirtualServerKey;
 use crate::plan::ipvs::set::{SetEntry, SetId};
 use crate::plan::ipvs::state::State;
 
-/// The marks that only we can have made: our set gives them to packets, or they are among ours and
-/// all that their virtual server still does is drain.
+/// The marks that only we can have set: our set assigns them to packets, or they are in our range
+/// and their virtual server only drains.
 pub fn in_use(observed: &State, family: IpFamily) -> BTreeSet<u32> {
     let set = observed.sets.get(&SetId::LocalPolicyMark.name(family));
     let given = set.into_iter().flat_map(|set| &set.entries);
@@ -43,10 +44,10 @@ pub fn in_use(observed: &State, family: IpFamily) -> BTreeSet<u32> {
         .collect()
 }
 
-/// Age, then name: what decides who has a mark.
+/// Age, then name: decides which Service port gets a mark.
 type Claim = (i64, ServicePortName);
 
-/// Who has which mark.
+/// The assignment of marks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Marks {
     range: MarkRange,
@@ -65,8 +66,7 @@ impl Marks {
         }
     }
 
-    /// The mark of a Service port; none if it claims none, or if so many older ones do that none is
-    /// left.
+    /// The mark of a Service port; `None` if it claims none, or if older ones hold all of them.
     pub fn of(&self, name: &ServicePortName) -> Option<u32> {
         let table = self.tables.get(&name.protocol)?;
         let (_, slot) = table.claims.get(name)?;
@@ -79,7 +79,7 @@ impl Marks {
         waiting.map(|(_, name)| name)
     }
 
-    /// Replaces the claims of a Service, given with its age. Returns the other Services whose marks
+    /// Replaces the claims of a Service of this age. Returns the other Services whose marks
     /// changed.
     pub fn replace_service(
         &mut self,
@@ -110,16 +110,16 @@ impl Marks {
     }
 }
 
-/// The marks of one protocol: a hash table with linear probing in which the older claim has the
-/// earlier place. Up to each claim's place, from the one that its name gives, all places have older
-/// claims.
+/// The marks of one protocol: a hash table with linear probing in which older claims take
+/// precedence. From the slot that a claim's name hashes to up to the claim's own slot, all slots
+/// hold older claims.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Table {
     first: u16,
     size: u16,
     places: BTreeMap<u16, Claim>,
     claims: BTreeMap<ServicePortName, (i64, Option<u16>)>,
-    /// The youngest, where there are more claims than places.
+    /// The youngest claims, if there are more claims than slots.
     waiting: BTreeSet<Claim>,
 }
 
@@ -179,7 +179,7 @@ impl Table {
                 }
                 Some(there) if *there < claim => passed += 1,
                 Some(there) => {
-                    // The younger one looks for a place behind this one.
+                    // The younger claim looks for a slot after this one.
                     let younger = std::mem::replace(there, claim.clone());
                     self.claims.insert(claim.1, (claim.0, Some(place)));
                     moved.insert(younger.1.service.clone());
@@ -202,7 +202,7 @@ impl Table {
             return;
         };
         self.places.remove(&freed);
-        // Those right behind it may have wanted its place: they look again, the oldest first.
+        // The claims right after it may prefer its slot: they are placed again, the oldest first.
         let mut behind = BTreeMap::new();
         let mut place = self.next(freed);
         while let Some(claim) = self.places.remove(&place) {

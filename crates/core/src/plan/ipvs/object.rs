@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: the objects of the IPVS dataplane, in the one form that wanted and observed share.
-//! Statistics are not part of them.
+//! PURE: the objects of the IPVS dataplane, in one form for both desired and observed state.
+//! Statistics are excluded.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,9 +13,9 @@ use crate::model::ipvs_options::Tunnel;
 use crate::model::{IpFamily, Protocol};
 use crate::plan::ipvs::mark;
 
-/// What tells virtual servers apart (kernel: `ip_vs_svc_hashkey`).
+/// The identity of a virtual server (kernel: `ip_vs_svc_hashkey`).
 ///
-/// Displays as `ipvsadm` addresses them: `TCP 10.96.0.10:53`, `FWM 7 IPv4`.
+/// Displays in the notation of `ipvsadm`: `TCP 10.96.0.10:53`, `FWM 7 IPv4`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum VirtualServerKey {
     Address {
@@ -28,7 +28,7 @@ pub enum VirtualServerKey {
 }
 
 impl VirtualServerKey {
-    /// The first and the last key that an address can have.
+    /// The smallest and the largest key with an address.
     pub fn all_at(address: IpAddr) -> (Self, Self) {
         let at = |port, protocol| Self::Address {
             address,
@@ -45,7 +45,7 @@ impl VirtualServerKey {
         }
     }
 
-    /// The protocol; a firewall mark that is not ours can stand for several.
+    /// The protocol; `None` for a firewall mark that is not ours, which can stand for several.
     pub fn protocol(&self) -> Option<Protocol> {
         match self {
             Self::Address { protocol, .. } => Some(*protocol),
@@ -92,13 +92,13 @@ pub struct VirtualServer {
     pub flags: u32,
     /// Persistence in seconds; meaningless without [`flags::PERSISTENT`].
     pub timeout: u32,
-    /// Clients in one network of this prefix length share a persistence template.
+    /// Clients in the same network of this prefix length share a persistence template.
     pub netmask: u8,
 }
 
 impl VirtualServer {
-    /// A real server of weight 0 gets no new connections, and others get them all. `dh` has no
-    /// fallback: it refuses those that such a server would have.
+    /// Real servers of weight 0 get no new connections; the others get them all. `dh` has no such
+    /// fallback: it rejects connections that hash to such a server.
     pub fn passes_over_weight_0(&self) -> bool {
         &*self.scheduler != "dh"
     }
@@ -114,11 +114,11 @@ pub mod flags {
     pub const PERSISTENT: u32 = 0x1;
     /// `IP_VS_SVC_F_SCHED1`: `sh-fallback` and `mh-fallback`: skip servers of weight 0.
     pub const SCHED_FALLBACK: u32 = 0x8;
-    /// `IP_VS_SVC_F_SCHED2`: `sh-port` and `mh-port`: the source port counts too.
+    /// `IP_VS_SVC_F_SCHED2`: `sh-port` and `mh-port`: the source port is hashed too.
     pub const SCHED_PORT: u32 = 0x10;
 }
 
-/// Address and port of a real server: what tells those of a virtual server apart.
+/// Address and port of a real server: its identity within a virtual server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RealServerKey {
     pub address: IpAddr,
@@ -145,11 +145,11 @@ pub enum Forwarding {
     Masquerade,
     /// The server is on this host.
     Local,
-    /// In a tunnel.
+    /// Through a tunnel.
     Tunnel(Tunnel),
     /// Direct routing: only the link-layer address changes.
     Route,
-    /// `IP_VS_CONN_F_BYPASS`: what a cache cluster uses, and whatever we do not know. Never ours.
+    /// `IP_VS_CONN_F_BYPASS`, used by cache clusters, or any unknown method. Never ours.
     Bypass,
 }
 
@@ -173,7 +173,7 @@ impl Serialize for Forwarding {
     }
 }
 
-/// A real server's settings, all but its key.
+/// A real server's settings, without its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct RealServer {
     /// 0: no new connections.
@@ -184,7 +184,7 @@ pub struct RealServer {
 /// The real servers of a virtual server.
 pub type RealServers = BTreeMap<RealServerKey, RealServer>;
 
-/// Time-outs of IPVS connections in seconds; 0 leaves the kernel's (kernel: `ip_vs_timeout_user`).
+/// Timeouts of IPVS connections in seconds; 0 keeps the kernel's (kernel: `ip_vs_timeout_user`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Timeouts {
     pub tcp: u32,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: one family's wanted and believed state in IPVS mode, kept up to date by changes and
+//! PURE: one family's desired and believed state in IPVS mode, kept up to date by changes and
 //! reports.
 //!
 //! ```text
@@ -26,7 +26,7 @@ use crate::plan::ipvs::step::Step;
 use crate::plan::report::FailureKind;
 use crate::plan::ruleset::InvalidChainName;
 
-/// The ports that the API server hands out as node ports by default.
+/// The default node port range of the API server.
 pub const NODE_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
 
 /// A real server of a virtual server.
@@ -40,23 +40,24 @@ pub struct Planner {
     desired: Desired,
     marks: Marks,
     believed: State,
-    /// Changed since the last plan that worked.
+    /// Changed since the last successful plan.
     dirty: Dirty,
-    /// Virtual servers that some Service wants or wanted since we started, and those that were
+    /// Virtual servers that some Service has wanted since this process started, and those that were
     /// found to be ours.
     owned: BTreeSet<VirtualServerKey>,
-    /// Believed real servers of weight 0 that nobody wants: deleted when their connections ended.
+    /// Believed real servers of weight 0 that are unwanted: deleted when their connections have
+    /// ended.
     draining: BTreeSet<RealServerOf>,
-    /// How long connections may last to virtual servers whose Service is gone, where it said so.
+    /// Drain limits of virtual servers whose Service is gone, where the Service set one.
     last_limits: BTreeMap<VirtualServerKey, Duration>,
-    /// The next plan looks at everything.
+    /// The next plan compares everything.
     is_full: bool,
-    /// What does not belong to a Service is not as it should be.
+    /// Something that belongs to no Service is not as desired.
     is_foundation_due: bool,
     needs_observation: bool,
     /// Virtual servers about which belief is in doubt.
     doubtful: BTreeSet<VirtualServerKey>,
-    /// How often another Service port was left without a mark.
+    /// Revision of the set of Service ports without a mark.
     marks_revision: u64,
 }
 
@@ -108,7 +109,7 @@ impl Planner {
         self.dirty.extend(dirty);
     }
 
-    /// Finds all that is ours: what shows it now may go before the virtual server does.
+    /// Finds everything that is ours: the evidence may be deleted before the virtual server is.
     fn find_owned(&mut self) {
         let marks = marks::in_use(&self.believed, self.context.family);
         let keys: Vec<VirtualServerKey> = self.believed.virtual_servers.keys().copied().collect();
@@ -122,7 +123,7 @@ impl Planner {
         }
     }
 
-    /// The steps that one Service lacks, without what all share.
+    /// The steps for one Service, without what all Services share.
     pub fn plan_of(&self, service: &ServiceName) -> Plan {
         let owns = |key: &VirtualServerKey| self.owns(key);
         let mut plan = Plan::default();
@@ -140,7 +141,7 @@ impl Planner {
         }
     }
 
-    /// The foundation is compared in every plan, it costs little.
+    /// The foundation is compared in every plan, because that is cheap.
     fn compare(&self, dirty: &Dirty) -> Plan {
         let owns = |key: &VirtualServerKey| self.owns(key);
         let comparison = self.comparison(&owns);
@@ -149,9 +150,9 @@ impl Planner {
         plan.ordered()
     }
 
-    /// A virtual server is ours if a Service wants or wanted it, or if something tells that a
-    /// kube-proxy or an earlier self made it: its address is on our link, is a Service address, or
-    /// it is a node port.
+    /// A virtual server is ours if a Service has wanted it, or if there is evidence that a
+    /// kube-proxy or an earlier process of ours created it: its address is on our link, is a
+    /// Service address, or it is a node port.
     fn owns(&self, key: &VirtualServerKey) -> bool {
         if self.owned.contains(key) {
             return true;
@@ -180,7 +181,7 @@ impl Planner {
         self.draining.range(first..=last).copied()
     }
 
-    /// Finds the real servers of a virtual server that are waited for: of weight 0, and unwanted.
+    /// Finds the draining real servers of a virtual server: of weight 0, and unwanted.
     fn find_draining(&mut self, vs: &VirtualServerKey) {
         let former: Vec<RealServerOf> = self.draining_at(vs).collect();
         for real_server in &former {
@@ -206,7 +207,7 @@ impl Planner {
         self.draining.extend(drained);
     }
 
-    /// Keeps what depends on belief up with a step that belief has taken in.
+    /// Updates what is derived from belief after belief has taken in a step.
     fn follow(&mut self, step: &Step, gone: &mut BTreeSet<IpAddr>) {
         match step {
             Step::AddRealServer { vs, key, server } | Step::SetRealServer { vs, key, server } => {
@@ -239,7 +240,7 @@ impl Planner {
         }
     }
 
-    /// Touches an address that is bound for no reason any more.
+    /// Marks an address that is bound for no reason any more as dirty.
     fn release_address(&mut self, address: IpAddr) {
         let owns = |key: &VirtualServerKey| self.owns(key);
         let is_drained = self.comparison(&owns).is_drained_at(address, |_| true);
@@ -251,12 +252,12 @@ impl Planner {
         }
     }
 
-    /// Takes in a step that failed, and notes what must be observed for that.
+    /// Takes in a failed step, and records what must be observed because of it.
     fn doubt(&mut self, step: &Step, why: Option<FailureKind>) {
         use FailureKind::{Busy, Permission, Unsupported};
         self.keep_pending(step);
         if matches!(why, Some(Busy | Permission | Unsupported)) {
-            // Nothing happened, and nothing says that belief is wrong.
+            // Nothing happened, and nothing suggests that belief is wrong.
             return;
         }
         match step {
@@ -268,7 +269,7 @@ impl Planner {
             | Step::DeleteRealServer { vs: key, .. } => {
                 self.doubtful.insert(*key);
             }
-            // Wanted as long as we run, and made again without harm.
+            // Wanted as long as this process runs, and harmless to repeat.
             Step::SetSysctl { .. }
             | Step::SetTimeouts(_)
             | Step::CreateLink
@@ -285,7 +286,7 @@ impl Planner {
         }
     }
 
-    /// Keeps what a step is about for the next plan.
+    /// Marks the subject of a step as dirty for the next plan.
     fn keep_pending(&mut self, step: &Step) {
         let family = self.context.family;
         let id_of = |name: &SetName| SetId::ALL.into_iter().find(|id| id.name(family) == *name);
@@ -305,7 +306,7 @@ impl Planner {
                 Some(id) => {
                     self.dirty.entries.insert((id, *entry));
                 }
-                // Of a set that was to replace another.
+                // A set that was to replace another.
                 None => self.is_full = true,
             },
             Step::CreateSet(SetSpec { name, .. }) | Step::DestroySet { set: name } => {

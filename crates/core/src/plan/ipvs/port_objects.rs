@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: all that one Service port wants in the kernel in IPVS mode, in one family.
+//! PURE: everything that one Service port wants in the kernel in IPVS mode, in one family.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -20,23 +20,23 @@ use crate::plan::unmet::{Holder, Unmet};
 
 mod forwarding;
 
-/// What one Service port wants. Two Service ports may want the same address, entry or even virtual
-/// server; [`crate::plan::ipvs::desired::Desired`] settles that.
+/// The objects of one Service port. Two Service ports may want the same address, entry or even
+/// virtual server; [`crate::plan::ipvs::desired::Desired`] resolves that.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PortObjects {
     /// The Service's age and cluster IP, which decide between claims on a virtual server.
     pub created: i64,
     pub cluster_ip: Option<IpAddr>,
     pub virtual_servers: CompactMap<VirtualServerKey, WantedServer>,
-    /// In order, each once, as are entries.
+    /// Sorted and deduplicated, like the entries.
     pub addresses: Box<[IpAddr]>,
     /// The entries that belong to no virtual server.
     pub entries: Box<[(SetId, SetEntry)]>,
-    /// The internal, the external policy is Local and no endpoint is on this node, though
-    /// elsewhere there are some.
+    /// The internal or external policy is Local and no endpoint is on this node, although there are
+    /// some elsewhere.
     pub no_local_internal: bool,
     pub no_local_external: bool,
-    /// What follows from annotations. Nearly no Service has any.
+    /// What follows from annotations. Nearly all Services have none.
     pub extras: Option<Box<Extras>>,
 }
 
@@ -50,27 +50,27 @@ impl PortObjects {
         Claim::new(is_cluster_ip, self.created, name.clone())
     }
 
-    /// What was asked for and is not possible.
+    /// Requests that cannot be met.
     pub fn unmet(&self) -> impl Iterator<Item = &Unmet> {
         self.extras.iter().flat_map(|extras| &extras.unmet)
     }
 }
 
-/// What the annotations of a Service lead to, beside other objects.
+/// The effects of a Service's annotations, beside other objects.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Extras {
     pub drain_limit: Option<Duration>,
-    /// What was asked for and is not possible.
+    /// Requests that cannot be met.
     pub unmet: Vec<Unmet>,
 }
 
-/// A virtual server and its real servers. Those of one Service port and policy share the latter.
+/// A virtual server and its real servers, which those of one Service port and policy share.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WantedServer {
     pub server: VirtualServer,
     pub real_servers: Arc<RealServers>,
-    /// The entries that admit, masquerade or filter its packets. Only the claimant that has the
-    /// virtual server gets them: another Service's source ranges must not open or close it.
+    /// The entries that admit, masquerade or filter its packets. Only the winner of the virtual
+    /// server gets them: another Service's source ranges must not open or close it.
     pub entries: Box<[(SetId, SetEntry)]>,
 }
 
@@ -100,24 +100,24 @@ struct Frontend {
     role: Role,
     address: IpAddr,
     port: u16,
-    /// Clients outside must not be masqueraded: their address decides, or the endpoint answers them
-    /// itself. Those inside have another virtual server, by their mark.
+    /// Packets of outside clients must not be masqueraded: their address is needed, or the endpoint
+    /// replies to them directly. Inside clients have another virtual server, by their mark.
     is_split: bool,
 }
 
-/// A Service port whose external addresses answer clients outside from local endpoints, pods and
-/// the node from all: it needs a mark. So does one whose packets from outside are not to be
-/// translated.
+/// Whether a Service port needs a mark: its external addresses serve outside clients from local
+/// endpoints, but pods and the node from all, or its packets from outside are to be forwarded
+/// without translation.
 pub fn needs_mark(service_port: &ServicePort) -> bool {
     (service_port.external_policy_local || forwarding::is_wanted(service_port))
         && service_port.is_externally_accessible()
 }
 
-/// What keeps the clients of a mark's virtual server with their endpoints, the best first.
+/// The schedulers that keep the clients of a mark's virtual server with their endpoints, the best
+/// first.
 pub const CLIENT_HASHES: [Scheduler; 2] = [Scheduler::Mh, Scheduler::Sh];
 
-/// Computes the objects of a Service port from all of its endpoints. `mark` is its mark, if it has
-/// one.
+/// Computes the objects of a Service port from all of its endpoints. `mark` is its mark, if any.
 pub fn port_objects(
     service_port: &ServicePort,
     endpoints: &[Endpoint],
@@ -168,7 +168,7 @@ pub fn port_objects(
             None => &cluster,
         };
         // An address may have two roles (an external IP that is also a load balancer's). Both have
-        // the same policy, so only their entries add up.
+        // the same policy, so only their entries differ and add up.
         let (_, of_server) = virtual_servers
             .entry(key)
             .or_insert_with(|| (real_servers, BTreeSet::new()));
@@ -228,12 +228,12 @@ pub fn port_objects(
     }
 }
 
-/// Who has an address, so that the node must not take what is sent there for its own.
+/// The holder of an address that the node must not bind because of it.
 fn holder(role: Role, address: IpAddr, context: &Context) -> Option<Holder> {
     if context.node_addresses.contains(&address) {
         return Some(Holder::OtherLink);
     }
-    // A pod may reach the API server at the cluster IP of its Service, and says so.
+    // A proxy in a pod may reach the API server at its cluster IP, which then counts as held.
     let held = context.held_addresses.get(&address).copied();
     held.filter(|_| role != Role::ClusterIp)
 }
@@ -281,8 +281,8 @@ fn virtual_server(
         Some(wanted) => wanted.as_str().into(),
     };
     let hashes_port = options.and_then(|options| options.hashes_port);
-    // A server of weight 0 is draining: hashing must not choose it. The port makes `mh` spread the
-    // connections of one client, as kube-proxy has it.
+    // A server of weight 0 is draining: hashing must not choose it. Hashing the port makes `mh`
+    // spread the connections of one client, as kube-proxy does.
     let mut server_flags = match (&*scheduler, hashes_port) {
         ("mh", None | Some(true)) | ("sh", Some(true)) => flags::SCHED_FALLBACK | flags::SCHED_PORT,
         ("mh", Some(false)) | ("sh", None | Some(false)) => flags::SCHED_FALLBACK,
@@ -311,7 +311,8 @@ fn virtual_server(
 
 /// The virtual server of a mark. The kernel's persistence does not translate ports there
 /// (`ip_vs_sched_persist`: the port of such a virtual server is 0, and only packets to the virtual
-/// server's port go to the real server's), so affinity comes from a hash of the client's address.
+/// server's port are sent to the real server's), so affinity comes from a hash of the client's
+/// address.
 fn marked_server(
     server: VirtualServer,
     context: &Context,
@@ -341,8 +342,8 @@ fn marked_server(
     }
 }
 
-/// UDP flows have no end that could be seen: those to an endpoint that shuts down stay as long as
-/// it serves, and then move at once. Other protocols need nothing here: what is not wanted any more
+/// The end of a UDP flow is not visible: flows to an endpoint that shuts down stay as long as it
+/// serves, and then move at once. Other protocols need nothing here: what is no longer wanted
 /// drains.
 fn leaving<'a>(service_port: &ServicePort, endpoints: &'a [Endpoint]) -> Vec<&'a Endpoint> {
     let is_udp = service_port.name.protocol == Protocol::Udp;
@@ -352,8 +353,8 @@ fn leaving<'a>(service_port: &ServicePort, endpoints: &'a [Endpoint]) -> Vec<&'a
         .collect()
 }
 
-/// This is where an endpoint becomes a real server. Those that leave get no new connections, unless
-/// they were chosen.
+/// Turns endpoints into real servers. Terminating ones get no new connections, unless they were
+/// chosen.
 fn real_servers<'a>(
     service_port: &ServicePort,
     server: &VirtualServer,
@@ -388,7 +389,7 @@ fn lacks_local(choice: &Choice<'_>, policy_is_local: bool) -> bool {
     policy_is_local && choice.has_any && choice.local.is_empty()
 }
 
-/// The entries of a frontend at which clients outside and inside have different virtual servers.
+/// The entries of a frontend whose outside and inside clients have different virtual servers.
 fn add_split_entries(
     entries: &mut BTreeSet<(SetId, SetEntry)>,
     frontend: &Frontend,
@@ -408,7 +409,7 @@ fn add_split_entries(
     }
 }
 
-/// The entries that make the fixed rules masquerade, admit or filter a frontend.
+/// The entries by which the static rules masquerade, admit or filter packets of a frontend.
 fn add_entries(
     entries: &mut BTreeSet<(SetId, SetEntry)>,
     frontend: &Frontend,
@@ -466,8 +467,8 @@ fn add_entries(
     }
 }
 
-/// A pod that reaches itself through a Service must be masqueraded, or it would answer itself
-/// directly. Only pods of this node can meet that here, in whatever condition they are.
+/// A pod that reaches itself through a Service must be masqueraded, or it would reply to itself
+/// directly. On this node that concerns local pods only, whatever their condition.
 fn add_loop_back_entries(
     entries: &mut BTreeSet<(SetId, SetEntry)>,
     protocol: Protocol,

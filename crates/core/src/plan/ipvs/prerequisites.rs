@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: which steps of IPVS mode must not be tried once others have failed.
+//! PURE: which steps of IPVS mode must be skipped after others have failed.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use crate::plan::ipvs::step::{Phase, Step};
 use crate::plan::leftovers::stale_rules::is_dispatch;
 use crate::plan::prerequisites;
 
-/// What failed so far in one plan.
+/// The failures of one plan so far.
 #[derive(Clone, Debug, Default)]
 pub struct Prerequisites {
     has_no_link: bool,
@@ -22,7 +22,7 @@ pub struct Prerequisites {
     missing_reject_entries: BTreeSet<IpAddr>,
     bound_addresses: BTreeSet<IpAddr>,
     missing_servers: BTreeSet<VirtualServerKey>,
-    /// Addresses of virtual servers that should have gone.
+    /// Addresses with a virtual server that could not be deleted.
     serving_addresses: BTreeSet<IpAddr>,
 }
 
@@ -40,7 +40,7 @@ impl prerequisites::Prerequisites for Prerequisites {
                 self.incomplete_sets.insert(set.clone());
                 self.missing_reject_entries.extend(rejected(set, entry));
             }
-            // The entries of all new addresses are in the set that did not take its place.
+            // The entries of all new addresses are in the set that could not be swapped in.
             Step::SwapSets { b, .. } => {
                 self.has_no_rules |= IpFamily::ALL
                     .into_iter()
@@ -59,7 +59,7 @@ impl prerequisites::Prerequisites for Prerequisites {
 
     fn forbid(&self, step: &Step) -> bool {
         match step {
-            // Rules that name a missing set are refused, and the program started in vain.
+            // Rules that name a missing set are rejected, so starting the program is pointless.
             Step::EditRules(rules) => {
                 !self.missing_sets.is_empty()
                     || (self.has_no_rules && rules.edits.iter().any(is_dispatch))
@@ -67,7 +67,7 @@ impl prerequisites::Prerequisites for Prerequisites {
             Step::AddEntry { set, .. } | Step::DestroySet { set } => {
                 self.missing_sets.contains(set)
             }
-            // A set takes the place of another only if it is complete.
+            // Only a complete set may replace another.
             Step::SwapSets { a, .. } => {
                 self.missing_sets.contains(a) || self.incomplete_sets.contains(a)
             }
@@ -80,12 +80,12 @@ impl prerequisites::Prerequisites for Prerequisites {
                     || self.has_no_rules
                     || self.missing_reject_entries.contains(address)
             }
-            // The address tells whose the virtual server is.
+            // The address identifies the virtual server as ours.
             Step::DeleteAddress { address } => self.serving_addresses.contains(address),
             Step::DeleteEntry { set, entry } => {
                 rejected(set, entry).is_some_and(|address| self.bound_addresses.contains(&address))
             }
-            // Until ours serve, its rules do.
+            // Until our objects serve, the old rules do.
             Step::DeleteNftablesTable { .. } => {
                 self.has_no_rules || self.has_no_link || !self.missing_servers.is_empty()
             }
@@ -94,7 +94,7 @@ impl prerequisites::Prerequisites for Prerequisites {
     }
 }
 
-/// The address whose unknown ports an entry makes refuse.
+/// The address whose unknown ports an entry rejects.
 fn rejected(set: &SetName, entry: &SetEntry) -> Option<IpAddr> {
     match entry {
         SetEntry::Ip(address) if *set == SetId::IpvsIps.name(IpFamily::of(*address)) => {

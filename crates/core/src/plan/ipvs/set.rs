@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: the ipsets of IPVS mode and their entries. Names and types are kube-proxy's, byte for
-//! byte, where it has them.
+//! PURE: the ipsets of IPVS mode and their entries. Names and types are byte for byte kube-proxy's
+//! where it has them.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -10,11 +10,11 @@ use serde::{Serialize, Serializer};
 
 use crate::model::{IpFamily, Protocol};
 
-/// `maxelem` of a set as kube-proxy creates it. Kept while it suffices: kube-proxy refuses to start
-/// with a set of another size, and a roll-back must work.
+/// `maxelem` of a set as kube-proxy creates it. Kept while it suffices: kube-proxy fails to start
+/// if a set has another size, and a rollback must work.
 pub const DEFAULT_MAX_ENTRIES: u32 = 65_536;
 
-/// Longest name of a set in bytes (`IPSET_MAXNAMELEN` is 32 with the NUL).
+/// Maximum length of a set's name in bytes (`IPSET_MAXNAMELEN` is 32 with the NUL).
 const MAX_NAME_LEN: usize = 31;
 
 /// The type of a set.
@@ -24,7 +24,7 @@ pub enum SetType {
     HashIp,
     #[serde(rename = "hash:ip,port")]
     HashIpPort,
-    /// Its entries carry a firewall mark.
+    /// Whether its entries carry a firewall mark.
     #[serde(rename = "hash:ip,port skbinfo")]
     HashIpPortMark,
     #[serde(rename = "hash:ip,port,ip")]
@@ -36,7 +36,7 @@ pub enum SetType {
 }
 
 impl SetType {
-    /// ipset's spelling.
+    /// The name that ipset uses.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::HashIp => "hash:ip",
@@ -48,15 +48,15 @@ impl SetType {
         }
     }
 
-    /// It has a family and a `maxelem`.
+    /// Whether it has a family and a `maxelem`.
     pub const fn is_hash(self) -> bool {
         !matches!(self, Self::BitmapPort)
     }
 }
 
 /// The sets of IPVS mode, one of each per family. Entries are removed in this order of sets and
-/// added in the reverse one: what admits packets comes last and goes first, and what closes a load
-/// balancer to strangers is never there without what opens it to some.
+/// added in the reverse one: what admits packets is added last and removed first, and a load
+/// balancer is never closed to all sources without the entries that admit some.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SetId {
     LoopBack,
@@ -175,7 +175,7 @@ impl SetId {
         }
     }
 
-    /// The name in a family; IPv6 names are cut to what the kernel takes.
+    /// The name in a family; IPv6 names are cut to the kernel's maximum.
     pub fn name(self, family: IpFamily) -> SetName {
         let (name, ..) = self.facts();
         SetName::of(name, family)
@@ -195,8 +195,9 @@ impl SetId {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct SetName(String);
 
-/// Sets of kube-proxy in whose place ours have other names, because they have other types: matching
-/// the port alone, they take a Service's port on any address for a node port of the same number.
+/// Sets of kube-proxy that ours replace under other names, because the types differ: kube-proxy's
+/// match the port alone, so they treat a Service's port on any address as a node port of the same
+/// number.
 const RETIRED: [&str; 6] = [
     "KUBE-NODE-PORT-TCP",
     "KUBE-NODE-PORT-LOCAL-TCP",
@@ -206,8 +207,8 @@ const RETIRED: [&str; 6] = [
     "KUBE-NODE-PORT-LOCAL-SCTP-HASH",
 ];
 
-/// The names in a family of the sets that only kube-proxy has. They go when no rule uses them any
-/// more.
+/// The names in a family of the sets that only kube-proxy has. They are deleted once no rule uses
+/// them.
 pub fn retired(family: IpFamily) -> impl Iterator<Item = SetName> {
     RETIRED
         .into_iter()
@@ -241,8 +242,8 @@ impl SetName {
         &self.0
     }
 
-    /// The name of the set that takes the place of this one while it is made anew. It differs in
-    /// its last letters only, so that it keeps the prefix that says whose it is.
+    /// The name of the temporary set that is swapped with this one to recreate it. It differs in
+    /// the last letters only, so that it keeps the prefix that identifies the owner.
     #[must_use]
     pub fn replacement(&self) -> Self {
         let mut name = self.0.clone();
@@ -258,14 +259,14 @@ impl fmt::Display for SetName {
     }
 }
 
-/// What a set is made with.
+/// The parameters with which a set is created.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SetSpec {
     pub name: SetName,
     #[serde(rename = "type")]
     pub set_type: SetType,
     pub family: IpFamily,
-    /// Most entries (`maxelem`); the kernel ignores it for bitmaps.
+    /// Maximum number of entries (`maxelem`); the kernel ignores it for bitmaps.
     pub max_entries: u32,
 }
 
@@ -286,7 +287,7 @@ pub enum SetEntry {
     Ip(IpAddr),
     Port(u16),
     IpPort(IpAddr, Protocol, u16),
-    /// What matches gets the mark. A set has one mark for each address and port: adding another
+    /// Matching packets get the mark. A set has one mark for each address and port: adding another
     /// replaces it.
     IpPortMark(IpAddr, Protocol, u16, u32),
     IpPortIp(IpAddr, Protocol, u16, IpAddr),
@@ -295,10 +296,10 @@ pub enum SetEntry {
 }
 
 impl SetEntry {
-    /// No entry comes before it.
+    /// The smallest entry.
     pub const FIRST: Self = Self::Ip(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
 
-    /// All entries of which a set has one at a time, this one among them, first and last.
+    /// All entries of which a set has one at a time, including this one: the first and the last.
     pub const fn alternatives(self) -> (Self, Self) {
         match self {
             Self::IpPortMark(ip, protocol, port, _) => (
@@ -324,7 +325,7 @@ impl fmt::Display for SetEntry {
             }
             Self::IpPortNet(ip, protocol, port, net) => {
                 write!(f, "{ip},{}:{port},", protocol.lowercase())?;
-                // The kernel's listing leaves out the length of a host's prefix.
+                // The kernel's listing omits the prefix length of a single host.
                 if net.prefix_len() == net.max_prefix_len() {
                     write!(f, "{}", net.addr())
                 } else {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: what a kernel holds of one family in IPVS mode, as observed or as believed, and what a
-//! step does to it.
+//! PURE: the state of one family's kernel objects in IPVS mode, observed or believed, and the
+//! effect of steps on it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use crate::plan::ipvs::step::Step;
 use crate::plan::report::Refusal;
 use crate::plan::ruleset::{Rule, Ruleset};
 
-/// The kernel's content of one family.
+/// The kernel's state of one family.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
     pub node: NodeState,
@@ -20,7 +20,7 @@ pub struct State {
     pub virtual_servers: BTreeMap<VirtualServerKey, VirtualServerState>,
     /// Host addresses on the link.
     pub addresses: BTreeSet<IpAddr>,
-    /// The table of kube-proxy's nftables mode is there. It translates packets until it goes.
+    /// The table of kube-proxy's nftables mode exists. It translates packets until it is deleted.
     pub has_nftables_table: bool,
 }
 
@@ -28,7 +28,7 @@ pub struct State {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeState {
     pub link_exists: bool,
-    /// Values by path under `/proc/sys`; what cannot be read is absent.
+    /// Values by path under `/proc/sys`; unreadable ones are absent.
     pub sysctls: BTreeMap<&'static str, String>,
     pub timeouts: Timeouts,
 }
@@ -65,8 +65,8 @@ pub struct VirtualServerState {
 }
 
 impl State {
-    /// Does what the kernel does with a step. This is how belief follows the steps that worked,
-    /// and the whole of the fake kernel.
+    /// Applies a step as the kernel does. Belief follows successful steps through this, and it is
+    /// the whole of the fake kernel.
     pub fn apply(&mut self, step: &Step) -> Result<(), Refusal> {
         match step {
             Step::SetSysctl { key, value } => {
@@ -185,7 +185,7 @@ impl State {
         Ok(())
     }
 
-    /// Rules may name only sets that exist.
+    /// Rules may name only existing sets.
     fn check_sets(&self, rules: &Ruleset) -> Result<(), Refusal> {
         let known = |name: &str| self.sets.keys().any(|set| set.as_str() == name);
         let mut named = rules.chains.values().flatten().flat_map(Rule::sets);
@@ -198,7 +198,7 @@ impl State {
 }
 
 impl Timeouts {
-    /// 0 leaves what is there, as the kernel does.
+    /// 0 keeps the current value, as in the kernel.
     fn merge(&mut self, wanted: Self) {
         let pick = |wanted, kept| if wanted == 0 { kept } else { wanted };
         self.tcp = pick(wanted.tcp, self.tcp);
@@ -206,7 +206,7 @@ impl Timeouts {
         self.udp = pick(wanted.udp, self.udp);
     }
 
-    /// Setting these would change nothing.
+    /// Whether setting these would change nothing.
     pub fn satisfied_by(self, present: Self) -> bool {
         let mut merged = present;
         merged.merge(self);

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: the fixed iptables rules of IPVS mode. They look at sets only, so a change of a Service
-//! never touches them. Chains, comments and order are kube-proxy's (facts: its ipvs mode), spelled
+//! PURE: the static iptables rules of IPVS mode. They match sets only, so a change of a Service
+//! never affects them. Chains, comments and order are kube-proxy's (facts: its ipvs mode), spelled
 //! as `iptables-save` prints them.
 //!
-//! Differences to kube-proxy:
-//! - node ports are told by address and port, so that a Service's port on another address is not
-//!   taken for one;
+//! Differences from kube-proxy:
+//! - node ports are matched by address and port, so that a Service's port on another address is not
+//!   mistaken for one;
 //! - the port of a health check is not open at the addresses of Services;
-//! - rules for empty sets are there from the start, because rules are written once;
+//! - rules for empty sets exist from the start, because rules are written once;
 //! - kube-proxy has one rule per load-balancer address in `KUBE-IPVS-OUT-FILTER` of `filter` to
-//!   stop the node's own packets that no source range admits. One rule in `mangle` OUTPUT, where
+//!   drop the node's own packets that no source range admits. One rule in `mangle` OUTPUT, where
 //!   such a packet still has the address of the virtual server, does it for all of them.
 
 use crate::model::IpFamily;
@@ -19,8 +19,8 @@ use crate::plan::ipvs::mark::MarkRange;
 use crate::plan::ipvs::set::SetId;
 use crate::plan::ruleset::{ChainName, Edit, InvalidChainName, Rule, Ruleset, Table, quote};
 
-/// The wanted chains of ours, and the jumps from built-in chains to them in the order in which
-/// each is put on top.
+/// Our chains, and the jumps to them from built-in chains in the order in which each is inserted at
+/// the top.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FixedRules {
     pub chains: Ruleset,
@@ -40,7 +40,7 @@ impl Texts<'_> {
         )
     }
 
-    /// Comment and match, as most rules have them.
+    /// Comment and match, in the form that most rules have.
     fn noted(&self, set: SetId, directions: &str) -> String {
         format!(
             "-m comment --comment {} {}",
@@ -53,8 +53,9 @@ impl Texts<'_> {
         format!("{0:#x}/{0:#x}", self.context.masquerade_mark)
     }
 
-    /// `KUBE-SERVICES`: what to masquerade. Only packets to a cluster IP that are not from a local
-    /// pod are; without a way to tell, only those that the node itself sends from the cluster IP.
+    /// `KUBE-SERVICES`: what to masquerade. Of packets to a cluster IP only those that are not from
+    /// a local pod are masqueraded; if local traffic cannot be detected, only those that the node
+    /// itself sends from the cluster IP.
     fn cluster_ip_masquerade(&self) -> String {
         let set = SetId::ClusterIp;
         let to_mark = "-j KUBE-MARK-MASQ";
@@ -114,13 +115,13 @@ impl Texts<'_> {
                 "{} -j MASQUERADE",
                 self.noted(SetId::LoopBack, "dst,dst,src")
             ),
-            // The node's own among the marked packets; their mark has no room for the bit.
+            // The node's own packets among the marked ones; their mark has no room for the bit.
             format!(
                 "-m mark {} -m addrtype --src-type LOCAL -j MASQUERADE --random-fully",
                 self.policy_mark()
             ),
             format!("-m mark ! --mark {mark} -j RETURN"),
-            // Taken off again, so that a packet that passes here twice is not masqueraded twice.
+            // Cleared again, so that a packet that passes here twice is not masqueraded twice.
             format!(
                 "-j MARK --set-xmark {:#x}/0x0",
                 self.context.masquerade_mark
@@ -172,14 +173,15 @@ impl Texts<'_> {
         ]
     }
 
-    /// What the mark of [`Self::policy_marks`] looks like.
+    /// The value and mask that match a mark of [`Self::policy_marks`].
     fn policy_mark(&self) -> String {
         let range = MarkRange::beside(self.context.masquerade_mark);
         format!("--mark {:#x}/{:#x}", range.value(), range.mask())
     }
 
-    /// Pods and the node reach all endpoints of a Service whose external policy is Local. For them
-    /// the virtual server of the mark is asked, before that of the address.
+    /// Pods and the node reach all endpoints of a Service whose external policy is Local. Their
+    /// packets use the virtual server of the mark, which the kernel tries before that of the
+    /// address.
     fn policy_marks(&self) -> Vec<String> {
         let set = SetId::LocalPolicyMark;
         let name = set.name(self.context.family);
@@ -200,7 +202,7 @@ impl Texts<'_> {
             .collect()
     }
 
-    /// There are endpoints, but none that the policy admits. Who has the mark is not concerned.
+    /// There are endpoints, but the policy admits none. Packets with the mark are not affected.
     fn no_local_endpoints(&self) -> String {
         format!(
             "-m conntrack --ctstate NEW -m mark ! {} {} -j DROP",
@@ -222,7 +224,7 @@ impl Texts<'_> {
     fn chains(&self) -> Vec<(Table, &'static str, Vec<String>)> {
         let mark = self.mark();
         vec![
-            // The first packet only: a range that is added leaves open connections alone.
+            // The first packet only: adding a range does not affect open connections.
             (Table::Mangle, "KUBE-IPVS-OUT-FILTER", {
                 let mut rules = self.firewall(true);
                 rules.push("-j KUBE-IPVS-MARK".to_owned());
@@ -275,7 +277,7 @@ impl Texts<'_> {
     }
 }
 
-/// What comes to an address on our link and is for no Service is refused.
+/// Rejects packets to an address on our link that are for no Service.
 pub fn refusal(family: IpFamily) -> Rule {
     let reject = match family {
         IpFamily::V4 => "icmp-port-unreachable",
@@ -287,7 +289,7 @@ pub fn refusal(family: IpFamily) -> Rule {
     ))
 }
 
-/// Table, built-in chain, comment, chain of ours.
+/// Table, built-in chain, comment, our chain.
 const JUMPS: [(Table, &str, &str, &str); 11] = [
     (
         Table::Nat,
@@ -349,7 +351,7 @@ const JUMPS: [(Table, &str, &str, &str); 11] = [
         "kubernetes ipvs access filter",
         "KUBE-IPVS-OUT-FILTER",
     ),
-    // After routing, so that no policy routing of others looks at the mark.
+    // After routing, so that no foreign policy routing sees the mark.
     (
         Table::Mangle,
         "INPUT",
@@ -358,8 +360,8 @@ const JUMPS: [(Table, &str, &str, &str); 11] = [
     ),
 ];
 
-/// The rules that a context wants. The names are constants, so this fails only if one of them is
-/// no chain name, which a test excludes.
+/// The rules for a context. The names are constants, so this fails only if one of them is not a
+/// valid chain name, which a test excludes.
 pub fn fixed_rules(context: &Context) -> Result<FixedRules, InvalidChainName> {
     let mut chains = Ruleset::new();
     for (table, chain, rules) in (Texts { context }).chains() {
@@ -375,7 +377,7 @@ pub fn fixed_rules(context: &Context) -> Result<FixedRules, InvalidChainName> {
     })
 }
 
-/// The jumps from built-in chains, in the order in which each is put on top.
+/// The jumps from built-in chains, in the order in which each is inserted at the top.
 pub fn jumps() -> Vec<(Table, ChainName, Rule)> {
     JUMPS
         .into_iter()
@@ -389,8 +391,8 @@ pub fn jumps() -> Vec<(Table, ChainName, Rule)> {
         .collect()
 }
 
-/// The edits that lead from the present rules to the wanted ones. A jump that is somewhere in its
-/// chain is left where it is: an administrator may have put something before it.
+/// The edits that turn the present rules into the wanted ones. A jump that exists anywhere in its
+/// chain is left in place: an administrator may have put rules before it.
 pub fn edits(wanted: &FixedRules, present: &Ruleset) -> Vec<Edit> {
     let mut edits: Vec<Edit> = wanted
         .chains

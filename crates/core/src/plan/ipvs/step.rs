@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: the steps of IPVS mode, and the order in which a plan makes them.
+//! PURE: the steps of IPVS mode, and their order in a plan.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -18,7 +18,7 @@ use crate::plan::ruleset::RuleBatch;
 /// The name of the dummy link that carries the addresses of virtual servers.
 pub const LINK: &str = "kube-ipvs0";
 
-/// One change. Displays in one line.
+/// One change. Displays as one line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "step", rename_all = "kebab-case")]
 pub enum Step {
@@ -29,7 +29,7 @@ pub enum Step {
     },
     SetTimeouts(Timeouts),
     CreateLink,
-    /// Its addresses go with it.
+    /// Deletes its addresses too.
     DeleteLink,
     CreateSet(SetSpec),
     AddEntry {
@@ -40,7 +40,8 @@ pub enum Step {
         set: SetName,
         entry: SetEntry,
     },
-    /// Exchanges the contents of two sets of the same type, together with all that refers to them.
+    /// Swaps the contents of two sets of the same type; rules that name one then use its new
+    /// contents.
     SwapSets {
         a: SetName,
         b: SetName,
@@ -58,7 +59,7 @@ pub enum Step {
         key: VirtualServerKey,
         server: VirtualServer,
     },
-    /// Its real servers go with it.
+    /// Deletes its real servers too.
     DeleteVirtualServer {
         key: VirtualServerKey,
     },
@@ -82,7 +83,7 @@ pub enum Step {
     DeleteAddress {
         address: IpAddr,
     },
-    /// All that kube-proxy's nftables mode made for this family.
+    /// The table of kube-proxy's nftables mode for this family.
     DeleteNftablesTable {
         family: IpFamily,
     },
@@ -179,26 +180,26 @@ impl fmt::Display for Step {
 /// When in a plan a step happens: make before break.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
-    /// Sysctls, time-outs, the link.
+    /// Sysctls, timeouts, the link.
     Node,
-    /// Sets exist, are of the right size, before rules refer to them.
+    /// Sets exist and have the right size before rules reference them.
     Sets,
-    /// Entries come before what they admit: no early packet leaves unmasqueraded, and the entry
-    /// that makes unknown ports of an address refuse is there before the address.
+    /// Entries come before what they admit: no early packet leaves without being masqueraded, and
+    /// the entry that rejects unknown ports of an address exists before the address does.
     Entries,
     Rules,
     Servers,
     Addresses,
-    /// Virtual servers take over from the rules of iptables mode, or ours from those of nftables
-    /// mode, where there are any: until now those served.
+    /// Virtual servers take over from the rules of iptables mode, or our rules from those of
+    /// nftables mode, if there are any: until now those served.
     Switch,
-    /// From here on things go away, users before what they use. Entries that admit a virtual
-    /// server go before it, so that its clients are refused rather than meeting the host's
-    /// own services.
+    /// From here on objects are deleted, users before what they use. Entries that admit a virtual
+    /// server are deleted before it, so that its clients are rejected rather than reaching the
+    /// host's own services.
     OldEntries,
     OldServers,
     OldAddresses,
-    /// The reject entry of an address stays until the address is gone.
+    /// The reject entry of an address stays until the address is deleted.
     OldAddressEntries,
     /// Sets that no rule uses any more.
     OldSets,

@@ -6,7 +6,7 @@ use crate::plan::context::{Context, KernelVersion};
 /// A path under `/proc/sys` and the wanted value.
 pub type Sysctl = (&'static str, &'static str);
 
-/// All settings that IPVS mode ever writes, for observing.
+/// All settings that IPVS mode may write, for observation.
 pub const KEYS: [&str; 7] = [
     "net/ipv4/vs/conntrack",
     "net/ipv4/vs/conn_reuse_mode",
@@ -17,19 +17,19 @@ pub const KEYS: [&str; 7] = [
     "net/ipv4/conf/all/arp_announce",
 ];
 
-/// `conn_reuse_mode` came with 4.1. Until 5.9 its value 1 delays a connection that reuses a source
-/// port by a second, or loses it (<https://github.com/kubernetes/kubernetes/issues/81775>).
+/// `conn_reuse_mode` came with Linux 4.1. Until 5.9 its value 1 delays a connection that reuses a
+/// source port by a second, or drops it (<https://github.com/kubernetes/kubernetes/issues/81775>).
 const CONN_REUSE_ADDED: KernelVersion = KernelVersion { major: 4, minor: 1 };
 const CONN_REUSE_FIXED: KernelVersion = KernelVersion { major: 5, minor: 9 };
 
-/// The settings that a context wants, in the order of writing.
+/// The settings for a context, in the order of writing.
 pub fn wanted(context: &Context) -> Vec<Sysctl> {
     let mut sysctls = vec![
-        // Netfilter must know the flows that IPVS handles: masquerading depends on it.
+        // Netfilter must see the flows that IPVS handles: masquerading depends on it.
         ("net/ipv4/vs/conntrack", "1"),
-        // A flow to a real server that is gone ends, so that the next packet finds another.
+        // Expires a flow to a deleted real server, so that the next packet is scheduled again.
         ("net/ipv4/vs/expire_nodest_conn", "1"),
-        // Persistence does not keep a client on a server that is draining.
+        // Persistence must not keep a client on a draining server.
         ("net/ipv4/vs/expire_quiescent_template", "1"),
         ("net/ipv4/ip_forward", "1"),
     ];
@@ -37,7 +37,7 @@ pub fn wanted(context: &Context) -> Vec<Sysctl> {
         sysctls.push(("net/ipv4/vs/conn_reuse_mode", "0"));
     }
     if context.strict_arp {
-        // The addresses on our link are not announced on others (load balancers do that).
+        // Addresses on our link are not announced on other links (load balancers do that).
         sysctls.push(("net/ipv4/conf/all/arp_ignore", "1"));
         sysctls.push(("net/ipv4/conf/all/arp_announce", "2"));
     }

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: `--cleanup`: removes all that kube-proxy or we made, of both modes and both families, and
-//! nothing else.
+//! PURE: `--cleanup`: removes everything that kube-proxy or this program created, in both modes and
+//! both families, and nothing else.
 //!
-//! Three plans, made in this order, so that nothing is in use when its turn comes:
-//! 1. [`servers`]: the link with its addresses first (nobody may meet the host's own ports there),
-//!    then virtual servers;
+//! Three plans, made in this order so that nothing is in use when it is removed:
+//! 1. [`servers`]: first the link with its addresses (clients must not reach the host's own ports
+//! there), then virtual servers;
 //! 2. [`rules`], for each backend of iptables, and the table of nftables mode;
-//! 3. [`sets`], to which no rule of ours refers any more.
+//! 3. [`sets`], which none of our rules reference any more.
 //!
-//! What is left when one of them fails is still found by the next run: sets tell of addresses and
-//! virtual servers, names of chains and sets.
+//! If one of them fails, the next run still finds the rest: sets identify addresses and virtual
+//! servers, and chains and sets are identified by name.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -31,15 +31,15 @@ use crate::plan::leftovers::stale_rules::{Kept, removal};
 use crate::plan::ruleset::RuleBatch;
 use crate::plan::ruleset::{ChainId, ChainName, Edit, Rule, Ruleset, Table};
 
-/// Chains of table `mangle` that only kubelet makes.
+/// Chains of table `mangle` that only kubelet creates.
 const KUBELET: [&str; 2] = ["KUBE-KUBELET-CANARY", "KUBE-IPTABLES-HINT"];
 
-/// What tells whose a virtual server is, besides the kernel.
+/// Evidence of which virtual servers are ours, beside the state of the kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// Addresses on other links than ours.
+    /// Addresses on links other than ours.
     pub node_addresses: BTreeSet<IpAddr>,
-    /// The operator said that what is in here is somebody else's.
+    /// Ranges that the operator excluded as foreign.
     pub exclude_cidrs: Vec<IpNet>,
 }
 
@@ -58,9 +58,9 @@ pub fn servers(observed: &State, facts: &Facts) -> Plan {
     plan
 }
 
-/// A virtual server is ours if a set of ours has its address and port, if its address is on our
-/// link, or if it is a node port: one that a set of ours has, or where that set is gone one of the
-/// usual range.
+/// A virtual server is ours if one of our sets has its address and port, if its address is on our
+/// link, or if it is a node port: one in our set or, where that set is gone, one in the default
+/// range.
 pub fn owns(key: &VirtualServerKey, observed: &State, facts: &Facts) -> bool {
     let family = key.family();
     let (address, port, protocol) = match key {
@@ -97,7 +97,7 @@ pub fn owns(key: &VirtualServerKey, observed: &State, facts: &Facts) -> bool {
     }
     let is_service_address =
         observed.addresses.contains(address) || has(SetId::IpvsIps, SetEntry::Ip(*address));
-    // Ours lists the address too, kube-proxy's the port alone, or for SCTP both.
+    // Our set also has the address; kube-proxy's has the port alone, or both for SCTP.
     let of_kube_proxy = node_ports_of_kube_proxy(*protocol, family);
     let is_node_port = if let Some(set) = observed.sets.get(&of_kube_proxy) {
         let entries = [
@@ -108,19 +108,19 @@ pub fn owns(key: &VirtualServerKey, observed: &State, facts: &Facts) -> bool {
     } else if set(SetId::NodePort).is_some() {
         false
     } else {
-        // Where nothing else tells of ipvs mode it is not for us to guess.
+        // Without any other evidence of ipvs mode we do not guess.
         let was_ipvs = observed.node.link_exists || !observed.sets.is_empty();
         was_ipvs && NODE_PORTS.contains(port)
     };
     is_service_address || (is_node_port && facts.node_addresses.contains(address))
 }
 
-/// What the rules of one family and backend leave behind that somebody else uses.
+/// Objects of one family and backend that other programs use and that therefore stay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Obstacle {
-    /// A chain that a rule of somebody else's leads to. It is emptied.
+    /// A chain that a foreign rule jumps to. It is flushed.
     Chain(Kept),
-    /// A set that a rule of somebody else's refers to.
+    /// A set that a foreign rule references.
     Set { set: SetName, user: ChainId },
 }
 
@@ -151,7 +151,7 @@ pub fn rules(observed: &iptables::State, family: IpFamily) -> (iptables::Plan, V
         && !shared.is_empty()
         && localnet.is_some_and(|value| value.trim() != "0")
     {
-        // Without the rule neighbours would reach what listens on loopback addresses only.
+        // Without the rule, neighbours could reach services that listen on loopback addresses only.
         let (key, value) = (ROUTE_LOCALNET, "0");
         plan.push(
             iptables::Phase::Node,
@@ -182,8 +182,8 @@ pub fn rules(observed: &iptables::State, family: IpFamily) -> (iptables::Plan, V
     (plan, obstacles)
 }
 
-/// `KUBE-FIREWALL` is kubelet's where there is one. Elsewhere our rule goes, and with the last rule
-/// the chain.
+/// `KUBE-FIREWALL` belongs to kubelet where kubelet has it. Elsewhere our rule is deleted, and with
+/// the last rule the chain.
 fn localnet_edits(present: &Ruleset) -> Vec<Edit> {
     let is_kubelet_here = present
         .table(Table::Mangle)
@@ -193,7 +193,7 @@ fn localnet_edits(present: &Ruleset) -> Vec<Edit> {
     let rule = localnet_rule();
     let rules = present.rules(table, &chain).unwrap_or_default();
     let ours = rules.iter().filter(|other| **other == rule).count();
-    // kube-proxy makes the chain for IPv6 too, without a rule.
+    // kube-proxy creates the chain for IPv6 too, without a rule.
     if is_kubelet_here
         || (ours == 0 && !rules.is_empty())
         || !present.chains.contains_key(&(table, chain.clone()))
@@ -223,7 +223,7 @@ fn localnet_edits(present: &Ruleset) -> Vec<Edit> {
         .collect()
 }
 
-/// The sets of one family, but for those that somebody else uses.
+/// The sets of one family, except for those that other programs use.
 pub fn sets(
     present: &BTreeMap<SetName, SetState>,
     family: IpFamily,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: whose an iptables chain is. It shows in its name.
+//! PURE: which mode an iptables chain belongs to, by its name.
 
 use crate::plan::iptables::name;
 use crate::plan::iptables::tree::TreeId;
@@ -27,7 +27,7 @@ const OF_BOTH: [(Table, &str); 5] = [
     (Table::Filter, "KUBE-PROXY-FIREWALL"),
 ];
 
-/// The modes that have a chain.
+/// The modes that use a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Modes {
     Iptables,
@@ -53,11 +53,11 @@ impl Modes {
     }
 }
 
-/// By it kube-proxy sees that somebody flushed its rules. We see that without.
+/// kube-proxy detects by it that its rules were flushed. We detect that without it.
 const CANARY: &str = "KUBE-PROXY-CANARY";
 
-/// A chain that only iptables mode, ours or kube-proxy's, makes for Services. If nobody wants it,
-/// it goes.
+/// A chain that only iptables mode, ours or kube-proxy's, creates for Services. It is deleted when
+/// no longer wanted.
 pub fn is_of_a_service((table, chain): &ChainId) -> bool {
     let begins = |prefix: &str| chain.as_str().starts_with(prefix);
     chain.as_str() == CANARY

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: which iptables rules a kube-proxy (ours or not) of one mode leaves behind, and the edits
-//! that remove them.
+//! PURE: the iptables rules that a kube-proxy (ours or not) of one mode leaves behind, and the
+//! edits that remove them.
 //!
-//! Of the rules in chains that are not ours alone only those go that lead to a chain that goes, so
-//! what an administrator or kubelet put beside them stays.
+//! In shared chains only rules that jump to a deleted chain are removed, so rules of an
+//! administrator or of kubelet stay.
 
 use std::collections::BTreeSet;
 
@@ -11,10 +11,10 @@ use crate::plan::leftovers::modes::Modes;
 use crate::plan::ruleset::{ChainId, ChainName, Edit, Rule, Ruleset, Table};
 use crate::plan::{iptables, ipvs};
 
-/// Where all packets to Services come by, in both modes.
+/// All packets to Services pass this chain, in both modes.
 pub const DISPATCH: (Table, &str) = (Table::Nat, "KUBE-SERVICES");
 
-/// The edit decides which mode serves.
+/// The edit that decides which mode serves.
 pub fn is_dispatch(edit: &Edit) -> bool {
     let (table, chain) = DISPATCH;
     edit.table() == table && edit.chain().as_str() == chain
@@ -32,11 +32,11 @@ pub fn serves(present: &Ruleset) -> bool {
     rules.is_some_and(|(_, rules)| rules.iter().any(leads_to_a_service))
 }
 
-/// A chain that cannot be deleted, because a rule of somebody else's leads to it. It is emptied.
+/// A chain that cannot be deleted, because a foreign rule jumps to it. It is flushed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kept {
     pub chain: ChainId,
-    /// The chain of that rule.
+    /// The chain that holds the foreign rule.
     pub user: ChainId,
 }
 
@@ -48,9 +48,8 @@ pub struct Removal {
     pub kept: Vec<Kept>,
 }
 
-/// The edits that remove chains of ours and the rules in built-in chains that lead to them. `goes`
-/// chooses among the chains that are ours; `rewritten` are chains whose present rules are replaced
-/// in the same batch.
+/// The edits that remove chains of ours and the rules in built-in chains that jump to them. `goes`
+/// selects among our chains; `rewritten` are chains whose present rules the same batch replaces.
 pub fn removal(
     present: &Ruleset,
     goes: impl Fn(Modes) -> bool,
@@ -106,7 +105,7 @@ pub fn removal(
     removal
 }
 
-/// The chain among some that a rule leads to.
+/// The one of these chains that a rule jumps to.
 fn target_among<'a>(
     table: Table,
     rule: &Rule,
@@ -116,8 +115,8 @@ fn target_among<'a>(
     chains.get(&(table, chain)).copied()
 }
 
-/// The edits that delete rules of built-in chains which lead to chains of both modes the way one
-/// mode does it, as far as the other one does not.
+/// The edits that delete rules of built-in chains which jump to chains of both modes the way
+/// one mode does, unless the other mode has the same rule.
 pub fn foreign_jumps(present: &Ruleset, former: Modes) -> Vec<Edit> {
     let (mine, theirs) = match former {
         Modes::Iptables => (ipvs::static_rules::jumps(), iptables::static_rules::jumps()),
@@ -129,7 +128,7 @@ pub fn foreign_jumps(present: &Ruleset, former: Modes) -> Vec<Edit> {
         .filter(|jump| !mine.contains(jump))
         .filter(|(table, _, rule)| {
             let target = rule.target().and_then(|name| ChainName::new(name).ok());
-            // Others go together with the chain.
+            // Other rules are deleted together with their chain.
             target.is_some_and(|chain| Modes::of(&(*table, chain)) == Some(Modes::Both))
         })
         .filter(|(table, chain, rule)| {

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: the end of IPVS mode while iptables mode serves already.
+//! PURE: removal of IPVS mode's objects while iptables mode already serves.
 //!
 //! Rules of iptables mode translate the first packet of a connection before IPVS sees it, so new
-//! connections do not need virtual servers any more. Open ones do: their packets still reach IPVS
-//! through the address on our link, and die with their real server. So real servers get weight 0
-//! and go when their connections have ended, and with the last of them the virtual server, its
-//! address, and in the end the rest. Unlike for a deleted Service this holds for UDP too.
+//! connections no longer need virtual servers. Open ones do: their packets still reach IPVS through
+//! the address on our link, and break with their real server. So real servers get weight 0 and are
+//! deleted when their connections have ended. With the last of them go the virtual server and its
+//! address, and finally everything else. Unlike for a deleted Service this holds for UDP too.
 //!
-//! It is looked at anew each time: what is in the kernel says how far it is.
+//! Each step starts from the observed state, so no progress has to be remembered.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,17 +25,17 @@ use crate::plan::leftovers::stale_rules;
 use crate::plan::ruleset::RuleBatch;
 use crate::plan::ruleset::{ChainName, Edit, Table};
 
-/// The chain that refuses what no virtual server is for.
+/// The chain that rejects packets without a virtual server.
 const GUARD: (Table, &str) = (Table::Filter, "KUBE-IPVS-FILTER");
 
-/// Something of IPVS mode is there.
+/// Whether anything of IPVS mode is left.
 pub fn is_due(observed: &State, facts: &Facts) -> bool {
     observed.node.link_exists
         || !observed.sets.is_empty()
         || servers(observed, facts).next().is_some()
 }
 
-/// The real servers whose connections are waited for.
+/// The real servers whose connections must end first.
 pub fn candidates(observed: &State, facts: &Facts) -> BTreeSet<RealServerOf> {
     servers(observed, facts)
         .flat_map(|(vs, state)| state.real_servers.keys().map(move |key| (*vs, *key)))
@@ -96,14 +96,14 @@ pub fn steps(
             plan.push(Phase::OldAddressEntries, step);
         }
     }
-    // While there are addresses, the host's own ports must not be reachable there.
+    // As long as addresses exist, the host's own ports must not be reachable there.
     let is_guarded = !observed.addresses.is_empty();
     let edits = rule_edits(observed, family, is_guarded);
     if !edits.is_empty() {
         let edits = RuleBatch::new(family, edits);
         plan.push(Phase::Rules, Step::EditRules(edits));
     }
-    // Until then they tell whose a virtual server is.
+    // Until then they identify our virtual servers.
     let names = SetId::ALL.map(|id| id.name(family)).into_iter();
     for name in names.chain(retired(family)).filter(|_| is_over) {
         for set in [name.replacement(), name] {
@@ -137,7 +137,7 @@ fn rule_edits(observed: &State, family: IpFamily, is_guarded: bool) -> Vec<Edit>
     edits
 }
 
-/// The link, when no family has an address on it any more.
+/// Deletes the link once no family has an address on it.
 pub fn link(observed: &BTreeMap<IpFamily, State>) -> Plan {
     let mut plan = Plan::default();
     let mut states = observed.values();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: what the kernel does with an edit of rules.
+//! PURE: the effect of an edit of rules on the kernel.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use crate::plan::report::Refusal;
 use crate::plan::ruleset::{Edit, Ruleset, Table};
 
 impl Ruleset {
-    /// Does what the kernel does with an edit.
+    /// Applies an edit as the kernel does.
     pub fn apply(&mut self, edit: &Edit) -> Result<(), Refusal> {
         let key = (edit.table(), edit.chain().clone());
         match edit {

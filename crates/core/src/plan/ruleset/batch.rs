@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: edits of one family's rules that the kernel takes or refuses together.
+//! PURE: edits of one family's rules that the kernel applies as a whole or not at all.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,16 +9,16 @@ use serde::{Serialize, Serializer};
 use crate::model::IpFamily;
 use crate::plan::ruleset::{ChainId, Edit, Table};
 
-/// Changes of one family's iptables rules, made together.
+/// Changes of one family's iptables rules that are applied together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleBatch {
     pub family: IpFamily,
     pub edits: Vec<Edit>,
-    /// By how much each table grows if nobody else writes to it. Empty where that is not known.
+    /// By how much each table grows if no other program writes to it. Empty if unknown.
     pub growth: BTreeMap<Table, Growth>,
 }
 
-/// How much larger something becomes.
+/// The growth of a table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Growth {
     pub chains: i64,
@@ -26,7 +26,7 @@ pub struct Growth {
 }
 
 impl RuleBatch {
-    /// Without knowledge of what is there.
+    /// Without knowledge of the present rules.
     pub const fn new(family: IpFamily, edits: Vec<Edit>) -> Self {
         Self {
             family,
@@ -35,7 +35,7 @@ impl RuleBatch {
         }
     }
 
-    /// `before`: how many rules a chain has, if it is there.
+    /// `before`: the number of rules of a chain, if it exists.
     pub fn growing(
         family: IpFamily,
         edits: Vec<Edit>,
@@ -66,7 +66,7 @@ impl RuleBatch {
         }
     }
 
-    /// Forgets edits beyond so many.
+    /// Truncates the edits to this many.
     pub fn shorten(&mut self, edits: usize) {
         self.edits.truncate(edits);
         self.edits.shrink_to_fit();
@@ -90,7 +90,7 @@ impl Serialize for RuleBatch {
     }
 }
 
-/// One line: the edit, or how many there are.
+/// One line: the edit, or the number of edits.
 impl fmt::Display for RuleBatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { family, edits, .. } = self;

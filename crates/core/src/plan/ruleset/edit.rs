@@ -1,42 +1,41 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: changes of rules, as the input of one `iptables-restore --noflush`, and the way back from
-//! a line of that input.
+//! PURE: changes of rules, as the input of one `iptables-restore --noflush`, and the mapping from a
+//! line of that input back to its edit.
 
 use std::collections::BTreeSet;
 use std::{fmt, iter, slice};
 
 use crate::plan::ruleset::{ChainName, Rule, Table};
 
-/// One change. A list of them becomes one [`batch`].
+/// One change. A list of changes becomes one [`batch`].
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Edit {
-    /// Creates the chain, or empties it, and appends the rules. A built-in chain is not emptied.
+    /// Creates or flushes the chain, and appends the rules. A built-in chain is not flushed.
     Replace {
         table: Table,
         chain: ChainName,
         rules: Vec<Rule>,
     },
-    /// Puts the rule first in an existing chain.
+    /// Inserts the rule at the top of an existing chain.
     Prepend {
         table: Table,
         chain: ChainName,
         rule: Rule,
     },
-    /// Puts the rule last in an existing chain.
+    /// Appends the rule to an existing chain.
     Append {
         table: Table,
         chain: ChainName,
         rule: Rule,
     },
-    /// Deletes the first rule of the chain that equals this one; refused by iptables when there is
-    /// none.
+    /// Deletes the first rule of the chain that equals this one; iptables fails if there is none.
     Delete {
         table: Table,
         chain: ChainName,
         rule: Rule,
     },
-    /// Empties and deletes a chain of ours; refused by iptables while a rule outside the batch
-    /// jumps to it.
+    /// Flushes and deletes a chain of ours; iptables fails while a rule outside the batch jumps to
+    /// it.
     DeleteChain { table: Table, chain: ChainName },
 }
 
@@ -82,12 +81,12 @@ impl fmt::Display for Edit {
     }
 }
 
-/// The input of one `iptables-restore --noflush` that makes all the edits, whole.
+/// The input of one `iptables-restore --noflush` that makes all the edits, as one text.
 pub fn render_edits(edits: &[Edit]) -> String {
     batch(edits).fold(String::new(), |text, line| text + &line.to_string() + "\n")
 }
 
-/// One line of a batch. Its text has no line end.
+/// One line of a batch, without a line end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Line<'a> {
     table: Table,
@@ -98,7 +97,7 @@ pub struct Line<'a> {
 enum Content<'a> {
     Table,
     Chain(&'a ChainName),
-    /// With the option that says where it goes.
+    /// With the option that sets its position.
     Rule(&'static str, &'a ChainName, &'a Rule),
     DeleteChain(&'a ChainName),
     Commit,
@@ -109,7 +108,7 @@ impl fmt::Display for Line<'_> {
         match self.content {
             Content::Table => write!(f, "*{}", self.table),
             Content::Chain(chain) => write!(f, ":{chain} - [0:0]"),
-            // It matches everything and does nothing. No blank at the end of the line.
+            // It matches everything and does nothing. The line must not end with a blank.
             Content::Rule(option, chain, rule) if rule.as_str().is_empty() => {
                 write!(f, "{option} {chain}")
             }
@@ -120,12 +119,12 @@ impl fmt::Display for Line<'_> {
     }
 }
 
-/// The lines of one `iptables-restore --noflush` that makes all the edits, made one by one: the
-/// text of a large batch is many megabytes.
+/// The lines of one `iptables-restore --noflush` that makes all the edits, generated one by one:
+/// the text of a large batch is many megabytes.
 ///
 /// Tables come in the order of [`Table`], each atomic by itself. Within a table all chains are
-/// declared first (a rule may jump to a chain that a later edit makes), then rules are written in
-/// the order of the edits, then chains deleted.
+/// declared first (a rule may jump to a chain that a later edit creates), then rules are written in
+/// the order of the edits, then chains are deleted.
 pub fn batch(edits: &[Edit]) -> impl Iterator<Item = Line<'_>> {
     let of = move |table| edits.iter().filter(move |edit| edit.table() == table);
     let tables = Table::ALL.into_iter();
@@ -133,8 +132,8 @@ pub fn batch(edits: &[Edit]) -> impl Iterator<Item = Line<'_>> {
     tables.flat_map(move |table| {
         let mut declared = BTreeSet::new();
         let declarations = of(table).filter_map(move |edit| match edit {
-            // A chain that is to be deleted is declared too: that empties it, so that chains which
-            // jump to each other can go in one batch.
+            // A chain to be deleted is declared too: that flushes it, so that chains which jump to
+            // each other can be deleted in one batch.
             Edit::Replace { chain, .. } | Edit::DeleteChain { chain, .. } => {
                 declared.insert(chain).then_some(Content::Chain(chain))
             }
@@ -153,7 +152,7 @@ pub fn batch(edits: &[Edit]) -> impl Iterator<Item = Line<'_>> {
     })
 }
 
-/// The lines of the rules of an edit.
+/// The rule lines of an edit.
 fn rules(edit: &Edit) -> impl Iterator<Item = Content<'_>> {
     let (option, rules) = match edit {
         Edit::Replace { rules, .. } => ("-A", rules.as_slice()),
@@ -166,7 +165,7 @@ fn rules(edit: &Edit) -> impl Iterator<Item = Content<'_>> {
     lines.map(move |rule| Content::Rule(option, edit.chain(), rule))
 }
 
-/// What a line of a batch is about.
+/// The subject of a line of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Location {
     pub table: Table,
@@ -176,8 +175,8 @@ pub struct Location {
     pub text: String,
 }
 
-/// Finds what line `number` (counted from 1, as iptables-restore counts) of the batch of these
-/// edits is about.
+/// Finds the subject of line `number` (counted from 1, as iptables-restore does) of the batch of
+/// these edits.
 pub fn locate(edits: &[Edit], number: usize) -> Option<Location> {
     let line = batch(edits).nth(number.checked_sub(1)?)?;
     let chain = match line.content {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: reads the text of `iptables-save`.
+//! PURE: parses the output of `iptables-save`.
 
 use crate::plan::ruleset::{ChainName, Rule, Ruleset, Table};
 
-/// Why a text is no output of `iptables-save`. Lines are counted from 1.
+/// Why a text is not output of `iptables-save`. Lines are counted from 1.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
     #[error("line {line}: {text:?} stands outside of a table")]
@@ -16,28 +16,27 @@ pub enum ParseError {
     Uncommitted { table: String },
 }
 
-/// Where the reader is.
+/// The position of the parser.
 #[derive(Debug)]
 enum State {
     Outside,
-    /// Inside a table that is wanted.
+    /// Inside a wanted table.
     In(Table),
-    /// Inside another one.
+    /// Inside another table.
     PassedOver(String),
 }
 
-/// Reads the text of `iptables-save` (or of [`Ruleset::render`]) line by line: that of a large
-/// cluster is many megabytes. Counters, comments, policies and other tables than those asked for
-/// are passed over.
+/// Parses the output of `iptables-save` (or of [`Ruleset::render`]) line by line: that of a large
+/// cluster is many megabytes. Counters, comments, policies and unwanted tables are skipped.
 #[derive(Debug)]
 pub struct Parser<'a> {
     tables: &'a [Table],
     ruleset: Ruleset,
     state: State,
-    /// Lines that were read.
+    /// Number of lines read.
     count: usize,
     incompatible: Option<Table>,
-    /// The first one.
+    /// The first error.
     error: Option<ParseError>,
 }
 
@@ -53,7 +52,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// Takes in the next line. [`Self::finish`] says what was wrong with it.
+    /// Takes in the next line. [`Self::finish`] returns the error of an invalid one.
     pub fn line(&mut self, line: &str) {
         self.count += 1;
         if self.error.is_none() {
@@ -61,13 +60,13 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// A table of which iptables-nft-save says ``# Table `nat' is incompatible, use 'nft' tool.``:
-    /// it holds rules that it cannot show, and it shows none of them.
+    /// A table that iptables-nft-save reports as ``# Table `nat' is incompatible, use 'nft'
+    /// tool.``: it has rules that cannot be printed, and none of its rules are.
     pub const fn incompatible(&self) -> Option<Table> {
         self.incompatible
     }
 
-    /// What was read.
+    /// The parsed rules, or the first error.
     pub fn finish(self) -> Result<Ruleset, ParseError> {
         match (self.error, self.state) {
             (Some(error), _) => Err(error),
@@ -132,13 +131,12 @@ impl<'a> Parser<'a> {
     }
 }
 
-/// A chain whose name iptables would not take (nft takes longer ones) is none of ours and passed
-/// over.
+/// A chain whose name iptables does not accept (nft allows longer ones) is foreign and skipped.
 fn chain_name(name: &str) -> Option<ChainName> {
     ChainName::new(name).ok()
 }
 
-/// Splits `[0:0] -A CHAIN RULE` (the counters are there with `-c` only).
+/// Splits `[0:0] -A CHAIN RULE` (only `-c` prints the counters).
 fn rule_line(raw: &str) -> Option<(&str, Rule)> {
     let without_counters = match raw.strip_prefix('[') {
         Some(rest) => rest.split_once("] ")?.1,
@@ -155,7 +153,7 @@ fn incompatible_table(comment: &str) -> Option<Table> {
         .then(|| name.parse().ok())?
 }
 
-/// The words of a rule, a quoted text being one word (quotes included).
+/// The words of a rule; a quoted text is one word (quotes included).
 pub(super) struct Words<'a> {
     rest: &'a str,
 }

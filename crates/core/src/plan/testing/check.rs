@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: rules that every plan obeys. Tests run them over every plan that they see.
+//! PURE: invariants of every plan. Tests check them on every plan that they make.
 
 use std::collections::BTreeSet;
 
@@ -27,7 +27,7 @@ pub enum Violation {
     Unsafe { step: String, breach: Breach },
 }
 
-/// A state that must not be, not even between two steps.
+/// A state that must not exist, not even between two steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Breach {
     #[error("a bound address lacks the entry that makes its unknown ports refuse")]
@@ -42,7 +42,7 @@ pub enum Breach {
     ServerWithoutEntry,
 }
 
-/// Checks the order of a plan, that a kernel in the state `believed` would take every step, that
+/// Checks the order of a plan, that a kernel in the state `believed` would accept every step, that
 /// every step changes something, and that no step leaves a gap. Costs one copy of the state.
 pub fn check(plan: &Plan, believed: &State) -> Result<(), Violation> {
     let mut state = believed.clone();
@@ -75,7 +75,7 @@ pub fn check(plan: &Plan, believed: &State) -> Result<(), Violation> {
     Ok(())
 }
 
-/// What others write at the same time is told from our own writes by it.
+/// Whether a batch grows its tables as announced: otherwise another program wrote to them as well.
 fn grows_as_it_says(batch: &RuleBatch, before: &Ruleset, after: &Ruleset) -> bool {
     let size = |rules: &Ruleset, table| {
         let of_table = rules
@@ -97,7 +97,7 @@ fn grows_as_it_says(batch: &RuleBatch, before: &Ruleset, after: &Ruleset) -> boo
     })
 }
 
-/// A kernel in this state would take the step and be as before.
+/// A kernel in this state would accept the step and not change.
 fn is_done(step: &Step, state: &State) -> bool {
     let has = |set, entry| {
         let set: Option<&SetState> = state.sets.get(set);
@@ -129,7 +129,7 @@ fn is_done(step: &Step, state: &State) -> bool {
             } => state.rules.rules(*table, chain) == Some(rules.as_slice()),
             _ => false,
         }),
-        // The kernel refuses to do these twice.
+        // The kernel rejects a repetition of these.
         Step::CreateLink
         | Step::DeleteLink
         | Step::CreateSet(_)
@@ -142,7 +142,7 @@ fn is_done(step: &Step, state: &State) -> bool {
     }
 }
 
-/// What is wrong about a state just after a step.
+/// The violations in a state just after a step.
 pub fn breach(step: &Step, state: &State) -> Option<Breach> {
     let is_filtered = || has_chain(state, Table::Filter, "KUBE-IPVS-FILTER");
     let is_masqueraded = || has_chain(state, Table::Nat, "KUBE-POSTROUTING");
@@ -200,7 +200,7 @@ fn lacks_entry(state: &State, address: &std::net::IpAddr) -> Option<Breach> {
         .then_some(Breach::AddressWithoutEntry)
 }
 
-/// A new virtual server is in a set that says how its packets are masqueraded.
+/// A new virtual server is in a set that determines how its packets are masqueraded.
 fn lacks_admission(state: &State, key: &VirtualServerKey) -> Option<Breach> {
     let VirtualServerKey::Address {
         address,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A kernel of one family for tests: it has the semantics of the state that a mode observes, and
-//! fails on request. It answers as the real dataplane does: deleting what is gone succeeds, the
-//! link may exist.
+//! A fake kernel of one family for tests: it behaves like the state that a mode observes, and fails
+//! on request. It answers as the real dataplane does: deleting a missing object succeeds, and the
+//! link may already exist.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,19 +13,19 @@ use crate::plan::{
     Failure, FailureKind, Outcome, Plan, Report, Step, iptables, ipvs, prerequisites,
 };
 
-/// What a fake kernel holds, and what steps do to it.
+/// The state of a fake kernel, and the effect of steps on it.
 pub trait Model {
     type Step: Step;
 
-    /// Does what the kernel does with a step.
+    /// Applies a step as the kernel does.
     fn make(&mut self, step: &Self::Step) -> Result<(), Refusal>;
 
-    /// The real dataplane takes this refusal for success.
+    /// The real dataplane treats this error as success.
     fn forgives(_step: &Self::Step, _refusal: Refusal) -> bool {
         false
     }
 
-    /// A step that writes a batch of rules.
+    /// Whether the step writes a batch of rules.
     fn write(batch: RuleBatch) -> Self::Step;
 }
 
@@ -93,7 +93,7 @@ impl From<&ipvs::State> for iptables::State {
     }
 }
 
-/// The same kernel as iptables mode sees it: what it changes there, it changes here.
+/// The same kernel seen by iptables mode: changes made here apply there.
 pub fn in_iptables_mode<T>(
     state: &mut ipvs::State,
     run: impl FnOnce(&mut FakeKernel<iptables::State>) -> T,
@@ -114,14 +114,14 @@ pub fn in_iptables_mode<T>(
 /// How a step fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Nothing happens, and the answer says so.
+    /// Nothing happens, and an error is returned.
     Refused,
-    /// Nothing happens, and nobody judged the step: a lock is held.
+    /// Nothing happens, and the step is not decided: a lock is held.
     Locked,
     /// It happens, but the answer is lost.
     AnswerLost,
-    /// A batch of rules is made for its first table only. Of other steps nothing happens, which the
-    /// answer does not tell.
+    /// Only the first table of a batch of rules is written. Other steps have no effect, which the
+    /// answer does not show.
     Partial,
 }
 
@@ -136,12 +136,12 @@ impl<S: Model> FakeKernel<S> {
         Self { state }
     }
 
-    /// Makes all steps of a plan.
+    /// Applies all steps of a plan.
     pub fn apply(&mut self, plan: &Plan<S::Step>) -> Report {
         self.apply_with(plan, |_| None)
     }
 
-    /// Makes the steps of a plan, of which some fail.
+    /// Applies the steps of a plan, some of which fail.
     pub fn apply_with(
         &mut self,
         plan: &Plan<S::Step>,
@@ -175,8 +175,8 @@ impl<S: Model> FakeKernel<S> {
             Some(Fault::Partial) => {
                 if let Some(batch) = step.batch() {
                     let part = S::write(of_first_table(batch));
-                    // A refusal leaves the state as it is, which is what a partial batch may do
-                    // too.
+                    // A rejected step leaves the state unchanged, which is also a valid outcome of
+                    // a partial batch.
                     let _refused = self.state.make(&part).is_err();
                 }
                 return injected();
@@ -198,7 +198,7 @@ impl<S: Model> FakeKernel<S> {
 }
 
 impl FakeKernel<ipvs::State> {
-    /// What the given virtual servers are; `None` for those that do not exist.
+    /// The state of the given virtual servers; `None` for those that do not exist.
     pub fn virtual_servers(
         &self,
         keys: &BTreeSet<VirtualServerKey>,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Follows the first packet of a connection through rules, as the kernel would. A rule that it does
-//! not understand fails the test. Chance is followed both ways: the answer says how likely each end
-//! is.
+//! not understand fails the test. Random matches are followed both ways, and the result has the
+//! probability of each outcome.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -10,35 +10,35 @@ use crate::model::{IpFamily, Protocol};
 use crate::plan::iptables::syntax;
 use crate::plan::ruleset::{ChainName, Rule, Ruleset, Table};
 
-/// What becomes of a connection.
+/// The outcome of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum End {
-    /// It reaches an endpoint, which sees the client.
+    /// It reaches an endpoint, which sees the client's address.
     To(SocketAddr),
-    /// It reaches an endpoint, which sees the node.
+    /// It reaches an endpoint, which sees the node's address.
     Masqueraded(SocketAddr),
-    /// Nothing of ours touches it.
+    /// No rule of ours affects it.
     Untouched,
     Rejected,
     Dropped,
 }
 
-/// Ends and how likely they are.
+/// Outcomes and their probabilities.
 pub type Ends = BTreeMap<End, f64>;
 
 /// The first packet.
 #[derive(Clone, Debug)]
 pub struct Packet {
     pub from: IpAddr,
-    /// The interface that it comes in by; `None`: the node itself sends it.
+    /// The input interface; `None`: the node itself sends it.
     pub interface: Option<&'static str>,
     pub to: SocketAddr,
     pub protocol: Protocol,
-    /// The endpoint's chain that remembers the client.
+    /// The chain of the endpoint that the client has affinity to.
     pub known_to: Option<String>,
 }
 
-/// The node that packets pass.
+/// The node that packets pass through.
 #[derive(Debug)]
 pub struct Tracer<'a> {
     pub rules: &'a Ruleset,
@@ -60,7 +60,7 @@ enum Verdict {
     /// The next rule, or the end of the chain.
     Go,
     Return,
-    /// Nothing more in this table.
+    /// No more rules in this table.
     Accept,
     Drop,
     Reject,
@@ -214,7 +214,7 @@ impl Tracer<'_> {
         vec![(journey, verdict)]
     }
 
-    /// How likely a rule matches.
+    /// The probability that a rule matches.
     fn matches(&self, table: Table, rule: &Rule, journey: &Journey) -> f64 {
         let words = words(rule);
         let mut words = words.iter().map(String::as_str);
@@ -321,7 +321,7 @@ fn mark_and_mask(text: &str) -> (u32, u32) {
     (number(value), number(mask))
 }
 
-/// The words of a rule; a quoted text is one.
+/// The words of a rule; a quoted text is one word.
 fn words(rule: &Rule) -> Vec<String> {
     let mut words = Vec::new();
     for (index, part) in rule.as_str().split('"').enumerate() {

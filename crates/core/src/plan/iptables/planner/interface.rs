@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: what the sync loop sees of the planner of iptables mode.
+//! PURE: the planner of iptables mode as the sync loop sees it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -122,7 +122,7 @@ impl crate::plan::Planner for Planner {
                     self.believed.has_nftables_table = false;
                 }
                 (Step::EditRules(rules), Outcome::Failed(failure)) => {
-                    // A batch is made table by table.
+                    // A batch is applied table by table.
                     self.needs_observation = true;
                     if !is_transient(failure.kind) {
                         refused.push(&rules.edits);
@@ -139,14 +139,15 @@ impl crate::plan::Planner for Planner {
         self.is_large = self.is_large_now();
         let is_over = match self.isolation {
             Search::Off => true,
-            // Chains of Service ports were written, the dispatch to them was not.
+            // Chains of Service ports were written, but not the dispatch to them.
             Search::Searching(_) => self.edits().is_empty(),
         };
         if is_over {
             if self.is_full {
                 self.in_use = self.left_in_use();
             } else if self.believed.is_used_by_others() {
-                // A jump that was there before its Service went: seen by an earlier look.
+                // The jump existed before its Service was deleted, so an earlier observation has
+                // it.
                 let ChainChanges { wanted, in_use, .. } = self.changes();
                 self.in_use.retain(|id| !wanted.contains(id));
                 self.in_use.extend(in_use);
@@ -158,12 +159,12 @@ impl crate::plan::Planner for Planner {
         }
     }
 
-    /// There are no such plans.
+    /// This mode makes no such plans.
     fn report_part(&mut self, plan: &Plan<Step>, report: &Report) {
         self.report(plan, report);
     }
 
-    /// The chains of many go together.
+    /// A step holds the chains of many Services.
     fn owner(&self, _step: &Step) -> Option<&ServicePortName> {
         None
     }
@@ -182,7 +183,7 @@ impl crate::plan::Planner for Planner {
         .collect()
     }
 
-    /// Rules can do all that a Service may ask for.
+    /// Rules support everything that a Service may request.
     fn unmet(&self) -> BTreeSet<(ServicePortName, Unmet)> {
         BTreeSet::new()
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: what the sync loop sees of the planner of IPVS mode.
+//! PURE: the planner of IPVS mode as the sync loop sees it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -139,9 +139,9 @@ impl crate::plan::Planner for Planner {
                 Some(Outcome::Done) if self.believed.apply(step).is_ok() => {
                     self.follow(step, &mut gone);
                 }
-                // Without an outcome it was not tried.
+                // Without an outcome the step was not tried.
                 None | Some(Outcome::NotTried) => self.keep_pending(step),
-                // The kernel took what it should have refused: it was not as believed.
+                // The kernel accepted what it should have rejected, so it was not as believed.
                 Some(Outcome::Done) => self.doubt(step, None),
                 Some(Outcome::Failed(failure)) => {
                     self.doubt(step, Some(failure.kind));
@@ -216,7 +216,7 @@ impl crate::plan::Planner for Planner {
         for (name, port_objects) in desired.by_port().of(service) {
             let mut port = PortState::default();
             for (key, wanted) in port_objects.virtual_servers.iter() {
-                // An older Service may have it.
+                // An older Service may hold it.
                 if desired.claims().winner(key) != Some(name) {
                     continue;
                 }
@@ -256,7 +256,7 @@ impl RuleBelief for Planner {
         self.believed.rules.rules(table, chain).is_some()
     }
 
-    /// The rules never change.
+    /// The rules are static.
     fn rule_count(&self, _table: Table) -> Option<usize> {
         None
     }
@@ -283,7 +283,7 @@ impl SlicedAudit for Planner {
         state.has_nftables_table = self.believed.has_nftables_table;
         let needs_observation = self.needs_observation;
         crate::plan::Planner::observed(self, state);
-        // Of what was not looked at, nothing new is known.
+        // The rest was not observed, so nothing more is known about it.
         self.needs_observation = needs_observation;
         news
     }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: forwarding without address translation, for the addresses that clients outside use.
+//! PURE: forwarding without address translation, for the addresses that outside clients use.
 //!
-//! Replies then go straight to the client, so it works only where the packet reaches the endpoint
-//! as it is: at the same port, from outside, on another node. Everything else is translated as
-//! ever. Clients inside have the mark of [`crate::plan::ipvs::marks`], whose virtual server
-//! translates: the endpoint's answer to them would come from an address that is this node's own,
-//! and no kernel takes such a packet.
+//! Replies then go straight to the client, so this works only where the packet reaches the endpoint
+//! unchanged: at the same port, from outside, on another node. Everything else is translated as
+//! usual. Clients inside get the mark of [`crate::plan::ipvs::marks`], whose virtual server
+//! translates: otherwise the endpoint's reply to them would have a source address that is this
+//! node's own, and kernels drop such packets.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -17,7 +17,7 @@ use crate::plan::ipvs::object::{Forwarding, RealServer, RealServerKey, RealServe
 use crate::plan::ipvs::port_objects::Role;
 use crate::plan::unmet::{Obstacle, Unmet};
 
-/// It asks for another method than translation.
+/// Whether the Service requests a method other than translation.
 pub(super) fn is_wanted(service_port: &ServicePort) -> bool {
     method(service_port) != ForwardingMethod::Masquerade
 }
@@ -27,12 +27,12 @@ fn method(service_port: &ServicePort) -> ForwardingMethod {
     options.map_or(ForwardingMethod::Masquerade, |options| options.forwarding)
 }
 
-/// The kinds of addresses that it is for.
+/// The kinds of addresses that support it.
 pub(super) const fn is_for(role: Role) -> bool {
     matches!(role, Role::ExternalIp | Role::LoadBalancer)
 }
 
-/// How packets get to endpoints on other nodes, if not by translation.
+/// How packets reach endpoints on other nodes, if not by translation.
 pub(super) fn direct(
     service_port: &ServicePort,
     chosen: &[&Endpoint],
@@ -55,7 +55,7 @@ pub(super) fn direct(
     Some(forwarding)
 }
 
-/// The same real servers, those on other nodes with another method.
+/// The same real servers; those on other nodes get another method.
 pub(super) fn of_remote(
     servers: &RealServers,
     endpoints: &[Endpoint],
