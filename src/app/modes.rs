@@ -64,3 +64,20 @@ pub(super) fn open(opening: Opening<'_>) -> anyhow::Result<Opened> {
     let (_, open) = known.with_context(|| format!("no mode {mode}"))?;
     open(opening)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_mode_that_can_be_configured_is_here() {
+        for name in ["iptables", "ipvs"] {
+            let mode: ProxyMode = name.parse().unwrap();
+            assert!(MODES.iter().any(|(known, _)| *known == mode), "{name}");
+        }
+        let others = MODES
+            .iter()
+            .filter(|(mode, _)| mode.as_str().parse() != Ok(*mode));
+        assert_eq!(others.count(), 1, "only the one for tests");
+    }
+}

@@ -238,7 +238,10 @@ impl<P: Planner> Family<P> {
         around.observer.round_started(family);
         let scope = if self.is_unknown {
             Some(ObserveScope::Everything)
-        } else if trigger.is_audit && self.planner.sliced_audit().is_some() {
+        } else if trigger.is_audit
+            && self.planner.sliced_audit().is_some()
+            && around.kernel.servers().is_some()
+        {
             Some(ObserveScope::Summary)
         } else if trigger.is_audit {
             Some(ObserveScope::Everything)
@@ -273,7 +276,8 @@ impl<P: Planner> Family<P> {
             quarantined: self.quarantined.present().len(),
             rules,
         });
-        succeeded & self.clean_flows(around, succeeded)
+        let are_flows_clean = self.clean_flows(around, succeeded);
+        succeeded && are_flows_clean
     }
 
     /// Deletes the flows that the changes have left behind. If not all changes were made, some may
@@ -447,7 +451,11 @@ impl<P: Planner> Family<P> {
             }
         }
         if failed > LOGGED_FAILURES {
-            warn!(failed, "more steps failed");
+            warn!(
+                failed,
+                logged = LOGGED_FAILURES,
+                "not all failed steps are logged"
+            );
         }
         info!(steps = plan.len(), failed, "plan applied");
         report

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A third mode, for tests alone: it keeps the ports of Services in memory. It is what shows that a
-//! mode is one folder and one line of [`super::MODES`]: nothing else in the program knows it.
+//! mode is one folder and one line of `modes!`: nothing else in the program knows it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -197,7 +197,10 @@ impl kpr_core::plan::Planner for Planner {
 
     fn owner(&self, step: &Step) -> Option<&ServicePortName> {
         match step {
-            Step::Serve(_, _, name) => self.believed.get_key_value(name).map(|(name, _)| name),
+            Step::Serve(_, _, name) => {
+                let mut wanted = self.desired.iter().map(|(wanted, _)| wanted);
+                wanted.find(|wanted| *wanted == name)
+            }
             Step::Forget(..) => None,
         }
     }
