@@ -488,6 +488,9 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
     }
 
     fn audit_slice(&mut self) {
+        if !self.families().any(Family::is_auditing) {
+            return;
+        }
         let mut is_done = false;
         let succeeded = self.with_families(|family, around| {
             if is_done || !family.is_auditing() {
@@ -510,9 +513,12 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
                 family.watch_rules(&mut self.kernel);
             }
         }
-        let succeeded = self.with_families(|family, around| {
-            family.look_due().is_none_or(|due| due > now) || family.look_at_rules(around)
-        });
+        let is_due = |family: &Family<P>| family.look_due().is_some_and(|due| due <= now);
+        if !self.families().any(is_due) {
+            return;
+        }
+        let succeeded =
+            self.with_families(|family, around| !is_due(family) || family.look_at_rules(around));
         if !succeeded {
             self.runner.failed(self.clock.monotonic());
         }
