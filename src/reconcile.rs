@@ -300,7 +300,7 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
         let (addresses, gateways) = match found {
             Ok(found) => found,
             Err(error) => {
-                warn!(error = %ErrorChain(&error), "node addresses unknown");
+                warn!(error = %ErrorChain(&error), "failed to read node addresses");
                 return false;
             }
         };
@@ -365,7 +365,7 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
     fn start(&mut self) {
         if !std::mem::replace(&mut self.is_started, true) {
             if let Some(missing) = self.missing() {
-                error!(%missing, "initial sync timed out; starting without these resources");
+                error!(%missing, "initial sync timed out, starting without these resources");
                 self.observer.event(Event::node(
                     reason::NODE_INCOMPLETE,
                     action::START,
@@ -483,7 +483,7 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
             self.request();
         }
         if !succeeded {
-            warn!(failures = self.runner.failures(), "sync failed; will retry");
+            warn!(failures = self.runner.failures(), "sync failed, will retry");
         }
     }
 

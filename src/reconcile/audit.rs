@@ -97,7 +97,7 @@ impl Audit {
         if std::mem::replace(&mut self.is_reported, true) {
             debug!(%family, %error, "cannot use /proc/net/ip_vs");
         } else {
-            info!(%family, %error, "cannot use /proc/net/ip_vs; auditing over netlink instead");
+            info!(%family, %error, "cannot use /proc/net/ip_vs, auditing over netlink instead");
         }
     }
 }

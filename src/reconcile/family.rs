@@ -537,7 +537,7 @@ impl<P: Planner> Family<P> {
                 .drains
                 .overdue(drains, &servers, around.clock.monotonic());
             for (vs, rs) in overdue.difference(&done) {
-                info!(%vs, %rs, "drain limit reached; cutting connections");
+                info!(%vs, %rs, "drain limit reached, cutting connections");
             }
             done.extend(overdue);
             let plan = drains.plan_drained(&done);

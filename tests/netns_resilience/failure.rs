@@ -46,7 +46,7 @@ pub(crate) fn refused_service(node: &Node) -> Result<()> {
     sticky.endpoints.pop();
     node.manifests.apply(&sticky)?;
     proxy.wait_for_log(&["unknown match recent"])?;
-    proxy.wait_for_log(&["ERROR", "IPv4", "default/web", "kernel refuses its rules"])?;
+    proxy.wait_for_log(&["ERROR", "IPv4", "default/web", "kernel rejected the rules"])?;
     // All its ports, in both families.
     wait::until("the Service is set aside", || {
         let aside = node.metric("kube_proxy_rs_refused_service_ports")?;
@@ -124,7 +124,7 @@ pub(crate) fn chain_of_others(node: &Node) -> Result<()> {
     node.wait_for_rule(Family::V4, "default/next", true)?;
     node.wait_for_rule(Family::V4, "default/late:tcp-80 cluster IP", false)?;
     node.wait_for_rule(Family::V6, "default/late", false)?;
-    proxy.wait_for_log(&["IPv4", &chain, "chain stays, others use it"])?;
+    proxy.wait_for_log(&["IPv4", &chain, "cannot delete chain"])?;
     let rules = node.rules(Family::V4)?;
     let left: Vec<&String> = rules.iter().filter(|rule| rule.contains(&chain)).collect();
     // Its declaration, its rule, and the jump to it.
@@ -151,7 +151,7 @@ pub(crate) fn restore_recovers(node: &Node) -> Result<()> {
     )?;
     node.manifests.apply(&late())?;
     proxy.wait_for_log(&["out of luck"])?;
-    proxy.wait_for_log(&["it will be retried"])?;
+    proxy.wait_for_log(&["will retry"])?;
     ensure!(node.rules(Family::V4)? == before, "the rules changed");
     node.counts(FAILURES)?;
     node.counts(PARTIAL_FAILURES)?;
@@ -203,13 +203,13 @@ pub(crate) fn held_lock(node: &Node) -> Result<()> {
     lock.lock()?;
     node.manifests.apply(&late())?;
     proxy.wait_for_log(&["another program holds the xtables lock"])?;
-    proxy.wait_for_log(&["it will be retried"])?;
+    proxy.wait_for_log(&["will retry"])?;
     node.counts(FAILURES)?;
     lock.unlock()?;
     node.wait_for_rule(Family::V4, "default/late", true)?;
     let log = proxy.log();
     ensure!(
-        !log.contains("kernel refuses its rules"),
+        !log.contains("kernel rejected the rules"),
         "a Service was blamed:\n{log}"
     );
     Ok(())

@@ -45,7 +45,7 @@ impl Watch {
             Backend::Nft => nft::NftWatch::open().map(|watch| Method::Nft(Box::new(watch))),
         };
         Self(opened.unwrap_or_else(|error| {
-            warn!(%backend, error = %ErrorChain(&error), "cannot watch iptables rules; only audits will find changes");
+            warn!(%backend, error = %ErrorChain(&error), "cannot watch iptables rules, only audits will find changes");
             Method::Unavailable
         }))
     }

@@ -99,7 +99,7 @@ impl<P: Planner> Family<P> {
         };
         if *isolation.quarantined() != *self.quarantined.present() {
             for service in self.quarantined.update(isolation.quarantined().clone()).new {
-                error!(%service, "kernel rejected the rules of this Service; keeping the previous rules");
+                error!(%service, "kernel rejected the rules of this Service, keeping the previous rules");
                 self.errors.quarantined(&service, clock.now());
                 let message = format!(
                     "the kernel refuses the {family} rules of port {service}; it keeps those that it had"
