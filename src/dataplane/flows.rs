@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Between the planner's flows and the entries of [`super::conntrack`].
+//! Connects the planner's stale flows to the entries of [`super::conntrack`].
 
 use crate::dataplane::conntrack::{self, Client, Entry, EntryFilter};
 use kpr_core::plan::conntrack::flows::{Cleanup, Filter, Flow};
 
-/// Deletes the flows that must end, and returns how many there were.
+/// Deletes the stale flows, and returns how many there were.
 pub fn delete_stale(client: &mut Client, cleanup: &Cleanup) -> Result<usize, conntrack::Error> {
     let filters: Vec<EntryFilter> = cleanup.filters().iter().map(wire_filter).collect();
     client.delete(cleanup.family, &filters, &|entry| {

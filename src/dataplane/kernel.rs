@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the sync loop asks of a kernel: observe, apply, look at connections. Each mode has its own
-//! ([`super::modes`]); `kpr_core::plan::testing::fake` is the one of tests. Implementations decide
-//! nothing.
+//! The kernel interface of the sync loop: observe, apply, count connections. Each mode has its own
+//! implementation ([`super::modes`]); `kpr_core::plan::testing::fake` is the one for tests.
+//! Implementations make no decisions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -36,7 +36,7 @@ impl ObserveError {
     }
 }
 
-/// Virtual servers with their real servers, as the kernel shows them in passing.
+/// Virtual servers with their real servers, read from a kernel listing as it is iterated.
 pub struct ProcListing(pub Box<dyn Iterator<Item = Result<ListedServer, ObserveError>> + Send>);
 
 /// See [`ProcListing`].
@@ -56,17 +56,17 @@ impl fmt::Debug for ProcListing {
     }
 }
 
-/// What talking to the kernel cost so far.
+/// What talking to the kernel has cost so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cost {
-    /// Times that it was asked over netlink and answered, however many messages that took.
+    /// Netlink round trips, however many messages each carries.
     pub round_trips: u64,
     /// Netlink messages in each direction, and their bytes.
     pub messages_sent: u64,
     pub messages_received: u64,
     pub bytes_sent: u64,
     pub bytes_received: u64,
-    /// Programs that were started.
+    /// Number of programs started.
     pub processes: u64,
 }
 
@@ -80,9 +80,9 @@ impl Cost {
     }
 }
 
-/// The kernel of a node, whatever the mode.
+/// The kernel of a node, independent of the mode.
 pub trait Host: Send {
-    /// Deletes the flows that must end; returns how many there were.
+    /// Deletes the stale flows; returns how many there were.
     fn delete_flows(&mut self, cleanup: &Cleanup) -> Result<usize, Failure>;
 
     fn cost(&self) -> Cost;
@@ -94,36 +94,36 @@ pub trait Host: Send {
     fn gateways(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError>;
 }
 
-/// A kernel as one mode uses it: observes what that mode's planner believes, and executes its
-/// plans.
+/// A kernel as one mode uses it: observes the state that the mode's planner compares, and executes
+/// its plans.
 pub trait Kernel<P: Planner>: Host {
-    /// All that a plan of this family is about.
+    /// Observes everything that a plan of this family may change.
     fn observe(&mut self, family: IpFamily) -> Result<P::State, ObserveError>;
 
-    /// Makes the steps in order, as [`kpr_core::plan::prerequisites::apply`] says.
+    /// Applies the steps in order, following [`kpr_core::plan::prerequisites::apply`].
     fn apply(&mut self, plan: &Plan<P::Step>) -> Report;
 
-    /// Its iptables rules, in modes that write some.
+    /// Its iptables rules, in modes that write any.
     fn rules(&mut self) -> Option<&mut dyn RuleKernel> {
         None
     }
 
-    /// Its virtual servers, in modes that have some.
+    /// Its virtual servers, in modes that have any.
     fn servers(&mut self) -> Option<&mut dyn ServerKernel> {
         None
     }
 }
 
-/// A kernel with iptables rules of ours.
+/// A kernel with our iptables rules.
 pub trait RuleKernel {
     fn observe_rules(&mut self, family: IpFamily) -> Result<Ruleset, ObserveError>;
 
-    /// Whether another program may have changed rules of ours since they were last observed. Reads
-    /// no rules and starts no process.
+    /// Whether another program may have changed our rules since they were last observed. Reads no
+    /// rules and starts no process.
     fn rules_have_changed(&mut self, family: IpFamily) -> bool;
 }
 
-/// A kernel that can be programmed and queried as IPVS mode does it.
+/// A kernel with the operations of IPVS mode.
 pub trait IpvsKernel: Kernel<ipvs::Planner> + ServerKernel {}
 
 impl<K: Kernel<ipvs::Planner> + ServerKernel> IpvsKernel for K {}
@@ -136,7 +136,7 @@ impl fmt::Debug for dyn IpvsKernel {
 
 /// A kernel with IPVS.
 pub trait ServerKernel {
-    /// What an audit begins with: no rules, which would take a process, and no real servers, which
+    /// The first part of an audit: no rules, which would take a process, and no real servers, which
     /// take a request for each virtual server ([`Self::observe_real_servers`]).
     fn observe_summary(&mut self, family: IpFamily) -> Result<ipvs::State, ObserveError>;
 
@@ -146,23 +146,23 @@ pub trait ServerKernel {
         keys: &BTreeSet<VirtualServerKey>,
     ) -> Result<BTreeMap<VirtualServerKey, Option<VirtualServerState>>, ObserveError>;
 
-    /// Real servers at a fraction of what [`Self::observe_real_servers`] costs, read as the
-    /// iterator goes. A virtual server may be missing or come more than once. One that comes and is
-    /// as believed need not be looked at; of any other nothing is known.
+    /// Real servers at a fraction of the cost of [`Self::observe_real_servers`], read as the
+    /// iterator advances. A virtual server may be missing or appear more than once. One that
+    /// appears and matches belief needs no further check; of any other nothing is known.
     fn proc_listing(&mut self, family: IpFamily) -> Result<ProcListing, ObserveError>;
 
-    /// The real servers of some virtual servers; those of one that does not exist are none.
+    /// The real servers of some virtual servers; empty for one that does not exist.
     fn observe_real_servers(
         &mut self,
         keys: &[VirtualServerKey],
     ) -> Result<BTreeMap<VirtualServerKey, RealServers>, ObserveError>;
 
-    /// Those of the real servers that have no connections, or are gone.
+    /// Those of the real servers that have no connections, or no longer exist.
     fn idle(
         &mut self,
         candidates: &BTreeSet<RealServerOf>,
     ) -> Result<BTreeSet<RealServerOf>, ObserveError>;
 
-    /// Whether it has an IPVS scheduler; it may load it for that.
+    /// Whether the kernel has an IPVS scheduler; this may load its module.
     fn has_scheduler(&mut self, scheduler: Scheduler) -> Result<bool, ObserveError>;
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The kernel as each mode uses it: steps become messages or batches, answers become outcomes.
+//! The kernel as each mode uses it: turns steps into messages or batches, and answers into
+//! outcomes.
 
 pub mod iptables;
 pub mod ipvs;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What of a node's kernel every mode uses: links, settings, iptables rules, flows. It works where
-//! IPVS and ipset are missing.
+//! The parts of a node's kernel that every mode uses: links, settings, iptables rules, flows. It
+//! works where IPVS and ipset are missing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -27,7 +27,7 @@ use kpr_core::plan::{Failure, Outcome};
 pub struct NodeKernel {
     pub(super) links: Links,
     pub(super) sysctls: Sysctls,
-    /// Where the kernel lets us look at flows.
+    /// `None` if the kernel gives no access to flows.
     conntrack: Option<conntrack::Client>,
     rules: Rules,
     /// Counts the programs that `iptables` starts.
@@ -50,7 +50,7 @@ impl NodeKernel {
         }
     }
 
-    /// The same, with a way to look at flows.
+    /// The same, with access to flows.
     #[must_use]
     pub fn with_conntrack(self, conntrack: Option<conntrack::Client>) -> Self {
         Self { conntrack, ..self }
@@ -64,7 +64,7 @@ impl NodeKernel {
         self.rules.apply(batch)
     }
 
-    /// Whether the table of kube-proxy's nftables mode is there.
+    /// Whether the table of kube-proxy's nftables mode exists.
     pub(super) fn has_nftables_table(family: IpFamily) -> Result<bool, ObserveError> {
         nftables::has_table(family).map_err(|error| ObserveError::new("nftables tables", error))
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The iptables rules of all families that are served, as both modes use them.
+//! The iptables rules of all served families, as both modes use them.
 
 use std::collections::BTreeMap;
 
@@ -9,14 +9,14 @@ use kpr_core::model::IpFamily;
 use kpr_core::plan::Outcome;
 use kpr_core::plan::ruleset::{RuleBatch, Ruleset, Table};
 
-/// The tables that have rules of ours.
+/// The tables that contain our rules.
 const TABLES: [Table; 3] = [Table::Mangle, Table::Nat, Table::Filter];
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Rules {
     iptables: BTreeMap<IpFamily, Iptables>,
-    /// There is none where no family is served.
+    /// `None` if no family is served.
     watch: Option<Watch>,
 }
 
@@ -38,7 +38,7 @@ impl Rules {
             watch.before_look(family);
         }
         let mut rules = iptables.save(&TABLES)?;
-        // What others have is of no interest, and may be a hundred thousand rules; but a chain or a
+        // Foreign rules do not matter, and there may be a hundred thousand of them; but a chain or
         // set of ours that they use cannot be deleted.
         rules.chains.retain(|(table, chain), rules| {
             if table.has_built_in(chain) || chain.as_str().starts_with("KUBE-") {
@@ -62,8 +62,7 @@ impl Rules {
         outcome(&result)
     }
 
-    /// Whether somebody else may have changed rules of ours since they were read. Costs
-    /// microseconds.
+    /// Whether another program may have changed our rules since they were read. Costs microseconds.
     pub(super) fn have_changed(&mut self, family: IpFamily) -> bool {
         self.watch
             .as_mut()

@@ -8,10 +8,10 @@ use kpr_core::plan::iptables::static_rules::ROUTE_LOCALNET;
 use kpr_core::plan::iptables::{Plan, Planner, State, Step};
 use kpr_core::plan::{Outcome, Report, prerequisites};
 
-/// Nothing beside what every mode uses.
+/// It needs nothing beyond what every mode uses.
 impl Kernel<Planner> for NodeKernel {
     fn observe(&mut self, family: IpFamily) -> Result<State, ObserveError> {
-        // A setting that cannot be read is missing from the state; writing it will say why.
+        // An unreadable setting is missing from the state; writing it will report the error.
         let route_localnet = self.sysctls.read(ROUTE_LOCALNET);
         Ok(State {
             sysctls: route_localnet

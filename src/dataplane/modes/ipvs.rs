@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The kernel as IPVS mode uses it: plans become messages, answers become outcomes.
+//! The kernel as IPVS mode uses it: turns plans into messages, and answers into outcomes.
 //!
-//! Runs of steps of one kind go out together: all virtual and real servers of a plan in one
+//! Runs of steps of one kind are sent together: all virtual and real servers of a plan in one
 //! pipelined batch, all entries of a set in few messages, all addresses in one batch.
 
 mod observe;
@@ -33,7 +33,7 @@ use kpr_core::plan::{Failure, FailureKind, Outcome, Report, prerequisites};
 use netlink_pipeline::{KernelError, KernelErrorKind};
 use observe::Depth;
 
-/// What IPVS shows in passing. That of the thread: it may be in another network namespace than the
+/// The kernel's listing of IPVS, by thread: the thread may be in another network namespace than the
 /// process.
 const LISTING: &str = "/proc/thread-self/net/ip_vs";
 
@@ -42,7 +42,7 @@ const LISTING: &str = "/proc/thread-self/net/ip_vs";
 pub struct Dataplane {
     ipvs: IpvsClient,
     ipset: IpsetClient,
-    /// The index of our link, where it exists.
+    /// The index of our link, if it exists.
     link: Option<u32>,
     node: NodeKernel,
 }
@@ -159,7 +159,7 @@ impl Dataplane {
         addresses.iter().map(outcome).collect()
     }
 
-    /// Steps that [`goes_with`] puts together.
+    /// Applies steps that [`goes_with`] groups.
     fn apply_run(&mut self, steps: &[&Step]) -> Vec<Outcome> {
         match steps {
             [] => Vec::new(),
@@ -175,7 +175,7 @@ impl Dataplane {
         }
     }
 
-    /// A step that goes by itself.
+    /// Applies a step that is sent by itself.
     fn apply_one(&mut self, step: &Step) -> Outcome {
         match step {
             Step::SetTimeouts(timeouts) => {
@@ -209,7 +209,7 @@ impl Dataplane {
             Step::SetSysctl { key, value } => self.node.set_sysctl(key, value),
             Step::EditRules(batch) => self.node.edit_rules(batch),
             Step::DeleteNftablesTable { family } => NodeKernel::delete_nftables_table(*family),
-            // Steps that go in runs.
+            // Steps that are sent in runs.
             Step::AddEntry { .. }
             | Step::DeleteEntry { .. }
             | Step::AddVirtualServer { .. }
@@ -294,7 +294,7 @@ impl ServerKernel for Dataplane {
 
     fn proc_listing(&mut self, family: IpFamily) -> Result<ProcListing, ObserveError> {
         let failed = |error| ObserveError::new("the list of virtual servers", error);
-        // The kernel fills a page at a time, whatever there is room for.
+        // The kernel fills one page at a time, however much room there is.
         let file = File::open(LISTING).map_err(|error| failed(error.into()))?;
         let listing = Listing::new(BufReader::new(file)).map_err(failed)?;
         let glimpses = listing
@@ -361,7 +361,7 @@ fn set(outcomes: &mut [Outcome], index: usize, outcome: Outcome) {
     }
 }
 
-/// Deleting what is gone succeeds.
+/// Deleting a missing object succeeds.
 fn server_outcome(operation: &Operation, result: Result<(), KernelError>) -> Outcome {
     match result {
         Ok(()) => Outcome::Done,
@@ -397,7 +397,7 @@ const fn is_about_servers(step: &Step) -> bool {
     )
 }
 
-/// Steps that can go out together with the first one of a run.
+/// Whether a step can be sent together with the first one of a run.
 fn goes_with(first: &Step, step: &Step) -> bool {
     match (first, step) {
         (Step::AddEntry { set: a, .. }, Step::AddEntry { set: b, .. })

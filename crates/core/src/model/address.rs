@@ -49,7 +49,7 @@ pub fn parse_cidr(text: &str) -> Result<IpNet, InvalidCidr> {
         .ok_or_else(invalid)
 }
 
-/// The standard library rejects leading zeros, which old Services and configurations have.
+/// The standard library rejects leading zeros, which old Services and configurations contain.
 fn parse_ipv4(text: &str) -> Option<Ipv4Addr> {
     let mut octets = [0u8; 4];
     let mut parts = text.split('.');

@@ -25,7 +25,7 @@ pub struct GoDuration(i64);
 pub struct InvalidDuration(pub String);
 
 impl GoDuration {
-    /// Zero; in most fields it means the default.
+    /// Zero, which means the default in most fields.
     pub const ZERO: Self = Self(0);
 
     /// From whole seconds.
@@ -288,7 +288,7 @@ mod tests {
 
         #[test]
         fn any_text_is_read_or_refused(text in "[-+0-9.a-zµ ]{0,12}") {
-            // Only that it does not panic.
+            // Only checks that it does not panic.
             drop(text.parse::<GoDuration>());
         }
     }

@@ -29,11 +29,11 @@ pub struct SlicePort {
     pub port: u16,
 }
 
-/// `endpoints[]` of an EndpointSlice. Names of nodes are resolved against our own node when the
-/// object is converted: a node's name never changes while the process lives.
+/// `endpoints[]` of an EndpointSlice. Node names are compared with our own when the object is
+/// converted: a node's name never changes while the process runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SliceEndpoint {
-    /// `addresses[0]`; the API leaves the meaning of further ones to the client.
+    /// `addresses[0]`; the API leaves the meaning of the others to the client.
     pub address: IpAddr,
     /// Whether it runs on our node.
     pub local: bool,
@@ -64,7 +64,7 @@ impl Conditions {
     }
 }
 
-/// `hints.forNodes` with regard to our node.
+/// `hints.forNodes` with regard to this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NodeHint {
     /// It names no node.

@@ -11,12 +11,12 @@ use ipnet::IpNet;
 
 use super::IpFamily;
 
-/// The settings of one Service. Few Services have any, so that a Service has a pointer to them.
+/// The settings of one Service. Few Services have any, so a Service only holds a pointer to them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IpvsOptions {
     /// Overrides the configured scheduler.
     pub scheduler: Option<Scheduler>,
-    /// Whether `sh` and `mh` hash the client's port, too; `None`: the scheduler's default.
+    /// Whether `sh` and `mh` hash the client's port too; `None`: the scheduler's default.
     pub hashes_port: Option<bool>,
     /// Weights by address; the first range that contains an endpoint's address applies.
     pub weights: Vec<(IpNet, Weight)>,
@@ -205,7 +205,7 @@ mod tests {
     #[test]
     fn no_weight_costs_no_memory() {
         assert_eq!(size_of::<Option<Weight>>(), 2);
-        // Address, locality, conditions, hints: what an endpoint took without weights.
+        // The size of an endpoint without weights: address, locality, conditions, hints.
         assert_eq!(size_of::<SliceEndpoint>(), 40);
     }
 

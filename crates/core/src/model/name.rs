@@ -41,7 +41,7 @@ impl fmt::Display for SliceName {
     }
 }
 
-/// One port of one Service, of one protocol: what plans are made for.
+/// One port of one Service, of one protocol: the unit of planning.
 ///
 /// Displays as `namespace/name:port`, or `namespace/name` for an unnamed port, like kube-proxy's
 /// `ServicePortName`; the protocol distinguishes ports of equal name but is not shown.

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The node as the planner sees it: its addresses, which traffic is local, where node ports answer.
+//! The node as the planner sees it: its addresses, which traffic is local, which addresses accept
+//! node ports.
 //!
-//! From the configuration and the Node object, for `plan`. Pure: callers pass the addresses of
-//! interfaces.
+//! Derived from the configuration and the Node object, for `plan`. Pure: callers pass the addresses
+//! of interfaces.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -14,10 +15,10 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use crate::model::address::{InvalidCidr, parse_cidr};
 use crate::model::net::IpFamily;
 
-/// The longest interface name that the kernel accepts (`IFNAMSIZ` is 16 with the final zero).
+/// The maximum length of an interface name (`IFNAMSIZ` is 16 with the NUL).
 pub const MAX_INTERFACE_NAME: usize = 15;
 
-/// The name of a network interface, or its beginning.
+/// The name of a network interface, or a prefix of names.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct InterfaceName(String);
 
@@ -45,7 +46,7 @@ impl FromStr for InterfaceName {
     type Err = InvalidInterfaceName;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        // The rules of the kernel's dev_valid_name; a trailing `+` would be iptables' wildcard.
+        // The rules of the kernel's `dev_valid_name`; a trailing `+` would be iptables' wildcard.
         let valid = (1..=MAX_INTERFACE_NAME).contains(&text.len())
             && text != "."
             && text != ".."
@@ -75,7 +76,7 @@ pub enum LocalDetector {
 }
 
 impl LocalDetector {
-    /// The detector of a family if local traffic comes from `cidrs`: the first one of that family
+    /// The detector of a family if local traffic comes from `cidrs`; the first CIDR of that family
     /// applies.
     pub fn from_cidrs(family: IpFamily, cidrs: &[IpNet]) -> Self {
         cidrs
@@ -135,9 +136,9 @@ impl Default for NodeIps {
 }
 
 impl NodeIps {
-    /// From the Node's addresses of type `InternalIP` and `ExternalIP`, in the order of
-    /// `status.addresses`, and the setting `bindAddress`. The first address decides the primary
-    /// family, and the first of each family is taken for that family, internal ones before external
+    /// Derived from the Node's addresses of type `InternalIP` and `ExternalIP`, in the order of
+    /// `status.addresses`, and the setting `bindAddress`. The first address determines the primary
+    /// family, and the first of each family is used for that family, internal ones before external
     /// ones. A `bind_address` overrides both unless it is unspecified.
     pub fn new(internal: &[IpAddr], external: &[IpAddr], bind_address: Option<IpAddr>) -> Self {
         let mut ips = Self::default();
@@ -145,7 +146,7 @@ impl NodeIps {
         if let Some(first) = node.first() {
             ips.primary = IpFamily::of(*first);
         }
-        // In reverse, so that the first of a family is written last.
+        // In reverse, so that the first address of a family is written last.
         node.into_iter().rev().for_each(|ip| ips.set(ip));
         if let Some(bind) = bind_address.filter(|ip| !ip.is_unspecified()) {
             ips.primary = IpFamily::of(bind);
@@ -217,14 +218,14 @@ impl fmt::Display for NodePortAddress {
     }
 }
 
-/// The addresses on which node ports answer, as configured (`nodePortAddresses`).
+/// The addresses that accept node ports, as configured (`nodePortAddresses`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodePortAddresses {
     entries: Vec<NodePortAddress>,
 }
 
 impl NodePortAddresses {
-    /// From the configured entries; none means every address.
+    /// From the configured entries; without any, every address accepts node ports.
     pub const fn new(entries: Vec<NodePortAddress>) -> Self {
         Self { entries }
     }
@@ -234,9 +235,9 @@ impl NodePortAddresses {
         &self.entries
     }
 
-    /// The ranges of one family. A family without an entry answers on every address even if the
-    /// other family has entries, as in kube-proxy. `primary` is an entry of both families, so that
-    /// a family in which the node has no address answers nowhere.
+    /// The ranges of one family. A family without an entry accepts node ports on every address even
+    /// if the other family has entries, as in kube-proxy. `primary` is an entry of both families,
+    /// so a family in which the node has no address accepts them nowhere.
     pub fn ranges(&self, family: IpFamily, node: &NodeIps) -> NodePortRanges {
         let mut cidrs = Vec::new();
         let mut configured = false;
@@ -270,7 +271,7 @@ impl NodePortAddresses {
     }
 }
 
-/// The addresses of one family on which node ports answer: [`NodePortAddresses`] applied to a node.
+/// The addresses of one family that accept node ports: [`NodePortAddresses`] applied to a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodePortRanges {
     family: IpFamily,
@@ -297,12 +298,12 @@ impl NodePortRanges {
         self.family
     }
 
-    /// Whether every local address answers, so that rules need no address match.
+    /// Whether every local address is covered, so that rules need no address match.
     pub const fn matches_all(&self) -> bool {
         matches!(self.selection, Selection::All)
     }
 
-    /// Whether an address answers.
+    /// Whether an address is covered.
     pub fn contains(&self, address: IpAddr) -> bool {
         IpFamily::of(address) == self.family
             && match &self.selection {
@@ -311,7 +312,7 @@ impl NodePortRanges {
             }
     }
 
-    /// Selects the addresses that answer, of this family only.
+    /// Selects the covered addresses of this family.
     pub fn select<'a>(&self, addresses: impl IntoIterator<Item = &'a IpAddr>) -> BTreeSet<IpAddr> {
         addresses
             .into_iter()
@@ -320,7 +321,7 @@ impl NodePortRanges {
             .collect()
     }
 
-    /// Whether `127.0.0.0` or `::1` is covered, which node ports on loopback need.
+    /// Whether `127.0.0.0` or `::1` is covered, which node ports on loopback require.
     pub fn contains_loopback(&self) -> bool {
         match &self.selection {
             Selection::All => true,

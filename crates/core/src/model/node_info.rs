@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Our own Node object, reduced to what a proxy needs.
+//! This node's Node object, reduced to what a proxy needs.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ pub struct NodeInfo {
 }
 
 impl NodeInfo {
-    /// A Node object with nothing but a name.
+    /// A Node object with only a name.
     pub fn named(name: &str) -> Self {
         Self {
             name: name.into(),

@@ -4,18 +4,19 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// Which kernel machinery carries Services, by its name in the configuration and in `/proxyMode`.
+/// The kernel facility that implements Services, by its name in the configuration and in
+/// `/proxyMode`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ProxyMode(&'static str);
 
 impl ProxyMode {
-    /// NAT rules only; what a blank `mode` means.
+    /// NAT rules only; the meaning of a blank `mode`.
     pub const IPTABLES: Self = Self("iptables");
-    /// Virtual servers on a dummy interface, with a fixed set of rules beside them.
+    /// Virtual servers on a dummy interface, together with a fixed set of rules.
     pub const IPVS: Self = Self("ipvs");
 
-    /// Modes that users can choose are constants and known to [`Self::from_str`]; this is how a
-    /// test makes another one.
+    /// Modes that users can choose are constants and known to [`Self::from_str`]; tests create
+    /// others with this.
     pub const fn named(name: &'static str) -> Self {
         Self(name)
     }
@@ -43,7 +44,7 @@ impl FromStr for ProxyMode {
     }
 }
 
-/// A mode that this proxy does not have.
+/// The name of a mode that this proxy does not have.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown proxy mode {0:?}")]
 pub struct UnknownProxyMode(pub String);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A Service, reduced to what a proxy needs. Both IP families are in it; [`super::ServicePort`] is
-//! the view of one family.
+//! A Service, reduced to what a proxy needs, with both IP families; [`super::ServicePort`] is the
+//! view of one family.
 
 use std::net::IpAddr;
 use std::num::NonZeroU16;
@@ -30,7 +30,7 @@ pub struct Service {
     /// `status.loadBalancer.ingress[].ip` with `ipMode` VIP (or none).
     pub load_balancer_vips: Vec<IpAddr>,
     pub load_balancer_source_ranges: Vec<IpNet>,
-    /// `externalTrafficPolicy: Local` of a Service that is reachable from outside of the cluster.
+    /// `externalTrafficPolicy: Local` of a Service that is reachable from outside the cluster.
     pub external_policy_local: bool,
     /// `internalTrafficPolicy: Local`.
     pub internal_policy_local: bool,
@@ -47,6 +47,6 @@ pub struct PortSpec {
     pub name: Arc<str>,
     pub protocol: Protocol,
     pub port: u16,
-    /// Used whatever the Service's type is, as in kube-proxy.
+    /// Used regardless of the Service's type, as in kube-proxy.
     pub node_port: Option<NonZeroU16>,
 }

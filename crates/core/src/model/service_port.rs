@@ -18,14 +18,15 @@ mod tests;
 pub struct ServicePort {
     pub name: ServicePortName,
     pub family: IpFamily,
-    /// The Service's creation time in Unix seconds: the older Service wins an address and port.
+    /// The Service's creation time in Unix seconds: on a conflict the older Service gets the
+    /// address and port.
     pub created: i64,
     pub cluster_ip: IpAddr,
     pub port: u16,
     pub node_port: Option<NonZeroU16>,
     pub external_ips: Vec<IpAddr>,
     pub load_balancer_vips: Vec<IpAddr>,
-    /// Sorted and deduplicated. Empty: every source is allowed.
+    /// Sorted and deduplicated. Empty: all sources are allowed.
     pub load_balancer_source_ranges: Vec<IpNet>,
     pub client_ip_affinity: Option<Duration>,
     pub internal_policy_local: bool,
@@ -36,7 +37,7 @@ pub struct ServicePort {
 }
 
 impl ServicePort {
-    /// The ports of a Service in a family; none if the Service has no cluster IP of it.
+    /// The ports of a Service in a family; empty if the Service has no cluster IP of it.
     pub fn of(service: &Service, family: IpFamily) -> Vec<Self> {
         let mine = |address: &IpAddr| IpFamily::of(*address) == family;
         let Some(cluster_ip) = service.cluster_ips.iter().copied().find(|ip| mine(ip)) else {
@@ -77,7 +78,7 @@ impl ServicePort {
             .collect()
     }
 
-    /// Whether it has an address or port that is reachable from outside of the cluster.
+    /// Whether it has an address or port that is reachable from outside the cluster.
     pub fn is_externally_accessible(&self) -> bool {
         self.node_port.is_some()
             || !self.load_balancer_vips.is_empty()
@@ -94,7 +95,7 @@ impl ServicePort {
     }
 
     /// Whether a source range contains this node's address. Then clients whose source is the VIP
-    /// itself are admitted, too: traffic from the node to a VIP that is bound locally has that
+    /// itself are admitted too: traffic from the node to a VIP that is bound locally has that
     /// source.
     pub fn admits_node(&self, node_ip: Option<IpAddr>) -> bool {
         node_ip.is_some_and(|ip| {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: one Service as one family sees it, resolved once per round for all that ask.
+//! PURE: one Service as one family sees it, resolved once per round for all consumers.
 
 use super::slices::EndpointsByPort;
 use super::{Endpoint, IpFamily, Service, ServiceName, ServicePort, Tracker};
@@ -10,9 +10,9 @@ pub struct ServiceView<'a> {
     pub name: &'a ServiceName,
     /// Absent if the Service is gone.
     pub service: Option<&'a Service>,
-    /// None if the Service has no cluster IP of the family.
+    /// Empty if the Service has no cluster IP of the family.
     pub ports: Vec<ServicePort>,
-    /// Merged from the Service's EndpointSlices, whatever ports the Service has.
+    /// Merged from the Service's EndpointSlices, regardless of the Service's ports.
     pub endpoints: EndpointsByPort,
 }
 

@@ -63,7 +63,7 @@ impl Service {
         self
     }
 
-    /// Changes what its annotations ask of IPVS mode.
+    /// Changes its settings for IPVS mode.
     pub fn options(mut self, change: impl FnOnce(&mut IpvsOptions)) -> Self {
         let options = self.ipvs.take().map(Arc::unwrap_or_clone);
         let mut options = options.unwrap_or_default();
@@ -220,7 +220,7 @@ impl SliceEndpoint {
     }
 }
 
-/// A complete tracker with these objects.
+/// A fully synced tracker with these objects.
 pub fn tracker(services: Vec<Service>, slices: Vec<EndpointSlice>) -> Tracker {
     let mut tracker = Tracker::default();
     tracker.apply(Event::ServicesReplaced(services));

@@ -19,7 +19,7 @@ pub struct Choice<'a> {
     pub has_any: bool,
 }
 
-/// How far an endpoint may be.
+/// The topological distance of an endpoint.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Preference {
     Anywhere,

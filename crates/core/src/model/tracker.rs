@@ -29,10 +29,10 @@ pub enum Event {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
     pub services: BTreeSet<ServiceName>,
-    /// Accepted changes of Services and of slices, for the metrics.
+    /// Accepted changes of Services and slices, for the metrics.
     pub service_changes: usize,
     pub endpoint_changes: usize,
-    /// When the changes of endpoints were triggered (Unix nanoseconds), for the latency metric.
+    /// Trigger times of the endpoint changes (Unix nanoseconds), for the latency metric.
     pub triggers: Vec<(IpFamily, i64)>,
 }
 
@@ -47,22 +47,22 @@ impl Changes {
 pub struct Tracker {
     /// Boxed, because a B-tree reserves room for more values than it contains.
     services: BTreeMap<ServiceName, Box<Service>>,
-    /// Slices by Service, in the order of their names, even if the Service does not exist. Most
-    /// Services have one or two, and a B-tree of one element has the size of eleven.
+    /// Slices by Service, in name order, even if the Service does not exist. Most Services have one
+    /// or two, and a B-tree of one element has the size of eleven.
     slices: BTreeMap<ServiceName, Vec<EndpointSlice>>,
     /// The Service of each slice: deletions name only the slice.
     slice_owners: BTreeMap<SliceName, ServiceName>,
     services_listed: bool,
     slices_listed: bool,
     changes: Changes,
-    /// The triggers of pending changes by Service. When a slice is deleted, those of its Service
+    /// Trigger times of pending changes by Service. When a slice is deleted, those of its Service
     /// are dropped, as in kube-proxy: what they measured no longer exists.
     triggers: BTreeMap<ServiceName, Vec<(IpFamily, i64)>>,
 }
 
 impl Tracker {
-    /// Whether both kinds were listed completely. Before that nothing may be programmed: a Service
-    /// without its endpoints would refuse connections that work now.
+    /// Whether both kinds were listed completely. Nothing may be programmed before: a Service
+    /// without its endpoints would reject connections that work now.
     pub fn is_complete(&self) -> bool {
         self.services_listed && self.slices_listed
     }
@@ -118,7 +118,7 @@ impl Tracker {
         &self.changes
     }
 
-    /// Returns what changed and starts anew.
+    /// Returns what changed and resets it.
     pub fn take(&mut self) -> Changes {
         let triggers = std::mem::take(&mut self.triggers);
         Changes {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: the node and the settings, as planning needs them beside Services and endpoints.
+//! PURE: the node and the settings, as planning needs them besides Services and endpoints.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

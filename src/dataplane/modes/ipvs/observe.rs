@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the kernel holds, kind by kind, in the planner's words. Changes nothing.
+//! Reads the state of the kernel, kind by kind, in the planner's types. Changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -16,16 +16,16 @@ use kpr_core::plan::ipvs::state::{NodeState, SetState, State, VirtualServerState
 use kpr_core::plan::ipvs::step::LINK;
 use kpr_core::plan::ipvs::sysctl;
 
-/// How much of virtual servers is read.
+/// How much of the virtual servers is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Depth {
-    /// Their real servers are left out: they take a request for each.
+    /// Without real servers, which take a request for each virtual server.
     Summary,
     RealServers,
 }
 
 impl Dataplane {
-    /// All but the rules.
+    /// Everything except the rules.
     pub(super) fn observe_all(
         &mut self,
         family: IpFamily,
@@ -62,7 +62,7 @@ impl Dataplane {
             let Some((info, entries)) = self.ipset.entries(&wire_name)? else {
                 continue;
             };
-            // A set of our name that is not of our making: creating ours will say so.
+            // A set with one of our names that we did not create: creating ours will report it.
             let Some((set_type, max_entries)) = info.spec.as_ref().and_then(sets::shape) else {
                 continue;
             };
@@ -130,7 +130,7 @@ impl Dataplane {
             .find(LINK)
             .map_err(|error| ObserveError::new("links", error))?;
         self.link = link.map(|link| link.index);
-        // A setting that cannot be read is missing from the state; writing it will say why.
+        // An unreadable setting is missing from the state; writing it will report the error.
         let sysctls = sysctl::KEYS
             .into_iter()
             .filter_map(|key| Some((key, self.node.sysctls.read(key).ok()?)))
@@ -154,7 +154,7 @@ impl Dataplane {
             .links
             .addresses_of(link)
             .map_err(|error| ObserveError::new("addresses of the link", error))?;
-        // Others than host addresses are not ours.
+        // Addresses other than host addresses are not ours.
         let ours = |address: &&Address| address.family() == family && address.is_host();
         Ok(addresses
             .iter()

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Between the planner's sets and entries and the messages of [`ipset_netlink`].
+//! Converts between the planner's sets and entries and the messages of [`ipset_netlink`].
 
 use ipset_netlink::{
     Entry, HashType, InvalidSetName, SetEntry as WireEntry, SetName as WireName, SetShape,
@@ -35,7 +35,7 @@ pub(super) fn spec(spec: &SetSpec) -> Result<WireSpec, InvalidSetName> {
     })
 }
 
-/// Type and size of an observed set, if its type is one of ours.
+/// Type and size of an observed set, if it has one of our types.
 pub(super) fn shape(spec: &WireSpec) -> Option<(SetType, u32)> {
     Some(match spec.shape {
         SetShape::Hash {
@@ -59,8 +59,8 @@ pub(super) fn shape(spec: &WireSpec) -> Option<(SetType, u32)> {
     })
 }
 
-/// The entries for one of the planner's: the kernel does not take a network of length 0, which
-/// is two of length 1.
+/// The kernel's entries for one of the planner's: the kernel does not accept a network of length 0,
+/// which becomes two of length 1.
 pub(super) fn entries(entry: &SetEntry) -> Vec<WireEntry> {
     let ip_port = |ip, protocol: Protocol, port| Entry::IpPort {
         ip,
@@ -96,7 +96,7 @@ pub(super) fn entries(entry: &SetEntry) -> Vec<WireEntry> {
     }
 }
 
-/// An observed entry of a set of this type; `None` for one that we never make (another protocol).
+/// An observed entry of a set of this type; `None` for one that we never create (another protocol).
 pub(super) fn entry(set_type: SetType, observed: &WireEntry) -> Option<SetEntry> {
     Some(match observed.entry {
         Entry::Ip(ip) => SetEntry::Ip(ip),
@@ -104,7 +104,7 @@ pub(super) fn entry(set_type: SetType, observed: &WireEntry) -> Option<SetEntry>
         Entry::IpPort { ip, protocol, port } => {
             let protocol = Protocol::from_number(protocol)?;
             if set_type == SetType::HashIpPortMark {
-                // None of ours has another mask, or no mark: it differs from every wanted one.
+                // We set no other mask and always a mark, so this differs from every wanted entry.
                 let mark = observed.mark.filter(|mark| mark.mask == u32::MAX);
                 SetEntry::IpPortMark(ip, protocol, port, mark.map_or(0, |mark| mark.mark))
             } else {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which failures the steps of a batch get, with scripted peers in the kernel's place.
+//! Which failures the steps of a batch get, with scripted peers in place of the kernel.
 
 use std::io;
 use std::sync::Arc;
@@ -17,10 +17,10 @@ use netlink_pipeline::scripted::{Header, Script, Scripted, message, verdict};
 
 type Answers = Vec<io::Result<Vec<u8>>>;
 
-/// The number of the generic netlink family, which the kernel gives out at each load.
+/// The number of the generic netlink family, which the kernel assigns at each load.
 const FAMILY: u16 = 0x23;
 
-/// The kernel answers all requests of a send but the last.
+/// The kernel answers all requests of a send except the last.
 fn all_but_last(sent: &[Header]) -> Answers {
     let acks = sent.iter().map(|header| Ok(verdict(header.sequence, 0)));
     acks.take(sent.len() - 1).collect()
@@ -54,7 +54,7 @@ fn answer(kind: u16, sent: &[Header], payload: &[u8]) -> Answers {
     ]
 }
 
-/// The kernel over three sockets, of which one plays `script` when a batch comes.
+/// The kernel over three sockets, one of which plays `script` when a batch arrives.
 fn linux(of_ipvs: Option<Script>, of_ipset: Option<Script>, of_links: Option<Script>) -> Dataplane {
     let then = |peer: Scripted, script: Option<Script>| match script {
         Some(script) => peer.then(script).socket(),
@@ -88,7 +88,7 @@ fn linux(of_ipvs: Option<Script>, of_ipset: Option<Script>, of_links: Option<Scr
     linux
 }
 
-/// The kind of failure that each of the steps has.
+/// The kind of failure, which must be the same for all steps.
 fn failures(
     mut linux: Dataplane,
     phase: Phase,
@@ -118,7 +118,7 @@ fn of_servers(script: Script) -> FailureKind {
     failures(linux(Some(script), None, None), Phase::Servers, steps)
 }
 
-/// More entries than go into one message, of which the first is answered.
+/// More entries than fit into one message; only the first message is answered.
 fn of_entries(script: Script) -> FailureKind {
     let set = SetId::HealthCheckNodePort.name(IpFamily::V4);
     let steps = (1..=501).map(|port| Step::AddEntry {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Between the planner's virtual and real servers and the messages of [`ipvs_netlink`].
+//! Converts between the planner's virtual and real servers and the messages of [`ipvs_netlink`].
 
 use std::net::Ipv4Addr;
 use std::num::NonZeroU16;
@@ -19,7 +19,7 @@ use kpr_core::plan::ipvs::object::{
     flags,
 };
 
-/// The operation of a step about IPVS; `None` for steps about other things.
+/// The IPVS operation of a step; `None` for steps of other kinds.
 pub(super) fn operation(step: &Step) -> Option<Result<Operation, InvalidName>> {
     Some(match step {
         Step::AddVirtualServer { key, server } => service(key, server).map(Operation::AddService),
@@ -120,7 +120,7 @@ fn service(key: &VirtualServerKey, server: &VirtualServer) -> Result<Service, In
     Ok(service)
 }
 
-/// A virtual server as the planner compares it.
+/// A virtual server in the form that the planner compares.
 pub(super) fn virtual_server(service: &Service) -> VirtualServer {
     let host = match service.key.family() {
         AddressFamily::Inet => 32,
@@ -136,7 +136,7 @@ pub(super) fn virtual_server(service: &Service) -> VirtualServer {
         server.flags |= flags::PERSISTENT;
         server.timeout = persistence.timeout;
         server.netmask = match persistence.netmask {
-            // A mask with holes is nobody's that we know; it differs from every wanted one.
+            // No known program sets a mask with holes; it differs from every wanted one.
             Netmask::Inet(mask) => {
                 let bits = mask.to_bits();
                 if bits.count_ones() == bits.leading_ones() {
@@ -187,7 +187,7 @@ fn wire_tunnel(tunnel: Tunnel) -> WireTunnel {
     }
 }
 
-/// `None` for one that we never make.
+/// `None` for one that we never create.
 fn tunnel(wire: WireTunnel) -> Option<Tunnel> {
     let tunnel = match wire.kind {
         TunnelKind::IpIp => Tunnel::IpIp,
@@ -198,7 +198,7 @@ fn tunnel(wire: WireTunnel) -> Option<Tunnel> {
     (wire_tunnel(tunnel) == wire).then_some(tunnel)
 }
 
-/// A real server as the planner compares it.
+/// A real server in the form that the planner compares.
 pub(super) fn real_server(destination: &Destination) -> (RealServerKey, RealServer) {
     let key = RealServerKey {
         address: destination.key.address,
@@ -212,7 +212,7 @@ pub(super) fn real_server(destination: &Destination) -> (RealServerKey, RealServ
             None => Forwarding::Bypass,
         },
         Method::DirectRoute => Forwarding::Route,
-        // No method that we ever want: it differs, and is repaired where it is ours.
+        // We never want this method, so it differs and is repaired if the server is ours.
         _ => Forwarding::Bypass,
     };
     (
@@ -224,8 +224,8 @@ pub(super) fn real_server(destination: &Destination) -> (RealServerKey, RealServ
     )
 }
 
-/// A virtual server of a family and its real servers, if the listing shows all that the planner
-/// compares.
+/// A virtual server of a family and its real servers, if the listing shows everything that the
+/// planner compares.
 pub(super) fn proc_listing(
     family: IpFamily,
     listed: &ListedService,
@@ -239,7 +239,7 @@ pub(super) fn proc_listing(
             let key = ServiceKey::new(protocol, address, port);
             (virtual_server_key(&key)?, true)
         }
-        // Those of both families look the same; their real servers do not.
+        // Marks of both families look the same; their real servers do not.
         ListedKey::Mark(mark) => {
             let key = VirtualServerKey::Mark { mark, family };
             (key, !listed.destinations.is_empty())
@@ -255,7 +255,7 @@ pub(super) fn proc_listing(
             ListedForwarding::Masquerade => Forwarding::Masquerade,
             ListedForwarding::Local => Forwarding::Local,
             ListedForwarding::DirectRoute => Forwarding::Route,
-            // Of a tunnel the kind counts, too.
+            // For a tunnel the listing lacks the type, which counts too.
             _ => return None,
         };
         let key = RealServerKey {
@@ -271,7 +271,7 @@ pub(super) fn proc_listing(
     Some((key, real_servers))
 }
 
-/// Time-outs in whole seconds, as the kernel has them.
+/// Timeouts in whole seconds, the kernel's unit.
 pub(super) fn timeouts(wire: WireTimeouts) -> Timeouts {
     let seconds = |timeout: Duration| u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX);
     Timeouts {

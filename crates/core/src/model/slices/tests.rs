@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Several slices, one list of endpoints.
+//! Merging several slices into one list of endpoints.
 
 use proptest::prelude::*;
 
@@ -43,7 +43,7 @@ fn ready() -> Conditions {
     Conditions::from_api(None, None, None)
 }
 
-/// As Services that publish addresses that are not ready have them.
+/// The conditions of Services that publish addresses that are not ready.
 fn terminating_and_ready() -> Conditions {
     Conditions::from_api(Some(true), Some(true), Some(true))
 }

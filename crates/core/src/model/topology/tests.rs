@@ -44,7 +44,7 @@ impl With for Endpoint {
         self
     }
 
-    /// Shutting down, and still answering.
+    /// Shutting down, but still serving.
     fn terminating(mut self) -> Self {
         self.conditions.ready = false;
         self.conditions.terminating = true;
@@ -70,7 +70,7 @@ impl With for Endpoint {
     }
 }
 
-/// A cluster IP with both policies Cluster.
+/// A cluster IP with Cluster for both policies.
 fn cluster() -> ServicePort {
     ServicePort {
         name: ServicePortName {
@@ -109,8 +109,8 @@ fn external_local() -> ServicePort {
     }
 }
 
-/// The last octets of what is chosen in zone `a`: for the policy Cluster, for Local, and whether
-/// there is any endpoint at all.
+/// The last octets of the chosen endpoints in zone `a`: for the policy Cluster, for Local, and
+/// whether there is any endpoint at all.
 fn chosen(service_port: &ServicePort, endpoints: &[Endpoint]) -> (Vec<u8>, Vec<u8>, bool) {
     let octets = |endpoints: &[&Endpoint]| {
         let last = |endpoint: &&Endpoint| match endpoint.address {
@@ -250,7 +250,7 @@ fn endpoints_that_are_not_ready_have_no_say_in_hints() {
         endpoint(4).terminating(),
     ];
     assert_eq!(chosen_for_cluster(&endpoints), [1]);
-    // Nor does the hint of one make the others count.
+    // One endpoint's hint does not make the others count either.
     let endpoints = [
         endpoint(1).zones(["b"]),
         endpoint(2).not_ready().zones(["a"]),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Whatever the order of events, the tracker holds what a relist would give, and says which
-//! Services to look at.
+//! Whatever the order of events, the tracker ends up with what a relist would give, and reports
+//! which Services changed.
 
 use std::net::IpAddr;
 
@@ -77,7 +77,7 @@ fn nothing_is_complete_before_both_kinds_are_listed() {
     assert!(!tracker.is_complete());
     assert!(!tracker.apply(Event::ServicesReplaced(Vec::new())));
     assert!(!tracker.is_complete());
-    // An empty list changes nothing, but it may be what a first sync waits for.
+    // An empty list changes nothing, but a first sync may be waiting for it.
     assert!(tracker.apply(Event::SlicesReplaced(Vec::new())));
     assert!(tracker.is_complete());
 }
@@ -180,16 +180,16 @@ fn a_slice_that_goes_takes_the_triggers_of_its_service_with_it() {
     );
 }
 
-/// A change of the cluster; few names and values, so that changes meet.
+/// A change of the cluster; names and values are few, so that changes collide.
 #[derive(Clone, Debug)]
 enum Change {
     ApplyService(Service),
     DeleteService(ServiceName),
     ApplySlice(EndpointSlice),
     DeleteSlice(SliceName),
-    /// The watch was lost: what follows comes as lists.
+    /// The watch was lost: lists follow.
     Relist,
-    /// A sync takes the changes.
+    /// A sync takes in the changes.
     Take,
 }
 
@@ -231,7 +231,7 @@ proptest! {
             ]
         };
         let mut tracker = Tracker::default();
-        // What a reader knows who looks only at Services that are said to have changed.
+        // The knowledge of a reader that reads only Services reported as changed.
         let mut known: BTreeMap<ServiceName, View> = BTreeMap::new();
         for change in changes.into_iter().chain([Change::Take]) {
             match change {

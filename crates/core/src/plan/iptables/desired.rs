@@ -126,7 +126,7 @@ impl Desired {
             if same_claims && had == has {
                 continue;
             }
-            let former_winner = self.winner(frontend).cloned();
+            let old_winner = self.winner(frontend).cloned();
             if had.is_some()
                 && let Some(old) = &old
             {
@@ -140,22 +140,22 @@ impl Desired {
                 self.claims_on(frontend).claim(frontend, claim);
             }
             let winner = self.winner(frontend).cloned();
-            let was_ours = former_winner.as_ref() == Some(name);
+            let was_ours = old_winner.as_ref() == Some(name);
             let is_ours = winner.as_ref() == Some(name);
             if !was_ours && !is_ours {
                 continue;
             }
-            let former = if was_ours {
+            let old_entries = if was_ours {
                 had.cloned().unwrap_or_default()
             } else {
-                self.entries_of(former_winner.as_ref(), frontend, context)
+                self.entries_of(old_winner.as_ref(), frontend, context)
             };
             let present = if is_ours {
                 has.cloned().unwrap_or_default()
             } else {
                 self.entries_of(winner.as_ref(), frontend, context)
             };
-            self.exchange(frontend, &former, &present, dirty.as_deref_mut());
+            self.exchange(frontend, &old_entries, &present, dirty.as_deref_mut());
         }
         old
     }
@@ -188,11 +188,11 @@ impl Desired {
     fn exchange(
         &mut self,
         frontend: Frontend,
-        former: &Entries,
+        old: &Entries,
         present: &Entries,
         mut dirty: Option<&mut Dirty>,
     ) {
-        for id in former.keys().chain(present.keys()) {
+        for id in old.keys().chain(present.keys()) {
             let tree = self.trees.entry(*id).or_default();
             let (key, rule) = (frontend.key(), present.get(id).cloned());
             match dirty.as_deref_mut() {

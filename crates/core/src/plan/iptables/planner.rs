@@ -47,7 +47,7 @@ pub struct Planner {
     /// Changed since the last successful plan.
     dirty: Dirty,
     /// The previous rules of the Service ports that changed since then.
-    former: BTreeMap<ServicePortName, Option<PortRules>>,
+    previous: BTreeMap<ServicePortName, Option<PortRules>>,
     /// Service ports whose rules the kernel rejected. `desired` has their previous rules.
     quarantined: BTreeSet<ServicePortName>,
     /// Unreferenced chains that the kernel did not let us delete: a foreign rule jumps to them.
@@ -84,7 +84,7 @@ impl Planner {
             context,
             believed: Believed::default(),
             dirty: Dirty::default(),
-            former: BTreeMap::new(),
+            previous: BTreeMap::new(),
             quarantined: BTreeSet::new(),
             undeletable: BTreeSet::new(),
             in_use: BTreeSet::new(),
@@ -110,10 +110,10 @@ impl Planner {
         }
         // A full plan compares everything.
         let dirty = (!self.is_full).then_some(&mut self.dirty);
-        let former = self
+        let previous = self
             .desired
             .replace(&name, port_rules, &self.context, dirty);
-        self.former.entry(name).or_insert(former);
+        self.previous.entry(name).or_insert(previous);
     }
 
     fn push(&self, plan: &mut Plan, phase: Phase, edits: Vec<Edit>) {
@@ -199,7 +199,7 @@ impl Planner {
             want(None, (table, chain), rules);
         }
         let chains_of = |port_rules: &PortRules| self.chains(port_rules);
-        let mut former: BTreeSet<ChainId> = BTreeSet::new();
+        let mut old: BTreeSet<ChainId> = BTreeSet::new();
         if is_full {
             for (name, port_rules) in self.desired.by_port().iter() {
                 for (chain, rules) in chains_of(port_rules) {
@@ -207,7 +207,7 @@ impl Planner {
                 }
             }
             let present = self.believed.chains();
-            former.extend(present.filter(|id| is_of_a_service(id)).cloned());
+            old.extend(present.filter(|id| is_of_a_service(id)).cloned());
         } else {
             for name in &self.dirty.service_ports {
                 let port_rules = self.desired.by_port().get(name);
@@ -216,7 +216,7 @@ impl Planner {
                 }
             }
             let chains = self.dirty.old_chains.iter();
-            former.extend(chains.map(|chain| (Table::Nat, chain.clone())));
+            old.extend(chains.map(|chain| (Table::Nat, chain.clone())));
         }
         let everywhere = self.context.iptables.node_ports_everywhere;
         for tree in TreeId::ALL {
@@ -238,12 +238,12 @@ impl Planner {
                         want(None, id, rules);
                     }
                     None => {
-                        former.insert(id);
+                        old.insert(id);
                     }
                 }
             }
         }
-        let unwanted = self.unwanted(former.difference(&wanted));
+        let unwanted = self.unwanted(old.difference(&wanted));
         let in_use = self.believed.in_use(&unwanted);
         let deleted = unwanted.difference(&in_use);
         let deleted = deleted.filter(|id| !self.undeletable.contains(*id));
@@ -322,8 +322,8 @@ impl Planner {
                         .insert((edit.table(), edit.chain().clone()));
                 }
                 Some(name) if size == 1 && !self.quarantined.contains(&name) => {
-                    let former = self.former.get(&name).cloned().flatten();
-                    self.desired.replace(&name, former, &self.context, None);
+                    let previous = self.previous.get(&name).cloned().flatten();
+                    self.desired.replace(&name, previous, &self.context, None);
                     self.quarantined.insert(name);
                 }
                 Some(_) => {}

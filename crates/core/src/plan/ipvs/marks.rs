@@ -209,13 +209,13 @@ impl Table {
             behind.insert(claim, place);
             place = self.next(place);
         }
-        for (claim, former) in behind {
+        for (claim, old_place) in behind {
             let name = claim.1.clone();
             self.claim(claim, &mut BTreeSet::new());
             let is_moved = self
                 .claims
                 .get(&name)
-                .is_none_or(|(_, place)| *place != Some(former));
+                .is_none_or(|(_, place)| *place != Some(old_place));
             if is_moved {
                 moved.insert(name.service);
             }

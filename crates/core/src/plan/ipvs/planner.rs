@@ -183,8 +183,8 @@ impl Planner {
 
     /// Finds the draining real servers of a virtual server: of weight 0, and unwanted.
     fn find_draining(&mut self, vs: &VirtualServerKey) {
-        let former: Vec<RealServerOf> = self.draining_at(vs).collect();
-        for real_server in &former {
+        let old: Vec<RealServerOf> = self.draining_at(vs).collect();
+        for real_server in &old {
             self.draining.remove(real_server);
         }
         let Some(present) = self.believed.virtual_servers.get(vs) else {

@@ -56,7 +56,7 @@ impl PortObjects {
     }
 }
 
-/// The effects of a Service's annotations, beside other objects.
+/// The effects of a Service's annotations, apart from objects.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Extras {
     pub drain_limit: Option<Duration>,

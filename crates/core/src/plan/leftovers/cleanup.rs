@@ -4,7 +4,7 @@
 //!
 //! Three plans, made in this order so that nothing is in use when it is removed:
 //! 1. [`servers`]: first the link with its addresses (clients must not reach the host's own ports
-//! there), then virtual servers;
+//!    there), then virtual servers;
 //! 2. [`rules`], for each backend of iptables, and the table of nftables mode;
 //! 3. [`sets`], which none of our rules reference any more.
 //!
@@ -34,7 +34,7 @@ use crate::plan::ruleset::{ChainId, ChainName, Edit, Rule, Ruleset, Table};
 /// Chains of table `mangle` that only kubelet creates.
 const KUBELET: [&str; 2] = ["KUBE-KUBELET-CANARY", "KUBE-IPTABLES-HINT"];
 
-/// Evidence of which virtual servers are ours, beside the state of the kernel.
+/// Evidence of which virtual servers are ours, besides the state of the kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
     /// Addresses on links other than ours.

@@ -117,8 +117,8 @@ fn target_among<'a>(
 
 /// The edits that delete rules of built-in chains which jump to chains of both modes the way
 /// one mode does, unless the other mode has the same rule.
-pub fn foreign_jumps(present: &Ruleset, former: Modes) -> Vec<Edit> {
-    let (mine, theirs) = match former {
+pub fn foreign_jumps(present: &Ruleset, mode: Modes) -> Vec<Edit> {
+    let (mine, theirs) = match mode {
         Modes::Iptables => (ipvs::static_rules::jumps(), iptables::static_rules::jumps()),
         Modes::Ipvs => (iptables::static_rules::jumps(), ipvs::static_rules::jumps()),
         Modes::Both => return Vec::new(),

@@ -26,7 +26,7 @@ fn update(flows: &mut Flows, tracker: &Tracker, name: &ServiceName) {
     flows.update(&ServiceView::of(tracker, name, IpFamily::V4));
 }
 
-/// One family's flows and the objects they follow from.
+/// One family's flows and the objects that they are derived from.
 struct World {
     tracker: Tracker,
     flows: Flows,
@@ -54,7 +54,7 @@ impl World {
         }
     }
 
-    /// What is due after these changes.
+    /// The clean-up that is due after these changes.
     fn due_after(&mut self, events: Vec<Event>) -> Option<Cleanup> {
         self.take_in(events);
         self.flows.due()
@@ -112,7 +112,7 @@ fn flows_to_a_removed_endpoint_end_at_every_frontend() {
             !cleanup.is_stale(&flow(frontend, "10.1.0.2:5353")),
             "{frontend}"
         );
-        // The port counts, too.
+        // The port counts too.
         assert!(
             cleanup.is_stale(&flow(frontend, "10.1.0.2:53")),
             "{frontend}"
@@ -120,9 +120,9 @@ fn flows_to_a_removed_endpoint_end_at_every_frontend() {
     }
     assert!(cleanup.is_stale(&flow("127.0.0.1:30053", "10.1.0.1:5353")));
     for foreign in [
-        // Not translated: a program of the node.
+        // Not translated, so it belongs to a program of the node.
         flow("127.0.0.1:30053", "127.0.0.1:30053"),
-        // Somebody else's node port, somebody else's DNS.
+        // A node port and a DNS that are not ours.
         flow("192.168.0.11:30053", "10.1.0.1:5353"),
         flow("192.168.0.11:30053", "192.168.0.11:30053"),
         flow("192.0.2.1:53", "192.0.2.1:53"),
@@ -190,7 +190,7 @@ fn change_of_the_service_alone_counts() {
     let gone = Frontend::Address(at("198.51.100.1:53"));
     assert_eq!(cleanup.frontends().collect::<Vec<_>>(), [&gone]);
     assert!(cleanup.is_stale(&flow("198.51.100.1:53", "10.1.0.1:5353")));
-    // Who sends there without a Service is not ours.
+    // Traffic to a place without a Service is not ours.
     assert!(!cleanup.is_stale(&flow("198.51.100.1:53", "198.51.100.1:53")));
     assert!(
         !cleanup.is_stale(&flow("10.96.0.1:53", "10.9.9.9:5353")),
@@ -228,7 +228,7 @@ fn what_is_due_stays_due_until_it_is_done() {
     let mut world = World::settled();
     world.take_in(vec![scaled(vec![two()])]);
     let first = world.flows.due().unwrap();
-    // The endpoint may come back meanwhile.
+    // The endpoint may return in the meantime.
     world.take_in(vec![scaled(vec![one(), two()])]);
     let second = world.flows.due().unwrap();
     let old = flow("10.96.0.1:53", "10.1.0.1:5353");

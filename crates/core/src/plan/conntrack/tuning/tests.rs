@@ -41,9 +41,9 @@ fn table_grows_with_the_cpus_from_min_up_to_a_million() {
     assert_eq!(size(32_768, 131_072, 8), Some(262_144));
     assert_eq!(size(32_768, 131_072, 32), Some(1_048_576));
     assert_eq!(size(32_768, 131_072, 64), Some(1_048_576));
-    // The limit is only for what the CPUs ask for ...
+    // The limit applies only to the size derived from the CPUs ...
     assert_eq!(size(32_768, 2_000_000, 32), Some(2_000_000));
-    // ... and then it stands even above `min`.
+    // ... and then even above `min`.
     assert_eq!(size(32_768, 2_000_000, 33), Some(1_048_576));
     assert_eq!(size(u32::MAX, 0, u32::MAX), Some(1_048_576));
 }

@@ -34,7 +34,7 @@ impl crate::plan::Planner for Planner {
         self.context = context;
         self.desired = Desired::of_node(&self.context);
         self.dirty = Dirty::default();
-        self.former.clear();
+        self.previous.clear();
         self.quarantined.clear();
         self.undeletable.clear();
         self.is_full = true;
@@ -155,7 +155,7 @@ impl crate::plan::Planner for Planner {
             self.isolation = Search::Off;
             self.is_full = false;
             self.dirty = Dirty::default();
-            self.former.clear();
+            self.previous.clear();
         }
     }
 

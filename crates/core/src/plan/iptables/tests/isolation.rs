@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One Service whose rules the kernel refuses does not stop the others.
+//! One Service whose rules the kernel rejects does not stop the others.
 
 use crate::model::testing::{endpoint, service, slice, tracker};
 use crate::model::{Event, IpFamily};
@@ -69,7 +69,7 @@ fn others_are_served_at_a_cold_start() {
     let mut without = some(300);
     without.sync();
     assert_eq!(proxy.kernel.state.rules, without.kernel.state.rules);
-    // What comes later does not meet it again.
+    // Later changes are not held up by it again.
     proxy.take_in([Event::ServiceApplied(
         service("ns/new").cluster_ips(&["10.96.8.8"]).port(80),
     )]);
@@ -99,7 +99,7 @@ fn refused_service_keeps_what_it_had() {
 }
 
 #[test]
-fn chain_that_somebody_else_uses_is_left() {
+fn chain_with_a_foreign_jump_is_left() {
     fn busy(step: &Step) -> Option<Fault> {
         let Step::EditRules(rules) = step else {
             return None;
@@ -136,7 +136,7 @@ fn chain_that_somebody_else_uses_is_left() {
             .is_none()
     );
     assert!(proxy.planner.quarantined().is_empty());
-    // Nor is it tried again and again.
+    // It is not retried again and again either.
     proxy.planner.observed(proxy.kernel.state.clone());
     assert!(proxy.planner.plan().is_empty());
 }
@@ -159,7 +159,7 @@ fn refused_base_blames_no_service() {
 }
 
 #[test]
-fn held_lock_blames_nobody_and_starts_no_search() {
+fn held_lock_blames_no_service_and_starts_no_search() {
     fn locked(step: &Step) -> Option<Fault> {
         matches!(step, Step::EditRules(_)).then_some(Fault::Locked)
     }

@@ -4,7 +4,7 @@
 use crate::model::Protocol;
 use crate::plan::iptables::name;
 
-/// Names that kube-proxy v1.37.2 gave.
+/// Names that kube-proxy v1.37.2 generated.
 #[test]
 fn hashes_are_those_of_kube_proxy() {
     assert_eq!(

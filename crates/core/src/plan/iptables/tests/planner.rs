@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Plans: any order of changes leads to what a fresh start leads to.
+//! Plans: any order of changes has the same result as a fresh start.
 
 use std::collections::BTreeSet;
 
@@ -43,7 +43,7 @@ fn some_service(n: usize, shape: u8, family: IpFamily) -> Service {
         2 => web.external_ip(&shared).external_local(),
         3 => web.vip(&shared).source_range(range),
         4 => web.affinity(10).internal_local(),
-        // Or are another Service's cluster IP.
+        // Others are another Service's cluster IP.
         5 => web
             .named_port("dns", Protocol::Udp, 53)
             .external_ip(match family {
@@ -140,7 +140,7 @@ fn changes() -> impl Strategy<Value = Vec<Change>> {
     prop::collection::vec(change, 1..60)
 }
 
-/// All rules that a fresh start on an empty kernel makes.
+/// All rules that a fresh start on an empty kernel writes.
 fn fresh(context: Context, proxy: &Proxy) -> Ruleset {
     let tracker = tracker(
         proxy.tracker.services().cloned().collect(),
@@ -192,7 +192,7 @@ proptest! {
         proxy.take_in(changes.iter().filter_map(|change| change.event(IpFamily::V4)));
         proxy.sync();
         for ((_, chain), rules) in &proxy.kernel.state.rules.chains {
-            // Affinity looks at each endpoint's clients.
+            // Affinity needs a rule for each endpoint's clients.
             let is_affinity = rules.iter().any(|rule| rule.as_str().contains("-m recent"));
             prop_assert!(is_affinity || rules.len() <= 32, "{chain}: {}", rules.len());
         }
@@ -234,14 +234,14 @@ fn five_thousand_services_have_few_rules() {
         })
         .sum();
     assert!((60_000..=65_000).contains(&rules), "{rules}");
-    // The fake kernel would take long to check all of them.
+    // The fake kernel would take too long to check all of them.
     let done = crate::plan::Outcome::Done;
     let outcomes = vec![done; plan.len()];
     proxy
         .planner
         .report(&plan, &crate::plan::Report { outcomes });
     assert!(proxy.planner.plan().is_empty());
-    // One Service more changes its own chain and the one that leads to it.
+    // One more Service changes its own chain and the one that jumps to it.
     let slice = slice("ns/new", "a", vec![endpoint("10.1.0.1")]).port(8080);
     let new = service("ns/new").cluster_ips(&["10.96.64.1"]).port(80);
     proxy.take_in([Event::ServiceApplied(new), Event::SliceApplied(slice)]);
@@ -305,7 +305,7 @@ fn chains_of_kube_proxy_are_adopted() {
 }
 
 #[test]
-fn what_somebody_deleted_comes_back_and_nothing_else_is_written() {
+fn deleted_rules_come_back_and_nothing_else_is_written() {
     let mut proxy = many(50, 2);
     proxy.sync();
     let rules = &mut proxy.kernel.state.rules.chains;
@@ -395,7 +395,7 @@ fn a_cluster_ip_goes_before_external_addresses_of_older_services() {
             rules.len() == 1 && rules[0].contains("ns/b cluster IP"),
             "{rules:?}"
         );
-        // The address passes on when it is not a cluster IP any more.
+        // The address passes to the other Service once it is no longer a cluster IP.
         let moved = service("ns/b")
             .cluster_ips(&["10.96.0.3"])
             .port(80)
@@ -460,7 +460,7 @@ fn many_node_addresses_make_no_long_chain() {
     let chains = &proxy.kernel.state.rules.chains;
     let longest = chains.values().map(Vec::len).max();
     assert!(longest <= Some(32), "{longest:?}");
-    // Where node ports answer everywhere, nothing is left of the addresses.
+    // Where all addresses accept node ports, no address rules remain.
     proxy
         .planner
         .set_context(self::context(IpFamily::V4), &proxy.tracker)

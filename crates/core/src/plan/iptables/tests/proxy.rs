@@ -17,7 +17,7 @@ pub(super) struct Proxy {
 }
 
 impl Proxy {
-    /// Starts with the objects of a tracker and a kernel that holds `rules`; programs nothing.
+    /// Starts with the objects of a tracker and a kernel with `rules`; programs nothing.
     pub(super) fn start(context: Context, tracker: Tracker, rules: Ruleset) -> Self {
         let state = State {
             rules,
@@ -46,7 +46,7 @@ impl Proxy {
         }
     }
 
-    /// One round in which all works.
+    /// One round in which all steps succeed.
     pub(super) fn sync(&mut self) -> Plan {
         let plan = self.planner.plan();
         let report = self.kernel.apply(&plan);

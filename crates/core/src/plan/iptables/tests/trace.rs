@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What clients of Services experience: the packet tracer over the rules of whole nodes. The table
-//! of `kpr_testkit::cases` asks the same of addresses, policies, ranges and detectors, and its
-//! cases are traced, too (`tests/traced_packets.rs`); here is what that table has no word for.
+//! of `kpr_testkit::cases` covers addresses, policies, ranges and detectors, and its cases are
+//! traced too (`tests/traced_packets.rs`); this file has the cases that the table cannot express.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -89,7 +89,7 @@ fn at(address: &str) -> SocketAddr {
     SocketAddr::new(ip(address), 8080)
 }
 
-/// The client's own address is seen.
+/// The endpoint sees the client's own address.
 fn direct<const N: usize>(addresses: [&str; N]) -> BTreeSet<End> {
     addresses.map(|a| End::To(at(a))).into()
 }
@@ -218,12 +218,12 @@ fn without_endpoints_an_internal_policy_refuses() {
 #[test]
 fn source_ranges() {
     let vip = EXTERNAL[1];
-    // Another node of that network is not this one.
+    // Another node of that network is not this node.
     let proxy = node(vec![(web().source_range("192.168.0.99/32"), both())]);
     let mut from_node = Client::Node.packet(vip);
     from_node.from = ip("172.16.0.10");
     assert_eq!(ends(&proxy, &from_node), just(End::Dropped));
-    // An address that is an external IP as well does not escape the ranges.
+    // An address that is also an external IP does not bypass the ranges.
     let both_roles = web()
         .external_ip("203.0.113.2")
         .source_range("192.168.0.0/24");
@@ -294,7 +294,7 @@ fn affinity_leads_back() {
         let mut packet = Client::Pod.packet(CLUSTER_IP);
         packet.known_to = Some(chain.to_string());
         assert_eq!(ends(&proxy, &packet), direct([endpoint]));
-        // The memory is one for all addresses of the Service.
+        // The affinity list is shared by all addresses of the Service.
         packet.to = EXTERNAL[0].parse().unwrap();
         assert_eq!(ends(&proxy, &packet), masqueraded([endpoint]));
         let sets = proxy.rules(Table::Nat, chain.as_str());
@@ -321,7 +321,7 @@ fn health_check_port_is_open() {
     );
 }
 
-/// The port of the health check is the Service's, not that of one of its ports.
+/// The port of the health check belongs to the Service, not to one of its ports.
 #[test]
 fn ports_of_a_service_share_its_health_check() {
     let web = web().named_port("tls", Protocol::Tcp, 443);
@@ -342,7 +342,7 @@ fn ports_of_a_service_share_its_health_check() {
     assert_eq!(conflicts(&contested), ["ns/other"]);
 }
 
-/// Every endpoint of a long list is equally likely (`ends` looks at that), and no chain is long.
+/// Every endpoint of a long list is equally likely (`ends` checks that), and no chain is long.
 #[test]
 fn long_lists_of_endpoints_are_split_evenly() {
     for count in [16, 17, 31, 255, 256, 257, 1_000] {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The tracer itself, over rules made by hand.
+//! The tracer itself, over handwritten rules.
 
 use crate::model::Protocol;
 use crate::model::testing::ip;
@@ -7,7 +7,7 @@ use crate::plan::iptables::tests::proxy::name;
 use crate::plan::ruleset::{Rule, Ruleset, Table};
 use crate::plan::testing::tracer::{End, Ends, Packet, Tracer};
 
-/// A packet from 10.0.0.1, coming in by `eth0`, to 10.0.0.2:80.
+/// A packet from 10.0.0.1 to 10.0.0.2:80 that arrives on `eth0`.
 fn trace(chains: &[(Table, &str, &[&str])]) -> Ends {
     let mut rules = Ruleset::new();
     for (table, chain, texts) in chains {
@@ -33,7 +33,7 @@ fn just(end: End) -> Ends {
     Ends::from([(end, 1.0)])
 }
 
-/// Rules of `FORWARD` alone.
+/// Rules of `FORWARD` only.
 fn forward(rules: &[&str]) -> Ends {
     trace(&[(Table::Filter, "FORWARD", rules)])
 }
@@ -100,7 +100,7 @@ fn chains_return_and_end() {
         ),
     ]);
     assert_eq!(ends, just(End::Rejected));
-    // What one table accepts, another one may drop.
+    // One table may accept a packet and another one drop it.
     let ends = trace(&[
         (
             Table::Nat,
@@ -163,7 +163,7 @@ fn chances_multiply() {
             ],
         ),
     ]);
-    // 0.25 * 0.5, and half of all that is left.
+    // 0.25 * 0.5, and half of the rest.
     assert!((ends[&TO] - (0.125 + 0.875 / 2.0)).abs() < 1e-9, "{ends:?}");
     assert!((ends[&End::Untouched] - 0.4375).abs() < 1e-9, "{ends:?}");
 }

@@ -10,7 +10,7 @@ use crate::model::{IpFamily, Protocol};
 use crate::plan::iptables::tree::{Key, LEAF, Prefix, Tree, TreeId};
 use crate::plan::ruleset::{ChainName, Rule};
 
-/// Addresses that cluster as real ones do: few networks, many hosts.
+/// Addresses clustered like real ones: few networks, many hosts.
 fn v4() -> impl Strategy<Value = IpAddr> {
     prop_oneof![
         (0_u32..2_000).prop_map(|n| 0x0a60_0000 + n),
@@ -97,7 +97,7 @@ fn chains(tree: &Tree, id: TreeId, family: IpFamily) -> Chains {
     chains
 }
 
-/// Number of rules that a packet meets until it finds `wanted`, or all that match.
+/// Number of rules that a packet traverses until it finds `wanted`, or all that match.
 fn walk(chains: &Chains, at: &str, to: Destination, wanted: &Rule) -> Result<usize, usize> {
     let mut met = 0;
     for rule in &chains[&ChainName::new(at).unwrap()] {
@@ -116,7 +116,7 @@ fn walk(chains: &Chains, at: &str, to: Destination, wanted: &Rule) -> Result<usi
     Err(met)
 }
 
-/// Whether the rule that leads to a node matches.
+/// Whether the rule that jumps to a node matches.
 fn matches(rule: &Rule, (address, service): Destination) -> bool {
     let words: Vec<&str> = rule.as_str().split(' ').collect();
     let after = |word: &str| {
@@ -202,13 +202,13 @@ proptest! {
     }
 }
 
-/// Nodes that one change of a large tree touches, and rules that a packet meets.
+/// Nodes that one change of a large tree affects, and rules that a packet traverses.
 #[test]
 fn large_tree_is_shallow() {
     let mut tree = Tree::default();
     let all: Vec<Destination> = (0..20_000_u32)
         .map(|n| {
-            // Multiplying by an odd number scatters over the range as allocation at random does.
+            // Multiplying by an odd number scatters over the range like random allocation.
             let bits = 0x0a60_0000 | (n.wrapping_mul(2_654_435_761) >> 12);
             let address = IpAddr::V4(Ipv4Addr::from_bits(bits));
             (Some(address), Some((Protocol::Tcp, 80)))
@@ -337,7 +337,7 @@ fn ten_thousand_keys_make_short_chains() {
         }
         for to in all.iter().step_by(7) {
             let met = walk(&forth, id.root(), *to, &rule(*to));
-            // As many levels as there are digits, in the worst case.
+            // In the worst case as many levels as there are digits.
             assert!(
                 met.is_ok_and(|met| met <= 37 * 16),
                 "{kind} {to:?}: {met:?}"

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Claims, counts and what a change touches.
+//! Claims, reference counts and what a change marks as dirty.
 
 use super::*;
 use crate::model::testing::{ip, service};
@@ -7,7 +7,7 @@ use crate::model::{IpFamily, Service, ServicePort};
 use crate::plan::ipvs::port_objects::port_objects;
 use crate::plan::testing::{context, tcp};
 
-/// Replaces a Service (without endpoints) and says what that dirty.
+/// Replaces a Service (without endpoints) and returns what that marked as dirty.
 fn set(desired: &mut Desired, service: &Service) -> Dirty {
     let context = context(IpFamily::V4);
     let by_port = ServicePort::of(service, IpFamily::V4)
@@ -92,7 +92,7 @@ fn a_cluster_ip_goes_before_external_addresses_of_older_services() {
             *wanted.entries,
             [entry(SetId::ClusterIp, "203.0.113.1", 80)]
         );
-        // The cluster IPs of the two change places, and nothing else does.
+        // The cluster IPs of the two are swapped, and nothing else changes.
         let first = theirs
             .clone()
             .cluster_ips(&["10.96.0.9"])
@@ -284,7 +284,7 @@ fn ports_that_are_gone_are_forgotten() {
     let tcp_and_udp = service("ns/dns")
         .named_port("dns", crate::model::Protocol::Udp, 53)
         .named_port("dns-tcp", crate::model::Protocol::Tcp, 53);
-    // Neighbours in the order of names.
+    // Neighbours in name order.
     set(
         &mut desired,
         &service("ns/dn").cluster_ips(&["10.96.0.2"]).port(1),

@@ -66,7 +66,7 @@ fn a_full_set_is_replaced_in_one_step() {
 #[test]
 fn there_is_room_for_old_and_new_entries_at_once() {
     let mut proxy = serving(0..65_000);
-    // 64,000 stay, 1,000 go and 1,000 come: for a moment there are 66,000.
+    // 64,000 stay, 1,000 are deleted and 1,000 added: for a moment there are 66,000.
     let plan = serve(&mut proxy, 1_000..66_000);
     assert_eq!(count_of(&plan, "swap-sets"), 1);
     assert_eq!(count_of(&plan, "delete-entry"), 0);

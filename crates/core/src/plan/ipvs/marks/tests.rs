@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Marks follow from who claims one, not from the order in which they came.
+//! Marks follow from the set of claims, not from the order in which they appeared.
 
 use proptest::prelude::*;
 
@@ -62,7 +62,7 @@ fn a_service_that_is_made_anew_has_its_mark_again() {
     assert_eq!(marks.of(&port), mark);
 }
 
-/// The places when the oldest chooses first.
+/// The slots if the oldest chooses first.
 fn expected(table: &Table, claims: &BTreeSet<Claim>) -> BTreeMap<ServicePortName, Option<u16>> {
     let mut taken = BTreeSet::new();
     let mut expected = BTreeMap::new();
@@ -82,7 +82,7 @@ fn expected(table: &Table, claims: &BTreeSet<Claim>) -> BTreeMap<ServicePortName
 }
 
 proptest! {
-    /// With so few places that they collide and run out.
+    /// With so few slots that they collide and run out.
     #[test]
     fn the_oldest_chooses_first_whatever_the_order(
         changes in proptest::collection::vec((0..14_u8, 0..3_i64, any::<bool>()), 1..60),
@@ -104,7 +104,7 @@ proptest! {
             let found: BTreeMap<_, _> =
                 table.claims.iter().map(|(name, (_, place))| (name.clone(), *place)).collect();
             prop_assert_eq!(&found, &expected(&table, &in_order));
-            // Whoever has another place than before was told.
+            // Every claim with another slot than before was reported.
             for (name, (_, place)) in &table.claims {
                 let is_same = before.get(name).is_some_and(|(_, before)| before == place);
                 prop_assert!(is_same || *name == port || moved.contains(&name.service));

@@ -56,7 +56,7 @@ fn wanted_at(port_objects: &PortObjects, key: VirtualServerKey) -> &WantedServer
     port_objects.virtual_servers.get(&key).unwrap()
 }
 
-/// All entries as `SET entry`, in the order of names.
+/// All entries as `SET entry`, in name order.
 fn entries(port_objects: &PortObjects) -> Vec<String> {
     let of_servers = port_objects.virtual_servers.values();
     let all: BTreeSet<String> = of_servers

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What must not follow a failure.
+//! Steps that must not follow a failure.
 
 use super::*;
 use crate::model::testing::ip;
@@ -93,7 +93,7 @@ fn a_set_replaces_another_only_if_it_is_complete() {
     assert!(lacking(std::slice::from_ref(&created)).forbid(&add_entry(new.clone(), "10.96.0.1")));
     assert!(lacking(&[created]).forbid(&Step::DestroySet { set: new }));
     assert!(!lacking(&[add_entry(ips(), "10.96.0.1")]).forbid(&swap));
-    // The entry of a new address is in the set that did not take its place.
+    // The entry of a new address is in the set that could not be swapped in.
     assert!(lacking(&[swap]).forbid(&bind("10.96.0.1")));
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The fixed rules: what they are is recorded in golden files; here is what holds of all of them.
+//! Properties of all static rules; the rules themselves are recorded in golden files.
 
 use super::*;
 use crate::plan::ruleset::render_edits;
@@ -75,7 +75,7 @@ fn the_mark_is_configurable() {
         ["-j MARK --set-xmark 0x1/0x1"]
     );
     let postrouting = chain(&rules, Table::Nat, "KUBE-POSTROUTING");
-    // The marks of policies make room for it.
+    // The marks of policies leave room for it.
     assert!(postrouting[1].starts_with("-m mark --mark 0x20000000/0xe000ffff "));
     assert_eq!(postrouting[2], "-m mark ! --mark 0x1/0x1 -j RETURN");
     assert_eq!(postrouting[3], "-j MARK --set-xmark 0x1/0x0");
@@ -134,7 +134,8 @@ fn every_set_is_used_and_no_other() {
 fn present_rules_need_no_edits() {
     let rules = v4();
     let text = render_edits(&edits(&rules, &Ruleset::new()));
-    // What the batch makes, as a listing would show it: the last jump that was put on top is first.
+    // The result of the batch in the order of a listing: the last jump inserted at the top is
+    // first.
     let mut present = rules.chains.clone();
     for (table, chain, rule) in &rules.jumps {
         let key = (*table, chain.clone());
@@ -153,7 +154,7 @@ fn only_what_differs_is_edited() {
     let rules = v4();
     let mut present = rules.chains.clone();
     for (table, chain, rule) in &rules.jumps {
-        // Somebody has put rules before ours.
+        // Another program has put rules before ours.
         let rules = present.chains.entry((*table, chain.clone())).or_default();
         rules.push(Rule::new("-j ACCEPT"));
         rules.push(rule.clone());

@@ -11,7 +11,7 @@ use crate::plan::mode::Planner as _;
 use crate::plan::testing::fake::{FakeKernel, in_iptables_mode};
 use crate::plan::testing::{Proxy, context, tcp, udp, vs};
 
-/// Of every kind.
+/// One Service of every kind.
 fn objects() -> Tracker {
     let web = service("ns/web")
         .cluster_ips(&["10.96.0.1", "fd00:96::1"])
@@ -35,7 +35,7 @@ fn objects() -> Tracker {
     )
 }
 
-/// What others have, in the words of `iptables-save`.
+/// Foreign rules, as printed by `iptables-save`.
 const FOREIGN: &str = "*mangle
 :PREROUTING ACCEPT [0:0]
 :OUTPUT ACCEPT [0:0]
@@ -85,7 +85,7 @@ fn foreign() -> State {
     };
     for key in [
         tcp("203.0.113.99:99"),
-        // A node's address, and its own business.
+        // At an address of the node, and foreign.
         tcp("192.168.0.10:80"),
         mark,
     ] {
@@ -119,7 +119,7 @@ fn after_iptables_mode(mut state: State, family: IpFamily) -> State {
     state
 }
 
-/// Runs the plans as the program does.
+/// Runs the plans in the order of the program.
 fn clean(kernel: &mut FakeKernel<State>, family: IpFamily) -> Vec<String> {
     let observed = kernel.state.clone();
     let apply = |kernel: &mut FakeKernel<State>, plan: &Plan| {
@@ -136,10 +136,10 @@ fn clean(kernel: &mut FakeKernel<State>, family: IpFamily) -> Vec<String> {
     obstacles.iter().map(ToString::to_string).collect()
 }
 
-/// Sysctls and time-outs are not taken back.
+/// Sysctls and timeouts are not restored.
 fn assert_is(mut found: State, before: &State) {
     found.node = before.node.clone();
-    // A built-in chain without rules need not be mentioned.
+    // A built-in chain without rules need not be present.
     let filled = |state: &State| {
         let mut state = state.clone();
         state
@@ -173,7 +173,7 @@ fn after_any_mode_nothing_is_left_and_foreign_objects_are() {
                 let mut kernel = FakeKernel::new(state);
                 assert_eq!(clean(&mut kernel, family), [""; 0]);
                 assert_is(kernel.state.clone(), &before);
-                // Once more: there is nothing to do.
+                // A second run finds nothing to do.
                 let cleaned = kernel.state.clone();
                 assert!(servers(&cleaned, &facts(family)).is_empty());
                 assert!(rules(&(&cleaned).into(), family).0.is_empty());
@@ -187,7 +187,7 @@ fn after_any_mode_nothing_is_left_and_foreign_objects_are() {
 fn what_the_sets_list_is_ours_when_the_link_is_gone() {
     let mut state = after_ipvs_mode(State::default(), IpFamily::V4);
     state.apply(&Step::DeleteLink).unwrap();
-    // A Service's address that is the node's as well is not on the link.
+    // A Service's address that is also the node's is not on the link.
     let name = SetId::ExternalIp.name(IpFamily::V4);
     let entry = SetEntry::IpPort(ip("192.168.0.10"), Protocol::Tcp, 443);
     state.apply(&Step::AddEntry { set: name, entry }).unwrap();
@@ -221,7 +221,7 @@ fn without_sets_a_node_port_shows_by_its_range() {
          delete virtual server TCP 192.168.0.10:30080\n\
          delete virtual server SCTP 192.168.0.10:30080\n"
     );
-    // A set knows better.
+    // A set is better evidence.
     let set = SetState {
         set_type: SetType::BitmapPort,
         max_entries: 65_536,
@@ -233,7 +233,7 @@ fn without_sets_a_node_port_shows_by_its_range() {
     let set = state.sets.get_mut(&name).unwrap();
     set.entries.insert(SetEntry::Port(30_080));
     assert!(steps(&state).contains("delete virtual server TCP 192.168.0.10:30080"));
-    // Ours, too.
+    // The same for our set.
     state.sets.remove(&name);
     let set = SetState {
         set_type: SetType::HashIpPort,
@@ -245,7 +245,7 @@ fn without_sets_a_node_port_shows_by_its_range() {
 }
 
 #[test]
-fn excluded_addresses_are_somebody_elses() {
+fn excluded_addresses_are_foreign() {
     let mut state = State::default();
     state.node.link_exists = true;
     state.addresses.insert(ip("203.0.113.1"));
@@ -263,7 +263,7 @@ fn excluded_addresses_are_somebody_elses() {
 }
 
 #[test]
-fn chain_and_set_that_somebody_uses_are_named_and_the_rest_goes() {
+fn chain_and_set_in_use_are_named_and_the_rest_goes() {
     let mut state = after_ipvs_mode(State::default(), IpFamily::V4);
     let foreign = Ruleset::parse(
         "*filter\n:MINE - [0:0]\n-A MINE -m set --match-set KUBE-CLUSTER-IP dst,dst -j KUBE-FORWARD\nCOMMIT\n",
@@ -297,7 +297,7 @@ fn loopback_is_closed_before_the_rule_that_guards_it_goes() {
     let kinds: Vec<&str> = plan.steps().map(iptables::Step::kind).collect();
     assert_eq!(kinds, ["set-sysctl", "edit-rules", "edit-rules"]);
 
-    // Where it cannot be closed the guard stays.
+    // Where it cannot be unset the guard stays.
     let mut kernel = FakeKernel::new(iptables::State::from(&state));
     let is_setting = |step: &iptables::Step| matches!(step, iptables::Step::SetSysctl { .. });
     let refused = crate::plan::testing::fake::Fault::Refused;
@@ -312,7 +312,7 @@ fn loopback_is_closed_before_the_rule_that_guards_it_goes() {
         .collect();
     assert_eq!(chains, ["filter/KUBE-FIREWALL"]);
 
-    // With kubelet there, the rule is kubelet's too.
+    // With kubelet on the node, the rule is also kubelet's.
     let mut with_kubelet = state;
     let canary = ChainName::new("KUBE-KUBELET-CANARY").unwrap();
     with_kubelet.rules.set(Table::Mangle, canary, Vec::new());

@@ -2,7 +2,7 @@
 use super::*;
 
 #[test]
-fn jumps_of_the_former_mode_to_common_chains_are_told_apart() {
+fn jumps_of_each_mode_to_shared_chains_are_distinguished() {
     let mut present = Ruleset::new();
     for (table, chain, rule) in ipvs::static_rules::jumps()
         .into_iter()
@@ -13,8 +13,8 @@ fn jumps_of_the_former_mode_to_common_chains_are_told_apart() {
             of.push(rule);
         }
     }
-    let texts = |former| {
-        let edits = foreign_jumps(&present, former);
+    let texts = |mode| {
+        let edits = foreign_jumps(&present, mode);
         edits.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
     let jump = |chain: &str, state: &str, comment: &str| {

@@ -26,7 +26,7 @@ fn objects() -> Tracker {
     )
 }
 
-/// IPVS mode, and then the first round of iptables mode.
+/// IPVS mode, followed by the first round of iptables mode.
 fn switched() -> FakeKernel<State> {
     let context = context(IpFamily::V4);
     let mut proxy = Proxy::start(context.clone(), objects(), State::default());
@@ -47,7 +47,7 @@ fn facts() -> Facts {
     }
 }
 
-/// One look at the kernel; these real servers have connections.
+/// One attempt on the kernel; these real servers have connections.
 fn look(kernel: &mut FakeKernel<State>, busy: &[RealServerOf]) -> Plan {
     let state = kernel.state.clone();
     let mut idle = candidates(&state, &facts());
@@ -89,7 +89,7 @@ fn what_has_connections_stays_with_weight_0_until_they_end() {
         BTreeSet::from([ip("10.96.0.1"), ip("10.96.0.2")])
     );
     assert!(is_guarded(&kernel));
-    // A second look at the same changes nothing.
+    // A second attempt on the same state changes nothing.
     assert!(look(&mut kernel, &[web, dns]).is_empty());
 
     look(&mut kernel, &[web]);
@@ -122,7 +122,7 @@ fn in_the_end_nothing_of_ipvs_mode_is_left() {
     assert_eq!(of_ipvs(&kernel.state), 0);
     assert!(stale_rules::foreign_jumps(&kernel.state.rules, Modes::Ipvs).is_empty());
     assert!(kernel.state.sets.is_empty());
-    // What serves is untouched.
+    // Objects that serve are untouched.
     assert!(stale_rules::serves(&kernel.state.rules));
     assert!(look(&mut kernel, &[]).is_empty());
 }

@@ -52,7 +52,7 @@ fn phases_must_be_in_order() {
     for (phase, step) in plan.phases().iter().rev() {
         reversed.push(*phase, step.clone());
     }
-    // The first steps of the reversed plan are refused, so the order is looked at before.
+    // The first steps of the reversed plan are rejected, so the order is checked first.
     let mut disordered = Plan::default();
     let (last, first) = (plan.phases().last().unwrap(), &plan.phases()[0]);
     disordered.push(last.0, first.1.clone());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Over random changes, rounds and flows: what is left in the table is what a look at everything
-//! would leave.
+//! Over random changes, rounds and flows: what remains in the table is what a full clean-up would
+//! leave.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -18,7 +18,7 @@ const ENDPOINTS: [&str; 3] = ["10.1.0.1", "10.1.0.2", "10.1.0.3"];
 #[derive(Clone, Debug)]
 enum Happening {
     Event(Box<Event>),
-    /// A client sends, and the kernel does what the last round told it.
+    /// A client sends, and the kernel forwards by the state that the last round programmed.
     Flow(SocketAddr, usize),
     /// A round; its clean-up may fail.
     Round(bool),
@@ -74,7 +74,7 @@ fn some_slice() -> impl Strategy<Value = Event> {
     })
 }
 
-/// Anywhere that may be a frontend at some time, and elsewhere.
+/// Places that may be frontends at some time, and others.
 fn destination() -> impl Strategy<Value = SocketAddr> {
     let addresses: Vec<&str> = CLUSTER_IPS
         .into_iter()
@@ -107,7 +107,8 @@ fn happening() -> impl Strategy<Value = Happening> {
     ]
 }
 
-/// Who answers at a place, worked out from all Services every time; `None`: it is no frontend.
+/// Which endpoints answer at a place, derived from all Services each time; `None`: it is not a
+/// frontend.
 fn answerers(tracker: &Tracker, destination: SocketAddr) -> Option<BTreeSet<SocketAddr>> {
     let node = node();
     let mut best: Option<(bool, bool, i64, ServicePortName, BTreeSet<SocketAddr>)> = None;
@@ -133,8 +134,8 @@ fn answerers(tracker: &Tracker, destination: SocketAddr) -> Option<BTreeSet<Sock
             let serving = serving
                 .map(|e| SocketAddr::new(e.address, e.port))
                 .collect();
-            // An own address comes before a node port, a cluster IP before others, then age and
-            // name count.
+            // An own address takes precedence over a node port, a cluster IP over other addresses;
+            // then age and name decide.
             let other = port.cluster_ip != destination.ip();
             let candidate = (!own, other, port.created, port.name.clone(), serving);
             if best.as_ref().is_none_or(|best| candidate < *best) {
@@ -159,14 +160,14 @@ proptest! {
         let mut tracker = tracker(vec![], vec![]);
         let mut flows = Flows::new(IpFamily::V4, node());
         let mut table: BTreeSet<Flow> = BTreeSet::new();
-        // What the kernel was told in the last round.
-        let mut told = super::tracker(vec![], vec![]);
+        // What the last round programmed.
+        let mut programmed = super::tracker(vec![], vec![]);
         for happening in happenings.into_iter().chain([Happening::Round(false)]) {
             match happening {
                 Happening::Event(event) => { tracker.apply(*event); }
                 Happening::Flow(destination, choice) => {
-                    // Where there is no endpoint, it is refused.
-                    let answerer = match answerers(&told, destination) {
+                    // A frontend without endpoints rejects packets.
+                    let answerer = match answerers(&programmed, destination) {
                         None => Some(destination),
                         Some(all) => all.iter().nth(choice % all.len().max(1)).copied(),
                     };
@@ -177,7 +178,7 @@ proptest! {
                     for name in tracker.take().services {
                         update(&mut flows, &tracker, &name);
                     }
-                    told = super::tracker(
+                    programmed = super::tracker(
                         tracker.services().cloned().collect(),
                         tracker.slices().cloned().collect(),
                     );
@@ -186,7 +187,7 @@ proptest! {
                     }
                     let before = table.clone();
                     if let Some(cleanup) = flows.due() {
-                        // The kernel is asked for all that could be stale.
+                        // The kernel is asked for every flow that could be stale.
                         let filters = cleanup.filters();
                         for flow in &table {
                             let is_listed = filters.iter().any(|filter| filter.admits(flow));

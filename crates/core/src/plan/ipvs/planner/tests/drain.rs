@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Real servers and virtual servers that wait for the end of their connections.
+//! Real servers and virtual servers that wait for their connections to end.
 
 use crate::plan::mode::{Drains as _, Planner as _};
 use std::time::Duration;
@@ -67,7 +67,7 @@ fn udp_flows_stay_with_an_endpoint_that_shuts_down_as_long_as_it_serves() {
         lines(&proxy.sync()),
         ["set real server UDP 10.96.0.1:80 -> 10.0.1.1:8080 weight 0 masquerade"]
     );
-    // Its end is not waited for: the endpoint says when it is there.
+    // Nothing waits for its end: the endpoint itself announces it.
     assert!(proxy.planner.draining().is_empty());
     proxy.take_in([Event::SliceApplied(slice(vec![endpoint("10.0.1.2")]))]);
     assert_eq!(
@@ -94,7 +94,7 @@ fn a_removed_sctp_endpoint_drains() {
     );
 }
 
-/// `dh` would send connections to a server of weight 0 and so refuse them.
+/// `dh` would hash connections to a server of weight 0 and so reject them.
 #[test]
 fn with_dh_nothing_drains_as_long_as_the_service_is_there() {
     let dh = |service: Service| service.scheduler(Scheduler::Dh);
@@ -306,7 +306,7 @@ fn an_address_on_which_tcp_drains_outlives_udp() {
         .named_port("u", Protocol::Udp, 53);
     let mut proxy = synced(vec![both], vec![endpoints]);
     proxy.take_in([Event::ServicesReplaced(vec![])]);
-    // `sync` sees to it that nothing is pending after it.
+    // `sync` ensures that nothing is pending afterwards.
     proxy.sync();
     let left: Vec<_> = proxy.kernel.state.virtual_servers.keys().copied().collect();
     assert_eq!(left, [tcp("10.96.0.1:53")]);
@@ -352,7 +352,7 @@ fn a_service_that_is_made_anew_takes_its_draining_virtual_server_over() {
             "add real server TCP 10.96.0.1:80 -> 10.0.1.2:8080 weight 1 masquerade",
         ]
     );
-    // What the former Service had is still waited for, and only that.
+    // What the old Service had is still draining, and nothing else is.
     assert_eq!(
         lines(&proxy.drain_all()),
         ["delete real server TCP 10.96.0.1:80 -> 10.0.1.1:8080"]
@@ -378,7 +378,7 @@ fn a_service_that_is_made_anew_after_the_drain_starts_afresh() {
             "add address 10.96.0.1 to kube-ipvs0",
         ]
     );
-    // An answer about the former one arrives late.
+    // An answer about the old one arrives late.
     assert!(proxy.drain(&waiting).is_empty());
 }
 

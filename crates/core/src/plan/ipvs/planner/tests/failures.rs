@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Steps that fail stay pending, whether they happened or not.
+//! Failed steps stay pending, whether they took effect or not.
 
 use super::*;
 use crate::plan::Report;
@@ -13,7 +13,7 @@ fn once(kind: &'static str, fault: Fault) -> impl FnMut(&Step) -> Option<Fault> 
     move |step| (step.kind() == kind).then(|| faults.pop()).flatten()
 }
 
-/// A proxy with a Service that has everything, nothing of it programmed.
+/// A proxy with a Service that uses every feature, nothing of it programmed.
 fn unsynced() -> Proxy {
     let all = service("ns/web")
         .port(80)
@@ -41,7 +41,7 @@ fn any_step_of_a_cold_start_may_fail_once() {
                 (at == index + 1).then_some(fault)
             });
             assert!(proxy.planner.is_pending(), "step {index} {fault:?}");
-            // A step that was not tried is made now, and then there is nothing left.
+            // A step that was skipped is made now, and then nothing is left.
             proxy.sync();
             assert_eq!(
                 proxy.kernel.state, wanted.kernel.state,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Services whose external policy is Local have a second virtual server, found by a mark.
+//! Services whose external policy is Local have a second virtual server, selected by a mark.
 
 use super::*;
 use crate::plan::ipvs::object::{Forwarding, RealServer, VirtualServer};
@@ -128,7 +128,7 @@ fn a_changed_mark_of_an_entry_is_one_step() {
     );
 }
 
-/// Two Services whose names want the same mark.
+/// Two Services whose names hash to the same mark.
 fn rivals() -> (Service, Service) {
     let mark_of = |name: &str| marked(&synced(vec![local(name)], vec![]).kernel.state)[0];
     let mut seen = BTreeMap::new();
@@ -148,7 +148,7 @@ fn who_moves_to_another_mark_takes_everything_along() {
     let (mut older, mut younger) = rivals();
     older.created = 1;
     younger.created = 2;
-    // The younger one comes first and has the mark until the older one is known.
+    // The younger one appears first and has the mark until the older one is known.
     let mut proxy = synced(vec![younger.clone()], vec![]);
     let first = marked(&proxy.kernel.state);
     proxy.take_in([Event::ServiceApplied(older.clone())]);

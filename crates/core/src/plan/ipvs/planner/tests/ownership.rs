@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What is ours is adopted or removed, what is foreign stays.
+//! Objects of ours are adopted or removed, foreign ones stay.
 
 use super::*;
 use crate::plan::ipvs::object::{Forwarding, RealServer, RealServers, VirtualServer};
@@ -49,7 +49,7 @@ fn survives(key: VirtualServerKey, bound: &[&str], context: Context) -> bool {
 #[test]
 fn a_virtual_server_is_ours_by_its_address() {
     let context = || context(IpFamily::V4);
-    // On our link, in the Service range, a node port.
+    // On our link, in the Service CIDR, a node port.
     assert!(!survives(
         tcp("203.0.113.1:80"),
         &["203.0.113.1"],
@@ -157,7 +157,7 @@ fn sets_and_chains_of_others_stay() {
         rules: foreign.unwrap(),
         ..State::default()
     };
-    // Any set that is not one of ours, even one whose name begins alike.
+    // Any set that is not ours, even one whose name has the same prefix.
     let spec = SetSpec {
         name: SetId::IpvsIps.name(IpFamily::V6),
         ..SetSpec::new(SetId::ClusterIp, IpFamily::V4, 10)
@@ -187,7 +187,7 @@ fn sets_and_chains_of_others_stay() {
 #[test]
 fn what_kube_proxy_left_is_adopted() {
     let mut state = serving_one().kernel.state;
-    // kube-proxy drains one more server, and has one Service that is gone.
+    // kube-proxy drains one more server, and has one Service that was deleted.
     let servers = &mut state.virtual_servers;
     servers.insert(
         tcp("10.96.0.1:80"),
@@ -243,7 +243,7 @@ fn a_service_that_came_and_went_unseen_claims_nothing() {
     proxy.take_in([Event::ServiceApplied(web)]);
     proxy.take_in([Event::ServicesReplaced(vec![])]);
     assert!(proxy.sync().is_empty());
-    // Later somebody else makes that virtual server.
+    // Later another program creates that virtual server.
     proxy
         .kernel
         .state

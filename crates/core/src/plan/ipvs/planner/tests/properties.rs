@@ -19,11 +19,11 @@ use world::{Foreign, event, kernel};
 enum Happening {
     Event(Box<Event>),
     Sync,
-    /// All, or only the first, of the draining servers become idle.
+    /// All draining servers become idle, or only the first.
     Drain(bool),
-    /// The node gets or loses an address.
+    /// The node gains or loses an address.
     NodeAddress(bool),
-    /// Somebody changes the kernel, and an audit finds out.
+    /// Another program changes the kernel, and an audit finds out.
     Drift(u8),
     Restart,
 }
@@ -43,12 +43,12 @@ fn family() -> impl Strategy<Value = IpFamily> {
     prop_oneof![Just(IpFamily::V4), Just(IpFamily::V6)]
 }
 
-/// A family, what its kernel holds at first, and what happens.
+/// A family, the initial state of its kernel, and the events.
 fn story() -> impl Strategy<Value = (IpFamily, State, Vec<Happening>)> {
     family().prop_flat_map(|family| (Just(family), kernel(family), vec(happening(family), 1..25)))
 }
 
-/// Takes in what happened; rounds are made by `sync`.
+/// Takes in the event; `sync` makes the rounds.
 fn happen(proxy: &mut Proxy, what: Happening, sync: &mut impl FnMut(&mut Proxy)) {
     match what {
         Happening::Event(event) => proxy.take_in([*event]),
@@ -78,7 +78,7 @@ fn happen(proxy: &mut Proxy, what: Happening, sync: &mut impl FnMut(&mut Proxy))
             proxy.observe();
         }
         Happening::Restart => {
-            // What the kernel does not show is lost in a restart.
+            // A restart loses what the kernel does not show.
             sync(proxy);
             if recognizable(proxy) != *proxy.planner.draining() {
                 proxy.drain_all();
@@ -88,9 +88,9 @@ fn happen(proxy: &mut Proxy, what: Happening, sync: &mut impl FnMut(&mut Proxy))
     }
 }
 
-/// The draining servers that a new process must know by what the kernel holds: those of wanted
-/// virtual servers, and those at a bound address. (At an address of the node itself nothing tells
-/// a virtual server of a Service that is gone from a foreign one.)
+/// The draining servers that a new process must find in the kernel: those of wanted virtual
+/// servers, and those at a bound address. (At an address of the node itself nothing distinguishes a
+/// virtual server of a deleted Service from a foreign one.)
 fn recognizable(proxy: &Proxy) -> BTreeSet<RealServerOf> {
     let is_shown = |vs: &VirtualServerKey| {
         let address = vs.address();
@@ -106,8 +106,8 @@ fn start(family: IpFamily, state: State) -> Proxy {
     Proxy::start(context(family), tracker(vec![], vec![]), state)
 }
 
-/// What the kernel holds once all has drained, if a proxy starts with the final objects on the
-/// kernel as it was at first.
+/// The state of the kernel once all has drained, if a proxy starts with the final objects on the
+/// initial kernel.
 fn fresh(proxy: &Proxy, state: State) -> State {
     let mut fresh = proxy.restarted();
     fresh.kernel.state = state;
@@ -124,7 +124,7 @@ fn settle(proxy: &mut Proxy) {
     assert!(!proxy.planner.is_pending());
 }
 
-/// A kernel of ours, whatever way it came about: each wanted object is there, each unwanted is not.
+/// A valid kernel of ours, however it came about: each wanted object exists, and no unwanted one.
 fn holds_what_is_desired(proxy: &Proxy, foreign: &Foreign) {
     let desired = proxy.planner.desired();
     let state = &proxy.kernel.state;
@@ -150,7 +150,7 @@ fn holds_what_is_desired(proxy: &Proxy, foreign: &Foreign) {
     }
 }
 
-/// No address is bound without the entry that makes its unknown ports refuse.
+/// No address is bound without the entry that rejects its unknown ports.
 fn is_safe(state: &State, family: IpFamily) {
     let set = state.sets.get(&SetId::IpvsIps.name(family));
     for address in &state.addresses {
@@ -163,7 +163,7 @@ fn is_safe(state: &State, family: IpFamily) {
 }
 
 proptest! {
-    /// Small plans lead where one full plan leads: to the same Desired, and, once all has drained,
+    /// Small plans lead where one full plan leads: to the same Desired and, once all has drained,
     /// to the same kernel. Nothing else is normalised. Every plan passes `check` (in `Proxy::sync`
     /// and `Proxy::drain`); after each round another full plan and that of a new process are empty,
     /// and the new process waits for the same servers as far as it can know them.
@@ -193,8 +193,8 @@ proptest! {
         assert_eq!(proxy.kernel.state, fresh(&proxy, state));
     }
 
-    /// With steps that fail, that happen unnoticed or that happen in part, rounds that follow lead
-    /// to the same kernel; on the way no address is unprotected and nothing foreign is dirty.
+    /// With steps that fail, take effect unnoticed or take effect in part, later rounds lead to the
+    /// same kernel; at no time is an address unprotected or a foreign object touched.
     #[test]
     fn failures_do_not_matter_in_the_end(
         (family, state, story) in story(),
@@ -209,7 +209,7 @@ proptest! {
             _ => None,
         };
         let mut proxy = start(family, state.clone());
-        // Whether the kernel as found was safe is not ours to answer for.
+        // A kernel that was unsafe from the start is not our fault.
         let mut was_synced = false;
         let mut sync = |proxy: &mut Proxy| {
             proxy.try_sync(|_| fault());
@@ -232,7 +232,7 @@ proptest! {
         assert!(proxy.restarted().sync().is_empty());
     }
 
-    /// One endpoint of one Service is all that its change is about, whatever else there is.
+    /// A change of one endpoint of one Service affects only that endpoint, whatever else exists.
     #[test]
     fn one_endpoint_is_what_its_plan_is_about(
         family in family(),

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! From iptables mode to IPVS mode: packets are served by the old rules until everything new is
-//! there.
+//! From iptables mode to IPVS mode: the old rules serve packets until everything new exists.
 
 use super::*;
 use crate::model::Tracker;
@@ -27,7 +26,7 @@ fn objects() -> Tracker {
     tracker(services.collect(), slices.collect())
 }
 
-/// What iptables mode leaves, of ours or, as far as chains of nobody's go, of kube-proxy.
+/// What iptables mode, ours or kube-proxy's, leaves.
 fn left_by_iptables_mode(family: IpFamily) -> State {
     let mut planner = iptables::Planner::new(context(family));
     planner.update_all(&objects());
@@ -50,7 +49,7 @@ fn old_rules_serve_until_all_virtual_servers_do() {
     for family in IpFamily::ALL {
         let before = left_by_iptables_mode(family);
         let mut proxy = Proxy::start(context(family), objects(), before);
-        // The first of all Services go first, and change nothing for the others.
+        // The first of all Services are handled first, which changes nothing for the others.
         let first = proxy
             .planner
             .plan_first(&[service_name("ns/web1")])
@@ -85,7 +84,7 @@ fn old_rules_serve_until_all_virtual_servers_do() {
         proxy.observe();
         assert!(proxy.planner.plan().is_empty(), "{}", proxy.planner.plan());
 
-        // Nothing is left over: the same as on an empty kernel, but for kubelet's chain.
+        // Nothing is left over: the same as on an empty kernel, except for kubelet's chain.
         let mut fresh = Proxy::start(context(family), objects(), State::default());
         fresh.sync();
         let ids = |state: &State| -> Vec<_> {
@@ -150,7 +149,7 @@ fn the_table_of_nftables_mode_translates_until_ours_serves() {
         let served = plan.steps().take(end).filter(|step| is_server(step));
         assert_eq!(served.count(), wanted);
 
-        // As long as a virtual server is missing it stays.
+        // It stays as long as a virtual server is missing.
         let mut fails = true;
         proxy.try_sync(|step| {
             let is_first = is_server(step) && std::mem::take(&mut fails);

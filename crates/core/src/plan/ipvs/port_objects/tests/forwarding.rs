@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Forwarding without translation: for which addresses, clients and endpoints, and what stands
-//! against it.
+//! Forwarding without translation: for which addresses, clients and endpoints, and the obstacles.
 
 use super::*;
 use crate::model::ipvs_options::{ForwardingMethod, Tunnel};
 
 const MARK: u32 = 0x2001;
 
-/// A Service with an external IP and a VIP that asks for direct routing at port 8080.
+/// A Service with an external IP and a VIP that requests direct routing at port 8080.
 fn direct() -> Service {
     let service = service("ns/web").port(8080).external_ip("203.0.113.1");
     let service = service.vip("198.51.100.1").node_port(30080);

@@ -230,7 +230,7 @@ fn a_local_policy_drops_where_only_others_have_endpoints() {
     assert_eq!(dropped(both, afar()), [cluster_ip, vip]);
     assert!(dropped(web(), afar()).is_empty());
     assert!(dropped(web().external_local(), near()).is_empty());
-    // Nobody anywhere: refused, not dropped.
+    // There is no endpoint anywhere: rejected, not dropped.
     let both = web().internal_local().external_local();
     assert!(dropped(both, vec![]).is_empty());
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Random Services, slices and kernels. Few names, addresses and ports, so that they meet.
+//! Random Services, slices and kernels. Names, addresses and ports are few, so that they collide.
 
 use crate::plan::ipvs::state::VirtualServerState;
 use std::net::IpAddr;
@@ -40,7 +40,7 @@ fn at(family: IpFamily, kind: &str, n: u16) -> IpAddr {
 }
 
 pub(super) fn spare_node_address(family: IpFamily) -> IpAddr {
-    // An external IP that the node may get itself.
+    // An external IP that the node itself may get.
     at(family, "external", 2)
 }
 
@@ -65,7 +65,7 @@ fn addresses(
     subsequence(all, 0..=most)
 }
 
-/// What a Service's annotations may say; mostly nothing.
+/// The annotations of a Service; mostly none.
 fn options() -> impl Strategy<Value = Option<IpvsOptions>> {
     let scheduler = select(&[Scheduler::Dh, Scheduler::Mh, Scheduler::Sh, Scheduler::Twos][..]);
     let weights = vec(
@@ -100,7 +100,7 @@ fn options() -> impl Strategy<Value = Option<IpvsOptions>> {
     })
 }
 
-/// Any Service. Cluster IPs mostly differ by name, as the API server sees to; a directory of
+/// Any Service. Cluster IPs mostly differ by name, as the API server ensures; a directory of
 /// manifests does not.
 fn any_service(family: IpFamily) -> impl Strategy<Value = Service> {
     let ports = vec(
@@ -122,7 +122,7 @@ fn any_service(family: IpFamily) -> impl Strategy<Value = Service> {
         IpFamily::V6 => vec!["fd00::/8", "fd00:192::10/128", "2001:db8::/32", "::/0"],
     };
     let from_outside = (
-        // Also another Service's cluster IP.
+        // May be another Service's cluster IP.
         addresses(
             family,
             &[("external", 1), ("external", 2), ("vip", 1), ("cluster", 2)],
@@ -184,7 +184,7 @@ fn any_endpoint(family: IpFamily) -> impl Strategy<Value = SliceEndpoint> {
         option::weighted(0.1, 0..2_u16),
     );
     endpoint.prop_map(move |(n, is_local, condition, zone, weight)| {
-        // Now and then it has an address that Services claim.
+        // Sometimes it has an address that Services claim.
         let kind = if n == 4 { "external" } else { "endpoint" };
         let mut endpoint = endpoint_at(at(family, kind, n % 4));
         endpoint.weight = weight.and_then(Weight::new);
@@ -298,7 +298,7 @@ fn key(address: IpAddr, port: u16, protocol: Protocol) -> VirtualServerKey {
     }
 }
 
-/// A kernel with foreign objects, and with what a kube-proxy of the past may have left.
+/// A kernel with foreign objects, and with what an earlier kube-proxy may have left.
 pub(super) fn kernel(family: IpFamily) -> impl Strategy<Value = State> {
     (any::<bool>(), vec(0..2_u32, 0..3), vec(0..2_u32, 0..3)).prop_map(
         move |(is_used, foreign, stale)| {
@@ -347,7 +347,7 @@ pub(super) fn kernel(family: IpFamily) -> impl Strategy<Value = State> {
     )
 }
 
-/// Changes something of ours.
+/// Changes one of our objects.
 pub(super) fn drift(state: &mut State, what: u8) {
     let foreign = |key: &VirtualServerKey| match key.address() {
         Some(address) => IpFamily::ALL
@@ -415,13 +415,13 @@ pub(super) fn drift(state: &mut State, what: u8) {
                     set.entries.clear();
                 }
             }
-            // Without its reject entry no address is left bound.
+            // No address stays bound without its reject entry.
             state.addresses.clear();
         }
     }
 }
 
-/// What is not ours.
+/// Foreign objects.
 #[derive(Debug)]
 pub(super) struct Foreign {
     pub(super) virtual_servers: BTreeMap<VirtualServerKey, VirtualServerState>,
