@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The loop: take in changes, plan, apply, report, look again where belief is in doubt.
+//! The sync loop: take in changes, plan, apply, report, and observe again where belief is in doubt.
 //!
 //! One task owns the tracker, the planners and the kernel's handle; nothing is shared and nothing
-//! is locked. It runs on a thread of its own, because netlink calls block.
+//! is locked. It runs on its own thread, because netlink calls block.
 
 mod audit;
 pub mod context;
@@ -47,24 +47,24 @@ use runner::Runner;
 use schedulers::Schedulers;
 use show::{Question, Shown};
 
-/// How often draining real servers are looked at.
+/// How often connections of draining real servers are polled.
 const DRAIN_PERIOD: Duration = Duration::from_secs(1);
 
-/// How often it is asked, without a process, whether others changed rules.
+/// How often rules are checked for changes by other programs, without starting a process.
 const WATCH_PERIOD: Duration = Duration::from_secs(1);
 
-/// Audits may take one part in so many of the time.
+/// Audits may use one part in this many of the time.
 const AUDIT_SHARE: u32 = 100;
 
-/// What reaches the loop from outside.
+/// The inputs of the loop.
 #[derive(Debug)]
 pub enum Input {
     Source(Update),
     /// Addresses or links of the node changed.
     NodeAddresses,
-    /// Other settings of the same mode.
+    /// New settings of the same mode.
     Settings(Arc<Settings>),
-    /// Somebody wants to see what the loop knows.
+    /// A request for what the loop knows.
     Show(Question, oneshot::Sender<Shown>),
 }
 
@@ -74,30 +74,31 @@ impl From<Update> for Input {
     }
 }
 
-/// Settings and parts of the loop.
+/// Settings and dependencies of the loop.
 #[derive(Debug)]
 pub struct Parts<P, K> {
     pub settings: Arc<Settings>,
-    /// The families to serve; the first one looks after what all share.
+    /// The families to serve; the first one manages what all share.
     pub families: Vec<IpFamily>,
     pub facts: NodeFacts,
-    /// Makes the planner of a family.
+    /// Creates the planner of a family.
     pub planner: fn(Context) -> Result<P, InvalidChainName>,
     pub kernel: K,
-    /// Rounds cost as much as there are Services, so that their pace follows their cost.
+    /// The cost of a round grows with the number of Services, so the pause between rounds follows
+    /// it.
     pub follows_cost: bool,
-    /// The kernel as IPVS mode uses it, if another mode serves now and IPVS mode left something.
+    /// The kernel as IPVS mode uses it, if another mode serves now and IPVS mode left objects.
     pub previous: Option<Box<dyn IpvsKernel>>,
     pub clock: Clock,
     pub observer: Arc<dyn Observer>,
 }
 
-/// One family, and what follows from its Services beside its plans.
+/// One family, and what is derived from its Services besides its plans.
 #[derive(Debug)]
 struct Served<P: Planner> {
     family: Family<P>,
     health_checks: HealthChecks,
-    /// The health checks changed since they were published.
+    /// The health checks changed since they were last published.
     has_new_checks: bool,
     loopback_ports: LoopbackPorts,
 }
@@ -108,7 +109,7 @@ impl<P: Planner> Served<P> {
         self.loopback_ports.set_node(node);
     }
 
-    /// Resolves each changed Service once for all that ask.
+    /// Resolves each changed Service once for all consumers.
     fn update(&mut self, tracker: &Tracker, changes: &Changes) {
         for name in &changes.services {
             let service = ServiceView::of(tracker, name, self.family.family());
@@ -136,7 +137,7 @@ pub struct Reconciler<P: Planner, K> {
     facts: NodeFacts,
     facts_changed: bool,
     node_listed: bool,
-    /// There was a round.
+    /// At least one round has run.
     is_started: bool,
     warnings: ReportedOnce<String>,
     tracker: Tracker,
@@ -152,7 +153,7 @@ pub struct Reconciler<P: Planner, K> {
 }
 
 impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
-    /// Fails only if a constant name of a chain is wrong.
+    /// Fails only if a constant chain name is invalid.
     pub fn new(parts: Parts<P, K>) -> Result<Self, InvalidChainName> {
         let Parts {
             settings,
@@ -207,7 +208,7 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
         self.served.iter().map(|served| &served.family)
     }
 
-    /// Calls `work` with one family after the other, each in its span of the log.
+    /// Calls `work` with one family after the other, each in its log span.
     fn with_families(
         &mut self,
         mut work: impl FnMut(&mut Family<P>, &mut Surroundings<'_, K>) -> bool,
@@ -225,7 +226,7 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
         succeeded
     }
 
-    /// Runs until the inputs end or `stop` says so. A round in flight is finished.
+    /// Runs until the inputs end or `stop` is true. A round in flight is finished.
     pub async fn run(mut self, mut inputs: mpsc::Receiver<Input>, mut stop: watch::Receiver<bool>) {
         loop {
             let pause = self.pause();
@@ -238,13 +239,13 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
                 },
                 () = sleep_for(pause) => {}
             }
-            // Everything that waits goes into the same round.
+            // All waiting inputs go into the same round.
             while let Ok(input) = inputs.try_recv() {
                 self.take_in(input);
             }
             self.work();
         }
-        info!("sync loop stopped, the kernel stays as it is");
+        info!("sync loop stopped; kernel state stays in place");
     }
 
     fn take_in(&mut self, input: Input) {
@@ -258,7 +259,7 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
             Input::Source(Update::Node(info)) => {
                 self.node_listed = true;
                 self.observer.node(info.as_ref());
-                // What is known of one that was deleted stays true of this machine.
+                // After its deletion the last Node object still describes this machine.
                 if info.is_some() && self.facts.info != info {
                     self.facts.info = info;
                     self.facts_changed = true;
@@ -287,13 +288,13 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
                 self.request();
             }
             Input::Show(question, answer) => {
-                // Who has gone does not want to know any more.
+                // A client that disconnected no longer needs the answer.
                 drop(answer.send(self.show(&question)));
             }
         }
     }
 
-    /// Asks for the node's addresses and gateways. Says whether others are there than before.
+    /// Reads the node's addresses and gateways. Returns whether they changed.
     fn look_at_addresses(&mut self) -> bool {
         let found = self.kernel.node_addresses();
         let found = found.and_then(|addresses| Ok((addresses, self.kernel.gateways()?)));
@@ -320,7 +321,7 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
         }
     }
 
-    /// Time until there is something to do without an input.
+    /// Time until there is work to do without an input.
     fn pause(&self) -> Option<Duration> {
         let now = self.clock.monotonic();
         let mut due: Vec<Duration> = Vec::new();
@@ -346,7 +347,7 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
         due.into_iter().min().map(|due| due.saturating_sub(now))
     }
 
-    /// Everything that a correct first round needs is there.
+    /// Whether everything that a correct first round needs is known.
     fn is_ready(&self) -> bool {
         let is_patient =
             |missing: Missing| !self.is_started && self.clock.monotonic() < missing.patience();
@@ -361,7 +362,7 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
         }
     }
 
-    /// Says what is missing when the first round does not wait any longer.
+    /// Reports what is missing when the first round stops waiting.
     fn start(&mut self) {
         if !std::mem::replace(&mut self.is_started, true) {
             if let Some(missing) = self.missing() {
@@ -369,7 +370,7 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
                 self.observer.event(Event::node(
                     reason::NODE_INCOMPLETE,
                     action::START,
-                    format!("{missing}; it is taken in when it comes"),
+                    format!("{missing}; it will be used once it exists"),
                 ));
             }
             self.report_warnings();
@@ -399,7 +400,8 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
             return;
         }
         let now = self.clock.monotonic();
-        // One that takes longer than the period is finished first, or its rest would never be seen.
+        // One that takes longer than the period is finished first, or its rest would never be
+        // audited.
         let is_audit = now >= self.next_audit && !self.families().any(Family::is_auditing);
         if self.runner.due().is_some_and(|due| due <= now) || is_audit {
             self.round(is_audit);
@@ -411,12 +413,12 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
         self.observer.cost(&self.kernel.cost());
     }
 
-    /// The last round succeeded: the kernel serves as this mode does.
+    /// Whether the last round succeeded: the kernel serves in this mode.
     fn is_serving(&self) -> bool {
         self.is_started && self.runner.failures() == 0
     }
 
-    /// Removes what another mode left, once this one serves.
+    /// Removes what another mode left, once this mode serves.
     fn remove_previous(&mut self) {
         let now = self.clock.monotonic();
         let is_serving = self.is_serving();
@@ -446,7 +448,7 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
         self.observer.known(services, slices);
         self.look_for_schedulers(&changes, is_audit);
         if is_audit {
-            // A route that changes alone is told to nobody.
+            // Nothing notifies about a route that changes alone.
             self.look_at_addresses();
         }
         if std::mem::take(&mut self.facts_changed) {
@@ -504,7 +506,7 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
         }
     }
 
-    /// Asks whether another program changed rules, and looks at those that it may have changed.
+    /// Checks whether another program changed rules, and reads those that it may have changed.
     fn watch_rules(&mut self) {
         let now = self.clock.monotonic();
         if now >= self.next_watch {
@@ -537,7 +539,7 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
         debug!("node facts changed");
     }
 
-    /// A Service may ask for a scheduler that the kernel lacks: it gets the usual one.
+    /// If a Service requests a scheduler that the kernel lacks, it gets the default one.
     fn look_for_schedulers(&mut self, changes: &Changes, is_audit: bool) {
         let Some(kernel) = self.kernel.servers() else {
             return;
@@ -553,8 +555,8 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
         }
     }
 
-    /// Looks at some of the draining real servers: those of the last round at once, all of them in
-    /// every period, no virtual server more than once in one.
+    /// Polls some of the draining real servers: those of the last round at once, all of them once
+    /// per period, and no virtual server more than once per period.
     fn drain(&mut self) {
         let now = self.clock.monotonic();
         if now >= self.next_drain && self.families().any(Family::is_draining) {
@@ -576,14 +578,14 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
         });
         self.observer
             .draining(self.families().map(Family::draining).sum());
-        // The last connection of a Service that is gone takes its virtual server and address along.
+        // The last connection of a deleted Service takes its virtual server and address with it.
         if self.families().any(Family::is_pending) {
             self.request();
         }
     }
 }
 
-/// Sleeps for a time, or for ever.
+/// Sleeps for a time, or forever.
 async fn sleep_for(pause: Option<Duration>) {
     match pause {
         Some(pause) => tokio::time::sleep(pause).await,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The part of an audit that looks at real servers. `/proc/net/ip_vs` comes first; the kernel is
-//! asked only about virtual servers that are not listed there as believed, and its answers alone
+//! The part of an audit that checks real servers. `/proc/net/ip_vs` is read first; only virtual
+//! servers that it does not list as believed are requested over netlink, and only those answers
 //! count.
 
 use std::collections::BTreeSet;
@@ -16,16 +16,16 @@ use kpr_core::plan::mode::SlicedAudit;
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Audit {
-    /// The virtual servers of which nothing was seen yet, or something else than is believed.
+    /// The virtual servers that the listing has not yet shown as believed.
     left: BTreeSet<VirtualServerKey>,
     /// The rest of the listing.
     listing: Option<ProcListing>,
-    /// It was logged that there is no listing.
+    /// The missing listing was logged.
     is_reported: bool,
 }
 
 impl Audit {
-    /// The real servers of these virtual servers are to be looked at.
+    /// Starts to check the real servers of these virtual servers.
     pub(super) fn begin(
         &mut self,
         kernel: &mut dyn ServerKernel,
@@ -51,7 +51,7 @@ impl Audit {
         self.listing = None;
     }
 
-    /// Looks at a few virtual servers. Says whether their real servers were not as believed.
+    /// Checks a few virtual servers. Returns whether any real server differed from belief.
     pub(super) fn look(
         &mut self,
         kernel: &mut dyn ServerKernel,
@@ -62,8 +62,8 @@ impl Audit {
         if let Some(listing) = &mut self.listing {
             for _ in 0..virtual_servers {
                 match listing.next() {
-                    // Belief may have changed since it was read: then it is as if it had not been
-                    // shown.
+                    // Belief may have changed since it was read: then the virtual server counts as
+                    // not shown.
                     Some(Ok((key, real_servers))) => {
                         if planner.believes(&key, &real_servers) {
                             self.left.remove(&key);
@@ -91,7 +91,7 @@ impl Audit {
         found.map(|found| planner.observed_real_servers(found))
     }
 
-    /// The result is the same without the listing, but audits cost more.
+    /// Without the listing the result is the same, but audits cost more.
     fn report(&mut self, family: IpFamily, error: &ObserveError) {
         let error = ErrorChain(error);
         if std::mem::replace(&mut self.is_reported, true) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! From settings, Node object and addresses to what planning needs to know of the node.
+//! Derives what planning needs to know of the node from settings, Node object and addresses.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -17,32 +17,32 @@ use kpr_core::plan::ipvs::object::Timeouts;
 use kpr_core::plan::unmet::Holder;
 use kpr_core::plan::{Context, Hairpin, IptablesContext, KernelVersion};
 
-/// What is known of the node at the moment.
+/// Current facts about the node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeFacts {
     /// The Node object, if it exists.
     pub info: Option<NodeInfo>,
-    /// Addresses on all links but ours, without loopback and link-local ones.
+    /// Addresses on all links except ours, without loopback and link-local ones.
     pub addresses: BTreeSet<IpAddr>,
-    /// Where the default routes lead.
+    /// Next hops of the default routes.
     pub gateways: BTreeSet<IpAddr>,
-    /// Where the API server is, if that is not a name.
+    /// Address of the API server, unless configured by name.
     pub api_server: Option<IpAddr>,
     pub service_cidrs: Vec<IpNet>,
     pub kernel: KernelVersion,
-    /// Conntrack lets TCP packets pass that are outside of their connection's window.
+    /// Conntrack accepts TCP packets outside of their connection's window.
     pub tcp_is_liberal: bool,
-    /// IPVS schedulers that some Service asked for and that the kernel lacks.
+    /// IPVS schedulers that some Service requests and the kernel lacks.
     pub missing_schedulers: BTreeSet<Scheduler>,
     /// Families in which one rule can compare source and destination.
     pub comparing: BTreeSet<IpFamily>,
     /// Rules can count packets by name.
     pub counts_packets: bool,
-    /// IPVS mode was there before and is not gone yet.
+    /// IPVS mode ran before, and its objects are not all removed yet.
     pub leaves_ipvs: bool,
 }
 
-/// The node as the settings look at it.
+/// The node in the light of the settings.
 #[derive(Clone, Copy, Debug)]
 pub struct NodeView<'a> {
     pub settings: &'a Settings,
@@ -54,14 +54,14 @@ impl<'a> NodeView<'a> {
         Self { settings, facts }
     }
 
-    /// The addresses that stand for the node.
+    /// The node's own addresses.
     pub fn ips(self) -> NodeIps {
         let info = self.facts.info.as_ref();
         let addresses = info.map_or(&[][..], |info| &info.addresses);
         NodeIps::new(addresses, &[], Some(self.settings.bind_address))
     }
 
-    /// Where node ports answer.
+    /// The addresses that accept node ports.
     pub fn node_port_ranges(self, family: IpFamily) -> NodePortRanges {
         self.settings
             .node_port_addresses
@@ -72,14 +72,14 @@ impl<'a> NodeView<'a> {
 /// What the first round waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Missing {
-    /// The object, with an address: without it zone and node address are unknown.
+    /// The Node object, with an address: without it zone and node address are unknown.
     Node,
-    /// `spec.podCIDRs`, where they tell which traffic is local.
+    /// `spec.podCIDRs`, if local traffic is detected by them.
     PodCidrs,
 }
 
 impl Missing {
-    /// How long it is waited, from the start of the process on. Upstream waits as long.
+    /// The maximum wait, counted from the start of the process. It is as long as kube-proxy's.
     pub const fn patience(self) -> Duration {
         match self {
             Self::Node => Duration::from_secs(30),
@@ -98,7 +98,7 @@ impl fmt::Display for Missing {
 }
 
 impl NodeFacts {
-    /// What the Node object lacks that a correct first round needs.
+    /// What a correct first round needs and the Node object lacks.
     pub fn missing(&self, settings: &Settings) -> Option<Missing> {
         // Files need no Node object.
         if !settings.source.needs_node() {
@@ -113,7 +113,7 @@ impl NodeFacts {
         }
     }
 
-    /// Addresses that no Service can have, beside those of the node's links.
+    /// Addresses that no Service may bind, in addition to those of the node's links.
     fn held_addresses(&self, family: IpFamily) -> BTreeMap<IpAddr, Holder> {
         let node = self.info.iter().flat_map(|info| &info.addresses);
         let held = node.map(|ip| (*ip, Holder::Node));
@@ -123,7 +123,7 @@ impl NodeFacts {
     }
 }
 
-/// The context of one family. `owns_node`: it looks after what both families share.
+/// The context of one family. `owns_node`: it manages what both families share.
 pub fn context(node: NodeView<'_>, family: IpFamily, owns_node: bool) -> Context {
     let NodeView { settings, facts } = node;
     let mine: BTreeSet<IpAddr> = facts
@@ -170,7 +170,7 @@ pub fn context(node: NodeView<'_>, family: IpFamily, owns_node: bool) -> Context
     }
 }
 
-/// The kernel counts in whole seconds. A part of a second becomes one: 0 would mean "unchanged".
+/// The kernel counts whole seconds. A fraction is rounded up to one: 0 would mean "unchanged".
 fn timeouts(settings: &IpvsTimeouts) -> Timeouts {
     let seconds = |timeout: Option<Duration>| {
         timeout.map_or(0, |timeout| {

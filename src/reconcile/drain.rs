@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Draining of removed real servers: since when, until when, and which to look at next.
+//! Draining of removed real servers: their start times and limits, and which to poll next.
 //!
 //! The kernel does not notify when a connection ends, so it is polled: newly removed servers at
-//! once, unless their virtual server was looked at just now; all that drain once per period, a few
-//! at a time.
+//! once, unless their virtual server was polled just now; all draining servers once per period, a
+//! few at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -17,9 +17,9 @@ use kpr_core::plan::mode::Drains;
 #[derive(Debug, Default)]
 pub(super) struct DrainQueue {
     since: BTreeMap<RealServerOf, Duration>,
-    /// The virtual servers that the present look has yet to come to.
+    /// The virtual servers still to be read in the present poll.
     unseen: BTreeSet<VirtualServerKey>,
-    /// Those that it came to. The kernel shows a virtual server only as a whole, so a burst of
+    /// Those already read. The kernel shows a virtual server only as a whole, so a burst of
     /// removals must not read one of a thousand endpoints a thousand times.
     seen: BTreeSet<VirtualServerKey>,
 }
@@ -44,8 +44,8 @@ impl DrainQueue {
         }
     }
 
-    /// All that drain are to be looked at. For those that an earlier process left the time counts
-    /// from now.
+    /// Starts to poll all draining servers. For those left by an earlier process the time starts
+    /// now.
     pub(super) fn look_at_all<S: Step>(&mut self, planner: &dyn Drains<Step = S>, now: Duration) {
         let draining = planner.draining();
         self.since.retain(|server, _| draining.contains(server));
@@ -64,7 +64,7 @@ impl DrainQueue {
         self.unseen.clear();
     }
 
-    /// The real servers to look at next: those of a few virtual servers.
+    /// The real servers to poll next: those of a few virtual servers.
     pub(super) fn next<S: Step>(
         &mut self,
         planner: &dyn Drains<Step = S>,
@@ -77,7 +77,7 @@ impl DrainQueue {
             .collect()
     }
 
-    /// Those whose time is over.
+    /// Those whose limit is over.
     pub(super) fn overdue<S: Step>(
         &self,
         planner: &dyn Drains<Step = S>,

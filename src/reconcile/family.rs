@@ -24,22 +24,22 @@ use kpr_core::plan::ruleset::{ChainId, Edit, InvalidChainName, Table};
 use kpr_core::plan::unmet::Unmet;
 use kpr_core::plan::{Context, Drift, FailureKind, Plan, Planner, Report, Step as _};
 
-/// Most failed steps that are logged for one plan.
+/// Maximum number of failed steps logged for one plan.
 const LOGGED_FAILURES: usize = 10;
 
-/// How long real servers are looked at before changes are let through.
+/// How long real servers are read before waiting changes get their turn.
 const SLICE: Duration = Duration::from_millis(5);
 
-/// Reading rules that others may have changed may take one part in so many of the time, if they
-/// turn out unchanged.
+/// Re-reading rules that other programs may have changed may use one part in this many of the time,
+/// if they turn out unchanged.
 const LOOK_SHARE: u32 = 20;
 
-/// The same if they did change: repeatedly flushed rules come back soon, but not at the cost of the
-/// whole processor.
+/// The same if they did change: repeatedly flushed rules are restored soon, but not at the cost of
+/// a whole CPU.
 const REPAIR_SHARE: u32 = 4;
 
-/// Virtual servers between two looks at the clock.
-const LOOKED_AT_AT_ONCE: usize = 8;
+/// Number of virtual servers between two checks of the clock.
+const CHECKED_AT_ONCE: usize = 8;
 
 /// The Services that every other part of a cluster needs; they are served before all others.
 fn first_services() -> [ServiceName; 3] {
@@ -50,35 +50,35 @@ fn first_services() -> [ServiceName; 3] {
     ]
 }
 
-/// Why a round happens.
+/// The reason for a round.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Trigger<'a> {
     pub(super) is_audit: bool,
     pub(super) changes: &'a Changes,
 }
 
-/// Most plans that one round makes to find what the kernel rejects.
+/// Maximum number of plans in one round to find what the kernel rejects.
 const MAX_ISOLATION: usize = 32;
 
-/// What a round works with.
+/// The environment of a round.
 pub(super) struct Surroundings<'a, K> {
     pub(super) kernel: &'a mut K,
     pub(super) clock: &'a Clock,
     pub(super) observer: &'a dyn Observer,
 }
 
-/// How much is observed.
+/// The extent of an observation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ObserveScope {
-    /// All that a plan is about.
+    /// Everything that a plan may change.
     Everything,
-    /// What a sliced audit begins with.
+    /// The first part of a sliced audit.
     Summary,
     /// iptables rules only.
     Rules,
 }
 
-/// Rules by table.
+/// Number of rules by table.
 #[derive(Clone, Copy, Debug, Default)]
 struct RuleCounts {
     nat: usize,
@@ -115,7 +115,7 @@ pub(super) struct Family<P: Planner> {
     is_first: bool,
     audit: Audit,
     drains: DrainQueue,
-    /// The planner's revision when conflicts and unmet wishes were reported last.
+    /// The planner's revision when conflicts and unmet requests were last reported.
     reported: Option<u64>,
     pub(super) conflicts: ReportedOnce<Conflict>,
     pub(super) unmet: ReportedOnce<(ServicePortName, Unmet)>,
@@ -124,11 +124,11 @@ pub(super) struct Family<P: Planner> {
     pub(super) errors: ServiceErrors,
     /// Another program may have changed rules.
     is_suspect: bool,
-    /// When rules may be read again for that.
+    /// Earliest time to read rules again because of that.
     next_look: Duration,
-    /// When drift was found last.
+    /// When drift was last found.
     drifted: Option<Duration>,
-    /// Rules that the present round wrote.
+    /// Number of rules written by the present round.
     written: RuleCounts,
 }
 
@@ -193,7 +193,7 @@ impl<P: Planner> Family<P> {
             .is_some_and(Isolation::is_isolating)
     }
 
-    /// Replaces belief by what the kernel holds.
+    /// Replaces belief by the state of the kernel.
     pub(super) fn observe<K: Kernel<P>>(
         &mut self,
         kernel: &mut K,
@@ -228,7 +228,7 @@ impl<P: Planner> Family<P> {
         Ok(())
     }
 
-    /// Plans and applies. Returns whether the kernel is now as wanted.
+    /// Plans and applies. Returns whether the kernel is now as desired.
     pub(super) fn round<K: Kernel<P>>(
         &mut self,
         around: &mut Surroundings<'_, K>,
@@ -280,8 +280,8 @@ impl<P: Planner> Family<P> {
         succeeded && are_flows_clean
     }
 
-    /// Deletes the flows that the changes have left behind. If not all changes were made, some may
-    /// come back: then it is done again after the next round.
+    /// Deletes the stale flows of the changes. If not all changes were made, some flows may come
+    /// back: then it is repeated after the next round.
     fn clean_flows<K: Kernel<P>>(
         &mut self,
         around: &mut Surroundings<'_, K>,
@@ -311,13 +311,13 @@ impl<P: Planner> Family<P> {
         }
     }
 
-    /// An audit has begun and not ended.
+    /// Whether an audit is in progress.
     pub(super) fn is_auditing(&self) -> bool {
         self.audit.is_running()
     }
 
-    /// Goes on with an audit for a short time, so that changes need not wait for its end. Returns
-    /// whether the kernel is as wanted, as far as it was looked at.
+    /// Continues an audit for a short time, so that changes need not wait for its end. Returns
+    /// whether the kernel is as desired, as far as it was checked.
     pub(super) fn audit_slice<K: Kernel<P>>(&mut self, around: &mut Surroundings<'_, K>) -> bool {
         let (family, start) = (self.family(), around.clock.monotonic());
         let mut differs = false;
@@ -327,10 +327,10 @@ impl<P: Planner> Family<P> {
                 self.audit.stop();
                 break;
             };
-            match self.audit.look(kernel, family, belief, LOOKED_AT_AT_ONCE) {
+            match self.audit.look(kernel, family, belief, CHECKED_AT_ONCE) {
                 Ok(finds) => differs |= finds,
                 Err(error) => {
-                    warn!(error = %ErrorChain(&error), "audit cut short");
+                    warn!(error = %ErrorChain(&error), "audit stopped early");
                     self.audit.stop();
                 }
             }
@@ -338,7 +338,7 @@ impl<P: Planner> Family<P> {
         !differs || self.plan_and_apply(around, true)
     }
 
-    /// Asks whether another program may have changed rules.
+    /// Checks whether another program may have changed rules.
     pub(super) fn watch_rules<K: Kernel<P>>(&mut self, kernel: &mut K) {
         // If the kernel is unknown it will be observed anyway.
         if !self.is_unknown
@@ -348,14 +348,13 @@ impl<P: Planner> Family<P> {
         }
     }
 
-    /// When rules that another program may have changed are to be looked at; `None` if there are
-    /// none.
+    /// When to re-read rules that another program may have changed; `None` if there are none.
     pub(super) fn look_due(&self) -> Option<Duration> {
         (self.is_suspect && !self.is_unknown).then_some(self.next_look)
     }
 
-    /// Looks at rules that another program may have changed, and repairs them. Returns whether the
-    /// kernel is as wanted then.
+    /// Re-reads rules that another program may have changed, and repairs them. Returns whether the
+    /// kernel is as desired afterwards.
     pub(super) fn look_at_rules<K: Kernel<P>>(&mut self, around: &mut Surroundings<'_, K>) -> bool {
         let start = around.clock.monotonic();
         let succeeded = self.observe_and_apply(around, true, Some(ObserveScope::Rules));
@@ -370,7 +369,7 @@ impl<P: Planner> Family<P> {
         succeeded
     }
 
-    /// `reports_drift`: nothing has changed but what others changed.
+    /// `reports_drift`: every difference is the work of another program.
     fn observe_and_apply<K: Kernel<P>>(
         &mut self,
         around: &mut Surroundings<'_, K>,
@@ -442,7 +441,7 @@ impl<P: Planner> Family<P> {
             failed += 1;
             if failed <= LOGGED_FAILURES {
                 let error = &failure.message;
-                // Missing privileges do not come by themselves: an operator must act.
+                // An operator must grant missing privileges.
                 if failure.kind == FailureKind::Permission {
                     error!(%step, error, "step failed");
                 } else {
@@ -461,7 +460,7 @@ impl<P: Planner> Family<P> {
         report
     }
 
-    /// Follows a plan that the planner has taken in: drains, doubt, what is shown.
+    /// Follows up on a plan that the planner has taken in: drains, doubt, what is shown.
     fn finish<K: Kernel<P>>(
         &mut self,
         around: &mut Surroundings<'_, K>,
@@ -498,20 +497,20 @@ impl<P: Planner> Family<P> {
         }
     }
 
-    /// Draining real servers are being looked at.
+    /// Whether draining real servers are being polled.
     pub(super) fn is_looking_at_draining(&self) -> bool {
         self.drains.is_looking()
     }
 
-    /// All draining real servers are to be looked at.
+    /// Starts to poll all draining real servers.
     pub(super) fn look_at_draining(&mut self, clock: &Clock) {
         if let Some(drains) = self.planner.drains() {
             self.drains.look_at_all(drains, clock.monotonic());
         }
     }
 
-    /// Looks at draining real servers for a short time and deletes those whose connections have
-    /// ended or whose time is over.
+    /// Polls draining real servers for a short time and deletes those whose connections have ended
+    /// or whose limit is over.
     pub(super) fn drain_slice<K: Kernel<P>>(&mut self, around: &mut Surroundings<'_, K>) {
         let start = around.clock.monotonic();
         while self.drains.is_looking() && around.clock.monotonic().saturating_sub(start) < SLICE {
@@ -519,7 +518,7 @@ impl<P: Planner> Family<P> {
             else {
                 return self.drains.stop_looking();
             };
-            let servers = self.drains.next(drains, LOOKED_AT_AT_ONCE);
+            let servers = self.drains.next(drains, CHECKED_AT_ONCE);
             if servers.is_empty() {
                 continue;
             }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What load balancers ask this node about: the Services with a `healthCheckNodePort`, and how many
-//! endpoints of each are ready here.
+//! The answers to load balancers' health checks: the Services with a `healthCheckNodePort`, and the
+//! number of ready endpoints of each on this node.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -12,7 +12,7 @@ use kpr_core::model::{IpFamily, ServiceName, ServiceView};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthChecks {
     pub family: IpFamily,
-    /// Where node ports answer; only the unspecified address if that is everywhere.
+    /// The addresses that accept node ports; only the unspecified address if all do.
     pub addresses: BTreeSet<IpAddr>,
     pub services: BTreeMap<ServiceName, HealthCheck>,
 }
@@ -34,7 +34,7 @@ impl HealthChecks {
         }
     }
 
-    /// The node or its settings changed.
+    /// Takes in a change of the node or its settings.
     pub(super) fn set_node(&mut self, node: NodeView<'_>) -> bool {
         let addresses = addresses(self.family, node);
         let is_news = addresses != self.addresses;
@@ -42,7 +42,7 @@ impl HealthChecks {
         is_news
     }
 
-    /// A Service changed, or its endpoints. Returns whether its health check did.
+    /// Takes in a change of a Service or its endpoints. Returns whether its health check changed.
     pub(super) fn update(&mut self, changed: &ServiceView<'_>) -> bool {
         let check = health_check(changed);
         let before = match check {
@@ -55,7 +55,7 @@ impl HealthChecks {
 
 fn health_check(changed: &ServiceView<'_>) -> Option<HealthCheck> {
     let port = changed.service?.health_check_node_port?;
-    // It is none of a family in which the Service has no address.
+    // A family in which the Service has no address has no health check of it.
     changed.ports.first()?;
     let local: BTreeSet<IpAddr> = changed
         .endpoints
@@ -85,8 +85,8 @@ fn addresses(family: IpFamily, node: NodeView<'_>) -> BTreeSet<IpAddr> {
     if ranges.matches_all() {
         return BTreeSet::from([unspecified]);
     }
-    // Loopback addresses are not among the node's: they are no place to send traffic to. Asking
-    // there is fine.
+    // Loopback addresses are not node addresses, so no traffic is sent to them. Health checks there
+    // are fine.
     ranges.select(node.facts.addresses.iter().chain([&loopback]))
 }
 
@@ -122,7 +122,7 @@ mod tests {
     fn ports_are_open_where_node_ports_answer() {
         for (flag, v4, v6) in [
             ("all", &["0.0.0.0"][..], &["::"][..]),
-            // As kube-proxy: the family without an entry answers everywhere.
+            // As in kube-proxy, a family without an entry accepts them everywhere.
             ("192.0.2.0/24", &["192.0.2.1"], &["::"]),
             ("localhost", &["127.0.0.1"], &["::1"]),
             (

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which node ports are to be forwarded from the loopback address, and where to.
+//! Which node ports to forward from the loopback address, and where to.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -9,11 +9,11 @@ use crate::loopback::Transport;
 use kpr_core::model::ProxyMode;
 use kpr_core::model::{IpFamily, ServiceName, ServicePort, ServiceView};
 
-/// What one family wants.
+/// The forwarding that one family wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
     pub family: IpFamily,
-    /// The node's own address, on which the kernel serves node ports. None: nothing is forwarded.
+    /// The node's own address, on which the kernel serves node ports. `None`: nothing is forwarded.
     pub target: Option<IpAddr>,
     pub services: BTreeMap<ServiceName, BTreeSet<(Transport, u16)>>,
 }
@@ -34,21 +34,21 @@ impl LoopbackPorts {
             services: BTreeMap::new(),
         };
         Self {
-            // A flag: it does not change while the process runs.
+            // A flag cannot change while the process runs.
             is_on: node.settings.localhost_node_ports,
             wanted,
             is_news: node.settings.localhost_node_ports,
         }
     }
 
-    /// The node or its settings changed.
+    /// Takes in a change of the node or its settings.
     pub(super) fn set_node(&mut self, node: NodeView<'_>) {
         let target = listening_target(self.wanted.family, node);
         self.is_news |= target != self.wanted.target;
         self.wanted.target = target;
     }
 
-    /// A Service changed.
+    /// Takes in a change of a Service.
     pub(super) fn update(&mut self, changed: &ServiceView<'_>) {
         if !self.is_on {
             return;
@@ -89,7 +89,7 @@ fn listening_target(family: IpFamily, node: NodeView<'_>) -> Option<IpAddr> {
         .flatten()
 }
 
-/// Whether the flag, the mode and `nodePortAddresses` ask for it.
+/// Whether the flag, the mode and `nodePortAddresses` request it.
 pub(super) fn is_listening(family: IpFamily, node: NodeView<'_>) -> bool {
     let settings = node.settings;
     let has_rules = settings.mode == ProxyMode::IPTABLES
@@ -103,7 +103,7 @@ pub(super) fn is_listening(family: IpFamily, node: NodeView<'_>) -> bool {
     settings.localhost_node_ports && !has_rules && ranges.contains(loopback)
 }
 
-/// An address of the node on which node ports answer, its main one if possible.
+/// An address of the node that accepts node ports, preferably its primary one.
 pub(super) fn target(family: IpFamily, node: NodeView<'_>) -> Option<IpAddr> {
     let addresses = node.node_port_ranges(family).select(&node.facts.addresses);
     node.ips()
@@ -175,7 +175,7 @@ mod tests {
                 &all,
                 [second, None],
             ),
-            // Another part of loopback than the address that is listened on.
+            // A part of loopback other than the address that is listened on.
             (
                 &[
                     "--proxy-mode=ipvs",
@@ -185,7 +185,7 @@ mod tests {
                 &all,
                 [None, v6],
             ),
-            // The kernel serves them nowhere.
+            // The kernel serves them on no address.
             (
                 &["--proxy-mode=ipvs", FLAG, "--nodeport-addresses=localhost"],
                 &all,
@@ -206,7 +206,7 @@ mod tests {
         });
         let flags = ["--proxy-mode=ipvs", FLAG];
         assert_eq!(targets(&flags, &facts)[0], Some(ip("192.0.2.9")));
-        // Not before it is there.
+        // Not before the address exists.
         facts.addresses.remove(&ip("192.0.2.9"));
         assert_eq!(targets(&flags, &facts)[0], Some(ip("192.0.2.1")));
     }

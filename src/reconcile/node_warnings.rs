@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Settings that do not fit this node. Each one alone is valid, so the proxy does what it can and
-//! warns about the rest.
+//! Settings that do not fit this node. Each one alone is valid, so the proxy applies what it can
+//! and warns about the rest.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -10,7 +10,7 @@ use super::loopback_ports;
 use kpr_core::model::IpFamily;
 use kpr_core::model::node::{DetectLocal, NodePortAddress};
 
-/// All warnings, as sentences for operators. `families` are those that are served.
+/// All warnings, as sentences for operators. `families` are the served ones.
 pub(super) fn node_warnings(node: NodeView<'_>, families: &[IpFamily]) -> BTreeSet<String> {
     let NodeView { settings, facts } = node;
     let primary = node.ips().primary_family();
@@ -56,7 +56,7 @@ pub(super) fn node_warnings(node: NodeView<'_>, families: &[IpFamily]) -> BTreeS
             _ => None,
         })
         .collect();
-    // A keyword stands for both families.
+    // A keyword covers both families.
     if let Some(ranges) = ranges.into_iter().collect::<Option<Vec<IpAddr>>>() {
         warn_if(
             are_of_the_other(&ranges),
@@ -86,13 +86,13 @@ pub(super) fn node_warnings(node: NodeView<'_>, families: &[IpFamily]) -> BTreeS
         for (field, address) in servers {
             warn_if(
                 address.is_some_and(|address| is_other(&address.ip())),
-                format!("{field} is not of the only family that is served, {only}"),
+                format!("{field} is not an address of the only served family, {only}"),
             );
         }
         let excluded = networks(&settings.ipvs.exclude_cidrs);
         warn_if(
             !excluded.is_empty() && lacks_family(&excluded, *only),
-            format!("ipvs.excludeCIDRs has no range of the only family that is served, {only}"),
+            format!("ipvs.excludeCIDRs has no range of the only served family, {only}"),
         );
     }
     warnings

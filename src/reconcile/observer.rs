@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the loop reports to metrics, health and Events. It never waits for them.
+//! What the loop reports to metrics, health and Events. The loop never waits for them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,41 +22,41 @@ pub struct Round<'a> {
     /// The whole state was compared, not only what changed.
     pub is_full: bool,
     pub succeeded: bool,
-    /// The changes that were taken in.
+    /// The changes taken in.
     pub changes: &'a Changes,
-    /// Service ports with a Local policy and no endpoint here: internal, external.
+    /// Service ports with a Local policy and no endpoint on this node: internal, external.
     pub no_local_endpoints: (usize, usize),
-    /// Service ports whose rules the kernel refused.
+    /// Service ports whose rules the kernel rejected.
     pub quarantined: usize,
-    /// Tables `nat` and `filter`, where the mode counts rules: those that are ours, those that the
-    /// round wrote.
+    /// For tables `nat` and `filter`, if the mode counts rules: our rules, and those that the round
+    /// wrote.
     pub rules: Option<((usize, usize), (usize, usize))>,
 }
 
-/// Most steps of a plan that are kept to be shown, and most edits of one: a cold start has a
+/// Maximum number of steps of a plan kept for display, and of edits of a step: a cold start has a
 /// hundred thousand.
 const SHOWN_STEPS: usize = 1_000;
 
-/// A plan that was applied, of any mode.
+/// An applied plan, of any mode.
 #[derive(Clone, Debug)]
 pub struct Applied {
     /// Steps by kind and success.
     pub counts: BTreeMap<(&'static str, bool), usize>,
     /// Objects that the plan changed.
     pub size: usize,
-    /// Batches of rules that failed.
+    /// Number of failed rule batches.
     pub failed_batches: usize,
     /// The plan itself.
     pub plan: Arc<dyn ShownPlan>,
 }
 
-/// A plan that can be shown to people. It is rendered only when somebody asks.
+/// A plan that can be shown to people. It is rendered only on request.
 pub trait ShownPlan: fmt::Debug + Send + Sync {
-    /// Steps, their number, and failures, as `/state` has them.
+    /// Steps, their number, and failures, in the format of `/state`.
     fn to_json(&self) -> Value;
 }
 
-/// The beginning of a plan, and what failed of it.
+/// The beginning of a plan, and its failures.
 #[derive(Debug)]
 struct Kept<S> {
     count: usize,
@@ -106,13 +106,13 @@ impl Applied {
     }
 }
 
-/// Is called when something happens. All calls but the first two come from the loop's thread and
-/// must not block.
+/// Callbacks of the loop. All except the first two are called from the loop's thread and must not
+/// block.
 pub trait Observer: Send + Sync {
-    /// Which iptables was chosen at start, and why.
+    /// Which iptables was chosen at start, and the reason.
     fn iptables_backend(&self, _backend: &'static str, _reason: &'static str) {}
 
-    /// Whether the kernel has something that was looked for.
+    /// Whether the kernel has a probed capability.
     fn kernel_capability(&self, _name: &str, _available: bool) {}
 
     /// A round was requested.
@@ -121,20 +121,20 @@ pub trait Observer: Send + Sync {
     /// Changes wait for a round.
     fn pending(&self, _changes: &Changes) {}
 
-    /// The tracker's changes were taken in by a round.
+    /// A round took in the tracker's changes.
     fn changes_taken(&self, _changes: &Changes) {}
 
-    /// Number of Services and of EndpointSlices, when a round has taken changes in.
+    /// Number of Services and of EndpointSlices, after a round took changes in.
     fn known(&self, _services: usize, _endpoint_slices: usize) {}
 
     fn round_started(&self, _family: IpFamily) {}
 
     fn applied(&self, _family: IpFamily, _applied: Applied) {}
 
-    /// The kernel was not as believed.
+    /// The kernel differed from belief.
     fn drift(&self, _family: IpFamily, _drift: &Drift) {}
 
-    /// Stale flows were looked for, and so many deleted.
+    /// Stale flows were searched for, and this many deleted.
     fn flows_cleaned(&self, _family: IpFamily, _duration: Duration, _deleted: usize) {}
 
     fn round(&self, _round: &Round<'_>) {}
@@ -146,19 +146,19 @@ pub trait Observer: Send + Sync {
     /// Number of draining real servers.
     fn draining(&self, _servers: usize) {}
 
-    /// What talking to the kernel cost since the start.
+    /// What talking to the kernel has cost since the start.
     fn cost(&self, _cost: &Cost) {}
 
     fn node(&self, _node: Option<&NodeInfo>) {}
 
-    /// The health checks of one family, after a round that succeeded.
+    /// The health checks of one family, after a successful round.
     fn health_checks(&self, _checks: &HealthChecks) {}
 
-    /// The node ports that one family wants on its loopback address, after a round that succeeded
-    /// and changed them.
+    /// The node ports that one family wants on its loopback address, after a successful round that
+    /// changed them.
     fn loopback_ports(&self, _wanted: &Wanted) {}
 
-    /// Something for operators; the caller has logged it.
+    /// Something that concerns operators; the caller has logged it.
     fn event(&self, _event: Event) {}
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What IPVS mode left in the kernel while iptables mode serves: removed as its connections end.
+//! Removes what IPVS mode left in the kernel while iptables mode serves, as its connections end.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use kpr_core::plan::ipvs;
 use kpr_core::plan::leftovers::cleanup::Facts;
 use kpr_core::plan::leftovers::teardown;
 
-/// Between two looks; the pause grows, because connections that are still open tend to stay so.
+/// Pause between two attempts; it grows, because connections that are still open tend to stay so.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
@@ -36,12 +36,12 @@ impl PreviousMode {
         }
     }
 
-    /// When to look again.
+    /// When to try again.
     pub(super) const fn due(&self) -> Duration {
         self.next
     }
 
-    /// Removes what is not in use any more. Says whether nothing is left.
+    /// Removes what is no longer in use. Returns whether nothing is left.
     pub(super) fn look(&mut self, now: Duration, facts: &Facts) -> bool {
         self.next = now + self.pause;
         self.pause = self.pause.saturating_mul(2).min(LONGEST_PAUSE);

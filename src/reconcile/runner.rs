@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! When the next round is due. Pure: the time is handed in, counted from any fixed start.
+//! Decides when the next round is due. Pure: the time is passed in, counted from any fixed start.
 //!
 //! The first change after a quiet time is due at once. After a round the next one waits for the
 //! minimum period, counted from the round's end, so that a slow kernel is not kept busy all the
@@ -10,12 +10,12 @@ use std::time::Duration;
 /// The pause after the first failure; it doubles up to the sync period.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 
-/// Rounds are a burst if less than so many times the length of one lies between them: they would
-/// take more than a ninth of a processor.
+/// Rounds form a burst if the gap between them is less than this many times their length: they
+/// would take more than a ninth of a CPU.
 const BURST: u32 = 8;
 
-/// So many changes that wait are worth a pause of one round. Where more come in the time of a
-/// round, all that follow in the minimum period go together.
+/// This many waiting changes justify a pause of one round. If more arrive during a round, all that
+/// follow within the minimum period are combined.
 const WORTH_A_ROUND: u32 = 8;
 
 /// See the module.
@@ -23,14 +23,14 @@ const WORTH_A_ROUND: u32 = 8;
 pub struct Runner {
     min_period: Duration,
     max_retry: Duration,
-    /// The pause begins with what the last round took, and the minimum period is its upper limit.
+    /// The pause starts at the length of the last round, and the minimum period is its upper limit.
     follows_cost: bool,
-    /// Rounds that came so close after each other that they are one burst.
+    /// Number of rounds in the present burst.
     in_row: u32,
     begin: Duration,
     cost: Duration,
     last_end: Option<Duration>,
-    /// Changes that wait for the next round.
+    /// Number of changes that wait for the next round.
     waiting: u32,
     failures: u32,
 }
@@ -50,9 +50,9 @@ impl Runner {
         }
     }
 
-    /// Rounds need not be further apart than they are long, if they are few: half of the time is
-    /// left to others then. In a burst the pause doubles with each round, and grows with what
-    /// waits, or a thousand changes would be as many rounds as fit in.
+    /// A few rounds need a gap of only their own length, which leaves half of the time to others.
+    /// In a burst the pause doubles with each round, and grows with the number of waiting changes,
+    /// or a thousand changes would cause as many rounds as fit in.
     #[must_use]
     pub fn following_cost(self) -> Self {
         Self {
@@ -61,7 +61,7 @@ impl Runner {
         }
     }
 
-    /// Rounds are as far apart as other settings say from here on.
+    /// Changes the distance between rounds from now on.
     pub fn set_periods(&mut self, min_period: Duration, max_retry: Duration) {
         self.min_period = min_period;
         self.max_retry = max_retry;
@@ -81,7 +81,7 @@ impl Runner {
         self.waiting = self.waiting.saturating_add(1);
     }
 
-    /// When the next round is due, if one is.
+    /// When the next round is due, if any.
     pub fn due(&self) -> Option<Duration> {
         let after = |pause| self.last_end.map_or(Duration::ZERO, |end| end + pause);
         let requested = (self.waiting > 0).then(|| after(self.pause()));
@@ -89,10 +89,10 @@ impl Runner {
         requested.into_iter().chain(retry).min()
     }
 
-    /// A round begins: what is requested from here on is for the next one.
+    /// A round begins: later requests are for the next one.
     pub fn begin(&mut self, now: Duration) {
         let quiet = self.last_end.map(|end| now.saturating_sub(end));
-        // Twice the pause, for the loop may be late.
+        // Twice the pause, because the loop may be late.
         let burst = (self.pause().saturating_mul(2)).max(self.cost.saturating_mul(BURST));
         self.in_row = match quiet {
             Some(quiet) if quiet <= burst => self.in_row.saturating_add(1),
@@ -119,7 +119,7 @@ impl Runner {
         self.failures = self.failures.saturating_add(1);
     }
 
-    /// Rounds that failed in a row.
+    /// Number of consecutive failed rounds.
     pub fn failures(&self) -> u32 {
         self.failures
     }
@@ -248,11 +248,11 @@ mod tests {
             runner.end(ms(now + 50), true);
             let due = runner.due().unwrap();
             pauses.push(due.as_millis() - u128::from(now + 50));
-            // As the loop is late by a little.
+            // The loop is usually a little late.
             now = u64::try_from(due.as_millis()).unwrap() + 1;
         }
         assert_eq!(pauses, [50, 100, 200, 400, 800, 1_000, 1_000]);
-        // Changes that are far apart, compared with what they cost, do not wait for each other.
+        // Changes that are far apart, relative to their cost, do not wait for each other.
         now += 2_000;
         for _ in 0..3 {
             runner.begin(ms(now));
@@ -278,7 +278,7 @@ mod tests {
             [1, 15, 16, 80, 400, 500].map(at),
             [40, 40, 60, 220, 1_020, 1_020].map(Some)
         );
-        // The next change alone waits as before.
+        // The next change by itself waits as before.
         runner.begin(ms(1_020));
         runner.end(ms(1_040), true);
         assert_eq!(runner.due(), None);

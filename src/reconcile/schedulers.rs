@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which of the schedulers that Services ask for, or that their affinity needs, this kernel has.
-//! Each is probed when it is first asked for; missing ones are probed again by every audit, because
+//! Which of the schedulers that Services request, or that their affinity needs, this kernel has.
+//! Each is probed when it is first requested; missing ones are probed again by every audit, because
 //! a module can be loaded later.
 
 use std::collections::BTreeSet;
@@ -14,7 +14,7 @@ use kpr_core::model::ipvs_options::{ForwardingMethod, Scheduler};
 use kpr_core::model::{Changes, Service, Tracker};
 use kpr_core::plan::ipvs::port_objects::CLIENT_HASHES;
 
-/// It may get a virtual server with session affinity and a firewall mark.
+/// Whether it may get a virtual server with session affinity and a firewall mark.
 fn hashes_clients(service: &Service) -> bool {
     let options = service.ipvs.as_deref();
     let forwards = options.is_some_and(|it| it.forwarding != ForwardingMethod::Masquerade);
@@ -29,7 +29,7 @@ pub(super) struct Schedulers {
 }
 
 impl Schedulers {
-    /// Looks at what the changed Services ask for. Costs what changed.
+    /// Takes in what the changed Services request. Costs what changed.
     pub(super) fn follow(
         &mut self,
         kernel: &mut dyn ServerKernel,
@@ -65,7 +65,7 @@ impl Schedulers {
         }
     }
 
-    /// Tries again those that were missing.
+    /// Probes the missing ones again.
     pub(super) fn try_again(&mut self, kernel: &mut dyn ServerKernel, observer: &dyn Observer) {
         for scheduler in std::mem::take(&mut self.missing) {
             self.try_one(kernel, observer, scheduler);
@@ -95,7 +95,7 @@ impl Schedulers {
                 };
                 found.insert(scheduler);
             }
-            // The step that needs it will say more.
+            // The step that needs it will report more.
             Err(error) => {
                 warn!(%scheduler, error = %ErrorChain(&error), "failed to probe for an IPVS scheduler");
             }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The last error of each Service that the kernel rejected something of.
+//! The last error of each Service with an object that the kernel rejected.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,8 @@ use kpr_core::model::{ServiceName, ServicePortName};
 use kpr_core::plan::mode::Isolation;
 use kpr_core::plan::{FailureKind, Outcome, Plan, Planner, Report, Step as _};
 
-/// Most failed steps of a plan whose Service is looked for, which may cost a look at every Service.
+/// Maximum number of failed steps of a plan to attribute to Services; each may cost a walk over all
+/// Services.
 const ATTRIBUTED: usize = 100;
 
 /// The last error of a Service.
@@ -20,7 +21,7 @@ pub struct LastError {
     pub message: String,
 }
 
-/// A step of a Service port that the kernel rejects. Trying again will not help.
+/// A step of a Service port that the kernel rejects. Retrying will not help.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refused {
     pub(super) port: ServicePortName,
@@ -31,7 +32,7 @@ pub(super) struct Refused {
 #[derive(Debug, Default)]
 pub(super) struct ServiceErrors {
     by_service: BTreeMap<ServiceName, LastError>,
-    /// The last answer to a batch of rules.
+    /// The last error of a batch of rules.
     last_rules: Option<String>,
 }
 
@@ -44,9 +45,9 @@ impl ServiceErrors {
         self.by_service.keys()
     }
 
-    /// Takes in a plan of all that was pending: the error of a Service without a failed step in it
-    /// is over, unless a step of it was not tried. Returns what was rejected for the first time.
-    /// Costs what failed.
+    /// Takes in a plan of everything that was pending: a Service without a failed step in it has
+    /// recovered, unless one of its steps was not tried. Returns what was rejected for the first
+    /// time. Costs what failed.
     pub(super) fn follow<P: Planner>(
         &mut self,
         planner: &P,
@@ -108,8 +109,8 @@ impl ServiceErrors {
     }
 }
 
-/// The kernel itself rejected the step, and will again. What was not as believed is observed and
-/// tried again.
+/// Whether the kernel itself rejected the step, and will again. What differs from belief is
+/// observed and retried instead.
 const fn is_final(kind: FailureKind) -> bool {
     match kind {
         FailureKind::Full

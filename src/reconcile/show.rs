@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the loop shows of itself when somebody asks: Service by Service what is wanted, believed
-//! and pending.
+//! Shows the state of the loop on request: what is desired, believed and pending, Service by
+//! Service.
 //!
-//! It answers between two rounds and never waits: who asks waits, or goes.
+//! It answers between two rounds and never waits for the client.
 
 use std::collections::BTreeMap;
 
@@ -16,15 +16,16 @@ use kpr_core::model::{IpFamily, ServiceName};
 use kpr_core::plan::Planner;
 use kpr_core::plan::shown::ServiceState;
 
-/// Lines after which no further Service is shown, so that a question costs the loop little.
+/// Once this many lines are reached no further Service is shown, so that a request costs the loop
+/// little.
 const MAX_LINES: usize = 10_000;
 
-/// What is asked.
+/// The request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
-    /// One Service; else as many as there is room for, those in trouble first.
+    /// One Service; otherwise as many as there is room for, those with errors first.
     pub service: Option<ServiceName>,
-    /// Most Services.
+    /// Maximum number of Services.
     pub limit: usize,
 }
 
@@ -32,10 +33,10 @@ pub struct Question {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Shown {
-    /// Also those that are not shown.
+    /// Including those not shown.
     pub service_count: usize,
     pub trouble_count: usize,
-    /// Services that changed since the last round, also those that are not shown.
+    /// Services that changed since the last round, including those not shown.
     pub changed_count: usize,
     pub families: BTreeMap<IpFamily, FamilyShown>,
     pub services: BTreeMap<String, BTreeMap<IpFamily, ServiceShown>>,
@@ -47,7 +48,7 @@ pub struct Shown {
 pub struct FamilyShown {
     /// Something is not yet in the kernel.
     pub is_pending: bool,
-    /// What the kernel holds is unknown until it is observed.
+    /// The state of the kernel is unknown until it is observed.
     pub is_unknown: bool,
     pub draining: usize,
 }
@@ -56,13 +57,13 @@ pub struct FamilyShown {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceShown {
-    /// It changed since the last round; the rest is of before.
+    /// It changed since the last round; the other fields are older.
     pub is_changed: bool,
     #[serde(flatten)]
     pub view: ServiceState,
-    /// What the kernel refuses to it.
+    /// The last thing that the kernel rejected.
     pub error: Option<LastError>,
-    /// What it asks for and does not get.
+    /// What the Service requests and does not get.
     #[serde(rename = "findings")]
     pub unmet: Vec<String>,
 }

@@ -13,18 +13,18 @@ use crate::source::Update;
 use kpr_core::model::Changes;
 use kpr_core::plan::{Plan, Planner, Step};
 
-/// A reconciler whose mode nobody needs to know any more.
+/// A reconciler with its mode erased.
 pub trait SyncLoop: fmt::Debug + Send {
-    /// Runs until the inputs end or `stop` is true. A round in flight is finished. Its calls of the
-    /// kernel block: it needs a thread of its own.
+    /// Runs until the inputs end or `stop` is true. A round in flight is finished. Its kernel calls
+    /// block: it needs its own thread.
     fn run(
         self: Box<Self>,
         inputs: mpsc::Receiver<Input>,
         stop: watch::Receiver<bool>,
     ) -> LocalBoxFuture<'static, ()>;
 
-    /// Takes in everything that a source sent, and returns what a full round would do, without
-    /// doing it. For `kube-proxy-rs plan`.
+    /// Takes in everything that a source sent, and returns the plan of a full round without
+    /// applying it. For `kube-proxy-rs plan`.
     fn plan_only(self: Box<Self>, updates: Vec<Update>) -> Result<Vec<PlanText>, ObserveError>;
 
     /// Writes the kernel settings of the mode. For `--init-only`. Returns the number of settings
@@ -81,7 +81,7 @@ where
     }
 
     fn write_settings(&mut self) -> (usize, Vec<String>) {
-        // The first family looks after what all share.
+        // The first family manages what all share.
         let Some(Served { family, .. }) = self.served.first() else {
             return (0, Vec::new());
         };

@@ -32,27 +32,27 @@ mod drain;
 mod failures;
 mod flows;
 mod node;
+mod reports;
 mod settings;
 mod shown;
-mod told;
 mod watch;
 mod work;
 
-/// What happens to the first step of a kind that is tried.
+/// What happens to the first attempt of a step of a kind.
 type Trouble = (&'static str, Fault);
 
-/// What is shown in passing.
+/// The content of the kernel's listing.
 #[derive(Debug, Default)]
 enum Shown {
     #[default]
     All,
-    /// There is no such file.
+    /// The file does not exist.
     Nothing,
-    /// These, and then something that cannot be read.
+    /// These, followed by a line that cannot be parsed.
     Part(Vec<ListedServer>),
 }
 
-/// A fake kernel with connections, and with failures that tests order.
+/// A fake kernel with connections, and with failures that tests request.
 #[derive(Debug, Default)]
 struct Node {
     kernel: FakeKernel<State>,
@@ -62,27 +62,27 @@ struct Node {
     busy: BTreeSet<RealServerOf>,
     missing_schedulers: BTreeSet<Scheduler>,
     troubles: VecDeque<Trouble>,
-    /// Rules with this text are refused, with all of their batch.
+    /// Rules with this text are rejected, with their whole batch.
     refused_rules: Option<&'static str>,
     is_unreadable: bool,
     observations: Vec<ObserveScope>,
     shown: Shown,
-    /// Virtual servers whose real servers were looked at.
+    /// Virtual servers whose real servers were read.
     audited: usize,
-    /// Time that passes with each such look.
+    /// How long each such read takes.
     slow: Option<(ManualClock, Duration)>,
     applied: Vec<String>,
-    /// Somebody else may have changed rules since they were observed.
+    /// Another program may have changed rules since they were observed.
     rules_changed: bool,
-    /// Of UDP clients.
+    /// Flows of UDP clients.
     flows: BTreeSet<Flow>,
     /// Flows cannot be deleted.
     keeps_flows: bool,
-    /// How often they were looked at.
+    /// How often they were listed.
     cleanups: usize,
 }
 
-/// The step writes a rule with this text.
+/// Whether the step writes a rule with this text.
 fn writes(step: &impl Step, text: &str) -> bool {
     let has_it = |edit: &Edit| match edit {
         Edit::Replace { rules, .. } => rules.iter().any(|rule| rule.as_str().contains(text)),
@@ -95,7 +95,7 @@ fn writes(step: &impl Step, text: &str) -> bool {
 type Shared = Arc<Mutex<Node>>;
 
 impl Node {
-    /// What is observed of the kernel, if it can be.
+    /// The observed state of the kernel, if it can be read.
     fn observed(&mut self, scope: ObserveScope) -> Result<State, ObserveError> {
         self.observations.push(scope);
         if scope != ObserveScope::Summary {
@@ -116,7 +116,7 @@ impl Node {
         Ok(self.kernel.state.clone())
     }
 
-    /// What happens to a step.
+    /// The effect of a step.
     fn fault<S: Step>(
         troubles: &mut VecDeque<Trouble>,
         refused: Option<&str>,
@@ -285,7 +285,7 @@ impl ServerKernel for Shared {
     }
 }
 
-/// Counts drift, and keeps what it is told.
+/// Counts drift, and records what is reported.
 #[derive(Debug, Default)]
 struct Watcher {
     drift: Mutex<usize>,
@@ -358,7 +358,7 @@ impl Fixture {
         fixture
     }
 
-    /// 101 Services instead of one; to look at real servers takes as long as is said.
+    /// 101 Services instead of one; reading real servers takes the given time.
     fn many_and_slow(&mut self, pace: Duration) {
         let mut services = vec![service("ns/web").port(80)];
         services.extend((0..100).map(|index| {
@@ -376,10 +376,10 @@ impl Fixture {
 }
 
 impl Fixture<iptables::Planner> {
-    /// In iptables mode, where this kernel is what IPVS mode left.
-    fn after(former: Option<Shared>) -> Self {
+    /// In iptables mode, on a kernel with what IPVS mode left.
+    fn after(previous: Option<Shared>) -> Self {
         let planner = |context| Ok(iptables::Planner::new(context));
-        Self::made(&["--proxy-mode=iptables"], planner, former)
+        Self::made(&["--proxy-mode=iptables"], planner, previous)
     }
 
     fn in_iptables_mode(flags: &[&str]) -> Self {
@@ -394,7 +394,7 @@ where
     fn made(
         flags: &[&str],
         planner: fn(Context) -> Result<P, InvalidChainName>,
-        former: Option<Shared>,
+        previous: Option<Shared>,
     ) -> Self {
         let arguments = ["kube-proxy-rs"].iter().chain(flags);
         let Command::Run(settings) = config::parse(arguments.map(OsString::from)).unwrap() else {
@@ -405,12 +405,12 @@ where
         let watcher = Arc::new(Watcher::default());
         let reconciler = Reconciler::new(Parts {
             facts: NodeFacts {
-                leaves_ipvs: former.is_some(),
+                leaves_ipvs: previous.is_some(),
                 ..NodeFacts::default()
             },
             planner,
             follows_cost: settings.mode == ProxyMode::IPTABLES,
-            previous: former.map(|kernel| Box::new(kernel) as Box<dyn IpvsKernel>),
+            previous: previous.map(|kernel| Box::new(kernel) as Box<dyn IpvsKernel>),
             settings: Arc::new(*settings),
             families: vec![IpFamily::V4],
             kernel: node.clone(),
@@ -457,7 +457,7 @@ where
         self.work();
     }
 
-    /// Works while there is something to do at once.
+    /// Works while there is anything to do at once.
     fn finish_audit(&mut self) {
         while self.reconciler.pause().is_some_and(|pause| pause.is_zero()) {
             self.work();
@@ -484,7 +484,7 @@ where
     }
 }
 
-/// Our Node.
+/// This node's Node object.
 fn here() -> kpr_core::model::NodeInfo {
     kpr_core::model::NodeInfo {
         addresses: vec![ip("192.0.2.1")],

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a family reports once: conflicts, unmet wishes, rejected rules.
+//! What a family reports once: conflicts, unmet requests, rejected rules.
 
 use super::{
     BTreeSet, Clock, Conflict, Family, IpAddr, Observer, Plan, Planner, Report, Unmet, error, warn,
@@ -8,7 +8,7 @@ use crate::events::{Event, action, reason};
 use crate::reconcile::service_errors::Refused;
 
 impl<P: Planner> Family<P> {
-    /// Reports new conflicts and unmet wishes. Costs nothing if there can be none.
+    /// Reports new conflicts and unmet requests. Costs nothing if there can be none.
     pub(super) fn report_conflicts_and_unmet(&mut self, observer: &dyn Observer) {
         let revision = self.planner.revision();
         if self.reported.replace(revision) == Some(revision) {
@@ -32,13 +32,13 @@ impl<P: Planner> Family<P> {
                 reason::ADDRESS_CONFLICT,
                 action::PROGRAM,
                 format!(
-                    "port {loser} does not get {place}: it belongs to {winner}, whose cluster IP it is or which is older"
+                    "port {loser} is not served at {place}: {winner} holds it, as its cluster IP or as the older Service"
                 ),
             ));
         }
     }
 
-    /// Reports once what a Service asks for and does not get.
+    /// Reports once what a Service requests and does not get.
     fn report_unmet(&mut self, observer: &dyn Observer) {
         let family = self.family();
         for (service, unmet) in self.unmet.update(self.planner.unmet()).new {
@@ -102,7 +102,7 @@ impl<P: Planner> Family<P> {
                 error!(%service, "kernel rejected the rules of this Service, keeping the previous rules");
                 self.errors.quarantined(&service, clock.now());
                 let message = format!(
-                    "the kernel refuses the {family} rules of port {service}; it keeps those that it had"
+                    "the kernel rejected the {family} rules of port {service}; keeping the previous rules"
                 );
                 observer.event(Event::service(
                     service.service,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What audits find, and when they look.
+//! What audits find, and when they run.
 
 use super::*;
 use kpr_core::plan::ipvs::object::Forwarding;
@@ -81,7 +81,7 @@ fn audit_finds_foreign_servers_where_ours_belong() {
 
 type Change = Box<dyn Fn(&mut RealServers)>;
 
-/// What others may do to the real servers of `ns/web`.
+/// Changes that other programs may make to the real servers of `ns/web`.
 fn changes() -> Vec<(&'static str, Change)> {
     let here = rs("10.1.0.6:8080");
     vec![

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How long connections of removed real servers are waited for.
+//! How long removed real servers wait for their connections.
 
 use super::*;
 use crate::events::{Regarding, reason};
@@ -22,7 +22,7 @@ fn draining() -> Fixture {
 }
 
 const LIMIT: Duration = Duration::from_hours(1);
-/// A period less.
+/// One period less.
 const ALMOST: Duration = Duration::from_secs(3_599);
 
 #[test]
@@ -118,9 +118,9 @@ fn a_scheduler_that_appears_is_used_after_the_next_audit() {
     assert_eq!(scheduler(&fixture), "rr");
     let is_there = |fixture: &Fixture| fixture.watcher.capabilities.lock().unwrap()["ip_vs_mh"];
     assert!(!is_there(&fixture));
-    let told = std::mem::take(&mut *fixture.watcher.events.lock().unwrap());
-    let [event] = &told[..] else {
-        panic!("wanted one event, got {told:?}")
+    let events = std::mem::take(&mut *fixture.watcher.events.lock().unwrap());
+    let [event] = &events[..] else {
+        panic!("wanted one event, got {events:?}")
     };
     assert_eq!(event.reason, reason::SETTING_NOT_POSSIBLE);
     assert_eq!(event.regarding, Regarding::Service(service_name("ns/web")));

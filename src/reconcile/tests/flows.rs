@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Flows of UDP clients are looked at after the rounds that may have made some of them stale.
+//! Flows of UDP clients are checked after the rounds that may have made some of them stale.
 
 use super::*;
 use kpr_core::model::Protocol;
@@ -17,7 +17,7 @@ impl Fixture {
         fixture.lock().flows = BTreeSet::from([
             flow_to("10.1.0.5"),
             flow_to("10.1.0.6"),
-            // Of a former self, to an endpoint that went while it was not running.
+            // From an earlier process, to an endpoint that was removed while none was running.
             flow_to("10.1.0.4"),
         ]);
         fixture.work();
@@ -88,7 +88,7 @@ fn flows_that_come_back_while_a_step_fails_are_deleted_again() {
     fixture.model(Event::SliceApplied(dns_at(&["10.1.0.6"])));
     fixture.work();
     assert_eq!(fixture.flows(), [flow_to("10.1.0.6")]);
-    // The real server is still there.
+    // The real server still exists.
     fixture.lock().flows.insert(flow_to("10.1.0.5"));
     let pause = fixture.reconciler.pause().unwrap();
     fixture.wait(pause);

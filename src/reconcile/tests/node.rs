@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The loop and its Node: what it waits for, and what it makes of changes.
+//! The loop and its Node: what it waits for, and how it handles changes.
 
 use super::*;
 use crate::events::reason;
@@ -52,7 +52,7 @@ fn pod_cidrs_are_waited_for_if_they_are_needed() {
 }
 
 #[test]
-fn pod_cidrs_that_never_come_are_told_and_no_reason_to_serve_nothing() {
+fn missing_pod_cidrs_are_reported_and_do_not_stop_serving() {
     let flags = ["--proxy-mode=ipvs", "--detect-local-mode=NodeCIDR"];
     let mut fixture = Fixture::with(&flags);
     one_service(&mut fixture);
@@ -88,12 +88,12 @@ fn a_node_that_is_deleted_changes_nothing_in_the_kernel() {
     fixture.node(Some(here.clone()));
     fixture.wait(Duration::from_secs(5));
     assert_eq!(fixture.applied(), Vec::<String>::new());
-    let told = fixture.watcher.node.lock().unwrap();
-    assert_eq!(*told, [Some(here.clone()), None, Some(here)]);
+    let reported = fixture.watcher.node.lock().unwrap();
+    assert_eq!(*reported, [Some(here.clone()), None, Some(here)]);
 }
 
 #[test]
-fn doubts_about_the_node_are_told_once() {
+fn warnings_about_the_node_are_reported_once() {
     let flags = ["--proxy-mode=ipvs", "--cluster-cidr=fd00::/8"];
     let mut fixture = Fixture::with(&flags);
     one_service(&mut fixture);

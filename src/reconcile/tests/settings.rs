@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Settings that change while the loop runs lead where a start with them leads.
+//! Settings that change while the loop runs have the same result as a start with them.
 
 use super::*;
 
@@ -20,7 +20,7 @@ where
     ]));
 }
 
-/// What the kernel holds after a start with these flags.
+/// The state of the kernel after a start with these flags.
 fn started<P: Planner>(start: fn(&[&str]) -> Fixture<P>, flags: &[&str]) -> Fixture<P>
 where
     Shared: Kernel<P>,
@@ -33,8 +33,8 @@ where
     fixture
 }
 
-/// What changes with settings. A setting of the kernel that is no longer wanted stays, since nobody
-/// knows what it was before, and with it the rule that guards it.
+/// What changes with settings. A kernel setting that is no longer wanted stays, since its previous
+/// value is unknown, and with it the rule that guards it.
 fn changing<P: Planner>(fixture: &Fixture<P>) -> State
 where
     Shared: Kernel<P>,
@@ -121,15 +121,15 @@ fn periods_change_at_once() {
 
 #[test]
 fn rules_for_the_end_of_ipvs_mode_end_with_it() {
-    let former = Shared::default();
-    // An address without a virtual server goes at the first look.
+    let previous = Shared::default();
+    // An address without a virtual server is deleted in the first attempt.
     let address = service("ns/web").cluster_ips[0];
     {
-        let state = &mut former.lock().unwrap().kernel.state;
+        let state = &mut previous.lock().unwrap().kernel.state;
         state.node.link_exists = true;
         state.addresses.insert(address);
     }
-    let mut fixture = Fixture::after(Some(former.clone()));
+    let mut fixture = Fixture::after(Some(previous.clone()));
     let from_itself = format!("-s {address}/32 ");
     let has_rule = |fixture: &Fixture<iptables::Planner>| {
         let node = fixture.lock();
@@ -137,7 +137,7 @@ fn rules_for_the_end_of_ipvs_mode_end_with_it() {
         rules.any(|rule| rule.as_str().contains(&from_itself))
     };
     let refused = ("delete-address", Fault::Refused);
-    former.lock().unwrap().troubles.push_back(refused);
+    previous.lock().unwrap().troubles.push_back(refused);
     fixture.known_node();
     fixture.model(Event::ServicesReplaced(vec![service("ns/web").port(80)]));
     fixture.model(Event::SlicesReplaced(vec![]));
@@ -147,6 +147,6 @@ fn rules_for_the_end_of_ipvs_mode_end_with_it() {
     for _ in 0..3 {
         fixture.wait(Duration::from_secs(15));
     }
-    assert!(former.lock().unwrap().kernel.state.addresses.is_empty());
+    assert!(previous.lock().unwrap().kernel.state.addresses.is_empty());
     assert!(!has_rule(&fixture));
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the loop shows when it is asked, and what it tells of Services that the kernel refuses
+//! What the loop shows on request, and what it reports of Services for which the kernel rejects
 //! something.
 
 use serde_json::{Value, json};
@@ -25,8 +25,8 @@ where
 
     fn events(&self) -> Vec<(&'static str, String)> {
         let events = std::mem::take(&mut *self.watcher.events.lock().unwrap());
-        let told = events.into_iter();
-        told.map(|event| (event.reason, event.note)).collect()
+        let events = events.into_iter();
+        events.map(|event| (event.reason, event.note)).collect()
     }
 }
 
@@ -45,14 +45,14 @@ fn a_service_shows_what_it_has_and_should_have() {
     assert_eq!(web["error"], Value::Null);
     assert_eq!(web["isChanged"], false);
 
-    // A change that no round has taken in.
+    // A change that no round has taken in yet.
     fixture.scale(&["10.1.0.5"]);
     assert_eq!(fixture.web_shown()["isChanged"], true);
     assert_eq!(fixture.ask(None, 1)["changedCount"], 1);
 }
 
 #[test]
-fn what_the_kernel_refuses_is_shown_and_told_until_it_works() {
+fn what_the_kernel_rejects_is_shown_and_reported_until_it_works() {
     let mut fixture = Fixture::programmed();
     for _ in 0..2 {
         let trouble = ("add-real-server", Fault::Partial);
@@ -68,7 +68,7 @@ fn what_the_kernel_refuses_is_shown_and_told_until_it_works() {
         assert_eq!(web["pending"], json!([step]));
         assert_eq!(fixture.ask(None, 1)["troubleCount"], 1);
     }
-    // Told once.
+    // Reported once.
     let note = format!("port ns/web: the kernel refuses to {error}");
     assert_eq!(fixture.events(), [(reason::REFUSED_BY_KERNEL, note)]);
 
@@ -98,7 +98,7 @@ fn refused_addresses_and_entries_are_shown_with_their_service() {
             "{shown:#}"
         );
         assert!(message.ends_with(": injected"), "{shown:#}");
-        // Those in trouble come first, whatever their names.
+        // Services with errors come first, whatever their names.
         assert_eq!(shown["services"].as_object().unwrap().len(), 1);
         assert_eq!(shown["serviceCount"], 2);
     }
@@ -149,7 +149,7 @@ fn iptables_mode_shows_chains_and_what_was_set_aside() {
     assert_eq!(port["desired"], port["believed"], "{web:#}");
     assert_eq!(web["pending"], json!([]));
 
-    // Somebody holds the lock.
+    // Another program holds the lock.
     fixture
         .lock()
         .troubles
@@ -161,16 +161,16 @@ fn iptables_mode_shows_chains_and_what_was_set_aside() {
     fixture.wait(Duration::from_mins(1));
     assert_eq!(fixture.web_shown()["pending"], json!([]));
 
-    // The kernel cannot do what one Service needs, until it asks for something else.
+    // The kernel cannot do what one Service needs, until the Service requests something else.
     fixture.lock().refused_rules = Some("-m recent");
     let sticky = service("ns/web").port(80).affinity(10);
     fixture.model(Event::ServiceApplied(sticky));
     fixture.wait(Duration::from_mins(1));
     let web = fixture.web_shown();
     assert_eq!(web["error"]["message"], "injected", "{web:#}");
-    let told = fixture.events();
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert_eq!(told[0].0, reason::REFUSED_BY_KERNEL);
+    let events = fixture.events();
+    assert_eq!(events.len(), 1, "{events:?}");
+    assert_eq!(events[0].0, reason::REFUSED_BY_KERNEL);
     fixture.wait(Duration::from_mins(1));
     assert_eq!(fixture.web_shown()["error"]["message"], "injected");
     fixture.model(Event::ServiceApplied(service("ns/web").port(80)));
@@ -185,7 +185,7 @@ fn no_more_is_shown_than_was_asked_for() {
     let shown = fixture.ask(None, 10);
     assert_eq!(shown["services"].as_object().unwrap().len(), 10);
     assert_eq!(shown["serviceCount"], 101);
-    // A virtual server is shown as wanted and as believed, so the room ends before the limit does.
+    // A virtual server is shown as desired and as believed, so the line limit is reached first.
     let endpoints: Vec<_> = (0..200).map(|n| endpoint(&format!("10.1.2.{n}"))).collect();
     let slices = (0..100)
         .map(|index| slice(&format!("ns/other-{index}"), "a", endpoints.clone()).port(8080));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Rules that others change are looked at soon, and only then.
+//! Rules that other programs change are re-read soon, and only then.
 
 use super::*;
 use kpr_core::plan::ruleset::{ChainName, Table};
@@ -11,7 +11,7 @@ impl Fixture {
         std::mem::take(&mut self.lock().observations)
     }
 
-    /// Somebody else deletes a chain.
+    /// Another program deletes a chain.
     fn delete_chain(&self, chain: &str) {
         let id = (Table::Nat, ChainName::new(chain).unwrap());
         let mut node = self.lock();
@@ -21,7 +21,7 @@ impl Fixture {
 }
 
 #[test]
-fn rules_that_somebody_deleted_are_back_within_a_second() {
+fn deleted_rules_are_back_within_a_second() {
     let mut fixture = Fixture::programmed();
     fixture.wait(SECOND);
     assert_eq!(fixture.observations(), []);
@@ -51,7 +51,7 @@ fn who_deletes_again_and_again_is_answered_sooner_than_false_alarms() {
         fixture.wait(SECOND);
         repairs += usize::from(fixture.lock().kernel.state.rules == before);
     }
-    // A look takes half a second, the next one comes two seconds later.
+    // Reading takes half a second; the next read comes two seconds later.
     assert!((8..=14).contains(&repairs), "{repairs}");
 }
 
@@ -89,7 +89,7 @@ fn false_alarms_are_limited_to_a_share_of_the_time() {
         fixture.wait(SECOND);
         looks += fixture.observations().len();
     }
-    // One at once, then one after twenty times what it took, and one is due soon.
+    // One at once, one after twenty times its cost, and one is due soon.
     assert!((2..=4).contains(&looks), "{looks}");
     assert_eq!(*fixture.watcher.drift.lock().unwrap(), 0);
 }

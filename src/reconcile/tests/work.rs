@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A round costs what changed, however many Services there are, also while the planner has
-//! something to report.
+//! The cost of a round depends on the change alone, however many Services there are, and also while
+//! the planner has something to report.
 
 use super::*;
 
-/// So many Services at addresses of their own, one of which claims two addresses that it does not
+/// This many Services at addresses of their own, one of which claims two addresses that it does not
 /// get: one is a pod's, the other another Service's cluster IP.
 fn many<P: Planner>(fixture: &mut Fixture<P>, count: usize)
 where
@@ -41,7 +41,7 @@ where
     fixture.work();
 }
 
-/// Service ports that a round looks at for one changed endpoint of one Service.
+/// Number of Service ports that a round visits for one changed endpoint of one Service.
 fn visits<P: Planner>(fixture: &mut Fixture<P>, visited: fn(&P) -> u64) -> u64
 where
     Shared: Kernel<P>,

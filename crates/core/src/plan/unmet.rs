@@ -56,9 +56,9 @@ impl fmt::Display for Holder {
         f.write_str(match self {
             Self::OtherLink => "it is on another link of this node",
             Self::Node => "it is this node's address",
-            Self::Gateway => "it is the default gateway's",
-            Self::ApiServer => "it is the API server's",
-            Self::Endpoint => "it is an endpoint's",
+            Self::Gateway => "it is the default gateway's address",
+            Self::ApiServer => "it is the API server's address",
+            Self::Endpoint => "it is an endpoint's address",
         })
     }
 }
@@ -81,7 +81,7 @@ pub enum Obstacle {
 impl fmt::Display for Obstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoVip => f.write_str("it has no external IP and no load-balancer VIP"),
+            Self::NoVip => f.write_str("the Service has no external IP and no load-balancer VIP"),
             Self::LocalPolicy => {
                 f.write_str("with externalTrafficPolicy Local all endpoints are on this node")
             }
@@ -108,19 +108,19 @@ impl fmt::Display for Unmet {
                     "this node's kernel has no scheduler {wanted} (module ip_vs_{wanted}), which keeps clients in the cluster with their endpoints at external addresses; "
                 )?;
                 match used {
-                    Some(used) => write!(f, "{used} is used: more clients move when endpoints change"),
-                    None => f.write_str("there is no other: they have no session affinity there"),
+                    Some(used) => write!(f, "{used} is used, with which more clients move when endpoints change"),
+                    None => f.write_str("there is no alternative, so they have no session affinity there"),
                 }
             }
             Self::NoSchedulerFlags { scheduler } => write!(
                 f,
-                "scheduler {scheduler} has no flags, only sh and mh have; they are ignored"
+                "scheduler {scheduler} has no flags (only sh and mh do); they are ignored"
             ),
             Self::NotBound { address, holder } => {
                 write!(f, "address {address} is not bound to kube-ipvs0: {holder}")
             }
             Self::NoMark => f.write_str(
-                "older Services have all firewall marks; pods and the node reach local endpoints only",
+                "older Services hold all firewall marks; pods and the node reach local endpoints only",
             ),
             Self::NoForwarding { method, obstacle } => write!(
                 f,
@@ -129,12 +129,12 @@ impl fmt::Display for Unmet {
             Self::ForwardingInPart { method, node_port } => {
                 write!(
                     f,
-                    "forwarding method {method} is for external IPs and load-balancer VIPs, for clients outside of the cluster and endpoints on other nodes; masqueraded are the cluster IP"
+                    "forwarding method {method} applies only to external IPs and load-balancer VIPs, for clients outside the cluster and endpoints on other nodes; all other traffic is masqueraded: to the cluster IP"
                 )?;
                 if let Some(port) = node_port {
-                    write!(f, ", node port {port}")?;
+                    write!(f, ", to node port {port}")?;
                 }
-                f.write_str(" and clients in the cluster")
+                f.write_str(" and from clients in the cluster")
             }
         }
     }

@@ -225,7 +225,7 @@ fn an_address_that_the_node_gets_is_served_and_unbound() {
     );
 }
 
-/// Findings as text.
+/// Unmet requests as text.
 fn unmet(proxy: &Proxy) -> Vec<String> {
     let unmet = proxy.planner.desired().unmet();
     unmet
@@ -253,7 +253,7 @@ fn an_address_that_an_endpoint_has_is_served_and_not_bound() {
     );
     assert_eq!(
         unmet(&proxy),
-        ["ns/web: address 203.0.113.1 is not bound to kube-ipvs0: it is an endpoint's"]
+        ["ns/web: address 203.0.113.1 is not bound to kube-ipvs0: it is an endpoint's address"]
     );
     assert!(proxy.restarted().sync().is_empty());
     proxy.take_in([Event::SliceApplied(elsewhere("10.0.1.1"))]);
@@ -308,8 +308,8 @@ fn others_addresses_are_served_and_not_bound_but_as_cluster_ips() {
         unmet(&proxy),
         [
             "ns/a: address 192.168.0.10 is not bound to kube-ipvs0: it is on another link of this node",
-            "ns/b: address 192.168.0.1 is not bound to kube-ipvs0: it is the default gateway's",
-            "ns/c: address 10.96.0.9 is not bound to kube-ipvs0: it is the API server's",
+            "ns/b: address 192.168.0.1 is not bound to kube-ipvs0: it is the default gateway's address",
+            "ns/c: address 10.96.0.9 is not bound to kube-ipvs0: it is the API server's address",
         ]
     );
 }

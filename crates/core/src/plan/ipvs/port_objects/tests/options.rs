@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What annotations change.
+//! The effect of annotations.
 
 use super::*;
 use crate::model::ipvs_options::{Scheduler, Weight};
@@ -59,7 +59,7 @@ fn flags_of_a_scheduler_that_has_none_are_a_finding() {
     let port_objects = of(&service, vec![], &context(IpFamily::V4));
     assert_eq!(
         unmet(&port_objects),
-        ["scheduler rr has no flags, only sh and mh have; they are ignored"]
+        ["scheduler rr has no flags (only sh and mh do); they are ignored"]
     );
 }
 
@@ -117,7 +117,7 @@ fn an_endpoints_own_weight_comes_before_those_of_its_service() {
     );
 }
 
-/// It would refuse the connections that it gives to such a server.
+/// It would reject the connections that it hashes to such a server.
 #[test]
 fn dh_has_no_servers_of_weight_0() {
     let endpoints = vec![endpoint("10.0.1.1").weight(0), endpoint("10.0.1.2")];

@@ -1,51 +1,53 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the loop tells others: health checks of Services, events.
+//! What the loop reports: health checks of Services, Events.
 
 use super::*;
 use crate::events::{Regarding, reason};
 use crate::loopback::Transport;
 
 impl Fixture {
-    /// Local endpoints of `ns/web` by the port of its health check, as often as that was told.
-    fn told(&self) -> Vec<Option<(u16, usize)>> {
-        let told = std::mem::take(&mut *self.watcher.health_checks.lock().unwrap());
+    /// Number of local endpoints of `ns/web` by health check port, one entry per report.
+    fn reported(&self) -> Vec<Option<(u16, usize)>> {
+        let reported = std::mem::take(&mut *self.watcher.health_checks.lock().unwrap());
         let of_web = |checks: &HealthChecks| {
             let check = checks.services.get(&service_name("ns/web"))?;
             Some((check.port, check.local_endpoints))
         };
-        told.iter().map(of_web).collect()
+        reported.iter().map(of_web).collect()
     }
 }
 
 #[test]
-fn health_checks_are_told_when_the_kernel_has_the_change() {
+fn health_checks_are_published_when_the_kernel_has_the_change() {
     let mut fixture = Fixture::programmed();
-    fixture.told();
+    fixture.reported();
     let checked = service("ns/web").port(80).health_check(30_000);
     fixture.model(Event::ServiceApplied(checked));
     let local = vec![endpoint("10.1.0.5").local(), endpoint("10.1.0.7").local()];
     fixture.model(Event::SliceApplied(slice("ns/web", "a", local).port(8080)));
-    assert_eq!(fixture.told(), []);
+    assert_eq!(fixture.reported(), []);
     fixture
         .lock()
         .troubles
         .push_back(("add-real-server", Fault::Refused));
     fixture.work();
-    assert_eq!(fixture.told(), [], "the endpoint is not there yet");
+    assert_eq!(fixture.reported(), [], "the endpoint is not there yet");
     fixture.wait(Duration::from_secs(1));
-    assert_eq!(fixture.told(), [Some((30_000, 2))]);
+    assert_eq!(fixture.reported(), [Some((30_000, 2))]);
 
     fixture.model(Event::ServiceDeleted(service_name("ns/web")));
     fixture.work();
-    assert_eq!(fixture.told(), [None]);
+    assert_eq!(fixture.reported(), [None]);
 }
 
 #[test]
-fn node_ports_for_localhost_are_told_when_they_change() {
+fn node_ports_for_localhost_are_published_when_they_change() {
     let mut fixture = Fixture::with(&["--proxy-mode=ipvs", "--localhost-nodeports"]);
-    let told = |fixture: &Fixture| -> Vec<Vec<(Transport, u16)>> {
-        let told = std::mem::take(&mut *fixture.watcher.loopback_ports.lock().unwrap());
-        let ports = told.iter().map(|wanted| wanted.services.values().flatten());
+    let reported = |fixture: &Fixture| -> Vec<Vec<(Transport, u16)>> {
+        let reported = std::mem::take(&mut *fixture.watcher.loopback_ports.lock().unwrap());
+        let ports = reported
+            .iter()
+            .map(|wanted| wanted.services.values().flatten());
         ports.map(|ports| ports.copied().collect()).collect()
     };
     fixture.model(Event::ServicesReplaced(vec![
@@ -54,13 +56,13 @@ fn node_ports_for_localhost_are_told_when_they_change() {
     fixture.model(Event::SlicesReplaced(vec![]));
     fixture.known_node();
     fixture.work();
-    assert_eq!(told(&fixture), [[(Transport::Tcp, 30_080)]]);
+    assert_eq!(reported(&fixture), [[(Transport::Tcp, 30_080)]]);
     fixture.scale(&["10.1.0.5"]);
     fixture.work();
-    assert!(told(&fixture).is_empty(), "an endpoint is no news");
+    assert!(reported(&fixture).is_empty(), "an endpoint is no news");
     fixture.model(Event::ServiceDeleted(service_name("ns/web")));
     fixture.work();
-    assert_eq!(told(&fixture), [[]; 1]);
+    assert_eq!(reported(&fixture), [[]; 1]);
 }
 
 #[test]
@@ -82,6 +84,6 @@ fn a_clash_of_addresses_is_an_event_of_the_younger_service_once() {
     assert_eq!(event.reason, reason::ADDRESS_CONFLICT);
     assert_eq!(
         event.note,
-        "port ns/younger does not get TCP 10.96.0.1:80: it belongs to ns/web, whose cluster IP it is or which is older"
+        "port ns/younger is not served at TCP 10.96.0.1:80: ns/web holds it, as its cluster IP or as the older Service"
     );
 }
