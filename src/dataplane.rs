@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The kernel's side: observe what it holds, apply a plan. Decides nothing.
+//! Access to the kernel: observes its state and applies plans. Makes no decisions.
 
 pub mod conntrack;
 pub mod exec;

@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn it_forwards_where_flag_and_addresses_say_and_rules_do_not() {
+    fn it_forwards_if_flag_and_addresses_ask_for_it_and_rules_cannot() {
         let all = ["192.0.2.1", "198.51.100.1", "2001:db8::1"];
         let (v4, second) = (Some("192.0.2.1"), Some("198.51.100.1"));
         let v6 = Some("2001:db8::1");
@@ -238,7 +238,7 @@ mod tests {
         assert!(ports.take_news());
         ports.update(&ServiceView::of(&tracker, &name, IpFamily::V4));
         ports.set_node(NodeView::new(&settings, &facts));
-        assert!(!ports.take_news(), "it is as before");
+        assert!(!ports.take_news(), "nothing changed");
         ports.set_node(NodeView::new(&settings, &NodeFacts::default()));
         assert!(ports.take_news() && ports.wanted().target.is_none());
         tracker.apply(Event::ServiceDeleted(name.clone()));

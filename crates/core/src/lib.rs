@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What kube-proxy-rs decides, without doing any of it: [`model`] turns Kubernetes' objects into
-//! merged Services and endpoints, [`plan`] turns those into kernel objects and the steps that make
+//! The decisions of kube-proxy-rs, without any I/O: [`model`] turns Kubernetes objects into merged
+//! Services and endpoints, and [`plan`] turns those into kernel objects and the steps that create
 //! them.
 
 pub mod model;

@@ -2,8 +2,8 @@
 //! PURE: Services and EndpointSlices as kube-proxy understands them.
 //!
 //! `source` turns API objects into [`Service`] and [`EndpointSlice`] and sends them as [`Event`]s.
-//! The [`Tracker`] keeps them and says which Services changed. `plan` asks for a Service's
-//! [`ServicePort`]s and [`Endpoint`]s and decides with [`topology`] which of those are used.
+//! The [`Tracker`] keeps them and reports which Services changed. `plan` reads a Service's
+//! [`ServicePort`]s and [`Endpoint`]s and selects with [`topology`] which of those are used.
 //! Nothing here reads a clock, a socket or a file.
 
 pub mod address;

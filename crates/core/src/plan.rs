@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: what the kernel should hold, and the steps that get it there.
+//! PURE: the desired state of the kernel, and the steps that bring it about.
 //!
 //! ```text
-//! ServicePort + endpoints -> port_objects -> desired (refcounted union) --+
-//!                                                                     +-> diff -> Plan -> check
-//! observed kernel, reports -> state (Believed) -----------------------+
+//! changed Services -> Desired ----------+
+//!                                       +-> compare -> Plan -> (kernel) -> Report
+//! observed kernel, reports -> Believed -+
 //! ```
 //!
-//! [`ipvs::planner::Planner`] holds these for one family. Nothing here talks to a kernel.
+//! Each mode has a planner that keeps these for one family: [`ipvs::planner::Planner`] and
+//! [`iptables::planner::Planner`]. Nothing here talks to a kernel.
 
 pub mod by_port;
 pub mod claim;

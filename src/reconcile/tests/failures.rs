@@ -45,7 +45,7 @@ fn other_changes_do_not_wait_for_a_retry() {
 }
 
 #[test]
-fn step_whose_answer_was_lost_is_looked_at_and_not_repeated() {
+fn step_with_a_lost_answer_is_observed_and_not_repeated() {
     let mut fixture = Fixture::programmed();
     fixture
         .lock()
@@ -72,7 +72,7 @@ fn failed_rules_are_observed_again_before_they_are_retried() {
     fixture.work();
     assert!(
         fixture.lock().kernel.state.addresses.is_empty(),
-        "no address without its rules"
+        "no address is added without its rules"
     );
     fixture.wait(Duration::from_secs(1));
     assert_eq!(

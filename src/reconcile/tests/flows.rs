@@ -46,7 +46,7 @@ fn flow_to(address: &str) -> Flow {
 }
 
 #[test]
-fn first_round_looks_at_all_flows_and_later_ones_only_when_there_is_reason() {
+fn first_round_checks_all_flows_and_later_ones_only_with_a_reason() {
     let mut fixture = Fixture::with_clients();
     assert_eq!(fixture.flows(), [flow_to("10.1.0.5"), flow_to("10.1.0.6")]);
     assert_eq!(fixture.cleanups(), 1);

@@ -31,7 +31,7 @@ fn health_checks_are_published_when_the_kernel_has_the_change() {
         .troubles
         .push_back(("add-real-server", Fault::Refused));
     fixture.work();
-    assert_eq!(fixture.reported(), [], "the endpoint is not there yet");
+    assert_eq!(fixture.reported(), [], "the endpoint does not exist yet");
     fixture.wait(Duration::from_secs(1));
     assert_eq!(fixture.reported(), [Some((30_000, 2))]);
 
@@ -59,7 +59,10 @@ fn node_ports_for_localhost_are_published_when_they_change() {
     assert_eq!(reported(&fixture), [[(Transport::Tcp, 30_080)]]);
     fixture.scale(&["10.1.0.5"]);
     fixture.work();
-    assert!(reported(&fixture).is_empty(), "an endpoint is no news");
+    assert!(
+        reported(&fixture).is_empty(),
+        "an endpoint changes no ports"
+    );
     fixture.model(Event::ServiceDeleted(service_name("ns/web")));
     fixture.work();
     assert_eq!(reported(&fixture), [[]; 1]);

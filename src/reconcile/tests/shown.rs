@@ -105,7 +105,7 @@ fn refused_addresses_and_entries_are_shown_with_their_service() {
 }
 
 #[test]
-fn what_was_not_as_believed_is_shown_but_is_no_event() {
+fn difference_from_belief_is_shown_without_an_event() {
     let mut fixture = Fixture::programmed();
     let trouble = ("add-real-server", Fault::Refused);
     fixture.lock().troubles.push_back(trouble);

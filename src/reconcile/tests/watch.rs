@@ -38,7 +38,7 @@ fn deleted_rules_are_back_within_a_second() {
 }
 
 #[test]
-fn who_deletes_again_and_again_is_answered_sooner_than_false_alarms() {
+fn repeated_deletions_are_repaired_sooner_than_false_alarms() {
     let mut fixture = Fixture::programmed();
     let before = fixture.lock().kernel.state.rules.clone();
     let slow = (fixture.time.clone(), Duration::from_millis(500));

@@ -56,7 +56,7 @@ where
 }
 
 #[test]
-fn a_round_looks_at_what_changed_in_ipvs_mode() {
+fn a_round_visits_what_changed_in_ipvs_mode() {
     let of = |count| {
         let mut fixture = Fixture::new();
         many(&mut fixture, count);
@@ -76,7 +76,7 @@ fn a_round_looks_at_what_changed_in_ipvs_mode() {
 }
 
 #[test]
-fn a_round_looks_at_what_changed_in_iptables_mode() {
+fn a_round_visits_what_changed_in_iptables_mode() {
     let of = |count| {
         let mut fixture = Fixture::after(None);
         many(&mut fixture, count);

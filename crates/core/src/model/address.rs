@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_refused() {
+    fn invalid_addresses_are_rejected() {
         for text in [
             "",
             "1.2.3",
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_cidr_is_refused() {
+    fn invalid_cidrs_are_rejected() {
         for text in [
             "",
             "10.0.0.0",

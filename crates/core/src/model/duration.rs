@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn what_go_refuses_is_refused() {
+    fn what_go_rejects_is_rejected() {
         for text in [
             "",
             "-",
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_negative_duration_is_no_duration_of_ours() {
+    fn negative_durations_become_zero_or_none() {
         assert_eq!(GoDuration(-5).to_duration(), Duration::ZERO);
         assert_eq!(GoDuration(-5).positive(), None);
         assert_eq!(GoDuration(0).positive(), None);

@@ -53,7 +53,7 @@ pub struct Context {
 
 /// Facts about the node that only iptables mode needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact by itself")]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts")]
 pub struct IptablesContext {
     /// Node ports are accepted on all addresses of the node, so that rules need not match
     /// addresses.

@@ -166,7 +166,7 @@ fn nothing_is_due_when_no_flow_can_be_stale() {
     assert_eq!(
         world.due_after(vec![scaled(draining)]),
         None,
-        "who terminates may still serve"
+        "a terminating endpoint may still serve"
     );
     let local = dns().internal_local().external_local().affinity(10);
     let applied = Event::ServiceApplied(local);
@@ -331,7 +331,7 @@ fn kernel_is_asked_for_a_few_ports_or_for_all_flows() {
     assert_eq!(
         v6.filters(),
         [filter(None, Some(53))],
-        "kernels get the address wrong"
+        "kernels filter the address wrongly"
     );
     let many = (1..9).map(|port| {
         let many = service(&format!("ns/{port}")).cluster_ips(&[&format!("10.96.1.{port}")]);

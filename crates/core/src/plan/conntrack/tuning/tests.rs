@@ -91,7 +91,7 @@ fn liberal_is_never_switched_off() {
     assert_eq!(
         liberal.unmet(2, &BTreeMap::new()),
         [(TCP_BE_LIBERAL, Wanted::Exactly(1))],
-        "what cannot be read is tried"
+        "an unreadable setting is written"
     );
 }
 

@@ -93,7 +93,7 @@ fn chains(tree: &Tree, id: TreeId, family: IpFamily) -> Chains {
             )
         })
         .collect();
-    assert_eq!(chains.len(), nodes.len(), "two nodes of one name");
+    assert_eq!(chains.len(), nodes.len(), "two nodes have the same name");
     chains
 }
 
@@ -125,7 +125,7 @@ fn matches(rule: &Rule, (address, service): Destination) -> bool {
     };
     let address_matches = after("-d").is_none_or(|net| {
         let net: ipnet::IpNet = net.parse().unwrap();
-        assert_eq!(net, net.trunc(), "iptables would print it otherwise");
+        assert_eq!(net, net.trunc(), "iptables would print it differently");
         net.contains(&address.unwrap())
     });
     let protocol_matches = after("-p").is_none_or(|p| p == service.unwrap().0.lowercase());

@@ -148,7 +148,7 @@ fn making_comes_before_breaking() {
 }
 
 #[test]
-fn what_the_two_lists_of_sets_say_is_the_same() {
+fn the_two_lists_of_sets_agree() {
     let order: Vec<SetId> = SetId::ALL
         .into_iter()
         .collect::<BTreeSet<_>>()

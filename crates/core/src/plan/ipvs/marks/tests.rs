@@ -34,7 +34,7 @@ fn marks_stay_clear_of_the_masquerade_bit() {
 }
 
 #[test]
-fn a_mark_tells_its_protocol() {
+fn a_mark_determines_its_protocol() {
     for range in [low(), MarkRange::beside(1)] {
         for wanted in Protocol::ALL {
             let mut marks = Marks::new(range);

@@ -67,7 +67,7 @@ fn udp_flows_stay_with_an_endpoint_that_shuts_down_as_long_as_it_serves() {
         lines(&proxy.sync()),
         ["set real server UDP 10.96.0.1:80 -> 10.0.1.1:8080 weight 0 masquerade"]
     );
-    // Nothing waits for its end: the endpoint itself announces it.
+    // A UDP server does not drain: it stays until its endpoint is removed.
     assert!(proxy.planner.draining().is_empty());
     proxy.take_in([Event::SliceApplied(slice(vec![endpoint("10.0.1.2")]))]);
     assert_eq!(
@@ -141,7 +141,10 @@ fn the_limit_of_a_service_holds_after_its_end_until_its_server_is_gone() {
     assert_eq!(proxy.planner.drain_limit(&key), usual);
     proxy.take_in([Event::ServiceApplied(limited)]);
     assert_eq!(proxy.planner.drain_limit(&key), limit);
-    assert!(proxy.sync().is_empty(), "a limit is nothing for the kernel");
+    assert!(
+        proxy.sync().is_empty(),
+        "a limit changes nothing in the kernel"
+    );
     proxy.take_in([Event::ServiceDeleted(service_name("ns/web"))]);
     proxy.sync();
     assert_eq!(proxy.planner.drain_limit(&key), limit);

@@ -144,7 +144,7 @@ fn rivals() -> (Service, Service) {
 }
 
 #[test]
-fn who_moves_to_another_mark_takes_everything_along() {
+fn service_that_moves_to_another_mark_takes_everything_along() {
     let (mut older, mut younger) = rivals();
     older.created = 1;
     younger.created = 2;

@@ -225,7 +225,7 @@ fn drained_servers_of_foreign_virtual_servers_are_not_ours_to_delete() {
 }
 
 #[test]
-fn looking_at_a_foreign_virtual_server_does_not_make_it_ours() {
+fn observing_a_foreign_virtual_server_does_not_make_it_ours() {
     let mut proxy = synced(vec![], vec![]);
     let key = tcp("203.0.113.1:80");
     let state = present(&[("10.9.9.9:80", 1)]);

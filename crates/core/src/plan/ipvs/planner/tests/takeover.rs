@@ -49,7 +49,7 @@ fn old_rules_serve_until_all_virtual_servers_do() {
     for family in IpFamily::ALL {
         let before = left_by_iptables_mode(family);
         let mut proxy = Proxy::start(context(family), objects(), before);
-        // The first of all Services are handled first, which changes nothing for the others.
+        // The steps of the first Services come first and change nothing for the others.
         let first = proxy
             .planner
             .plan_first(&[service_name("ns/web1")])

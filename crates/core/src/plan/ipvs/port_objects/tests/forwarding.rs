@@ -79,7 +79,7 @@ fn clients_outside_are_not_masqueraded() {
 }
 
 #[test]
-fn what_stands_against_it_is_a_finding_and_all_is_translated() {
+fn an_obstacle_is_reported_and_all_packets_are_translated() {
     let plain = context(IpFamily::V4);
     let masquerade_all = Context {
         masquerade_all: true,
