@@ -4,21 +4,17 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use netlink_pipeline::attribute::{self, Attribute, DecodeError, Unknown, Writer};
+use netlink_pipeline::attribute::{BigEndian, DecodeError};
+use netlink_pipeline::{attributes, find_attribute};
 
 use super::constants::{
     IP_VS_CONN_F_BYPASS, IP_VS_CONN_F_DROUTE, IP_VS_CONN_F_FWD_MASK, IP_VS_CONN_F_LOCALNODE,
-    IP_VS_CONN_F_MASQ, IP_VS_CONN_F_TUNNEL, IP_VS_CONN_F_TUNNEL_TYPE_GRE,
-    IP_VS_CONN_F_TUNNEL_TYPE_GUE, IP_VS_CONN_F_TUNNEL_TYPE_IPIP, IP_VS_TUNNEL_ENCAP_FLAG_CSUM,
-    IP_VS_TUNNEL_ENCAP_FLAG_REMCSUM, IPVS_DEST_ATTR_ACTIVE_CONNS, IPVS_DEST_ATTR_ADDR,
-    IPVS_DEST_ATTR_ADDR_FAMILY, IPVS_DEST_ATTR_FWD_METHOD, IPVS_DEST_ATTR_INACT_CONNS,
-    IPVS_DEST_ATTR_L_THRESH, IPVS_DEST_ATTR_PERSIST_CONNS, IPVS_DEST_ATTR_PORT,
-    IPVS_DEST_ATTR_STATS, IPVS_DEST_ATTR_STATS64, IPVS_DEST_ATTR_TUN_FLAGS,
-    IPVS_DEST_ATTR_TUN_PORT, IPVS_DEST_ATTR_TUN_TYPE, IPVS_DEST_ATTR_U_THRESH,
-    IPVS_DEST_ATTR_WEIGHT,
+    IP_VS_CONN_F_MASQ, IP_VS_CONN_F_TUNNEL, IP_VS_TUNNEL_ENCAP_FLAG_CSUM,
+    IP_VS_TUNNEL_ENCAP_FLAG_REMCSUM,
 };
 use super::field::{AddressFamily, address_bytes, missing};
-use super::stats::{Stats, StatsAttribute, write_stats};
+use super::numbered::numbered;
+use super::stats::{Stats, StatsAttribute};
 
 /// What the kernel looks a destination up by, within its service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -46,20 +42,14 @@ impl DestinationKey {
         attributes: &[DestinationAttribute],
         family: AddressFamily,
     ) -> Result<Self, DecodeError> {
-        let mut family = family;
-        let mut address = None;
-        let mut port = None;
-        for attribute in attributes {
-            match attribute {
-                DestinationAttribute::Family(value) => family = *value,
-                DestinationAttribute::Address(value) => address = Some(*value),
-                DestinationAttribute::Port(value) => port = Some(*value),
-                _ => {}
-            }
-        }
+        let family = find_attribute!(attributes, DestinationAttribute::Family).unwrap_or(&family);
+        let address = find_attribute!(attributes, DestinationAttribute::Address)
+            .ok_or_else(|| missing("IPVS_DEST_ATTR_ADDR"))?;
+        let port = find_attribute!(attributes, DestinationAttribute::Port)
+            .ok_or_else(|| missing("IPVS_DEST_ATTR_PORT"))?;
         Ok(Self {
-            address: family.address(address.ok_or_else(|| missing("IPVS_DEST_ATTR_ADDR"))?),
-            port: port.ok_or_else(|| missing("IPVS_DEST_ATTR_PORT"))?,
+            address: family.address(*address),
+            port: *port,
         })
     }
 }
@@ -149,38 +139,17 @@ impl Tunnel {
     pub const REMOTE_CHECKSUM: u16 = IP_VS_TUNNEL_ENCAP_FLAG_REMCSUM;
 }
 
-/// A tunnel type.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[non_exhaustive]
-pub enum TunnelKind {
-    /// IP in IP (RFC 2003).
-    #[default]
-    IpIp,
-    /// Generic UDP encapsulation.
-    Gue,
-    /// Generic routing encapsulation (RFC 2784).
-    Gre,
-    /// A type that only newer kernels know.
-    Other(u8),
-}
-
-impl TunnelKind {
-    const fn number(self) -> u8 {
-        match self {
-            Self::IpIp => IP_VS_CONN_F_TUNNEL_TYPE_IPIP,
-            Self::Gue => IP_VS_CONN_F_TUNNEL_TYPE_GUE,
-            Self::Gre => IP_VS_CONN_F_TUNNEL_TYPE_GRE,
-            Self::Other(number) => number,
-        }
-    }
-
-    const fn from_number(number: u8) -> Self {
-        match number {
-            IP_VS_CONN_F_TUNNEL_TYPE_IPIP => Self::IpIp,
-            IP_VS_CONN_F_TUNNEL_TYPE_GUE => Self::Gue,
-            IP_VS_CONN_F_TUNNEL_TYPE_GRE => Self::Gre,
-            number => Self::Other(number),
-        }
+numbered! {
+    /// A tunnel type.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+    pub enum TunnelKind: u8 {
+        /// IP in IP (RFC 2003).
+        #[default]
+        IpIp = 0,
+        /// Generic UDP encapsulation.
+        Gue = 1,
+        /// Generic routing encapsulation (RFC 2784).
+        Gre = 2,
     }
 }
 
@@ -296,133 +265,62 @@ impl DestinationStatus {
         attributes: &[DestinationAttribute],
         family: AddressFamily,
     ) -> Result<Self, DecodeError> {
-        let mut status = Self {
+        let count = |value: Option<&u32>| value.copied().unwrap_or(0);
+        let counters = find_attribute!(attributes, DestinationAttribute::Stats64)
+            .or_else(|| find_attribute!(attributes, DestinationAttribute::Stats));
+        Ok(Self {
             destination: Destination::from_attributes(attributes, family)?,
-            active_connections: 0,
-            inactive_connections: 0,
-            persistent_connections: 0,
-            stats: Stats::default(),
-        };
-        let mut narrow = None;
-        let mut wide = None;
-        for attribute in attributes {
-            match attribute {
-                DestinationAttribute::ActiveConnections(value) => {
-                    status.active_connections = *value;
-                }
-                DestinationAttribute::InactiveConnections(value) => {
-                    status.inactive_connections = *value;
-                }
-                DestinationAttribute::PersistentConnections(value) => {
-                    status.persistent_connections = *value;
-                }
-                DestinationAttribute::Stats(values) => narrow = Some(values),
-                DestinationAttribute::Stats64(values) => wide = Some(values),
-                _ => {}
-            }
-        }
-        if let Some(values) = wide.or(narrow) {
-            status.stats = Stats::from_attributes(values);
-        }
-        Ok(status)
-    }
-}
-
-/// An attribute inside `IPVS_CMD_ATTR_DEST`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum DestinationAttribute {
-    /// `IPVS_DEST_ATTR_ADDR`, `union nf_inet_addr`: the family says how many of the bytes count.
-    Address([u8; 16]),
-    /// `IPVS_DEST_ATTR_PORT`
-    Port(u16),
-    /// `IPVS_DEST_ATTR_FWD_METHOD`: `IP_VS_CONN_F_*` under `IP_VS_CONN_F_FWD_MASK`.
-    ForwardingMethod(u32),
-    /// `IPVS_DEST_ATTR_WEIGHT`
-    Weight(u32),
-    /// `IPVS_DEST_ATTR_U_THRESH`: connections.
-    UpperThreshold(u32),
-    /// `IPVS_DEST_ATTR_L_THRESH`: connections.
-    LowerThreshold(u32),
-    /// `IPVS_DEST_ATTR_ACTIVE_CONNS`
-    ActiveConnections(u32),
-    /// `IPVS_DEST_ATTR_INACT_CONNS`
-    InactiveConnections(u32),
-    /// `IPVS_DEST_ATTR_PERSIST_CONNS`
-    PersistentConnections(u32),
-    /// `IPVS_DEST_ATTR_STATS`: 32-bit, but for bytes.
-    Stats(Vec<StatsAttribute>),
-    /// `IPVS_DEST_ATTR_ADDR_FAMILY` (Linux 3.18).
-    Family(AddressFamily),
-    /// `IPVS_DEST_ATTR_STATS64` (Linux 4.1).
-    Stats64(Vec<StatsAttribute>),
-    /// `IPVS_DEST_ATTR_TUN_TYPE` (Linux 5.3), see [`TunnelKind`].
-    TunnelType(u8),
-    /// `IPVS_DEST_ATTR_TUN_PORT`
-    TunnelPort(u16),
-    /// `IPVS_DEST_ATTR_TUN_FLAGS`
-    TunnelFlags(u16),
-    /// An attribute that this crate does not know.
-    Other(Unknown),
-}
-
-impl DestinationAttribute {
-    pub(super) fn write(&self, writer: &mut Writer) {
-        match self {
-            Self::Address(bytes) => writer.bytes(IPVS_DEST_ATTR_ADDR, bytes),
-            Self::Port(port) => writer.u16_be(IPVS_DEST_ATTR_PORT, *port),
-            Self::ForwardingMethod(value) => writer.u32(IPVS_DEST_ATTR_FWD_METHOD, *value),
-            Self::Weight(value) => writer.u32(IPVS_DEST_ATTR_WEIGHT, *value),
-            Self::UpperThreshold(value) => writer.u32(IPVS_DEST_ATTR_U_THRESH, *value),
-            Self::LowerThreshold(value) => writer.u32(IPVS_DEST_ATTR_L_THRESH, *value),
-            Self::ActiveConnections(value) => writer.u32(IPVS_DEST_ATTR_ACTIVE_CONNS, *value),
-            Self::InactiveConnections(value) => writer.u32(IPVS_DEST_ATTR_INACT_CONNS, *value),
-            Self::PersistentConnections(value) => writer.u32(IPVS_DEST_ATTR_PERSIST_CONNS, *value),
-            Self::Stats(stats) => write_stats(writer, IPVS_DEST_ATTR_STATS, stats),
-            Self::Family(family) => writer.u16(IPVS_DEST_ATTR_ADDR_FAMILY, family.number()),
-            Self::Stats64(stats) => write_stats(writer, IPVS_DEST_ATTR_STATS64, stats),
-            Self::TunnelType(value) => writer.u8(IPVS_DEST_ATTR_TUN_TYPE, *value),
-            Self::TunnelPort(port) => writer.u16_be(IPVS_DEST_ATTR_TUN_PORT, *port),
-            Self::TunnelFlags(value) => writer.u16(IPVS_DEST_ATTR_TUN_FLAGS, *value),
-            Self::Other(unknown) => unknown.write(writer),
-        };
-    }
-
-    fn read(raw: &Attribute<'_>) -> Result<Self, DecodeError> {
-        Ok(match raw.kind() {
-            IPVS_DEST_ATTR_ADDR => Self::Address(raw.array("IPVS_DEST_ATTR_ADDR")?),
-            IPVS_DEST_ATTR_PORT => Self::Port(raw.u16_be("IPVS_DEST_ATTR_PORT")?),
-            IPVS_DEST_ATTR_FWD_METHOD => {
-                Self::ForwardingMethod(raw.u32("IPVS_DEST_ATTR_FWD_METHOD")?)
-            }
-            IPVS_DEST_ATTR_WEIGHT => Self::Weight(raw.u32("IPVS_DEST_ATTR_WEIGHT")?),
-            IPVS_DEST_ATTR_U_THRESH => Self::UpperThreshold(raw.u32("IPVS_DEST_ATTR_U_THRESH")?),
-            IPVS_DEST_ATTR_L_THRESH => Self::LowerThreshold(raw.u32("IPVS_DEST_ATTR_L_THRESH")?),
-            IPVS_DEST_ATTR_ACTIVE_CONNS => {
-                Self::ActiveConnections(raw.u32("IPVS_DEST_ATTR_ACTIVE_CONNS")?)
-            }
-            IPVS_DEST_ATTR_INACT_CONNS => {
-                Self::InactiveConnections(raw.u32("IPVS_DEST_ATTR_INACT_CONNS")?)
-            }
-            IPVS_DEST_ATTR_PERSIST_CONNS => {
-                Self::PersistentConnections(raw.u32("IPVS_DEST_ATTR_PERSIST_CONNS")?)
-            }
-            IPVS_DEST_ATTR_STATS => Self::Stats(StatsAttribute::read_list(raw)?),
-            IPVS_DEST_ATTR_ADDR_FAMILY => {
-                Self::Family(AddressFamily::read(raw, "IPVS_DEST_ATTR_ADDR_FAMILY")?)
-            }
-            IPVS_DEST_ATTR_STATS64 => Self::Stats64(StatsAttribute::read_list(raw)?),
-            IPVS_DEST_ATTR_TUN_TYPE => Self::TunnelType(raw.u8("IPVS_DEST_ATTR_TUN_TYPE")?),
-            IPVS_DEST_ATTR_TUN_PORT => Self::TunnelPort(raw.u16_be("IPVS_DEST_ATTR_TUN_PORT")?),
-            IPVS_DEST_ATTR_TUN_FLAGS => Self::TunnelFlags(raw.u16("IPVS_DEST_ATTR_TUN_FLAGS")?),
-            _ => Self::Other(raw.to_unknown()),
+            active_connections: count(find_attribute!(
+                attributes,
+                DestinationAttribute::ActiveConnections
+            )),
+            inactive_connections: count(find_attribute!(
+                attributes,
+                DestinationAttribute::InactiveConnections
+            )),
+            persistent_connections: count(find_attribute!(
+                attributes,
+                DestinationAttribute::PersistentConnections
+            )),
+            stats: counters
+                .map(|counters| Stats::from_attributes(counters))
+                .unwrap_or_default(),
         })
     }
+}
 
-    /// Reads a nested list.
-    pub(super) fn read_list(raw: &Attribute<'_>) -> Result<Vec<Self>, DecodeError> {
-        attribute::list(raw.value())
-            .map(|attribute| Self::read(&attribute?))
-            .collect()
+attributes! {
+    /// An attribute inside `IPVS_CMD_ATTR_DEST`.
+    pub enum DestinationAttribute {
+        /// `IPVS_DEST_ATTR_ADDR`, `union nf_inet_addr`: the family says how many of the bytes count.
+        Address([u8; 16]) = 1 IPVS_DEST_ATTR_ADDR,
+        /// `IPVS_DEST_ATTR_PORT`
+        Port(u16) = 2 IPVS_DEST_ATTR_PORT as BigEndian,
+        /// `IPVS_DEST_ATTR_FWD_METHOD`: `IP_VS_CONN_F_*` under `IP_VS_CONN_F_FWD_MASK`.
+        ForwardingMethod(u32) = 3 IPVS_DEST_ATTR_FWD_METHOD,
+        /// `IPVS_DEST_ATTR_WEIGHT`
+        Weight(u32) = 4 IPVS_DEST_ATTR_WEIGHT,
+        /// `IPVS_DEST_ATTR_U_THRESH`: connections.
+        UpperThreshold(u32) = 5 IPVS_DEST_ATTR_U_THRESH,
+        /// `IPVS_DEST_ATTR_L_THRESH`: connections.
+        LowerThreshold(u32) = 6 IPVS_DEST_ATTR_L_THRESH,
+        /// `IPVS_DEST_ATTR_ACTIVE_CONNS`
+        ActiveConnections(u32) = 7 IPVS_DEST_ATTR_ACTIVE_CONNS,
+        /// `IPVS_DEST_ATTR_INACT_CONNS`
+        InactiveConnections(u32) = 8 IPVS_DEST_ATTR_INACT_CONNS,
+        /// `IPVS_DEST_ATTR_PERSIST_CONNS`
+        PersistentConnections(u32) = 9 IPVS_DEST_ATTR_PERSIST_CONNS,
+        /// `IPVS_DEST_ATTR_STATS`: 32-bit, but for bytes.
+        Stats(Vec<StatsAttribute>) = 10 IPVS_DEST_ATTR_STATS,
+        /// `IPVS_DEST_ATTR_ADDR_FAMILY` (Linux 3.18).
+        Family(AddressFamily) = 11 IPVS_DEST_ATTR_ADDR_FAMILY,
+        /// `IPVS_DEST_ATTR_STATS64` (Linux 4.1).
+        Stats64(Vec<StatsAttribute>) = 12 IPVS_DEST_ATTR_STATS64,
+        /// `IPVS_DEST_ATTR_TUN_TYPE` (Linux 5.3), see [`TunnelKind`].
+        TunnelType(u8) = 13 IPVS_DEST_ATTR_TUN_TYPE,
+        /// `IPVS_DEST_ATTR_TUN_PORT`
+        TunnelPort(u16) = 14 IPVS_DEST_ATTR_TUN_PORT as BigEndian,
+        /// `IPVS_DEST_ATTR_TUN_FLAGS`
+        TunnelFlags(u16) = 15 IPVS_DEST_ATTR_TUN_FLAGS,
     }
 }

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use netlink_pipeline::attribute::{Attribute, DecodeError};
+use netlink_pipeline::attribute::{Attribute, Codec, DecodeError, Plain, Writer};
 
 /// `AF_INET` or `AF_INET6`; IPVS has no other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,15 +42,6 @@ impl AddressFamily {
         }
     }
 
-    /// Reads the number.
-    pub(super) fn read(raw: &Attribute<'_>, attribute: &'static str) -> Result<Self, DecodeError> {
-        let number = raw.u16(attribute)?;
-        Self::from_number(number).ok_or_else(|| DecodeError::Value {
-            attribute,
-            reason: format!("address family {number} is not an IP one"),
-        })
-    }
-
     /// Reads `union nf_inet_addr`: an IPv4 address takes the first four bytes.
     pub fn address(self, bytes: [u8; 16]) -> IpAddr {
         match self {
@@ -60,6 +51,20 @@ impl AddressFamily {
             }
             Self::Inet6 => Ipv6Addr::from(bytes).into(),
         }
+    }
+}
+
+impl Codec<AddressFamily> for Plain {
+    fn read(raw: &Attribute<'_>, attribute: &'static str) -> Result<AddressFamily, DecodeError> {
+        let number = raw.u16(attribute)?;
+        AddressFamily::from_number(number).ok_or_else(|| DecodeError::Value {
+            attribute,
+            reason: format!("address family {number} is not an IP one"),
+        })
+    }
+
+    fn write(value: &AddressFamily, kind: u16, writer: &mut Writer) {
+        writer.u16(kind, value.number());
     }
 }
 

@@ -4,6 +4,8 @@
 use std::fmt;
 use std::ops::BitOr;
 
+use netlink_pipeline::attribute::{Attribute, Codec, DecodeError, Plain, Writer};
+
 use super::constants::{
     IP_VS_SVC_F_HASHED, IP_VS_SVC_F_ONEPACKET, IP_VS_SVC_F_PERSISTENT, IP_VS_SVC_F_SCHED1,
     IP_VS_SVC_F_SCHED2, IP_VS_SVC_F_SCHED3,
@@ -57,5 +59,29 @@ impl BitOr for ServiceFlags {
 impl fmt::Display for ServiceFlags {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:#x}", self.0)
+    }
+}
+
+/// `struct ip_vs_flags`: the kernel takes the flags under the mask and keeps the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MaskedFlags {
+    /// `IP_VS_SVC_F_*`
+    pub flags: u32,
+    /// Those that count.
+    pub mask: u32,
+}
+
+impl Codec<MaskedFlags> for Plain {
+    fn read(raw: &Attribute<'_>, name: &'static str) -> Result<MaskedFlags, DecodeError> {
+        let [f0, f1, f2, f3, m0, m1, m2, m3] = raw.array(name)?;
+        Ok(MaskedFlags {
+            flags: u32::from_ne_bytes([f0, f1, f2, f3]),
+            mask: u32::from_ne_bytes([m0, m1, m2, m3]),
+        })
+    }
+
+    fn write(value: &MaskedFlags, kind: u16, writer: &mut Writer) {
+        let halves = [value.flags.to_ne_bytes(), value.mask.to_ne_bytes()];
+        writer.bytes(kind, halves.as_flattened());
     }
 }

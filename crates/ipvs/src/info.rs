@@ -4,6 +4,7 @@
 use std::fmt;
 
 use netlink_pipeline::attribute::DecodeError;
+use netlink_pipeline::find_attribute;
 
 use super::field::missing;
 use super::message::IpvsAttribute;
@@ -21,18 +22,13 @@ pub struct Info {
 impl Info {
     /// Reads an answer.
     pub fn from_attributes(attributes: &[IpvsAttribute]) -> Result<Self, DecodeError> {
-        let mut version = None;
-        let mut size = None;
-        for attribute in attributes {
-            match attribute {
-                IpvsAttribute::InfoVersion(value) => version = Some(*value),
-                IpvsAttribute::InfoConnectionTableSize(value) => size = Some(*value),
-                _ => {}
-            }
-        }
+        let version = find_attribute!(attributes, IpvsAttribute::InfoVersion)
+            .ok_or_else(|| missing("IPVS_INFO_ATTR_VERSION"))?;
+        let size = find_attribute!(attributes, IpvsAttribute::InfoConnectionTableSize)
+            .ok_or_else(|| missing("IPVS_INFO_ATTR_CONN_TAB_SIZE"))?;
         Ok(Self {
-            version: version.ok_or_else(|| missing("IPVS_INFO_ATTR_VERSION"))?,
-            connection_table_size: size.ok_or_else(|| missing("IPVS_INFO_ATTR_CONN_TAB_SIZE"))?,
+            version: *version,
+            connection_table_size: *size,
         })
     }
 }

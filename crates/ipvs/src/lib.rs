@@ -13,6 +13,7 @@ mod info;
 mod listing;
 mod message;
 mod name;
+mod numbered;
 mod operation;
 mod service;
 mod stats;
@@ -27,7 +28,7 @@ pub use destination::{
 };
 pub use error::Error;
 pub use field::AddressFamily;
-pub use flags::ServiceFlags;
+pub use flags::{MaskedFlags, ServiceFlags};
 pub use info::Info;
 pub use listing::{
     ListedDestination, ListedForwarding, ListedKey, ListedService, Listing, ListingError,

@@ -2,114 +2,62 @@
 //! A command of the IPVS family and its attributes.
 
 use netlink_pipeline::attribute::{
-    self, Attribute, AttributeTooLong, DecodeError, Unknown, Writer,
+    self, Attribute, AttributeTooLong, Codec, DecodeError, ListAttribute as _, Plain, Unknown,
+    Writer,
 };
+use netlink_pipeline::find_attribute;
 
 use super::constants::{
     IPVS_CMD_ATTR_DAEMON, IPVS_CMD_ATTR_DEST, IPVS_CMD_ATTR_SERVICE, IPVS_CMD_ATTR_TIMEOUT_TCP,
-    IPVS_CMD_ATTR_TIMEOUT_TCP_FIN, IPVS_CMD_ATTR_TIMEOUT_UDP, IPVS_CMD_DEL_DAEMON,
-    IPVS_CMD_DEL_DEST, IPVS_CMD_DEL_SERVICE, IPVS_CMD_FLUSH, IPVS_CMD_GET_CONFIG,
-    IPVS_CMD_GET_DAEMON, IPVS_CMD_GET_DEST, IPVS_CMD_GET_INFO, IPVS_CMD_GET_SERVICE,
-    IPVS_CMD_NEW_DAEMON, IPVS_CMD_NEW_DEST, IPVS_CMD_NEW_SERVICE, IPVS_CMD_SET_CONFIG,
-    IPVS_CMD_SET_DEST, IPVS_CMD_SET_INFO, IPVS_CMD_SET_SERVICE, IPVS_CMD_ZERO, IPVS_GENL_VERSION,
+    IPVS_CMD_ATTR_TIMEOUT_TCP_FIN, IPVS_CMD_ATTR_TIMEOUT_UDP, IPVS_GENL_VERSION,
     IPVS_INFO_ATTR_CONN_TAB_SIZE, IPVS_INFO_ATTR_VERSION,
 };
 use super::destination::DestinationAttribute;
+use super::numbered::numbered;
 use super::service::ServiceAttribute;
 
 /// Bytes of `struct genlmsghdr`.
 pub(super) const GENL_HEADER_LEN: usize = 4;
 
-/// A command. The kernel answers a GET with the NEW (services, destinations) or the SET
-/// (configuration, information) of the same object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum IpvsCommand {
-    /// `IPVS_CMD_NEW_SERVICE`
-    NewService,
-    /// `IPVS_CMD_SET_SERVICE`
-    SetService,
-    /// `IPVS_CMD_DEL_SERVICE`
-    DelService,
-    /// `IPVS_CMD_GET_SERVICE`: one, or as a dump all.
-    GetService,
-    /// `IPVS_CMD_NEW_DEST`
-    NewDestination,
-    /// `IPVS_CMD_SET_DEST`
-    SetDestination,
-    /// `IPVS_CMD_DEL_DEST`
-    DelDestination,
-    /// `IPVS_CMD_GET_DEST`: a dump of the destinations of one service.
-    GetDestination,
-    /// `IPVS_CMD_NEW_DAEMON`: starts a sync daemon.
-    NewDaemon,
-    /// `IPVS_CMD_DEL_DAEMON`
-    DelDaemon,
-    /// `IPVS_CMD_GET_DAEMON`
-    GetDaemon,
-    /// `IPVS_CMD_SET_CONFIG`: time-outs.
-    SetConfig,
-    /// `IPVS_CMD_GET_CONFIG`
-    GetConfig,
-    /// `IPVS_CMD_SET_INFO`: only an answer, to [`Self::GetInfo`].
-    SetInfo,
-    /// `IPVS_CMD_GET_INFO`: version and table size.
-    GetInfo,
-    /// `IPVS_CMD_ZERO`: zeroes counters.
-    Zero,
-    /// `IPVS_CMD_FLUSH`: deletes every service.
-    Flush,
-    /// A command that this crate does not know.
-    Other(u8),
-}
-
-impl IpvsCommand {
-    /// The number in `struct genlmsghdr`.
-    pub const fn number(self) -> u8 {
-        match self {
-            Self::NewService => IPVS_CMD_NEW_SERVICE,
-            Self::SetService => IPVS_CMD_SET_SERVICE,
-            Self::DelService => IPVS_CMD_DEL_SERVICE,
-            Self::GetService => IPVS_CMD_GET_SERVICE,
-            Self::NewDestination => IPVS_CMD_NEW_DEST,
-            Self::SetDestination => IPVS_CMD_SET_DEST,
-            Self::DelDestination => IPVS_CMD_DEL_DEST,
-            Self::GetDestination => IPVS_CMD_GET_DEST,
-            Self::NewDaemon => IPVS_CMD_NEW_DAEMON,
-            Self::DelDaemon => IPVS_CMD_DEL_DAEMON,
-            Self::GetDaemon => IPVS_CMD_GET_DAEMON,
-            Self::SetConfig => IPVS_CMD_SET_CONFIG,
-            Self::GetConfig => IPVS_CMD_GET_CONFIG,
-            Self::SetInfo => IPVS_CMD_SET_INFO,
-            Self::GetInfo => IPVS_CMD_GET_INFO,
-            Self::Zero => IPVS_CMD_ZERO,
-            Self::Flush => IPVS_CMD_FLUSH,
-            Self::Other(number) => number,
-        }
-    }
-
-    /// The command with a number.
-    pub const fn from_number(number: u8) -> Self {
-        match number {
-            IPVS_CMD_NEW_SERVICE => Self::NewService,
-            IPVS_CMD_SET_SERVICE => Self::SetService,
-            IPVS_CMD_DEL_SERVICE => Self::DelService,
-            IPVS_CMD_GET_SERVICE => Self::GetService,
-            IPVS_CMD_NEW_DEST => Self::NewDestination,
-            IPVS_CMD_SET_DEST => Self::SetDestination,
-            IPVS_CMD_DEL_DEST => Self::DelDestination,
-            IPVS_CMD_GET_DEST => Self::GetDestination,
-            IPVS_CMD_NEW_DAEMON => Self::NewDaemon,
-            IPVS_CMD_DEL_DAEMON => Self::DelDaemon,
-            IPVS_CMD_GET_DAEMON => Self::GetDaemon,
-            IPVS_CMD_SET_CONFIG => Self::SetConfig,
-            IPVS_CMD_GET_CONFIG => Self::GetConfig,
-            IPVS_CMD_SET_INFO => Self::SetInfo,
-            IPVS_CMD_GET_INFO => Self::GetInfo,
-            IPVS_CMD_ZERO => Self::Zero,
-            IPVS_CMD_FLUSH => Self::Flush,
-            number => Self::Other(number),
-        }
+numbered! {
+    /// A command. The kernel answers a GET with the NEW (services, destinations) or the SET
+    /// (configuration, information) of the same object.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    pub enum IpvsCommand: u8 {
+        /// `IPVS_CMD_NEW_SERVICE`
+        NewService = 1,
+        /// `IPVS_CMD_SET_SERVICE`
+        SetService = 2,
+        /// `IPVS_CMD_DEL_SERVICE`
+        DelService = 3,
+        /// `IPVS_CMD_GET_SERVICE`: one, or as a dump all.
+        GetService = 4,
+        /// `IPVS_CMD_NEW_DEST`
+        NewDestination = 5,
+        /// `IPVS_CMD_SET_DEST`
+        SetDestination = 6,
+        /// `IPVS_CMD_DEL_DEST`
+        DelDestination = 7,
+        /// `IPVS_CMD_GET_DEST`: a dump of the destinations of one service.
+        GetDestination = 8,
+        /// `IPVS_CMD_NEW_DAEMON`: starts a sync daemon.
+        NewDaemon = 9,
+        /// `IPVS_CMD_DEL_DAEMON`
+        DelDaemon = 10,
+        /// `IPVS_CMD_GET_DAEMON`
+        GetDaemon = 11,
+        /// `IPVS_CMD_SET_CONFIG`: time-outs.
+        SetConfig = 12,
+        /// `IPVS_CMD_GET_CONFIG`
+        GetConfig = 13,
+        /// `IPVS_CMD_SET_INFO`: only an answer, to [`Self::GetInfo`].
+        SetInfo = 14,
+        /// `IPVS_CMD_GET_INFO`: version and table size.
+        GetInfo = 15,
+        /// `IPVS_CMD_ZERO`: zeroes counters.
+        Zero = 16,
+        /// `IPVS_CMD_FLUSH`: deletes every service.
+        Flush = 17,
     }
 }
 
@@ -148,8 +96,10 @@ impl IpvsAttribute {
                 Self::InfoConnectionTableSize(raw.u32("IPVS_INFO_ATTR_CONN_TAB_SIZE")?)
             }
             (IpvsCommand::SetInfo, _) => Self::Other(raw.to_unknown()),
-            (_, IPVS_CMD_ATTR_SERVICE) => Self::Service(ServiceAttribute::read_list(raw)?),
-            (_, IPVS_CMD_ATTR_DEST) => Self::Destination(DestinationAttribute::read_list(raw)?),
+            (_, IPVS_CMD_ATTR_SERVICE) => Self::Service(ServiceAttribute::read_all(raw.value())?),
+            (_, IPVS_CMD_ATTR_DEST) => {
+                Self::Destination(DestinationAttribute::read_all(raw.value())?)
+            }
             (_, IPVS_CMD_ATTR_DAEMON) => Self::Daemon(raw.to_unknown()),
             (_, IPVS_CMD_ATTR_TIMEOUT_TCP) => {
                 Self::TimeoutTcp(raw.u32("IPVS_CMD_ATTR_TIMEOUT_TCP")?)
@@ -166,25 +116,19 @@ impl IpvsAttribute {
 
     fn write(&self, writer: &mut Writer) {
         match self {
-            Self::Service(attributes) => writer.nested(IPVS_CMD_ATTR_SERVICE, |inner| {
-                for attribute in attributes {
-                    attribute.write(inner);
-                }
-            }),
-            Self::Destination(attributes) => writer.nested(IPVS_CMD_ATTR_DEST, |inner| {
-                for attribute in attributes {
-                    attribute.write(inner);
-                }
-            }),
-            Self::TimeoutTcp(value) => writer.u32(IPVS_CMD_ATTR_TIMEOUT_TCP, *value),
-            Self::TimeoutTcpFin(value) => writer.u32(IPVS_CMD_ATTR_TIMEOUT_TCP_FIN, *value),
-            Self::TimeoutUdp(value) => writer.u32(IPVS_CMD_ATTR_TIMEOUT_UDP, *value),
-            Self::InfoVersion(value) => writer.u32(IPVS_INFO_ATTR_VERSION, *value),
-            Self::InfoConnectionTableSize(value) => {
-                writer.u32(IPVS_INFO_ATTR_CONN_TAB_SIZE, *value)
+            Self::Service(attributes) => Plain::write(attributes, IPVS_CMD_ATTR_SERVICE, writer),
+            Self::Destination(attributes) => Plain::write(attributes, IPVS_CMD_ATTR_DEST, writer),
+            Self::TimeoutTcp(value) => Plain::write(value, IPVS_CMD_ATTR_TIMEOUT_TCP, writer),
+            Self::TimeoutTcpFin(value) => {
+                Plain::write(value, IPVS_CMD_ATTR_TIMEOUT_TCP_FIN, writer);
             }
-            Self::Daemon(unknown) | Self::Other(unknown) => unknown.write(writer),
-        };
+            Self::TimeoutUdp(value) => Plain::write(value, IPVS_CMD_ATTR_TIMEOUT_UDP, writer),
+            Self::InfoVersion(value) => Plain::write(value, IPVS_INFO_ATTR_VERSION, writer),
+            Self::InfoConnectionTableSize(value) => {
+                Plain::write(value, IPVS_INFO_ATTR_CONN_TAB_SIZE, writer);
+            }
+            Self::Daemon(unknown) | Self::Other(unknown) => Plain::write(unknown, 0, writer),
+        }
     }
 }
 
@@ -232,21 +176,11 @@ impl IpvsMessage {
 
     /// The first nested service.
     pub fn service(&self) -> Option<&[ServiceAttribute]> {
-        self.attributes
-            .iter()
-            .find_map(|attribute| match attribute {
-                IpvsAttribute::Service(attributes) => Some(attributes.as_slice()),
-                _ => None,
-            })
+        find_attribute!(self.attributes, IpvsAttribute::Service).map(Vec::as_slice)
     }
 
     /// The first nested destination.
     pub fn destination(&self) -> Option<&[DestinationAttribute]> {
-        self.attributes
-            .iter()
-            .find_map(|attribute| match attribute {
-                IpvsAttribute::Destination(attributes) => Some(attributes.as_slice()),
-                _ => None,
-            })
+        find_attribute!(self.attributes, IpvsAttribute::Destination).map(Vec::as_slice)
     }
 }

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use netlink_pipeline::attribute::{Attribute, DecodeError};
+use netlink_pipeline::attribute::{Attribute, Codec, DecodeError, Plain, Writer};
 
 use super::constants::IP_VS_SCHEDNAME_MAXLEN;
 
@@ -37,15 +37,6 @@ impl KernelName {
         self.0.split(|byte| *byte == 0).next().unwrap_or_default()
     }
 
-    /// Reads an attribute. An empty name occurs: `ipvsadm` sends one where none is needed.
-    pub(super) fn read(raw: &Attribute<'_>, attribute: &'static str) -> Result<Self, DecodeError> {
-        let text = raw.string_bytes();
-        Self::from_bytes(text).ok_or_else(|| DecodeError::Value {
-            attribute,
-            reason: format!("invalid name {:?}", text.escape_ascii().to_string()),
-        })
-    }
-
     fn from_bytes(text: &[u8]) -> Option<Self> {
         let mut name = [0; IP_VS_SCHEDNAME_MAXLEN];
         match name.get_mut(..text.len()) {
@@ -58,6 +49,21 @@ impl KernelName {
             }
             _ => None,
         }
+    }
+}
+
+/// An empty name occurs: `ipvsadm` sends one where none is needed.
+impl Codec<KernelName> for Plain {
+    fn read(raw: &Attribute<'_>, attribute: &'static str) -> Result<KernelName, DecodeError> {
+        let text = raw.string_bytes();
+        KernelName::from_bytes(text).ok_or_else(|| DecodeError::Value {
+            attribute,
+            reason: format!("invalid name {:?}", text.escape_ascii().to_string()),
+        })
+    }
+
+    fn write(value: &KernelName, kind: u16, writer: &mut Writer) {
+        writer.string(kind, value.as_str());
     }
 }
 

@@ -4,52 +4,27 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
-use netlink_pipeline::attribute::{self, Attribute, DecodeError, Unknown, Writer};
+use netlink_pipeline::attribute::{Attribute, BigEndian, Codec, DecodeError, Plain, Writer};
+use netlink_pipeline::{attributes, find_attribute};
 
-use super::constants::{
-    IP_VS_SVC_F_PERSISTENT, IPVS_SVC_ATTR_ADDR, IPVS_SVC_ATTR_AF, IPVS_SVC_ATTR_FLAGS,
-    IPVS_SVC_ATTR_FWMARK, IPVS_SVC_ATTR_NETMASK, IPVS_SVC_ATTR_PE_NAME, IPVS_SVC_ATTR_PORT,
-    IPVS_SVC_ATTR_PROTOCOL, IPVS_SVC_ATTR_SCHED_NAME, IPVS_SVC_ATTR_STATS, IPVS_SVC_ATTR_STATS64,
-    IPVS_SVC_ATTR_TIMEOUT,
-};
+use super::constants::IP_VS_SVC_F_PERSISTENT;
 use super::field::{AddressFamily, address_bytes, missing};
-use super::flags::ServiceFlags;
+use super::flags::{MaskedFlags, ServiceFlags};
 use super::name::KernelName;
-use super::stats::{Stats, StatsAttribute, write_stats};
+use super::numbered::numbered;
+use super::stats::{Stats, StatsAttribute};
 
-/// A transport protocol that IPVS can balance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[non_exhaustive]
-pub enum Protocol {
-    /// TCP (6).
-    Tcp,
-    /// UDP (17).
-    Udp,
-    /// SCTP (132).
-    Sctp,
-    /// Any other IANA number; today's kernels refuse it.
-    Other(u16),
-}
-
-impl Protocol {
-    /// The IANA number, 16 bits on the wire.
-    pub const fn number(self) -> u16 {
-        match self {
-            Self::Tcp => 6,
-            Self::Udp => 17,
-            Self::Sctp => 132,
-            Self::Other(number) => number,
-        }
-    }
-
-    /// The protocol with an IANA number.
-    pub const fn from_number(number: u16) -> Self {
-        match number {
-            6 => Self::Tcp,
-            17 => Self::Udp,
-            132 => Self::Sctp,
-            number => Self::Other(number),
-        }
+numbered! {
+    /// A transport protocol that IPVS can balance, by its IANA number. Today's kernels refuse all
+    /// others.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+    pub enum Protocol: u16 {
+        /// TCP
+        Tcp = 6,
+        /// UDP
+        Udp = 17,
+        /// SCTP
+        Sctp = 132,
     }
 }
 
@@ -124,30 +99,19 @@ impl ServiceKey {
 
     /// Reads the key among the attributes of a service.
     pub fn from_attributes(attributes: &[ServiceAttribute]) -> Result<Self, DecodeError> {
-        let mut family = None;
-        let mut protocol = None;
-        let mut address = None;
-        let mut port = None;
-        let mut mark = None;
-        for attribute in attributes {
-            match attribute {
-                ServiceAttribute::Family(value) => family = Some(*value),
-                ServiceAttribute::Protocol(value) => protocol = Some(*value),
-                ServiceAttribute::Address(value) => address = Some(*value),
-                ServiceAttribute::Port(value) => port = Some(*value),
-                ServiceAttribute::Mark(value) => mark = Some(*value),
-                _ => {}
-            }
-        }
-        let family = family.ok_or_else(|| missing("IPVS_SVC_ATTR_AF"))?;
-        if let Some(mark) = mark.filter(|mark| *mark != 0) {
+        let family = *find_attribute!(attributes, ServiceAttribute::Family)
+            .ok_or_else(|| missing("IPVS_SVC_ATTR_AF"))?;
+        let mark = find_attribute!(attributes, ServiceAttribute::Mark);
+        if let Some(&mark) = mark.filter(|mark| **mark != 0) {
             return Ok(Self::Mark { family, mark });
         }
-        Ok(Self::Address {
-            protocol: protocol.ok_or_else(|| missing("IPVS_SVC_ATTR_PROTOCOL"))?,
-            address: family.address(address.ok_or_else(|| missing("IPVS_SVC_ATTR_ADDR"))?),
-            port: port.ok_or_else(|| missing("IPVS_SVC_ATTR_PORT"))?,
-        })
+        let protocol = find_attribute!(attributes, ServiceAttribute::Protocol)
+            .ok_or_else(|| missing("IPVS_SVC_ATTR_PROTOCOL"))?;
+        let address = find_attribute!(attributes, ServiceAttribute::Address)
+            .ok_or_else(|| missing("IPVS_SVC_ATTR_ADDR"))?;
+        let port = find_attribute!(attributes, ServiceAttribute::Port)
+            .ok_or_else(|| missing("IPVS_SVC_ATTR_PORT"))?;
+        Ok(Self::new(*protocol, family.address(*address), *port))
     }
 }
 
@@ -271,10 +235,10 @@ impl Service {
             self.persistence_engine
                 .map(ServiceAttribute::PersistenceEngine),
         );
-        attributes.push(ServiceAttribute::Flags {
+        attributes.push(ServiceAttribute::Flags(MaskedFlags {
             flags: self.flags.bits() | persistent,
             mask: u32::MAX,
-        });
+        }));
         attributes.push(ServiceAttribute::Timeout(persistence.timeout));
         attributes.push(ServiceAttribute::Netmask(persistence.netmask.wire_bytes()));
         attributes
@@ -292,7 +256,7 @@ impl Service {
             match attribute {
                 ServiceAttribute::Scheduler(value) => scheduler = Some(*value),
                 ServiceAttribute::PersistenceEngine(value) => persistence_engine = Some(*value),
-                ServiceAttribute::Flags { flags, mask } => bits = flags & mask,
+                ServiceAttribute::Flags(MaskedFlags { flags, mask }) => bits = flags & mask,
                 ServiceAttribute::Timeout(value) => timeout = *value,
                 ServiceAttribute::Netmask(value) => {
                     netmask = Netmask::from_wire(key.family(), *value);
@@ -348,119 +312,53 @@ impl ServiceStatus {
     /// Reads the attributes of a service. 64-bit statistics win over 32-bit ones (Linux 4.1 has
     /// both).
     pub fn from_attributes(attributes: &[ServiceAttribute]) -> Result<Self, DecodeError> {
-        let narrow = attributes.iter().find_map(|attribute| match attribute {
-            ServiceAttribute::Stats(stats) => Some(stats),
-            _ => None,
-        });
-        let wide = attributes.iter().find_map(|attribute| match attribute {
-            ServiceAttribute::Stats64(stats) => Some(stats),
-            _ => None,
-        });
+        let stats = find_attribute!(attributes, ServiceAttribute::Stats64)
+            .or_else(|| find_attribute!(attributes, ServiceAttribute::Stats));
         Ok(Self {
             service: Service::from_attributes(attributes)?,
-            stats: wide
-                .or(narrow)
+            stats: stats
                 .map(|stats| Stats::from_attributes(stats))
                 .unwrap_or_default(),
         })
     }
 }
 
-/// An attribute inside `IPVS_CMD_ATTR_SERVICE`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ServiceAttribute {
-    /// `IPVS_SVC_ATTR_AF`
-    Family(AddressFamily),
-    /// `IPVS_SVC_ATTR_PROTOCOL`
-    Protocol(Protocol),
-    /// `IPVS_SVC_ATTR_ADDR`, `union nf_inet_addr`: the family says how many of the bytes count.
-    Address([u8; 16]),
-    /// `IPVS_SVC_ATTR_PORT`
-    Port(u16),
-    /// `IPVS_SVC_ATTR_FWMARK`
-    Mark(u32),
-    /// `IPVS_SVC_ATTR_SCHED_NAME`
-    Scheduler(KernelName),
-    /// `IPVS_SVC_ATTR_FLAGS`, `struct ip_vs_flags`: the kernel takes the flags under the mask and
-    /// keeps the others.
-    Flags {
-        /// `IP_VS_SVC_F_*`
-        flags: u32,
-        /// Those that count.
-        mask: u32,
-    },
-    /// `IPVS_SVC_ATTR_TIMEOUT`: seconds.
-    Timeout(u32),
-    /// `IPVS_SVC_ATTR_NETMASK`, as on the wire: see [`Netmask`].
-    Netmask([u8; 4]),
-    /// `IPVS_SVC_ATTR_STATS`: 32-bit, but for bytes.
-    Stats(Vec<StatsAttribute>),
-    /// `IPVS_SVC_ATTR_PE_NAME`
-    PersistenceEngine(KernelName),
-    /// `IPVS_SVC_ATTR_STATS64` (Linux 4.1).
-    Stats64(Vec<StatsAttribute>),
-    /// An attribute that this crate does not know.
-    Other(Unknown),
+attributes! {
+    /// An attribute inside `IPVS_CMD_ATTR_SERVICE`.
+    pub enum ServiceAttribute {
+        /// `IPVS_SVC_ATTR_AF`
+        Family(AddressFamily) = 1 IPVS_SVC_ATTR_AF,
+        /// `IPVS_SVC_ATTR_PROTOCOL`
+        Protocol(Protocol) = 2 IPVS_SVC_ATTR_PROTOCOL,
+        /// `IPVS_SVC_ATTR_ADDR`, `union nf_inet_addr`: the family says how many of the bytes count.
+        Address([u8; 16]) = 3 IPVS_SVC_ATTR_ADDR,
+        /// `IPVS_SVC_ATTR_PORT`
+        Port(u16) = 4 IPVS_SVC_ATTR_PORT as BigEndian,
+        /// `IPVS_SVC_ATTR_FWMARK`
+        Mark(u32) = 5 IPVS_SVC_ATTR_FWMARK,
+        /// `IPVS_SVC_ATTR_SCHED_NAME`
+        Scheduler(KernelName) = 6 IPVS_SVC_ATTR_SCHED_NAME,
+        /// `IPVS_SVC_ATTR_FLAGS`
+        Flags(MaskedFlags) = 7 IPVS_SVC_ATTR_FLAGS,
+        /// `IPVS_SVC_ATTR_TIMEOUT`: seconds.
+        Timeout(u32) = 8 IPVS_SVC_ATTR_TIMEOUT,
+        /// `IPVS_SVC_ATTR_NETMASK`, as on the wire: see [`Netmask`].
+        Netmask([u8; 4]) = 9 IPVS_SVC_ATTR_NETMASK,
+        /// `IPVS_SVC_ATTR_STATS`: 32-bit, but for bytes.
+        Stats(Vec<StatsAttribute>) = 10 IPVS_SVC_ATTR_STATS,
+        /// `IPVS_SVC_ATTR_PE_NAME`
+        PersistenceEngine(KernelName) = 11 IPVS_SVC_ATTR_PE_NAME,
+        /// `IPVS_SVC_ATTR_STATS64` (Linux 4.1).
+        Stats64(Vec<StatsAttribute>) = 12 IPVS_SVC_ATTR_STATS64,
+    }
 }
 
-impl ServiceAttribute {
-    pub(super) fn write(&self, writer: &mut Writer) {
-        match self {
-            Self::Family(family) => writer.u16(IPVS_SVC_ATTR_AF, family.number()),
-            Self::Protocol(protocol) => writer.u16(IPVS_SVC_ATTR_PROTOCOL, protocol.number()),
-            Self::Address(bytes) => writer.bytes(IPVS_SVC_ATTR_ADDR, bytes),
-            Self::Port(port) => writer.u16_be(IPVS_SVC_ATTR_PORT, *port),
-            Self::Mark(value) => writer.u32(IPVS_SVC_ATTR_FWMARK, *value),
-            Self::Scheduler(name) => writer.string(IPVS_SVC_ATTR_SCHED_NAME, name.as_str()),
-            Self::Flags { flags, mask } => {
-                let [f0, f1, f2, f3] = flags.to_ne_bytes();
-                let [m0, m1, m2, m3] = mask.to_ne_bytes();
-                writer.bytes(IPVS_SVC_ATTR_FLAGS, &[f0, f1, f2, f3, m0, m1, m2, m3])
-            }
-            Self::Timeout(value) => writer.u32(IPVS_SVC_ATTR_TIMEOUT, *value),
-            Self::Netmask(bytes) => writer.bytes(IPVS_SVC_ATTR_NETMASK, bytes),
-            Self::Stats(stats) => write_stats(writer, IPVS_SVC_ATTR_STATS, stats),
-            Self::PersistenceEngine(name) => writer.string(IPVS_SVC_ATTR_PE_NAME, name.as_str()),
-            Self::Stats64(stats) => write_stats(writer, IPVS_SVC_ATTR_STATS64, stats),
-            Self::Other(unknown) => unknown.write(writer),
-        };
+impl Codec<Protocol> for Plain {
+    fn read(raw: &Attribute<'_>, name: &'static str) -> Result<Protocol, DecodeError> {
+        raw.u16(name).map(Protocol::from_number)
     }
 
-    fn read(raw: &Attribute<'_>) -> Result<Self, DecodeError> {
-        Ok(match raw.kind() {
-            IPVS_SVC_ATTR_AF => Self::Family(AddressFamily::read(raw, "IPVS_SVC_ATTR_AF")?),
-            IPVS_SVC_ATTR_PROTOCOL => {
-                Self::Protocol(Protocol::from_number(raw.u16("IPVS_SVC_ATTR_PROTOCOL")?))
-            }
-            IPVS_SVC_ATTR_ADDR => Self::Address(raw.array("IPVS_SVC_ATTR_ADDR")?),
-            IPVS_SVC_ATTR_PORT => Self::Port(raw.u16_be("IPVS_SVC_ATTR_PORT")?),
-            IPVS_SVC_ATTR_FWMARK => Self::Mark(raw.u32("IPVS_SVC_ATTR_FWMARK")?),
-            IPVS_SVC_ATTR_SCHED_NAME => {
-                Self::Scheduler(KernelName::read(raw, "IPVS_SVC_ATTR_SCHED_NAME")?)
-            }
-            IPVS_SVC_ATTR_FLAGS => {
-                let [f0, f1, f2, f3, m0, m1, m2, m3] = raw.array("IPVS_SVC_ATTR_FLAGS")?;
-                Self::Flags {
-                    flags: u32::from_ne_bytes([f0, f1, f2, f3]),
-                    mask: u32::from_ne_bytes([m0, m1, m2, m3]),
-                }
-            }
-            IPVS_SVC_ATTR_TIMEOUT => Self::Timeout(raw.u32("IPVS_SVC_ATTR_TIMEOUT")?),
-            IPVS_SVC_ATTR_NETMASK => Self::Netmask(raw.array("IPVS_SVC_ATTR_NETMASK")?),
-            IPVS_SVC_ATTR_STATS => Self::Stats(StatsAttribute::read_list(raw)?),
-            IPVS_SVC_ATTR_PE_NAME => {
-                Self::PersistenceEngine(KernelName::read(raw, "IPVS_SVC_ATTR_PE_NAME")?)
-            }
-            IPVS_SVC_ATTR_STATS64 => Self::Stats64(StatsAttribute::read_list(raw)?),
-            _ => Self::Other(raw.to_unknown()),
-        })
-    }
-
-    /// Reads a nested list.
-    pub(super) fn read_list(raw: &Attribute<'_>) -> Result<Vec<Self>, DecodeError> {
-        attribute::list(raw.value())
-            .map(|attribute| Self::read(&attribute?))
-            .collect()
+    fn write(value: &Protocol, kind: u16, writer: &mut Writer) {
+        writer.u16(kind, value.number());
     }
 }

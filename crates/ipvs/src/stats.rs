@@ -2,40 +2,75 @@
 //! Counters and rates: `struct ip_vs_stats_user` (32-bit attributes) and `struct ip_vs_kstats`
 //! (64-bit).
 
-use netlink_pipeline::attribute::{self, Attribute, DecodeError, Unknown, Writer};
+use netlink_pipeline::attribute::{Attribute, DecodeError, ListAttribute, Unknown, Writer};
 
-use super::constants::{
-    IPVS_STATS_ATTR_CONNS, IPVS_STATS_ATTR_CPS, IPVS_STATS_ATTR_INBPS, IPVS_STATS_ATTR_INBYTES,
-    IPVS_STATS_ATTR_INPKTS, IPVS_STATS_ATTR_INPPS, IPVS_STATS_ATTR_OUTBPS,
-    IPVS_STATS_ATTR_OUTBYTES, IPVS_STATS_ATTR_OUTPKTS, IPVS_STATS_ATTR_OUTPPS, IPVS_STATS_ATTR_PAD,
-};
+/// Declares [`Stats`] and [`StatsCounter`].
+macro_rules! counters {
+    ($($(#[$doc:meta])* $field:ident, $counter:ident = $number:literal $name:ident;)*) => {
+        /// Counters since creation (or the last zeroing) and current rates per second.
+        ///
+        /// The kernel adds up its processors' counters every two seconds, so these lag behind that
+        /// much.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub struct Stats {
+            $($(#[$doc])* pub $field: u64,)*
+        }
 
-/// Counters since creation (or the last zeroing) and current rates per second.
-///
-/// The kernel adds up its processors' counters every two seconds, so these lag behind that much.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Stats {
+        impl Stats {
+            fn slot(&mut self, counter: StatsCounter) -> &mut u64 {
+                match counter {
+                    $(StatsCounter::$counter => &mut self.$field,)*
+                }
+            }
+        }
+
+        /// Which counter or rate an attribute holds.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub enum StatsCounter {
+            $(#[doc = concat!("`", stringify!($name), "`")] $counter = $number,)*
+        }
+
+        impl StatsCounter {
+            /// The attribute's name, for errors.
+            const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$counter => stringify!($name),)*
+                }
+            }
+
+            const fn from_kind(kind: u16) -> Option<Self> {
+                match kind {
+                    $($number => Some(Self::$counter),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+counters! {
     /// New connections.
-    pub connections: u64,
+    connections, Connections = 1 IPVS_STATS_ATTR_CONNS;
     /// Packets from clients.
-    pub incoming_packets: u64,
+    incoming_packets, IncomingPackets = 2 IPVS_STATS_ATTR_INPKTS;
     /// Packets to clients. Only masqueraded ones come by IPVS.
-    pub outgoing_packets: u64,
+    outgoing_packets, OutgoingPackets = 3 IPVS_STATS_ATTR_OUTPKTS;
     /// Bytes from clients, with IP headers.
-    pub incoming_bytes: u64,
+    incoming_bytes, IncomingBytes = 4 IPVS_STATS_ATTR_INBYTES;
     /// Bytes to clients, with IP headers. Only masqueraded ones come by IPVS.
-    pub outgoing_bytes: u64,
+    outgoing_bytes, OutgoingBytes = 5 IPVS_STATS_ATTR_OUTBYTES;
     /// New connections a second.
-    pub connections_per_second: u64,
+    connections_per_second, ConnectionsPerSecond = 6 IPVS_STATS_ATTR_CPS;
     /// Packets from clients a second.
-    pub incoming_packets_per_second: u64,
+    incoming_packets_per_second, IncomingPacketsPerSecond = 7 IPVS_STATS_ATTR_INPPS;
     /// Packets to clients a second.
-    pub outgoing_packets_per_second: u64,
+    outgoing_packets_per_second, OutgoingPacketsPerSecond = 8 IPVS_STATS_ATTR_OUTPPS;
     /// Bytes from clients a second.
-    pub incoming_bytes_per_second: u64,
+    incoming_bytes_per_second, IncomingBytesPerSecond = 9 IPVS_STATS_ATTR_INBPS;
     /// Bytes to clients a second.
-    pub outgoing_bytes_per_second: u64,
+    outgoing_bytes_per_second, OutgoingBytesPerSecond = 10 IPVS_STATS_ATTR_OUTBPS;
 }
 
 impl Stats {
@@ -49,97 +84,10 @@ impl Stats {
         }
         stats
     }
-
-    fn slot(&mut self, counter: StatsCounter) -> &mut u64 {
-        match counter {
-            StatsCounter::Connections => &mut self.connections,
-            StatsCounter::IncomingPackets => &mut self.incoming_packets,
-            StatsCounter::OutgoingPackets => &mut self.outgoing_packets,
-            StatsCounter::IncomingBytes => &mut self.incoming_bytes,
-            StatsCounter::OutgoingBytes => &mut self.outgoing_bytes,
-            StatsCounter::ConnectionsPerSecond => &mut self.connections_per_second,
-            StatsCounter::IncomingPacketsPerSecond => &mut self.incoming_packets_per_second,
-            StatsCounter::OutgoingPacketsPerSecond => &mut self.outgoing_packets_per_second,
-            StatsCounter::IncomingBytesPerSecond => &mut self.incoming_bytes_per_second,
-            StatsCounter::OutgoingBytesPerSecond => &mut self.outgoing_bytes_per_second,
-        }
-    }
 }
 
-/// Which counter or rate an attribute holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum StatsCounter {
-    /// `IPVS_STATS_ATTR_CONNS`
-    Connections,
-    /// `IPVS_STATS_ATTR_INPKTS`
-    IncomingPackets,
-    /// `IPVS_STATS_ATTR_OUTPKTS`
-    OutgoingPackets,
-    /// `IPVS_STATS_ATTR_INBYTES`
-    IncomingBytes,
-    /// `IPVS_STATS_ATTR_OUTBYTES`
-    OutgoingBytes,
-    /// `IPVS_STATS_ATTR_CPS`
-    ConnectionsPerSecond,
-    /// `IPVS_STATS_ATTR_INPPS`
-    IncomingPacketsPerSecond,
-    /// `IPVS_STATS_ATTR_OUTPPS`
-    OutgoingPacketsPerSecond,
-    /// `IPVS_STATS_ATTR_INBPS`
-    IncomingBytesPerSecond,
-    /// `IPVS_STATS_ATTR_OUTBPS`
-    OutgoingBytesPerSecond,
-}
-
-impl StatsCounter {
-    const fn kind(self) -> u16 {
-        match self {
-            Self::Connections => IPVS_STATS_ATTR_CONNS,
-            Self::IncomingPackets => IPVS_STATS_ATTR_INPKTS,
-            Self::OutgoingPackets => IPVS_STATS_ATTR_OUTPKTS,
-            Self::IncomingBytes => IPVS_STATS_ATTR_INBYTES,
-            Self::OutgoingBytes => IPVS_STATS_ATTR_OUTBYTES,
-            Self::ConnectionsPerSecond => IPVS_STATS_ATTR_CPS,
-            Self::IncomingPacketsPerSecond => IPVS_STATS_ATTR_INPPS,
-            Self::OutgoingPacketsPerSecond => IPVS_STATS_ATTR_OUTPPS,
-            Self::IncomingBytesPerSecond => IPVS_STATS_ATTR_INBPS,
-            Self::OutgoingBytesPerSecond => IPVS_STATS_ATTR_OUTBPS,
-        }
-    }
-
-    /// The attribute's name, for errors.
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Connections => "IPVS_STATS_ATTR_CONNS",
-            Self::IncomingPackets => "IPVS_STATS_ATTR_INPKTS",
-            Self::OutgoingPackets => "IPVS_STATS_ATTR_OUTPKTS",
-            Self::IncomingBytes => "IPVS_STATS_ATTR_INBYTES",
-            Self::OutgoingBytes => "IPVS_STATS_ATTR_OUTBYTES",
-            Self::ConnectionsPerSecond => "IPVS_STATS_ATTR_CPS",
-            Self::IncomingPacketsPerSecond => "IPVS_STATS_ATTR_INPPS",
-            Self::OutgoingPacketsPerSecond => "IPVS_STATS_ATTR_OUTPPS",
-            Self::IncomingBytesPerSecond => "IPVS_STATS_ATTR_INBPS",
-            Self::OutgoingBytesPerSecond => "IPVS_STATS_ATTR_OUTBPS",
-        }
-    }
-
-    const fn from_kind(kind: u16) -> Option<Self> {
-        Some(match kind {
-            IPVS_STATS_ATTR_CONNS => Self::Connections,
-            IPVS_STATS_ATTR_INPKTS => Self::IncomingPackets,
-            IPVS_STATS_ATTR_OUTPKTS => Self::OutgoingPackets,
-            IPVS_STATS_ATTR_INBYTES => Self::IncomingBytes,
-            IPVS_STATS_ATTR_OUTBYTES => Self::OutgoingBytes,
-            IPVS_STATS_ATTR_CPS => Self::ConnectionsPerSecond,
-            IPVS_STATS_ATTR_INPPS => Self::IncomingPacketsPerSecond,
-            IPVS_STATS_ATTR_OUTPPS => Self::OutgoingPacketsPerSecond,
-            IPVS_STATS_ATTR_INBPS => Self::IncomingBytesPerSecond,
-            IPVS_STATS_ATTR_OUTBPS => Self::OutgoingBytesPerSecond,
-            _ => return None,
-        })
-    }
-}
+/// `IPVS_STATS_ATTR_PAD`
+const PAD: u16 = 11;
 
 /// A value in the width that it has on the wire. In `…_ATTR_STATS` only bytes are 64 bits wide, in
 /// `…_ATTR_STATS64` everything is.
@@ -174,12 +122,12 @@ pub enum StatsAttribute {
     Other(Unknown),
 }
 
-impl StatsAttribute {
-    pub(super) fn write(&self, writer: &mut Writer) {
+impl ListAttribute for StatsAttribute {
+    fn write(&self, writer: &mut Writer) {
         match self {
-            Self::Counter(counter, StatsNumber::U32(value)) => writer.u32(counter.kind(), *value),
-            Self::Counter(counter, StatsNumber::U64(value)) => writer.u64(counter.kind(), *value),
-            Self::Pad => writer.flag(IPVS_STATS_ATTR_PAD),
+            Self::Counter(counter, StatsNumber::U32(value)) => writer.u32(*counter as u16, *value),
+            Self::Counter(counter, StatsNumber::U64(value)) => writer.u64(*counter as u16, *value),
+            Self::Pad => writer.flag(PAD),
             Self::Other(unknown) => unknown.write(writer),
         };
     }
@@ -193,29 +141,9 @@ impl StatsAttribute {
             };
             return number.map(|number| Self::Counter(counter, number));
         }
-        if raw.kind() == IPVS_STATS_ATTR_PAD && raw.value().is_empty() {
+        if raw.kind() == PAD && raw.value().is_empty() {
             return Ok(Self::Pad);
         }
         Ok(Self::Other(raw.to_unknown()))
     }
-
-    /// Reads a nested list.
-    pub(super) fn read_list(raw: &Attribute<'_>) -> Result<Vec<Self>, DecodeError> {
-        attribute::list(raw.value())
-            .map(|attribute| Self::read(&attribute?))
-            .collect()
-    }
-}
-
-/// Writes a nested list.
-pub(super) fn write_stats<'w>(
-    writer: &'w mut Writer,
-    kind: u16,
-    stats: &[StatsAttribute],
-) -> &'w mut Writer {
-    writer.nested(kind, |inner| {
-        for attribute in stats {
-            attribute.write(inner);
-        }
-    })
 }

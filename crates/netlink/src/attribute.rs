@@ -19,6 +19,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod table;
+
+pub use table::{BigEndian, Codec, ListAttribute, NetOrder, Plain};
+
 /// Set in the type of an attribute whose value is a list of attributes.
 pub const NLA_F_NESTED: u16 = 0x8000;
 /// Set in the type of an attribute whose value is a number in network order. Few families use it.

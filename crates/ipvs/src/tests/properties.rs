@@ -9,9 +9,9 @@ use proptest::prelude::*;
 use super::captured;
 use crate::{
     AddressFamily, Destination, DestinationAttribute, DestinationKey, DestinationStatus,
-    Forwarding, Info, IpvsAttribute, IpvsCommand, IpvsMessage, KernelName, Netmask, Operation,
-    Persistence, Protocol, Service, ServiceAttribute, ServiceFlags, ServiceKey, ServiceStatus,
-    Timeouts, Tunnel, TunnelKind,
+    Forwarding, Info, IpvsAttribute, IpvsCommand, IpvsMessage, KernelName, MaskedFlags, Netmask,
+    Operation, Persistence, Protocol, Service, ServiceAttribute, ServiceFlags, ServiceKey,
+    ServiceStatus, Timeouts, Tunnel, TunnelKind,
 };
 
 fn round_trip(message: &IpvsMessage) -> IpvsMessage {
@@ -139,7 +139,7 @@ proptest! {
         // IP_VS_SVC_F_HASHED, which every answer has.
         let mut attributes = service.to_attributes();
         for attribute in &mut attributes {
-            if let ServiceAttribute::Flags { flags, .. } = attribute {
+            if let ServiceAttribute::Flags(MaskedFlags { flags, .. }) = attribute {
                 *flags |= 2;
             }
         }

@@ -8,9 +8,9 @@ use std::time::Duration;
 use super::captured;
 use crate::{
     AddressFamily, Destination, DestinationAttribute, DestinationKey, DestinationStatus,
-    Forwarding, Info, IpvsAttribute, IpvsCommand, IpvsMessage, KernelName, Netmask, Operation,
-    Persistence, Protocol, Service, ServiceAttribute, ServiceFlags, ServiceKey, ServiceStatus,
-    Stats, Timeouts, Tunnel, TunnelKind,
+    Forwarding, Info, IpvsAttribute, IpvsCommand, IpvsMessage, KernelName, MaskedFlags, Netmask,
+    Operation, Persistence, Protocol, Service, ServiceAttribute, ServiceFlags, ServiceKey,
+    ServiceStatus, Stats, Timeouts, Tunnel, TunnelKind,
 };
 
 fn decode(bytes: &[u8]) -> IpvsMessage {
@@ -57,7 +57,7 @@ fn lean(mut message: IpvsMessage) -> IpvsMessage {
                 let dropped = matches!(
                     attribute,
                     ServiceAttribute::Scheduler(_)
-                        | ServiceAttribute::Flags { flags: 0, .. }
+                        | ServiceAttribute::Flags(MaskedFlags { flags: 0, .. })
                         | ServiceAttribute::Timeout(0)
                         | ServiceAttribute::Netmask(_)
                 );
