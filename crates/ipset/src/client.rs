@@ -14,6 +14,7 @@ use super::message::{Attribute, Message};
 use super::types::{Entry, SetEntry, SetInfo, SetName, SetSpec, SetType};
 use crate::IpFamily;
 use netlink_pipeline::attribute::DecodeError;
+use netlink_pipeline::find_attribute;
 use netlink_pipeline::{
     KernelError, KernelErrorKind, NetlinkError, Reply, Request, Socket, SocketStats,
 };
@@ -88,20 +89,12 @@ impl Client {
             .get(request_of(&request, 0)?)
             .map_err(Error::Netlink)?
             .map_err(Error::Unavailable)?;
-        let mut maximum = None;
-        let mut minimum = None;
-        for attribute in first(&replies)?.attributes {
-            match attribute {
-                Attribute::Protocol(version) => maximum = Some(version),
-                Attribute::Minimum(version) => minimum = Some(version),
-                _ => {}
-            }
-        }
-        let maximum = maximum.ok_or(DecodeError::Missing {
-            attribute: "IPSET_ATTR_PROTOCOL",
-        })?;
-        // A kernel that speaks one version only does not name a minimum.
-        let minimum = minimum.unwrap_or(maximum);
+        let attributes = first(&replies)?.attributes;
+        let (minimum, maximum) = range(
+            &attributes,
+            find_attribute!(attributes, Attribute::Protocol),
+            "IPSET_ATTR_PROTOCOL",
+        )?;
         let version = maximum.min(c::IPSET_PROTOCOL);
         if version < c::IPSET_PROTOCOL_MIN || minimum > c::IPSET_PROTOCOL {
             return Err(Error::Protocol { minimum, maximum });
@@ -210,7 +203,7 @@ impl Client {
             .map_err(Error::Netlink)?;
         let mut sets = Vec::with_capacity(replies.len());
         for reply in replies {
-            sets.extend(info(Message::parse(reply.kind, &reply.payload)?)?);
+            sets.extend(info(&Message::parse(reply.kind, &reply.payload)?)?);
         }
         Ok(sets)
     }
@@ -245,7 +238,7 @@ impl Client {
         let Some(replies) = self.list(&message, set)? else {
             return Ok(None);
         };
-        Ok(info(first(&replies)?)?)
+        Ok(info(&first(&replies)?)?)
     }
 
     /// One set with its entries; `None` if there is none of that name. A set that this crate could
@@ -261,23 +254,18 @@ impl Client {
         let mut header = None;
         let mut entries = BTreeSet::new();
         for reply in replies {
-            let mut message = Message::parse(reply.kind, &reply.payload)?;
-            let list = message
-                .attributes
-                .iter()
-                .position(|attribute| matches!(attribute, Attribute::Adt(_)))
-                .map(|at| message.attributes.swap_remove(at));
-            // Only the first message of a long listing describes the set.
+            let message = Message::parse(reply.kind, &reply.payload)?;
             if header.is_none() {
-                header = info(message)?;
+                header = info(&message)?;
             }
             let set_type = header
                 .as_ref()
                 .and_then(|info| info.spec.as_ref())
                 .map(SetSpec::set_type);
-            if let (Some(set_type), Some(Attribute::Adt(list))) = (set_type, list) {
+            let list = find_attribute!(message.attributes, Attribute::Adt);
+            if let (Some(set_type), Some(list)) = (set_type, list) {
                 for attributes in list {
-                    entries.insert(entry_of(set_type, &attributes)?);
+                    entries.insert(entry_of(set_type, attributes)?);
                 }
             }
         }
@@ -309,19 +297,12 @@ impl Client {
                 set_type,
                 source: SetError::of(&error, Some(set_type)),
             })?;
-        let mut maximum = None;
-        let mut minimum = None;
-        for attribute in first(&replies)?.attributes {
-            match attribute {
-                Attribute::Revision(revision) => maximum = Some(revision),
-                Attribute::Minimum(revision) => minimum = Some(revision),
-                _ => {}
-            }
-        }
-        let maximum = maximum.ok_or(DecodeError::Missing {
-            attribute: "IPSET_ATTR_REVISION",
-        })?;
-        let minimum = minimum.unwrap_or(maximum);
+        let attributes = first(&replies)?.attributes;
+        let (minimum, maximum) = range(
+            &attributes,
+            find_attribute!(attributes, Attribute::Revision),
+            "IPSET_ATTR_REVISION",
+        )?;
         let known = newest_known_revision(set_type);
         if minimum > known {
             return Err(Error::Revision {
@@ -471,6 +452,17 @@ fn request_of(message: &Message, flags: u16) -> Result<Request, Error> {
         flags,
         payload: message.payload()?,
     })
+}
+
+/// The range of versions or revisions in an answer: a lone maximum is the only one.
+fn range(
+    attributes: &[Attribute],
+    maximum: Option<&u8>,
+    name: &'static str,
+) -> Result<(u8, u8), DecodeError> {
+    let maximum = *maximum.ok_or(DecodeError::Missing { attribute: name })?;
+    let minimum = find_attribute!(attributes, Attribute::Minimum).copied();
+    Ok((minimum.unwrap_or(maximum), maximum))
 }
 
 fn first(replies: &[Reply]) -> Result<Message, DecodeError> {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Numbers of `include/uapi/linux/netfilter/ipset/ip_set.h` under their kernel names.
+//! Numbers of `include/uapi/linux/netfilter/ipset/ip_set.h` under their kernel
+//! names. Those of attributes are in the tables of the types that stand for them.
 
 /// The newest protocol that we speak. Kernels since 4.16 have it.
 pub(super) const IPSET_PROTOCOL: u8 = 7;
@@ -21,49 +22,6 @@ pub(super) const IPSET_CMD_LIST: u8 = 7;
 pub(super) const IPSET_CMD_ADD: u8 = 9;
 pub(super) const IPSET_CMD_DEL: u8 = 10;
 pub(super) const IPSET_CMD_TYPE: u8 = 13;
-
-// Attributes at command level.
-pub(super) const IPSET_ATTR_PROTOCOL: u16 = 1;
-pub(super) const IPSET_ATTR_SETNAME: u16 = 2;
-/// Also `IPSET_ATTR_SETNAME2`, the second name of a swap.
-pub(super) const IPSET_ATTR_TYPENAME: u16 = 3;
-pub(super) const IPSET_ATTR_REVISION: u16 = 4;
-pub(super) const IPSET_ATTR_FAMILY: u16 = 5;
-pub(super) const IPSET_ATTR_FLAGS: u16 = 6;
-pub(super) const IPSET_ATTR_DATA: u16 = 7;
-pub(super) const IPSET_ATTR_ADT: u16 = 8;
-pub(super) const IPSET_ATTR_LINENO: u16 = 9;
-/// Also `IPSET_ATTR_REVISION_MIN`.
-pub(super) const IPSET_ATTR_PROTOCOL_MIN: u16 = 10;
-pub(super) const IPSET_ATTR_INDEX: u16 = 11;
-
-// CADT attributes: of a set's creation and of an entry.
-pub(super) const IPSET_ATTR_IP: u16 = 1;
-pub(super) const IPSET_ATTR_CIDR: u16 = 3;
-pub(super) const IPSET_ATTR_PORT: u16 = 4;
-pub(super) const IPSET_ATTR_PORT_TO: u16 = 5;
-pub(super) const IPSET_ATTR_TIMEOUT: u16 = 6;
-pub(super) const IPSET_ATTR_PROTO: u16 = 7;
-pub(super) const IPSET_ATTR_CADT_FLAGS: u16 = 8;
-pub(super) const IPSET_ATTR_CADT_LINENO: u16 = 9;
-
-// Attributes of a set's creation and header only.
-pub(super) const IPSET_ATTR_INITVAL: u16 = 17;
-pub(super) const IPSET_ATTR_HASHSIZE: u16 = 18;
-pub(super) const IPSET_ATTR_MAXELEM: u16 = 19;
-pub(super) const IPSET_ATTR_BUCKETSIZE: u16 = 21;
-pub(super) const IPSET_ATTR_ELEMENTS: u16 = 24;
-pub(super) const IPSET_ATTR_REFERENCES: u16 = 25;
-pub(super) const IPSET_ATTR_MEMSIZE: u16 = 26;
-
-// Attributes of an entry only.
-pub(super) const IPSET_ATTR_IP2: u16 = 20;
-pub(super) const IPSET_ATTR_CIDR2: u16 = 21;
-pub(super) const IPSET_ATTR_SKBMARK: u16 = 27;
-
-// Attributes of an address.
-pub(super) const IPSET_ATTR_IPADDR_IPV4: u16 = 1;
-pub(super) const IPSET_ATTR_IPADDR_IPV6: u16 = 2;
 
 // enum ipset_cmd_flags
 pub(super) const IPSET_FLAG_LIST_SETNAME: u32 = 1 << 1;

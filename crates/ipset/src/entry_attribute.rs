@@ -5,75 +5,44 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::constants::{
-    IPSET_ATTR_CADT_LINENO, IPSET_ATTR_CIDR, IPSET_ATTR_CIDR2, IPSET_ATTR_IP, IPSET_ATTR_IP2,
-    IPSET_ATTR_PORT, IPSET_ATTR_PROTO, IPSET_ATTR_SKBMARK,
-};
+use super::address::Nested;
 use super::types::{Entry, SetEntry, SetType, SkbMark};
-use super::value::{read_address, write_address};
-use netlink_pipeline::attribute::{Attribute as Raw, DecodeError, Unknown, Writer};
+use netlink_pipeline::attribute::{Attribute, Codec, DecodeError, NetOrder, Plain, Writer};
+use netlink_pipeline::find_attribute;
 
-/// A part of an entry.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum EntryAttribute {
-    /// `IPSET_ATTR_IP`: the first address.
-    Ip(IpAddr),
-    /// `IPSET_ATTR_CIDR`: the first address's prefix length.
-    Cidr(u8),
-    /// `IPSET_ATTR_PORT`
-    Port(u16),
-    /// `IPSET_ATTR_PROTO`: IP protocol number.
-    Proto(u8),
-    /// `IPSET_ATTR_CADT_LINENO`: echoed by the kernel when it refuses this entry.
-    LineNo(u32),
-    /// `IPSET_ATTR_IP2`: the second address.
-    Ip2(IpAddr),
-    /// `IPSET_ATTR_CIDR2`: the second address's prefix length.
-    Cidr2(u8),
-    /// `IPSET_ATTR_SKBMARK`: mark in the upper half, mask in the lower.
-    SkbMark(SkbMark),
-    /// An attribute that this crate does not know.
-    Other(Unknown),
+netlink_pipeline::attributes! {
+    /// A part of an entry.
+    pub enum EntryAttribute {
+        /// `IPSET_ATTR_IP`: the first address.
+        Ip(IpAddr) = 1 IPSET_ATTR_IP as Nested,
+        /// `IPSET_ATTR_CIDR`: the first address's prefix length.
+        Cidr(u8) = 3 IPSET_ATTR_CIDR,
+        /// `IPSET_ATTR_PORT`
+        Port(u16) = 4 IPSET_ATTR_PORT as NetOrder,
+        /// `IPSET_ATTR_PROTO`: IP protocol number.
+        Proto(u8) = 7 IPSET_ATTR_PROTO,
+        /// `IPSET_ATTR_CADT_LINENO`: echoed by the kernel when it refuses this entry.
+        LineNo(u32) = 9 IPSET_ATTR_CADT_LINENO as NetOrder,
+        /// `IPSET_ATTR_IP2`: the second address.
+        Ip2(IpAddr) = 20 IPSET_ATTR_IP2 as Nested,
+        /// `IPSET_ATTR_CIDR2`: the second address's prefix length.
+        Cidr2(u8) = 21 IPSET_ATTR_CIDR2,
+        /// `IPSET_ATTR_SKBMARK`: mark in the upper half, mask in the lower.
+        SkbMark(SkbMark) = 27 IPSET_ATTR_SKBMARK,
+    }
 }
 
-impl EntryAttribute {
-    pub(super) fn write<'w>(&self, writer: &'w mut Writer) -> &'w mut Writer {
-        match self {
-            Self::Ip(address) => write_address(writer, IPSET_ATTR_IP, *address),
-            Self::Ip2(address) => write_address(writer, IPSET_ATTR_IP2, *address),
-            Self::Cidr(length) => writer.u8(IPSET_ATTR_CIDR, *length),
-            Self::Cidr2(length) => writer.u8(IPSET_ATTR_CIDR2, *length),
-            Self::Port(port) => writer.u16_net(IPSET_ATTR_PORT, *port),
-            Self::Proto(protocol) => writer.u8(IPSET_ATTR_PROTO, *protocol),
-            Self::LineNo(line) => writer.u32_net(IPSET_ATTR_CADT_LINENO, *line),
-            Self::SkbMark(SkbMark { mark, mask }) => {
-                let value = (u64::from(*mark) << 32) | u64::from(*mask);
-                writer.u64_net(IPSET_ATTR_SKBMARK, value)
-            }
-            Self::Other(unknown) => unknown.write(writer),
-        }
+impl Codec<SkbMark> for Plain {
+    fn read(raw: &Attribute<'_>, name: &'static str) -> Result<SkbMark, DecodeError> {
+        let [m0, m1, m2, m3, k0, k1, k2, k3] = raw.array(name)?;
+        Ok(SkbMark {
+            mark: u32::from_be_bytes([m0, m1, m2, m3]),
+            mask: u32::from_be_bytes([k0, k1, k2, k3]),
+        })
     }
 
-    pub(super) fn read(raw: &Raw<'_>) -> Result<Self, DecodeError> {
-        Ok(match raw.kind() {
-            IPSET_ATTR_IP => Self::Ip(read_address(raw, "IPSET_ATTR_IP")?),
-            IPSET_ATTR_IP2 => Self::Ip2(read_address(raw, "IPSET_ATTR_IP2")?),
-            IPSET_ATTR_CIDR => Self::Cidr(raw.u8("IPSET_ATTR_CIDR")?),
-            IPSET_ATTR_CIDR2 => Self::Cidr2(raw.u8("IPSET_ATTR_CIDR2")?),
-            IPSET_ATTR_PORT => Self::Port(raw.u16_be("IPSET_ATTR_PORT")?),
-            IPSET_ATTR_PROTO => Self::Proto(raw.u8("IPSET_ATTR_PROTO")?),
-            IPSET_ATTR_CADT_LINENO => Self::LineNo(raw.u32_be("IPSET_ATTR_CADT_LINENO")?),
-            IPSET_ATTR_SKBMARK => {
-                let value = raw.u64_be("IPSET_ATTR_SKBMARK")?;
-                let [m0, m1, m2, m3, k0, k1, k2, k3] = value.to_be_bytes();
-                Self::SkbMark(SkbMark {
-                    mark: u32::from_be_bytes([m0, m1, m2, m3]),
-                    mask: u32::from_be_bytes([k0, k1, k2, k3]),
-                })
-            }
-            _ => Self::Other(raw.to_unknown()),
-        })
+    fn write(SkbMark { mark, mask }: &SkbMark, kind: u16, writer: &mut Writer) {
+        writer.u64_net(kind, (u64::from(*mark) << 32) | u64::from(*mask));
     }
 }
 
@@ -124,35 +93,21 @@ pub(super) fn entry_of(
     set_type: SetType,
     attributes: &[EntryAttribute],
 ) -> Result<SetEntry, DecodeError> {
-    let mut ip = None;
-    let mut port = None;
-    let mut protocol = None;
-    let mut ip2 = None;
-    let mut cidr2 = None;
-    let mut mark = None;
-    for attribute in attributes {
-        match attribute {
-            EntryAttribute::Ip(value) => ip = Some(*value),
-            EntryAttribute::Port(value) => port = Some(*value),
-            EntryAttribute::Proto(value) => protocol = Some(*value),
-            EntryAttribute::Ip2(value) => ip2 = Some(*value),
-            EntryAttribute::Cidr2(value) => cidr2 = Some(*value),
-            // Zeros: an entry of a set with `skbinfo` that was added without a mark.
-            EntryAttribute::SkbMark(value) => {
-                mark = Some(*value).filter(|mark| *mark != SkbMark { mark: 0, mask: 0 });
-            }
-            EntryAttribute::Cidr(_) | EntryAttribute::LineNo(_) | EntryAttribute::Other(_) => {}
-        }
-    }
+    let ip = find_attribute!(attributes, EntryAttribute::Ip).copied();
+    let port = find_attribute!(attributes, EntryAttribute::Port).copied();
+    let protocol = find_attribute!(attributes, EntryAttribute::Proto).copied();
+    let ip2 = find_attribute!(attributes, EntryAttribute::Ip2).copied();
+    let cidr2 = find_attribute!(attributes, EntryAttribute::Cidr2).copied();
+    let mark = find_attribute!(attributes, EntryAttribute::SkbMark).copied();
+    let mark = mark.filter(|mark| *mark != SkbMark { mark: 0, mask: 0 });
+    let ip_port = ip.zip(protocol).zip(port);
     let entry = match set_type {
         SetType::HashIp => ip.map(Entry::Ip),
-        SetType::HashIpPort => ip
-            .zip(protocol)
-            .zip(port)
-            .map(|((ip, protocol), port)| Entry::IpPort { ip, protocol, port }),
+        SetType::HashIpPort => {
+            ip_port.map(|((ip, protocol), port)| Entry::IpPort { ip, protocol, port })
+        }
         SetType::HashIpPortIp => {
-            ip.zip(protocol)
-                .zip(port)
+            ip_port
                 .zip(ip2)
                 .map(|(((ip, protocol), port), ip2)| Entry::IpPortIp {
                     ip,
@@ -161,16 +116,14 @@ pub(super) fn entry_of(
                     ip2,
                 })
         }
-        SetType::HashIpPortNet => ip
-            .zip(protocol)
-            .zip(port)
-            .zip(ip2.and_then(|ip2| network(ip2, cidr2)))
-            .map(|(((ip, protocol), port), net)| Entry::IpPortNet {
+        SetType::HashIpPortNet => ip_port.zip(ip2.and_then(|ip2| network(ip2, cidr2))).map(
+            |(((ip, protocol), port), net)| Entry::IpPortNet {
                 ip,
                 protocol,
                 port,
                 net,
-            }),
+            },
+        ),
         SetType::BitmapPort => port.map(Entry::Port),
     };
     match entry {

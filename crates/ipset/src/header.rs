@@ -7,6 +7,7 @@ use super::set_attribute::SetAttribute;
 use super::types::{HashType, SetInfo, SetName, SetShape, SetSpec, SetType};
 use crate::IpFamily;
 use netlink_pipeline::attribute::DecodeError;
+use netlink_pipeline::find_attribute;
 
 /// `NFPROTO_*` of `linux/netfilter.h`.
 pub(super) const fn nfproto(family: Option<IpFamily>) -> u8 {
@@ -40,76 +41,46 @@ pub(super) fn properties(shape: SetShape) -> Vec<SetAttribute> {
 }
 
 /// What a listing says of a set; `None` for a set whose name is not text.
-pub(super) fn info(message: Message) -> Result<Option<SetInfo>, DecodeError> {
-    let mut set_name = None;
-    let mut type_name = None;
-    let mut revision = None;
-    let mut family = None;
-    let mut data = Vec::new();
-    for attribute in message.attributes {
-        match attribute {
-            Attribute::SetName(value) => set_name = Some(value),
-            Attribute::TypeName(value) => type_name = Some(value),
-            Attribute::Revision(value) => revision = Some(value),
-            Attribute::Family(value) => family = Some(value),
-            Attribute::Data(value) => data = value,
-            _ => {}
-        }
-    }
+pub(super) fn info(message: &Message) -> Result<Option<SetInfo>, DecodeError> {
     let missing = |attribute| DecodeError::Missing { attribute };
-    let set_name = set_name.ok_or(missing("IPSET_ATTR_SETNAME"))?;
-    let type_name = type_name.ok_or(missing("IPSET_ATTR_TYPENAME"))?;
-    let Ok(name) = SetName::new(set_name) else {
+    let attributes = &message.attributes;
+    let set_name =
+        find_attribute!(attributes, Attribute::SetName).ok_or(missing("IPSET_ATTR_SETNAME"))?;
+    let type_name =
+        find_attribute!(attributes, Attribute::TypeName).ok_or(missing("IPSET_ATTR_TYPENAME"))?;
+    let Ok(name) = SetName::new(set_name.as_str()) else {
         return Ok(None);
     };
-    let mut info = SetInfo {
-        spec: None,
+    let revision =
+        find_attribute!(attributes, Attribute::Revision).ok_or(missing("IPSET_ATTR_REVISION"))?;
+    let family = find_attribute!(attributes, Attribute::Family).copied();
+    let data = find_attribute!(attributes, Attribute::Data).map_or(&[][..], Vec::as_slice);
+    Ok(Some(SetInfo {
+        spec: shape(type_name, family, data).map(|shape| SetSpec {
+            name: name.clone(),
+            shape,
+        }),
         name,
-        revision: revision.ok_or(missing("IPSET_ATTR_REVISION"))?,
-        type_name,
-        references: 0,
-        memsize: 0,
-        elements: None,
-    };
-    for attribute in &data {
-        match attribute {
-            SetAttribute::References(value) => info.references = *value,
-            SetAttribute::MemSize(value) => info.memsize = *value,
-            SetAttribute::Elements(value) => info.elements = Some(*value),
-            _ => {}
-        }
-    }
-    info.spec = shape(&info.type_name, family, &data).map(|shape| SetSpec {
-        name: info.name.clone(),
-        shape,
-    });
-    Ok(Some(info))
+        revision: *revision,
+        type_name: type_name.clone(),
+        references: find_attribute!(data, SetAttribute::References)
+            .copied()
+            .unwrap_or(0),
+        memsize: find_attribute!(data, SetAttribute::MemSize)
+            .copied()
+            .unwrap_or(0),
+        elements: find_attribute!(data, SetAttribute::Elements).copied(),
+    }))
 }
 
 /// The shape that a set's properties describe; `None` if it has a property that we never ask for.
 fn shape(type_name: &str, family: Option<u8>, data: &[SetAttribute]) -> Option<SetShape> {
-    let mut hash_size = None;
-    let mut max_elem = None;
-    let mut first_port = None;
-    let mut last_port = None;
-    let mut flags = 0;
-    for attribute in data {
-        match attribute {
-            SetAttribute::HashSize(value) => hash_size = Some(*value),
-            SetAttribute::MaxElem(value) => max_elem = Some(*value),
-            SetAttribute::PortFrom(value) => first_port = Some(*value),
-            SetAttribute::PortTo(value) => last_port = Some(*value),
-            SetAttribute::Flags(value) => flags = *value,
-            // Entries would vanish by themselves.
-            SetAttribute::Timeout(_) => return None,
-            SetAttribute::InitVal(_)
-            | SetAttribute::BucketSize(_)
-            | SetAttribute::Elements(_)
-            | SetAttribute::References(_)
-            | SetAttribute::MemSize(_)
-            | SetAttribute::Other(_) => {}
-        }
+    if find_attribute!(data, SetAttribute::Timeout).is_some() {
+        return None;
     }
+    let flags = find_attribute!(data, SetAttribute::Flags)
+        .copied()
+        .unwrap_or(0);
     let set_type = SetType::ALL
         .into_iter()
         .find(|set_type| set_type.as_str() == type_name)?;
@@ -124,8 +95,8 @@ fn shape(type_name: &str, family: Option<u8>, data: &[SetAttribute]) -> Option<S
                 Some(10) => IpFamily::V6,
                 _ => return None,
             },
-            hashsize: hash_size?,
-            maxelem: max_elem?,
+            hashsize: *find_attribute!(data, SetAttribute::HashSize)?,
+            maxelem: *find_attribute!(data, SetAttribute::MaxElem)?,
             skbinfo: flags & c::IPSET_FLAG_WITH_SKBINFO != 0,
         })
     };
@@ -135,8 +106,8 @@ fn shape(type_name: &str, family: Option<u8>, data: &[SetAttribute]) -> Option<S
         SetType::HashIpPortIp => hash(HashType::IpPortIp),
         SetType::HashIpPortNet => hash(HashType::IpPortNet),
         SetType::BitmapPort => Some(SetShape::BitmapPort {
-            first: first_port?,
-            last: last_port?,
+            first: *find_attribute!(data, SetAttribute::PortFrom)?,
+            last: *find_attribute!(data, SetAttribute::PortTo)?,
         }),
     }
 }

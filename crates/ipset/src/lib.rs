@@ -2,6 +2,7 @@
 #![doc = include_str!("../README.md")]
 #![deny(missing_docs)]
 
+mod address;
 mod client;
 mod constants;
 mod entry_attribute;
@@ -11,7 +12,6 @@ mod header;
 mod message;
 mod set_attribute;
 mod types;
-mod value;
 
 pub use client::{Client, Protocol};
 pub use entry_attribute::EntryAttribute;

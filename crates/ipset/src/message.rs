@@ -1,15 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A message of ipset: `struct nfgenmsg` and attributes at command level.
 
-use super::constants::{
-    IPSET_ATTR_ADT, IPSET_ATTR_DATA, IPSET_ATTR_FAMILY, IPSET_ATTR_FLAGS, IPSET_ATTR_INDEX,
-    IPSET_ATTR_LINENO, IPSET_ATTR_PROTOCOL, IPSET_ATTR_PROTOCOL_MIN, IPSET_ATTR_REVISION,
-    IPSET_ATTR_SETNAME, IPSET_ATTR_TYPENAME, NFNETLINK_V0, NFNL_SUBSYS_IPSET,
-};
+use super::constants::{NFNETLINK_V0, NFNL_SUBSYS_IPSET};
 use super::entry_attribute::EntryAttribute;
 use super::set_attribute::SetAttribute;
 use netlink_pipeline::attribute::{
-    self, Attribute as Raw, AttributeTooLong, DecodeError, Unknown, Writer,
+    self, Attribute as Raw, AttributeTooLong, Codec, DecodeError, ListAttribute as _, NetOrder,
+    Plain, Writer,
 };
 
 /// `AF_INET` in the one byte that `struct nfgenmsg` has for it.
@@ -27,35 +24,57 @@ pub struct Message {
     pub attributes: Vec<Attribute>,
 }
 
-/// An attribute at command level.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Attribute {
-    /// `IPSET_ATTR_PROTOCOL`: the version in which the message is written.
-    Protocol(u8),
-    /// `IPSET_ATTR_SETNAME`
-    SetName(String),
-    /// `IPSET_ATTR_TYPENAME`; the same number is `IPSET_ATTR_SETNAME2`, the other set of a swap.
-    TypeName(String),
-    /// `IPSET_ATTR_REVISION`: of a type.
-    Revision(u8),
-    /// `IPSET_ATTR_FAMILY`: `NFPROTO_*`.
-    Family(u8),
-    /// `IPSET_ATTR_FLAGS`: `enum ipset_cmd_flags`.
-    Flags(u32),
-    /// `IPSET_ATTR_DATA` of a set.
-    Data(Vec<SetAttribute>),
-    /// `IPSET_ATTR_ADT`: entries.
-    Adt(Vec<Vec<EntryAttribute>>),
-    /// `IPSET_ATTR_LINENO`: must be there when entries carry line numbers; the kernel writes the
-    /// refused one here.
-    LineNo(u32),
-    /// `IPSET_ATTR_PROTOCOL_MIN`, which is `IPSET_ATTR_REVISION_MIN` too.
-    Minimum(u8),
-    /// `IPSET_ATTR_INDEX`: the kernel's number of the set.
-    Index(u16),
-    /// An attribute that this crate does not know.
-    Other(Unknown),
+/// `IPSET_ATTR_LINENO`
+const LINENO: u16 = 9;
+
+netlink_pipeline::attributes! {
+    /// An attribute at command level.
+    pub enum Attribute {
+        /// `IPSET_ATTR_PROTOCOL`: the version in which the message is written.
+        Protocol(u8) = 1 IPSET_ATTR_PROTOCOL,
+        /// `IPSET_ATTR_SETNAME`
+        SetName(String) = 2 IPSET_ATTR_SETNAME,
+        /// `IPSET_ATTR_TYPENAME`; the same number is `IPSET_ATTR_SETNAME2`, the other set of a
+        /// swap.
+        TypeName(String) = 3 IPSET_ATTR_TYPENAME,
+        /// `IPSET_ATTR_REVISION`: of a type.
+        Revision(u8) = 4 IPSET_ATTR_REVISION,
+        /// `IPSET_ATTR_FAMILY`: `NFPROTO_*`.
+        Family(u8) = 5 IPSET_ATTR_FAMILY,
+        /// `IPSET_ATTR_FLAGS`: `enum ipset_cmd_flags`.
+        Flags(u32) = 6 IPSET_ATTR_FLAGS as NetOrder,
+        /// `IPSET_ATTR_DATA` of a set.
+        Data(Vec<SetAttribute>) = 7 IPSET_ATTR_DATA,
+        /// `IPSET_ATTR_ADT`: entries.
+        Adt(Vec<Vec<EntryAttribute>>) = 8 IPSET_ATTR_ADT as Entries,
+        /// `IPSET_ATTR_LINENO`: must be there when entries carry line numbers; the kernel writes
+        /// the refused one here.
+        LineNo(u32) = 9 IPSET_ATTR_LINENO as NetOrder,
+        /// `IPSET_ATTR_PROTOCOL_MIN`, which is `IPSET_ATTR_REVISION_MIN` too.
+        Minimum(u8) = 10 IPSET_ATTR_PROTOCOL_MIN,
+        /// `IPSET_ATTR_INDEX`: the kernel's number of the set.
+        Index(u16) = 11 IPSET_ATTR_INDEX as NetOrder,
+    }
+}
+
+/// A list of lists, each an `IPSET_ATTR_DATA`.
+enum Entries {}
+
+impl Codec<Vec<Vec<EntryAttribute>>> for Entries {
+    fn read(raw: &Raw<'_>, _name: &'static str) -> Result<Vec<Vec<EntryAttribute>>, DecodeError> {
+        attribute::list(raw.value())
+            .map(|entry| EntryAttribute::read_all(entry?.value()))
+            .collect()
+    }
+
+    fn write(value: &Vec<Vec<EntryAttribute>>, kind: u16, writer: &mut Writer) {
+        const IPSET_ATTR_DATA: u16 = 7;
+        writer.nested(kind, |list| {
+            for entry in value {
+                Plain::write(entry, IPSET_ATTR_DATA, list);
+            }
+        });
+    }
 }
 
 impl Message {
@@ -82,9 +101,7 @@ impl Message {
             return Err(DecodeError::Kind { kind });
         }
         let attributes = payload.get(NFGENMSG_LEN..).ok_or(DecodeError::Short)?;
-        let attributes = attribute::list(attributes)
-            .map(|raw| Attribute::read(&raw?))
-            .collect::<Result<_, _>>()?;
+        let attributes = Attribute::read_all(attributes)?;
         Ok(Self {
             command,
             attributes,
@@ -98,68 +115,8 @@ impl Message {
         // Not parsed as a whole: the list of entries in it may be long.
         attribute::list(attributes)
             .map_while(Result::ok)
-            .find(|raw| raw.kind() == IPSET_ATTR_LINENO)
+            .find(|raw| raw.kind() == LINENO)
             .and_then(|raw| raw.u32_be("IPSET_ATTR_LINENO").ok())
             .filter(|line| *line != 0)
-    }
-}
-
-impl Attribute {
-    fn write<'w>(&self, writer: &'w mut Writer) -> &'w mut Writer {
-        match self {
-            Self::Protocol(version) => writer.u8(IPSET_ATTR_PROTOCOL, *version),
-            Self::SetName(name) => writer.string(IPSET_ATTR_SETNAME, name),
-            Self::TypeName(name) => writer.string(IPSET_ATTR_TYPENAME, name),
-            Self::Revision(revision) => writer.u8(IPSET_ATTR_REVISION, *revision),
-            Self::Family(family) => writer.u8(IPSET_ATTR_FAMILY, *family),
-            Self::Flags(flags) => writer.u32_net(IPSET_ATTR_FLAGS, *flags),
-            Self::Data(attributes) => writer.nested(IPSET_ATTR_DATA, |inner| {
-                for attribute in attributes {
-                    attribute.write(inner);
-                }
-            }),
-            Self::Adt(entries) => writer.nested(IPSET_ATTR_ADT, |list| {
-                for entry in entries {
-                    list.nested(IPSET_ATTR_DATA, |inner| {
-                        for attribute in entry {
-                            attribute.write(inner);
-                        }
-                    });
-                }
-            }),
-            Self::LineNo(line) => writer.u32_net(IPSET_ATTR_LINENO, *line),
-            Self::Minimum(version) => writer.u8(IPSET_ATTR_PROTOCOL_MIN, *version),
-            Self::Index(index) => writer.u16_net(IPSET_ATTR_INDEX, *index),
-            Self::Other(unknown) => unknown.write(writer),
-        }
-    }
-
-    fn read(raw: &Raw<'_>) -> Result<Self, DecodeError> {
-        Ok(match raw.kind() {
-            IPSET_ATTR_PROTOCOL => Self::Protocol(raw.u8("IPSET_ATTR_PROTOCOL")?),
-            IPSET_ATTR_SETNAME => Self::SetName(raw.string()),
-            IPSET_ATTR_TYPENAME => Self::TypeName(raw.string()),
-            IPSET_ATTR_REVISION => Self::Revision(raw.u8("IPSET_ATTR_REVISION")?),
-            IPSET_ATTR_FAMILY => Self::Family(raw.u8("IPSET_ATTR_FAMILY")?),
-            IPSET_ATTR_FLAGS => Self::Flags(raw.u32_be("IPSET_ATTR_FLAGS")?),
-            IPSET_ATTR_DATA => Self::Data(
-                attribute::list(raw.value())
-                    .map(|inner| SetAttribute::read(&inner?))
-                    .collect::<Result<_, _>>()?,
-            ),
-            IPSET_ATTR_ADT => Self::Adt(
-                attribute::list(raw.value())
-                    .map(|entry| {
-                        attribute::list(entry?.value())
-                            .map(|inner| EntryAttribute::read(&inner?))
-                            .collect()
-                    })
-                    .collect::<Result<_, _>>()?,
-            ),
-            IPSET_ATTR_LINENO => Self::LineNo(raw.u32_be("IPSET_ATTR_LINENO")?),
-            IPSET_ATTR_PROTOCOL_MIN => Self::Minimum(raw.u8("IPSET_ATTR_PROTOCOL_MIN")?),
-            IPSET_ATTR_INDEX => Self::Index(raw.u16_be("IPSET_ATTR_INDEX")?),
-            _ => Self::Other(raw.to_unknown()),
-        })
     }
 }

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::IpFamily;
+use netlink_pipeline::attribute::ListAttribute as _;
 use netlink_pipeline::attribute::{Unknown, Writer};
 use netlink_pipeline::{Socket, Transport};
 
