@@ -27,7 +27,7 @@ fn structs() -> BTreeMap<String, Vec<Field>> {
     let (mut current, mut about, mut renamed) = (String::new(), String::new(), None);
     for line in TYPES.lines() {
         let text = line.trim();
-        if let Some(rest) = line.strip_prefix("pub struct ") {
+        if let Some(rest) = text.strip_prefix("pub struct ") {
             current = rest.split([' ', '(']).next().unwrap_or_default().to_owned();
             (about, renamed) = (String::new(), None);
         } else if let Some(words) = text.strip_prefix("/// ") {

@@ -16,236 +16,211 @@ pub const API_VERSION: &str = "kubeproxy.config.k8s.io/v1alpha1";
 /// The kind of the configuration file.
 pub const KIND: &str = "KubeProxyConfiguration";
 
-/// The whole configuration file.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct KubeProxyConfiguration {
-    /// [`API_VERSION`].
-    #[serde(deserialize_with = "null_is_default")]
-    pub api_version: String,
-    /// Replaces the node's address; nothing is bound to it.
-    #[serde(deserialize_with = "null_is_default")]
-    pub bind_address: String,
-    /// Failing to listen for health checks and metrics ends the process.
-    #[serde(deserialize_with = "null_is_default")]
-    pub bind_address_hard_fail: bool,
-    /// How to reach the API server.
-    #[serde(deserialize_with = "null_is_default")]
-    pub client_connection: ClientConnection,
-    /// The pods' ranges, separated by commas.
-    #[serde(rename = "clusterCIDR", deserialize_with = "null_is_default")]
-    pub cluster_cidr: String,
-    /// No effect: there is nothing to replay.
-    #[serde(deserialize_with = "null_is_default")]
-    pub config_sync_period: GoDuration,
-    /// Connection tracking.
-    #[serde(deserialize_with = "null_is_default")]
-    pub conntrack: Conntrack,
-    /// Parameters of `detectLocalMode`.
-    #[serde(deserialize_with = "null_is_default")]
-    pub detect_local: DetectLocalFields,
-    /// How traffic from local pods is detected.
-    #[serde(deserialize_with = "null_is_default")]
-    pub detect_local_mode: String,
-    /// No effect: there are no Go profiles.
-    #[serde(deserialize_with = "null_is_default")]
-    pub enable_profiling: bool,
-    /// Feature gates.
-    #[serde(
-        deserialize_with = "null_is_default",
-        skip_serializing_if = "BTreeMap::is_empty"
-    )]
-    pub feature_gates: BTreeMap<String, bool>,
-    /// Where `/healthz` is served.
-    #[serde(deserialize_with = "null_is_default")]
-    pub healthz_bind_address: String,
-    /// The node's name.
-    #[serde(deserialize_with = "null_is_default")]
-    pub hostname_override: String,
-    /// iptables mode, and masquerading in both modes.
-    #[serde(deserialize_with = "null_is_default")]
-    pub iptables: Iptables,
-    /// ipvs mode.
-    #[serde(deserialize_with = "null_is_default")]
-    pub ipvs: Ipvs,
-    /// [`KIND`].
-    #[serde(deserialize_with = "null_is_default")]
-    pub kind: String,
-    /// Logging.
-    #[serde(deserialize_with = "null_is_default")]
-    pub logging: Logging,
-    /// Where `/metrics` is served.
-    #[serde(deserialize_with = "null_is_default")]
-    pub metrics_bind_address: String,
-    /// `iptables` or `ipvs`.
-    #[serde(deserialize_with = "null_is_default")]
-    pub mode: String,
-    /// No effect: there is no nftables mode.
-    #[serde(deserialize_with = "null_is_default")]
-    pub nftables: Nftables,
-    /// Where node ports answer.
-    pub node_port_addresses: Option<Vec<String>>,
-    /// For `/proc/self/oom_score_adj`.
-    pub oom_score_adj: Option<i32>,
-    /// Deprecated, no effect, as upstream.
-    #[serde(deserialize_with = "null_is_default")]
-    pub port_range: String,
-    /// No effect: there are no hidden metrics.
-    #[serde(deserialize_with = "null_is_default")]
-    pub show_hidden_metrics_for_version: String,
-    /// No effect on Linux.
-    #[serde(deserialize_with = "null_is_default", skip_serializing_if = "is_false")]
-    pub windows_run_as_service: bool,
-    /// No effect on Linux.
-    #[serde(deserialize_with = "null_is_default")]
-    pub winkernel: Winkernel,
+/// Declares sections of the file, in which every field may be missing or null.
+macro_rules! sections {
+    ($($(#[$about:meta])* pub struct $section:ident {
+        $($(#[$field_about:meta])* pub $field:ident: $type:ty,)*
+    })*) => {$(
+        $(#[$about])*
+        #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+        #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+        pub struct $section {
+            $($(#[$field_about])* #[serde(deserialize_with = "null_is_default")] pub $field: $type,)*
+        }
+    )*};
 }
 
-/// `clientConnection`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct ClientConnection {
-    /// No effect: JSON is always used.
-    #[serde(deserialize_with = "null_is_default")]
-    pub accept_content_types: String,
-    /// No effect: requests are few and rate-limited per path.
-    #[serde(deserialize_with = "null_is_default")]
-    pub burst: i32,
-    /// No effect: JSON is always used.
-    #[serde(deserialize_with = "null_is_default")]
-    pub content_type: String,
-    /// Path of a kubeconfig file.
-    #[serde(deserialize_with = "null_is_default")]
-    pub kubeconfig: String,
-    /// No effect: requests are few and rate-limited per path.
-    #[serde(deserialize_with = "null_is_default")]
-    pub qps: f32,
-}
+sections! {
+    /// The whole configuration file.
+    pub struct KubeProxyConfiguration {
+        /// [`API_VERSION`].
+        pub api_version: String,
+        /// Replaces the node's address; nothing is bound to it.
+        pub bind_address: String,
+        /// Failing to listen for health checks and metrics ends the process.
+        pub bind_address_hard_fail: bool,
+        /// How to reach the API server.
+        pub client_connection: ClientConnection,
+        /// The pods' ranges, separated by commas.
+        #[serde(rename = "clusterCIDR")]
+        pub cluster_cidr: String,
+        /// No effect: there is nothing to replay.
+        pub config_sync_period: GoDuration,
+        /// Connection tracking.
+        pub conntrack: Conntrack,
+        /// Parameters of `detectLocalMode`.
+        pub detect_local: DetectLocalFields,
+        /// How traffic from local pods is detected.
+        pub detect_local_mode: String,
+        /// No effect: there are no Go profiles.
+        pub enable_profiling: bool,
+        /// Feature gates.
+        #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+        pub feature_gates: BTreeMap<String, bool>,
+        /// Where `/healthz` is served.
+        pub healthz_bind_address: String,
+        /// The node's name.
+        pub hostname_override: String,
+        /// iptables mode, and masquerading in both modes.
+        pub iptables: Iptables,
+        /// ipvs mode.
+        pub ipvs: Ipvs,
+        /// [`KIND`].
+        pub kind: String,
+        /// Logging.
+        pub logging: Logging,
+        /// Where `/metrics` is served.
+        pub metrics_bind_address: String,
+        /// `iptables` or `ipvs`.
+        pub mode: String,
+        /// No effect: there is no nftables mode.
+        pub nftables: Nftables,
+        /// Where node ports answer.
+        pub node_port_addresses: Option<Vec<String>>,
+        /// For `/proc/self/oom_score_adj`.
+        pub oom_score_adj: Option<i32>,
+        /// Deprecated, no effect, as upstream.
+        pub port_range: String,
+        /// No effect: there are no hidden metrics.
+        pub show_hidden_metrics_for_version: String,
+        /// No effect on Linux.
+        #[serde(skip_serializing_if = "is_false")]
+        pub windows_run_as_service: bool,
+        /// No effect on Linux.
+        pub winkernel: Winkernel,
+    }
 
-/// `conntrack`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct Conntrack {
-    /// Table entries per CPU; 0 leaves the kernel's.
-    pub max_per_core: Option<i32>,
-    /// Least number of table entries.
-    pub min: Option<i32>,
-    /// Do not call out-of-window packets invalid.
-    #[serde(deserialize_with = "null_is_default")]
-    pub tcp_be_liberal: bool,
-    /// Half-closed connections.
-    pub tcp_close_wait_timeout: Option<GoDuration>,
-    /// Idle connections.
-    pub tcp_established_timeout: Option<GoDuration>,
-    /// Answered UDP flows.
-    #[serde(deserialize_with = "null_is_default")]
-    pub udp_stream_timeout: GoDuration,
-    /// Unanswered UDP flows.
-    #[serde(deserialize_with = "null_is_default")]
-    pub udp_timeout: GoDuration,
-}
+    /// `clientConnection`.
+    pub struct ClientConnection {
+        /// No effect: JSON is always used.
+        pub accept_content_types: String,
+        /// No effect: requests are few and rate-limited per path.
+        pub burst: i32,
+        /// No effect: JSON is always used.
+        pub content_type: String,
+        /// Path of a kubeconfig file.
+        pub kubeconfig: String,
+        /// No effect: requests are few and rate-limited per path.
+        pub qps: f32,
+    }
 
-/// `detectLocal`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct DetectLocalFields {
-    /// For mode `BridgeInterface`.
-    #[serde(deserialize_with = "null_is_default")]
-    pub bridge_interface: String,
-    /// For mode `InterfaceNamePrefix`.
-    #[serde(deserialize_with = "null_is_default")]
-    pub interface_name_prefix: String,
-}
+    /// `conntrack`.
+    pub struct Conntrack {
+        /// Table entries per CPU; 0 leaves the kernel's.
+        pub max_per_core: Option<i32>,
+        /// Least number of table entries.
+        pub min: Option<i32>,
+        /// Do not call out-of-window packets invalid.
+        pub tcp_be_liberal: bool,
+        /// Half-closed connections.
+        pub tcp_close_wait_timeout: Option<GoDuration>,
+        /// Idle connections.
+        pub tcp_established_timeout: Option<GoDuration>,
+        /// Answered UDP flows.
+        pub udp_stream_timeout: GoDuration,
+        /// Unanswered UDP flows.
+        pub udp_timeout: GoDuration,
+    }
 
-/// `iptables`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct Iptables {
-    /// Node ports answer on loopback addresses.
-    pub localhost_node_ports: Option<bool>,
-    /// Masquerade all that goes to cluster IPs; also in ipvs mode.
-    #[serde(deserialize_with = "null_is_default")]
-    pub masquerade_all: bool,
-    /// Bit of the packet mark; also in ipvs mode.
-    pub masquerade_bit: Option<i32>,
-    /// Shortest time between two syncs.
-    #[serde(deserialize_with = "null_is_default")]
-    pub min_sync_period: GoDuration,
-    /// Longest time between two syncs.
-    #[serde(deserialize_with = "null_is_default")]
-    pub sync_period: GoDuration,
-}
+    /// `detectLocal`.
+    pub struct DetectLocalFields {
+        /// For mode `BridgeInterface`.
+        pub bridge_interface: String,
+        /// For mode `InterfaceNamePrefix`.
+        pub interface_name_prefix: String,
+    }
 
-/// `ipvs`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct Ipvs {
-    /// Virtual servers that are never touched.
-    #[serde(rename = "excludeCIDRs")]
-    pub exclude_cidrs: Option<Vec<String>>,
-    /// Shortest time between two syncs.
-    #[serde(deserialize_with = "null_is_default")]
-    pub min_sync_period: GoDuration,
-    /// Kernel name of the scheduler; blank means `rr`.
-    #[serde(deserialize_with = "null_is_default")]
-    pub scheduler: String,
-    /// Answer ARP for the asked interface's addresses only.
-    #[serde(rename = "strictARP", deserialize_with = "null_is_default")]
-    pub strict_arp: bool,
-    /// Longest time between two syncs.
-    #[serde(deserialize_with = "null_is_default")]
-    pub sync_period: GoDuration,
-    /// Connections after a FIN.
-    #[serde(deserialize_with = "null_is_default")]
-    pub tcp_fin_timeout: GoDuration,
-    /// Idle connections.
-    #[serde(deserialize_with = "null_is_default")]
-    pub tcp_timeout: GoDuration,
-    /// UDP.
-    #[serde(deserialize_with = "null_is_default")]
-    pub udp_timeout: GoDuration,
-}
+    /// `iptables`.
+    pub struct Iptables {
+        /// Node ports answer on loopback addresses.
+        pub localhost_node_ports: Option<bool>,
+        /// Masquerade all that goes to cluster IPs; also in ipvs mode.
+        pub masquerade_all: bool,
+        /// Bit of the packet mark; also in ipvs mode.
+        pub masquerade_bit: Option<i32>,
+        /// Shortest time between two syncs.
+        pub min_sync_period: GoDuration,
+        /// Longest time between two syncs.
+        pub sync_period: GoDuration,
+    }
 
-/// `nftables`, which no mode of ours reads.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct Nftables {
-    /// No effect.
-    #[serde(deserialize_with = "null_is_default")]
-    pub masquerade_all: bool,
-    /// No effect.
-    pub masquerade_bit: Option<i32>,
-    /// No effect.
-    #[serde(deserialize_with = "null_is_default")]
-    pub min_sync_period: GoDuration,
-    /// No effect.
-    #[serde(deserialize_with = "null_is_default")]
-    pub sync_period: GoDuration,
-}
+    /// `ipvs`.
+    pub struct Ipvs {
+        /// Virtual servers that are never touched.
+        #[serde(rename = "excludeCIDRs")]
+        pub exclude_cidrs: Option<Vec<String>>,
+        /// Shortest time between two syncs.
+        pub min_sync_period: GoDuration,
+        /// Kernel name of the scheduler; blank means `rr`.
+        pub scheduler: String,
+        /// Answer ARP for the asked interface's addresses only.
+        #[serde(rename = "strictARP")]
+        pub strict_arp: bool,
+        /// Longest time between two syncs.
+        pub sync_period: GoDuration,
+        /// Connections after a FIN.
+        pub tcp_fin_timeout: GoDuration,
+        /// Idle connections.
+        pub tcp_timeout: GoDuration,
+        /// UDP.
+        pub udp_timeout: GoDuration,
+    }
 
-/// `winkernel`, which Linux does not read.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct Winkernel {
-    /// No effect.
-    #[serde(rename = "enableDSR", deserialize_with = "null_is_default")]
-    pub enable_dsr: bool,
-    /// No effect.
-    #[serde(deserialize_with = "null_is_default")]
-    pub forward_health_check_vip: bool,
-    /// No effect.
-    #[serde(deserialize_with = "null_is_default")]
-    pub network_name: String,
-    /// No effect.
-    #[serde(deserialize_with = "null_is_default")]
-    pub root_hns_endpoint_name: String,
-    /// No effect.
-    #[serde(deserialize_with = "null_is_default")]
-    pub source_vip: String,
+    /// `nftables`, which no mode of ours reads.
+    pub struct Nftables {
+        /// No effect.
+        pub masquerade_all: bool,
+        /// No effect.
+        pub masquerade_bit: Option<i32>,
+        /// No effect.
+        pub min_sync_period: GoDuration,
+        /// No effect.
+        pub sync_period: GoDuration,
+    }
+
+    /// `winkernel`, which Linux does not read.
+    pub struct Winkernel {
+        /// No effect.
+        #[serde(rename = "enableDSR")]
+        pub enable_dsr: bool,
+        /// No effect.
+        pub forward_health_check_vip: bool,
+        /// No effect.
+        pub network_name: String,
+        /// No effect.
+        pub root_hns_endpoint_name: String,
+        /// No effect.
+        pub source_vip: String,
+    }
+
+    /// `logging.options`.
+    pub struct LogOptions {
+        /// Options of the JSON format.
+        pub json: OutputRouting,
+        /// Options of the text format.
+        pub text: OutputRouting,
+    }
+
+    /// Upstream's buffering of info lines. Not offered: everything goes to stderr at once.
+    pub struct OutputRouting {
+        /// No effect: lines are written at once.
+        pub info_buffer_size: Quantity,
+        /// No effect: all lines go to stderr.
+        #[serde(skip_serializing_if = "is_false")]
+        pub split_stream: bool,
+    }
+
+    /// One entry of `logging.vmodule`.
+    pub struct VmoduleItem {
+        /// Name of a source file without directory and extension.
+        pub file_pattern: String,
+        /// Its threshold.
+        pub verbosity: u32,
+    }
 }
 
 /// `logging`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Logging {
     /// No effect: lines are written at once.
@@ -268,37 +243,30 @@ pub struct Logging {
     pub vmodule: Vec<VmoduleItem>,
 }
 
-/// `logging.options`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct LogOptions {
-    /// Options of the JSON format.
-    #[serde(deserialize_with = "null_is_default")]
-    pub json: OutputRouting,
-    /// Options of the text format.
-    #[serde(deserialize_with = "null_is_default")]
-    pub text: OutputRouting,
-}
-
-/// Upstream's buffering of info lines. Not offered: everything goes to stderr at once.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct OutputRouting {
-    /// No effect: lines are written at once.
-    #[serde(deserialize_with = "quantity")]
-    pub info_buffer_size: Quantity,
-    /// No effect: all lines go to stderr.
-    #[serde(deserialize_with = "null_is_default", skip_serializing_if = "is_false")]
-    pub split_stream: bool,
-}
-
 /// A Kubernetes quantity, kept as text.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "QuantityForm")]
 pub struct Quantity(pub String);
 
 impl From<String> for Quantity {
     fn from(text: String) -> Self {
         Self(text)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum QuantityForm {
+    Number(u64),
+    Text(String),
+}
+
+impl From<QuantityForm> for Quantity {
+    fn from(form: QuantityForm) -> Self {
+        Self(match form {
+            QuantityForm::Number(number) => number.to_string(),
+            QuantityForm::Text(text) => text,
+        })
     }
 }
 
@@ -316,18 +284,6 @@ impl Quantity {
     }
 }
 
-/// One entry of `logging.vmodule`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct VmoduleItem {
-    /// Name of a source file without directory and extension.
-    #[serde(deserialize_with = "null_is_default")]
-    pub file_pattern: String,
-    /// Its threshold.
-    #[serde(deserialize_with = "null_is_default")]
-    pub verbosity: u32,
-}
-
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
 fn is_false(value: &bool) -> bool {
     !value
@@ -339,20 +295,6 @@ where
     T: Deserialize<'de> + Default,
 {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
-}
-
-fn quantity<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Quantity, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Form {
-        Number(u64),
-        Text(String),
-    }
-    Ok(match Option::<Form>::deserialize(deserializer)? {
-        None => Quantity::default(),
-        Some(Form::Number(number)) => Quantity(number.to_string()),
-        Some(Form::Text(text)) => Quantity(text),
-    })
 }
 
 /// For `logging.flushFrequency`, which is a duration or a number of nanoseconds; null is zero.
