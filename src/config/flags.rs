@@ -15,36 +15,12 @@ use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use super::settings::IptablesBackend;
-use super::types::VmoduleItem;
+use super::types::{KubeProxyConfiguration, VmoduleItem};
 use kpr_core::model::GoDuration;
 
 #[cfg(test)]
 pub(super) use shown::OURS;
 pub(super) use shown::shown;
-
-/// Flags that count although `--config` is given. All others are replaced by the file.
-pub(super) const BESIDE_CONFIG: [&str; 20] = [
-    "config",
-    "write_config_to",
-    "cleanup",
-    "init_only",
-    "version",
-    "master",
-    "manifests",
-    "iptables_backend",
-    "hostname_override",
-    "ipvs_drain_limit",
-    "localhost_nodeports",
-    "verbosity",
-    "vmodule",
-    "logging_format",
-    "log_flush_frequency",
-    "log_text_split_stream",
-    "log_text_info_buffer_size",
-    "log_json_split_stream",
-    "log_json_info_buffer_size",
-    "output",
-];
 
 /// The proxy's command line.
 #[derive(Debug, Parser)]
@@ -92,197 +68,186 @@ pub enum OutputFormat {
     Json,
 }
 
-/// Upstream's Linux flags. Arguments whose value is called `BOOL` may stand without a value.
-#[derive(Debug, Default, Args)]
-pub(super) struct Flags {
+/// Declares the flags, one a row: its type, what its value is called, what it is when it is not
+/// given (in the words of kube-proxy's own `/flagz`; empty if not said), `always` if it counts
+/// beside `--config`, and the field of the configuration that it sets.
+macro_rules! flags {
+    ($($(#[$about:meta])* $flag:ident: $type:ty, $value:literal
+        $(= $default:literal)? $(, $always:ident)? $(=> $($field:ident).+)?;)*) => {
+        /// Upstream's Linux flags. Arguments whose value is called `BOOL` may stand without a value.
+        #[derive(Debug, Default, Args)]
+        pub(super) struct Flags {
+            $(#[arg(long, value_name = $value)] $(#[$about])* pub(super) $flag: $type,)*
+        }
+
+        impl Flags {
+            /// Sets the fields of all flags, or only of those that count beside a file.
+            pub(super) fn apply(&self, config: &mut KubeProxyConfiguration, has_file: bool) {
+                $($(if let Some(value) = &self.$flag
+                    && (!has_file || counts_always(stringify!($flag)))
+                {
+                    config.$($field).+ = value.clone().into();
+                })?)*
+            }
+        }
+
+        /// Name, default and `always` of each flag.
+        const FLAGS: &[(&str, &str, &str)] = &[
+            $((stringify!($flag), concat!($($default)?), stringify!($($always)?)),)*
+        ];
+    };
+}
+
+flags! {
     /// Configuration file. Flags that it has a field for are then ignored.
-    #[arg(long, value_name = "FILE", value_parser = path())]
-    pub(super) config: Option<PathBuf>,
+    #[arg(value_parser = path())]
+    config: Option<PathBuf>, "FILE", always;
     /// Write the effective configuration to this file and exit.
-    #[arg(long, value_name = "FILE", value_parser = path())]
-    pub(super) write_config_to: Option<PathBuf>,
+    #[arg(value_parser = path())]
+    write_config_to: Option<PathBuf>, "FILE", always;
     /// Remove all rules, virtual servers and addresses created by kube-proxy or this program, and
     /// exit.
-    #[arg(long, value_name = "BOOL", value_parser = boolean())]
-    pub(super) cleanup: Option<bool>,
+    cleanup: Option<bool>, "BOOL" = "false", always;
     /// Perform only the setup that needs more than network privileges, and exit.
-    #[arg(long, value_name = "BOOL", value_parser = boolean())]
-    pub(super) init_only: Option<bool>,
+    init_only: Option<bool>, "BOOL" = "false", always;
     /// Print the version and exit; `raw` prints all of it, `v1.37.2...` sets the reported version.
-    #[arg(long, value_name = "VERSION", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pub(super) version: Option<String>,
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    version: Option<String>, "VERSION" = "false", always;
     /// Read Services and EndpointSlices from the files in this directory instead of an API server.
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["master", "kubeconfig"])]
-    pub(super) manifests: Option<PathBuf>,
+    #[arg(conflicts_with_all = ["master", "kubeconfig"])]
+    manifests: Option<PathBuf>, "DIR", always;
     /// iptables variant to use where both are installed; `auto` picks the one that kubelet uses.
-    #[arg(long, value_name = "BACKEND", value_enum)]
-    pub(super) iptables_backend: Option<IptablesBackend>,
+    #[arg(value_enum)]
+    iptables_backend: Option<IptablesBackend>, "BACKEND" = "auto", always;
     /// Feature gates, `Name=true,Other=false`.
-    #[arg(long, value_name = "LIST")]
-    pub(super) feature_gates: Vec<String>,
+    feature_gates: Vec<String>, "LIST";
 
     /// Kubeconfig file for the API server; in-cluster configuration without it.
-    #[arg(long, value_name = "FILE")]
-    pub(super) kubeconfig: Option<String>,
+    kubeconfig: Option<String>, "FILE" => client_connection.kubeconfig;
     /// URL of the API server; overrides the kubeconfig.
-    #[arg(long, value_name = "URL")]
-    pub(super) master: Option<String>,
+    master: Option<String>, "URL", always;
     /// No effect: JSON is always used.
-    #[arg(long, value_name = "TYPE")]
-    pub(super) kube_api_content_type: Option<String>,
+    kube_api_content_type: Option<String>, "TYPE" = "application/vnd.kubernetes.protobuf" => client_connection.content_type;
     /// No effect: requests are few and rate-limited per path.
-    #[arg(long, value_name = "NUMBER")]
-    pub(super) kube_api_qps: Option<f32>,
+    kube_api_qps: Option<f32>, "NUMBER" = "5" => client_connection.qps;
     /// No effect, as `--kube-api-qps`.
-    #[arg(long, value_name = "NUMBER")]
-    pub(super) kube_api_burst: Option<i32>,
+    kube_api_burst: Option<i32>, "NUMBER" = "10" => client_connection.burst;
     /// Name of this node's Node object; overrides the host name.
-    #[arg(long, value_name = "NAME")]
-    pub(super) hostname_override: Option<String>,
+    hostname_override: Option<String>, "NAME", always;
 
     /// Overrides the node's IP address of that family; no socket is bound to it.
-    #[arg(long, value_name = "IP")]
-    pub(super) bind_address: Option<String>,
+    bind_address: Option<String>, "IP" = "0.0.0.0";
     /// Address to serve /healthz and /livez on.
-    #[arg(long, value_name = "IP[:PORT]")]
-    pub(super) healthz_bind_address: Option<String>,
+    healthz_bind_address: Option<String>, "IP[:PORT]" = "0.0.0.0:10256";
     /// Deprecated: port of /healthz; 0 disables it.
-    #[arg(long, value_name = "PORT", hide = true)]
-    pub(super) healthz_port: Option<i32>,
+    #[arg(hide = true)]
+    healthz_port: Option<i32>, "PORT" = "10256";
     /// Address to serve /metrics on.
-    #[arg(long, value_name = "IP[:PORT]")]
-    pub(super) metrics_bind_address: Option<String>,
+    metrics_bind_address: Option<String>, "IP[:PORT]" = "127.0.0.1:10249";
     /// Deprecated: port of /metrics; 0 disables it.
-    #[arg(long, value_name = "PORT", hide = true)]
-    pub(super) metrics_port: Option<i32>,
+    #[arg(hide = true)]
+    metrics_port: Option<i32>, "PORT" = "10249";
     /// Exit if the health check or metrics address cannot be bound.
-    #[arg(long, value_name = "BOOL", value_parser = boolean())]
-    pub(super) bind_address_hard_fail: Option<bool>,
+    bind_address_hard_fail: Option<bool>, "BOOL" = "false" => bind_address_hard_fail;
     /// No effect: there are no Go profiles.
-    #[arg(long, value_name = "BOOL", value_parser = boolean())]
-    pub(super) profiling: Option<bool>,
+    profiling: Option<bool>, "BOOL" = "false" => enable_profiling;
     /// No effect: there are no hidden metrics.
-    #[arg(long, value_name = "VERSION")]
-    pub(super) show_hidden_metrics_for_version: Option<String>,
+    show_hidden_metrics_for_version: Option<String>, "VERSION" => show_hidden_metrics_for_version;
 
     /// Proxy mode: `iptables` or `ipvs`.
-    #[arg(long, alias = "mode", value_name = "MODE")]
-    pub(super) proxy_mode: Option<String>,
+    #[arg(alias = "mode")]
+    proxy_mode: Option<String>, "MODE" = "iptables" => mode;
     /// Bit of the packet mark that requests masquerading, in both modes.
-    #[arg(long, value_name = "BIT")]
-    pub(super) iptables_masquerade_bit: Option<i32>,
+    iptables_masquerade_bit: Option<i32>, "BIT" = "14" => iptables.masquerade_bit;
     /// Masquerade all traffic to cluster IPs, in both modes.
-    #[arg(long, value_name = "BOOL", value_parser = boolean())]
-    pub(super) masquerade_all: Option<bool>,
+    masquerade_all: Option<bool>, "BOOL" = "false" => iptables.masquerade_all;
     /// Accept node port connections on loopback addresses, with iptables rules.
-    #[arg(long, value_name = "BOOL", value_parser = boolean())]
-    pub(super) iptables_localhost_nodeports: Option<bool>,
+    iptables_localhost_nodeports: Option<bool>, "BOOL" = "true" => iptables.localhost_node_ports;
     /// Forward TCP and UDP node ports of 127.0.0.1 and `::1` in this process where rules cannot.
-    #[arg(long, value_name = "BOOL", value_parser = boolean())]
-    pub(super) localhost_nodeports: Option<bool>,
+    localhost_nodeports: Option<bool>, "BOOL" = "false", always;
     /// Maximum interval between syncs in iptables mode.
-    #[arg(long, value_name = "DURATION")]
-    pub(super) iptables_sync_period: Option<GoDuration>,
+    iptables_sync_period: Option<GoDuration>, "DURATION" = "30s" => iptables.sync_period;
     /// Minimum interval between syncs in iptables mode.
-    #[arg(long, value_name = "DURATION")]
-    pub(super) iptables_min_sync_period: Option<GoDuration>,
+    iptables_min_sync_period: Option<GoDuration>, "DURATION" = "1s" => iptables.min_sync_period;
     /// Maximum interval between syncs in ipvs mode.
-    #[arg(long, value_name = "DURATION")]
-    pub(super) ipvs_sync_period: Option<GoDuration>,
+    ipvs_sync_period: Option<GoDuration>, "DURATION" = "30s" => ipvs.sync_period;
     /// Minimum interval between syncs in ipvs mode.
-    #[arg(long, value_name = "DURATION")]
-    pub(super) ipvs_min_sync_period: Option<GoDuration>,
+    ipvs_min_sync_period: Option<GoDuration>, "DURATION" = "0s" => ipvs.min_sync_period;
     /// IPVS scheduler [default: rr].
-    #[arg(long, value_name = "NAME")]
-    pub(super) ipvs_scheduler: Option<String>,
+    ipvs_scheduler: Option<String>, "NAME" => ipvs.scheduler;
     /// Never touch virtual servers in these ranges.
-    #[arg(long, value_name = "CIDRS")]
-    pub(super) ipvs_exclude_cidrs: Vec<String>,
+    ipvs_exclude_cidrs: Vec<String>, "CIDRS" = "[]";
     /// Answer ARP requests only for addresses of the receiving interface.
-    #[arg(long, value_name = "BOOL", value_parser = boolean())]
-    pub(super) ipvs_strict_arp: Option<bool>,
+    ipvs_strict_arp: Option<bool>, "BOOL" = "false" => ipvs.strict_arp;
     /// Timeout of idle IPVS TCP connections; 0 keeps the kernel's.
-    #[arg(long, value_name = "DURATION")]
-    pub(super) ipvs_tcp_timeout: Option<GoDuration>,
+    ipvs_tcp_timeout: Option<GoDuration>, "DURATION" = "0s" => ipvs.tcp_timeout;
     /// Timeout of IPVS TCP connections after a FIN; 0 keeps the kernel's.
-    #[arg(long, value_name = "DURATION")]
-    pub(super) ipvs_tcpfin_timeout: Option<GoDuration>,
+    ipvs_tcpfin_timeout: Option<GoDuration>, "DURATION" = "0s" => ipvs.tcp_fin_timeout;
     /// Timeout of IPVS UDP flows; 0 keeps the kernel's.
-    #[arg(long, value_name = "DURATION")]
-    pub(super) ipvs_udp_timeout: Option<GoDuration>,
+    ipvs_udp_timeout: Option<GoDuration>, "DURATION" = "0s" => ipvs.udp_timeout;
     /// How long a removed endpoint may keep its connections in ipvs mode.
-    #[arg(long, value_name = "DURATION")]
-    pub(super) ipvs_drain_limit: Option<GoDuration>,
+    ipvs_drain_limit: Option<GoDuration>, "DURATION" = "1h0m0s", always;
 
     /// How to detect traffic from local pods: `ClusterCIDR`, `NodeCIDR`, `BridgeInterface`,
     /// `InterfaceNamePrefix`.
-    #[arg(long, value_name = "MODE")]
-    pub(super) detect_local_mode: Option<String>,
+    detect_local_mode: Option<String>, "MODE" = "ClusterCIDR" => detect_local_mode;
     /// Bridge that local pods are attached to.
-    #[arg(long, value_name = "NAME")]
-    pub(super) pod_bridge_interface: Option<String>,
+    pod_bridge_interface: Option<String>, "NAME" => detect_local.bridge_interface;
     /// Name prefix of the pods' interfaces.
-    #[arg(long, value_name = "PREFIX")]
-    pub(super) pod_interface_name_prefix: Option<String>,
+    pod_interface_name_prefix: Option<String>, "PREFIX" => detect_local.interface_name_prefix;
     /// CIDR of the pods, or one per family.
-    #[arg(long, value_name = "CIDRS")]
-    pub(super) cluster_cidr: Option<String>,
+    cluster_cidr: Option<String>, "CIDRS" => cluster_cidr;
     /// Addresses that accept node port connections: CIDRs, `primary`, `localhost`, `all`.
-    #[arg(long, value_name = "LIST")]
-    pub(super) nodeport_addresses: Vec<String>,
+    nodeport_addresses: Vec<String>, "LIST" = "[]";
 
     /// Value for `/proc/self/oom_score_adj`.
-    #[arg(long, value_name = "NUMBER")]
-    pub(super) oom_score_adj: Option<i32>,
+    oom_score_adj: Option<i32>, "NUMBER" = "-999" => oom_score_adj;
     /// Maximum number of conntrack entries per CPU; 0 keeps the kernel's limit.
-    #[arg(long, value_name = "NUMBER")]
-    pub(super) conntrack_max_per_core: Option<i32>,
+    conntrack_max_per_core: Option<i32>, "NUMBER" = "32768" => conntrack.max_per_core;
     /// Minimum limit of conntrack entries.
-    #[arg(long, value_name = "NUMBER")]
-    pub(super) conntrack_min: Option<i32>,
+    conntrack_min: Option<i32>, "NUMBER" = "131072" => conntrack.min;
     /// Timeout of idle established TCP connections; 0 keeps the kernel's.
-    #[arg(long, value_name = "DURATION")]
-    pub(super) conntrack_tcp_timeout_established: Option<GoDuration>,
+    conntrack_tcp_timeout_established: Option<GoDuration>, "DURATION" = "24h0m0s" => conntrack.tcp_established_timeout;
     /// Timeout of TCP connections in `CLOSE_WAIT`; 0 keeps the kernel's.
-    #[arg(long, value_name = "DURATION")]
-    pub(super) conntrack_tcp_timeout_close_wait: Option<GoDuration>,
+    conntrack_tcp_timeout_close_wait: Option<GoDuration>, "DURATION" = "1h0m0s" => conntrack.tcp_close_wait_timeout;
     /// Do not treat out-of-window TCP packets as invalid.
-    #[arg(long, value_name = "BOOL", value_parser = boolean())]
-    pub(super) conntrack_tcp_be_liberal: Option<bool>,
+    conntrack_tcp_be_liberal: Option<bool>, "BOOL" = "false" => conntrack.tcp_be_liberal;
     /// Timeout of unanswered UDP flows; 0 keeps the kernel's.
-    #[arg(long, value_name = "DURATION")]
-    pub(super) conntrack_udp_timeout: Option<GoDuration>,
+    conntrack_udp_timeout: Option<GoDuration>, "DURATION" = "0s" => conntrack.udp_timeout;
     /// Timeout of answered UDP flows; 0 keeps the kernel's.
-    #[arg(long, value_name = "DURATION")]
-    pub(super) conntrack_udp_timeout_stream: Option<GoDuration>,
+    conntrack_udp_timeout_stream: Option<GoDuration>, "DURATION" = "0s" => conntrack.udp_stream_timeout;
     /// No effect: there is nothing to replay.
-    #[arg(long, value_name = "DURATION")]
-    pub(super) config_sync_period: Option<GoDuration>,
+    config_sync_period: Option<GoDuration>, "DURATION" = "15m0s" => config_sync_period;
 
     /// Log verbosity.
-    #[arg(short = 'v', long = "v", value_name = "LEVEL")]
-    pub(super) verbosity: Option<u32>,
+    #[arg(short = 'v', long = "v")]
+    verbosity: Option<u32>, "LEVEL" = "0", always => logging.verbosity;
     /// Log verbosity of single modules, `reconcile=4,health=2`.
-    #[arg(long, value_name = "LIST")]
-    pub(super) vmodule: Vec<String>,
+    vmodule: Vec<String>, "LIST", always;
     /// Log format: `text` or `json`.
-    #[arg(long, value_name = "FORMAT")]
-    pub(super) logging_format: Option<String>,
+    logging_format: Option<String>, "FORMAT" = "text", always => logging.format;
     /// No effect: lines are written at once.
-    #[arg(long, value_name = "DURATION")]
-    pub(super) log_flush_frequency: Option<GoDuration>,
+    log_flush_frequency: Option<GoDuration>, "DURATION" = "5s", always => logging.flush_frequency;
     /// No effect: all lines go to stderr.
-    #[arg(long, value_name = "BOOL", value_parser = boolean(), hide = true)]
-    pub(super) log_text_split_stream: Option<bool>,
+    #[arg(hide = true)]
+    log_text_split_stream: Option<bool>, "BOOL" = "false", always => logging.options.text.split_stream;
     /// No effect: lines are written at once. Needs gate `LoggingAlphaOptions`.
-    #[arg(long, value_name = "BYTES", hide = true)]
-    pub(super) log_text_info_buffer_size: Option<String>,
+    #[arg(hide = true)]
+    log_text_info_buffer_size: Option<String>, "BYTES" = "0", always => logging.options.text.info_buffer_size;
     /// No effect: all lines go to stderr.
-    #[arg(long, value_name = "BOOL", value_parser = boolean(), hide = true)]
-    pub(super) log_json_split_stream: Option<bool>,
+    #[arg(hide = true)]
+    log_json_split_stream: Option<bool>, "BOOL" = "false", always => logging.options.json.split_stream;
     /// No effect: lines are written at once. Needs gate `LoggingAlphaOptions`.
-    #[arg(long, value_name = "BYTES", hide = true)]
-    pub(super) log_json_info_buffer_size: Option<String>,
+    #[arg(hide = true)]
+    log_json_info_buffer_size: Option<String>, "BYTES" = "0", always => logging.options.json.info_buffer_size;
+}
+
+/// Whether a flag counts although `--config` is given. All others are replaced by the file.
+pub(super) fn counts_always(id: &str) -> bool {
+    id == "output"
+        || FLAGS
+            .iter()
+            .any(|(flag, _, always)| *flag == id && !always.is_empty())
 }
 
 impl Flags {
@@ -351,7 +316,7 @@ pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Par
                 .filter(|id| given.value_source(id) == Some(ValueSource::CommandLine))
                 // Groups of derived structs start with a capital letter.
                 .filter(|id| id.starts_with(|c: char| c.is_ascii_lowercase()))
-                .filter(|id| !BESIDE_CONFIG.contains(id))
+                .filter(|id| !counts_always(id))
                 .map(|id| id.replace('_', "-")),
         );
         ignored.sort_unstable();
@@ -363,7 +328,7 @@ pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Par
 pub(super) fn command() -> clap::Command {
     let pflag = |arg: clap::Arg| {
         let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
-        let arg = match arg.get_long().and_then(shown::default_of) {
+        let arg = match shown::default_of(arg.get_id().as_str()) {
             Some("" | "[]" | "0" | "0s" | "false") | None => arg,
             Some(default) => arg.help(format!("{help} [default: {default}]")),
         };
@@ -372,6 +337,7 @@ pub(super) fn command() -> clap::Command {
             .is_some_and(|names| names.iter().any(|name| name == "BOOL"));
         if is_switch {
             return arg
+                .value_parser(boolean())
                 .num_args(0..=1)
                 .require_equals(true)
                 .default_missing_value("true")

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use super::flags::{BESIDE_CONFIG, OURS, command, shown};
+use super::flags::{OURS, command, counts_always, shown};
 use super::notices::notices;
 use super::types::{API_VERSION, KIND, KubeProxyConfiguration, Nftables, Winkernel};
 use crate::testing::document_is;
@@ -134,7 +134,7 @@ on the metrics port show what is in use.
         let default = default
             .map(|value| format!("`{value}`"))
             .unwrap_or_default();
-        let always = if BESIDE_CONFIG.contains(&flag.get_id().as_str()) {
+        let always = if counts_always(flag.get_id().as_str()) {
             "yes"
         } else {
             ""

@@ -5,67 +5,11 @@ use std::ffi::OsString;
 
 use clap::parser::ValueSource;
 
-use super::{FlagError, command, dashes_for_underscores};
-
-/// What a flag is when it is not given, in the words of kube-proxy's own `/flagz`; flags that are
-/// not here are empty.
-const DEFAULTS: [(&str, &str); 47] = [
-    ("bind-address", "0.0.0.0"),
-    ("bind-address-hard-fail", "false"),
-    ("cleanup", "false"),
-    ("config-sync-period", "15m0s"),
-    ("conntrack-max-per-core", "32768"),
-    ("conntrack-min", "131072"),
-    ("conntrack-tcp-be-liberal", "false"),
-    ("conntrack-tcp-timeout-close-wait", "1h0m0s"),
-    ("conntrack-tcp-timeout-established", "24h0m0s"),
-    ("conntrack-udp-timeout", "0s"),
-    ("conntrack-udp-timeout-stream", "0s"),
-    ("detect-local-mode", "ClusterCIDR"),
-    ("healthz-bind-address", "0.0.0.0:10256"),
-    ("healthz-port", "10256"),
-    ("init-only", "false"),
-    ("iptables-backend", "auto"),
-    ("iptables-localhost-nodeports", "true"),
-    ("iptables-masquerade-bit", "14"),
-    ("iptables-min-sync-period", "1s"),
-    ("iptables-sync-period", "30s"),
-    ("ipvs-drain-limit", "1h0m0s"),
-    // kube-proxy's is 1s, and 0s from a file.
-    ("ipvs-min-sync-period", "0s"),
-    ("ipvs-strict-arp", "false"),
-    ("ipvs-sync-period", "30s"),
-    ("ipvs-tcp-timeout", "0s"),
-    ("ipvs-tcpfin-timeout", "0s"),
-    ("ipvs-udp-timeout", "0s"),
-    ("kube-api-burst", "10"),
-    (
-        "kube-api-content-type",
-        "application/vnd.kubernetes.protobuf",
-    ),
-    ("kube-api-qps", "5"),
-    ("localhost-nodeports", "false"),
-    ("log-flush-frequency", "5s"),
-    ("log-json-info-buffer-size", "0"),
-    ("log-json-split-stream", "false"),
-    ("log-text-info-buffer-size", "0"),
-    ("log-text-split-stream", "false"),
-    ("logging-format", "text"),
-    ("masquerade-all", "false"),
-    ("metrics-bind-address", "127.0.0.1:10249"),
-    ("metrics-port", "10249"),
-    ("oom-score-adj", "-999"),
-    ("profiling", "false"),
-    ("proxy-mode", "iptables"),
-    ("v", "0"),
-    ("version", "false"),
-    ("ipvs-exclude-cidrs", "[]"),
-    ("nodeport-addresses", "[]"),
-];
+use super::{FLAGS, FlagError, command, dashes_for_underscores};
 
 /// The default that is shown for a flag.
 pub(super) fn default_of(flag: &str) -> Option<&'static str> {
-    let (_, default) = DEFAULTS.iter().find(|(name, _)| *name == flag)?;
+    let (_, default, _) = FLAGS.iter().find(|(id, ..)| *id == flag)?;
     Some(default)
 }
 
@@ -87,7 +31,7 @@ pub(in crate::config) fn shown(
                     let values: Vec<_> = values.map(|value| value.to_string_lossy()).collect();
                     values.join(",")
                 }
-                None => default_of(name).unwrap_or_default().to_owned(),
+                None => default_of(id).unwrap_or_default().to_owned(),
             };
             Some((name.to_owned(), value))
         })
@@ -186,8 +130,9 @@ mod tests {
         assert!(missing.is_empty(), "{missing:?}");
         let more: Vec<_> = names.iter().filter(|name| !is_known(name)).collect();
         assert!(more.is_empty(), "{more:?}");
-        for (name, _) in DEFAULTS {
-            assert!(is_known(name), "{name}");
+        for (id, ..) in FLAGS {
+            let name = id.replace('_', "-").replace("verbosity", "v");
+            assert!(is_known(&name), "{name}");
         }
     }
 
