@@ -3,7 +3,6 @@
 
 use std::fmt;
 
-use super::constants as c;
 use super::types::{SetEntry, SetName, SetType};
 use netlink_pipeline::attribute::{AttributeTooLong, DecodeError};
 use netlink_pipeline::{KernelError, KernelErrorKind, NetlinkError};
@@ -175,28 +174,21 @@ pub enum SetErrorKind {
 impl SetError {
     /// Classifies. `set_type` is needed for numbers that each type uses for its own purposes.
     pub(super) fn of(error: &KernelError, set_type: Option<SetType>) -> Self {
-        let kind = match error.errno {
-            c::IPSET_ERR_BUSY | c::IPSET_ERR_REFERENCED => SetErrorKind::Busy,
-            c::IPSET_ERR_EXIST | c::IPSET_ERR_EXIST_SETNAME2 => SetErrorKind::AlreadyExists,
-            c::IPSET_ERR_TYPE_MISMATCH => SetErrorKind::TypeMismatch,
-            c::IPSET_ERR_FIND_TYPE => SetErrorKind::UnknownType,
-            c::IPSET_ERR_MAX_SETS => SetErrorKind::NoRoom,
-            c::IPSET_ERR_TYPE_SPECIFIC => match set_type {
-                Some(SetType::BitmapPort) => SetErrorKind::OutOfRange,
-                _ => SetErrorKind::Full,
-            },
-            c::IPSET_ERR_INVALID_CIDR..=c::IPSET_ERR_TIMEOUT
-            | c::IPSET_ERR_IPADDR_IPV4..=c::IPSET_ERR_SKBINFO => SetErrorKind::InvalidEntry,
+        let kind = match (error.errno, set_type) {
+            (IPSET_ERR_TYPE_SPECIFIC, Some(SetType::BitmapPort)) => SetErrorKind::OutOfRange,
+            (IPSET_ERR_TYPE_SPECIFIC, _) => SetErrorKind::Full,
             // An address of the other family is a missing attribute to the kernel.
-            c::IPSET_ERR_PROTOCOL if set_type.is_some() => SetErrorKind::InvalidEntry,
-            errno if errno > c::IPSET_ERR_TYPE_SPECIFIC => SetErrorKind::InvalidEntry,
-            _ => match error.kind {
-                KernelErrorKind::NotFound => SetErrorKind::NotFound,
-                KernelErrorKind::AlreadyExists => SetErrorKind::AlreadyExists,
-                KernelErrorKind::Permission => SetErrorKind::Permission,
-                KernelErrorKind::Busy => SetErrorKind::Busy,
-                KernelErrorKind::Full => SetErrorKind::NoRoom,
-                _ => SetErrorKind::Other,
+            (IPSET_ERR_PROTOCOL, Some(_)) | (IPSET_ERR_TYPE_SPECIFIC.., _) => {
+                SetErrorKind::InvalidEntry
+            }
+            (errno, _) => match (named(errno), error.kind) {
+                (Some((kind, _)), _) => kind,
+                (None, KernelErrorKind::NotFound) => SetErrorKind::NotFound,
+                (None, KernelErrorKind::AlreadyExists) => SetErrorKind::AlreadyExists,
+                (None, KernelErrorKind::Permission) => SetErrorKind::Permission,
+                (None, KernelErrorKind::Busy) => SetErrorKind::Busy,
+                (None, KernelErrorKind::Full) => SetErrorKind::NoRoom,
+                (None, _) => SetErrorKind::Other,
             },
         };
         Self {
@@ -206,34 +198,58 @@ impl SetError {
     }
 
     fn describe(&self) -> String {
-        let text = match self.errno {
-            c::IPSET_ERR_PROTOCOL => "protocol error",
-            c::IPSET_ERR_FIND_TYPE => "the kernel has no such set type",
-            c::IPSET_ERR_MAX_SETS => "too many sets",
-            c::IPSET_ERR_BUSY => "the set is in use by a rule or another set",
-            c::IPSET_ERR_EXIST_SETNAME2 => "the other set's name is taken",
-            c::IPSET_ERR_TYPE_MISMATCH => "the sets are of different types",
-            c::IPSET_ERR_EXIST => "the entry is there already, or not there to be deleted",
-            c::IPSET_ERR_INVALID_CIDR => "invalid prefix length",
-            c::IPSET_ERR_INVALID_NETMASK => "invalid netmask",
-            c::IPSET_ERR_INVALID_FAMILY => "invalid address family",
-            c::IPSET_ERR_TIMEOUT => "the set has no timeouts",
-            c::IPSET_ERR_REFERENCED => "the set is referenced",
-            c::IPSET_ERR_IPADDR_IPV4 => "an IPv4 address was expected",
-            c::IPSET_ERR_IPADDR_IPV6 => "an IPv6 address was expected",
-            c::IPSET_ERR_COUNTER => "the set has no counters",
-            c::IPSET_ERR_COMMENT => "the set has no comments",
-            c::IPSET_ERR_INVALID_MARKMASK => "invalid mark mask",
-            c::IPSET_ERR_SKBINFO => "the set has no packet marks (skbinfo)",
-            _ => match self.kind {
-                SetErrorKind::Full => "the set is full (maxelem)",
-                SetErrorKind::OutOfRange => "outside of the set's range",
-                SetErrorKind::InvalidEntry => return format!("invalid entry ({})", self.errno),
-                SetErrorKind::NotFound => "no such set",
-                SetErrorKind::AlreadyExists => "a set of this name exists with other properties",
-                _ => return KernelError::from_errno(self.errno).to_string(),
-            },
+        let text = match (named(self.errno), self.kind) {
+            (Some((_, text)), _) => text,
+            (None, SetErrorKind::Full) => "the set is full (maxelem)",
+            (None, SetErrorKind::OutOfRange) => "outside of the set's range",
+            (None, SetErrorKind::InvalidEntry) => return format!("invalid entry ({})", self.errno),
+            (None, SetErrorKind::NotFound) => "no such set",
+            (None, SetErrorKind::AlreadyExists) => {
+                "a set of this name exists with other properties"
+            }
+            (None, _) => return KernelError::from_errno(self.errno).to_string(),
         };
         text.to_owned()
     }
+}
+
+const IPSET_ERR_PROTOCOL: i32 = 4097;
+/// `IPSET_ERR_HASH_FULL` of hash sets, `IPSET_ERR_BITMAP_RANGE` of bitmaps. Above are others of
+/// single types.
+const IPSET_ERR_TYPE_SPECIFIC: i32 = 4352;
+
+/// `enum ipset_errno` from [`IPSET_ERR_PROTOCOL`] on.
+const NAMED: [(SetErrorKind, &str); 18] = {
+    use SetErrorKind::{
+        AlreadyExists, Busy, InvalidEntry, NoRoom, Other, TypeMismatch, UnknownType,
+    };
+    [
+        (Other, "protocol error"),
+        (UnknownType, "the kernel has no such set type"),
+        (NoRoom, "too many sets"),
+        (Busy, "the set is in use by a rule or another set"),
+        (AlreadyExists, "the other set's name is taken"),
+        (TypeMismatch, "the sets are of different types"),
+        (
+            AlreadyExists,
+            "the entry is there already, or not there to be deleted",
+        ),
+        (InvalidEntry, "invalid prefix length"),
+        (InvalidEntry, "invalid netmask"),
+        (InvalidEntry, "invalid address family"),
+        (InvalidEntry, "the set has no timeouts"),
+        (Busy, "the set is referenced"),
+        (InvalidEntry, "an IPv4 address was expected"),
+        (InvalidEntry, "an IPv6 address was expected"),
+        (InvalidEntry, "the set has no counters"),
+        (InvalidEntry, "the set has no comments"),
+        (InvalidEntry, "invalid mark mask"),
+        (InvalidEntry, "the set has no packet marks (skbinfo)"),
+    ]
+};
+
+/// What a number of `enum ipset_errno` means.
+fn named(errno: i32) -> Option<(SetErrorKind, &'static str)> {
+    let index = errno.checked_sub(IPSET_ERR_PROTOCOL)?;
+    NAMED.get(usize::try_from(index).ok()?).copied()
 }

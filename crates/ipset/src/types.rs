@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 
 use crate::IpFamily;
 
@@ -171,14 +171,21 @@ pub enum HashType {
     IpPortNet,
 }
 
+impl HashType {
+    /// The type of set.
+    pub const fn set_type(self) -> SetType {
+        match self {
+            Self::Ip => SetType::HashIp,
+            Self::IpPort => SetType::HashIpPort,
+            Self::IpPortIp => SetType::HashIpPortIp,
+            Self::IpPortNet => SetType::HashIpPortNet,
+        }
+    }
+}
+
 impl From<HashType> for SetType {
     fn from(hash: HashType) -> Self {
-        match hash {
-            HashType::Ip => Self::HashIp,
-            HashType::IpPort => Self::HashIpPort,
-            HashType::IpPortIp => Self::HashIpPortIp,
-            HashType::IpPortNet => Self::HashIpPortNet,
-        }
+        hash.set_type()
     }
 }
 
@@ -230,22 +237,7 @@ impl SetSpec {
     /// The type of the set.
     pub const fn set_type(&self) -> SetType {
         match self.shape {
-            SetShape::Hash {
-                set_type: HashType::Ip,
-                ..
-            } => SetType::HashIp,
-            SetShape::Hash {
-                set_type: HashType::IpPort,
-                ..
-            } => SetType::HashIpPort,
-            SetShape::Hash {
-                set_type: HashType::IpPortIp,
-                ..
-            } => SetType::HashIpPortIp,
-            SetShape::Hash {
-                set_type: HashType::IpPortNet,
-                ..
-            } => SetType::HashIpPortNet,
+            SetShape::Hash { set_type, .. } => set_type.set_type(),
             SetShape::BitmapPort { .. } => SetType::BitmapPort,
         }
     }
@@ -402,8 +394,9 @@ impl Entry {
     /// Entries that match a source range. Host bits are cleared, as the kernel does. A network of
     /// length zero is refused by the kernel (`IPSET_ERR_INVALID_CIDR`) and becomes its two halves.
     pub fn ip_port_net(ip: IpAddr, protocol: u8, port: u16, net: IpNet) -> Vec<Self> {
-        halves_of_all(net)
+        net.subnets(net.prefix_len().max(1))
             .into_iter()
+            .flatten()
             .map(|net| Self::IpPortNet {
                 ip,
                 protocol,
@@ -434,28 +427,6 @@ impl Entry {
             Self::Port(_) => None,
         }
     }
-}
-
-/// A network of length zero as two of length one, any other one as itself.
-fn halves_of_all(net: IpNet) -> Vec<IpNet> {
-    if net.prefix_len() > 0 {
-        return vec![net];
-    }
-    let halves: Vec<IpNet> = match net {
-        IpNet::V4(_) => Ipv4Net::default()
-            .subnets(1)
-            .into_iter()
-            .flatten()
-            .map(IpNet::V4)
-            .collect(),
-        IpNet::V6(_) => Ipv6Net::default()
-            .subnets(1)
-            .into_iter()
-            .flatten()
-            .map(IpNet::V6)
-            .collect(),
-    };
-    halves
 }
 
 /// `tcp:80`

@@ -208,6 +208,11 @@ impl Client {
 
     /// The same without looking for a service that uses it, which costs what there are of services.
     pub fn try_scheduler(&mut self, scheduler: KernelName) -> Result<(), Error> {
+        let failed = |service, source| Error::Probe {
+            scheduler,
+            service,
+            source,
+        };
         let mut taken = None;
         for port in PROBE_PORTS {
             let key = ServiceKey::new(Protocol::Tcp, PROBE_ADDRESS, port);
@@ -216,11 +221,7 @@ impl Client {
                 Ok(()) => {
                     return match self.apply_one(Operation::DelService(key))? {
                         Err(source) if source.kind != KernelErrorKind::NotFound => {
-                            Err(Error::Probe {
-                                scheduler,
-                                service: key,
-                                source,
-                            })
+                            Err(failed(key, source))
                         }
                         _ => Ok(()),
                     };
@@ -231,24 +232,11 @@ impl Client {
                         return Err(Error::SchedulerNotAvailable { scheduler, source });
                     }
                     KernelErrorKind::Permission => return Err(Error::Permission(source)),
-                    _ => {
-                        return Err(Error::Probe {
-                            scheduler,
-                            service: key,
-                            source,
-                        });
-                    }
+                    _ => return Err(failed(key, source)),
                 },
             }
         }
-        match taken {
-            Some((service, source)) => Err(Error::Probe {
-                scheduler,
-                service,
-                source,
-            }),
-            None => Ok(()),
-        }
+        taken.map_or(Ok(()), |(service, source)| Err(failed(service, source)))
     }
 
     fn apply_one(&mut self, operation: Operation) -> Result<Result<(), KernelError>, Error> {

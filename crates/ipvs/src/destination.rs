@@ -2,7 +2,7 @@
 //! Destinations (real servers): `struct ip_vs_dest_user_kern` and its attributes.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use netlink_pipeline::attribute::{BigEndian, DecodeError};
 use netlink_pipeline::{attributes, find_attribute};
@@ -56,10 +56,7 @@ impl DestinationKey {
 
 impl fmt::Display for DestinationKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.address {
-            IpAddr::V4(address) => write!(f, "{address}:{}", self.port),
-            IpAddr::V6(address) => write!(f, "[{address}]:{}", self.port),
-        }
+        SocketAddr::new(self.address, self.port).fmt(f)
     }
 }
 

@@ -2,7 +2,7 @@
 //! Virtual services: `struct ip_vs_service_user_kern` and its attributes.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use netlink_pipeline::attribute::{Attribute, BigEndian, Codec, DecodeError, Plain, Writer};
 use netlink_pipeline::{attributes, find_attribute};
@@ -121,18 +121,9 @@ impl fmt::Display for ServiceKey {
         match self {
             Self::Address {
                 protocol,
-                address: IpAddr::V4(address),
+                address,
                 port,
-            } => {
-                write!(f, "{protocol} {address}:{port}")
-            }
-            Self::Address {
-                protocol,
-                address: IpAddr::V6(address),
-                port,
-            } => {
-                write!(f, "{protocol} [{address}]:{port}")
-            }
+            } => write!(f, "{protocol} {}", SocketAddr::new(*address, *port)),
             Self::Mark {
                 family: AddressFamily::Inet,
                 mark,
