@@ -3,8 +3,8 @@
 #
 # netlink-packet-core 0.9.0: an attribute that has both NLA_F_NESTED (0x8000) and NLA_F_NET_BYTEORDER (0x4000) is parsed
 # with both, and emitted with NLA_F_NESTED alone: setting the second flag starts from the type without flags. So
-# emit(parse(bytes)) is not bytes. ipset's attributes of addresses and ports have NLA_F_NET_BYTEORDER inside nested ones;
-# no attribute of the kernel was seen with both, but decoders keep what they do not know.
+# emit(parse(bytes)) is not bytes. ipset's attributes of addresses and ports have NLA_F_NET_BYTEORDER inside nested
+# ones; no attribute of the kernel was seen with both, but decoders keep what they do not know.
 #
 # Seen: 08 00 07 c0 2a 00 00 00 is parsed to kind 0xc007 and emitted as 08 00 07 80 2a 00 00 00.
 set -euo pipefail

@@ -99,10 +99,7 @@ fn what_goes_wrong_is_told(testbed: &Testbed) -> Result<()> {
         "AddressConflict",
     )?;
     let note = clash["note"].as_str().unwrap_or_default();
-    ensure!(
-        note.contains("it belongs to default/kpr-older:http"),
-        "{clash}"
-    );
+    ensure!(note.contains("default/kpr-older:http holds it"), "{clash}");
     let uid = testbed.kubectl(&[
         "get",
         "service",
