@@ -34,7 +34,7 @@ impl HealthChecks {
         }
     }
 
-    /// Takes in a change of the node or its settings.
+    /// Takes in a change of the node or its settings. Returns whether the addresses changed.
     pub(super) fn set_node(&mut self, node: NodeView<'_>) -> bool {
         let addresses = addresses(self.family, node);
         let is_news = addresses != self.addresses;

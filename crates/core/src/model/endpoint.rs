@@ -92,7 +92,7 @@ impl Endpoint {
         self.conditions.ready
     }
 
-    /// Terminating but still serving: used only when no endpoint is ready.
+    /// Whether it terminates but still serves: used only when no endpoint is ready.
     pub fn is_serving_while_terminating(&self) -> bool {
         self.conditions.serving && self.conditions.terminating
     }

@@ -36,7 +36,7 @@ impl NodeInfo {
         }
     }
 
-    /// The node is about to be removed: load balancers should send it no new connections.
+    /// Whether the node is about to be removed: load balancers should send it no new connections.
     pub fn is_leaving(&self) -> bool {
         self.being_deleted || self.marked_by_autoscaler
     }

@@ -175,7 +175,7 @@ pub trait Drains {
 
 /// A mode whose batches the kernel applies as a whole or not at all.
 pub trait Isolation {
-    /// The next plan bisects the rejected batch and should follow at once.
+    /// Whether the next plan bisects the rejected batch; it should follow at once.
     fn is_isolating(&self) -> bool;
 
     /// Service ports whose rules the kernel rejected.

@@ -210,9 +210,9 @@ impl Comparison<'_> {
         plan
     }
 
-    /// A virtual server at the address is no longer wanted, but its connections continue: without
-    /// the address, packets of its clients would not be delivered to this node. `counts` selects
-    /// the virtual servers to consider.
+    /// Whether a virtual server at the address is no longer wanted, but its connections continue:
+    /// without the address, packets of its clients would not be delivered to this node. `counts`
+    /// selects the virtual servers to consider.
     pub fn is_drained_at(
         &self,
         address: IpAddr,
@@ -281,7 +281,8 @@ impl Comparison<'_> {
         }
     }
 
-    /// The entry that rejects unknown ports of an address stays as long as the address.
+    /// Whether an entry must stay: the one that rejects unknown ports of an address does as long as
+    /// the address is there.
     fn is_in_use(&self, id: SetId, entry: &SetEntry) -> bool {
         match entry {
             SetEntry::Ip(address) if id == SetId::IpvsIps => {
@@ -321,7 +322,7 @@ impl Comparison<'_> {
     }
 }
 
-/// The step that hands packets over to the virtual servers.
+/// Whether the edit hands packets over to the virtual servers.
 fn is_dispatch(edit: &Edit) -> bool {
     let (table, chain) = stale_rules::DISPATCH;
     edit.table() == table && edit.chain().as_str() == chain

@@ -97,8 +97,8 @@ pub struct VirtualServer {
 }
 
 impl VirtualServer {
-    /// Real servers of weight 0 get no new connections; the others get them all. `dh` has no such
-    /// fallback: it rejects connections that hash to such a server.
+    /// Whether other real servers get the connections that one of weight 0 does not. `dh` has no
+    /// such fallback: it rejects connections that hash to such a server.
     pub fn passes_over_weight_0(&self) -> bool {
         &*self.scheduler != "dh"
     }

@@ -84,7 +84,7 @@ enum Role {
 }
 
 impl Role {
-    /// The traffic policy of the role is Local.
+    /// Whether the traffic policy of the role is Local.
     fn is_local(self, service_port: &ServicePort) -> bool {
         match self {
             Self::ClusterIp => service_port.internal_policy_local,

@@ -56,8 +56,8 @@ impl Modes {
 /// kube-proxy detects by it that its rules were flushed. We detect that without it.
 const CANARY: &str = "KUBE-PROXY-CANARY";
 
-/// A chain that only iptables mode, ours or kube-proxy's, creates for Services. It is deleted when
-/// no longer wanted.
+/// Whether only iptables mode, ours or kube-proxy's, creates the chain for Services. Such a chain
+/// is deleted when no longer wanted.
 pub fn is_of_a_service((table, chain): &ChainId) -> bool {
     let begins = |prefix: &str| chain.as_str().starts_with(prefix);
     chain.as_str() == CANARY

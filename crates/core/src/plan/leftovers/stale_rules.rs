@@ -14,13 +14,13 @@ use crate::plan::{iptables, ipvs};
 /// All packets to Services pass this chain, in both modes.
 pub const DISPATCH: (Table, &str) = (Table::Nat, "KUBE-SERVICES");
 
-/// The edit that decides which mode serves.
+/// Whether the edit decides which mode serves.
 pub fn is_dispatch(edit: &Edit) -> bool {
     let (table, chain) = DISPATCH;
     edit.table() == table && edit.chain().as_str() == chain
 }
 
-/// Rules of iptables mode translate packets to Services.
+/// Whether rules of iptables mode translate packets to Services.
 pub fn serves(present: &Ruleset) -> bool {
     let (table, chain) = DISPATCH;
     let mut chains = present.table(table);

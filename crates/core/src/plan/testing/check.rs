@@ -97,7 +97,7 @@ fn grows_as_it_says(batch: &RuleBatch, before: &Ruleset, after: &Ruleset) -> boo
     })
 }
 
-/// A kernel in this state would accept the step and not change.
+/// Whether a kernel in this state would accept the step and not change.
 fn is_done(step: &Step, state: &State) -> bool {
     let has = |set, entry| {
         let set: Option<&SetState> = state.sets.get(set);

@@ -20,12 +20,12 @@ pub trait Model {
     /// Applies a step as the kernel does.
     fn make(&mut self, step: &Self::Step) -> Result<(), Refusal>;
 
-    /// The real dataplane treats this error as success.
+    /// Whether the real dataplane treats this error as success.
     fn forgives(_step: &Self::Step, _refusal: Refusal) -> bool {
         false
     }
 
-    /// Whether the step writes a batch of rules.
+    /// A step that writes a batch of rules.
     fn write(batch: RuleBatch) -> Self::Step;
 }
 

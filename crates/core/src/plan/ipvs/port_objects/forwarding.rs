@@ -27,7 +27,7 @@ fn method(service_port: &ServicePort) -> ForwardingMethod {
     options.map_or(ForwardingMethod::Masquerade, |options| options.forwarding)
 }
 
-/// The kinds of addresses that support it.
+/// Whether addresses of this kind support it.
 pub(super) const fn is_for(role: Role) -> bool {
     matches!(role, Role::ExternalIp | Role::LoadBalancer)
 }

@@ -146,7 +146,7 @@ fn answerers(tracker: &Tracker, destination: SocketAddr) -> Option<BTreeSet<Sock
     best.map(|(.., answerers)| answerers)
 }
 
-/// Every flow of the table is one that the kernel would make now.
+/// Whether a flow is one that the kernel would make now.
 fn is_possible(tracker: &Tracker, flow: &Flow) -> bool {
     match answerers(tracker, flow.destination) {
         Some(answerers) => answerers.contains(&flow.answerer),
