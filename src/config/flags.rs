@@ -74,7 +74,8 @@ pub enum OutputFormat {
 macro_rules! flags {
     ($($(#[$about:meta])* $flag:ident: $type:ty, $value:literal
         $(= $default:literal)? $(, $always:ident)? $(=> $($field:ident).+)?;)*) => {
-        /// Upstream's Linux flags. Arguments whose value is called `BOOL` may stand without a value.
+        /// Upstream's Linux flags. Arguments whose value is called `BOOL` may stand without a
+        /// value.
         #[derive(Debug, Default, Args)]
         pub(super) struct Flags {
             $(#[arg(long, value_name = $value)] $(#[$about])* pub(super) $flag: $type,)*

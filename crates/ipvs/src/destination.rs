@@ -289,7 +289,8 @@ impl DestinationStatus {
 attributes! {
     /// An attribute inside `IPVS_CMD_ATTR_DEST`.
     pub enum DestinationAttribute {
-        /// `IPVS_DEST_ATTR_ADDR`, `union nf_inet_addr`: the family says how many of the bytes count.
+        /// `IPVS_DEST_ATTR_ADDR`, `union nf_inet_addr`: the family says how many of the bytes
+        /// count.
         Address([u8; 16]) = 1 IPVS_DEST_ATTR_ADDR,
         /// `IPVS_DEST_ATTR_PORT`
         Port(u16) = 2 IPVS_DEST_ATTR_PORT as BigEndian,
