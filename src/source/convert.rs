@@ -446,13 +446,8 @@ fn source_ranges(spec: &core::ServiceSpec, problems: &mut Problems) -> Vec<IpNet
     let given = texts(spec.load_balancer_source_ranges.as_ref());
     let mut ranges = Vec::new();
     for (index, text) in given.iter().enumerate() {
-        match parse_cidr(text.trim()) {
-            Ok(range) => ranges.push(range),
-            Err(error) => {
-                let field = format!("spec.loadBalancerSourceRanges[{index}]");
-                problems.add(&field, reason::SOURCE_RANGE, error.to_string());
-            }
-        }
+        let field = format!("spec.loadBalancerSourceRanges[{index}]");
+        ranges.extend(problems.valid(&field, reason::SOURCE_RANGE, parse_cidr(text.trim())));
     }
     if ranges.is_empty() && !given.is_empty() {
         // No packet has the unspecified address as its source.

@@ -56,17 +56,10 @@ impl Problems {
         let Some(text) = text else {
             return Some(Protocol::Tcp);
         };
-        match text.parse() {
-            Ok(protocol) => Some(protocol),
-            Err(error) => {
-                self.add(
-                    field,
-                    reason::PROTOCOL,
-                    format!("{error}; the port is ignored"),
-                );
-                None
-            }
-        }
+        let protocol = text
+            .parse::<Protocol>()
+            .map_err(|error| format!("{error}; the port is ignored"));
+        self.valid(field, reason::PROTOCOL, protocol)
     }
 
     pub(super) fn port(&mut self, field: &str, number: Option<i32>) -> Option<NonZeroU16> {
@@ -74,37 +67,17 @@ impl Problems {
             self.add(field, reason::PORT, "missing; the port is ignored");
             return None;
         };
-        let port = u16::try_from(number).ok().and_then(NonZeroU16::new);
-        if port.is_none() {
-            let message = format!("{number} must be 1 to 65535; the port is ignored");
-            self.add(field, reason::PORT, message);
-        }
-        port
+        self.valid(field, reason::PORT, port(number, "the port"))
     }
 
     /// A port that may be left out; 0 says so too.
     pub(super) fn optional_port(&mut self, field: &str, number: Option<i32>) -> Option<NonZeroU16> {
-        match number {
-            None | Some(0) => None,
-            Some(number) => {
-                let port = u16::try_from(number).ok().and_then(NonZeroU16::new);
-                if port.is_none() {
-                    let message = format!("{number} must be 1 to 65535; it is ignored");
-                    self.add(field, reason::PORT, message);
-                }
-                port
-            }
-        }
+        let number = number.filter(|number| *number != 0)?;
+        self.valid(field, reason::PORT, port(number, "it"))
     }
 
     pub(super) fn address(&mut self, field: &str, text: &str) -> Option<IpAddr> {
-        match parse_ip(text) {
-            Ok(address) => Some(address),
-            Err(error) => {
-                self.add(field, reason::ADDRESS, error.to_string());
-                None
-            }
-        }
+        self.valid(field, reason::ADDRESS, parse_ip(text))
     }
 
     pub(super) fn addresses(&mut self, field: &str, texts: &[String]) -> Vec<IpAddr> {
@@ -116,14 +89,25 @@ impl Problems {
     }
 
     pub(super) fn cidr(&mut self, field: &str, text: &str) -> Option<IpNet> {
-        match parse_cidr(text) {
-            Ok(cidr) => Some(cidr),
-            Err(error) => {
-                self.add(field, reason::ADDRESS, error.to_string());
-                None
-            }
-        }
+        self.valid(field, reason::ADDRESS, parse_cidr(text))
     }
+
+    /// A value, or a problem of the field.
+    pub(super) fn valid<T>(
+        &mut self,
+        field: &str,
+        reason: &'static str,
+        value: Result<T, String>,
+    ) -> Option<T> {
+        value
+            .map_err(|message| self.add(field, reason, message))
+            .ok()
+    }
+}
+
+fn port(number: i32, what: &str) -> Result<NonZeroU16, String> {
+    let port = u16::try_from(number).ok().and_then(NonZeroU16::new);
+    port.ok_or_else(|| format!("{number} must be 1 to 65535; {what} is ignored"))
 }
 
 /// The Service that an object is, or belongs to.
