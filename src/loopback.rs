@@ -21,7 +21,7 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tracing::warn;
 
-use crate::task::Task;
+use crate::task::{Task, end_some};
 use kpr_core::model::{IpFamily, Protocol, ServiceName};
 
 /// Most TCP connections and most UDP clients at once, of all node ports: each holds a socket or
@@ -224,15 +224,7 @@ impl Forwarder {
 
     async fn close(&mut self, family: IpFamily, is_unwanted: impl Fn(&Key) -> bool) {
         let is_unwanted = |key: &Key| IpFamily::of(key.address.ip()) == family && is_unwanted(key);
-        let unwanted: Vec<Task> = self
-            .open
-            .extract_if(.., |key, _| is_unwanted(key))
-            .map(|(_, task)| task)
-            .collect();
-        for task in unwanted {
-            // Awaited, because the port may be wanted for another Service.
-            task.end().await;
-        }
+        end_some(&mut self.open, is_unwanted).await;
     }
 
     async fn serve(

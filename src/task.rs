@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Tasks that are aborted when dropped.
 
+use std::collections::BTreeMap;
+
 use tokio::task::JoinHandle;
 
 /// A running task, ended when dropped.
@@ -18,6 +20,17 @@ impl Task {
         self.0.abort();
         // Always the error that says so.
         drop((&mut self.0).await);
+    }
+}
+
+/// Ends the tasks of some keys and waits for them.
+pub(crate) async fn end_some<K: Ord>(
+    tasks: &mut BTreeMap<K, Task>,
+    is_unwanted: impl Fn(&K) -> bool,
+) {
+    let unwanted: Vec<_> = tasks.extract_if(.., |key, _| is_unwanted(key)).collect();
+    for (_, task) in unwanted {
+        task.end().await;
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use super::server::{Families, listen};
 use super::state::ProxyHealth;
 use super::{JSON, answer};
-use crate::task::Task;
+use crate::task::{Task, end_some};
 use kpr_core::model::ServiceName;
 use kpr_core::model::net::IpFamily;
 
@@ -83,15 +83,7 @@ impl ServiceHealthServers {
             .collect();
         let is_unwanted =
             |key: &Key| IpFamily::of(key.address.ip()) == family && !keys.contains(key);
-        let unwanted: Vec<Task> = self
-            .open
-            .extract_if(.., |key, _| is_unwanted(key))
-            .map(|(_, task)| task)
-            .collect();
-        for task in unwanted {
-            // Awaited, because the port may be wanted for another Service right below.
-            task.end().await;
-        }
+        end_some(&mut self.open, is_unwanted).await;
         let mut failures = Vec::new();
         for key in keys {
             if self.open.contains_key(&key) {
