@@ -105,10 +105,7 @@ impl Event {
     ) -> Self {
         Self {
             regarding: Regarding::Service(service),
-            severity: Severity::Warning,
-            reason,
-            action,
-            note: note.into(),
+            ..Self::node(reason, action, note)
         }
     }
 

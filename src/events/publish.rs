@@ -139,10 +139,7 @@ async fn service_reference(
 
 /// A note that the API server takes.
 fn shortened(note: &str) -> &str {
-    let end = (0..=MAX_NOTE.min(note.len()))
-        .rev()
-        .find(|end| note.is_char_boundary(*end));
-    end.and_then(|end| note.get(..end)).unwrap_or_default()
+    note.split_at(note.floor_char_boundary(MAX_NOTE)).0
 }
 
 #[cfg(test)]
