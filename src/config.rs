@@ -163,11 +163,7 @@ fn top_level(flags: &Flags, ignored: &[String]) -> Result<Command, ConfigError> 
         }
     };
     let settings = Box::new(settings(flags, kubernetes_version, ignored)?);
-    let path = flags
-        .write_config_to
-        .clone()
-        .filter(|path| !path.as_os_str().is_empty());
-    Ok(if let Some(path) = path {
+    Ok(if let Some(path) = flags.write_config_to.clone() {
         Command::WriteConfig { path, settings }
     } else if flags.cleanup == Some(true) {
         Command::Cleanup(settings)
@@ -183,10 +179,7 @@ fn settings(
     kubernetes_version: String,
     ignored: &[String],
 ) -> Result<Settings, ConfigError> {
-    let config_file = flags
-        .config
-        .clone()
-        .filter(|path| !path.as_os_str().is_empty());
+    let config_file = flags.config.clone();
     let mut configuration;
     if let Some(path) = &config_file {
         configuration = file::load(path).map_err(ConfigError::Complete)?;
@@ -200,17 +193,11 @@ fn settings(
     if config_file.is_some() {
         notices.extend(notices::ignored_flags(ignored));
     } else {
-        if flags.healthz_port.is_some() {
-            notices.push(notices::deprecated_flag(
-                "--healthz-port",
-                "--healthz-bind-address",
-            ));
-        }
-        if flags.metrics_port.is_some() {
-            notices.push(notices::deprecated_flag(
-                "--metrics-port",
-                "--metrics-bind-address",
-            ));
+        for (server, port) in [
+            ("healthz", flags.healthz_port),
+            ("metrics", flags.metrics_port),
+        ] {
+            notices.extend(port.map(|_| notices::deprecated_port(server)));
         }
     }
     configuration.set_platform_defaults();

@@ -6,70 +6,33 @@ use super::settings::Settings;
 /// The flags or fields that differ and are read only at start; all others may change while the
 /// proxy runs.
 pub fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
-    // Without `..`, so that a new setting cannot be forgotten.
-    let Settings {
-        mode,
-        source,
-        hostname_override,
-        healthz_address,
-        metrics_address,
-        bind_address_hard_fail,
-        iptables_backend,
-        allow_external_ips,
-        logging,
-        kubernetes_version,
-        config_file,
+    macro_rules! differing {
+        ($($field:ident: $name:literal),*; $($live:ident),*,) => {{
+            // Without `..`, so that a new setting cannot be forgotten.
+            let Settings { $($field,)* $($live: _,)* } = new;
+            [$((*$field != old.$field).then_some($name),)*].into_iter().flatten().collect()
+        }};
+    }
+    differing! {
+        mode: "mode",
+        source: "clientConnection",
+        hostname_override: "hostnameOverride",
+        healthz_address: "healthzBindAddress",
+        metrics_address: "metricsBindAddress",
+        bind_address_hard_fail: "bindAddressHardFail",
+        iptables_backend: "--iptables-backend",
+        allow_external_ips: "featureGates.AllowServiceExternalIPs",
+        logging: "logging",
+        kubernetes_version: "--version",
+        config_file: "--config";
         // What planning reads, and the loop.
-        bind_address: _,
-        sync: _,
-        masquerade_all: _,
-        masquerade_bit: _,
-        iptables_localhost_node_ports: _,
-        localhost_node_ports: _,
-        ipvs: _,
-        detect_local: _,
-        node_port_addresses: _,
+        bind_address, sync, masquerade_all, masquerade_bit, iptables_localhost_node_ports,
+        localhost_node_ports, ipvs, detect_local, node_port_addresses,
         // Written again.
-        conntrack: _,
-        oom_score_adj: _,
+        conntrack, oom_score_adj,
         // For people.
-        notices: _,
-        configuration: _,
-    } = new;
-    [
-        (*mode != old.mode, "mode"),
-        (*source != old.source, "clientConnection"),
-        (
-            *hostname_override != old.hostname_override,
-            "hostnameOverride",
-        ),
-        (
-            *healthz_address != old.healthz_address,
-            "healthzBindAddress",
-        ),
-        (
-            *metrics_address != old.metrics_address,
-            "metricsBindAddress",
-        ),
-        (
-            *bind_address_hard_fail != old.bind_address_hard_fail,
-            "bindAddressHardFail",
-        ),
-        (
-            *iptables_backend != old.iptables_backend,
-            "--iptables-backend",
-        ),
-        (
-            *allow_external_ips != old.allow_external_ips,
-            "featureGates.AllowServiceExternalIPs",
-        ),
-        (*logging != old.logging, "logging"),
-        (*kubernetes_version != old.kubernetes_version, "--version"),
-        (*config_file != old.config_file, "--config"),
-    ]
-    .into_iter()
-    .filter_map(|(differs, name)| differs.then_some(name))
-    .collect()
+        notices, configuration,
+    }
 }
 
 #[cfg(test)]

@@ -296,20 +296,16 @@ pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Par
         .try_get_matches_from(arguments)
         .map_err(positional)?;
     let mut cli = Cli::from_arg_matches(&matches)?;
-    cli.flags.forget_empty_paths();
-    if let Some(Sub::Plan { flags, .. }) = &mut cli.command {
-        flags.forget_empty_paths();
-    }
+    let flags = match &mut cli.command {
+        Some(Sub::Plan { flags, .. }) => flags,
+        _ => &mut cli.flags,
+    };
+    flags.forget_empty_paths();
     let given = matches
         .subcommand()
         .map_or(&matches, |(_, matches)| matches);
     let mut ignored = Vec::new();
-    if given
-        .try_get_one::<PathBuf>("config")
-        .ok()
-        .flatten()
-        .is_some_and(|path| !path.as_os_str().is_empty())
-    {
+    if flags.config.is_some() {
         ignored.extend(
             given
                 .ids()

@@ -71,8 +71,9 @@ pub(super) fn ignored_flags(names: &[String]) -> Vec<Notice> {
 }
 
 /// A flag that upstream wants to remove.
-pub(super) fn deprecated_flag(name: &str, instead: &str) -> Notice {
-    notice(name, &format!("deprecated: use {instead}"))
+pub(super) fn deprecated_port(server: &str) -> Notice {
+    let instead = format!("deprecated: use --{server}-bind-address");
+    notice(&format!("--{server}-port"), &instead)
 }
 
 fn notice(subject: &str, message: &str) -> Notice {

@@ -5,6 +5,7 @@
 //! The order of the checks and the paths are upstream's.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use kpr_core::model::node::{DetectLocal, InterfaceName, NodePortAddress, NodePor
 use kpr_core::model::{GoDuration, ProxyMode};
 use kpr_core::plan::conntrack::tuning::Tuning;
 
-use super::defaults::{IPVS_DRAIN_LIMIT, SCHEDULER, split_host_port};
+use super::defaults::{IPVS_DRAIN_LIMIT, MASQUERADE_BIT, SCHEDULER, split_host_port};
 use super::gates::FeatureGates;
 use super::settings::{
     IptablesBackend, IpvsSettings, IpvsTimeouts, LogFormat, LogSettings, Notice, Settings,
@@ -28,7 +29,6 @@ use crate::source::{Source, kubernetes};
 
 const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
 const POSITIVE: &str = "must be greater than 0";
-const BIT_RANGE: &str = "must be within the range [0, 31]";
 const CIDR_COUNT: &str = "must be either a single CIDR or a dual-stack pair of CIDRs (e.g. 10.100.0.0/16,fde4:8dba:82e1::/48)";
 const LOCAL_MODES: [&str; 5] = [
     "ClusterCIDR",
@@ -69,7 +69,9 @@ pub(super) fn resolve(
     for error in gate_errors {
         errors.invalid_text("featureGates", &config.feature_gates, &error.to_string());
     }
-    let masquerade_bit = masquerade_bit(config, &mut errors);
+    let bit = config.iptables.masquerade_bit.unwrap_or(MASQUERADE_BIT);
+    let path = "KubeProxyIPTablesConfiguration.MasqueradeBit";
+    let masquerade_bit = within(path, bit, 0..=31, &mut errors);
     let mut ipvs = ipvs(config, &mut errors);
     if let Some(limit) = command_line.ipvs_drain_limit {
         if limit.is_negative() {
@@ -78,7 +80,9 @@ pub(super) fn resolve(
         ipvs.drain_limit = limit.to_duration();
     }
     let conntrack = conntrack(config, &mut errors);
-    let oom_score_adj = oom_score_adj(config, &mut errors);
+    let path = "KubeProxyLinuxConfiguration.OOMScoreAdj";
+    let oom_score = config.oom_score_adj.unwrap_or(0);
+    let oom_score_adj = within(path, oom_score, -1000..=1000, &mut errors);
     let mode = mode(&config.mode, gates, &mut errors);
     let burst = config.client_connection.burst;
     if burst < 0 {
@@ -90,24 +94,12 @@ pub(super) fn resolve(
         errors.invalid_text("BindAddress", &config.bind_address, message);
         IpAddr::V4(Ipv4Addr::UNSPECIFIED)
     });
-    let healthz_address = (!config.healthz_bind_address.is_empty())
-        .then(|| {
-            host_port(
-                "HealthzBindAddress",
-                &config.healthz_bind_address,
-                &mut errors,
-            )
-        })
-        .flatten();
-    let metrics_address = (!command_line.metrics_disabled)
-        .then(|| {
-            host_port(
-                "MetricsBindAddress",
-                &config.metrics_bind_address,
-                &mut errors,
-            )
-        })
-        .flatten();
+    let healthz = Some(&config.healthz_bind_address).filter(|address| !address.is_empty());
+    let healthz_address =
+        healthz.and_then(|text| host_port("HealthzBindAddress", text, &mut errors));
+    let metrics = Some(&config.metrics_bind_address).filter(|_| !command_line.metrics_disabled);
+    let metrics_address =
+        metrics.and_then(|text| host_port("MetricsBindAddress", text, &mut errors));
     let node_port_addresses = node_port_addresses(config, &mut errors);
     hidden_metrics(&config.show_hidden_metrics_for_version, &mut errors);
     let detect_local = detect_local(config, &mut errors);
@@ -156,20 +148,26 @@ pub(super) fn resolve(
     })
 }
 
-fn masquerade_bit(config: &KubeProxyConfiguration, errors: &mut Errors) -> u8 {
-    let bit = config
-        .iptables
-        .masquerade_bit
-        .unwrap_or(super::defaults::MASQUERADE_BIT);
-    if let Ok(bit @ 0..=31) = u8::try_from(bit) {
-        return bit;
-    }
-    errors.invalid(
-        "KubeProxyIPTablesConfiguration.MasqueradeBit",
-        bit,
-        BIT_RANGE,
-    );
-    0
+/// A number within a range, and zero in the place of any other.
+fn within<T: TryFrom<i32> + Default>(
+    path: &str,
+    value: i32,
+    range: RangeInclusive<i32>,
+    errors: &mut Errors,
+) -> T {
+    let in_range = range
+        .contains(&value)
+        .then(|| T::try_from(value).ok())
+        .flatten();
+    in_range.unwrap_or_else(|| {
+        let (first, last) = range.into_inner();
+        errors.invalid(
+            path,
+            value,
+            &format!("must be within the range [{first}, {last}]"),
+        );
+        T::default()
+    })
 }
 
 /// A duration that may be zero, which stands for the kernel's value.
@@ -256,16 +254,6 @@ fn conntrack(config: &KubeProxyConfiguration, errors: &mut Errors) -> Tuning {
             errors,
         ),
     }
-}
-
-fn oom_score_adj(config: &KubeProxyConfiguration, errors: &mut Errors) -> i16 {
-    let score = config.oom_score_adj.unwrap_or(0);
-    if let Ok(score @ -1000..=1000) = i16::try_from(score) {
-        return score;
-    }
-    let path = "KubeProxyLinuxConfiguration.OOMScoreAdj";
-    errors.invalid(path, score, "must be within the range [-1000, 1000]");
-    0
 }
 
 fn mode(text: &str, gates: FeatureGates, errors: &mut Errors) -> ProxyMode {
