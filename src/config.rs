@@ -33,7 +33,6 @@ pub use settings::{
 
 use file::FileError;
 use flags::{FlagError, Flags, Sub};
-use resolve::CommandLine;
 use types::KubeProxyConfiguration;
 use validation::{Stage, ValidationErrors};
 
@@ -179,9 +178,8 @@ fn settings(
     kubernetes_version: String,
     ignored: &[String],
 ) -> Result<Settings, ConfigError> {
-    let config_file = flags.config.clone();
     let mut configuration;
-    if let Some(path) = &config_file {
+    if let Some(path) = &flags.config {
         configuration = file::load(path).map_err(ConfigError::Complete)?;
         configuration.set_defaults();
         apply::beside_file(flags, &mut configuration)?;
@@ -190,7 +188,7 @@ fn settings(
         apply::all(flags, &mut configuration)?;
     }
     let mut notices = notices::notices(&configuration);
-    if config_file.is_some() {
+    if flags.config.is_some() {
         notices.extend(notices::ignored_flags(ignored));
     } else {
         for (server, port) in [
@@ -201,18 +199,11 @@ fn settings(
         }
     }
     configuration.set_platform_defaults();
-    let command_line = CommandLine {
-        master: flags.master.clone(),
-        manifests: flags.manifests.clone(),
-        iptables_backend: flags.iptables_backend.unwrap_or_default(),
-        ipvs_drain_limit: flags.ipvs_drain_limit,
-        localhost_node_ports: flags.localhost_nodeports.unwrap_or(false),
-        metrics_disabled: config_file.is_none() && flags.metrics_port == Some(0),
-        config_file,
+    Ok(Settings {
         kubernetes_version,
         notices,
-    };
-    Ok(resolve::resolve(configuration, command_line)?)
+        ..resolve::resolve(configuration, flags)?
+    })
 }
 
 /// Whether a version differs from ours behind the patch number only.

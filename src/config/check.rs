@@ -5,8 +5,9 @@ use std::fmt;
 use std::path::Path;
 
 use super::file::{self, FileError};
+use super::flags::Flags;
 use super::notices;
-use super::resolve::{CommandLine, resolve};
+use super::resolve::resolve;
 use super::settings::Notice;
 use super::validation::FieldError;
 
@@ -44,7 +45,7 @@ pub fn check(path: &Path) -> Result<Report, FileError> {
     configuration.set_defaults();
     let notices = notices::notices(&configuration);
     configuration.set_platform_defaults();
-    let errors = match resolve(configuration, CommandLine::default()) {
+    let errors = match resolve(configuration, &Flags::default()) {
         Ok(_) => Vec::new(),
         Err(errors) => errors.errors().to_vec(),
     };

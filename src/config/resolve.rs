@@ -18,11 +18,9 @@ use kpr_core::model::{GoDuration, ProxyMode};
 use kpr_core::plan::conntrack::tuning::Tuning;
 
 use super::defaults::{IPVS_DRAIN_LIMIT, MASQUERADE_BIT, SCHEDULER, split_host_port};
+use super::flags::Flags;
 use super::gates::FeatureGates;
-use super::settings::{
-    IptablesBackend, IpvsSettings, IpvsTimeouts, LogFormat, LogSettings, Notice, Settings,
-    SyncSettings,
-};
+use super::settings::{IpvsSettings, IpvsTimeouts, LogFormat, LogSettings, Settings, SyncSettings};
 use super::types::{KubeProxyConfiguration, Logging};
 use super::validation::{Errors, Problem, ValidationErrors};
 use crate::source::{Source, kubernetes};
@@ -40,27 +38,11 @@ const LOCAL_MODES: [&str; 5] = [
 /// `IP_VS_SCHEDNAME_MAXLEN` of the kernel's `ip_vs.h` is 16 with the final zero.
 const MAX_SCHEDULER_NAME: usize = 15;
 
-/// What only the command line says.
-#[derive(Clone, Debug, Default)]
-pub(super) struct CommandLine {
-    pub(super) master: Option<String>,
-    pub(super) manifests: Option<PathBuf>,
-    pub(super) iptables_backend: IptablesBackend,
-    /// kube-proxy's file has no place for it, and must stay one that kube-proxy takes.
-    pub(super) ipvs_drain_limit: Option<GoDuration>,
-    /// Nor for this.
-    pub(super) localhost_node_ports: bool,
-    pub(super) config_file: Option<PathBuf>,
-    /// `--metrics-port=0`.
-    pub(super) metrics_disabled: bool,
-    pub(super) kubernetes_version: String,
-    pub(super) notices: Vec<Notice>,
-}
-
-/// Checks a configuration that has its defaults.
+/// Checks a configuration that has its defaults. Of the flags, it reads those that the file has no
+/// place for, as it must stay one that kube-proxy takes.
 pub(super) fn resolve(
     mut configuration: KubeProxyConfiguration,
-    command_line: CommandLine,
+    flags: &Flags,
 ) -> Result<Settings, ValidationErrors> {
     let config = &configuration;
     let mut errors = Errors::default();
@@ -73,7 +55,7 @@ pub(super) fn resolve(
     let path = "KubeProxyIPTablesConfiguration.MasqueradeBit";
     let masquerade_bit = within(path, bit, 0..=31, &mut errors);
     let mut ipvs = ipvs(config, &mut errors);
-    if let Some(limit) = command_line.ipvs_drain_limit {
+    if let Some(limit) = flags.ipvs_drain_limit {
         if limit.is_negative() {
             errors.invalid_duration("--ipvs-drain-limit", limit, NOT_NEGATIVE);
         }
@@ -97,7 +79,8 @@ pub(super) fn resolve(
     let healthz = Some(&config.healthz_bind_address).filter(|address| !address.is_empty());
     let healthz_address =
         healthz.and_then(|text| host_port("HealthzBindAddress", text, &mut errors));
-    let metrics = Some(&config.metrics_bind_address).filter(|_| !command_line.metrics_disabled);
+    let metrics_disabled = flags.config.is_none() && flags.metrics_port == Some(0);
+    let metrics = Some(&config.metrics_bind_address).filter(|_| !metrics_disabled);
     let metrics_address =
         metrics.and_then(|text| host_port("MetricsBindAddress", text, &mut errors));
     let node_port_addresses = node_port_addresses(config, &mut errors);
@@ -107,15 +90,15 @@ pub(super) fn resolve(
     let logging = logging(&config.logging, gates, &mut errors);
 
     let client = &config.client_connection;
-    let source = match command_line.manifests {
-        Some(directory) => Source::Manifests(directory),
+    let source = match &flags.manifests {
+        Some(directory) => Source::Manifests(directory.clone()),
         None => Source::Kubernetes(kubernetes::Config {
             kubeconfig: Some(PathBuf::from(&client.kubeconfig))
                 .filter(|path| !path.as_os_str().is_empty()),
-            master: command_line.master.filter(|url| !url.is_empty()),
+            master: flags.master.clone().filter(|url| !url.is_empty()),
         }),
     };
-    let settings = Settings {
+    let mut settings = Settings {
         mode,
         source,
         hostname_override,
@@ -126,9 +109,9 @@ pub(super) fn resolve(
         sync,
         masquerade_all: config.iptables.masquerade_all,
         masquerade_bit,
-        iptables_backend: command_line.iptables_backend,
+        iptables_backend: flags.iptables_backend.unwrap_or_default(),
         iptables_localhost_node_ports: config.iptables.localhost_node_ports.unwrap_or(true),
-        localhost_node_ports: command_line.localhost_node_ports,
+        localhost_node_ports: flags.localhost_nodeports.unwrap_or(false),
         ipvs,
         detect_local,
         node_port_addresses,
@@ -136,16 +119,14 @@ pub(super) fn resolve(
         allow_external_ips: gates.allow_service_external_ips,
         oom_score_adj,
         logging,
-        kubernetes_version: command_line.kubernetes_version,
-        config_file: command_line.config_file,
-        notices: command_line.notices,
+        kubernetes_version: String::new(),
+        config_file: flags.config.clone(),
+        notices: Vec::new(),
         configuration: KubeProxyConfiguration::default(),
     };
     configuration.forget_other_modes();
-    errors.into_result(()).map(|()| Settings {
-        configuration,
-        ..settings
-    })
+    settings.configuration = configuration;
+    errors.into_result(settings)
 }
 
 /// A number within a range, and zero in the place of any other.

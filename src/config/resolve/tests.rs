@@ -20,7 +20,7 @@ fn resolved(
     let mut configuration = KubeProxyConfiguration::with_defaults();
     configuration.set_platform_defaults();
     change(&mut configuration);
-    resolve(configuration, CommandLine::default())
+    resolve(configuration, &Flags::default())
 }
 
 #[track_caller]
@@ -442,12 +442,12 @@ fn all_errors_are_told_at_once_in_the_order_of_upstream() {
 
 #[test]
 fn the_source_is_a_directory_or_an_api_server() {
-    let resolve_with = |command_line: CommandLine| {
+    let resolve_with = |flags: Flags| {
         let mut configuration = KubeProxyConfiguration::with_defaults();
         configuration.client_connection.kubeconfig = "/k".to_owned();
-        resolve(configuration, command_line).unwrap().source
+        resolve(configuration, &flags).unwrap().source
     };
-    let directory = CommandLine {
+    let directory = Flags {
         manifests: Some(PathBuf::from("/m")),
         ..Default::default()
     };
@@ -455,7 +455,7 @@ fn the_source_is_a_directory_or_an_api_server() {
         resolve_with(directory),
         Source::Manifests(PathBuf::from("/m"))
     );
-    let master = CommandLine {
+    let master = Flags {
         master: Some("http://m".to_owned()),
         ..Default::default()
     };
