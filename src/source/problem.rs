@@ -44,6 +44,23 @@ pub mod reason {
     pub const UNREADABLE: &str = "unreadable";
 }
 
+impl Problem {
+    /// A problem of a whole object or file.
+    pub(crate) fn new(
+        object: impl Into<String>,
+        reason: &'static str,
+        message: impl Into<String>,
+    ) -> Self {
+        Self {
+            object: object.into(),
+            field: String::new(),
+            message: message.into(),
+            reason,
+            service: None,
+        }
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.object)?;

@@ -250,24 +250,16 @@ impl Reader<'_> {
 
     fn problem(&mut self, object: &str, field: &str, message: &str, reason: &'static str) {
         self.contents.problems.push(Problem {
-            object: format!("{}: {object}", self.path),
             field: field.to_owned(),
-            message: message.to_owned(),
-            reason,
-            service: None,
+            ..Problem::new(format!("{}: {object}", self.path), reason, message)
         });
     }
 
     /// A value that is no object that could be named.
     fn refuse(&mut self, message: &str, reason: &'static str) {
         self.contents.broken = true;
-        self.contents.problems.push(Problem {
-            object: self.path.to_owned(),
-            field: String::new(),
-            message: message.to_owned(),
-            reason,
-            service: None,
-        });
+        let problem = Problem::new(self.path, reason, message);
+        self.contents.problems.push(problem);
     }
 }
 

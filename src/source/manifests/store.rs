@@ -133,13 +133,9 @@ impl Store {
         parsed: &mut Parsed,
         unfinished: &BTreeSet<PathBuf>,
     ) -> Option<Reading> {
-        let format = if path
-            .extension()
-            .is_some_and(|extension| extension == "json")
-        {
-            Format::Json
-        } else {
-            Format::Yaml
+        let format = match path.extension() {
+            Some(extension) if extension == "json" => Format::Json,
+            _ => Format::Yaml,
         };
         let shown = path.display().to_string();
         let mut reading = Reading {
@@ -161,13 +157,8 @@ impl Store {
         let old_keys = || reading.state.documents.iter().flat_map(|d| &d.keys);
         if text.trim().is_empty() && old_keys().next().is_some() {
             // What an interrupted or unfinished write looks like.
-            reading.state.problem = Some(Problem {
-                object: shown,
-                field: String::new(),
-                message: "the file is empty; its previous content stays in force".to_owned(),
-                reason: reason::UNREADABLE,
-                service: None,
-            });
+            let message = "the file is empty; its previous content stays in force";
+            reading.state.problem = Some(Problem::new(shown, reason::UNREADABLE, message));
             return Some(reading);
         }
         let mut retained: BTreeSet<Key> = old_keys()
@@ -209,12 +200,10 @@ impl Store {
         let shown = path.display().to_string();
         let (mut contents, result) = object::read(document, &shown, &mut self.converter);
         if let Err(error) = result {
+            let subject = format!("{shown} (document {})", document.number);
             contents.problems.push(Problem {
-                object: format!("{shown} (document {})", document.number),
                 field: format!("line {}", error.line),
-                message: error.message,
-                reason: reason::SYNTAX,
-                service: None,
+                ..Problem::new(subject, reason::SYNTAX, error.message)
             });
         }
         let fingerprint = document.fingerprint();
@@ -261,16 +250,11 @@ impl Store {
                     .retain(|problem| problem.reason != reason::DUPLICATE_OBJECT);
                 for key in &document.keys {
                     if let Some(owner) = owners.get(key) {
-                        document.problems.push(Problem {
-                            object: format!("{}: {key}", path.display()),
-                            field: String::new(),
-                            message: format!(
-                                "also defined in {}, which takes precedence",
-                                owner.path.display()
-                            ),
-                            reason: reason::DUPLICATE_OBJECT,
-                            service: None,
-                        });
+                        let subject = format!("{}: {key}", path.display());
+                        let first = owner.path.display();
+                        let message = format!("also defined in {first}, which takes precedence");
+                        let problem = Problem::new(subject, reason::DUPLICATE_OBJECT, message);
+                        document.problems.push(problem);
                     } else {
                         let owner = Owner {
                             path: path.clone(),
@@ -303,17 +287,11 @@ impl Store {
             .retain(|subject| subject != directory && names.contains(subject));
         for (path, reading) in readings {
             let state = &reading.state;
-            let problems = state
-                .problem
+            let of_documents = state
+                .documents
                 .iter()
-                .chain(
-                    state
-                        .documents
-                        .iter()
-                        .flat_map(|document| &document.problems),
-                )
-                .cloned()
-                .collect();
+                .flat_map(|document| &document.problems);
+            let problems = state.problem.iter().chain(of_documents).cloned().collect();
             self.problems.report(&path.display().to_string(), problems);
         }
     }
@@ -406,11 +384,6 @@ impl Store {
 type Parsed = BTreeMap<(Key, u64), Option<Object>>;
 
 fn unreadable(path: &str, error: &io::Error) -> Problem {
-    Problem {
-        object: path.to_owned(),
-        field: String::new(),
-        message: format!("cannot read it: {error}; its previous content stays in force"),
-        reason: reason::UNREADABLE,
-        service: None,
-    }
+    let message = format!("cannot read it: {error}; its previous content stays in force");
+    Problem::new(path, reason::UNREADABLE, message)
 }

@@ -52,6 +52,16 @@ impl<'de> DeserializeSeed<'de> for Seed<'_, '_> {
     }
 }
 
+/// Visits of what is no object, which is a problem and not an error.
+macro_rules! refused {
+    ($($visit:ident($type:ty): $message:literal,)*) => {$(
+        fn $visit<E: de::Error>(self, _: $type) -> Result<(), E> {
+            self.refuse($message);
+            Ok(())
+        }
+    )*};
+}
+
 impl<'de> Visitor<'de> for Seed<'_, '_> {
     type Value = ();
 
@@ -95,29 +105,12 @@ impl<'de> Visitor<'de> for Seed<'_, '_> {
         Ok(())
     }
 
-    fn visit_str<E: de::Error>(self, _: &str) -> Result<(), E> {
-        self.refuse("a string, not an object");
-        Ok(())
-    }
-
-    fn visit_bool<E: de::Error>(self, _: bool) -> Result<(), E> {
-        self.refuse("a boolean, not an object");
-        Ok(())
-    }
-
-    fn visit_i64<E: de::Error>(self, _: i64) -> Result<(), E> {
-        self.refuse("a number, not an object");
-        Ok(())
-    }
-
-    fn visit_u64<E: de::Error>(self, _: u64) -> Result<(), E> {
-        self.refuse("a number, not an object");
-        Ok(())
-    }
-
-    fn visit_f64<E: de::Error>(self, _: f64) -> Result<(), E> {
-        self.refuse("a number, not an object");
-        Ok(())
+    refused! {
+        visit_str(&str): "a string, not an object",
+        visit_bool(bool): "a boolean, not an object",
+        visit_i64(i64): "a number, not an object",
+        visit_u64(u64): "a number, not an object",
+        visit_f64(f64): "a number, not an object",
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
