@@ -193,49 +193,26 @@ impl Client {
 
     /// All sets of this network namespace, without entries.
     pub fn sets(&mut self) -> Result<Vec<SetInfo>, Error> {
-        let message = self.message(
-            c::IPSET_CMD_LIST,
-            [Attribute::Flags(c::IPSET_FLAG_LIST_HEADER)],
-        );
-        let replies = self
-            .socket
-            .dump(request_of(&message, 0)?)
-            .map_err(Error::Netlink)?;
-        let mut sets = Vec::with_capacity(replies.len());
-        for reply in replies {
-            sets.extend(info(&Message::parse(reply.kind, &reply.payload)?)?);
+        let mut sets = Vec::new();
+        for message in self.list_all(c::IPSET_FLAG_LIST_HEADER)? {
+            sets.extend(info(&message)?);
         }
         Ok(sets)
     }
 
     /// The names of all sets, which is the cheapest listing.
     pub fn names(&mut self) -> Result<BTreeSet<SetName>, Error> {
-        let message = self.message(
-            c::IPSET_CMD_LIST,
-            [Attribute::Flags(c::IPSET_FLAG_LIST_SETNAME)],
-        );
-        let replies = self
-            .socket
-            .dump(request_of(&message, 0)?)
-            .map_err(Error::Netlink)?;
-        let mut names = BTreeSet::new();
-        for reply in replies {
-            for attribute in Message::parse(reply.kind, &reply.payload)?.attributes {
-                if let Attribute::SetName(name) = attribute {
-                    names.extend(SetName::new(name).ok());
-                }
-            }
-        }
-        Ok(names)
+        let messages = self.list_all(c::IPSET_FLAG_LIST_SETNAME)?;
+        Ok(messages
+            .iter()
+            .filter_map(|message| find_attribute!(message.attributes, Attribute::SetName))
+            .filter_map(|name| SetName::new(name.as_str()).ok())
+            .collect())
     }
 
     /// One set without its entries; `None` if there is none of that name.
     pub fn set(&mut self, set: &SetName) -> Result<Option<SetInfo>, Error> {
-        let message = self.message(
-            c::IPSET_CMD_LIST,
-            [name(set), Attribute::Flags(c::IPSET_FLAG_LIST_HEADER)],
-        );
-        let Some(replies) = self.list(&message, set)? else {
+        let Some(replies) = self.list(set, Some(c::IPSET_FLAG_LIST_HEADER))? else {
             return Ok(None);
         };
         Ok(info(&first(&replies)?)?)
@@ -247,8 +224,7 @@ impl Client {
         &mut self,
         set: &SetName,
     ) -> Result<Option<(SetInfo, BTreeSet<SetEntry>)>, Error> {
-        let message = self.message(c::IPSET_CMD_LIST, [name(set)]);
-        let Some(replies) = self.list(&message, set)? else {
+        let Some(replies) = self.list(set, None)? else {
             return Ok(None);
         };
         let mut header = None;
@@ -340,26 +316,21 @@ impl Client {
             let mut again = Vec::new();
             for (range, verdict) in ranges.into_iter().zip(verdicts) {
                 let Err(error) = verdict else { continue };
-                let refused = error.echoed.as_deref().and_then(Message::refused_line);
-                let Some((at, entry)) = refused.and_then(|line| entry_at(entries, line, &range))
+                let line = error.echoed.as_deref().and_then(Message::refused_line);
+                let Some((at, entry)) = line.and_then(|line| entry_at(entries, line, &range))
                 else {
                     // Nothing to do with an entry: no such set, no permission.
-                    return Err(Error::Refused {
-                        action,
-                        set: set.clone(),
-                        source: SetError::of(&error, None),
-                    });
+                    return Err(refused(action, set, &error));
                 };
                 let refusal = SetError::of(&error, Some(entry.entry.set_type()));
                 let rest = at + 1..range.end;
                 if refusal.kind == SetErrorKind::Full {
                     // Each further entry would cost a message to be told the same.
-                    for entry in entries.get(rest).unwrap_or_default() {
-                        failures.push(EntryFailure {
-                            entry: *entry,
-                            refusal: refusal.clone(),
-                        });
-                    }
+                    let rest = entries.get(rest).unwrap_or_default().iter();
+                    failures.extend(rest.map(|entry| EntryFailure {
+                        entry: *entry,
+                        refusal: refusal.clone(),
+                    }));
                 } else if !rest.is_empty() {
                     again.push(rest);
                 }
@@ -421,8 +392,20 @@ impl Client {
     }
 
     /// Dumps one set; `None` if it does not exist.
-    fn list(&mut self, message: &Message, set: &SetName) -> Result<Option<Vec<Reply>>, Error> {
-        match self.socket.dump(request_of(message, 0)?) {
+    fn list_all(&mut self, flags: u32) -> Result<Vec<Message>, Error> {
+        let message = self.message(c::IPSET_CMD_LIST, [Attribute::Flags(flags)]);
+        let replies = self
+            .socket
+            .dump(request_of(&message, 0)?)
+            .map_err(Error::Netlink)?;
+        let parse = |reply: &Reply| Message::parse(reply.kind, &reply.payload);
+        Ok(replies.iter().map(parse).collect::<Result<_, _>>()?)
+    }
+
+    fn list(&mut self, set: &SetName, flags: Option<u32>) -> Result<Option<Vec<Reply>>, Error> {
+        let flags = flags.map(Attribute::Flags);
+        let message = self.message(c::IPSET_CMD_LIST, [name(set)].into_iter().chain(flags));
+        match self.socket.dump(request_of(&message, 0)?) {
             Ok(replies) if replies.is_empty() => Ok(None),
             Ok(replies) => Ok(Some(replies)),
             Err(NetlinkError::Refused(error)) if error.kind == KernelErrorKind::NotFound => {

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::message::IpvsAttribute;
+use netlink_pipeline::find_attribute;
 
 /// Idle time-outs of connections, per network namespace; whole seconds. `struct
 /// ip_vs_timeout_user`.
@@ -31,24 +32,18 @@ impl Timeouts {
 
     /// Reads an answer. A kernel without UDP (or TCP) support in IPVS leaves those out: zero.
     pub fn from_attributes(attributes: &[IpvsAttribute]) -> Self {
-        let mut timeouts = Self::default();
-        for attribute in attributes {
-            match attribute {
-                IpvsAttribute::TimeoutTcp(value) => timeouts.tcp = duration(*value),
-                IpvsAttribute::TimeoutTcpFin(value) => timeouts.tcp_fin = duration(*value),
-                IpvsAttribute::TimeoutUdp(value) => timeouts.udp = duration(*value),
-                _ => {}
-            }
+        let duration = |seconds: Option<&u32>| {
+            Duration::from_secs(seconds.copied().unwrap_or_default().into())
+        };
+        Self {
+            tcp: duration(find_attribute!(attributes, IpvsAttribute::TimeoutTcp)),
+            tcp_fin: duration(find_attribute!(attributes, IpvsAttribute::TimeoutTcpFin)),
+            udp: duration(find_attribute!(attributes, IpvsAttribute::TimeoutUdp)),
         }
-        timeouts
     }
 }
 
 /// The kernel refuses more than `INT_MAX / HZ` seconds itself.
 fn seconds(duration: Duration) -> u32 {
     u32::try_from(duration.as_secs()).unwrap_or(u32::MAX)
-}
-
-fn duration(seconds: u32) -> Duration {
-    Duration::from_secs(seconds.into())
 }
