@@ -128,7 +128,8 @@ flags! {
     /// URL of the API server; overrides the kubeconfig.
     master: Option<String>, "URL", always;
     /// No effect: JSON is always used.
-    kube_api_content_type: Option<String>, "TYPE" = "application/vnd.kubernetes.protobuf" => client_connection.content_type;
+    kube_api_content_type: Option<String>, "TYPE" = "application/vnd.kubernetes.protobuf"
+        => client_connection.content_type;
     /// No effect: requests are few and rate-limited per path.
     kube_api_qps: Option<f32>, "NUMBER" = "5" => client_connection.qps;
     /// No effect, as `--kube-api-qps`.
@@ -208,15 +209,18 @@ flags! {
     /// Minimum limit of conntrack entries.
     conntrack_min: Option<i32>, "NUMBER" = "131072" => conntrack.min;
     /// Timeout of idle established TCP connections; 0 keeps the kernel's.
-    conntrack_tcp_timeout_established: Option<GoDuration>, "DURATION" = "24h0m0s" => conntrack.tcp_established_timeout;
+    conntrack_tcp_timeout_established: Option<GoDuration>, "DURATION" = "24h0m0s"
+        => conntrack.tcp_established_timeout;
     /// Timeout of TCP connections in `CLOSE_WAIT`; 0 keeps the kernel's.
-    conntrack_tcp_timeout_close_wait: Option<GoDuration>, "DURATION" = "1h0m0s" => conntrack.tcp_close_wait_timeout;
+    conntrack_tcp_timeout_close_wait: Option<GoDuration>, "DURATION" = "1h0m0s"
+        => conntrack.tcp_close_wait_timeout;
     /// Do not treat out-of-window TCP packets as invalid.
     conntrack_tcp_be_liberal: Option<bool>, "BOOL" = "false" => conntrack.tcp_be_liberal;
     /// Timeout of unanswered UDP flows; 0 keeps the kernel's.
     conntrack_udp_timeout: Option<GoDuration>, "DURATION" = "0s" => conntrack.udp_timeout;
     /// Timeout of answered UDP flows; 0 keeps the kernel's.
-    conntrack_udp_timeout_stream: Option<GoDuration>, "DURATION" = "0s" => conntrack.udp_stream_timeout;
+    conntrack_udp_timeout_stream: Option<GoDuration>, "DURATION" = "0s"
+        => conntrack.udp_stream_timeout;
     /// No effect: there is nothing to replay.
     config_sync_period: Option<GoDuration>, "DURATION" = "15m0s" => config_sync_period;
 
@@ -231,16 +235,20 @@ flags! {
     log_flush_frequency: Option<GoDuration>, "DURATION" = "5s", always => logging.flush_frequency;
     /// No effect: all lines go to stderr.
     #[arg(hide = true)]
-    log_text_split_stream: Option<bool>, "BOOL" = "false", always => logging.options.text.split_stream;
+    log_text_split_stream: Option<bool>, "BOOL" = "false", always
+        => logging.options.text.split_stream;
     /// No effect: lines are written at once. Needs gate `LoggingAlphaOptions`.
     #[arg(hide = true)]
-    log_text_info_buffer_size: Option<String>, "BYTES" = "0", always => logging.options.text.info_buffer_size;
+    log_text_info_buffer_size: Option<String>, "BYTES" = "0", always
+        => logging.options.text.info_buffer_size;
     /// No effect: all lines go to stderr.
     #[arg(hide = true)]
-    log_json_split_stream: Option<bool>, "BOOL" = "false", always => logging.options.json.split_stream;
+    log_json_split_stream: Option<bool>, "BOOL" = "false", always
+        => logging.options.json.split_stream;
     /// No effect: lines are written at once. Needs gate `LoggingAlphaOptions`.
     #[arg(hide = true)]
-    log_json_info_buffer_size: Option<String>, "BYTES" = "0", always => logging.options.json.info_buffer_size;
+    log_json_info_buffer_size: Option<String>, "BYTES" = "0", always
+        => logging.options.json.info_buffer_size;
 }
 
 /// Whether a flag counts although `--config` is given. All others are replaced by the file.

@@ -25,7 +25,11 @@ macro_rules! sections {
         #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
         #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
         pub struct $section {
-            $($(#[$field_about])* #[serde(deserialize_with = "null_is_default")] pub $field: $type,)*
+            $(
+                $(#[$field_about])*
+                #[serde(deserialize_with = "null_is_default")]
+                pub $field: $type,
+            )*
         }
     )*};
 }

@@ -132,7 +132,10 @@ impl Codec<Unknown> for Plain {
 #[macro_export]
 macro_rules! attributes {
     ($(#[$about:meta])* pub enum $table:ident {
-        $($(#[$doc:meta])* $variant:ident($type:ty) = $number:literal $name:ident $(as $codec:ty)?,)*
+        $(
+            $(#[$doc:meta])*
+            $variant:ident($type:ty) = $number:literal $name:ident $(as $codec:ty)?,
+        )*
     }) => {
         $(#[$about])*
         #[derive(Clone, Debug, PartialEq, Eq)]
