@@ -6,6 +6,7 @@
 //! changes the proxy.
 
 mod admin;
+mod connections;
 mod proxy;
 mod server;
 mod service;

@@ -13,6 +13,7 @@ pub mod app;
 pub mod clock;
 pub mod config;
 pub mod dataplane;
+pub mod descriptors;
 pub mod error_chain;
 pub mod events;
 pub mod health;

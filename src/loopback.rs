@@ -21,6 +21,7 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tracing::warn;
 
+use crate::descriptors::{self, Cause};
 use crate::task::{Task, end_some};
 use kpr_core::model::{IpFamily, Protocol, ServiceName};
 
@@ -182,6 +183,8 @@ impl Forwarder {
             address: SocketAddr::new(family.loopback(), port),
         });
         let keys: BTreeSet<Key> = keys.collect();
+        // One that a bug ended is opened again.
+        self.open.retain(|_, task| !task.is_finished());
         self.close(family, |key| !keys.contains(key)).await;
         let mut failures = Vec::new();
         for key in keys {
@@ -236,10 +239,12 @@ impl Forwarder {
         Ok(match transport {
             Transport::Tcp => {
                 let listener = TcpListener::bind(address).await?;
+                descriptors::spare(&listener, Cause::Service)?;
                 Task::spawn(tcp::forward(listener, target, self.connections.clone()))
             }
             Transport::Udp => {
                 let socket = UdpSocket::bind(address).await?;
+                descriptors::spare(&socket, Cause::Service)?;
                 Task::spawn(udp::forward(
                     socket,
                     target,

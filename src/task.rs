@@ -15,6 +15,11 @@ impl Task {
         Self(tokio::spawn(work))
     }
 
+    /// Whether it has ended by itself: by a bug, if its work has no end.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.0.is_finished()
+    }
+
     /// Returns once everything that the task had is dropped, such as a listening socket.
     pub(crate) async fn end(mut self) {
         self.0.abort();

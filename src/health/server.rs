@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! An HTTP server: bound at start, run later, bound again after a failure.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdListener};
 use std::time::Duration;
@@ -10,9 +11,11 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 use tracing::{info, warn};
 
+use super::connections::{Limits, Places, serve};
+
 /// Pause between two tries to listen.
 const RETRY: Duration = Duration::from_secs(5);
-/// Connections that may wait to be accepted.
+/// Connections that may wait to be accepted. Under a flood a probe waits behind so many.
 const BACKLOG: i32 = 1024;
 
 /// A server cannot listen.
@@ -79,7 +82,7 @@ impl Server {
     }
 
     /// Serves until the future is dropped. Ends only with an error, and only with `hard_fail`.
-    pub async fn run(mut self) -> Result<(), ServeError> {
+    pub async fn run(mut self) -> Result<Infallible, ServeError> {
         loop {
             let listener = match self.listener.take() {
                 Some(listener) => listener,
@@ -94,16 +97,7 @@ impl Server {
                 },
             };
             info!(server = self.name, address = %self.address, "listening");
-            let outcome = axum::serve(listener, self.routes.clone()).await;
-            let source = outcome
-                .err()
-                .unwrap_or_else(|| io::Error::other("the server ended"));
-            let error = self.error(source);
-            if self.hard_fail {
-                return Err(error);
-            }
-            self.warn(&error);
-            tokio::time::sleep(self.retry).await;
+            match serve(listener, self.routes, Places::new(Limits::default())).await {}
         }
     }
 

@@ -14,9 +14,11 @@ use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::Response;
 use tokio::net::TcpListener;
 
+use super::connections::{Limits, Places, serve};
 use super::server::{Families, listen};
 use super::state::ProxyHealth;
 use super::{JSON, answer};
+use crate::descriptors::{self, Cause};
 use crate::task::{Task, end_some};
 use kpr_core::model::ServiceName;
 use kpr_core::model::net::IpFamily;
@@ -51,6 +53,8 @@ pub struct ServiceHealthServers {
     health: ProxyHealth,
     counts: Counts,
     open: BTreeMap<Key, Task>,
+    /// For the clients of all ports together.
+    places: Places,
 }
 
 impl ServiceHealthServers {
@@ -60,6 +64,7 @@ impl ServiceHealthServers {
             health,
             counts: Counts::default(),
             open: BTreeMap::new(),
+            places: Places::new(Limits::default()),
         }
     }
 
@@ -81,6 +86,8 @@ impl ServiceHealthServers {
                 })
             })
             .collect();
+        // One that a bug ended is opened again.
+        self.open.retain(|_, task| !task.is_finished());
         let is_unwanted =
             |key: &Key| IpFamily::of(key.address.ip()) == family && !keys.contains(key);
         end_some(&mut self.open, is_unwanted).await;
@@ -89,7 +96,7 @@ impl ServiceHealthServers {
             if self.open.contains_key(&key) {
                 continue;
             }
-            match listen(key.address, Families::One) {
+            match listen_for_service(key.address) {
                 Ok(listener) => {
                     let task = self.serve(listener, family, &key.service);
                     self.open.insert(key, task);
@@ -126,11 +133,18 @@ impl ServiceHealthServers {
             let response = respond(&key.1, count, health.is_serving());
             async move { response }
         });
+        let places = self.places.clone();
         Task::spawn(async move {
             // It ends only when the task is aborted.
-            drop(axum::serve(listener, routes).await);
+            match serve(listener, routes, places).await {}
         })
     }
+}
+
+fn listen_for_service(address: SocketAddr) -> io::Result<TcpListener> {
+    let listener = listen(address, Families::One)?;
+    descriptors::spare(&listener, Cause::Service)?;
+    Ok(listener)
 }
 
 /// Text in JSON quotes.

@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tracing::debug;
 
 use super::{Places, Target, wait_after};
+use crate::descriptors::{self, Cause};
 
 /// How long an endpoint may take to accept a connection.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
@@ -24,7 +25,7 @@ pub(super) async fn forward(listener: TcpListener, target: Target, places: Arc<P
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((client, _)) => match places.take() {
+                Ok((client, _)) => match places.take().filter(|_| is_spare(&client)) {
                     Some(place) => {
                         let target = target.clone();
                         connections.spawn(async move {
@@ -48,6 +49,7 @@ async fn carry(mut client: TcpStream, target: &Target) {
         let mut server = tokio::time::timeout(CONNECT_PATIENCE, connecting)
             .await
             .map_err(|_elapsed| io::Error::from(io::ErrorKind::TimedOut))??;
+        descriptors::spare(&server, Cause::Service)?;
         client.set_nodelay(true)?;
         server.set_nodelay(true)?;
         SockRef::from(&server).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
@@ -61,6 +63,10 @@ async fn carry(mut client: TcpStream, target: &Target) {
         debug!(port = target.port, %error, "connection to localhost node port failed");
         reset(&client);
     }
+}
+
+fn is_spare(stream: &TcpStream) -> bool {
+    descriptors::spare(stream, Cause::Service).is_ok()
 }
 
 /// Closing it will say that something went wrong.

@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use tracing::debug;
 
 use super::{Places, Target, wait_after};
+use crate::descriptors::{self, Cause};
 
 /// Datagrams of one client that may wait; more are lost, as in any queue of datagrams.
 const QUEUED: usize = 16;
@@ -81,6 +82,7 @@ async fn carry(
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
     let server = UdpSocket::bind((any, 0)).await?;
+    descriptors::spare(&server, Cause::Service)?;
     server.connect(address).await?;
     loop {
         let carried = tokio::select! {
