@@ -42,6 +42,9 @@ impl Changes {
     }
 }
 
+/// Slices of a Service up to this number take no more room than they need.
+const FEW: usize = 8;
+
 /// The relevant objects of the cluster, by Service.
 #[derive(Debug, Default)]
 pub struct Tracker {
@@ -100,7 +103,8 @@ impl Tracker {
                     .filter(|name| !listed.contains(name))
                     .cloned()
                     .collect();
-                for name in &gone {
+                // From the end: nothing has to close a gap.
+                for name in gone.iter().rev() {
                     self.delete_slice(name);
                 }
                 for slice in slices {
@@ -174,10 +178,10 @@ impl Tracker {
                 // The label was changed: the slice leaves its old Service.
                 let name = slice.name.clone();
                 self.delete_slice(&name);
-            } else if self
-                .slices
-                .get(owner)
-                .is_some_and(|slices| slices.contains(&slice))
+            } else if self.slices.get(owner).and_then(|slices| {
+                let index = find(slices, &slice.name).ok()?;
+                slices.get(index)
+            }) == Some(&slice)
             {
                 return;
             }
@@ -191,14 +195,16 @@ impl Tracker {
         self.slice_owners
             .insert(slice.name.clone(), slice.service.clone());
         let slices = self.slices.entry(slice.service.clone()).or_default();
-        match slices.binary_search_by(|other| other.name.cmp(&slice.name)) {
+        match find(slices, &slice.name) {
             Ok(index) => {
                 if let Some(old) = slices.get_mut(index) {
                     *old = slice;
                 }
             }
             Err(index) => {
-                slices.reserve_exact(1);
+                if slices.len() < FEW {
+                    slices.reserve_exact(1);
+                }
                 slices.insert(index, slice);
             }
         }
@@ -209,7 +215,9 @@ impl Tracker {
             return;
         };
         if let Some(slices) = self.slices.get_mut(&owner) {
-            slices.retain(|slice| slice.name != *name);
+            if let Ok(index) = find(slices, name) {
+                slices.remove(index);
+            }
             if slices.is_empty() {
                 self.slices.remove(&owner);
             }
@@ -218,4 +226,9 @@ impl Tracker {
         self.changes.services.insert(owner);
         self.changes.endpoint_changes += 1;
     }
+}
+
+/// Where a slice of that name is, or would be.
+fn find(slices: &[EndpointSlice], name: &SliceName) -> Result<usize, usize> {
+    slices.binary_search_by(|slice| slice.name.cmp(name))
 }
