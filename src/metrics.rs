@@ -25,8 +25,8 @@ pub use sync::{SyncMetrics, SyncScope, Table};
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{
-    GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry,
+    Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry,
 };
 
 /// Metrics cannot be registered: two parts use the same name, which is a mistake in this program.
@@ -98,6 +98,7 @@ metric!(IntGauge, |opts, _labels, _buckets| Self::with_opts(opts));
 metric!(IntGaugeVec, |opts, labels, _buckets| Self::new(
     opts, labels
 ));
+metric!(Gauge, |opts, _labels, _buckets| Self::with_opts(opts));
 metric!(GaugeVec, |opts, labels, _buckets| Self::new(opts, labels));
 metric!(HistogramVec, |opts, labels, buckets| {
     Self::new(HistogramOpts::from(opts).buckets(buckets), labels)

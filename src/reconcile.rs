@@ -10,6 +10,8 @@ mod drain;
 mod family;
 pub mod health_checks;
 pub mod loopback_ports;
+mod network_warnings;
+mod node;
 mod node_warnings;
 pub mod observer;
 mod previous_mode;
@@ -23,12 +25,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tracing::{debug, error, info, info_span, warn};
+use tracing::{debug, info, info_span, warn};
 
 use crate::clock::Clock;
 use crate::config::settings::Settings;
 use crate::dataplane::kernel::{IpvsKernel, Kernel};
-use crate::events::{Event, action, reason};
 use crate::reported_once::ReportedOnce;
 use crate::source::Update;
 use crate::telemetry::ErrorChain;
@@ -38,7 +39,7 @@ use kpr_core::plan::ruleset::InvalidChainName;
 use kpr_core::plan::{Context, Planner};
 
 use context::{Missing, NodeFacts, NodeView, context};
-use family::{Family, Surroundings, Trigger};
+use family::{Done, Family, Surroundings, Trigger};
 use health_checks::HealthChecks;
 use loopback_ports::LoopbackPorts;
 use observer::Observer;
@@ -52,6 +53,10 @@ const DRAIN_PERIOD: Duration = Duration::from_secs(1);
 
 /// How often rules are checked for changes by other programs, without starting a process.
 const WATCH_PERIOD: Duration = Duration::from_secs(1);
+
+/// The loop turns so often while it waits, so that one that hangs is told from one that has nothing
+/// to do. A shorter sync period makes it more often.
+const TURN_PERIOD: Duration = Duration::from_secs(1);
 
 /// Audits may use one part in this many of the time.
 const AUDIT_SHARE: u32 = 100;
@@ -229,7 +234,8 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
     /// Runs until the inputs end or `stop` is true. A round in flight is finished.
     pub async fn run(mut self, mut inputs: mpsc::Receiver<Input>, mut stop: watch::Receiver<bool>) {
         loop {
-            let pause = self.pause();
+            let turn = TURN_PERIOD.min(self.settings.sync.period / 2);
+            let pause = self.pause().map_or(turn, |pause| pause.min(turn));
             tokio::select! {
                 biased;
                 _ = stop.wait_for(|stopped| *stopped) => break,
@@ -237,7 +243,7 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
                     Some(input) => self.take_in(input),
                     None => break,
                 },
-                () = sleep_for(pause) => {}
+                () = tokio::time::sleep(pause) => {}
             }
             // All waiting inputs go into the same round.
             while let Ok(input) = inputs.try_recv() {
@@ -249,6 +255,9 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
     }
 
     fn take_in(&mut self, input: Input) {
+        if matches!(input, Input::Source(_)) {
+            self.observer.input_taken();
+        }
         match input {
             Input::Source(Update::Model(event)) => {
                 if self.tracker.apply(event) {
@@ -294,26 +303,6 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
         }
     }
 
-    /// Reads the node's addresses and gateways. Returns whether they changed.
-    fn look_at_addresses(&mut self) -> bool {
-        let found = self.kernel.node_addresses();
-        let found = found.and_then(|addresses| Ok((addresses, self.kernel.gateways()?)));
-        let (addresses, gateways) = match found {
-            Ok(found) => found,
-            Err(error) => {
-                warn!(error = %ErrorChain(&error), "failed to read node addresses");
-                return false;
-            }
-        };
-        let is_news = addresses != self.facts.addresses || gateways != self.facts.gateways;
-        if is_news {
-            self.facts.addresses = addresses;
-            self.facts.gateways = gateways;
-            self.facts_changed = true;
-        }
-        is_news
-    }
-
     fn request(&mut self) {
         self.runner.request();
         for family in self.families() {
@@ -354,48 +343,8 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
         self.tracker.is_complete() && !self.missing().is_some_and(is_patient)
     }
 
-    fn missing(&self) -> Option<Missing> {
-        if self.node_listed {
-            self.facts.missing(&self.settings)
-        } else {
-            Some(Missing::Node)
-        }
-    }
-
-    /// Reports what is missing when the first round stops waiting.
-    fn start(&mut self) {
-        if !std::mem::replace(&mut self.is_started, true) {
-            if let Some(missing) = self.missing() {
-                error!(%missing, "initial sync timed out, starting without these resources");
-                self.observer.event(Event::node(
-                    reason::NODE_INCOMPLETE,
-                    action::START,
-                    format!("{missing}; it will be used once it exists"),
-                ));
-            }
-            self.report_warnings();
-        }
-    }
-
-    /// Reports once which settings do not fit this node.
-    fn report_warnings(&mut self) {
-        let families: Vec<IpFamily> = self.families().map(Family::family).collect();
-        let node = NodeView::new(&self.settings, &self.facts);
-        for warning in self
-            .warnings
-            .update(node_warnings::node_warnings(node, &families))
-            .new
-        {
-            warn!(warning, "configuration may be wrong for this node");
-            self.observer.event(Event::node(
-                reason::DOUBTFUL_CONFIGURATION,
-                action::CONFIGURE,
-                warning,
-            ));
-        }
-    }
-
     fn work(&mut self) {
+        self.observer.alive();
         if !self.is_ready() {
             return;
         }
@@ -461,18 +410,20 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
         for served in &mut self.served {
             served.update(&self.tracker, &changes);
         }
-        let mut synced = Vec::new();
+        // A first failure may pass; who waits for what the kernel refuses waits for ever.
+        let least = if self.runner.failures() == 0 {
+            Done::Everything
+        } else {
+            Done::Most
+        };
+        let mut serving = Vec::new();
         let succeeded = self.with_families(|family, around| {
-            let is_synced = family.round(around, trigger);
-            synced.push(is_synced);
-            is_synced
+            let done = family.round(around, trigger);
+            serving.push(done >= least);
+            done == Done::Everything
         });
-        for (served, _) in self
-            .served
-            .iter_mut()
-            .zip(synced)
-            .filter(|(_, synced)| *synced)
-        {
+        let families = self.served.iter_mut().zip(serving);
+        for (served, _) in families.filter(|(_, is_serving)| *is_serving) {
             served.publish(&*self.observer);
         }
         if is_audit {
@@ -582,14 +533,6 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
         if self.families().any(Family::is_pending) {
             self.request();
         }
-    }
-}
-
-/// Sleeps for a time, or forever.
-async fn sleep_for(pause: Option<Duration>) {
-    match pause {
-        Some(pause) => tokio::time::sleep(pause).await,
-        None => std::future::pending().await,
     }
 }
 

@@ -68,6 +68,8 @@ pub(super) struct LoopObserver {
     pub(super) health_checks: Published<HealthChecks>,
     pub(super) loopback: Published<loopback_ports::Wanted>,
     pub(super) events: Events,
+    /// A node without a Node object is not eligible.
+    pub(super) needs_node: bool,
     /// Steps planned since free memory was last returned to the system.
     pub(super) planned: AtomicUsize,
 }
@@ -127,9 +129,22 @@ impl Observer for LoopObserver {
         self.dataplane.kernel_capability(name, available);
     }
 
+    fn alive(&self) {
+        self.sync.loop_turned();
+        self.health.loop_is_alive();
+    }
+
+    fn input_taken(&self) {
+        self.health.input_taken();
+    }
+
     fn queued(&self, family: IpFamily) {
         self.sync.sync_queued(family);
         self.health.change_queued(family);
+    }
+
+    fn ready(&self) {
+        self.health.ready();
     }
 
     fn round_started(&self, family: IpFamily) {
@@ -227,8 +242,8 @@ impl Observer for LoopObserver {
     }
 
     fn node(&self, node: Option<&NodeInfo>) {
-        self.health
-            .set_node_eligible(node.is_some_and(|node| !node.is_leaving()));
+        let is_eligible = node.map_or(!self.needs_node, |node| !node.is_leaving());
+        self.health.set_node_eligible(is_eligible);
     }
 
     fn health_checks(&self, checks: &HealthChecks) {

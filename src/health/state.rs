@@ -3,8 +3,9 @@
 //! servers.
 //!
 //! A family is unhealthy while a change has been waiting for at least twice the sync period. A
-//! round that fails with no change waiting does not count, nor does any change before the loop
-//! starts.
+//! round that fails with no change waiting does not count, nor does any change before the first
+//! round, which waits until everything was listed. All families are unhealthy while the loop itself
+//! gives no sign of life, or does not take in what the source has sent, for that long.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,8 +29,22 @@ struct State {
     /// A change that waits that long makes its family unhealthy.
     limit: Duration,
     families: BTreeMap<IpFamily, Family>,
+    /// The first round has begun.
+    is_ready: bool,
+    /// When the loop last gave a sign of life; none before it runs.
+    alive: Option<Duration>,
+    inputs: Inputs,
     node_eligible: bool,
     shutting_down: bool,
+}
+
+/// What the source has sent to the loop.
+#[derive(Debug, Default)]
+struct Inputs {
+    sent: u64,
+    taken: u64,
+    /// Since when the loop has not taken one that it could have.
+    waiting: Option<Duration>,
 }
 
 /// Monotonic times of the oldest change that waits for a round, and of the oldest one that the
@@ -101,6 +116,28 @@ impl ProxyHealth {
         self.state().limit = sync_period.saturating_mul(2);
     }
 
+    /// The loop gives a sign of life: it turned, or got on with its round.
+    pub fn loop_is_alive(&self) {
+        let now = self.clock.monotonic();
+        self.state().alive = Some(now);
+    }
+
+    /// The source is about to send an input to the loop.
+    pub fn input_sent(&self) {
+        let now = self.clock.monotonic();
+        let inputs = &mut self.state().inputs;
+        inputs.sent += 1;
+        inputs.waiting.get_or_insert(now);
+    }
+
+    /// The loop took an input of the source.
+    pub fn input_taken(&self) {
+        let now = self.clock.monotonic();
+        let inputs = &mut self.state().inputs;
+        inputs.taken += 1;
+        inputs.waiting = (inputs.taken < inputs.sent).then_some(now);
+    }
+
     /// The loop of a family starts.
     pub fn started(&self, family: IpFamily) {
         let now = self.clock.now();
@@ -112,12 +149,25 @@ impl ProxyHealth {
         self.state().families.insert(family, fresh);
     }
 
-    /// A change waits for a round.
+    /// Everything was listed, and the first round begins.
+    pub fn ready(&self) {
+        let now = self.clock.monotonic();
+        let mut state = self.state();
+        state.is_ready = true;
+        for family in state.families.values_mut() {
+            family.waiting.get_or_insert(now);
+        }
+    }
+
+    /// A change waits for a round. Before the first one it waits for the source, not for us.
     pub fn change_queued(&self, family: IpFamily) {
         let now = self.clock.monotonic();
-        self.with(family, |family| {
+        let mut state = self.state();
+        if state.is_ready
+            && let Some(family) = state.families.get_mut(&family)
+        {
             family.waiting.get_or_insert(now);
-        });
+        }
     }
 
     /// A round begins; it takes all changes that wait.
@@ -176,12 +226,14 @@ impl ProxyHealth {
 
     fn status(&self, state: &State, node_eligible: Option<bool>) -> HealthStatus {
         let now = self.clock.monotonic();
-        let is_late = |queued: Duration| now.saturating_sub(queued) >= state.limit;
+        let is_late = |since: Duration| now.saturating_sub(since) >= state.limit;
+        let signs = [state.alive, state.inputs.waiting];
+        let hangs = state.alive.is_some() && signs.into_iter().flatten().any(is_late);
         let status: BTreeMap<_, _> = state
             .families
             .iter()
             .map(|(name, family)| {
-                let healthy = !family.oldest().is_some_and(is_late);
+                let healthy = !hangs && !family.oldest().is_some_and(is_late);
                 (
                     name.as_str(),
                     FamilyStatus {
@@ -196,7 +248,7 @@ impl ProxyHealth {
             last_updated: status.values().map(|family| family.last_updated).max(),
             current_time,
             node_eligible,
-            healthy: status.values().all(|family| family.healthy),
+            healthy: !hangs && status.values().all(|family| family.healthy),
             status,
         };
         if answer.is_good() {
@@ -255,6 +307,11 @@ mod tests {
         health.started(IpFamily::V4);
         health.started(IpFamily::V6);
         health.set_node_eligible(true);
+        health.ready();
+        for family in IpFamily::ALL {
+            health.round_started(family);
+            health.round_succeeded(family);
+        }
         (health, hand)
     }
 
@@ -270,12 +327,20 @@ mod tests {
     }
 
     #[test]
-    fn changes_before_the_start_are_nothing_to_be_late_with() {
+    fn changes_before_the_first_round_are_nothing_to_be_late_with() {
         let (health, hand) = health();
         health.change_queued(IpFamily::V4);
         health.started(IpFamily::V4);
-        hand.advance(LIMIT);
+        health.change_queued(IpFamily::V4);
+        hand.advance(LIMIT * 10);
         assert!(health.livez().healthy);
+        health.ready();
+        health.round_started(IpFamily::V4);
+        health.round_failed(IpFamily::V4);
+        hand.advance(JUST_IN_TIME);
+        assert!(health.livez().healthy);
+        hand.advance(TICK);
+        assert!(!health.livez().healthy);
     }
 
     #[test]
@@ -307,6 +372,48 @@ mod tests {
         let (health, hand) = started();
         hand.advance(LIMIT * 1000);
         assert!(health.livez().healthy);
+    }
+
+    #[test]
+    fn a_loop_that_gives_no_sign_of_life_makes_all_families_unhealthy() {
+        let (health, hand) = started();
+        health.loop_is_alive();
+        hand.advance(JUST_IN_TIME);
+        assert!(health.livez().is_good());
+        hand.advance(TICK);
+        let status = health.livez();
+        assert!(!status.is_good() && !health.is_serving());
+        assert!(status.status.values().all(|family| !family.healthy));
+        health.loop_is_alive();
+        assert!(health.livez().is_good());
+    }
+
+    #[test]
+    fn a_loop_that_turns_and_takes_nothing_in_is_unhealthy() {
+        let (health, hand) = started();
+        let turn_for = |time: Duration| {
+            hand.advance(time);
+            health.loop_is_alive();
+        };
+        health.input_sent();
+        turn_for(JUST_IN_TIME);
+        health.input_sent();
+        health.input_taken();
+        turn_for(JUST_IN_TIME);
+        assert!(health.livez().is_good(), "it gets on");
+        turn_for(TICK);
+        assert!(!health.livez().is_good());
+        health.input_taken();
+        turn_for(LIMIT);
+        assert!(health.livez().is_good());
+    }
+
+    #[test]
+    fn what_is_sent_before_the_loop_runs_is_not_late() {
+        let (health, hand) = started();
+        health.input_sent();
+        hand.advance(LIMIT);
+        assert!(health.livez().is_good());
     }
 
     #[test]

@@ -75,6 +75,9 @@ fn proxy_health() -> (ProxyHealth, ManualClock) {
     let health = ProxyHealth::new(clock, Duration::from_secs(30));
     health.started(IpFamily::V4);
     health.set_node_eligible(true);
+    health.ready();
+    health.round_started(IpFamily::V4);
+    health.round_succeeded(IpFamily::V4);
     (health, hand)
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use prometheus::{
-    GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
+    Gauge, GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
 };
 
 use super::{MetricsError, declare_metrics, signed};
@@ -49,6 +49,8 @@ declare_metrics! {
             "Time a sync was last requested. If it is well ahead of the last successful sync, syncing is stuck", FAMILY;
         network_programming: HistogramVec = "kubeproxy_network_programming_duration_seconds",
             "Latency from an endpoint change until the kernel is programmed, for changes since this process started", FAMILY, network_programming_buckets();
+        last_turn: Gauge = "kube_proxy_rs_loop_last_turn_timestamp_seconds",
+            "Time the sync loop last gave a sign of life. If it is well behind the present, the loop hangs";
         endpoint_changes_pending: IntGauge = "kubeproxy_sync_proxy_rules_endpoint_changes_pending",
             "EndpointSlice changes waiting for a sync";
         endpoint_changes: IntCounter = "kubeproxy_sync_proxy_rules_endpoint_changes_total",
@@ -129,6 +131,11 @@ impl SyncMetrics {
             .last_queued
             .with_label_values(&[family.as_str()])
             .set(now);
+    }
+
+    /// The loop gives a sign of life.
+    pub fn loop_turned(&self) {
+        self.rounds.last_turn.set(seconds(self.clock.now()));
     }
 
     /// A round is over.

@@ -50,6 +50,7 @@ pub(super) fn upper_bounds<'a>(text: &'a str, metric: &str) -> Vec<&'a str> {
 
 pub(super) fn touch_everything(metrics: &SyncMetrics) {
     let family = IpFamily::V4;
+    metrics.loop_turned();
     metrics.sync_queued(family);
     metrics.sync_finished(family, SyncScope::Full, Duration::from_millis(3), true);
     metrics.sync_finished(family, SyncScope::Partial, Duration::from_millis(2), false);
@@ -67,9 +68,10 @@ pub(super) fn touch_everything(metrics: &SyncMetrics) {
     metrics.draining_servers(8);
 }
 
-const BOTH_MODES: [(&str, &str); 16] = [
+const BOTH_MODES: [(&str, &str); 17] = [
     ("kube_proxy_rs_draining_servers", "gauge"),
     ("kube_proxy_rs_endpoint_slices", "gauge"),
+    ("kube_proxy_rs_loop_last_turn_timestamp_seconds", "gauge"),
     ("kube_proxy_rs_plan_steps_total", "counter"),
     ("kube_proxy_rs_services", "gauge"),
     (
@@ -154,6 +156,7 @@ fn labelled_series_appear_once_touched() {
         [
             "kube_proxy_rs_draining_servers",
             "kube_proxy_rs_endpoint_slices",
+            "kube_proxy_rs_loop_last_turn_timestamp_seconds",
             "kube_proxy_rs_services",
             "kubeproxy_sync_proxy_rules_endpoint_changes_pending",
             "kubeproxy_sync_proxy_rules_endpoint_changes_total",

@@ -22,7 +22,7 @@ use kpr_core::plan::conntrack::flows::Flows;
 use kpr_core::plan::mode::{Conflict, Isolation};
 use kpr_core::plan::ruleset::{ChainId, Edit, InvalidChainName, Table};
 use kpr_core::plan::unmet::Unmet;
-use kpr_core::plan::{Context, Drift, FailureKind, Plan, Planner, Report, Step as _};
+use kpr_core::plan::{Context, Drift, Failure, FailureKind, Plan, Planner, Report, Step};
 
 /// Maximum number of failed steps logged for one plan.
 const LOGGED_FAILURES: usize = 10;
@@ -57,6 +57,31 @@ pub(super) struct Trigger<'a> {
     pub(super) changes: &'a Changes,
 }
 
+/// How much of a plan was done, from little to all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Done {
+    /// Something that all Services need could not be read or written.
+    Nothing,
+    /// The kernel refused single objects or settings; all other Services are served.
+    Most,
+    Everything,
+}
+
+impl Done {
+    fn of<S: Step>(plan: &Plan<S>, report: &Report) -> Self {
+        let is_bearable = |(step, failure): (&S, &Failure)| {
+            !step.is_essential() && failure.kind != FailureKind::Transient
+        };
+        if report.is_success() {
+            Self::Everything
+        } else if report.failures(plan).all(is_bearable) {
+            Self::Most
+        } else {
+            Self::Nothing
+        }
+    }
+}
+
 /// Maximum number of plans in one round to find what the kernel rejects.
 const MAX_ISOLATION: usize = 32;
 
@@ -86,7 +111,7 @@ struct RuleCounts {
 }
 
 impl RuleCounts {
-    fn add<S: kpr_core::plan::Step>(&mut self, plan: &Plan<S>) {
+    fn add<S: Step>(&mut self, plan: &Plan<S>) {
         for step in plan.steps() {
             for edit in step.edits() {
                 let count = match edit {
@@ -228,12 +253,12 @@ impl<P: Planner> Family<P> {
         Ok(())
     }
 
-    /// Plans and applies. Returns whether the kernel is now as desired.
+    /// Plans and applies.
     pub(super) fn round<K: Kernel<P>>(
         &mut self,
         around: &mut Surroundings<'_, K>,
         trigger: Trigger<'_>,
-    ) -> bool {
+    ) -> Done {
         let (family, start) = (self.family(), around.clock.monotonic());
         around.observer.round_started(family);
         let scope = if self.is_unknown {
@@ -251,14 +276,14 @@ impl<P: Planner> Family<P> {
         let is_full = scope.is_some() || self.planner.is_full();
         self.written = RuleCounts::default();
         let is_audit = trigger.is_audit && trigger.changes.is_empty();
-        let mut succeeded = self.observe_and_apply(around, is_audit, scope);
+        let mut done = self.observe_and_apply(around, is_audit, scope);
         // Bisects the batch to find the rule that the kernel rejects; other Services wait.
         for _ in 0..MAX_ISOLATION {
             if !self.is_isolating() {
                 break;
             }
             let scope = self.is_unknown.then_some(ObserveScope::Everything);
-            succeeded = self.observe_and_apply(around, false, scope);
+            done = self.observe_and_apply(around, false, scope);
         }
         self.report_conflicts_and_unmet(around.observer);
         self.report_quarantined(around.clock, around.observer);
@@ -270,14 +295,17 @@ impl<P: Planner> Family<P> {
             family,
             duration: around.clock.monotonic().saturating_sub(start),
             is_full,
-            succeeded,
+            succeeded: done != Done::Nothing,
             changes: trigger.changes,
             no_local_endpoints: self.planner.no_local_endpoints(),
             quarantined: self.quarantined.present().len(),
             rules,
         });
-        let are_flows_clean = self.clean_flows(around, succeeded);
-        succeeded && are_flows_clean
+        if self.clean_flows(around, done == Done::Everything) {
+            done
+        } else {
+            done.min(Done::Most)
+        }
     }
 
     /// Deletes the stale flows of the changes. If not all changes were made, some flows may come
@@ -335,7 +363,7 @@ impl<P: Planner> Family<P> {
                 }
             }
         }
-        !differs || self.plan_and_apply(around, true)
+        !differs || self.plan_and_apply(around, true) == Done::Everything
     }
 
     /// Checks whether another program may have changed rules.
@@ -357,7 +385,7 @@ impl<P: Planner> Family<P> {
     /// kernel is as desired afterwards.
     pub(super) fn look_at_rules<K: Kernel<P>>(&mut self, around: &mut Surroundings<'_, K>) -> bool {
         let start = around.clock.monotonic();
-        let succeeded = self.observe_and_apply(around, true, Some(ObserveScope::Rules));
+        let done = self.observe_and_apply(around, true, Some(ObserveScope::Rules));
         let end = around.clock.monotonic();
         let has_drifted = self.drifted.is_some_and(|when| when >= start);
         let share = if has_drifted {
@@ -366,7 +394,7 @@ impl<P: Planner> Family<P> {
             LOOK_SHARE
         };
         self.next_look = end + end.saturating_sub(start) * share;
-        succeeded
+        done == Done::Everything
     }
 
     /// `reports_drift`: every difference is the work of another program.
@@ -375,13 +403,13 @@ impl<P: Planner> Family<P> {
         around: &mut Surroundings<'_, K>,
         reports_drift: bool,
         scope: Option<ObserveScope>,
-    ) -> bool {
+    ) -> Done {
         let reports_drift = reports_drift && !self.is_unknown && !self.planner.is_pending();
         match scope.map_or(Ok(()), |scope| self.observe(around.kernel, scope)) {
             Ok(()) => self.plan_and_apply(around, reports_drift),
             Err(error) => {
                 error!(error = %ErrorChain(&error), "failed to read kernel state");
-                false
+                Done::Nothing
             }
         }
     }
@@ -390,7 +418,7 @@ impl<P: Planner> Family<P> {
         &mut self,
         around: &mut Surroundings<'_, K>,
         reports_drift: bool,
-    ) -> bool {
+    ) -> Done {
         if self.is_first
             && let Some(plan) = self.planner.plan_first(&first_services())
         {
@@ -398,7 +426,7 @@ impl<P: Planner> Family<P> {
             self.planner.report_part(&plan, &report);
             self.finish(around, plan, &report);
             if self.is_unknown {
-                return false;
+                return Done::Nothing;
             }
         }
         let plan = self.planner.plan();
@@ -412,10 +440,13 @@ impl<P: Planner> Family<P> {
         }
         self.report_errors(around.clock, around.observer, &plan, &report);
         self.planner.report(&plan, &report);
+        let mut done = Done::of(&plan, &report);
         self.finish(around, plan, &report);
-        let succeeded = report.is_success() && !self.is_unknown;
-        self.is_first &= !succeeded;
-        succeeded
+        if done == Done::Everything && self.is_unknown {
+            done = Done::Nothing;
+        }
+        self.is_first &= done == Done::Nothing;
+        done
     }
 
     fn apply<K: Kernel<P>>(
@@ -467,6 +498,7 @@ impl<P: Planner> Family<P> {
         plan: Plan<P::Step>,
         report: &Report,
     ) {
+        around.observer.alive();
         let now = around.clock.monotonic();
         if let Some(drains) = self.planner.drains() {
             self.drains.follow(drains, plan.steps(), now);

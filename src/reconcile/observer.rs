@@ -21,6 +21,8 @@ pub struct Round<'a> {
     pub duration: Duration,
     /// The whole state was compared, not only what changed.
     pub is_full: bool,
+    /// All was written that all Services need. Single objects that the kernel refused are named
+    /// elsewhere: neither a restart nor another node helps them.
     pub succeeded: bool,
     /// The changes taken in.
     pub changes: &'a Changes,
@@ -115,8 +117,14 @@ pub trait Observer: Send + Sync {
     /// Whether the kernel has a probed capability.
     fn kernel_capability(&self, _name: &str, _available: bool) {}
 
+    /// The loop turns, or gets on with a long round.
+    fn alive(&self) {}
+    /// An input of the source was taken in.
+    fn input_taken(&self) {}
     /// A round was requested.
     fn queued(&self, _family: IpFamily) {}
+    /// Everything was listed, and the first round begins. Before that no change is late.
+    fn ready(&self) {}
 
     /// Changes wait for a round.
     fn pending(&self, _changes: &Changes) {}

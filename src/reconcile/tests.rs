@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsString;
 use std::net::IpAddr;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 
 use jiff::Timestamp;
 
@@ -14,6 +14,7 @@ use crate::config::{self, Command};
 use crate::dataplane::kernel::{
     Cost, Host, ListedServer, ObserveError, ProcListing, RuleKernel, ServerKernel,
 };
+use crate::health::ProxyHealth;
 use kpr_core::model::ipvs_options::Scheduler;
 use kpr_core::model::testing::{endpoint, ip, service, service_name, slice};
 use kpr_core::model::{Event, ProxyMode};
@@ -32,6 +33,7 @@ mod drain;
 mod failures;
 mod flows;
 mod node;
+mod probes;
 mod reports;
 mod settings;
 mod shown;
@@ -294,9 +296,41 @@ struct Watcher {
     events: Mutex<Vec<crate::events::Event>>,
     node: Mutex<Vec<Option<kpr_core::model::NodeInfo>>>,
     capabilities: Mutex<BTreeMap<String, bool>>,
+    health: OnceLock<ProxyHealth>,
 }
 
+impl Watcher {
+    fn health(&self) -> &ProxyHealth {
+        self.health.get().unwrap()
+    }
+}
+
+/// Tells health what `app::instrumentation` tells it.
 impl Observer for Watcher {
+    fn alive(&self) {
+        self.health().loop_is_alive();
+    }
+
+    fn ready(&self) {
+        self.health().ready();
+    }
+
+    fn queued(&self, family: IpFamily) {
+        self.health().change_queued(family);
+    }
+
+    fn round_started(&self, family: IpFamily) {
+        self.health().round_started(family);
+    }
+
+    fn round(&self, round: &observer::Round<'_>) {
+        if round.succeeded {
+            self.health().round_succeeded(round.family);
+        } else {
+            self.health().round_failed(round.family);
+        }
+    }
+
     fn kernel_capability(&self, name: &str, available: bool) {
         let mut known = self.capabilities.lock().unwrap();
         known.insert(name.to_owned(), available);
@@ -403,6 +437,9 @@ where
         let (clock, time) = Clock::manual(Timestamp::UNIX_EPOCH);
         let node = Shared::default();
         let watcher = Arc::new(Watcher::default());
+        let health = ProxyHealth::new(clock.clone(), settings.sync.period);
+        health.started(IpFamily::V4);
+        watcher.health.set(health).unwrap();
         let reconciler = Reconciler::new(Parts {
             facts: NodeFacts {
                 leaves_ipvs: previous.is_some(),

@@ -26,6 +26,12 @@ pub trait Step:
         None
     }
 
+    /// Whether Services in general need it. If the kernel refuses another one (an address, a
+    /// virtual server, a setting), all other Services are served nevertheless.
+    fn is_essential(&self) -> bool {
+        true
+    }
+
     /// The edits of a step that edits rules.
     fn edits(&self) -> &[Edit] {
         self.batch().map_or(&[], |batch| &batch.edits)

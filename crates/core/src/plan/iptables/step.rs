@@ -59,6 +59,10 @@ impl crate::plan::Step for Step {
         }
     }
 
+    fn is_essential(&self) -> bool {
+        self.batch().is_some()
+    }
+
     fn shorten(&mut self, edits: usize) {
         if let Self::EditRules(batch) = self {
             batch.shorten(edits);

@@ -124,6 +124,13 @@ impl crate::plan::Step for Step {
         }
     }
 
+    fn is_essential(&self) -> bool {
+        matches!(
+            self,
+            Self::CreateLink | Self::CreateSet(_) | Self::SwapSets { .. } | Self::EditRules(_)
+        )
+    }
+
     fn shorten(&mut self, edits: usize) {
         if let Self::EditRules(batch) = self {
             batch.shorten(edits);

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The loop and its node: addresses, the Node object, and what may be wrong with either.
+
+use tracing::{error, warn};
+
+use super::Reconciler;
+use super::context::{Missing, NodeView};
+use super::family::Family;
+use super::network_warnings::network_warnings;
+use super::node_warnings::node_warnings;
+use crate::dataplane::kernel::Kernel;
+use crate::events::{Event, action, reason};
+use crate::telemetry::ErrorChain;
+use kpr_core::model::IpFamily;
+use kpr_core::plan::Planner;
+
+impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
+    /// Reads the node's addresses and gateways. Returns whether they changed.
+    pub(super) fn look_at_addresses(&mut self) -> bool {
+        let kernel = &mut self.kernel;
+        let found = kernel.node_addresses();
+        let found = found.and_then(|found| Ok((found, kernel.gateways()?, kernel.network()?)));
+        let (addresses, gateways, network) = match found {
+            Ok(found) => found,
+            Err(error) => {
+                warn!(error = %ErrorChain(&error), "failed to read node addresses");
+                return false;
+            }
+        };
+        // What is only warned of changes no plan.
+        if network != self.facts.network {
+            self.facts.network = network;
+            if self.is_started {
+                self.report_warnings();
+            }
+        }
+        let is_news = addresses != self.facts.addresses || gateways != self.facts.gateways;
+        if is_news {
+            self.facts.addresses = addresses;
+            self.facts.gateways = gateways;
+            self.facts_changed = true;
+        }
+        is_news
+    }
+
+    pub(super) fn missing(&self) -> Option<Missing> {
+        if self.node_listed {
+            self.facts.missing(&self.settings)
+        } else {
+            Some(Missing::Node)
+        }
+    }
+
+    /// The same as a sentence for operators.
+    pub(super) fn missing_in_words(&self) -> Option<String> {
+        self.missing().map(|missing| match missing {
+            Missing::Node => format!(
+                "there is no Node object {:?} with an address; if the kubelet registered another \
+                 name, correct --hostname-override",
+                self.facts.name
+            ),
+            Missing::PodCidrs => missing.to_string(),
+        })
+    }
+
+    /// Reports what is missing when the first round stops waiting.
+    pub(super) fn start(&mut self) {
+        if !std::mem::replace(&mut self.is_started, true) {
+            self.observer.ready();
+            if let Some(missing) = self.missing_in_words() {
+                error!(
+                    missing,
+                    "initial sync timed out, starting without these resources"
+                );
+                self.observer.event(Event::node(
+                    reason::NODE_INCOMPLETE,
+                    action::START,
+                    format!("{missing}; it will be used once it exists"),
+                ));
+            }
+            self.report_warnings();
+        }
+    }
+
+    /// Reports once which settings do not fit this node.
+    pub(super) fn report_warnings(&mut self) {
+        let families: Vec<IpFamily> = self.families().map(Family::family).collect();
+        let node = NodeView::new(&self.settings, &self.facts);
+        for warning in self
+            .warnings
+            .update(&node_warnings(node, &families) | &network_warnings(node, &families))
+            .new
+        {
+            warn!(warning, "configuration may be wrong for this node");
+            self.observer.event(Event::node(
+                reason::DOUBTFUL_CONFIGURATION,
+                action::CONFIGURE,
+                warning,
+            ));
+        }
+    }
+}
