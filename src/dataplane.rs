@@ -9,6 +9,7 @@ pub mod iptables;
 pub mod kernel;
 pub mod links;
 pub mod modes;
+pub mod network;
 pub mod nfacct;
 pub mod nftables;
 pub mod node;

@@ -76,8 +76,10 @@ impl Common {
     /// What is known of the node before anything is watched.
     pub(super) fn facts(&mut self, opening: &Opening<'_>) -> anyhow::Result<NodeFacts> {
         Ok(NodeFacts {
+            name: node_name(&opening.settings)?,
             addresses: self.node.node_addresses()?,
             gateways: self.node.gateways()?,
+            network: self.node.network()?,
             api_server: opening.api_server,
             kernel: self.version,
             tcp_is_liberal: ConntrackSysctls::default().is_liberal(),

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
+use super::network::Network;
 use kpr_core::model::IpFamily;
 use kpr_core::model::ipvs_options::Scheduler;
 use kpr_core::plan::conntrack::flows::Cleanup;
@@ -92,6 +93,11 @@ pub trait Host: Send {
 
     /// The next hops of the default routes.
     fn gateways(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError>;
+
+    /// What the node's network does outside of our rules.
+    fn network(&mut self) -> Result<Network, ObserveError> {
+        Ok(Network::default())
+    }
 }
 
 /// A kernel as one mode uses it: observes the state that the mode's planner compares, and executes

@@ -13,6 +13,7 @@ use super::flows::delete_stale;
 use super::iptables::Iptables;
 use super::kernel::{Cost, Host, ObserveError, RuleKernel};
 use super::links::{Address, Links, Scope};
+use super::network::{self, Network};
 use super::nftables;
 use super::rules::Rules;
 use super::sysctl::Sysctls;
@@ -106,6 +107,11 @@ impl Host for NodeKernel {
             gateways.extend(found);
         }
         Ok(gateways)
+    }
+
+    fn network(&mut self) -> Result<Network, ObserveError> {
+        let network = network::observe(&mut self.links, &self.sysctls);
+        network.map_err(|error| ObserveError::new("links of the node", error))
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::config::settings::{IpvsTimeouts, Settings};
+use crate::dataplane::network::Network;
 use kpr_core::model::ipvs_options::Scheduler;
 use kpr_core::model::node::{NodeIps, NodePortRanges};
 use kpr_core::model::{IpFamily, NodeInfo};
@@ -20,12 +21,18 @@ use kpr_core::plan::{Context, Hairpin, IptablesContext, KernelVersion};
 /// Current facts about the node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeFacts {
+    /// The name of our Node object.
+    pub name: Arc<str>,
     /// The Node object, if it exists.
     pub info: Option<NodeInfo>,
     /// Addresses on all links except ours, without loopback and link-local ones.
     pub addresses: BTreeSet<IpAddr>,
     /// Next hops of the default routes.
     pub gateways: BTreeSet<IpAddr>,
+    /// What the node's network does outside of our rules.
+    pub network: Network,
+    /// What iptables rules need and this machine's iptables or kernel does not have.
+    pub missing_matches: BTreeSet<&'static str>,
     /// Address of the API server, unless configured by name.
     pub api_server: Option<IpAddr>,
     pub service_cidrs: Vec<IpNet>,

@@ -4,7 +4,7 @@
 //!
 //! It answers between two rounds and never waits for the client.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
@@ -38,6 +38,8 @@ pub struct Shown {
     pub trouble_count: usize,
     /// Services that changed since the last round, including those not shown.
     pub changed_count: usize,
+    /// What may be wrong with settings, Node object or network of this node.
+    pub warnings: BTreeSet<String>,
     pub families: BTreeMap<IpFamily, FamilyShown>,
     pub services: BTreeMap<String, BTreeMap<IpFamily, ServiceShown>>,
 }
@@ -95,6 +97,11 @@ impl<P: Planner> Family<P> {
 }
 
 impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
+    fn warnings(&self) -> BTreeSet<String> {
+        let warnings = self.warnings.present().iter().cloned();
+        warnings.chain(self.missing_in_words()).collect()
+    }
+
     pub(super) fn show(&self, question: &Question) -> Shown {
         let changed = &self.tracker.pending().services;
         let troubled = self
@@ -105,6 +112,7 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
             service_count: self.tracker.services().count(),
             trouble_count: troubled.iter().map(ExactSizeIterator::len).sum(),
             changed_count: changed.len(),
+            warnings: self.warnings(),
             ..Shown::default()
         };
         for family in self.families() {

@@ -10,6 +10,7 @@ use tracing::{debug, info, warn};
 
 use super::{Opened, Opening, leftovers};
 use crate::app::bootstrap::Common;
+use crate::app::matches;
 use crate::dataplane::iptables::Iptables;
 use crate::dataplane::kernel::IpvsKernel;
 use crate::dataplane::nfacct::PacketCounters;
@@ -35,6 +36,8 @@ pub(super) fn open(opening: Opening<'_>) -> anyhow::Result<Opened> {
         Some(registry) => can_count && count_packets(registry)?,
         None => can_count,
     };
+    let needed = matches::COMMON.iter().chain(matches::OF_IPTABLES_MODE);
+    let missing_matches = matches::missing(&common.iptables, needed, &**observer);
     let previous = leftovers(&common.iptables, opening.exec).unwrap_or_else(|error| {
         warn!(
             error = format!("{error:#}"),
@@ -46,6 +49,7 @@ pub(super) fn open(opening: Opening<'_>) -> anyhow::Result<Opened> {
         comparing,
         counts_packets,
         leaves_ipvs: previous.is_some(),
+        missing_matches,
         ..common.facts(&opening)?
     };
     let sync = Reconciler::new(Parts {

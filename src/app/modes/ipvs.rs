@@ -10,6 +10,7 @@ use tracing::debug;
 
 use super::{Opened, Opening};
 use crate::app::bootstrap::Common;
+use crate::app::matches;
 use crate::config::settings::Settings;
 use crate::dataplane::exec::Exec;
 use crate::dataplane::iptables::Iptables;
@@ -17,6 +18,7 @@ use crate::dataplane::links::Links;
 use crate::dataplane::modes::ipvs::Dataplane;
 use crate::dataplane::node::NodeKernel;
 use crate::dataplane::sysctl::Sysctls;
+use crate::reconcile::context::NodeFacts;
 use crate::reconcile::{Parts, Reconciler};
 use ipset_netlink as ipset;
 use ipvs_netlink as ipvs;
@@ -30,7 +32,12 @@ pub(super) fn open(opening: Opening<'_>) -> anyhow::Result<Opened> {
     // First: without it the mode is wrong, whatever else is there.
     let ipvs = open_ipvs(&opening.settings)?;
     let mut common = Common::open(&opening)?;
-    let (families, facts) = (common.families(), common.facts(&opening)?);
+    let needed = matches::COMMON.iter();
+    let facts = NodeFacts {
+        missing_matches: matches::missing(&common.iptables, needed, &*opening.observer),
+        ..common.facts(&opening)?
+    };
+    let families = common.families();
     // Without these there would be no start.
     let scheduler = format!("ip_vs_{}", opening.settings.ipvs.scheduler);
     for module in ["ip_vs", &scheduler] {

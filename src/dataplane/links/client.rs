@@ -38,14 +38,27 @@ impl Links {
 
     /// The link of a name; `None` if there is none.
     pub fn find(&mut self, name: &str) -> Result<Option<Link>, LinkError> {
-        let answer = self.socket.get(codec::find_link(name));
+        self.get(codec::find_link(name), || format!("find link {name}"))
+    }
+
+    /// The link of an index; `None` if there is none.
+    pub fn at(&mut self, index: u32) -> Result<Option<Link>, LinkError> {
+        self.get(codec::link_at(index), || format!("find link {index}"))
+    }
+
+    fn get(
+        &mut self,
+        request: Request,
+        what: impl FnOnce() -> String,
+    ) -> Result<Option<Link>, LinkError> {
+        let answer = self.socket.get(request);
         match answer.map_err(LinkError::Netlink)? {
             Ok(replies) => {
                 let mut links = replies.iter().map(codec::link_of);
                 Ok(links.find_map(Result::transpose).transpose()?)
             }
             Err(error) if error.kind == KernelErrorKind::NotFound => Ok(None),
-            Err(error) => Err(refused(format!("find link {name}"), error)),
+            Err(error) => Err(refused(what(), error)),
         }
     }
 

@@ -68,6 +68,13 @@ pub(super) fn find_link(name: &str) -> Request {
     request(RTM_GETLINK, 0, &message)
 }
 
+/// Asks for one link by its index.
+pub(super) fn link_at(index: u32) -> Request {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    request(RTM_GETLINK, 0, &message)
+}
+
 /// Creates a dummy link, which stays down.
 pub(super) fn create_dummy(name: &str) -> Request {
     let mut message = LinkMessage::default();

@@ -17,6 +17,7 @@ use crate::dataplane::failure::{failed, outcome};
 use crate::dataplane::kernel::{
     Cost, Host, Kernel, ObserveError, ProcListing, RuleKernel, ServerKernel,
 };
+use crate::dataplane::network::Network;
 use crate::dataplane::node::NodeKernel;
 use ipset_netlink::{self as ipset, Client as IpsetClient};
 use ipvs_netlink::{Client as IpvsClient, Error as IpvsError, Listing, Operation};
@@ -263,6 +264,10 @@ impl Host for Dataplane {
 
     fn gateways(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError> {
         self.node.gateways()
+    }
+
+    fn network(&mut self) -> Result<Network, ObserveError> {
+        self.node.network()
     }
 }
 
