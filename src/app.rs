@@ -8,7 +8,9 @@ mod config_file;
 mod health_checks;
 mod instrumentation;
 mod listening;
+mod lock;
 mod loopback;
+mod matches;
 mod modes;
 mod output;
 mod reexec;
@@ -22,7 +24,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use tokio::sync::{mpsc, oneshot, watch};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::clock::Clock;
 use crate::config::settings::Settings;
@@ -38,18 +40,22 @@ use crate::loopback::Forwarder;
 use crate::reconcile::Input;
 use crate::reconcile::observer::{Observer, Unobserved};
 use crate::reconcile::sync_loop::SyncLoop;
-use crate::source;
+use crate::source::{self, Update};
 use crate::telemetry;
 use listening::{Published, keep_open};
+use lock::{Holder, Lock};
 use modes::{Opened, Opening};
 use output::{print, print_error};
-use shutdown::Ended;
+use shutdown::{Ended, Signals};
 
 /// Exit code of `plan` when there is something to change, as `diff` and others have it.
 const EXIT_CHANGES: u8 = 2;
 
 /// Inputs that may wait for the loop; a faster source blocks.
 const QUEUED_UPDATES: usize = 1024;
+
+/// Updates between source and loop that are not counted yet.
+const FORWARDED_UPDATES: usize = 16;
 
 /// How long `plan` waits for an API server.
 const PLAN_PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
@@ -58,30 +64,40 @@ const PLAN_PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     crate::memory::keep_large_apart();
     let arguments: Vec<OsString> = arguments.into_iter().collect();
-    let result = match config::parse(arguments.iter().cloned()) {
-        Ok(command) => execute(command, &arguments),
-        Err(error) => Err(error.into()),
-    };
-    result.unwrap_or_else(|error| {
+    block_on(execute(&arguments)).unwrap_or_else(|error| {
         print_error(&error);
         ExitCode::FAILURE
     })
 }
 
-fn execute(command: Command, arguments: &[OsString]) -> anyhow::Result<ExitCode> {
+/// Exit code of a command that a signal ended, as a shell has it for SIGTERM.
+const EXIT_SIGNALLED: u8 = 128 + 15;
+
+async fn execute(arguments: &[OsString]) -> anyhow::Result<ExitCode> {
+    let mut signals = Signals::catch().context("cannot catch signals")?;
+    let command = config::parse(arguments.iter().cloned())?;
+    if let Command::Run(settings) = command {
+        telemetry::init(&settings.logging)?;
+        return match run(*settings, arguments, &mut signals).await? {
+            Ended::Stopped => Ok(ExitCode::SUCCESS),
+            Ended::Restart => Err(reexec::reexec(arguments)),
+        };
+    }
+    tokio::select! {
+        code = execute_once(command) => code,
+        () = signals.received() => Ok(ExitCode::from(EXIT_SIGNALLED)),
+    }
+}
+
+/// Does what ends by itself. What blocks has a thread, so that a signal is obeyed.
+async fn execute_once(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Run(settings) => {
-            telemetry::init(&settings.logging)?;
-            match block_on(run(*settings, arguments))? {
-                Ended::Stopped => Ok(ExitCode::SUCCESS),
-                Ended::Restart => Err(reexec::reexec(arguments)),
-            }
-        }
+        Command::Run(_) => anyhow::bail!("the proxy does not end by itself"),
         Command::Plan { settings, output } => {
             telemetry::init(&settings.logging)?;
-            block_on(print_plan(*settings, output))
+            print_plan(*settings, output).await
         }
-        Command::CheckConfig { file } => check_config(&file),
+        Command::CheckConfig { file } => blocking(move || check_config(&file)).await,
         Command::WriteConfig { path, settings } => {
             config::file::write(&path, &settings.configuration)?;
             Ok(ExitCode::SUCCESS)
@@ -92,9 +108,13 @@ fn execute(command: Command, arguments: &[OsString]) -> anyhow::Result<ExitCode>
         }
         Command::Cleanup(settings) => {
             telemetry::init(&settings.logging)?;
-            let exec: Arc<dyn Exec> =
-                Arc::new(System::new(Clock::system(), System::DEFAULT_DEADLINE));
-            let left = cleanup::run(&settings, &exec)?;
+            let clock = Clock::system();
+            let here = Holder::here("cleanup", clock.now());
+            let _lock = Lock::try_take(lock::NAME, here).await.map_err(|holder| {
+                anyhow::anyhow!("another kube-proxy-rs runs here ({holder}): stop it first")
+            })?;
+            let exec: Arc<dyn Exec> = Arc::new(System::new(clock, System::DEFAULT_DEADLINE));
+            let left = blocking(move || cleanup::run(&settings, &exec)).await?;
             if left.is_empty() {
                 return Ok(ExitCode::SUCCESS);
             }
@@ -106,7 +126,7 @@ fn execute(command: Command, arguments: &[OsString]) -> anyhow::Result<ExitCode>
         }
         Command::InitOnly(settings) => {
             telemetry::init(&settings.logging)?;
-            init(*settings)?;
+            blocking(move || init(*settings)).await?;
             Ok(ExitCode::SUCCESS)
         }
     }
@@ -138,10 +158,20 @@ fn init(settings: Settings) -> anyhow::Result<()> {
 
 /// The sources and servers are few and mostly wait: one thread does.
 fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .build()?
-        .block_on(future)
+        .build()?;
+    let done = runtime.block_on(future);
+    // Nobody waits for a thread that blocks.
+    runtime.shutdown_background();
+    done
+}
+
+/// Runs what blocks on a thread of its own.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+) -> anyhow::Result<T> {
+    tokio::task::spawn_blocking(work).await?
 }
 
 /// Prints the errors and notices of a configuration file.
@@ -176,15 +206,18 @@ async fn print_plan(settings: Settings, output: OutputFormat) -> anyhow::Result<
         .await
         .context("timed out reading Services and EndpointSlices")??;
     let api_server = settings.source.server_address().await?;
-    let opened = modes::open(Opening {
-        settings: Arc::new(settings),
-        exec: &exec,
-        clock,
-        observer: Arc::new(Unobserved),
-        api_server,
-        registry: None,
-    })?;
-    let plans = opened.sync.plan_only(updates)?;
+    let planning = move || {
+        let opened = modes::open(Opening {
+            settings: Arc::new(settings),
+            exec: &exec,
+            clock,
+            observer: Arc::new(Unobserved),
+            api_server,
+            registry: None,
+        })?;
+        Ok(opened.sync.plan_only(updates)?)
+    };
+    let plans = blocking(planning).await?;
     match output {
         OutputFormat::Text => {
             for plan in &plans {
@@ -208,9 +241,14 @@ async fn print_plan(settings: Settings, output: OutputFormat) -> anyhow::Result<
 const FAREWELL: std::time::Duration = std::time::Duration::from_secs(3);
 
 /// Is the proxy until a signal ends it. If it gives up, its Node says why.
-async fn run(settings: Settings, arguments: &[OsString]) -> anyhow::Result<Ended> {
+async fn run(
+    settings: Settings,
+    arguments: &[OsString],
+    signals: &mut Signals,
+) -> anyhow::Result<Ended> {
+    crate::descriptors::raise_limit();
     for notice in &settings.notices {
-        tracing::warn!(
+        warn!(
             subject = notice.subject,
             notice = notice.message,
             "configuration notice"
@@ -218,8 +256,25 @@ async fn run(settings: Settings, arguments: &[OsString]) -> anyhow::Result<Ended
     }
     let clock = Clock::system();
     let metrics = instrumentation::Metrics::new(&settings, &clock)?;
-    let (events, writing) = bootstrap::events(&settings, &metrics, &clock).await?;
-    let ended = proxy(settings, arguments, clock, metrics, events.clone()).await;
+    let making = bootstrap::events(&settings, &metrics, &clock);
+    let Some(made) = signals.unless_received(making).await else {
+        return Ok(Ended::Stopped);
+    };
+    let (events, writing) = made?;
+    let here = Holder::here(settings.mode.as_str(), clock.now());
+    let says = |holder: &Holder| say_who_serves(holder, &events);
+    let taking = Lock::take(lock::NAME, here, says);
+    let Some(lock) = signals.unless_received(taking).await else {
+        return Ok(Ended::Stopped);
+    };
+    let ended = proxy(
+        settings,
+        arguments,
+        (clock, metrics, events.clone()),
+        signals,
+    )
+    .await;
+    lock.release().await;
     if let Err(error) = &ended {
         let reason = match error.downcast_ref::<ServeError>() {
             Some(error) if error.name == HEALTH_SERVER => reason::HEALTH_SERVER_FAILED,
@@ -234,6 +289,22 @@ async fn run(settings: Settings, arguments: &[OsString]) -> anyhow::Result<Ended
     ended
 }
 
+/// Says that this proxy waits for another one to end.
+fn say_who_serves(holder: &Holder, events: &Events) {
+    warn!(
+        pid = holder.pid,
+        mode = holder.mode,
+        since = holder.since,
+        version = holder.version,
+        "another kube-proxy-rs serves this network namespace, waiting for it to end"
+    );
+    events.send(Event::node(
+        reason::ANOTHER_PROXY,
+        action::START,
+        format!("waiting for another kube-proxy-rs on this node to end ({holder})"),
+    ));
+}
+
 /// The names of the two servers.
 const HEALTH_SERVER: &str = "healthz";
 const METRICS_SERVER: &str = "metrics";
@@ -241,9 +312,8 @@ const METRICS_SERVER: &str = "metrics";
 async fn proxy(
     settings: Settings,
     arguments: &[OsString],
-    clock: Clock,
-    metrics: instrumentation::Metrics,
-    events: Events,
+    (clock, metrics, events): (Clock, instrumentation::Metrics, Events),
+    signals: &mut Signals,
 ) -> anyhow::Result<Ended> {
     bootstrap::set_oom_score(&settings);
     let exec: Arc<dyn Exec> = Arc::new(System::new(clock.clone(), System::DEFAULT_DEADLINE));
@@ -268,13 +338,28 @@ async fn proxy(
         health_checks,
         loopback,
         events: events.clone(),
+        needs_node: source.needs_node(),
         started: clock.now(),
         clock: clock.clone(),
         sync: metrics.sync.clone(),
         dataplane: metrics.dataplane.clone(),
         planned: 0.into(),
     });
-    let opened = prepared(settings.clone(), clock, &exec, observer, &metrics).await?;
+    let node = options.node_name.clone();
+    let checks = ServiceHealthServers::new(health.clone());
+    let checking = keep_open(checks, wanted_checks, events.clone(), &node);
+    let looping_back = keep_open(Forwarder::default(), wanted_ports, events.clone(), &node);
+    let serving = serve_all([health_server, admin_server], checking, looping_back);
+    tokio::pin!(serving);
+    // Probes are answered meanwhile: it takes as long as a program waits for a lock.
+    let preparing = prepared(settings.clone(), clock, exec, observer, &metrics);
+    let opened = tokio::select! {
+        opened = signals.unless_received(preparing) => opened,
+        ended = &mut serving => return ended.map(|()| Ended::Stopped),
+    };
+    let Some(opened) = opened.transpose()? else {
+        return Ok(Ended::Stopped);
+    };
     let links = Monitor::open().context("cannot watch node addresses")?;
     info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -289,7 +374,6 @@ async fn proxy(
     let (stop, stopped) = watch::channel(false);
     let (sync, loop_ended) = start_loop(opened.sync, received, stopped)?;
     watch_links(links, inputs.clone())?;
-    let node = options.node_name.clone();
     let source_observer = instrumentation::SourceObserver {
         metrics: metrics.source,
         events: events.clone(),
@@ -304,12 +388,13 @@ async fn proxy(
             events: events.clone(),
         },
     );
-    let reading = source::run(source, options, Arc::new(source_observer), inputs);
-    let checks = ServiceHealthServers::new(health.clone());
-    let checking = keep_open(checks, wanted_checks, events.clone(), &node);
-    let looping_back = keep_open(Forwarder::default(), wanted_ports, events.clone(), &node);
-    let serving = serve_all([health_server, admin_server], checking, looping_back);
-    tokio::pin!(serving);
+    let (updates, read) = mpsc::channel(FORWARDED_UPDATES);
+    let reading = async {
+        tokio::select! {
+            ended = source::run(source, options, Arc::new(source_observer), updates) => ended,
+            () = forward(read, inputs, &health) => Ok(()),
+        }
+    };
     events.send(Event::starting());
     let mut is_serving = true;
     let outcome = tokio::select! {
@@ -323,7 +408,7 @@ async fn proxy(
             Ok(Ended::Restart)
         }
         _ = loop_ended => Ok(Ended::Stopped),
-        () = shutdown::signalled() => {
+        () = signals.received() => {
             info!("received stop signal, shutting down");
             Ok(Ended::Stopped)
         }
@@ -336,25 +421,43 @@ async fn proxy(
     shutdown::wind_down(outcome, &health, &stop, sync, still_serving).await
 }
 
+/// Passes on what the source sends, and tells health at once: a loop that hangs takes nothing in.
+async fn forward(
+    mut updates: mpsc::Receiver<Update>,
+    inputs: mpsc::Sender<Input>,
+    health: &ProxyHealth,
+) {
+    while let Some(update) = updates.recv().await {
+        health.input_sent();
+        if inputs.send(update.into()).await.is_err() {
+            return;
+        }
+    }
+}
+
 /// Opens the mode of the settings, and writes the kernel settings that every mode has.
 async fn prepared(
     settings: Arc<Settings>,
     clock: Clock,
-    exec: &Arc<dyn Exec>,
+    exec: Arc<dyn Exec>,
     observer: Arc<dyn Observer>,
     metrics: &instrumentation::Metrics,
 ) -> anyhow::Result<Opened> {
     let api_server = settings.source.server_address().await?;
-    let opened = modes::open(Opening {
-        settings: settings.clone(),
-        exec,
-        clock,
-        observer,
-        api_server,
-        registry: Some(&metrics.registry),
-    })?;
-    bootstrap::tune_conntrack(&settings, &metrics.dataplane);
-    Ok(opened)
+    let (registry, dataplane) = (metrics.registry.clone(), metrics.dataplane.clone());
+    blocking(move || {
+        let opened = modes::open(Opening {
+            settings: settings.clone(),
+            exec: &exec,
+            clock,
+            observer,
+            api_server,
+            registry: Some(&registry),
+        })?;
+        bootstrap::tune_conntrack(&settings, &dataplane);
+        Ok(opened)
+    })
+    .await
 }
 
 /// Netlink calls block, so the loop has a thread and a small runtime to itself. Also returns a
@@ -419,7 +522,7 @@ fn servers(
 /// Serves until the process ends; a server that is not wanted never ends.
 async fn serve(server: Option<Server>) -> anyhow::Result<()> {
     match server {
-        Some(server) => Ok(server.run().await?),
+        Some(server) => match server.run().await? {},
         None => std::future::pending().await,
     }
 }
@@ -441,35 +544,54 @@ async fn serve_all(
 /// How long the address watcher blocks before it checks whether the loop has ended.
 const LINKS_PATIENCE: std::time::Duration = std::time::Duration::from_mins(1);
 
+/// Pause before the address watcher tries again.
+const LINKS_RETRY: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// Notifies the loop of changed node addresses. The thread ends after the loop.
-fn watch_links(mut monitor: Monitor, inputs: mpsc::Sender<Input>) -> anyhow::Result<()> {
-    let mut links = Links::open()?;
-    let mut watching = move || -> Result<(), LinkError> {
-        // Our own additions to our link are notified too, and ignored.
-        let mut ours = None;
-        while !inputs.is_closed() {
-            let Some(change) = monitor.wait(LINKS_PATIENCE)? else {
-                continue;
-            };
-            if ours.is_none_or(|ours| change.concerns_others_than(ours)) {
-                ours = links
-                    .find(kpr_core::plan::ipvs::step::LINK)?
-                    .map(|link| link.index);
-            }
-            let is_news = ours.is_none_or(|ours| change.concerns_others_than(ours));
-            if is_news && inputs.blocking_send(Input::NodeAddresses).is_err() {
-                break;
-            }
-        }
-        Ok(())
-    };
+fn watch_links(monitor: Monitor, inputs: mpsc::Sender<Input>) -> anyhow::Result<()> {
     let watch = move || {
-        if let Err(error) = watching() {
-            error!(error = %telemetry::ErrorChain(&error), "stopped watching node addresses");
+        let mut opened: Result<Monitor, LinkError> = Ok(monitor);
+        while !inputs.is_closed() {
+            let watching = || opened.and_then(|monitor| notify_of_links(monitor, &inputs));
+            let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(watching));
+            match ended {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => {
+                    error!(error = %telemetry::ErrorChain(&error), "failed to watch node addresses, retrying");
+                }
+                Err(_panic) => error!("failed to watch node addresses by a bug, retrying"),
+            }
+            std::thread::sleep(LINKS_RETRY);
+            opened = Monitor::open();
+            // What changed meanwhile was not seen.
+            if inputs.blocking_send(Input::NodeAddresses).is_err() {
+                return;
+            }
         }
     };
     std::thread::Builder::new()
         .name("links".to_owned())
         .spawn(watch)?;
+    Ok(())
+}
+
+fn notify_of_links(mut monitor: Monitor, inputs: &mpsc::Sender<Input>) -> Result<(), LinkError> {
+    let mut links = Links::open()?;
+    // Our own additions to our link are notified too, and ignored.
+    let mut ours = None;
+    while !inputs.is_closed() {
+        let Some(change) = monitor.wait(LINKS_PATIENCE)? else {
+            continue;
+        };
+        if ours.is_none_or(|ours| change.concerns_others_than(ours)) {
+            ours = links
+                .find(kpr_core::plan::ipvs::step::LINK)?
+                .map(|link| link.index);
+        }
+        let is_news = ours.is_none_or(|ours| change.concerns_others_than(ours));
+        if is_news && inputs.blocking_send(Input::NodeAddresses).is_err() {
+            break;
+        }
+    }
     Ok(())
 }

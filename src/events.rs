@@ -30,6 +30,8 @@ pub mod reason {
     pub const LOCALHOST_NODE_PORT_FAILED: &str = "FailedToListenOnLocalhost";
     /// The proxy cannot work here: no IPVS, no scheduler, no iptables.
     pub const START_FAILED: &str = "FailedToStart";
+    /// Another proxy serves this network namespace; this one waits for its end.
+    pub const ANOTHER_PROXY: &str = "AnotherProxy";
     /// A changed configuration file cannot be used.
     pub const INVALID_CONFIGURATION: &str = "InvalidConfiguration";
     /// The Node object lacks what planning needs, for longer than is waited.

@@ -4,6 +4,7 @@
 //! `main` sets it up before anything else runs. All lines go to stderr.
 
 use std::io;
+use std::panic::PanicHookInfo;
 
 use tracing::level_filters::LevelFilter;
 use tracing::subscriber::SetGlobalDefaultError;
@@ -30,7 +31,22 @@ const TALKATIVE: [&str; 2] = ["kube_client", "kube_runtime"];
 
 /// Starts logging to stderr, for the whole process. Fails when called twice.
 pub fn init(settings: &LogSettings) -> Result<(), SetGlobalDefaultError> {
-    tracing::subscriber::set_global_default(subscriber(settings, io::stderr))
+    tracing::subscriber::set_global_default(subscriber(settings, io::stderr))?;
+    std::panic::set_hook(Box::new(log_panic));
+    Ok(())
+}
+
+/// A panic is a bug, and an error in the log like any other, also in a task that nobody waits for.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let message = panic.payload_as_str().unwrap_or_default();
+    let place = panic.location().map(ToString::to_string);
+    let thread = std::thread::current();
+    tracing::error!(
+        cause = message,
+        place = place.unwrap_or_default(),
+        thread = thread.name().unwrap_or_default(),
+        "panicked, please report this bug"
+    );
 }
 
 /// A subscriber that writes somewhere else.

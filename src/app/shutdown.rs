@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Shutdown: a round in progress is finished first.
 
+use std::io;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::health::ProxyHealth;
 
@@ -18,8 +22,12 @@ pub(super) enum Ended {
 /// The thread of the sync loop.
 pub(super) type Sync = std::thread::JoinHandle<anyhow::Result<()>>;
 
-/// Fails health checks, so that load balancers drain this node, and waits for the current round;
-/// `serving` answers them meanwhile. Returns what the proxy ended with.
+/// How long the current round may take after the signal. The grace period of pods is 30 s by
+/// default, and a program that is killed with us leaves the kernel as it was.
+const PATIENCE: Duration = Duration::from_secs(25);
+
+/// Fails health checks, so that load balancers drain this node, and waits for the current round,
+/// but not too long; `serving` answers them meanwhile. Returns what the proxy ended with.
 pub(super) async fn wind_down(
     outcome: anyhow::Result<Ended>,
     health: &ProxyHealth,
@@ -33,12 +41,21 @@ pub(super) async fn wind_down(
         info!(%error, "finishing the current sync before exiting");
     }
     let mut finished = std::pin::pin!(wait_for_loop(sync));
-    let finished = tokio::select! {
-        ended = &mut finished => ended,
-        () = serving => finished.await,
+    let finished = async {
+        tokio::select! {
+            ended = &mut finished => ended,
+            () = serving => finished.await,
+        }
     };
+    let finished = tokio::time::timeout(PATIENCE, finished).await;
     let ended = outcome?;
-    finished?;
+    match finished {
+        Ok(finished) => finished?,
+        Err(_elapsed) => warn!(
+            seconds = PATIENCE.as_secs(),
+            "the current sync has not finished, exiting without it"
+        ),
+    }
     Ok(ended)
 }
 
@@ -51,20 +68,40 @@ async fn wait_for_loop(sync: Sync) -> anyhow::Result<()> {
     })
 }
 
-/// Waits for SIGTERM or SIGINT.
-pub(super) async fn signalled() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match signal(SignalKind::terminate()) {
-        Ok(mut terminate) => {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = tokio::signal::ctrl_c() => {}
-            }
+/// The signals that end this program: SIGTERM and SIGINT.
+#[derive(Debug)]
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// From here on none is lost. Without a handler the kernel drops those for process 1 of a
+    /// container, and one that waits for a slow program at its start would go on to serve.
+    pub(super) fn catch() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Waits for one.
+    pub(super) async fn received(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
-        // Without a handler the signal ends the process, as it always did upstream.
-        Err(error) => {
-            error!(%error, "failed to install signal handlers");
-            std::future::pending::<()>().await;
+    }
+
+    /// Does work of the start; `None` if a signal comes first.
+    pub(super) async fn unless_received<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            () = self.received() => {
+                info!("received stop signal while starting, exiting");
+                None
+            }
+            done = work => Some(done),
         }
     }
 }

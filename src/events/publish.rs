@@ -2,8 +2,10 @@
 //! Writes Events to the API server (`events.k8s.io/v1`), as kube-proxy's role allows; identical
 //! ones as a series.
 
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use k8s_openapi::api::core::v1::{Node, ObjectReference, Service};
 use kube::api::ListParams;
 use kube::runtime::events::{Event as ApiEvent, EventType, Recorder, Reporter as ApiReporter};
@@ -47,7 +49,13 @@ pub async fn run(
         }
         let mut tries = 1;
         loop {
-            match write(&client, &recorder, &reporter, &event).await {
+            let writing = write(&client, &recorder, &reporter, &event);
+            let Ok(written) = AssertUnwindSafe(writing).catch_unwind().await else {
+                // The panic was logged; the other events are written nevertheless.
+                metrics.failed();
+                break;
+            };
+            match written {
                 Ok(()) => {
                     metrics.written();
                     break;

@@ -17,13 +17,15 @@ mod counters;
 mod drift;
 mod failure;
 mod node;
+mod servers;
 mod start;
 mod stop;
+mod together;
 
 type Scenario = (&'static str, fn(&Node) -> Result<()>);
 
 /// With each backend.
-const SCENARIOS: [Scenario; 10] = [
+const SCENARIOS: [Scenario; 11] = [
     ("counters::are_metrics", counters::are_metrics),
     ("drift::is_repaired", drift::is_repaired),
     ("failure::refused_service", failure::refused_service),
@@ -33,15 +35,42 @@ const SCENARIOS: [Scenario; 10] = [
     ("start::garbage", start::garbage),
     ("start::missing_backend", start::missing_backend),
     ("start::too_old", start::too_old),
+    ("stop::during_the_start", stop::during_the_start),
     ("stop::finishes_the_round", stop::finishes_the_round),
 ];
 
 /// With one.
-const SINGLE: [(Backend, Scenario); 2] = [
+const SINGLE: [(Backend, Scenario); 7] = [
     (Backend::Legacy, ("failure::held_lock", failure::held_lock)),
     (
         Backend::Nft,
         ("start::nothing_installed", start::nothing_installed),
+    ),
+    (
+        Backend::Nft,
+        ("servers::stand_floods", servers::stand_floods),
+    ),
+    (
+        Backend::Nft,
+        (
+            "servers::see_a_loop_that_hangs",
+            servers::see_a_loop_that_hangs,
+        ),
+    ),
+    (Backend::Nft, ("stop::as_process_1", stop::as_process_1)),
+    (
+        Backend::Nft,
+        (
+            "together::the_second_one_waits",
+            together::the_second_one_waits,
+        ),
+    ),
+    (
+        Backend::Nft,
+        (
+            "together::a_lock_goes_with_its_process",
+            together::a_lock_goes_with_its_process,
+        ),
     ),
 ];
 

@@ -151,7 +151,12 @@ impl Node {
 
     /// Starts the proxy and waits until both families are programmed.
     pub(crate) fn start(&self) -> Result<Proxy> {
-        let mut proxy = Proxy::spawn(&self.namespace, self.command(&[]))?;
+        self.start_by(self.command(&[]))
+    }
+
+    /// The same by this command.
+    pub(crate) fn start_by(&self, command: Command) -> Result<Proxy> {
+        let mut proxy = Proxy::spawn(&self.namespace, command)?;
         let synced = wait::until("both families are programmed", || {
             ensure!(proxy.is_running()?, "it ended");
             let synced = series(
