@@ -7,6 +7,7 @@ mod cleanup;
 mod config_file;
 mod health_checks;
 mod instrumentation;
+mod links;
 mod listening;
 mod lock;
 mod loopback;
@@ -24,13 +25,13 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use tokio::sync::{mpsc, oneshot, watch};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::clock::Clock;
 use crate::config::settings::Settings;
 use crate::config::{self, Command, OutputFormat};
 use crate::dataplane::exec::{Exec, System};
-use crate::dataplane::links::{LinkError, Links, Monitor};
+use crate::dataplane::links::Monitor;
 use crate::events::{Event, Events, action, reason};
 use crate::health::{
     AdminSurface, ProxyHealth, ServeError, Server, ServiceHealthServers, admin_routes,
@@ -78,7 +79,7 @@ async fn execute(arguments: &[OsString]) -> anyhow::Result<ExitCode> {
     let command = config::parse(arguments.iter().cloned())?;
     if let Command::Run(settings) = command {
         telemetry::init(&settings.logging)?;
-        return match run(*settings, arguments, &mut signals).await? {
+        return match Box::pin(run(*settings, arguments, &mut signals)).await? {
             Ended::Stopped => Ok(ExitCode::SUCCESS),
             Ended::Restart => Err(reexec::reexec(arguments)),
         };
@@ -352,7 +353,7 @@ async fn proxy(
     let serving = serve_all([health_server, admin_server], checking, looping_back);
     tokio::pin!(serving);
     // Probes are answered meanwhile: it takes as long as a program waits for a lock.
-    let preparing = prepared(settings.clone(), clock, exec, observer, &metrics);
+    let preparing = prepared(settings.clone(), clock, exec, observer.clone(), &metrics);
     let opened = tokio::select! {
         opened = signals.unless_received(preparing) => opened,
         ended = &mut serving => return ended.map(|()| Ended::Stopped),
@@ -360,7 +361,9 @@ async fn proxy(
     let Some(opened) = opened.transpose()? else {
         return Ok(Ended::Stopped);
     };
-    let links = Monitor::open().context("cannot watch node addresses")?;
+    // From here on the servers end with the loop, and not before what failed is known.
+    drop(observer);
+    let monitor = Monitor::open().context("cannot watch node addresses")?;
     info!(
         version = env!("CARGO_PKG_VERSION"),
         mode = settings.mode.as_str(),
@@ -373,7 +376,7 @@ async fn proxy(
 
     let (stop, stopped) = watch::channel(false);
     let (sync, loop_ended) = start_loop(opened.sync, received, stopped)?;
-    watch_links(links, inputs.clone())?;
+    links::watch_links(monitor, inputs.clone())?;
     let source_observer = instrumentation::SourceObserver {
         metrics: metrics.source,
         events: events.clone(),
@@ -388,13 +391,7 @@ async fn proxy(
             events: events.clone(),
         },
     );
-    let (updates, read) = mpsc::channel(FORWARDED_UPDATES);
-    let reading = async {
-        tokio::select! {
-            ended = source::run(source, options, Arc::new(source_observer), updates) => ended,
-            () = forward(read, inputs, &health) => Ok(()),
-        }
-    };
+    let reading = read(source, options, source_observer, (inputs, &health));
     events.send(Event::starting());
     let mut is_serving = true;
     let outcome = tokio::select! {
@@ -419,6 +416,20 @@ async fn proxy(
         }
     };
     shutdown::wind_down(outcome, &health, &stop, sync, still_serving).await
+}
+
+/// Reads the source for the loop.
+async fn read(
+    source: source::Source,
+    options: source::Options,
+    observer: instrumentation::SourceObserver,
+    (inputs, health): (mpsc::Sender<Input>, &ProxyHealth),
+) -> Result<(), source::Error> {
+    let (updates, sent) = mpsc::channel(FORWARDED_UPDATES);
+    tokio::select! {
+        ended = source::run(source, options, Arc::new(observer), updates) => ended,
+        () = forward(sent, inputs, health) => Ok(()),
+    }
 }
 
 /// Passes on what the source sends, and tells health at once: a loop that hangs takes nothing in.
@@ -539,59 +550,4 @@ async fn serve_all(
         () = checking => Ok(()),
         () = looping_back => Ok(()),
     }
-}
-
-/// How long the address watcher blocks before it checks whether the loop has ended.
-const LINKS_PATIENCE: std::time::Duration = std::time::Duration::from_mins(1);
-
-/// Pause before the address watcher tries again.
-const LINKS_RETRY: std::time::Duration = std::time::Duration::from_secs(1);
-
-/// Notifies the loop of changed node addresses. The thread ends after the loop.
-fn watch_links(monitor: Monitor, inputs: mpsc::Sender<Input>) -> anyhow::Result<()> {
-    let watch = move || {
-        let mut opened: Result<Monitor, LinkError> = Ok(monitor);
-        while !inputs.is_closed() {
-            let watching = || opened.and_then(|monitor| notify_of_links(monitor, &inputs));
-            let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(watching));
-            match ended {
-                Ok(Ok(())) => return,
-                Ok(Err(error)) => {
-                    error!(error = %telemetry::ErrorChain(&error), "failed to watch node addresses, retrying");
-                }
-                Err(_panic) => error!("failed to watch node addresses by a bug, retrying"),
-            }
-            std::thread::sleep(LINKS_RETRY);
-            opened = Monitor::open();
-            // What changed meanwhile was not seen.
-            if inputs.blocking_send(Input::NodeAddresses).is_err() {
-                return;
-            }
-        }
-    };
-    std::thread::Builder::new()
-        .name("links".to_owned())
-        .spawn(watch)?;
-    Ok(())
-}
-
-fn notify_of_links(mut monitor: Monitor, inputs: &mpsc::Sender<Input>) -> Result<(), LinkError> {
-    let mut links = Links::open()?;
-    // Our own additions to our link are notified too, and ignored.
-    let mut ours = None;
-    while !inputs.is_closed() {
-        let Some(change) = monitor.wait(LINKS_PATIENCE)? else {
-            continue;
-        };
-        if ours.is_none_or(|ours| change.concerns_others_than(ours)) {
-            ours = links
-                .find(kpr_core::plan::ipvs::step::LINK)?
-                .map(|link| link.index);
-        }
-        let is_news = ours.is_none_or(|ours| change.concerns_others_than(ours));
-        if is_news && inputs.blocking_send(Input::NodeAddresses).is_err() {
-            break;
-        }
-    }
-    Ok(())
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsString;
 use std::net::IpAddr;
-use std::sync::{Mutex, OnceLock};
+use std::sync::Mutex;
 
 use jiff::Timestamp;
 
@@ -38,7 +38,10 @@ mod reports;
 mod settings;
 mod shown;
 mod watch;
+mod watcher;
 mod work;
+
+use watcher::Watcher;
 
 /// What happens to the first attempt of a step of a kind.
 type Trouble = (&'static str, Fault);
@@ -284,76 +287,6 @@ impl ServerKernel for Shared {
 
     fn has_scheduler(&mut self, scheduler: Scheduler) -> Result<bool, ObserveError> {
         Ok(!self.lock().unwrap().missing_schedulers.contains(&scheduler))
-    }
-}
-
-/// Counts drift, and records what is reported.
-#[derive(Debug, Default)]
-struct Watcher {
-    drift: Mutex<usize>,
-    health_checks: Mutex<Vec<HealthChecks>>,
-    loopback_ports: Mutex<Vec<loopback_ports::Wanted>>,
-    events: Mutex<Vec<crate::events::Event>>,
-    node: Mutex<Vec<Option<kpr_core::model::NodeInfo>>>,
-    capabilities: Mutex<BTreeMap<String, bool>>,
-    health: OnceLock<ProxyHealth>,
-}
-
-impl Watcher {
-    fn health(&self) -> &ProxyHealth {
-        self.health.get().unwrap()
-    }
-}
-
-/// Tells health what `app::instrumentation` tells it.
-impl Observer for Watcher {
-    fn alive(&self) {
-        self.health().loop_is_alive();
-    }
-
-    fn ready(&self) {
-        self.health().ready();
-    }
-
-    fn queued(&self, family: IpFamily) {
-        self.health().change_queued(family);
-    }
-
-    fn round_started(&self, family: IpFamily) {
-        self.health().round_started(family);
-    }
-
-    fn round(&self, round: &observer::Round<'_>) {
-        if round.succeeded {
-            self.health().round_succeeded(round.family);
-        } else {
-            self.health().round_failed(round.family);
-        }
-    }
-
-    fn kernel_capability(&self, name: &str, available: bool) {
-        let mut known = self.capabilities.lock().unwrap();
-        known.insert(name.to_owned(), available);
-    }
-
-    fn drift(&self, _family: IpFamily, drift: &Drift) {
-        *self.drift.lock().unwrap() += drift.found.values().sum::<usize>();
-    }
-
-    fn health_checks(&self, checks: &HealthChecks) {
-        self.health_checks.lock().unwrap().push(checks.clone());
-    }
-
-    fn loopback_ports(&self, wanted: &loopback_ports::Wanted) {
-        self.loopback_ports.lock().unwrap().push(wanted.clone());
-    }
-
-    fn node(&self, node: Option<&kpr_core::model::NodeInfo>) {
-        self.node.lock().unwrap().push(node.cloned());
-    }
-
-    fn event(&self, event: crate::events::Event) {
-        self.events.lock().unwrap().push(event);
     }
 }
 
