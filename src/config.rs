@@ -11,10 +11,12 @@
 mod apply;
 pub mod changes;
 pub mod check;
+mod decode;
 pub mod defaults;
 pub mod file;
 pub mod flags;
 pub mod gates;
+mod gone;
 mod notices;
 mod resolve;
 pub mod settings;
@@ -178,17 +180,22 @@ fn settings(
     kubernetes_version: String,
     ignored: &[String],
 ) -> Result<Settings, ConfigError> {
-    let mut configuration;
+    let (mut configuration, findings);
     if let Some(path) = &flags.config {
-        configuration = file::load(path).map_err(ConfigError::Complete)?;
+        let loaded = file::load(path).map_err(ConfigError::Complete)?;
+        findings = loaded.findings;
+        configuration = loaded.configuration;
         configuration.set_defaults();
         apply::beside_file(flags, &mut configuration)?;
     } else {
-        configuration = KubeProxyConfiguration::with_defaults();
+        findings = Vec::new();
+        configuration = KubeProxyConfiguration::with_flag_defaults();
         apply::all(flags, &mut configuration)?;
     }
     let mut notices = notices::notices(&configuration);
     if flags.config.is_some() {
+        apply::forget_split_streams(flags, &mut configuration);
+        notices.splice(..0, notices::lenient(&findings));
         notices.extend(notices::ignored_flags(ignored));
     } else {
         for (server, port) in [

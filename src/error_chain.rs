@@ -10,10 +10,16 @@ pub struct ErrorChain<'a>(pub &'a dyn Error);
 
 impl fmt::Display for ErrorChain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
+        let mut said = self.0.to_string();
+        f.write_str(&said)?;
         let mut cause = self.0.source();
         while let Some(error) = cause {
-            write!(f, ": {error}")?;
+            let text = error.to_string();
+            // Some errors say what caused them themselves.
+            if !said.ends_with(&text) {
+                write!(f, ": {text}")?;
+                said = text;
+            }
             cause = error.source();
         }
         Ok(())
@@ -47,6 +53,17 @@ mod tests {
         let error = Outer(Middle(cause));
         assert_eq!(ErrorChain(&error).to_string(), expected);
         assert_eq!(format!("{:?}", ErrorChain(&error)), expected);
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot read the file: {0}")]
+    struct Talkative(#[source] io::Error);
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let cause = io::Error::from_raw_os_error(libc::ENOENT);
+        let expected = format!("cannot read the file: {cause}");
+        assert_eq!(ErrorChain(&Talkative(cause)).to_string(), expected);
     }
 
     #[test]

@@ -25,6 +25,7 @@ pub mod reported_once;
 pub mod source;
 mod task;
 pub mod telemetry;
+mod yaml;
 
 #[cfg(test)]
 mod testing;

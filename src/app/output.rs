@@ -6,6 +6,9 @@ use std::io::{self, BufWriter, ErrorKind, Write};
 
 use anyhow::Context as _;
 
+use crate::config::ConfigError;
+use crate::error_chain::ErrorChain;
+
 /// Writes to stdout. A reader that has gone away (`kube-proxy-rs plan | head -1`) is no error: the
 /// rest is dropped.
 pub(super) fn print(answer: impl Display) -> anyhow::Result<()> {
@@ -19,6 +22,10 @@ pub(super) fn print(answer: impl Display) -> anyhow::Result<()> {
 
 /// Writes the error that ends a command to stderr, before or beside the log, as upstream does.
 pub(super) fn print_error(error: &anyhow::Error) {
+    let report = match error.downcast_ref::<ConfigError>() {
+        Some(error) => error.report(),
+        None => format!("Error: {}\n", ErrorChain(error.as_ref())),
+    };
     // Without stderr there is nowhere else to report it.
-    drop(writeln!(io::stderr(), "Error: {error:#}"));
+    drop(io::stderr().write_all(report.as_bytes()));
 }

@@ -29,6 +29,14 @@ pub(super) fn beside_file(
     Ok(())
 }
 
+/// `splitStream` counts as a flag alone: upstream's own way to let flags win over the file clears
+/// what the file says.
+pub(super) fn forget_split_streams(flags: &Flags, config: &mut KubeProxyConfiguration) {
+    let options = &mut config.logging.options;
+    options.text.split_stream &= flags.log_text_split_stream.is_some();
+    options.json.split_stream &= flags.log_json_split_stream.is_some();
+}
+
 /// All flags of the configuration, when there is no file.
 pub(super) fn all(flags: &Flags, config: &mut KubeProxyConfiguration) -> Result<(), FlagError> {
     beside_file(flags, config)?;

@@ -40,6 +40,14 @@ impl KubeProxyConfiguration {
         configuration
     }
 
+    /// The same, before flags are applied. Theirs is the only way to a shortest period in ipvs
+    /// mode, because upstream's flags begin with the periods of iptables mode.
+    pub(super) fn with_flag_defaults() -> Self {
+        let mut configuration = Self::with_defaults();
+        configuration.ipvs.min_sync_period = MIN_SYNC_PERIOD;
+        configuration
+    }
+
     /// Fills what a file leaves out. Most zeros count as left out; those of `conntrack` do not.
     pub fn set_defaults(&mut self) {
         default_text(&mut self.bind_address, "0.0.0.0");
@@ -84,13 +92,18 @@ impl KubeProxyConfiguration {
         default_duration(&mut self.nftables.min_sync_period, MIN_SYNC_PERIOD);
 
         default_text(&mut self.logging.format, "text");
-        default_duration(&mut self.logging.flush_frequency, GoDuration::from_secs(5));
+        default_duration(
+            &mut self.logging.flush_frequency.0,
+            GoDuration::from_secs(5),
+        );
         self.oom_score_adj.get_or_insert(-999);
     }
 
     /// Clears what the configured mode does not read, as upstream shows its effective
     /// configuration.
     pub(super) fn forget_other_modes(&mut self) {
+        // Upstream reads it and has no place for it.
+        self.port_range.clear();
         self.nftables.masquerade_all = false;
         self.nftables.sync_period = GoDuration::ZERO;
         self.nftables.min_sync_period = GoDuration::ZERO;

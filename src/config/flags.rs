@@ -114,7 +114,8 @@ flags! {
     /// Print the version and exit; `raw` prints all of it, `v1.37.2...` sets the reported version.
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     version: Option<String>, "VERSION" = "false", always;
-    /// Read Services and EndpointSlices from the files in this directory instead of an API server.
+    /// Read Services and EndpointSlices from the files in this directory instead of an API server,
+    /// as the server has them: nobody assigns cluster IPs here.
     #[arg(conflicts_with_all = ["master", "kubeconfig"])]
     manifests: Option<PathBuf>, "DIR", always;
     /// iptables variant to use where both are installed; `auto` picks the one that kubelet uses.
@@ -174,7 +175,7 @@ flags! {
     /// Maximum interval between syncs in ipvs mode.
     ipvs_sync_period: Option<GoDuration>, "DURATION" = "30s" => ipvs.sync_period;
     /// Minimum interval between syncs in ipvs mode.
-    ipvs_min_sync_period: Option<GoDuration>, "DURATION" = "0s" => ipvs.min_sync_period;
+    ipvs_min_sync_period: Option<GoDuration>, "DURATION" = "1s" => ipvs.min_sync_period;
     /// IPVS scheduler [default: rr].
     ipvs_scheduler: Option<String>, "NAME" => ipvs.scheduler;
     /// Never touch virtual servers in these ranges.
@@ -274,6 +275,9 @@ pub enum FlagError {
     /// An unknown flag or a value of the wrong form; prints with the usage.
     #[error(transparent)]
     Usage(#[from] clap::Error),
+    /// Flags that kube-proxy has no more, each with what to do about it.
+    #[error("{}", gone_flags(.0))]
+    Gone(Vec<(String, &'static str)>),
     /// Something that is no flag.
     #[error("\"kube-proxy-rs\" does not take any arguments, got [{0:?}]")]
     Arguments(String),
@@ -299,10 +303,10 @@ pub(super) struct Parsed {
 
 /// Parses arguments, the first of which is the program's name.
 pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Parsed, FlagError> {
-    let arguments = arguments.into_iter().map(dashes_for_underscores);
+    let arguments: Vec<_> = arguments.into_iter().map(dashes_for_underscores).collect();
     let matches = command()
-        .try_get_matches_from(arguments)
-        .map_err(positional)?;
+        .try_get_matches_from(&arguments)
+        .map_err(|error| gone(&error, &arguments).unwrap_or_else(|| positional(error)))?;
     let mut cli = Cli::from_arg_matches(&matches)?;
     let flags = match &mut cli.command {
         Some(Sub::Plan { flags, .. }) => flags,
@@ -331,16 +335,17 @@ pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Par
 
 /// The derived command with what pflag does and the derive cannot say.
 pub(super) fn command() -> clap::Command {
+    let has_value = |arg: &clap::Arg, wanted: &[&str]| {
+        arg.get_value_names()
+            .is_some_and(|names| names.iter().any(|name| wanted.contains(&name.as_str())))
+    };
     let pflag = |arg: clap::Arg| {
         let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
         let arg = match shown::default_of(arg.get_id().as_str()) {
             Some("" | "[]" | "0" | "0s" | "false") | None => arg,
             Some(default) => arg.help(format!("{help} [default: {default}]")),
         };
-        let is_switch = arg
-            .get_value_names()
-            .is_some_and(|names| names.iter().any(|name| name == "BOOL"));
-        if is_switch {
+        if has_value(&arg, &["BOOL"]) {
             return arg
                 .value_parser(boolean())
                 .num_args(0..=1)
@@ -348,6 +353,13 @@ pub(super) fn command() -> clap::Command {
                 .default_missing_value("true")
                 .hide_possible_values(true);
         }
+        let arg = match arg.get_id().as_str() {
+            // The only number that is not whole.
+            "kube_api_qps" | "verbosity" => arg,
+            _ if has_value(&arg, &["NUMBER", "BIT", "PORT"]) => arg.value_parser(whole_number),
+            _ if has_value(&arg, &["BYTES"]) => arg.value_parser(size),
+            _ => arg,
+        };
         // `--oom-score-adj -999`; positional arguments must not swallow flags.
         let negative = !arg.is_positional();
         arg.allow_negative_numbers(negative)
@@ -366,6 +378,27 @@ fn dashes_for_underscores(argument: OsString) -> OsString {
         Some((name, value)) => format!("{}={value}", name.replace('_', "-")).into(),
         None => text.replace('_', "-").into(),
     }
+}
+
+/// The flags among the arguments that kube-proxy has no more, if one was not understood.
+fn gone(error: &clap::Error, arguments: &[OsString]) -> Option<FlagError> {
+    let names = arguments.iter().filter_map(|argument| {
+        let name = argument.to_str()?.strip_prefix("--")?;
+        Some(name.split('=').next().unwrap_or(name))
+    });
+    let gone: Vec<_> = names
+        .filter_map(|name| Some((name.to_owned(), super::gone::flag(name)?)))
+        .collect();
+    let is_unknown = error.kind() == ErrorKind::UnknownArgument;
+    (is_unknown && !gone.is_empty()).then_some(FlagError::Gone(gone))
+}
+
+fn gone_flags(flags: &[(String, &str)]) -> String {
+    let texts: Vec<String> = flags
+        .iter()
+        .map(|(name, advice)| format!("unknown flag: --{name} ({advice})"))
+        .collect();
+    texts.join("; ")
 }
 
 /// Finds upstream's words for an argument that is no flag.
@@ -394,6 +427,23 @@ fn positional(error: clap::Error) -> FlagError {
 /// A path that may be empty.
 fn path() -> impl TypedValueParser<Value = PathBuf> {
     OsStringValueParser::new().map(PathBuf::from)
+}
+
+/// What Go's `strconv.ParseInt` takes if the prefix says the base: `0x10`, `010`, `1_000`.
+fn whole_number(text: &str) -> Result<i32, String> {
+    let digits = text.trim_start_matches(['+', '-']);
+    let separates = !digits.starts_with('_') && !digits.ends_with('_') && !digits.contains("__");
+    crate::yaml::integer(&text.replace('_', ""))
+        .filter(|_| separates)
+        .and_then(|number| number.parse().ok())
+        .ok_or_else(|| format!("want a whole number from {} to {}", i32::MIN, i32::MAX))
+}
+
+fn size(text: &str) -> Result<String, &'static str> {
+    let is_size = super::types::is_quantity(text.trim());
+    is_size
+        .then(|| text.trim().to_owned())
+        .ok_or("want a size such as 512, 4k or 4Ki")
 }
 
 /// What Go's `strconv.ParseBool` takes.

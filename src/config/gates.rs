@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use super::gone;
+
 /// One gate per line.
 const KNOWN: &str = include_str!("gates.txt");
 
@@ -18,7 +20,7 @@ const EFFECTIVE: [&str; 4] = [
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GateError {
     /// No component has such a gate.
-    #[error("unrecognized feature gate: {0}")]
+    #[error("unrecognized feature gate: {}", with_advice(.0))]
     Unknown(String),
     /// The gate has only one value left.
     #[error("cannot set feature gate {gate} to {value}, feature is locked to {locked}")]
@@ -30,6 +32,11 @@ pub enum GateError {
         /// The value that it has.
         locked: bool,
     },
+}
+
+/// A gate, and what to do about it if it is known to be gone.
+fn with_advice(gate: &str) -> String {
+    gone::gate(gate).map_or_else(|| gate.to_owned(), |advice| format!("{gate} ({advice})"))
 }
 
 /// The gates that this proxy reads.
@@ -81,6 +88,11 @@ impl FeatureGates {
 /// Whether setting a gate changes anything here.
 pub fn is_effective(gate: &str) -> bool {
     EFFECTIVE.contains(&gate) || gate == "AllAlpha" || gate == "AllBeta"
+}
+
+/// Whether a component has such a gate.
+pub fn exists(gate: &str) -> bool {
+    known(gate) != Known::No
 }
 
 /// What the list says of a gate.

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Notices about a valid configuration: fields without effect, defaults that matter.
 
+use super::decode::Finding;
 use super::defaults::CONTENT_TYPE;
-use super::gates::is_effective;
+use super::gates::{exists, is_effective};
 use super::settings::Notice;
 use super::types::{KubeProxyConfiguration, Nftables, Quantity, Winkernel};
 
@@ -51,7 +52,7 @@ pub(super) fn notices(config: &KubeProxyConfiguration) -> Vec<Notice> {
         config
             .feature_gates
             .keys()
-            .filter(|gate| !is_effective(gate))
+            .filter(|gate| exists(gate) && !is_effective(gate))
             .map(|gate| {
                 notice(
                     &format!("featureGates.{gate}"),
@@ -60,6 +61,22 @@ pub(super) fn notices(config: &KubeProxyConfiguration) -> Vec<Notice> {
             }),
     );
     notices
+}
+
+/// One remark for all that kube-proxy passes over in a file, in its words.
+pub(super) fn lenient(findings: &[Finding]) -> Option<Notice> {
+    let found: Vec<String> = findings
+        .iter()
+        .map(|finding| {
+            let (field, line) = (&finding.field, finding.line);
+            format!("{field} (line {line}): {}", finding.message)
+        })
+        .collect();
+    let message = format!(
+        "Using lenient decoding as strict decoding failed: {}",
+        found.join("; ")
+    );
+    (!found.is_empty()).then(|| notice("--config", &message))
 }
 
 /// The flags that `--config` replaces.

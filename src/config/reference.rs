@@ -24,22 +24,23 @@ struct Field {
 /// The structs of `types.rs` by name. A field is what follows its doc comment and its attributes.
 fn structs() -> BTreeMap<String, Vec<Field>> {
     let mut structs: BTreeMap<String, Vec<Field>> = BTreeMap::new();
-    let (mut current, mut about, mut renamed) = (String::new(), String::new(), None);
+    let (mut current, mut about) = (String::new(), String::new());
     for line in TYPES.lines() {
         let text = line.trim();
         if let Some(rest) = text.strip_prefix("pub struct ") {
             current = rest.split([' ', '(']).next().unwrap_or_default().to_owned();
-            (about, renamed) = (String::new(), None);
+            about = String::new();
         } else if let Some(words) = text.strip_prefix("/// ") {
             about = format!("{about} {words}").trim().to_owned();
-        } else if let Some((_, rest)) = text.split_once("rename = \"") {
-            renamed = rest.split_once('"').map(|(name, _)| name.to_owned());
         } else if let Some((name, kind)) = text
             .strip_prefix("pub ")
             .and_then(|text| text.split_once(": "))
         {
-            let name = renamed.take().unwrap_or_else(|| camel_case(name));
-            let kind = kind.trim_end_matches(',').to_owned();
+            let kind = kind.trim_end_matches(',');
+            let (name, kind) = match kind.split_once(" = ") {
+                Some((kind, given)) => (given.trim_matches('"').to_owned(), kind.to_owned()),
+                None => (camel_case(name), kind.to_owned()),
+            };
             let about = std::mem::take(&mut about);
             structs
                 .entry(current.clone())
@@ -64,7 +65,8 @@ fn fields(of: &str, path: &str, defaults: &Value, into: &mut Vec<(String, String
     for field in &structs[of] {
         let path = format!("{path}{}", field.name);
         let default = &defaults[&field.name];
-        if structs.contains_key(&field.kind) && field.kind != "Quantity" {
+        let is_value = ["Quantity", "FlushFrequency"].contains(&field.kind.as_str());
+        if structs.contains_key(&field.kind) && !is_value {
             fields(&field.kind, &format!("{path}."), default, into);
         } else {
             into.push((path, written(default), field.about.clone()));
@@ -102,6 +104,10 @@ Flags and the configuration file are kube-proxy's (v1.37.2), so that its ConfigM
 `--config`, all flags but those marked *always* are ignored. A changed file is applied without a restart of the container, and an
 invalid one changes nothing. `kube-proxy-rs check-config FILE` reports what is wrong, unsupported or deprecated. `/configz` and `/flagz`
 on the metrics port show what is in use.
+
+The file is read as kube-proxy reads it: the first of several documents counts; unknown and repeated fields are passed over with one
+warning, and the last of a repeated field counts; words and numbers are those of YAML 1.1 (`yes`, `0014`); a file that begins with a
+brace is JSON. [Differences](design/differences.md#configuration-and-flags) are few.
 
 ## Flags
 | flag | default | always | origin | description |
@@ -195,7 +201,7 @@ fn fields_without_effect_say_so() {
     configuration.client_connection.accept_content_types = "x".to_owned();
     configuration.client_connection.qps = 7.0;
     configuration.config_sync_period = kpr_core::model::GoDuration::from_secs(1);
-    configuration.logging.flush_frequency = kpr_core::model::GoDuration::from_secs(1);
+    configuration.logging.flush_frequency = kpr_core::model::GoDuration::from_secs(1).into();
     configuration.logging.options.text.split_stream = true;
     let fields = all_fields();
     let mut checked = 0;

@@ -85,9 +85,12 @@ pub(super) fn resolve(
         metrics.and_then(|text| host_port("MetricsBindAddress", text, &mut errors));
     let node_port_addresses = node_port_addresses(config, &mut errors);
     hidden_metrics(&config.show_hidden_metrics_for_version, &mut errors);
-    let detect_local = detect_local(config, &mut errors);
+    // Given empty, it is one range that is none.
+    let has_cluster_cidr =
+        !config.cluster_cidr.is_empty() || (flags.config.is_none() && flags.cluster_cidr.is_some());
+    let detect_local = detect_local(config, has_cluster_cidr, &mut errors);
     let hostname_override = hostname(&config.hostname_override, &mut errors);
-    let logging = logging(&config.logging, gates, &mut errors);
+    let logging = logging(&config.logging, flags, gates, &mut errors);
 
     let client = &config.client_connection;
     let source = match &flags.manifests {
@@ -335,11 +338,18 @@ fn hidden_metrics(version: &str, errors: &mut Errors) {
     }
 }
 
-fn detect_local(config: &KubeProxyConfiguration, errors: &mut Errors) -> DetectLocal {
+fn detect_local(
+    config: &KubeProxyConfiguration,
+    has_cluster_cidr: bool,
+    errors: &mut Errors,
+) -> DetectLocal {
     const PATH: &str = "DetectLocalConfiguration";
     let by_cidr = DetectLocal::ClusterCidr(Vec::new());
     match config.detect_local_mode.as_str() {
-        "" | "ClusterCIDR" => DetectLocal::ClusterCidr(cluster_cidrs(config, errors)),
+        "" | "ClusterCIDR" if has_cluster_cidr => {
+            DetectLocal::ClusterCidr(cluster_cidrs(config, errors))
+        }
+        "" | "ClusterCIDR" => by_cidr,
         "NodeCIDR" => DetectLocal::NodeCidr,
         "BridgeInterface" => {
             let name = &config.detect_local.bridge_interface;
@@ -377,9 +387,6 @@ fn interface(path: &str, text: &str, errors: &mut Errors) -> Option<InterfaceNam
 
 fn cluster_cidrs(config: &KubeProxyConfiguration, errors: &mut Errors) -> Vec<IpNet> {
     const PATH: &str = "DetectLocalConfiguration.ClusterCIDRs";
-    if config.cluster_cidr.is_empty() {
-        return Vec::new();
-    }
     // Not trimmed: upstream refuses blanks.
     let texts: Vec<&str> = config.cluster_cidr.split(',').collect();
     if texts.len() > 2 {
@@ -411,14 +418,17 @@ fn hostname(text: &str, errors: &mut Errors) -> Option<String> {
     Some(name).filter(|name| !name.is_empty())
 }
 
-fn logging(section: &Logging, gates: FeatureGates, errors: &mut Errors) -> LogSettings {
+fn logging(
+    section: &Logging,
+    flags: &Flags,
+    gates: FeatureGates,
+    errors: &mut Errors,
+) -> LogSettings {
     const MAX_VERBOSITY: u32 = i32::MAX.cast_unsigned();
-    if section.flush_frequency <= GoDuration::ZERO {
-        errors.invalid_duration(
-            "logging.flushFrequency",
-            section.flush_frequency,
-            "Must be greater than zero",
-        );
+    let flush_frequency = section.flush_frequency.0;
+    if flush_frequency <= GoDuration::ZERO {
+        let message = "Must be greater than zero";
+        errors.invalid_duration("logging.flushFrequency", flush_frequency, message);
     }
     let format = match section.format.as_str() {
         "text" => LogFormat::Text,
@@ -457,16 +467,21 @@ fn logging(section: &Logging, gates: FeatureGates, errors: &mut Errors) -> LogSe
             errors.invalid(&path, item.verbosity, &message);
         }
     }
-    for (name, options) in [
-        ("text", &section.options.text),
-        ("json", &section.options.json),
+    let options = &section.options;
+    for (name, options, split_stream) in [
+        ("text", &options.text, flags.log_text_split_stream),
+        ("json", &options.json, flags.log_json_split_stream),
     ] {
-        // kube-proxy asks the same of `splitStream`, but not where it stands in a file, and must
-        // start from that file.
-        if !options.info_buffer_size.is_zero() && !gates.logging_alpha_options {
-            let message = "Feature LoggingAlphaOptions is disabled";
-            let path = format!("logging.options.{name}.infoBufferSize");
-            errors.push(path, Problem::Forbidden(message.to_owned()));
+        // What a file says of `splitStream` does not count, as upstream.
+        for (field, is_set) in [
+            ("splitStream", split_stream == Some(true)),
+            ("infoBufferSize", !options.info_buffer_size.is_zero()),
+        ] {
+            if is_set && !gates.logging_alpha_options {
+                let message = "Feature LoggingAlphaOptions is disabled";
+                let path = format!("logging.options.{name}.{field}");
+                errors.push(path, Problem::Forbidden(message.to_owned()));
+            }
         }
     }
     LogSettings {

@@ -22,8 +22,8 @@ pub struct SyncSettings {
     /// Longest time between two looks at everything. A change that waits for twice as long is
     /// unhealthy.
     pub period: Duration,
-    /// Shortest time between two syncs, zero in ipvs mode by default. (Upstream's default for ipvs
-    /// is 1 s from flags and 0 s from a file; here it is 0 s in both.)
+    /// Shortest time between two syncs. As upstream, 1 s by default, but zero in ipvs mode with a
+    /// configuration file.
     pub min_period: Duration,
 }
 

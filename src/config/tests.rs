@@ -205,10 +205,80 @@ fn a_zero_given_as_a_flag_stays_a_zero() {
 }
 
 #[test]
-fn ipvs_has_no_shortest_period_by_default_from_flags_and_from_a_file() {
-    assert_eq!(run(&["--mode=ipvs"]).sync.min_period, Duration::ZERO);
+fn ipvs_has_a_shortest_period_by_default_from_flags_and_not_from_a_file() {
+    let second = Duration::from_secs(1);
+    assert_eq!(run(&["--mode=ipvs"]).sync.min_period, second);
+    let given = run(&["--mode=ipvs", "--ipvs-min-sync-period=0"]);
+    assert_eq!(given.sync.min_period, Duration::ZERO);
     let (_directory, config) = config_file("mode: ipvs\n");
     assert_eq!(run(&[&config]).sync.min_period, Duration::ZERO);
+}
+
+#[test]
+fn what_a_file_has_too_much_is_one_remark() {
+    let body = "mode: ipvs\nudpIdleTimeout: 250ms\nmode: iptables\n";
+    let (_directory, config) = config_file(body);
+    let notice = run(&[&config]).notices.remove(0);
+    assert_eq!(
+        notice.to_string(),
+        "--config: Using lenient decoding as strict decoding failed: \
+         udpIdleTimeout (line 4): gone since v1.26, remove it; \
+         mode (line 5): stands here a second time: the last one counts"
+    );
+}
+
+#[test]
+fn flags_that_are_gone_say_what_to_do() {
+    assert_eq!(
+        message(&["--conntrack-max=0", "--log_dir", "/var/log", "-v=2"]),
+        "unknown flag: --conntrack-max (gone from kube-proxy since v1.16; remove it, or use \
+         --conntrack-max-per-core and --conntrack-min); \
+         unknown flag: --log-dir (gone from kube-proxy since v1.26; remove it, logs go to stderr)"
+    );
+}
+
+#[test]
+fn numbers_of_flags_have_a_base() {
+    for (value, expected) in [("0x10", 16), ("010", 8), ("1_000", 1000), ("-0b11", -3)] {
+        let settings = run(&[&format!("--oom-score-adj={value}")]);
+        assert_eq!(i32::from(settings.oom_score_adj), expected, "{value}");
+    }
+    for value in ["1__0", "_1", "1_", "08", "1.0", ""] {
+        let message = message(&[&format!("--oom-score-adj={value}")]);
+        assert!(
+            message.contains("want a whole number"),
+            "{value}: {message}"
+        );
+    }
+}
+
+#[test]
+fn an_empty_cluster_cidr_is_none_in_a_file_and_wrong_as_a_flag() {
+    let (_directory, config) = config_file("clusterCIDR: ''\n");
+    assert_eq!(
+        run(&[&config]).detect_local,
+        DetectLocal::ClusterCidr(vec![])
+    );
+    let message = message(&["--cluster-cidr="]);
+    assert!(
+        message.contains("ClusterCIDRs[0]: Invalid value: \"\""),
+        "{message}"
+    );
+    run(&["--cluster-cidr=", "--detect-local-mode=NodeCIDR"]);
+}
+
+#[test]
+fn split_streams_need_their_gate_as_flags_and_count_for_nothing_in_a_file() {
+    let message = message(&["--log-json-split-stream"]);
+    assert_eq!(
+        message,
+        "initialize logging: logging.options.json.splitStream: Forbidden: \
+         Feature LoggingAlphaOptions is disabled"
+    );
+    let (_directory, config) = config_file("logging: {options: {text: {splitStream: true}}}\n");
+    let settings = run(&[&config]);
+    assert!(!settings.configuration.logging.options.text.split_stream);
+    assert!(subjects(&settings).contains(&"logging.options"));
 }
 
 #[test]
@@ -362,15 +432,15 @@ fn errors_say_at_which_step_they_arose() {
         missing.starts_with("failed complete: cannot read configuration file "),
         "{missing}"
     );
-    let (_directory, config) = config_file("bogus: 1\n");
-    let unknown = message(&[&config]);
+    let (_directory, config) = config_file("mode: 1\n");
+    let wrong = message(&[&config]);
     assert!(
-        unknown.starts_with("failed complete: failed to decode "),
-        "{unknown}"
+        wrong.starts_with("failed complete: failed to decode "),
+        "{wrong}"
     );
     assert!(
-        unknown.contains("config.conf:3:1: unknown field `bogus`"),
-        "{unknown}"
+        wrong.contains("config.conf:3:7: mode: want a text"),
+        "{wrong}"
     );
     let invalid = message(&["--proxy-mode=nftables"]);
     assert!(

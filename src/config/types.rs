@@ -6,30 +6,45 @@
 
 use std::collections::BTreeMap;
 
-use serde::de::{self, Deserializer, Visitor};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use kpr_core::model::GoDuration;
+
+use super::decode::{Decoder, Field};
+use crate::yaml::{Node, Value};
 
 /// The group and version of the configuration file.
 pub const API_VERSION: &str = "kubeproxy.config.k8s.io/v1alpha1";
 /// The kind of the configuration file.
 pub const KIND: &str = "KubeProxyConfiguration";
 
-/// Declares sections of the file, in which every field may be missing or null.
+/// Declares sections of the file, in which every field may be missing or null. A field has the name
+/// of upstream in camel case, or the one that stands behind its type.
 macro_rules! sections {
     ($($(#[$about:meta])* pub struct $section:ident {
-        $($(#[$field_about:meta])* pub $field:ident: $type:ty,)*
+        $($(#[$field_about:meta])* pub $field:ident: $type:ty $(= $name:literal)?,)*
     })*) => {$(
         $(#[$about])*
-        #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-        #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+        #[derive(Clone, Debug, Default, PartialEq, Serialize)]
+        #[serde(rename_all = "camelCase")]
         pub struct $section {
             $(
                 $(#[$field_about])*
-                #[serde(deserialize_with = "null_is_default")]
+                $(#[serde(rename = $name)])?
                 pub $field: $type,
             )*
+        }
+
+        impl Field for $section {
+            fn set(&mut self, node: &Node, to: &mut Decoder) {
+                to.section(node, |name, value, to| {
+                    $(if is_named(name, stringify!($field), &[$($name)?]) {
+                        self.$field.set(value, to);
+                        return true;
+                    })*
+                    false
+                });
+            }
         }
     )*};
 }
@@ -46,8 +61,7 @@ sections! {
         /// How to reach the API server.
         pub client_connection: ClientConnection,
         /// The pods' ranges, separated by commas.
-        #[serde(rename = "clusterCIDR")]
-        pub cluster_cidr: String,
+        pub cluster_cidr: String = "clusterCIDR",
         /// No effect: there is nothing to replay.
         pub config_sync_period: GoDuration,
         /// Connection tracking.
@@ -151,15 +165,13 @@ sections! {
     /// `ipvs`.
     pub struct Ipvs {
         /// Virtual servers that are never touched.
-        #[serde(rename = "excludeCIDRs")]
-        pub exclude_cidrs: Option<Vec<String>>,
+        pub exclude_cidrs: Option<Vec<String>> = "excludeCIDRs",
         /// Shortest time between two syncs.
         pub min_sync_period: GoDuration,
         /// Kernel name of the scheduler; blank means `rr`.
         pub scheduler: String,
         /// Answer ARP for the asked interface's addresses only.
-        #[serde(rename = "strictARP")]
-        pub strict_arp: bool,
+        pub strict_arp: bool = "strictARP",
         /// Longest time between two syncs.
         pub sync_period: GoDuration,
         /// Connections after a FIN.
@@ -185,8 +197,7 @@ sections! {
     /// `winkernel`, which Linux does not read.
     pub struct Winkernel {
         /// No effect.
-        #[serde(rename = "enableDSR")]
-        pub enable_dsr: bool,
+        pub enable_dsr: bool = "enableDSR",
         /// No effect.
         pub forward_health_check_vip: bool,
         /// No effect.
@@ -221,35 +232,67 @@ sections! {
         /// Its threshold.
         pub verbosity: u32,
     }
+
+    /// `logging`.
+    pub struct Logging {
+        /// No effect: lines are written at once.
+        pub flush_frequency: FlushFrequency,
+        /// `text` or `json`.
+        pub format: String,
+        /// Options of the formats.
+        pub options: LogOptions,
+        /// Threshold of what is logged.
+        pub verbosity: u32,
+        /// Thresholds of single source files.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        pub vmodule: Vec<VmoduleItem>,
+    }
 }
 
-/// `logging`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct Logging {
-    /// No effect: lines are written at once.
-    #[serde(deserialize_with = "duration_or_nanoseconds")]
-    pub flush_frequency: GoDuration,
-    /// `text` or `json`.
-    #[serde(deserialize_with = "null_is_default")]
-    pub format: String,
-    /// Options of the formats.
-    #[serde(deserialize_with = "null_is_default")]
-    pub options: LogOptions,
-    /// Threshold of what is logged.
-    #[serde(deserialize_with = "null_is_default")]
-    pub verbosity: u32,
-    /// Thresholds of single source files.
-    #[serde(
-        deserialize_with = "null_is_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
-    pub vmodule: Vec<VmoduleItem>,
+/// Whether `name` is that of a field: the one that was given, or else the field's in camel case.
+fn is_named(name: &str, field: &str, given: &[&str]) -> bool {
+    if let Some(given) = given.first() {
+        return name == *given;
+    }
+    let mut camel_case = String::with_capacity(field.len());
+    for word in field.split('_') {
+        let mut letters = word.chars();
+        if let Some(first) = letters.next().filter(|_| !camel_case.is_empty()) {
+            camel_case.push(first.to_ascii_uppercase());
+            camel_case.push_str(letters.as_str());
+        } else {
+            camel_case.push_str(word);
+        }
+    }
+    name == camel_case
+}
+
+/// A duration, or a number of nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct FlushFrequency(pub GoDuration);
+
+impl From<GoDuration> for FlushFrequency {
+    fn from(duration: GoDuration) -> Self {
+        Self(duration)
+    }
+}
+
+impl Field for FlushFrequency {
+    fn set(&mut self, node: &Node, to: &mut Decoder) {
+        match &node.value {
+            Value::Null => self.0 = GoDuration::ZERO,
+            Value::Number(number) => match number.parse() {
+                Ok(nanoseconds) => self.0 = GoDuration::from_nanos(nanoseconds),
+                Err(_) => to.wrong(node, "a duration such as 5s, or a number of nanoseconds"),
+            },
+            _ => self.0.set(node, to),
+        }
+    }
 }
 
 /// A Kubernetes quantity, kept as text.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "QuantityForm")]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Quantity(pub String);
 
 impl From<String> for Quantity {
@@ -258,20 +301,47 @@ impl From<String> for Quantity {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum QuantityForm {
-    Number(u64),
-    Text(String),
+impl Field for Quantity {
+    fn set(&mut self, node: &Node, to: &mut Decoder) {
+        match &node.value {
+            Value::Null => *self = Self::default(),
+            Value::Number(text) | Value::Text(text) if is_quantity(text.trim()) => {
+                text.trim().clone_into(&mut self.0);
+            }
+            _ => to.wrong(node, "a size such as 512, 4k or 4Ki"),
+        }
+    }
 }
 
-impl From<QuantityForm> for Quantity {
-    fn from(form: QuantityForm) -> Self {
-        Self(match form {
-            QuantityForm::Number(number) => number.to_string(),
-            QuantityForm::Text(text) => text,
-        })
-    }
+/// Whether a text has the form of a quantity: `[+-]`, a number, and a unit or an exponent.
+pub(super) fn is_quantity(text: &str) -> bool {
+    let text = text.strip_prefix(['+', '-']).unwrap_or(text);
+    let end = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let exponent = unit.strip_prefix(['e', 'E']).unwrap_or_default();
+    let is_number = number.contains(|c: char| c.is_ascii_digit())
+        && number.bytes().filter(|byte| *byte == b'.').count() <= 1;
+    let is_unit = matches!(
+        unit,
+        "" | "n"
+            | "u"
+            | "m"
+            | "k"
+            | "M"
+            | "G"
+            | "T"
+            | "P"
+            | "E"
+            | "Ki"
+            | "Mi"
+            | "Gi"
+            | "Ti"
+            | "Pi"
+            | "Ei"
+    );
+    is_number && (is_unit || exponent.parse::<i32>().is_ok())
 }
 
 impl Default for Quantity {
@@ -291,48 +361,4 @@ impl Quantity {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
 fn is_false(value: &bool) -> bool {
     !value
-}
-
-fn null_is_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de> + Default,
-{
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
-}
-
-/// For `logging.flushFrequency`, which is a duration or a number of nanoseconds; null is zero.
-fn duration_or_nanoseconds<'de, D>(deserializer: D) -> Result<GoDuration, D::Error>
-where
-    D: Deserializer<'de>,
-{
-    struct Either;
-
-    impl Visitor<'_> for Either {
-        type Value = GoDuration;
-
-        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str("a duration such as 5s, or a number of nanoseconds")
-        }
-
-        fn visit_str<E: de::Error>(self, text: &str) -> Result<GoDuration, E> {
-            text.parse().map_err(E::custom)
-        }
-
-        fn visit_i64<E: de::Error>(self, nanoseconds: i64) -> Result<GoDuration, E> {
-            Ok(GoDuration::from_nanos(nanoseconds))
-        }
-
-        fn visit_u64<E: de::Error>(self, nanoseconds: u64) -> Result<GoDuration, E> {
-            i64::try_from(nanoseconds)
-                .map(GoDuration::from_nanos)
-                .map_err(E::custom)
-        }
-
-        fn visit_unit<E: de::Error>(self) -> Result<GoDuration, E> {
-            Ok(GoDuration::ZERO)
-        }
-    }
-
-    deserializer.deserialize_any(Either)
 }

@@ -7,7 +7,7 @@ use crate::config::types::{Quantity, VmoduleItem};
 #[test]
 fn logging_is_checked() {
     refused(
-        |c| c.logging.flush_frequency = GoDuration::ZERO,
+        |c| c.logging.flush_frequency = GoDuration::ZERO.into(),
         "logging.flushFrequency: Invalid value: \"0s\": Must be greater than zero",
     );
     refused(
