@@ -41,7 +41,7 @@ pub const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 /// The Service of a slice.
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
-const TRIGGER_ANNOTATION: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+pub(super) const TRIGGER_ANNOTATION: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 const AUTOSCALER_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
 /// The API's default of `sessionAffinityConfig.clientIP.timeoutSeconds`.
 const DEFAULT_AFFINITY_SECONDS: i32 = 10_800;
@@ -108,6 +108,23 @@ impl Converter {
         } else {
             None
         };
+        let kinds = &["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"][..];
+        let policies = &["Cluster", "Local"][..];
+        for (field, word, words) in [
+            ("spec.type", &spec.type_, kinds),
+            (
+                "spec.externalTrafficPolicy",
+                &spec.external_traffic_policy,
+                policies,
+            ),
+            (
+                "spec.internalTrafficPolicy",
+                &spec.internal_traffic_policy,
+                policies,
+            ),
+        ] {
+            problems.one_of(field, word.as_deref(), words);
+        }
         Some(Service {
             name: ServiceName {
                 namespace: self.interner.text(&name.0),

@@ -19,6 +19,14 @@ use kpr_core::model::ipvs_options::{ForwardingMethod, IpvsOptions, Scheduler, Tu
 
 const OWN: &str = "kube-proxy-rs.io/";
 const KUBE_ROUTER: &str = "kube-router.io/service.";
+/// What else kube-router knows behind that, for its rules and its BGP.
+const KUBE_ROUTERS: [&str; 5] = [
+    "advertise.clusterip",
+    "advertise.externalip",
+    "advertise.loadbalancerip",
+    "local",
+    "skiplbips",
+];
 
 /// The port of GUE (IANA: `gue`).
 const GUE_PORT: u16 = 6080;
@@ -132,7 +140,13 @@ impl<'a> Value<'a> {
 
     /// Its prefix is one of ours, but the name is unknown.
     fn is_unknown(&mut self) {
-        self.problem("unknown annotation; it is ignored".to_owned());
+        let message = match self.key.strip_prefix(KUBE_ROUTER) {
+            Some(name) if KUBE_ROUTERS.contains(&name) => {
+                "a setting of kube-router that is not used here; it is ignored"
+            }
+            _ => "unknown annotation; it is ignored",
+        };
+        self.problem(message.to_owned());
     }
 
     fn scheduler(&mut self) -> Option<Scheduler> {

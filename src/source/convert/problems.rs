@@ -92,6 +92,15 @@ impl Problems {
         self.valid(field, reason::ADDRESS, parse_cidr(text))
     }
 
+    /// A word that is none of those that are possible counts as the first.
+    pub(super) fn one_of(&mut self, field: &str, word: Option<&str>, words: &[&str]) {
+        let unknown = word.filter(|word| !word.is_empty() && !words.contains(word));
+        if let (Some(word), Some(first)) = (unknown, words.first()) {
+            let message = format!("{word:?} must be {}; {first} is used", words.join(" or "));
+            self.add(field, reason::VALUE, message);
+        }
+    }
+
     /// A value, or a problem of the field.
     pub(super) fn valid<T>(
         &mut self,

@@ -4,30 +4,32 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use serde::de::DeserializeSeed;
+use serde::de::IgnoredAny;
 
 /// One document of a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Document<'a> {
     /// Counted from 1, as the file separates them.
     pub(super) number: usize,
     /// The line of the file that it starts on, counted from 1.
     pub(super) line: usize,
     pub(super) text: &'a str,
-    pub(super) format: Format,
+    /// What is wrong with a value of JSON.
+    pub(super) error: Option<SyntaxError>,
 }
 
-/// How a document is written.
+/// How a file is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Format {
     Yaml,
+    /// Any number of values, without separators.
     Json,
 }
 
 /// A document that cannot be parsed.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct SyntaxError {
-    /// The line of the file, if the parser knows.
+    /// The line of the file.
     pub(super) line: usize,
     pub(super) message: String,
 }
@@ -40,81 +42,57 @@ impl Document<'_> {
         hasher.finish()
     }
 
-    /// Reads the values in it, each with a seed of its own: one for YAML, any number for JSON,
-    /// which has no separators.
-    pub(super) fn read<S>(&self, mut seed: impl FnMut() -> S) -> Result<(), SyntaxError>
-    where
-        S: for<'de> DeserializeSeed<'de, Value = ()>,
-    {
-        match self.format {
-            Format::Yaml => {
-                let options = yaml_options();
-                serde_saphyr::with_deserializer_from_str_with_options(
-                    self.text,
-                    options,
-                    |deserializer| seed().deserialize(deserializer),
-                )
-                .map_err(|error| {
-                    let line = error
-                        .location()
-                        .map_or(1, |at| usize::try_from(at.line()).unwrap_or(1));
-                    self.syntax_error(line, error.without_snippet().to_string())
-                })
-            }
-            Format::Json => {
-                let mut deserializer = serde_json::Deserializer::from_str(self.text);
-                let failed =
-                    |error: serde_json::Error| self.syntax_error(error.line(), error.to_string());
-                while deserializer.end().is_err() {
-                    seed().deserialize(&mut deserializer).map_err(failed)?;
-                }
-                Ok(())
-            }
-        }
-    }
-
-    fn syntax_error(&self, line: usize, message: String) -> SyntaxError {
-        SyntaxError {
-            line: self.line_of(line),
-            message,
-        }
-    }
-
     /// A line of the document as a line of the file.
-    fn line_of(&self, line: usize) -> usize {
+    pub(super) fn line_of(&self, line: usize) -> usize {
         self.line + line.saturating_sub(1)
     }
-}
-
-/// Files are the operator's own, and a dump of a cluster is large: the limits that guard against
-/// hostile input are out of the way, those on aliases and depth stay.
-fn yaml_options() -> serde_saphyr::Options {
-    let mut budget = serde_saphyr::Budget::default();
-    budget.max_reader_input_bytes = None;
-    budget.max_events = usize::MAX;
-    budget.max_nodes = usize::MAX;
-    budget.max_total_scalar_bytes = usize::MAX;
-    budget.max_total_comment_bytes = usize::MAX;
-    let mut options = serde_saphyr::Options::default();
-    options.budget = Some(budget);
-    // `yes` and `on` are texts, as in YAML 1.2.
-    options.strict_booleans = true;
-    options.with_snippet = false;
-    options
 }
 
 /// The documents of a file, without those that hold nothing but comments.
 pub(super) fn split(text: &str, format: Format) -> Vec<Document<'_>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    if format == Format::Json {
-        let document = Document {
-            number: 1,
-            line: 1,
-            text,
-            format,
-        };
-        return Vec::from_iter((!text.trim().is_empty()).then_some(document));
+    match format {
+        Format::Yaml => split_yaml(text),
+        Format::Json => split_json(text),
     }
+}
+
+fn split_json(text: &str) -> Vec<Document<'_>> {
+    let mut documents: Vec<Document<'_>> = Vec::new();
+    let mut values = serde_json::Deserializer::from_str(text).into_iter::<IgnoredAny>();
+    let mut start = 0;
+    while let Some(value) = values.next() {
+        let end = match value {
+            Ok(_) => values.byte_offset(),
+            Err(_) => text.len(),
+        };
+        // The blanks before it count for its line.
+        let (before, rest) = text.split_at_checked(start).unwrap_or((text, ""));
+        let whole = rest.get(..end.saturating_sub(start)).unwrap_or_default();
+        let blanks = whole.len() - whole.trim_start().len();
+        let line = 1 + [before, whole.get(..blanks).unwrap_or_default()]
+            .iter()
+            .map(|text| text.matches('\n').count())
+            .sum::<usize>();
+        documents.push(Document {
+            number: documents.len() + 1,
+            line,
+            text: whole.trim(),
+            error: value.err().map(|error| {
+                let text = error.to_string();
+                let place = format!(" at line {} column {}", error.line(), error.column());
+                SyntaxError {
+                    line: error.line(),
+                    message: text.strip_suffix(&place).unwrap_or(&text).to_owned(),
+                }
+            }),
+        });
+        start = end;
+    }
+    documents
+}
+
+fn split_yaml(text: &str) -> Vec<Document<'_>> {
     let mut documents = Vec::new();
     let (mut start, mut start_line, mut offset, mut number) = (0, 1, 0, 0);
     let mut close = |start: usize, end: usize, line: usize| {
@@ -125,7 +103,7 @@ pub(super) fn split(text: &str, format: Format) -> Vec<Document<'_>> {
                 number,
                 line,
                 text,
-                format,
+                error: None,
             });
         }
     };
@@ -160,15 +138,10 @@ fn has_content(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
-
-    use serde::{Deserialize, Deserializer};
-    use serde_json::Value;
-
     use super::*;
 
-    fn texts(text: &str) -> Vec<(usize, usize, &str)> {
-        split(text, Format::Yaml)
+    fn texts(text: &str, format: Format) -> Vec<(usize, usize, &str)> {
+        split(text, format)
             .into_iter()
             .map(|document| (document.number, document.line, document.text))
             .collect()
@@ -177,7 +150,7 @@ mod tests {
     #[test]
     fn documents_keep_their_line() {
         assert_eq!(
-            texts("a: 1\n---\nb: 2\n--- # next\nc: 3"),
+            texts("a: 1\n---\nb: 2\n--- # next\nc: 3", Format::Yaml),
             [
                 (1, 1, "a: 1\n"),
                 (2, 2, "---\nb: 2\n"),
@@ -188,66 +161,32 @@ mod tests {
 
     #[test]
     fn documents_without_content_do_not_count() {
-        assert_eq!(texts("# only a comment\n---\n\n---\n"), []);
+        assert_eq!(texts("# only a comment\n---\n\n---\n", Format::Yaml), []);
         assert_eq!(
-            texts("%YAML 1.2\n---\na: 1\n...\n# end\n"),
+            texts("%YAML 1.2\n---\na: 1\n...\n# end\n", Format::Yaml),
             [(1, 2, "---\na: 1\n")]
         );
+        assert_eq!(texts(" \n", Format::Json), []);
     }
 
     #[test]
     fn a_marker_within_indented_text_separates_nothing() {
-        assert_eq!(texts("a: |\n  ---\n  b\n").len(), 1);
-        assert_eq!(texts("a: 1\n----\n").len(), 1);
-    }
-
-    /// All values, or the error after some of them.
-    fn values(document: &Document<'_>) -> Result<Vec<Value>, SyntaxError> {
-        struct Seed<'a>(&'a RefCell<Vec<Value>>);
-        impl<'de> DeserializeSeed<'de> for Seed<'_> {
-            type Value = ();
-
-            fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-                self.0.borrow_mut().push(Value::deserialize(deserializer)?);
-                Ok(())
-            }
-        }
-        let found = RefCell::default();
-        document.read(|| Seed(&found))?;
-        Ok(found.into_inner())
-    }
-
-    #[test]
-    fn a_syntax_error_names_the_line_of_the_file() {
-        let text = "a: 1\n---\nb: 2\nc: [1, 2\n";
-        let documents = split(text, Format::Yaml);
-        let error = values(&documents[1]).unwrap_err();
-        assert!((3..=5).contains(&error.line), "{error:?}");
-        assert!(values(&documents[0]).is_ok());
-    }
-
-    #[test]
-    fn duplicate_keys_are_an_error() {
-        let documents = split("a: 1\na: 2\n", Format::Yaml);
-        assert_eq!(values(&documents[0]).unwrap_err().line, 2);
-    }
-
-    #[test]
-    fn yes_is_a_text_and_numbers_are_numbers() {
-        let documents = split("a: yes\nb: 80\nc: 10.0.0.1\nd: true\n", Format::Yaml);
-        assert_eq!(
-            values(&documents[0]).unwrap(),
-            [serde_json::json!({"a": "yes", "b": 80, "c": "10.0.0.1", "d": true})]
-        );
+        assert_eq!(texts("a: |\n  ---\n  b\n", Format::Yaml).len(), 1);
+        assert_eq!(texts("a: 1\n----\n", Format::Yaml).len(), 1);
     }
 
     #[test]
     fn json_values_follow_each_other() {
-        let documents = split("{\"a\": 1}\n{\"b\": 2} ", Format::Json);
-        assert_eq!(values(&documents[0]).unwrap().len(), 2);
+        assert_eq!(
+            texts("{\"a\": 1}\n\n{\"b\": 2} {}\n", Format::Json),
+            [(1, 1, "{\"a\": 1}"), (2, 3, "{\"b\": 2}"), (3, 3, "{}")]
+        );
         let documents = split("{\"a\": 1}\n{\"b\": ", Format::Json);
-        assert_eq!(values(&documents[0]).unwrap_err().line, 2);
+        let error = documents[1].error.as_ref().unwrap();
+        assert_eq!(documents.len(), 2);
+        assert_eq!(error.line, 2);
+        assert!(!error.message.contains("line"), "{error:?}");
         let documents = split("{\"a\": 1} x", Format::Json);
-        assert_eq!(values(&documents[0]).unwrap_err().line, 1);
+        assert!(documents[1].error.is_some());
     }
 }

@@ -2,25 +2,27 @@
 //! Converts a parsed document to objects of the kinds that the proxy uses. A field that is unknown
 //! or has the wrong type is reported and left out.
 
-use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use k8s_openapi::api::core::v1::Endpoints;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::{Metadata, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tracing::info;
 
 use super::super::convert::{Converted, Converter, object_name};
 use super::super::problem::{Problem, reason};
 use super::document::{Document, SyntaxError};
+use crate::yaml::{self, Entry, Node, Words};
 use kpr_core::model::{EndpointSlice, NodeInfo, Service};
 
-mod items;
+mod mirror;
+mod path;
 
-use items::ItemType;
+use path::{PathStep, RemovedItem, TakenOut, path_of, restored, take_out};
 
 /// What makes an object the same one, in the order in which kinds are sent.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,7 +38,18 @@ pub(super) enum Kind {
     Node,
     ServiceCidr,
     Slice,
+    /// A slice that is made of an `Endpoints` object; its name is the object's, with a slash and
+    /// more behind it.
+    Mirrored,
     Service,
+}
+
+impl Key {
+    /// For a slice that is made of an `Endpoints` object: namespace and name of its Service.
+    pub(super) fn mirrored_service(&self) -> Option<(&str, &str)> {
+        let service = self.name.split('/').next()?;
+        (self.kind == Kind::Mirrored).then_some((&*self.namespace, service))
+    }
 }
 
 impl fmt::Display for Key {
@@ -45,6 +58,10 @@ impl fmt::Display for Key {
             Kind::Node => write!(f, "Node {}", self.name),
             Kind::ServiceCidr => write!(f, "ServiceCIDR {}", self.name),
             Kind::Slice => write!(f, "EndpointSlice {}/{}", self.namespace, self.name),
+            Kind::Mirrored => {
+                let (namespace, name) = self.mirrored_service().unwrap_or_default();
+                write!(f, "Endpoints {namespace}/{name}")
+            }
             Kind::Service => write!(f, "Service {}/{}", self.namespace, self.name),
         }
     }
@@ -65,6 +82,10 @@ pub(super) struct Contents {
     /// The objects; `None` for those that the proxy has nothing to do with.
     pub(super) objects: Vec<(Key, Option<Object>)>,
     pub(super) problems: Vec<Problem>,
+    /// Namespaces and names of Services with a selector, whose `Endpoints` are not mirrored.
+    pub(super) selecting: Vec<(String, String)>,
+    /// How many objects there are of kinds that the proxy does not use.
+    pub(super) unused: BTreeMap<String, usize>,
     /// A part is invalid: the last valid content stays in force.
     pub(super) broken: bool,
 }
@@ -76,32 +97,105 @@ pub(super) fn read(
     path: &str,
     converter: &mut Converter,
 ) -> (Contents, Result<(), SyntaxError>) {
-    let reader = RefCell::new(Reader {
+    let mut reader = Reader {
         path,
         converter,
         contents: Contents::default(),
-    });
-    let result = document.read(|| items::Seed::new(&reader));
-    let mut contents = reader.into_inner().contents;
+    };
+    let mut source = yaml::Reader::new(document.text, Words::FewBooleans);
+    let result = reader.read(&mut source, document.error.is_none());
+    let Reader { mut contents, .. } = reader;
+    let subject = format!("{path} (document {})", document.number);
+    contents
+        .problems
+        .extend(source.repeated.iter().map(|repeated| {
+            let message = format!(
+                "{:?} stands here a second time; the last one counts",
+                repeated.key
+            );
+            Problem {
+                field: format!("line {}", document.line_of(repeated.place.line)),
+                ..Problem::new(&*subject, reason::DUPLICATE, message)
+            }
+        }));
+    let result = match (&document.error, result) {
+        (Some(error), _) => Err(error.clone()),
+        (None, result) => result.map_err(|error| SyntaxError {
+            line: document.line_of(error.place.line),
+            message: error.message,
+        }),
+    };
     contents.broken |= result.is_err();
     (contents, result)
 }
 
+/// What a typed list (`ServiceList`) says of its items.
+struct ItemType {
+    api_version: String,
+    kind: String,
+}
+
+impl ItemType {
+    /// `None` for a plain `List`, or what is no list.
+    fn of(fields: &[Entry]) -> Option<Self> {
+        let kind = text(fields, "kind")?.strip_suffix("List")?;
+        (!kind.is_empty()).then(|| Self {
+            api_version: text(fields, "apiVersion").unwrap_or_default().to_owned(),
+            kind: kind.to_owned(),
+        })
+    }
+}
+
+fn text<'a>(fields: &'a [Entry], name: &str) -> Option<&'a str> {
+    let field = fields.iter().rfind(|field| field.key == name)?;
+    field.node.as_text()
+}
+
 /// Takes objects one by one.
-pub(super) struct Reader<'a> {
+struct Reader<'a> {
     path: &'a str,
     converter: &'a mut Converter,
     contents: Contents,
 }
 
 impl Reader<'_> {
+    /// The object, or the items of the list, that a document holds; of a broken one only the
+    /// latter.
+    fn read(&mut self, source: &mut yaml::Reader<'_>, is_whole: bool) -> Result<(), yaml::Error> {
+        source.next_document()?;
+        // Items that do not say what they are, before the list has said it.
+        let mut untyped = Vec::new();
+        let may_be_list =
+            |fields: &[Entry]| text(fields, "kind").is_none_or(|kind| kind.ends_with("List"));
+        let rest = source.node_by_items(may_be_list, |fields, item| {
+            let list = ItemType::of(fields);
+            if list.is_none() && item.get("kind").is_none() {
+                untyped.push(item);
+            } else {
+                self.value(item, list.as_ref());
+            }
+        })?;
+        let fields = rest.entries();
+        if text(fields, "kind").is_some_and(|kind| kind.ends_with("List")) {
+            let list = ItemType::of(fields);
+            for item in untyped {
+                self.value(item, list.as_ref());
+            }
+        } else if is_whole {
+            self.value(rest, None);
+        }
+        Ok(())
+    }
+
     /// One object. `list` is what the list that it stands in says of its items.
-    fn value(&mut self, mut value: Value, list: Option<&ItemType>) {
+    fn value(&mut self, node: Node, list: Option<&ItemType>) {
+        let named = node.value.named();
+        let mut value = Value::from(node);
         if value.is_null() {
             return;
         }
         let Some(fields) = value.as_object_mut() else {
-            self.refuse("not an object", reason::TYPE);
+            self.refuse(&format!("{named}, not an object"), reason::TYPE);
             return;
         };
         if let Some(item) = list {
@@ -116,9 +210,13 @@ impl Reader<'_> {
             return;
         };
         match (api_version.as_str(), kind.as_str()) {
-            ("v1", "Service") => self.object(value, Kind::Service, |converter, object| {
-                wrap(converter.service(object), Object::Service)
-            }),
+            ("v1", "Service") => {
+                self.note_selector(&value);
+                self.object(value, Kind::Service, |converter, object| {
+                    wrap(converter.service(object), Object::Service)
+                });
+            }
+            ("v1", "Endpoints") => self.endpoints(value),
             ("discovery.k8s.io/v1", "EndpointSlice") => {
                 self.object(value, Kind::Slice, |converter, object| {
                     wrap(converter.slice(object), Object::Slice)
@@ -132,15 +230,94 @@ impl Reader<'_> {
                     wrap(converter.service_cidr(object), Object::ServiceCidr)
                 });
             }
-            (_, "Service" | "EndpointSlice" | "Node" | "ServiceCIDR") => {
+            (_, "Service" | "Endpoints" | "EndpointSlice" | "Node" | "ServiceCIDR") => {
                 let message = format!("{kind} of {api_version} is not supported");
                 self.refuse(&message, reason::METADATA);
             }
-            _ => info!(
-                file = self.path,
-                api_version, kind, "ignored object of unsupported kind"
-            ),
+            _ => *self.contents.unused.entry(kind).or_default() += 1,
         }
+    }
+
+    fn note_selector(&mut self, service: &Value) {
+        let text = |pointer| service.pointer(pointer).and_then(Value::as_str);
+        if service
+            .pointer("/spec/selector")
+            .is_some_and(Value::is_object)
+            && let Some(name) = text("/metadata/name")
+        {
+            let namespace = text("/metadata/namespace").unwrap_or("default");
+            let service = (namespace.to_owned(), name.to_owned());
+            self.contents.selecting.push(service);
+        }
+    }
+
+    /// An object that is read as the slices that a cluster would have for it.
+    fn endpoints(&mut self, value: Value) {
+        let Some((key, shown)) = self.key::<Endpoints>(&value, Kind::Mirrored) else {
+            return;
+        };
+        let mut removed = Vec::new();
+        let Some(object) = self.typed::<Endpoints>(value, &shown, &mut removed) else {
+            self.contents.broken = true;
+            return;
+        };
+        for mirrored in mirror::slices(&object) {
+            let (slice, problems) = self.converter.slice(&mirrored.slice);
+            let key = Key {
+                name: mirrored
+                    .slice
+                    .metadata
+                    .name
+                    .as_deref()
+                    .unwrap_or_default()
+                    .into(),
+                ..key.clone()
+            };
+            self.contents.objects.push((key, slice.map(Object::Slice)));
+            let problems = problems.into_iter().map(|problem| Problem {
+                object: shown.clone(),
+                field: mirrored.field(&problem.field),
+                ..problem
+            });
+            self.problems(problems, &removed);
+        }
+    }
+
+    /// The key of an object, and how it is named in problems; none without a name.
+    fn key<K: Resource>(&mut self, value: &Value, kind: Kind) -> Option<(Key, String)> {
+        let name = value.pointer("/metadata/name");
+        let text = name.and_then(Value::as_str).filter(|name| !name.is_empty());
+        let namespace = value.pointer("/metadata/namespace").and_then(Value::as_str);
+        let shown = object_name(
+            K::KIND,
+            &ObjectMeta {
+                name: text.map(str::to_owned),
+                namespace: namespace.map(str::to_owned),
+                ..ObjectMeta::default()
+            },
+        );
+        let Some(text) = text else {
+            let message = match name {
+                Some(name @ (Value::Number(_) | Value::Bool(_))) => {
+                    format!("{name} is no text: put it in quotes")
+                }
+                _ => "missing".to_owned(),
+            };
+            self.problem(&shown, "metadata.name", &message, reason::METADATA);
+            self.contents.broken = true;
+            return None;
+        };
+        let is_namespaced = !matches!(kind, Kind::Node | Kind::ServiceCidr);
+        let key = Key {
+            kind,
+            namespace: if is_namespaced {
+                namespace.unwrap_or("default").into()
+            } else {
+                Arc::default()
+            },
+            name: text.into(),
+        };
+        Some((key, shown))
     }
 
     fn object<K>(
@@ -151,29 +328,7 @@ impl Reader<'_> {
     ) where
         K: Resource + Metadata<Ty = ObjectMeta> + DeserializeOwned,
     {
-        let name = value.pointer("/metadata/name").and_then(Value::as_str);
-        let namespace = value.pointer("/metadata/namespace").and_then(Value::as_str);
-        let is_namespaced = matches!(kind, Kind::Service | Kind::Slice);
-        let key = name.filter(|name| !name.is_empty()).map(|name| Key {
-            kind,
-            namespace: if is_namespaced {
-                namespace.unwrap_or("default").into()
-            } else {
-                Arc::default()
-            },
-            name: name.into(),
-        });
-        let shown = object_name(
-            K::KIND,
-            &ObjectMeta {
-                name: name.map(str::to_owned),
-                namespace: namespace.map(str::to_owned),
-                ..ObjectMeta::default()
-            },
-        );
-        let Some(key) = key else {
-            self.problem(&shown, "metadata.name", "missing", reason::METADATA);
-            self.contents.broken = true;
+        let Some((key, shown)) = self.key::<K>(&value, kind) else {
             return;
         };
         let mut removed = Vec::new();
@@ -187,9 +342,15 @@ impl Reader<'_> {
         } else {
             self.contents.objects.push((key, object));
         }
+        self.problems(problems, &removed);
+    }
+
+    /// Problems of an object of which some items were removed.
+    fn problems(&mut self, problems: impl IntoIterator<Item = Problem>, removed: &[RemovedItem]) {
+        let path = self.path;
         let problems = problems.into_iter().map(|problem| Problem {
-            object: format!("{}: {}", self.path, problem.object),
-            field: path_of(&steps_of(&problem.field), &removed),
+            object: format!("{path}: {}", problem.object),
+            field: restored(problem.field, removed),
             ..problem
         });
         self.contents.problems.extend(problems);
@@ -209,7 +370,7 @@ impl Reader<'_> {
             let mut track = serde_path_to_error::Track::new();
             let tracked = serde_path_to_error::Deserializer::new(&value, &mut track);
             let result = serde_ignored::deserialize(tracked, |path| {
-                unknown.push(path_of(&ignored_steps(&path), removed));
+                unknown.push(restored(path_of(&path::ignored_steps(&path)), removed));
             });
             let error = match result {
                 Ok(object) => {
@@ -238,8 +399,8 @@ impl Reader<'_> {
             };
             self.problem(
                 shown,
-                &path_of(&steps, removed),
-                &format!("{error}; {outcome}"),
+                &restored(path_of(&steps), removed),
+                &format!("{}; {outcome}", path::plain_words(&error.to_string())),
                 reason::TYPE,
             );
             if let TakenOut::Item(item) = taken? {
@@ -268,118 +429,4 @@ fn wrap<T>(
     variant: impl FnOnce(T) -> Object,
 ) -> Converted<Object> {
     (object.map(variant), problems)
-}
-
-/// A step from a value into a part of it.
-#[derive(Debug)]
-enum PathStep {
-    Field(String),
-    Item(usize),
-}
-
-/// The steps of `spec.ports[1].port`.
-fn steps_of(path: &str) -> Vec<PathStep> {
-    let mut steps = Vec::new();
-    for part in path.split(['.', '[']).filter(|part| !part.is_empty()) {
-        steps.push(match part.strip_suffix(']').map(str::parse) {
-            Some(Ok(index)) => PathStep::Item(index),
-            _ => PathStep::Field(part.to_owned()),
-        });
-    }
-    steps
-}
-
-/// The steps to a field that no type knows.
-fn ignored_steps(path: &serde_ignored::Path<'_>) -> Vec<PathStep> {
-    use serde_ignored::Path;
-    let (parent, step) = match path {
-        Path::Root => return Vec::new(),
-        Path::Seq { parent, index } => (parent, Some(PathStep::Item(*index))),
-        Path::Map { parent, key } => (parent, Some(PathStep::Field(key.clone()))),
-        Path::Some { parent }
-        | Path::NewtypeStruct { parent }
-        | Path::NewtypeVariant { parent } => (parent, None),
-    };
-    let mut steps = ignored_steps(parent);
-    steps.extend(step);
-    steps
-}
-
-/// A list, and the index of an item that was taken out of it.
-type RemovedItem = (String, usize);
-
-/// What was taken out of a value.
-enum TakenOut {
-    /// It moves the items behind it.
-    Item(RemovedItem),
-    /// Something that moves nothing.
-    InPlace,
-}
-
-/// Takes the innermost list item on the way out of the value, or a single label or annotation.
-/// `None`: nothing can be left out without changing the meaning of the rest.
-fn take_out(value: &mut Value, steps: &[PathStep]) -> Option<TakenOut> {
-    if let [
-        PathStep::Field(meta),
-        PathStep::Field(map),
-        PathStep::Field(key),
-    ] = steps
-        && meta == "metadata"
-        && matches!(map.as_str(), "labels" | "annotations")
-    {
-        let entries = value.get_mut(meta)?.get_mut(map)?.as_object_mut()?;
-        return entries.remove(key).map(|_| TakenOut::InPlace);
-    }
-    let last = steps
-        .iter()
-        .rposition(|step| matches!(step, PathStep::Item(_)))?;
-    let (way, item) = steps.split_at(last);
-    let mut part = value;
-    for step in way {
-        part = match step {
-            PathStep::Field(name) => part.get_mut(name)?,
-            PathStep::Item(index) => part.get_mut(index)?,
-        };
-    }
-    let items = part.as_array_mut()?;
-    let Some(PathStep::Item(index)) = item.first() else {
-        return None;
-    };
-    let found = items.get_mut(*index)?;
-    let is_leaf = item.len() == 1;
-    if is_leaf && (found.is_number() || found.is_boolean()) {
-        // An unquoted text that looks like something else: let the conversion judge it, in place.
-        *found = Value::String(found.to_string());
-        return Some(TakenOut::InPlace);
-    }
-    items.remove(*index);
-    Some(TakenOut::Item((path_of(way, &[]), *index)))
-}
-
-/// `spec.ports[1].port`, counting the items that were taken out before.
-fn path_of(steps: &[PathStep], removed: &[RemovedItem]) -> String {
-    let mut path = String::new();
-    for step in steps {
-        match step {
-            PathStep::Field(name) => {
-                if !path.is_empty() {
-                    path.push('.');
-                }
-                path.push_str(name);
-            }
-            PathStep::Item(index) => {
-                let mut index = *index;
-                // Indexes were noted in the order of removal, each as the list was then.
-                for (_, gone) in removed.iter().rev().filter(|(list, _)| *list == path) {
-                    if index >= *gone {
-                        index += 1;
-                    }
-                }
-                path.push('[');
-                path.push_str(&index.to_string());
-                path.push(']');
-            }
-        }
-    }
-    path
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use tracing::info;
 
 use super::super::convert::Converter;
 use super::super::problem::{Problem, ProblemLog, reason};
@@ -54,6 +55,8 @@ struct FileState {
 struct DocumentState {
     fingerprint: u64,
     keys: Vec<Key>,
+    /// Namespaces and names of its Services that have a selector.
+    selecting: Vec<(String, String)>,
     problems: Vec<Problem>,
     broken: bool,
 }
@@ -146,6 +149,12 @@ impl Store {
         if unfinished.contains(path) {
             return Some(reading);
         }
+        // A named pipe would be waited for, for ever.
+        if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+            let message = "not a regular file; it is ignored";
+            reading.state.problem = Some(Problem::new(shown, reason::UNREADABLE, message));
+            return Some(reading);
+        }
         let text = match fs::read_to_string(path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
@@ -166,14 +175,26 @@ impl Store {
             .chain(reading.state.retained.iter().cloned())
             .collect();
         let mut documents: Vec<DocumentState> = Vec::new();
+        let mut unused = BTreeMap::new();
         for document in document::split(&text, format) {
             let fingerprint = document.fingerprint();
             let same = |state: &&DocumentState| state.fingerprint == fingerprint;
             let state = match reading.state.documents.iter().find(same) {
                 Some(state) => state.clone(),
-                None => self.parse(path, &document, parsed),
+                None => self.parse(path, &document, parsed, &mut unused),
             };
             documents.push(state);
+        }
+        if !unused.is_empty() {
+            let kinds: Vec<String> = unused
+                .iter()
+                .map(|(kind, count)| format!("{kind} ({count})"))
+                .collect();
+            info!(
+                file = shown,
+                kinds = kinds.join(", "),
+                "ignored objects of unsupported kinds"
+            );
         }
         if documents.iter().any(|document| document.broken) {
             for key in documents.iter().flat_map(|document| &document.keys) {
@@ -196,6 +217,7 @@ impl Store {
         path: &Path,
         document: &Document<'_>,
         parsed: &mut Parsed,
+        unused: &mut BTreeMap<String, usize>,
     ) -> DocumentState {
         let shown = path.display().to_string();
         let (mut contents, result) = object::read(document, &shown, &mut self.converter);
@@ -205,6 +227,9 @@ impl Store {
                 field: format!("line {}", error.line),
                 ..Problem::new(subject, reason::SYNTAX, error.message)
             });
+        }
+        for (kind, count) in contents.unused {
+            *unused.entry(kind).or_default() += count;
         }
         let fingerprint = document.fingerprint();
         let mut keys = Vec::new();
@@ -216,6 +241,7 @@ impl Store {
         DocumentState {
             fingerprint,
             keys,
+            selecting: contents.selecting,
             problems: contents.problems,
             broken: contents.broken,
         }
@@ -234,7 +260,7 @@ impl Store {
         };
         for document in document::split(&text, reading.format) {
             if document.fingerprint() == fingerprint {
-                self.parse(path, &document, parsed);
+                self.parse(path, &document, parsed, &mut BTreeMap::new());
             }
         }
     }
@@ -242,19 +268,33 @@ impl Store {
     /// For each object the document that counts: the first in the order of the files' names.
     fn find_owners(&self, readings: &mut BTreeMap<PathBuf, Reading>) -> BTreeMap<Key, Owner> {
         let mut owners: BTreeMap<Key, Owner> = BTreeMap::new();
+        let selecting: BTreeSet<(String, String)> = readings
+            .values()
+            .flat_map(|reading| &reading.state.documents)
+            .flat_map(|document| document.selecting.iter().cloned())
+            .collect();
+        // The endpoints of such a Service are in EndpointSlices of its own.
+        let is_mirrored = |key: &Key| {
+            key.mirrored_service().is_none_or(|(namespace, name)| {
+                !selecting.contains(&(namespace.to_owned(), name.to_owned()))
+            })
+        };
         for (path, reading) in readings.iter_mut() {
             for document in &mut reading.state.documents {
                 // Found again in each scan.
                 document
                     .problems
                     .retain(|problem| problem.reason != reason::DUPLICATE_OBJECT);
-                for key in &document.keys {
+                for key in document.keys.iter().filter(|key| is_mirrored(key)) {
                     if let Some(owner) = owners.get(key) {
                         let subject = format!("{}: {key}", path.display());
                         let first = owner.path.display();
                         let message = format!("also defined in {first}, which takes precedence");
                         let problem = Problem::new(subject, reason::DUPLICATE_OBJECT, message);
-                        document.problems.push(problem);
+                        // One for all the slices of an Endpoints object.
+                        if !document.problems.contains(&problem) {
+                            document.problems.push(problem);
+                        }
                     } else {
                         let owner = Owner {
                             path: path.clone(),
@@ -267,7 +307,7 @@ impl Store {
             }
         }
         for reading in readings.values() {
-            for key in &reading.state.retained {
+            for key in reading.state.retained.iter().filter(|key| is_mirrored(key)) {
                 if let (None, Some(owner)) = (owners.get(key), self.owners.get(key)) {
                     let owner = Owner {
                         retained: true,
@@ -283,14 +323,18 @@ impl Store {
     fn report(&mut self, readings: &BTreeMap<PathBuf, Reading>) {
         let directory = self.directory.display().to_string();
         let names: BTreeSet<String> = readings.keys().map(|p| p.display().to_string()).collect();
+        let is_current = |subject: &str| subject == NO_CLUSTER_IP || names.contains(subject);
         self.problems
-            .retain(|subject| subject != directory && names.contains(subject));
+            .retain(|subject| subject != directory && is_current(subject));
+        let missing = without_cluster_ip(readings);
+        self.problems.report(NO_CLUSTER_IP, Vec::from_iter(missing));
         for (path, reading) in readings {
             let state = &reading.state;
             let of_documents = state
                 .documents
                 .iter()
-                .flat_map(|document| &document.problems);
+                .flat_map(|document| &document.problems)
+                .filter(|problem| problem.reason != reason::NO_CLUSTER_IP);
             let problems = state.problem.iter().chain(of_documents).cloned().collect();
             self.problems.report(&path.display().to_string(), problems);
         }
@@ -337,7 +381,9 @@ impl Store {
                 Kind::Service => {
                     deleted.push(Event::ServiceDeleted(ServiceName { namespace, name }));
                 }
-                Kind::Slice => deleted.push(Event::SliceDeleted(SliceName { namespace, name })),
+                Kind::Slice | Kind::Mirrored => {
+                    deleted.push(Event::SliceDeleted(SliceName { namespace, name }));
+                }
                 Kind::Node => {
                     self.node.take_if(|node| node.name == name);
                 }
@@ -378,6 +424,39 @@ impl Store {
         let all: BTreeSet<IpNet> = self.service_cidrs.values().flatten().copied().collect();
         all.into_iter().collect()
     }
+}
+
+/// What the Services without a cluster IP are reported under.
+const NO_CLUSTER_IP: &str = "spec.clusterIP";
+/// So many of them are named.
+const NAMED: usize = 5;
+
+/// One problem for all Services without a cluster IP: manifests as people write them have none.
+fn without_cluster_ip(readings: &BTreeMap<PathBuf, Reading>) -> Option<Problem> {
+    let mut missing = readings
+        .values()
+        .flat_map(|reading| &reading.state.documents)
+        .flat_map(|document| &document.problems)
+        .filter(|problem| problem.reason == reason::NO_CLUSTER_IP);
+    let first = missing.next()?;
+    let mut message = "missing, and nobody assigns one here: use objects as the API server has \
+                       them (kubectl get services,endpointslices -A -o yaml)"
+        .to_owned();
+    let others: Vec<String> = missing
+        .filter_map(|problem| Some(problem.service.as_ref()?.to_string()))
+        .collect();
+    if !others.is_empty() {
+        let named = others.iter().take(NAMED).map(String::as_str);
+        let named = named.collect::<Vec<_>>().join(", ");
+        message = format!("{message}; the same goes for {named}");
+        if let Some(more) = others.len().checked_sub(NAMED).filter(|more| *more > 0) {
+            message = format!("{message} and {more} more");
+        }
+    }
+    Some(Problem {
+        message,
+        ..first.clone()
+    })
 }
 
 /// The objects that were parsed in one scan, by name and document.

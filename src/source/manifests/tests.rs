@@ -14,6 +14,8 @@ use super::super::problem::reason;
 use super::*;
 use kpr_core::model::{Event, Service};
 
+mod written;
+
 /// Nothing that is waited for takes this long on any machine that works.
 const LIMIT: Duration = Duration::from_secs(30);
 
