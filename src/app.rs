@@ -190,6 +190,8 @@ fn source_options(settings: &Settings) -> anyhow::Result<source::Options> {
     Ok(source::Options {
         node_name: bootstrap::node_name(settings)?,
         allow_external_ips: settings.allow_external_ips,
+        annotations: settings.annotations.clone(),
+        cluster: source::ClusterSize::default(),
     })
 }
 
@@ -319,6 +321,7 @@ async fn proxy(
     bootstrap::set_oom_score(&settings);
     let exec: Arc<dyn Exec> = Arc::new(System::new(clock.clone(), System::DEFAULT_DEADLINE));
     let options = source_options(&settings)?;
+    let events = events.sharing(options.node_name.clone(), options.cluster.clone());
     let source = settings.source.clone();
     let health = ProxyHealth::new(clock.clone(), settings.sync.period);
     // Where a Node object is not needed, one may still mark the node.

@@ -8,12 +8,16 @@
 
 mod limit;
 pub mod publish;
+mod share;
 
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
+use share::Share;
+
 use crate::metrics::EventMetrics;
+use crate::source::ClusterSize;
 use kpr_core::model::ServiceName;
 
 /// Length of the queue. More than this at once helps no operator.
@@ -42,6 +46,8 @@ pub mod reason {
     pub const INVALID_SERVICE: &str = "InvalidService";
     /// Another Service has the address and port.
     pub const ADDRESS_CONFLICT: &str = "AddressConflict";
+    /// A Service asks for more than one may have; the rest is not programmed.
+    pub const OVER_BUDGET: &str = "OverBudget";
     /// Another interface or endpoint has the address of a Service, so that it is not bound here.
     pub const ADDRESS_NOT_BOUND: &str = "AddressNotBound";
     /// The kernel does not take what the Service needs.
@@ -125,6 +131,8 @@ impl Event {
 pub struct Events {
     /// None: the log is all there is.
     queue: Option<mpsc::Sender<Event>>,
+    /// None: this node speaks of everything.
+    share: Option<Share>,
     metrics: EventMetrics,
 }
 
@@ -136,6 +144,7 @@ impl Events {
     pub const fn nowhere(metrics: EventMetrics) -> Self {
         Self {
             queue: None,
+            share: None,
             metrics,
         }
     }
@@ -145,13 +154,25 @@ impl Events {
         let (sender, queue) = mpsc::channel(QUEUED);
         let events = Self {
             queue: Some(sender),
+            share: None,
             metrics,
         };
         (events, queue)
     }
 
+    /// Leaves most of what all nodes see to other nodes.
+    #[must_use]
+    pub fn sharing(self, node: Arc<str>, cluster: ClusterSize) -> Self {
+        let share = Some(Share { node, cluster });
+        Self { share, ..self }
+    }
+
     /// Queues an event; never blocks.
     pub fn send(&self, event: Event) {
+        if self.share.as_ref().is_some_and(|share| !share.has(&event)) {
+            self.metrics.left_to_others();
+            return;
+        }
         if let Some(queue) = &self.queue
             && queue.try_send(event).is_err()
         {

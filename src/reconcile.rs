@@ -17,10 +17,13 @@ pub mod observer;
 mod previous_mode;
 pub mod runner;
 mod schedulers;
+mod served;
 mod service_errors;
 pub mod show;
 pub mod sync_loop;
+mod turns;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,7 +36,7 @@ use crate::dataplane::kernel::{IpvsKernel, Kernel};
 use crate::reported_once::ReportedOnce;
 use crate::source::Update;
 use crate::telemetry::ErrorChain;
-use kpr_core::model::{Changes, IpFamily, ServiceView, Tracker};
+use kpr_core::model::{IpFamily, Tracker};
 use kpr_core::plan::leftovers::cleanup::Facts;
 use kpr_core::plan::ruleset::InvalidChainName;
 use kpr_core::plan::{Context, Planner};
@@ -46,7 +49,9 @@ use observer::Observer;
 use previous_mode::PreviousMode;
 use runner::Runner;
 use schedulers::Schedulers;
+use served::Served;
 use show::{Question, Shown};
+use turns::Turns;
 
 /// How often connections of draining real servers are polled.
 const DRAIN_PERIOD: Duration = Duration::from_secs(1);
@@ -98,42 +103,6 @@ pub struct Parts<P, K> {
     pub observer: Arc<dyn Observer>,
 }
 
-/// One family, and what is derived from its Services besides its plans.
-#[derive(Debug)]
-struct Served<P: Planner> {
-    family: Family<P>,
-    health_checks: HealthChecks,
-    /// The health checks changed since they were last published.
-    has_new_checks: bool,
-    loopback_ports: LoopbackPorts,
-}
-
-impl<P: Planner> Served<P> {
-    fn set_node(&mut self, node: NodeView<'_>) {
-        self.has_new_checks |= self.health_checks.set_node(node);
-        self.loopback_ports.set_node(node);
-    }
-
-    /// Resolves each changed Service once for all consumers.
-    fn update(&mut self, tracker: &Tracker, changes: &Changes) {
-        for name in &changes.services {
-            let service = ServiceView::of(tracker, name, self.family.family());
-            self.family.update(&service, tracker);
-            self.has_new_checks |= self.health_checks.update(&service);
-            self.loopback_ports.update(&service);
-        }
-    }
-
-    fn publish(&mut self, observer: &dyn Observer) {
-        if std::mem::take(&mut self.has_new_checks) {
-            observer.health_checks(&self.health_checks);
-        }
-        if self.loopback_ports.take_news() {
-            observer.loopback_ports(self.loopback_ports.wanted());
-        }
-    }
-}
-
 /// See the module.
 #[derive(Debug)]
 pub struct Reconciler<P: Planner, K> {
@@ -155,6 +124,7 @@ pub struct Reconciler<P: Planner, K> {
     next_watch: Duration,
     next_drain: Duration,
     schedulers: Schedulers,
+    turns: Turns,
 }
 
 impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
@@ -194,6 +164,7 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
             next_watch: now + WATCH_PERIOD,
             next_drain: now,
             schedulers: Schedulers::default(),
+            turns: Turns::default(),
             served,
             facts,
             facts_changed: false,
@@ -316,9 +287,11 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
         let mut due: Vec<Duration> = Vec::new();
         if self.is_ready() {
             due.extend(self.runner.due());
+            due.extend(self.turns.due());
             due.push(self.next_audit);
             due.push(self.next_watch);
             due.extend(self.families().filter_map(Family::look_due));
+            due.extend(self.families().filter_map(Family::cleanup_due));
             let is_looking =
                 |family: &Family<P>| family.is_auditing() || family.is_looking_at_draining();
             if self.families().any(is_looking) {
@@ -349,12 +322,16 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
             return;
         }
         let now = self.clock.monotonic();
+        if self.turns.due().is_some_and(|due| due <= now) {
+            self.request();
+        }
         // One that takes longer than the period is finished first, or its rest would never be
         // audited.
         let is_audit = now >= self.next_audit && !self.families().any(Family::is_auditing);
         if self.runner.due().is_some_and(|due| due <= now) || is_audit {
             self.round(is_audit);
         }
+        self.clean_flows();
         self.audit_slice();
         self.watch_rules();
         self.drain();
@@ -391,7 +368,8 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
         self.start();
         let start = self.clock.monotonic();
         self.runner.begin(start);
-        let changes = self.tracker.take();
+        let mut changes = self.tracker.take();
+        self.turns.admit(&mut changes.services, start);
         self.observer.changes_taken(&changes);
         let (services, slices) = self.tracker.counts();
         self.observer.known(services, slices);
@@ -407,8 +385,9 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
             is_audit,
             changes: &changes,
         };
+        let mut large = BTreeSet::new();
         for served in &mut self.served {
-            served.update(&self.tracker, &changes);
+            large.append(&mut served.update(&self.tracker, &changes));
         }
         // A first failure may pass; who waits for what the kernel refuses waits for ever.
         let least = if self.runner.failures() == 0 {
@@ -431,7 +410,9 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
             let pause = now.saturating_sub(start) * AUDIT_SHARE;
             self.next_audit = now + self.settings.sync.period.max(pause);
         }
-        self.runner.end(self.clock.monotonic(), succeeded);
+        let end = self.clock.monotonic();
+        self.turns.follow(large, end.saturating_sub(start), end);
+        self.runner.end(end, succeeded);
         if succeeded && self.families().any(Family::is_pending) {
             self.request();
         }
@@ -488,22 +469,6 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
         }
         self.report_warnings();
         debug!("node facts changed");
-    }
-
-    /// If a Service requests a scheduler that the kernel lacks, it gets the default one.
-    fn look_for_schedulers(&mut self, changes: &Changes, is_audit: bool) {
-        let Some(kernel) = self.kernel.servers() else {
-            return;
-        };
-        if is_audit {
-            self.schedulers.try_again(kernel, &*self.observer);
-        }
-        self.schedulers
-            .follow(kernel, &*self.observer, &self.tracker, changes);
-        if self.facts.missing_schedulers != *self.schedulers.missing() {
-            self.facts.missing_schedulers = self.schedulers.missing().clone();
-            self.facts_changed = true;
-        }
     }
 
     /// Polls some of the draining real servers: those of the last round at once, all of them once

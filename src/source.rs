@@ -15,11 +15,15 @@ use tokio::sync::mpsc;
 
 use kpr_core::model::{self, NodeInfo};
 
+pub mod annotations;
+pub mod cluster_size;
 pub mod convert;
 pub mod kubernetes;
 pub mod manifests;
 pub mod problem;
 
+pub use annotations::Annotations;
+pub use cluster_size::ClusterSize;
 pub use problem::Problem;
 
 /// A change that a source has seen.
@@ -50,12 +54,19 @@ pub struct Options {
     pub node_name: Arc<str>,
     /// `spec.externalIPs` count (feature gate `AllowServiceExternalIPs`).
     pub allow_external_ips: bool,
+    /// Which annotations count.
+    pub annotations: Annotations,
+    /// Counts the nodes that endpoints name.
+    pub cluster: ClusterSize,
 }
 
 /// Receives what metrics count. Called on the source's task: must not block.
 pub trait Observer: Send + Sync {
     /// A part of an object was skipped. Called once for each distinct state of an object.
     fn problem(&self, _problem: &Problem) {}
+
+    /// The same, of an object that had so many problems that this one is not even logged.
+    fn problem_beyond_limit(&self, _problem: &Problem) {}
 
     /// A request to the API server was answered or failed.
     fn request(&self, _request: &Request<'_>) {}

@@ -106,6 +106,8 @@ fn options() -> Options {
     Options {
         node_name: "kpr-here".into(),
         allow_external_ips: true,
+        annotations: source::Annotations::default(),
+        cluster: source::ClusterSize::default(),
     }
 }
 

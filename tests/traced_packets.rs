@@ -114,6 +114,8 @@ fn read(directory: &ManifestDirectory) -> Result<(Option<NodeInfo>, Vec<Event>)>
     let options = Options {
         node_name: "node".into(),
         allow_external_ips: true,
+        annotations: kube_proxy_rs::source::Annotations::default(),
+        cluster: kube_proxy_rs::source::ClusterSize::default(),
     };
     runtime.block_on(async {
         let (sender, mut updates) = tokio::sync::mpsc::channel(8);

@@ -16,6 +16,8 @@ fuzz_target!(|json: &[u8]| {
     let mut converter = Converter::new(&Options {
         node_name: Arc::from("node"),
         allow_external_ips: true,
+        annotations: kube_proxy_rs::source::Annotations::unlimited(),
+        cluster: kube_proxy_rs::source::ClusterSize::default(),
     });
     if let Ok(service) = serde_json::from_slice::<Service>(json) {
         let (_, problems) = converter.service(&service);

@@ -233,6 +233,10 @@ impl Observer for LoopObserver {
         self.dataplane.unbound_addresses(family, addresses);
     }
 
+    fn over_budget(&self, family: IpFamily, services: usize) {
+        self.dataplane.over_budget(family, services);
+    }
+
     fn draining(&self, servers: usize) {
         self.sync.draining_servers(servers);
     }
@@ -267,6 +271,10 @@ pub(super) struct SourceObserver {
 }
 
 impl source::Observer for SourceObserver {
+    fn problem_beyond_limit(&self, problem: &Problem) {
+        self.metrics.problem(problem);
+    }
+
     fn problem(&self, problem: &Problem) {
         self.metrics.problem(problem);
         if let Some(service) = &problem.service {

@@ -191,6 +191,24 @@ flags! {
     /// How long a removed endpoint may keep its connections in ipvs mode.
     ipvs_drain_limit: Option<GoDuration>, "DURATION" = "1h0m0s", always;
 
+    /// Settings that annotations of Services and EndpointSlices may change: `drain-limit`,
+    /// `forwarding-method`, `persistence-netmask`, `scheduler`, `scheduler-flags`, `weights`.
+    service_annotations: Vec<String>, "LIST"
+        = "drain-limit,persistence-netmask,scheduler,scheduler-flags,weights", always;
+    /// IPVS schedulers that annotations may request although they are not loaded.
+    service_schedulers: Vec<String>, "LIST" = "[]", always;
+    /// Longest drain limit that an annotation can set.
+    service_max_drain_limit: Option<GoDuration>, "DURATION" = "24h0m0s", always;
+    /// Ranges besides the pods' that tunnels of a forwarding method may lead to.
+    tunnel_cidrs: Vec<String>, "CIDRS" = "[]", always;
+    /// Maximum number of addresses and ports of a Service that are programmed, for each family.
+    service_max_frontends: Option<u32>, "NUMBER" = "5000", always;
+    /// Maximum number of endpoints of a Service that are programmed, for each family.
+    service_max_endpoints: Option<u32>, "NUMBER" = "10000", always;
+    /// Maximum number of objects of a Service that are programmed, for each family: its frontends,
+    /// and endpoints and source ranges for each of them.
+    service_max_objects: Option<u32>, "NUMBER" = "50000", always;
+
     /// How to detect traffic from local pods: `ClusterCIDR`, `NodeCIDR`, `BridgeInterface`,
     /// `InterfaceNamePrefix`.
     detect_local_mode: Option<String>, "MODE" = "ClusterCIDR" => detect_local_mode;

@@ -4,6 +4,7 @@
 //!
 //! The order of the checks and the paths are upstream's.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -24,6 +25,8 @@ use super::settings::{IpvsSettings, IpvsTimeouts, LogFormat, LogSettings, Settin
 use super::types::{KubeProxyConfiguration, Logging};
 use super::validation::{Errors, Problem, ValidationErrors};
 use crate::source::{Source, kubernetes};
+
+mod services;
 
 const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
 const POSITIVE: &str = "must be greater than 0";
@@ -61,6 +64,9 @@ pub(super) fn resolve(
         }
         ipvs.drain_limit = limit.to_duration();
     }
+    services::of_ipvs(flags, &mut ipvs, &mut errors);
+    let budget = services::budget(flags, &mut errors);
+    let annotations = services::annotations(flags, &mut errors);
     let conntrack = conntrack(config, &mut errors);
     let path = "KubeProxyLinuxConfiguration.OOMScoreAdj";
     let oom_score = config.oom_score_adj.unwrap_or(0);
@@ -119,6 +125,8 @@ pub(super) fn resolve(
         detect_local,
         node_port_addresses,
         conntrack,
+        budget,
+        annotations,
         allow_external_ips: gates.allow_service_external_ips,
         oom_score_adj,
         logging,
@@ -172,6 +180,8 @@ fn ipvs(config: &KubeProxyConfiguration, errors: &mut Errors) -> IpvsSettings {
         strict_arp: section.strict_arp,
         timeouts: IpvsTimeouts::default(),
         drain_limit: IPVS_DRAIN_LIMIT,
+        service_schedulers: BTreeSet::new(),
+        tunnel_cidrs: Vec::new(),
     };
     if config.mode != ProxyMode::IPVS.as_str() {
         return settings;

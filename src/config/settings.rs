@@ -3,6 +3,7 @@
 //!
 //! Made from a [`KubeProxyConfiguration`] that passed validation.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -11,9 +12,10 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::types::KubeProxyConfiguration;
-use crate::source::Source;
-use kpr_core::model::ProxyMode;
+use crate::source::{Annotations, Source};
+use kpr_core::model::ipvs_options::Scheduler;
 use kpr_core::model::node::{DetectLocal, NodePortAddresses};
+use kpr_core::model::{Budget, ProxyMode};
 use kpr_core::plan::conntrack::tuning::Tuning;
 
 /// When rounds happen.
@@ -50,6 +52,10 @@ pub struct IpvsSettings {
     pub timeouts: IpvsTimeouts,
     /// How long a removed endpoint may keep its connections.
     pub drain_limit: Duration,
+    /// Schedulers that Services may request although they are not loaded.
+    pub service_schedulers: BTreeSet<Scheduler>,
+    /// Ranges besides the pods' that tunnels may lead to.
+    pub tunnel_cidrs: Vec<IpNet>,
 }
 
 /// The kernel's three IPVS time-outs; `None` leaves the kernel's value.
@@ -151,6 +157,10 @@ pub struct Settings {
     pub node_port_addresses: NodePortAddresses,
     /// Connection tracking.
     pub conntrack: Tuning,
+    /// How much of each Service is programmed.
+    pub budget: Budget,
+    /// Which annotations count.
+    pub annotations: Annotations,
     /// `spec.externalIPs` counts (feature gate `AllowServiceExternalIPs`).
     pub allow_external_ips: bool,
     /// For `/proc/self/oom_score_adj`.

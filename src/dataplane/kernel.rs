@@ -169,6 +169,9 @@ pub trait ServerKernel {
         candidates: &BTreeSet<RealServerOf>,
     ) -> Result<BTreeSet<RealServerOf>, ObserveError>;
 
+    /// Whether the kernel has an IPVS scheduler at present; loads nothing.
+    fn is_scheduler_loaded(&mut self, scheduler: Scheduler) -> bool;
+
     /// Whether the kernel has an IPVS scheduler; this may load its module.
     fn has_scheduler(&mut self, scheduler: Scheduler) -> Result<bool, ObserveError>;
 }

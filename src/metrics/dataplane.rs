@@ -37,6 +37,8 @@ declare_metrics! {
             "1 for each kernel setting that could not be written", &["name"];
         unbound_addresses: IntGaugeVec = "kube_proxy_rs_unbound_addresses",
             "Service addresses not bound to kube-ipvs0 because another interface or endpoint owns them", &["ip_family"];
+        over_budget: IntGaugeVec = "kube_proxy_rs_services_over_budget",
+            "Services of which something is not programmed because it is more than one Service may have", &["ip_family"];
     }
 }
 
@@ -85,6 +87,13 @@ impl DataplaneMetrics {
         self.unbound_addresses
             .with_label_values(&[family.as_str()])
             .set(i64::try_from(addresses).unwrap_or(i64::MAX));
+    }
+
+    /// Number of Services that ask for more than one may have.
+    pub fn over_budget(&self, family: IpFamily, services: usize) {
+        self.over_budget
+            .with_label_values(&[family.as_str()])
+            .set(i64::try_from(services).unwrap_or(i64::MAX));
     }
 
     /// A sysctl could, or could not, be written. `name` is its path below `/proc/sys` or `/sys`.

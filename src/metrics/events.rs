@@ -9,7 +9,7 @@ declare_metrics! {
     /// Counts events by result. Clones share the values.
     pub struct EventMetrics {
         events: IntCounterVec = "kube_proxy_rs_events_total",
-            "Kubernetes Events by result: written, failed, or dropped by the rate limit", &["result"];
+            "Kubernetes Events by result: written, failed, dropped by the rate limit, or left to other nodes that see the same", &["result"];
     }
 }
 
@@ -27,6 +27,11 @@ impl EventMetrics {
     /// There were too many.
     pub fn dropped(&self) {
         self.count("dropped");
+    }
+
+    /// Other nodes see the same, and some of them write about it.
+    pub fn left_to_others(&self) {
+        self.count("left_to_others");
     }
 
     fn count(&self, result: &str) {

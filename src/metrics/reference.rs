@@ -50,6 +50,7 @@ fn rest(registry: &Registry) -> Vec<MetricFamily> {
     dataplane.iptables_backend("nft", "hint");
     dataplane.sysctl_written("net/netfilter/nf_conntrack_max", true);
     dataplane.unbound_addresses(IpFamily::V4, 1);
+    dataplane.over_budget(IpFamily::V4, 1);
     let source = SourceMetrics::register(registry).unwrap();
     source.request(&Request {
         method: "GET",

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use crate::config::settings::{IpvsTimeouts, Settings};
 use crate::dataplane::network::Network;
 use kpr_core::model::ipvs_options::Scheduler;
-use kpr_core::model::node::{NodeIps, NodePortRanges};
+use kpr_core::model::node::{DetectLocal, NodeIps, NodePortRanges};
 use kpr_core::model::{IpFamily, NodeInfo};
 use kpr_core::plan::ipvs::object::Timeouts;
 use kpr_core::plan::unmet::Holder;
@@ -41,6 +41,8 @@ pub struct NodeFacts {
     pub tcp_is_liberal: bool,
     /// IPVS schedulers that some Service requests and the kernel lacks.
     pub missing_schedulers: BTreeSet<Scheduler>,
+    /// Those that are not loaded and that Services may not load.
+    pub refused_schedulers: BTreeSet<Scheduler>,
     /// Families in which one rule can compare source and destination.
     pub comparing: BTreeSet<IpFamily>,
     /// Rules can count packets by name.
@@ -143,6 +145,7 @@ pub fn context(node: NodeView<'_>, family: IpFamily, owns_node: bool) -> Context
     let pod_cidrs = facts.info.as_ref().map_or(&[][..], |info| &info.pod_cidrs);
     Context {
         family,
+        budget: settings.budget,
         owns_node,
         zone: facts.info.as_ref().and_then(|info| info.zone.clone()),
         node_ip: node.ips().known_ip(family),
@@ -151,6 +154,8 @@ pub fn context(node: NodeView<'_>, family: IpFamily, owns_node: bool) -> Context
         held_addresses: facts.held_addresses(family),
         scheduler: Arc::from(settings.ipvs.scheduler.as_str()),
         missing_schedulers: facts.missing_schedulers.clone(),
+        refused_schedulers: facts.refused_schedulers.clone(),
+        tunnel_ranges: tunnel_ranges(settings, pod_cidrs),
         drain_limit: settings.ipvs.drain_limit,
         exclude_cidrs: settings.ipvs.exclude_cidrs.clone(),
         service_cidrs: facts.service_cidrs.clone(),
@@ -175,6 +180,21 @@ pub fn context(node: NodeView<'_>, family: IpFamily, owns_node: bool) -> Context
             },
         },
     }
+}
+
+/// The pods' ranges that are known, and those that the operator allows besides.
+fn tunnel_ranges(settings: &Settings, pod_cidrs: &[IpNet]) -> Vec<IpNet> {
+    let cluster = match &settings.detect_local {
+        DetectLocal::ClusterCidr(ranges) => ranges.as_slice(),
+        _ => &[],
+    };
+    let allowed = settings.ipvs.tunnel_cidrs.iter();
+    cluster
+        .iter()
+        .chain(pod_cidrs)
+        .chain(allowed)
+        .copied()
+        .collect()
 }
 
 /// The kernel counts whole seconds. A fraction is rounded up to one: 0 would mean "unchanged".

@@ -13,6 +13,10 @@ use kpr_core::plan::ipvs::object::VirtualServerKey;
 use kpr_core::plan::ipvs::planner::RealServerOf;
 use kpr_core::plan::mode::Drains;
 
+/// Maximum number of draining real servers of a virtual server. The kernel lists and searches all
+/// of them, and endpoints that come and go would add up for as long as the drain limit.
+pub(super) const MAX_DRAINING: usize = 1_000;
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct DrainQueue {
@@ -77,7 +81,7 @@ impl DrainQueue {
             .collect()
     }
 
-    /// Those whose limit is over.
+    /// Those whose limit is over, and the oldest of a virtual server that has too many.
     pub(super) fn overdue<S: Step>(
         &self,
         planner: &dyn Drains<Step = S>,
@@ -88,6 +92,17 @@ impl DrainQueue {
             let since = self.since.get(*server).copied().unwrap_or(now);
             now.saturating_sub(since) >= planner.drain_limit(&server.0)
         };
-        servers.iter().filter(is_over).copied().collect()
+        let mut overdue: BTreeSet<RealServerOf> = servers.iter().filter(is_over).copied().collect();
+        let mut rest: BTreeMap<VirtualServerKey, Vec<(Duration, RealServerOf)>> = BTreeMap::new();
+        for server in servers.difference(&overdue) {
+            let since = self.since.get(server).copied().unwrap_or(now);
+            rest.entry(server.0).or_default().push((since, *server));
+        }
+        for mut servers in rest.into_values() {
+            let too_many = servers.len().saturating_sub(MAX_DRAINING);
+            servers.sort_unstable();
+            overdue.extend(servers.into_iter().take(too_many).map(|(_, server)| server));
+        }
+        overdue
     }
 }

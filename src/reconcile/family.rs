@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The rounds of one family.
 
+mod flows;
 mod report;
 
 use std::collections::BTreeSet;
@@ -15,9 +16,10 @@ use super::observer::{Applied, Observer, Round};
 use super::service_errors::ServiceErrors;
 use crate::clock::Clock;
 use crate::dataplane::kernel::{Kernel, ObserveError};
+use crate::line_limit::LineLimit;
 use crate::reported_once::ReportedOnce;
 use crate::telemetry::ErrorChain;
-use kpr_core::model::{Changes, IpFamily, ServiceName, ServicePortName, ServiceView, Tracker};
+use kpr_core::model::{Changes, Cut, IpFamily, ServiceName, ServicePortName, ServiceView, Tracker};
 use kpr_core::plan::conntrack::flows::Flows;
 use kpr_core::plan::mode::{Conflict, Isolation};
 use kpr_core::plan::ruleset::{ChainId, Edit, InvalidChainName, Table};
@@ -26,6 +28,9 @@ use kpr_core::plan::{Context, Drift, Failure, FailureKind, Plan, Planner, Report
 
 /// Maximum number of failed steps logged for one plan.
 const LOGGED_FAILURES: usize = 10;
+
+/// Maximum number of endpoints logged whose connections are cut at one time.
+const LOGGED_CUTS: usize = 10;
 
 /// How long real servers are read before waiting changes get their turn.
 const SLICE: Duration = Duration::from_millis(5);
@@ -134,6 +139,10 @@ impl RuleCounts {
 pub(super) struct Family<P: Planner> {
     pub(super) planner: P,
     flows: Flows,
+    /// Earliest time of the next search for stale flows.
+    next_cleanup: Duration,
+    /// The same, if a round did not search because it was too early.
+    cleanup_left: Option<Duration>,
     /// The kernel must be observed before the next plan.
     pub(super) is_unknown: bool,
     /// No round has succeeded yet.
@@ -144,6 +153,9 @@ pub(super) struct Family<P: Planner> {
     reported: Option<u64>,
     pub(super) conflicts: ReportedOnce<Conflict>,
     pub(super) unmet: ReportedOnce<(ServicePortName, Unmet)>,
+    pub(super) cuts: ReportedOnce<(ServiceName, Cut)>,
+    /// Of what is reported about Services.
+    lines: LineLimit,
     quarantined: ReportedOnce<ServicePortName>,
     undeletable: ReportedOnce<ChainId>,
     pub(super) errors: ServiceErrors,
@@ -162,6 +174,8 @@ impl<P: Planner> Family<P> {
         let context = planner.context();
         Self {
             flows: Flows::new(context.family, context.node_port_addresses.clone()),
+            next_cleanup: Duration::ZERO,
+            cleanup_left: None,
             planner,
             is_unknown: true,
             is_first: true,
@@ -170,6 +184,8 @@ impl<P: Planner> Family<P> {
             reported: None,
             conflicts: ReportedOnce::default(),
             unmet: ReportedOnce::default(),
+            cuts: ReportedOnce::default(),
+            lines: LineLimit::default(),
             quarantined: ReportedOnce::default(),
             undeletable: ReportedOnce::default(),
             errors: ServiceErrors::default(),
@@ -180,8 +196,12 @@ impl<P: Planner> Family<P> {
         }
     }
 
+    pub(super) fn context(&self) -> &Context {
+        self.planner.context()
+    }
+
     pub(super) fn family(&self) -> IpFamily {
-        self.planner.context().family
+        self.context().family
     }
 
     pub(super) fn set_context(
@@ -285,7 +305,7 @@ impl<P: Planner> Family<P> {
             let scope = self.is_unknown.then_some(ObserveScope::Everything);
             done = self.observe_and_apply(around, false, scope);
         }
-        self.report_conflicts_and_unmet(around.observer);
+        self.report_findings(around.clock, around.observer);
         self.report_quarantined(around.clock, around.observer);
         let written = self.written;
         let rules = self.planner.rules();
@@ -305,37 +325,6 @@ impl<P: Planner> Family<P> {
             done
         } else {
             done.min(Done::Most)
-        }
-    }
-
-    /// Deletes the stale flows of the changes. If not all changes were made, some flows may come
-    /// back: then it is repeated after the next round.
-    fn clean_flows<K: Kernel<P>>(
-        &mut self,
-        around: &mut Surroundings<'_, K>,
-        is_final: bool,
-    ) -> bool {
-        let family = self.family();
-        let Some(cleanup) = self.flows.due() else {
-            return true;
-        };
-        let start = around.clock.monotonic();
-        match around.kernel.delete_flows(&cleanup) {
-            Ok(deleted) => {
-                let duration = around.clock.monotonic().saturating_sub(start);
-                around.observer.flows_cleaned(family, duration, deleted);
-                if deleted > 0 {
-                    info!(deleted, "stale UDP flows deleted");
-                }
-                if is_final {
-                    self.flows.done();
-                }
-                true
-            }
-            Err(error) => {
-                warn!(%error, "failed to delete stale UDP flows");
-                false
-            }
         }
     }
 
@@ -567,8 +556,13 @@ impl<P: Planner> Family<P> {
             let overdue = self
                 .drains
                 .overdue(drains, &servers, around.clock.monotonic());
-            for (vs, rs) in overdue.difference(&done) {
+            let cut = || overdue.difference(&done);
+            for (vs, rs) in cut().take(LOGGED_CUTS) {
                 info!(%vs, %rs, "drain limit reached, cutting connections");
+            }
+            if cut().nth(LOGGED_CUTS).is_some() {
+                let (all, logged) = (cut().count(), LOGGED_CUTS);
+                info!(all, logged, "cutting connections of more endpoints");
             }
             done.extend(overdue);
             let plan = drains.plan_drained(&done);

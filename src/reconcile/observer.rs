@@ -151,6 +151,9 @@ pub trait Observer: Send + Sync {
     /// them.
     fn unbound_addresses(&self, _family: IpFamily, _addresses: usize) {}
 
+    /// Number of Services of which something is left out because it is too much.
+    fn over_budget(&self, _family: IpFamily, _services: usize) {}
+
     /// Number of draining real servers.
     fn draining(&self, _servers: usize) {}
 

@@ -82,6 +82,8 @@ impl<P: Planner> Family<P> {
     fn show_service(&self, service: &ServiceName) -> ServiceShown {
         let unmet = self.unmet.present().iter();
         let unmet = unmet.filter(|(port, _)| port.service == *service);
+        let cuts = self.cuts.present().iter();
+        let cuts = cuts.filter(|(of, _)| of == service);
         let conflicts = self.conflicts.present().iter();
         let conflicts = conflicts.filter(|conflict| conflict.loser.service == *service);
         ServiceShown {
@@ -90,6 +92,7 @@ impl<P: Planner> Family<P> {
             error: self.errors.of(service).cloned(),
             unmet: unmet
                 .map(|(_, unmet)| unmet.to_string())
+                .chain(cuts.map(|(_, cut)| cut.to_string()))
                 .chain(conflicts.map(|lost| format!("{} belongs to {}", lost.place, lost.winner)))
                 .collect(),
         }

@@ -66,6 +66,7 @@ struct Node {
     /// Real servers that have connections.
     busy: BTreeSet<RealServerOf>,
     missing_schedulers: BTreeSet<Scheduler>,
+    unloaded_schedulers: BTreeSet<Scheduler>,
     troubles: VecDeque<Trouble>,
     /// Rules with this text are rejected, with their whole batch.
     refused_rules: Option<&'static str>,
@@ -191,6 +192,9 @@ impl Host for Shared {
                 message: "injected".to_owned(),
             });
         }
+        if let Some((hand, pace)) = &node.slow {
+            hand.advance(*pace);
+        }
         let before = node.flows.len();
         node.flows.retain(|flow| !cleanup.is_stale(flow));
         node.cleanups += 1;
@@ -283,6 +287,14 @@ impl ServerKernel for Shared {
             .difference(&self.lock().unwrap().busy)
             .copied()
             .collect())
+    }
+
+    fn is_scheduler_loaded(&mut self, scheduler: Scheduler) -> bool {
+        !self
+            .lock()
+            .unwrap()
+            .unloaded_schedulers
+            .contains(&scheduler)
     }
 
     fn has_scheduler(&mut self, scheduler: Scheduler) -> Result<bool, ObserveError> {

@@ -3,6 +3,7 @@
 //! in detail. It does not depend on the source: the same rules hold for the API server and for
 //! manifests. Invalid parts are left out and reported as [`Problem`]s.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,8 +20,9 @@ use kpr_core::model::{
     SliceName, SlicePort,
 };
 
-use super::Options;
 use super::problem::{Problem, reason};
+use super::{Annotations, ClusterSize, Options};
+use crate::shortened::quoted;
 use address::parse_cidr;
 use annotations::SliceWeights;
 use intern::Interner;
@@ -53,6 +55,8 @@ const MAX_AFFINITY_SECONDS: i32 = 86_400;
 pub struct Converter {
     node_name: Arc<str>,
     allow_external_ips: bool,
+    annotations: Annotations,
+    cluster: ClusterSize,
     interner: Interner,
 }
 
@@ -64,6 +68,8 @@ impl Converter {
         Self {
             node_name: options.node_name.clone(),
             allow_external_ips: options.allow_external_ips,
+            annotations: options.annotations.clone(),
+            cluster: options.cluster.clone(),
             interner: Interner::default(),
         }
     }
@@ -148,7 +154,7 @@ impl Converter {
             external_policy_local,
             internal_policy_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
             health_check_node_port,
-            ipvs: annotations::ipvs_options(meta, problems),
+            ipvs: annotations::ipvs_options(meta, &self.annotations, problems),
         })
     }
 
@@ -158,6 +164,7 @@ impl Converter {
         problems: &mut Problems,
     ) -> Vec<PortSpec> {
         let mut ports: Vec<PortSpec> = Vec::new();
+        let (mut names, mut numbers) = (BTreeSet::new(), BTreeSet::new());
         for (index, port) in spec.ports.iter().flatten().enumerate() {
             let field = |name: &str| format!("spec.ports[{index}].{name}");
             let Some(protocol) = problems.protocol(&field("protocol"), port.protocol.as_deref())
@@ -169,22 +176,17 @@ impl Converter {
             };
             let name = port.name.as_deref().unwrap_or_default();
             // The name and protocol identify a port everywhere after this.
-            if ports
-                .iter()
-                .any(|other| *other.name == *name && other.protocol == protocol)
-            {
-                let message = format!("another {protocol} port has the name {name:?}");
+            if names.contains(&(name, protocol)) {
+                let message = format!("another {protocol} port has the name {}", quoted(name));
                 problems.add(&field("name"), reason::DUPLICATE, message);
                 continue;
             }
-            if ports
-                .iter()
-                .any(|other| other.port == number.get() && other.protocol == protocol)
-            {
+            if !numbers.insert((number, protocol)) {
                 let message = format!("another port is {protocol} {number} too");
                 problems.add(&field("port"), reason::DUPLICATE, message);
                 continue;
             }
+            names.insert((name, protocol));
             ports.push(PortSpec {
                 name: self.interner.text(name),
                 protocol,
@@ -224,7 +226,8 @@ impl Converter {
                 return None;
             }
             other => {
-                let message = format!("{other:?} must be IPv4 or IPv6; the slice is ignored");
+                let other = quoted(other);
+                let message = format!("{other} must be IPv4 or IPv6; the slice is ignored");
                 problems.add("addressType", reason::VALUE, message);
                 return None;
             }
@@ -242,7 +245,7 @@ impl Converter {
                 });
             }
         }
-        let weights = SliceWeights::of(meta, problems);
+        let weights = SliceWeights::of(meta, &self.annotations, problems);
         let mut endpoints: Vec<SliceEndpoint> = object
             .endpoints
             .iter()
@@ -285,9 +288,13 @@ impl Converter {
         };
         let address = problems.address(&format!("{field}[0]"), text)?;
         if IpFamily::of(address) != family {
-            let message = format!("{text:?} is not {family}, as the slice's addressType says");
+            let text = quoted(text);
+            let message = format!("{text} is not {family}, as the slice's addressType says");
             problems.add(&format!("{field}[0]"), reason::ADDRESS, message);
             return None;
+        }
+        if let Some(node) = &endpoint.node_name {
+            self.cluster.saw(node);
         }
         let conditions = endpoint.conditions.as_ref();
         let hints = endpoint.hints.as_ref();
@@ -412,7 +419,8 @@ fn client_ip_affinity(spec: &core::ServiceSpec, problems: &mut Problems) -> Opti
         None | Some("None" | "") => return None,
         Some("ClientIP") => {}
         Some(other) => {
-            let message = format!("{other:?} must be None or ClientIP; there is no affinity");
+            let other = quoted(other);
+            let message = format!("{other} must be None or ClientIP; there is no affinity");
             problems.add("spec.sessionAffinity", reason::VALUE, message);
             return None;
         }

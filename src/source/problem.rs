@@ -9,6 +9,8 @@ use std::sync::Arc;
 use tracing::warn;
 
 use super::Observer;
+use crate::clock::Clock;
+use crate::line_limit::LineLimit;
 use kpr_core::model::ServiceName;
 
 /// A part of an object that cannot be used.
@@ -75,6 +77,8 @@ impl fmt::Display for Problem {
 #[derive(Debug)]
 pub(crate) struct ProblemLog {
     observer: Arc<dyn Observer>,
+    clock: Clock,
+    lines: LineLimit,
     /// What was reported last, by what was read. Only that with problems is in here.
     reported: BTreeMap<String, Vec<Problem>>,
 }
@@ -83,6 +87,8 @@ impl ProblemLog {
     pub(crate) fn new(observer: Arc<dyn Observer>) -> Self {
         Self {
             observer,
+            clock: Clock::system(),
+            lines: LineLimit::default(),
             reported: BTreeMap::new(),
         }
     }
@@ -94,7 +100,12 @@ impl ProblemLog {
             return;
         }
         let known = self.reported.get(subject).map_or(&[][..], Vec::as_slice);
+        let now = self.clock.monotonic();
         for problem in problems.iter().filter(|problem| !known.contains(problem)) {
+            if !self.lines.allows(subject, now) {
+                self.observer.problem_beyond_limit(problem);
+                continue;
+            }
             warn!(
                 object = %problem.object,
                 field = %problem.field,

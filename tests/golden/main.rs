@@ -183,6 +183,8 @@ fn read(directory: &Path) -> Vec<Event> {
     let options = Options {
         node_name: "node-1".into(),
         allow_external_ips: true,
+        annotations: kube_proxy_rs::source::Annotations::default(),
+        cluster: kube_proxy_rs::source::ClusterSize::default(),
     };
     runtime.block_on(async {
         let (sender, mut updates) = tokio::sync::mpsc::channel(8);

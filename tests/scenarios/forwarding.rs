@@ -69,7 +69,8 @@ pub(super) fn replies_go_straight(binary: &Path) -> Result<()> {
         .chain([&mixed, &elsewhere])
         .cloned()
         .collect();
-    let lab = Lab::new(binary, &all, &[])?;
+    let allowed = "--service-annotations=forwarding-method";
+    let lab = Lab::new(binary, &all, &[allowed])?;
     prepare(&lab, &services)?;
     let proxy = lab.start()?;
     for service in &services {

@@ -66,7 +66,8 @@ pub(crate) fn schedulers_are_replaced(binary: &Path) -> Result<()> {
     let named = Service::new("named", 2, &[Host::Web1, Host::Web3])
         .protocols(&[Protocol::Tcp])
         .annotated("kube-proxy-rs.io/scheduler", "nq");
-    let lab = Lab::new(binary, &[kept.clone(), named.clone()], &[])?;
+    let allowed = "--service-schedulers=nq";
+    let lab = Lab::new(binary, &[kept.clone(), named.clone()], &[allowed])?;
     let proxy = lab.start()?;
     has(&lab, &kept, &named, "sh", "rr", 0.0)
         .with_context(|| format!("the log:\n{}", proxy.log()))?;

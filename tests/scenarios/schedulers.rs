@@ -81,7 +81,9 @@ pub(super) fn show_what_defines_them(binary: &Path) -> Result<()> {
                 .annotated(WEIGHTS, weights(case.weights))
         })
         .collect();
-    let lab = Lab::new(binary, &services, &[])?;
+    let names = CASES.map(|case| case.scheduler).join(",");
+    let allowed = format!("--service-schedulers={names}");
+    let lab = Lab::new(binary, &services, &[&allowed])?;
     let proxy = lab.start()?;
     let addresses = Family::ALL.map(|family| {
         let bits = if family == Family::V4 { 24 } else { 64 };

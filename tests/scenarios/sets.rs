@@ -40,7 +40,9 @@ fn size(lab: &Lab) -> Result<(u32, u32)> {
 }
 
 pub(super) fn outgrow_their_size(binary: &Path) -> Result<()> {
-    let lab = Lab::new(binary, &[restricted(10_000)], &[])?;
+    // More than one Service may have by default.
+    let allowed = "--service-max-objects=1000000";
+    let lab = Lab::new(binary, &[restricted(10_000)], &[allowed])?;
     let proxy = lab.start()?;
     ensure!(size(&lab)? == (65_536, 20_000), "{:?}", size(&lab)?);
     let is_served = |service: &Service| -> Result<()> {

@@ -23,7 +23,7 @@ pub(super) fn change_live(binary: &Path) -> Result<()> {
     let lab = Lab::new(
         binary,
         std::slice::from_ref(&service),
-        &["--ipvs-scheduler=lc"],
+        &["--ipvs-scheduler=lc", "--service-schedulers=mh,sh,twos"],
     )?;
     let proxy = lab.start()?;
     is_now(&lab, &service, "lc", None, [1, 1])?;

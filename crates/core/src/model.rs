@@ -7,6 +7,7 @@
 //! Nothing here reads a clock, a socket or a file.
 
 pub mod address;
+pub mod budget;
 pub mod duration;
 pub mod endpoint;
 pub mod ipvs_options;
@@ -23,7 +24,9 @@ pub mod slices;
 pub mod testing;
 pub mod topology;
 pub mod tracker;
+pub mod weights;
 
+pub use budget::{Budget, Cut};
 pub use duration::GoDuration;
 pub use endpoint::{Endpoint, EndpointSlice, NodeHint, SliceEndpoint, SlicePort};
 pub use ipvs_options::IpvsOptions;
@@ -35,3 +38,4 @@ pub use service::{PortSpec, Service};
 pub use service_port::ServicePort;
 pub use service_view::ServiceView;
 pub use tracker::{Changes, Event, Tracker};
+pub use weights::Weights;

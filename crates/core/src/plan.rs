@@ -15,6 +15,7 @@ pub mod claim;
 pub mod compact;
 pub mod conntrack;
 pub mod context;
+pub mod cuts;
 pub mod drift;
 pub mod iptables;
 pub mod ipvs;

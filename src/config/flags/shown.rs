@@ -42,12 +42,19 @@ pub(in crate::config) fn shown(
 
 /// kube-proxy has none of these.
 #[cfg(test)]
-pub(in crate::config) const OURS: [&str; 5] = [
+pub(in crate::config) const OURS: [&str; 12] = [
     "help",
     "iptables-backend",
     "ipvs-drain-limit",
     "localhost-nodeports",
     "manifests",
+    "service-annotations",
+    "service-max-drain-limit",
+    "service-max-endpoints",
+    "service-max-frontends",
+    "service-max-objects",
+    "service-schedulers",
+    "tunnel-cidrs",
 ];
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! pipelined batch, all entries of a set in few messages, all addresses in one batch.
 
 mod observe;
+mod schedulers;
 mod sets;
 mod wire;
 
@@ -345,6 +346,10 @@ impl ServerKernel for Dataplane {
             idle.extend(waiting);
         }
         Ok(idle)
+    }
+
+    fn is_scheduler_loaded(&mut self, scheduler: Scheduler) -> bool {
+        schedulers::is_loaded(scheduler)
     }
 
     fn has_scheduler(&mut self, scheduler: Scheduler) -> Result<bool, ObserveError> {

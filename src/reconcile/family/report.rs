@@ -2,30 +2,60 @@
 //! What a family reports once: conflicts, unmet requests, rejected rules.
 
 use super::{
-    BTreeSet, Clock, Conflict, Family, IpAddr, Observer, Plan, Planner, Report, Unmet, error, warn,
+    BTreeSet, Clock, Conflict, Duration, Family, IpAddr, Observer, Plan, Planner, Report, Unmet,
+    error, warn,
 };
 use crate::events::{Event, action, reason};
 use crate::reconcile::service_errors::Refused;
 
 impl<P: Planner> Family<P> {
-    /// Reports new conflicts and unmet requests. Costs nothing if there can be none.
-    pub(super) fn report_conflicts_and_unmet(&mut self, observer: &dyn Observer) {
+    /// Reports new conflicts, unmet requests and what is beyond the budget. Costs nothing if there
+    /// can be none.
+    pub(super) fn report_findings(&mut self, clock: &Clock, observer: &dyn Observer) {
         let revision = self.planner.revision();
         if self.reported.replace(revision) == Some(revision) {
             return;
         }
-        self.report_conflicts(observer);
-        self.report_unmet(observer);
+        let now = clock.monotonic();
+        self.report_conflicts(now, observer);
+        self.report_unmet(now, observer);
+        self.report_cuts(now, observer);
+    }
+
+    /// Reports once what is left out of a Service because it is too much.
+    fn report_cuts(&mut self, now: Duration, observer: &dyn Observer) {
+        let family = self.family();
+        let cuts = self.planner.cuts().map(|cuts| {
+            let cuts = cuts.iter().map(|(service, cut)| (service.clone(), cut));
+            cuts.collect()
+        });
+        for (service, cut) in self.cuts.update(cuts.unwrap_or_default()).new {
+            if !self.lines.allows(&service.to_string(), now) {
+                continue;
+            }
+            warn!(%service, %cut, "Service is over its budget");
+            let message = format!("{family}: {cut}");
+            observer.event(Event::service(
+                service,
+                reason::OVER_BUDGET,
+                action::PROGRAM,
+                message,
+            ));
+        }
+        observer.over_budget(family, self.cuts.present().len());
     }
 
     /// Logs each new conflict once: two Services claim one address and port.
-    fn report_conflicts(&mut self, observer: &dyn Observer) {
+    fn report_conflicts(&mut self, now: Duration, observer: &dyn Observer) {
         for conflict in self.conflicts.update(self.planner.conflicts()).new {
             let Conflict {
                 loser,
                 winner,
                 place,
             } = conflict;
+            if !self.lines.allows(&loser.service.to_string(), now) {
+                continue;
+            }
             warn!(service = %loser, %winner, %place, "address and port belong to another Service");
             observer.event(Event::service(
                 loser.service.clone(),
@@ -39,9 +69,12 @@ impl<P: Planner> Family<P> {
     }
 
     /// Reports once what a Service requests and does not get.
-    fn report_unmet(&mut self, observer: &dyn Observer) {
+    fn report_unmet(&mut self, now: Duration, observer: &dyn Observer) {
         let family = self.family();
         for (service, unmet) in self.unmet.update(self.planner.unmet()).new {
+            if !self.lines.allows(&service.service.to_string(), now) {
+                continue;
+            }
             warn!(%service, %unmet, "Service setting not supported on this node");
             let reason = match unmet {
                 Unmet::SchedulerMissing { .. }
@@ -49,6 +82,10 @@ impl<P: Planner> Family<P> {
                 | Unmet::NoSchedulerFlags { .. }
                 | Unmet::NoForwarding { .. }
                 | Unmet::ForwardingInPart { .. }
+                | Unmet::SchedulerTooCostly { .. }
+                | Unmet::SchedulerNotAllowed { .. }
+                | Unmet::TunnelOutside { .. }
+                | Unmet::MarkShareUsed
                 | Unmet::NoMark => reason::SETTING_NOT_POSSIBLE,
                 Unmet::NotBound { .. } => reason::ADDRESS_NOT_BOUND,
             };

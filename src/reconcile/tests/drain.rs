@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::events::{Regarding, reason};
+use crate::reconcile::drain::MAX_DRAINING;
 
 fn waiting() -> RealServerOf {
     (web(), rs("10.1.0.6:8080"))
@@ -129,6 +130,73 @@ fn a_scheduler_that_appears_is_used_after_the_next_audit() {
     fixture.wait(Duration::from_secs(30));
     assert_eq!(scheduler(&fixture), "mh");
     assert!(is_there(&fixture));
+}
+
+#[test]
+fn a_scheduler_that_is_not_loaded_is_not_probed_for_a_service() {
+    let mut fixture = Fixture::programmed();
+    fixture.lock().unloaded_schedulers.insert(Scheduler::Mh);
+    let scheduler = |fixture: &Fixture| {
+        let node = fixture.lock();
+        let server = &node.kernel.state.virtual_servers[&web()].server;
+        server.scheduler.to_string()
+    };
+    let service = service("ns/web").port(80).scheduler(Scheduler::Mh);
+    fixture.model(Event::ServiceApplied(service));
+    fixture.work();
+    assert_eq!(scheduler(&fixture), "rr");
+    let is_probed = |fixture: &Fixture| {
+        let capabilities = fixture.watcher.capabilities.lock().unwrap();
+        capabilities.contains_key("ip_vs_mh")
+    };
+    assert!(!is_probed(&fixture));
+    let events = std::mem::take(&mut *fixture.watcher.events.lock().unwrap());
+    let [event] = &events[..] else {
+        panic!("wanted one event, got {events:?}")
+    };
+    assert_eq!(event.reason, reason::SETTING_NOT_POSSIBLE);
+    assert!(
+        event.note.contains("--service-schedulers"),
+        "{}",
+        event.note
+    );
+    fixture.wait(Duration::from_secs(30));
+    assert!(!is_probed(&fixture));
+    // The operator loads it.
+    fixture.lock().unloaded_schedulers.clear();
+    fixture.wait(Duration::from_secs(30));
+    assert_eq!(scheduler(&fixture), "mh");
+}
+
+#[test]
+fn of_too_many_draining_servers_the_oldest_are_cut() {
+    let mut fixture = Fixture::programmed();
+    let address = |n: usize| {
+        let [high, low] = u16::try_from(n).unwrap().to_be_bytes();
+        format!("10.2.{high}.{low}")
+    };
+    let more = MAX_DRAINING + 3;
+    for n in 0..more {
+        let leaving = rs(&format!("{}:8080", address(n)));
+        fixture.lock().busy.insert((web(), leaving));
+    }
+    let first: Vec<String> = (0..9).map(address).collect();
+    let second: Vec<String> = (9..more).map(address).collect();
+    for addresses in [&first, &second, &vec!["10.1.0.5".to_owned()]] {
+        let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+        fixture.scale(&addresses);
+        fixture.work();
+        fixture.wait(DRAIN_PERIOD);
+    }
+    let servers = fixture.real_servers();
+    let draining = servers.iter().filter(|(_, weight)| *weight == 0);
+    let draining: BTreeSet<&str> = draining.map(|(server, _)| *server).collect();
+    assert_eq!(draining.len(), MAX_DRAINING);
+    assert!(
+        second
+            .iter()
+            .all(|address| draining.contains(&*format!("{address}:8080")))
+    );
 }
 
 #[test]

@@ -114,3 +114,24 @@ fn after_drift_all_flows_are_looked_at() {
     assert_eq!(fixture.cleanups(), 2);
     assert!(!fixture.flows().contains(&past));
 }
+
+#[test]
+fn slow_searches_leave_time_to_others() {
+    let mut fixture = Fixture::with_clients();
+    let slow = (fixture.time.clone(), Duration::from_secs(1));
+    fixture.lock().slow = Some(slow);
+    for endpoint in ["10.1.0.5", "10.1.0.6", "10.1.0.7", "10.1.0.8"] {
+        fixture.model(Event::SliceApplied(dns_at(&[endpoint])));
+        fixture.wait(Duration::from_millis(100));
+    }
+    // The first at once, the others together, when ten times as long has passed.
+    assert_eq!(fixture.cleanups(), 2);
+    let pause = fixture.reconciler.pause().unwrap();
+    fixture.wait(pause);
+    assert_eq!(fixture.cleanups(), 2, "not yet: {pause:?}");
+    fixture.wait(Duration::from_secs(10));
+    assert_eq!(fixture.cleanups(), 3);
+    fixture.wait(Duration::from_secs(20));
+    assert_eq!(fixture.cleanups(), 3, "done");
+    assert_eq!(fixture.flows(), []);
+}

@@ -5,14 +5,16 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use crate::shortened::quoted;
 use kpr_core::model::address::{self, InvalidCidr};
 
 /// The address of something that packets are sent to.
 pub(super) fn parse_ip(text: &str) -> Result<IpAddr, String> {
     match address::parse_ip(text) {
-        Err(_) => Err(format!("{text:?} is not an IP address")),
+        Err(_) => Err(format!("{} is not an IP address", quoted(text))),
         Ok(address) if address.is_unspecified() || address.is_multicast() => Err(format!(
-            "{text:?} is not an address that traffic can be sent to"
+            "{} is not an address that traffic can be sent to",
+            quoted(text)
         )),
         Ok(address) => Ok(address),
     }
@@ -21,6 +23,7 @@ pub(super) fn parse_ip(text: &str) -> Result<IpAddr, String> {
 /// The range that a text in CIDR notation means.
 pub(super) fn parse_cidr(text: &str) -> Result<IpNet, String> {
     address::parse_cidr(text).map_err(|InvalidCidr(text)| {
-        format!("{text:?} is not an address range (address/prefix length)")
+        let text = quoted(&text);
+        format!("{text} is not an address range (address/prefix length)")
     })
 }

@@ -5,17 +5,21 @@
 //! used.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
+use std::time::Duration;
 
-use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::address::{parse_cidr, parse_ip};
 use super::problems::Problems;
 use super::reason;
+use crate::shortened::quoted;
+use crate::source::annotations::{Annotations, Setting};
 use kpr_core::model::GoDuration;
 use kpr_core::model::ipvs_options::{ForwardingMethod, IpvsOptions, Scheduler, Tunnel, Weight};
+use kpr_core::model::weights::{self, Weights};
 
 const OWN: &str = "kube-proxy-rs.io/";
 const KUBE_ROUTER: &str = "kube-router.io/service.";
@@ -34,15 +38,18 @@ const GUE_PORT: u16 = 6080;
 /// What annotations say about the weights of the endpoints of one slice.
 #[derive(Debug, Default)]
 pub(super) struct SliceWeights {
-    by_address: Vec<(IpNet, Weight)>,
+    by_address: Weights,
     all: Option<Weight>,
 }
 
 impl SliceWeights {
-    pub(super) fn of(meta: &ObjectMeta, problems: &mut Problems) -> Self {
+    pub(super) fn of(meta: &ObjectMeta, rules: &Annotations, problems: &mut Problems) -> Self {
         let mut weights = Self::default();
         for (key, text) in own(meta) {
             let mut value = Value::new(key, text, problems);
+            if !value.is_allowed(rules) {
+                continue;
+            }
             match key.strip_prefix(OWN) {
                 Some("weight") => weights.all = value.weight(),
                 Some("weights") => weights.by_address = value.weights(),
@@ -52,23 +59,26 @@ impl SliceWeights {
         weights
     }
 
-    pub(super) fn of_endpoint(&self, address: std::net::IpAddr) -> Option<Weight> {
-        let mut ranges = self.by_address.iter();
-        ranges
-            .find(|(range, _)| range.contains(&address))
-            .map(|(_, weight)| *weight)
-            .or(self.all)
+    pub(super) fn of_endpoint(&self, address: IpAddr) -> Option<Weight> {
+        self.by_address.of(address).or(self.all)
     }
 }
 
 /// The settings of a Service; `None` if it has none that can be used.
-pub(super) fn ipvs_options(meta: &ObjectMeta, problems: &mut Problems) -> Option<Arc<IpvsOptions>> {
+pub(super) fn ipvs_options(
+    meta: &ObjectMeta,
+    rules: &Annotations,
+    problems: &mut Problems,
+) -> Option<Arc<IpvsOptions>> {
     let mut options = IpvsOptions::default();
     let mut gue_port = None;
     // Ours come last, so that they win over kube-router's.
     let aliases = annotations(meta).filter(|(key, _)| key.starts_with(KUBE_ROUTER));
     for (key, text) in aliases.chain(own(meta)) {
         let mut value = Value::new(key, text, problems);
+        if !value.is_allowed(rules) {
+            continue;
+        }
         match key {
             "kube-router.io/service.scheduler" | "kube-proxy-rs.io/scheduler" => {
                 options.scheduler = value.scheduler().or(options.scheduler);
@@ -87,7 +97,9 @@ pub(super) fn ipvs_options(meta: &ObjectMeta, problems: &mut Problems) -> Option
             "kube-proxy-rs.io/gue-port" => gue_port = value.port(),
             "kube-proxy-rs.io/weight" => options.weight = value.weight(),
             "kube-proxy-rs.io/weights" => options.weights = value.weights(),
-            "kube-proxy-rs.io/drain-limit" => options.drain_limit = value.duration(),
+            "kube-proxy-rs.io/drain-limit" => {
+                options.drain_limit = value.duration(rules.max_drain_limit);
+            }
             "kube-proxy-rs.io/persistence-netmask" => {
                 (options.persistence_ipv4, options.persistence_ipv6) = value.netmasks();
             }
@@ -135,7 +147,19 @@ impl<'a> Value<'a> {
     }
 
     fn is_not(&mut self, wanted: &str) {
-        self.problem(format!("{:?} must be {wanted}; it is ignored", self.text));
+        let text = quoted(self.text);
+        self.problem(format!("{text} must be {wanted}; it is ignored"));
+    }
+
+    /// Whether the operator allows it; one that says what is so without it does no harm.
+    fn is_allowed(&mut self, rules: &Annotations) -> bool {
+        let setting = Setting::of(self.key);
+        let refused = setting.filter(|setting| !rules.allowed.contains(setting));
+        if let Some(setting) = refused.filter(|_| self.text != "masquerade") {
+            let message = "--service-annotations does not list";
+            self.problem(format!("{message} {setting}; it is ignored"));
+        }
+        refused.is_none()
     }
 
     /// Its prefix is one of ours, but the name is unknown.
@@ -183,7 +207,7 @@ impl<'a> Value<'a> {
         weight
     }
 
-    fn weights(&mut self) -> Vec<(IpNet, Weight)> {
+    fn weights(&mut self) -> Weights {
         let parse = |item: &str| {
             let (range, share) = item.split_once('=')?;
             let range = range.trim();
@@ -193,23 +217,37 @@ impl<'a> Value<'a> {
             };
             Some((range, weight(share.trim())?))
         };
-        let weights: Option<Vec<_>> = list(self.text).map(parse).collect();
-        weights.unwrap_or_else(|| {
+        let mut items = list(self.text);
+        let first = items.by_ref().take(weights::MAX_RANGES);
+        let weights: Option<Weights> = first.map(parse).collect();
+        let Some(weights) = weights else {
             let max = Weight::MAX;
             self.is_not(&format!(
                 "a list of ADDRESS=WEIGHT or CIDR=WEIGHT with weights of 0 to {max}"
             ));
-            Vec::new()
-        })
+            return Weights::default();
+        };
+        if items.next().is_some() {
+            let most = weights::MAX_RANGES;
+            self.problem(format!("more than {most} weights; the rest is ignored"));
+        }
+        weights
     }
 
-    fn duration(&mut self) -> Option<std::time::Duration> {
+    fn duration(&mut self, most: Duration) -> Option<Duration> {
         let duration: Option<GoDuration> = self.text.parse().ok();
         let duration = duration.filter(|duration| !duration.is_negative());
         if duration.is_none() {
             self.is_not("a duration such as 30s, 10m or 0s");
         }
-        duration.map(GoDuration::to_duration)
+        let duration = duration.map(GoDuration::to_duration)?;
+        if duration > most {
+            let most_nanos = i64::try_from(most.as_nanos()).unwrap_or(i64::MAX);
+            let limit = GoDuration::from_nanos(most_nanos);
+            let message = "is longer than --service-max-drain-limit, which is used instead";
+            self.problem(format!("{} {message}: {limit}", quoted(self.text)));
+        }
+        Some(duration.min(most))
     }
 
     /// Prefix lengths for IPv4 and IPv6.

@@ -10,7 +10,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::super::problem::{Problem, reason};
 use super::address::{parse_cidr, parse_ip};
+use crate::shortened;
 use kpr_core::model::{Protocol, ServiceName};
+
+/// Maximum number of problems of one object that are listed. They are kept and compared with those
+/// of its next state.
+const MOST: usize = 100;
 
 /// The problems of one object.
 pub(super) struct Problems {
@@ -31,10 +36,15 @@ impl Problems {
     }
 
     pub(super) fn add(&mut self, field: &str, reason: &'static str, message: impl Into<String>) {
+        let (field, message) = match self.found.len() {
+            0..MOST => (field, shortened::message(message.into())),
+            MOST => ("", "has more problems than are listed".to_owned()),
+            _ => return,
+        };
         self.found.push(Problem {
             object: self.object.clone(),
             field: field.to_owned(),
-            message: message.into(),
+            message,
             reason,
             service: self.service.clone(),
         });

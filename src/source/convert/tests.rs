@@ -16,6 +16,8 @@ fn converter() -> Converter {
     Converter::new(&Options {
         node_name: "here".into(),
         allow_external_ips: true,
+        annotations: Annotations::default(),
+        cluster: ClusterSize::default(),
     })
 }
 
@@ -52,6 +54,8 @@ fn convert_service(changes: &Value) -> Converted<Service> {
     let options = Options {
         node_name: "here".into(),
         allow_external_ips: true,
+        annotations: Annotations::default(),
+        cluster: ClusterSize::default(),
     };
     convert_service_with(&options, changes)
 }
@@ -281,6 +285,8 @@ fn external_ips_count_unless_the_gate_is_off() {
     let off = Options {
         node_name: "here".into(),
         allow_external_ips: false,
+        annotations: Annotations::default(),
+        cluster: ClusterSize::default(),
     };
     let (service, problems) = convert_service_with(&off, &changes);
     assert_eq!(service.unwrap().external_ips, Vec::<IpAddr>::new());

@@ -69,6 +69,8 @@ impl Fixture {
         let options = Options {
             node_name: "here".into(),
             allow_external_ips: true,
+            annotations: crate::source::Annotations::default(),
+            cluster: crate::source::ClusterSize::default(),
         };
         let task = tokio::spawn(run(config, options, recorder.clone(), sender));
         Self {

@@ -81,6 +81,8 @@ impl Fixture {
         let options = Options {
             node_name: "here".into(),
             allow_external_ips: true,
+            annotations: crate::source::Annotations::default(),
+            cluster: crate::source::ClusterSize::default(),
         };
         let recorder = self.recorder.clone();
         self.updates = Some(receiver);
@@ -560,6 +562,8 @@ async fn a_missing_directory_refuses_the_start() {
     let options = Options {
         node_name: "here".into(),
         allow_external_ips: true,
+        annotations: crate::source::Annotations::default(),
+        cluster: crate::source::ClusterSize::default(),
     };
     let missing = Path::new("/nonexistent/manifests");
     let error = run(missing, options, Arc::new(Recorder::default()), sender)

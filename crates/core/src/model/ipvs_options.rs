@@ -7,9 +7,7 @@ use std::num::NonZeroU16;
 use std::str::FromStr;
 use std::time::Duration;
 
-use ipnet::IpNet;
-
-use super::IpFamily;
+use super::{IpFamily, Weights};
 
 /// The settings of one Service. Few Services have any, so a Service only holds a pointer to them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,7 +17,7 @@ pub struct IpvsOptions {
     /// Whether `sh` and `mh` hash the client's port too; `None`: the scheduler's default.
     pub hashes_port: Option<bool>,
     /// Weights by address; the first range that contains an endpoint's address applies.
-    pub weights: Vec<(IpNet, Weight)>,
+    pub weights: Weights,
     /// The weight of all other endpoints.
     pub weight: Option<Weight>,
     /// How long a removed endpoint may keep its connections.
@@ -33,9 +31,7 @@ pub struct IpvsOptions {
 impl IpvsOptions {
     /// The weight of an endpoint that has none of its own.
     pub fn weight_of(&self, address: IpAddr) -> Option<Weight> {
-        let ranges = self.weights.iter();
-        let mut ranges = ranges.filter(|(range, _)| range.contains(&address));
-        ranges.next().map(|(_, weight)| *weight).or(self.weight)
+        self.weights.of(address).or(self.weight)
     }
 
     pub const fn persistence_prefix(&self, family: IpFamily) -> Option<u8> {
@@ -147,6 +143,11 @@ impl Scheduler {
         Self::Twos,
     ];
 
+    /// Whether the kernel has a table for each of its virtual servers, of more than a few KiB.
+    pub const fn has_table(self) -> bool {
+        matches!(self, Self::Mh | Self::Lblc | Self::Lblcr)
+    }
+
     /// The kernel's name.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -213,10 +214,10 @@ mod tests {
     fn the_first_range_that_contains_an_endpoint_applies() {
         let weight = |n| Weight::new(n).unwrap();
         let options = IpvsOptions {
-            weights: vec![
+            weights: Weights::from_iter([
                 ("10.0.0.7/32".parse().unwrap(), weight(0)),
                 ("10.0.0.0/24".parse().unwrap(), weight(3)),
-            ],
+            ]),
             weight: Some(weight(2)),
             ..IpvsOptions::default()
         };

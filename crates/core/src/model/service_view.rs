@@ -2,7 +2,7 @@
 //! PURE: one Service as one family sees it, resolved once per round for all consumers.
 
 use super::slices::EndpointsByPort;
-use super::{Endpoint, IpFamily, Service, ServiceName, ServicePort, Tracker};
+use super::{Budget, Cut, Endpoint, IpFamily, Service, ServiceName, ServicePort, Tracker};
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -14,22 +14,37 @@ pub struct ServiceView<'a> {
     pub ports: Vec<ServicePort>,
     /// Merged from the Service's EndpointSlices, regardless of the Service's ports.
     pub endpoints: EndpointsByPort,
+    /// What the budget left out of all this.
+    pub cut: Cut,
 }
 
 impl<'a> ServiceView<'a> {
+    /// Within the default budget.
     pub fn of(tracker: &'a Tracker, name: &'a ServiceName, family: IpFamily) -> Self {
+        Self::within(tracker, name, family, &Budget::default())
+    }
+
+    /// As much of a Service as a budget has room for.
+    pub fn within(
+        tracker: &'a Tracker,
+        name: &'a ServiceName,
+        family: IpFamily,
+        budget: &Budget,
+    ) -> Self {
         let service = tracker.service(name);
-        let ports = service.map_or_else(Vec::new, |service| ServicePort::of(service, family));
+        let of_service = |service| ServicePort::within(service, family, budget);
+        let (ports, mut cut) = service.map(of_service).unwrap_or_default();
         let endpoints = if ports.is_empty() {
             EndpointsByPort::new()
         } else {
-            tracker.endpoints(name, family)
+            budget.endpoints(&ports, tracker.slices_of(name), family, &mut cut)
         };
         Self {
             name,
             service,
             ports,
             endpoints,
+            cut,
         }
     }
 

@@ -152,7 +152,14 @@ impl Tracker {
 
     /// The endpoints of a Service in a family, by the port that they serve.
     pub fn endpoints(&self, service: &ServiceName, family: IpFamily) -> EndpointsByPort {
-        slices::merge(self.slices.get(service).into_iter().flatten(), family)
+        slices::merge(self.slices_of(service), family)
+    }
+
+    pub(super) fn slices_of(
+        &self,
+        service: &ServiceName,
+    ) -> impl Iterator<Item = &EndpointSlice> + Clone {
+        self.slices.get(service).into_iter().flatten()
     }
 
     fn apply_service(&mut self, service: Service) {

@@ -110,7 +110,7 @@ impl<V> ByPort<V> {
 }
 
 /// The smallest possible name of a port of a Service.
-fn first_of(service: &ServiceName) -> ServicePortName {
+pub(super) fn first_of(service: &ServiceName) -> ServicePortName {
     ServicePortName {
         service: service.clone(),
         port: "".into(),

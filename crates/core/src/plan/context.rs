@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::model::IpFamily;
 use crate::model::ipvs_options::Scheduler;
 use crate::model::node::LocalDetector;
+use crate::model::{Budget, IpFamily};
 use crate::plan::ipvs::object::Timeouts;
 use crate::plan::unmet::Holder;
 
@@ -18,6 +18,8 @@ use crate::plan::unmet::Holder;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Context {
     pub family: IpFamily,
+    /// How much of each Service is programmed.
+    pub budget: Budget,
     /// This family also manages what both share: the link, sysctls, timeouts.
     pub owns_node: bool,
     /// Label `topology.kubernetes.io/zone` of this node.
@@ -34,6 +36,11 @@ pub struct Context {
     pub scheduler: Arc<str>,
     /// Schedulers that some Service requests and the kernel lacks.
     pub missing_schedulers: BTreeSet<Scheduler>,
+    /// Schedulers that some Service requests, that are not loaded, and that no operator allows
+    /// Services to load.
+    pub refused_schedulers: BTreeSet<Scheduler>,
+    /// Tunnels may lead to endpoints in these ranges only.
+    pub tunnel_ranges: Vec<IpNet>,
     /// How long a removed endpoint may keep its connections, unless its Service says otherwise.
     pub drain_limit: Duration,
     /// Virtual servers in these ranges are foreign, unless a Service has wanted them since this

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::model::{ServiceName, ServicePortName, ServiceView, Tracker};
 use crate::plan::context::Context;
+use crate::plan::cuts::Cuts;
 use crate::plan::ipvs;
 use crate::plan::ipvs::object::{RealServers, VirtualServerKey};
 use crate::plan::ipvs::planner::RealServerOf;
@@ -38,8 +39,9 @@ pub trait Planner: fmt::Debug + Send {
     /// Recomputes what all Services want.
     fn update_all(&mut self, tracker: &Tracker) {
         for service in tracker.services() {
-            let family = self.context().family;
-            self.update(&ServiceView::of(tracker, &service.name, family), tracker);
+            let Context { family, budget, .. } = *self.context();
+            let view = ServiceView::within(tracker, &service.name, family, &budget);
+            self.update(&view, tracker);
         }
     }
 
@@ -76,7 +78,8 @@ pub trait Planner: fmt::Debug + Send {
     /// wants any more.
     fn owner(&self, step: &Self::Step) -> Option<&ServicePortName>;
 
-    /// Changes whenever the result of [`Self::conflicts`] or [`Self::unmet`] may have changed.
+    /// Changes whenever the result of [`Self::conflicts`], [`Self::unmet`] or [`Self::cuts`] may
+    /// have changed.
     fn revision(&self) -> u64;
 
     /// Claims that lost. Costs what is contested.
@@ -84,6 +87,11 @@ pub trait Planner: fmt::Debug + Send {
 
     /// What Services request and do not get. Costs the length of the result.
     fn unmet(&self) -> BTreeSet<(ServicePortName, Unmet)>;
+
+    /// What the budget left out of Services.
+    fn cuts(&self) -> Option<&Cuts> {
+        None
+    }
 
     /// Number of Services with a Local policy and no endpoint on this node: internal, external.
     fn no_local_endpoints(&self) -> (usize, usize);

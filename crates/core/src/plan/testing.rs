@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use crate::model::node::LocalDetector;
 use crate::model::testing::ip;
-use crate::model::{Event, IpFamily, Protocol, ServiceName, ServiceView, Tracker};
+use crate::model::{Budget, Event, IpFamily, Protocol, ServiceName, ServiceView, Tracker};
 use crate::plan::context::{Context, Hairpin, IptablesContext, KernelVersion};
 use crate::plan::ipvs::object::{RealServerKey, Timeouts, VirtualServerKey};
 use crate::plan::ipvs::planner::RealServerOf;
@@ -31,13 +31,14 @@ use crate::plan::testing::fake::{FakeKernel, Fault};
 
 /// A node at `192.168.0.10` and `fd00:192::10` in zone `here`, with one more address.
 pub fn context(family: IpFamily) -> Context {
-    let (node, other, services) = match family {
-        IpFamily::V4 => ("192.168.0.10", "172.16.0.10", "10.96.0.0/12"),
-        IpFamily::V6 => ("fd00:192::10", "fd00:172::10", "fd00:96::/64"),
+    let (node, other, services, everywhere) = match family {
+        IpFamily::V4 => ("192.168.0.10", "172.16.0.10", "10.96.0.0/12", "0.0.0.0/0"),
+        IpFamily::V6 => ("fd00:192::10", "fd00:172::10", "fd00:96::/64", "::/0"),
     };
     let addresses = BTreeSet::from([ip(node), ip(other)]);
     Context {
         family,
+        budget: Budget::default(),
         owns_node: family == IpFamily::V4,
         zone: Some("here".into()),
         node_ip: Some(ip(node)),
@@ -46,6 +47,8 @@ pub fn context(family: IpFamily) -> Context {
         held_addresses: BTreeMap::new(),
         scheduler: "rr".into(),
         missing_schedulers: BTreeSet::new(),
+        refused_schedulers: BTreeSet::new(),
+        tunnel_ranges: vec![everywhere.parse().unwrap()],
         drain_limit: Duration::from_hours(1),
         exclude_cidrs: Vec::new(),
         service_cidrs: vec![services.parse().unwrap()],
@@ -123,7 +126,8 @@ impl Proxy {
     }
 
     fn update(&mut self, name: &ServiceName) {
-        let changed = ServiceView::of(&self.tracker, name, self.planner.context().family);
+        let Context { family, budget, .. } = *self.planner.context();
+        let changed = ServiceView::within(&self.tracker, name, family, &budget);
         self.planner.update(&changed, &self.tracker);
     }
 

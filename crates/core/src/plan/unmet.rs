@@ -7,6 +7,8 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use crate::model::ipvs_options::{ForwardingMethod, Scheduler};
+use crate::model::service_port::WIDE;
+use crate::plan::ipvs::marks::SHARE;
 
 /// A request of a Service that cannot be met.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,6 +27,14 @@ pub enum Unmet {
     NotBound { address: IpAddr, holder: Holder },
     /// Older Services hold all firewall marks.
     NoMark,
+    /// The Service wants more firewall marks than one may have.
+    MarkShareUsed,
+    /// The scheduler has a table for each virtual server, and the Service has very many of them.
+    SchedulerTooCostly { wanted: Scheduler, used: Arc<str> },
+    /// The kernel would have to load a module that no operator allows Services to ask for.
+    SchedulerNotAllowed { wanted: Scheduler, used: Arc<str> },
+    /// The endpoint is masqueraded instead: it is outside of the ranges that tunnels may lead to.
+    TunnelOutside { address: IpAddr },
     /// All packets are masqueraded instead.
     NoForwarding {
         method: ForwardingMethod,
@@ -121,6 +131,22 @@ impl fmt::Display for Unmet {
             }
             Self::NoMark => f.write_str(
                 "older Services hold all firewall marks; pods and the node reach local endpoints only",
+            ),
+            Self::MarkShareUsed => write!(
+                f,
+                "other ports of this Service have the {SHARE} firewall marks that it may have; pods and the node reach local endpoints only"
+            ),
+            Self::SchedulerTooCostly { wanted, used } => write!(
+                f,
+                "scheduler {wanted} takes kernel memory for each virtual server, and this Service has more than {WIDE} of them; {used} is used"
+            ),
+            Self::SchedulerNotAllowed { wanted, used } => write!(
+                f,
+                "scheduler {wanted} is not loaded in this node's kernel, and --service-schedulers does not list it; {used} is used"
+            ),
+            Self::TunnelOutside { address } => write!(
+                f,
+                "endpoint {address} is masqueraded: tunnels lead to the pods' ranges and to those in --tunnel-cidrs only"
             ),
             Self::NoForwarding { method, obstacle } => write!(
                 f,

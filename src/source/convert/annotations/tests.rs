@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-use std::time::Duration;
-
 use super::super::super::Problem;
 use super::*;
 use kpr_core::model::testing::ip;
@@ -22,7 +20,7 @@ fn meta(annotations: &[(&str, &str)]) -> ObjectMeta {
 fn options(annotations: &[(&str, &str)]) -> (Option<IpvsOptions>, Vec<Problem>) {
     let meta = meta(annotations);
     let mut problems = Problems::of("Service", &meta);
-    let options = ipvs_options(&meta, &mut problems);
+    let options = ipvs_options(&meta, &Annotations::unlimited(), &mut problems);
     (options.map(Arc::unwrap_or_clone), problems.found)
 }
 
@@ -75,11 +73,11 @@ fn every_setting_is_read() {
     let expected = IpvsOptions {
         scheduler: Some(Scheduler::Mh),
         hashes_port: Some(true),
-        weights: vec![
+        weights: Weights::from_iter([
             ("10.1.0.0/16".parse().unwrap(), weight_of(3)),
             ("10.2.0.1/32".parse().unwrap(), weight_of(0)),
             ("fd00::1/128".parse().unwrap(), weight_of(7)),
-        ],
+        ]),
         weight: Some(weight_of(2)),
         drain_limit: Some(Duration::from_secs(90)),
         persistence_ipv4: Some(24),
@@ -169,7 +167,7 @@ fn a_slice_may_weigh_its_endpoints() {
         ("kube-proxy-rs.io/weights", "10.1.0.1=0"),
     ]);
     let mut problems = Problems::of("EndpointSlice", &meta);
-    let weights = SliceWeights::of(&meta, &mut problems);
+    let weights = SliceWeights::of(&meta, &Annotations::unlimited(), &mut problems);
     assert_eq!(problems.found, []);
     assert_eq!(weights.of_endpoint(ip("10.1.0.1")), Some(weight_of(0)));
     assert_eq!(weights.of_endpoint(ip("10.1.0.2")), Some(weight_of(4)));
@@ -180,8 +178,102 @@ fn a_slice_may_weigh_its_endpoints() {
 fn a_bad_weight_of_a_slice_is_named() {
     let meta = meta(&[("kube-proxy-rs.io/weight", "heavy")]);
     let mut problems = Problems::of("EndpointSlice", &meta);
-    let weights = SliceWeights::of(&meta, &mut problems);
+    let weights = SliceWeights::of(&meta, &Annotations::unlimited(), &mut problems);
     assert_eq!(weights.of_endpoint(ip("10.1.0.1")), None);
     assert_eq!(problems.found.len(), 1);
     assert!(problems.found[0].message.contains("\"heavy\""));
+}
+
+#[test]
+fn what_the_operator_does_not_allow_is_ignored_and_said() {
+    let all = [
+        ("kube-proxy-rs.io/drain-limit", "1m"),
+        ("kube-proxy-rs.io/forwarding-method", "gue"),
+        ("kube-proxy-rs.io/gue-port", "8472"),
+        ("kube-proxy-rs.io/persistence-netmask", "ipv4/24"),
+        ("kube-proxy-rs.io/scheduler", "mh"),
+        ("kube-proxy-rs.io/scheduler-flags", "port"),
+        ("kube-proxy-rs.io/weight", "2"),
+        ("kube-proxy-rs.io/weights", "10.0.0.1=3"),
+        ("kube-router.io/service.dsr", "tunnel"),
+        ("kube-router.io/service.scheduler", "mh"),
+        ("kube-router.io/service.schedflags", "port"),
+    ];
+    let with = |allowed: &[Setting], annotations: &[(&str, &str)]| {
+        let meta = meta(annotations);
+        let mut problems = Problems::of("Service", &meta);
+        let rules = Annotations {
+            allowed: allowed.iter().copied().collect(),
+            ..Annotations::default()
+        };
+        let options = ipvs_options(&meta, &rules, &mut problems);
+        let weights = SliceWeights::of(&meta, &rules, &mut Problems::of("EndpointSlice", &meta));
+        let weight = weights.of_endpoint(ip("10.0.0.1"));
+        (options.is_some(), weight.is_some(), problems.found)
+    };
+    let (has_options, has_weight, problems) = with(&[], &all);
+    assert!(!has_options && !has_weight);
+    assert_eq!(problems.len(), all.len());
+    for problem in &problems {
+        let text = problem.to_string();
+        assert!(
+            text.contains("--service-annotations does not list"),
+            "{text}"
+        );
+    }
+    // Each setting has its annotations, and no others.
+    for setting in Setting::ALL {
+        for annotation in &all {
+            let (_, _, problems) = with(&[setting], &[*annotation]);
+            let is_its = Setting::of(annotation.0) == Some(setting);
+            assert_eq!(problems.is_empty(), is_its, "{setting}: {annotation:?}");
+        }
+    }
+    let default = [("kube-proxy-rs.io/forwarding-method", "masquerade")];
+    assert_eq!(with(&[], &default), (false, false, Vec::new()));
+}
+
+#[test]
+fn a_drain_limit_ends_at_the_operators() {
+    let meta = meta(&[("kube-proxy-rs.io/drain-limit", "2562047h")]);
+    let mut problems = Problems::of("Service", &meta);
+    let options = ipvs_options(&meta, &Annotations::default(), &mut problems).unwrap();
+    assert_eq!(options.drain_limit, Some(Duration::from_hours(24)));
+    let [problem] = &problems.found[..] else {
+        panic!("{:?}", problems.found)
+    };
+    assert!(problem.message.ends_with("instead: 24h0m0s"), "{problem}");
+}
+
+#[test]
+fn weights_are_read_up_to_a_limit() {
+    let many: Vec<String> = (0..20_000)
+        .map(|n: u32| format!("10.{}.{}.{}=7", n >> 16, (n >> 8) & 255, n & 255))
+        .collect();
+    let (options, problems) = options(&[("kube-proxy-rs.io/weights", &many.join(","))]);
+    let options = options.unwrap();
+    assert_eq!(options.weight_of(ip("10.0.3.231")), Some(weight_of(7)));
+    assert_eq!(options.weight_of(ip("10.0.3.232")), None);
+    assert_eq!(problems.len(), 1);
+}
+
+#[test]
+fn a_long_value_is_not_shown_as_a_whole() {
+    let (_, problems) = options(&[("kube-proxy-rs.io/scheduler", &"x".repeat(246_000))]);
+    assert!(problems[0].to_string().len() < 600);
+}
+
+#[test]
+fn an_object_has_so_many_problems_and_no_more() {
+    let names: Vec<String> = (0..9_000)
+        .map(|n| format!("kube-proxy-rs.io/{n}"))
+        .collect();
+    let annotations: Vec<(&str, &str)> = names.iter().map(|name| (&**name, "")).collect();
+    let (_, problems) = options(&annotations);
+    assert_eq!(problems.len(), 101);
+    let last = problems.last().unwrap().to_string();
+    assert_eq!(
+        last,
+        "Service default/web: has more problems than are listed"
+    );
 }

@@ -90,6 +90,7 @@ fn cluster() -> ServicePort {
         internal_policy_local: false,
         external_policy_local: false,
         health_check_node_port: None,
+        is_wide: false,
         ipvs: None,
     }
 }

@@ -224,6 +224,11 @@ impl Flows {
         self.is_full = true;
     }
 
+    /// Whether [`Self::due`] may have something.
+    pub fn is_due(&self) -> bool {
+        self.is_full || !self.due.is_empty()
+    }
+
     /// The flows to check, if any.
     pub fn due(&self) -> Option<Cleanup> {
         let mut frontends = self.due.clone();

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::ServicePortName;
 use crate::plan::context::Context;
+use crate::plan::cuts::Cuts;
 use crate::plan::iptables::Plan;
 use crate::plan::iptables::believed::Believed;
 use crate::plan::iptables::desired::{Desired, Dirty};
@@ -43,6 +44,7 @@ enum Isolation {
 pub struct Planner {
     context: Context,
     desired: Desired,
+    cuts: Cuts,
     believed: Believed,
     /// Changed since the last successful plan.
     dirty: Dirty,
@@ -82,6 +84,7 @@ impl Planner {
         Self {
             desired: Desired::of_node(&context),
             context,
+            cuts: Cuts::default(),
             believed: Believed::default(),
             dirty: Dirty::default(),
             previous: BTreeMap::new(),

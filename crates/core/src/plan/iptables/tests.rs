@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Tests of iptables mode without a kernel.
 
+mod budget;
 mod isolation;
 mod layout;
 mod planner;

@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use sha2::{Digest as _, Sha256};
 
 use crate::model::{IpFamily, Protocol, ServiceName, ServicePortName};
+use crate::plan::by_port::first_of;
 use crate::plan::ipvs::mark::{MarkRange, protocol, slots_of};
 use crate::plan::ipvs::object::VirtualServerKey;
 use crate::plan::ipvs::set::{SetEntry, SetId};
@@ -47,11 +48,17 @@ pub fn in_use(observed: &State, family: IpFamily) -> BTreeSet<u32> {
 /// Age, then name: decides which Service port gets a mark.
 type Claim = (i64, ServicePortName);
 
+/// Maximum number of marks of a Service. One that wants more counts as younger than all that do
+/// not, so that it never moves the mark of another.
+pub const SHARE: usize = 64;
+
 /// The assignment of marks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Marks {
     range: MarkRange,
     tables: BTreeMap<Protocol, Table>,
+    /// Service ports without a mark because the other ports of their Service have all of its share.
+    beyond_share: BTreeSet<ServicePortName>,
 }
 
 impl Marks {
@@ -63,6 +70,7 @@ impl Marks {
         Self {
             range,
             tables: Protocol::ALL.into_iter().map(table).collect(),
+            beyond_share: BTreeSet::new(),
         }
     }
 
@@ -79,6 +87,16 @@ impl Marks {
         waiting.map(|(_, name)| name)
     }
 
+    /// Whether a Service port has no mark although it wants one.
+    pub fn lacks_any(&self) -> bool {
+        self.without().chain(self.beyond_share()).next().is_some()
+    }
+
+    /// Service ports whose Service wants more marks than its share.
+    pub fn beyond_share(&self) -> impl Iterator<Item = &ServicePortName> {
+        self.beyond_share.iter()
+    }
+
     /// Replaces the claims of a Service of this age. Returns the other Services whose marks
     /// changed.
     pub fn replace_service(
@@ -88,10 +106,24 @@ impl Marks {
         ports: &BTreeSet<ServicePortName>,
     ) -> BTreeSet<ServiceName> {
         let mut moved = BTreeSet::new();
+        let created = if ports.len() > SHARE {
+            i64::MAX
+        } else {
+            created
+        };
+        let first_of_service = first_of(service);
+        while let Some(port) = self.beyond_share.range(&first_of_service..).next()
+            && port.service == *service
+        {
+            let port = port.clone();
+            self.beyond_share.remove(&port);
+        }
+        self.beyond_share.extend(ports.iter().skip(SHARE).cloned());
+        let ports: BTreeSet<&ServicePortName> = ports.iter().take(SHARE).collect();
         for table in self.tables.values_mut() {
             let gone: Vec<ServicePortName> = table
                 .claims_of(service)
-                .filter(|(name, claimed)| !ports.contains(*name) || *claimed != created)
+                .filter(|(name, claimed)| !ports.contains(name) || *claimed != created)
                 .map(|(name, _)| name.clone())
                 .collect();
             for name in gone {
@@ -138,14 +170,8 @@ impl Table {
         &'a self,
         service: &'a ServiceName,
     ) -> impl Iterator<Item = (&'a ServicePortName, i64)> {
-        // The smallest possible name of a port of this Service.
-        let first = ServicePortName {
-            service: service.clone(),
-            port: "".into(),
-            protocol: Protocol::Tcp,
-        };
         self.claims
-            .range(first..)
+            .range(first_of(service)..)
             .take_while(move |(name, _)| name.service == *service)
             .map(|(name, (created, _))| (name, *created))
     }

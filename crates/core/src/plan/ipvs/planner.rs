@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use crate::model::{ServiceName, ServicePortName, ServiceView};
 use crate::plan::context::Context;
+use crate::plan::cuts::Cuts;
 use crate::plan::ipvs::Plan;
 use crate::plan::ipvs::desired::{Desired, Dirty};
 use crate::plan::ipvs::diff::{self, Comparison};
@@ -39,9 +40,12 @@ pub struct Planner {
     rules: FixedRules,
     desired: Desired,
     marks: Marks,
+    cuts: Cuts,
     believed: State,
     /// Changed since the last successful plan.
     dirty: Dirty,
+    /// Number of changes of servers that one plan may make.
+    turn: usize,
     /// Virtual servers that some Service has wanted since this process started, and those that were
     /// found to be ours.
     owned: BTreeSet<VirtualServerKey>,
@@ -67,9 +71,11 @@ impl Planner {
             rules: fixed_rules(&context)?,
             marks: Marks::new(MarkRange::beside(context.masquerade_mark)),
             context,
+            cuts: Cuts::default(),
             desired: Desired::default(),
             believed: State::default(),
             dirty: Dirty::default(),
+            turn: turn::TURN,
             owned: BTreeSet::new(),
             draining: BTreeSet::new(),
             last_limits: BTreeMap::new(),
@@ -330,3 +336,4 @@ impl Planner {
 mod interface;
 #[cfg(test)]
 mod tests;
+mod turn;

@@ -64,6 +64,14 @@ pub struct Extras {
     pub unmet: Vec<Unmet>,
 }
 
+impl Extras {
+    fn lacks(&mut self, unmet: Unmet) {
+        if !self.unmet.contains(&unmet) {
+            self.unmet.push(unmet);
+        }
+    }
+}
+
 /// A virtual server and its real servers, which those of one Service port and policy share.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WantedServer {
@@ -140,14 +148,8 @@ pub fn port_objects(
     );
     let local_leaving = leaving.iter().copied().filter(|endpoint| endpoint.local);
     let local = real_servers(service_port, &server, &choice.local, local_leaving);
-    let method = forwarding::direct(
-        service_port,
-        &choice.cluster,
-        context,
-        mark,
-        &mut extras.unmet,
-    );
-    let direct = method.map(|method| Arc::new(forwarding::of_remote(&cluster, endpoints, method)));
+    let servers = (&choice.cluster[..], &*cluster);
+    let direct = forwarding::servers(service_port, servers, endpoints, context, mark, &mut extras);
     let mut virtual_servers: BTreeMap<_, (&Arc<RealServers>, BTreeSet<_>)> = BTreeMap::new();
     let mut addresses = BTreeSet::new();
     let mut entries = BTreeSet::new();
@@ -182,10 +184,7 @@ pub fn port_objects(
             continue;
         }
         if let Some(holder) = holder(role, address, context) {
-            let unmet = Unmet::NotBound { address, holder };
-            if !extras.unmet.contains(&unmet) {
-                extras.unmet.push(unmet);
-            }
+            extras.lacks(Unmet::NotBound { address, holder });
         } else {
             addresses.insert(address);
             entries.insert((SetId::IpvsIps, SetEntry::Ip(address)));
@@ -273,12 +272,25 @@ fn virtual_server(
     let options = service_port.ipvs.as_deref();
     let scheduler = match options.and_then(|options| options.scheduler) {
         None => context.scheduler.clone(),
-        Some(wanted) if context.missing_schedulers.contains(&wanted) => {
+        Some(wanted) => {
             let used = context.scheduler.clone();
-            unmet.push(Unmet::SchedulerMissing { wanted, used });
-            context.scheduler.clone()
+            let obstacle = if context.refused_schedulers.contains(&wanted) {
+                Some(Unmet::SchedulerNotAllowed { wanted, used })
+            } else if context.missing_schedulers.contains(&wanted) {
+                Some(Unmet::SchedulerMissing { wanted, used })
+            } else if service_port.is_wide && wanted.has_table() && *used != *wanted.as_str() {
+                Some(Unmet::SchedulerTooCostly { wanted, used })
+            } else {
+                None
+            };
+            let is_possible = obstacle.is_none();
+            unmet.extend(obstacle);
+            if is_possible {
+                wanted.as_str().into()
+            } else {
+                context.scheduler.clone()
+            }
         }
-        Some(wanted) => wanted.as_str().into(),
     };
     let hashes_port = options.and_then(|options| options.hashes_port);
     // A server of weight 0 is draining: hashing must not choose it. Hashing the port makes `mh`

@@ -18,6 +18,8 @@ pub(crate) fn measure(shape: Shape, out: &Path) -> anyhow::Result<()> {
     let mut converter = Converter::new(&Options {
         node_name: cluster::NODE.into(),
         allow_external_ips: false,
+        annotations: kube_proxy_rs::source::Annotations::default(),
+        cluster: kube_proxy_rs::source::ClusterSize::default(),
     });
     let mut tracker = Tracker::default();
     for number in 0..shape.services {

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{ChainChanges, Isolation as Search, Planner, is_transient};
 use crate::model::{ServiceName, ServicePortName, ServiceView, Tracker};
 use crate::plan::context::Context;
+use crate::plan::cuts::Cuts;
 use crate::plan::iptables::believed::Believed;
 use crate::plan::iptables::desired::{Desired, Dirty};
 use crate::plan::iptables::port_rules::PortRules;
@@ -43,6 +44,7 @@ impl crate::plan::Planner for Planner {
     }
 
     fn update(&mut self, changed: &ServiceView<'_>, _tracker: &Tracker) {
+        self.cuts.update(changed);
         let rules = changed.ports.iter().map(|port| {
             let endpoints = changed.endpoints_of(port);
             let rules = PortRules::new(port.clone(), endpoints, &self.context);
@@ -170,7 +172,7 @@ impl crate::plan::Planner for Planner {
     }
 
     fn revision(&self) -> u64 {
-        self.desired.revision()
+        self.desired.revision() + self.cuts.revision()
     }
 
     fn conflicts(&self) -> BTreeSet<Conflict> {
@@ -186,6 +188,10 @@ impl crate::plan::Planner for Planner {
     /// Rules support everything that a Service may request.
     fn unmet(&self) -> BTreeSet<(ServicePortName, Unmet)> {
         BTreeSet::new()
+    }
+
+    fn cuts(&self) -> Option<&Cuts> {
+        Some(&self.cuts)
     }
 
     fn no_local_endpoints(&self) -> (usize, usize) {

@@ -40,8 +40,8 @@ impl Proxy {
             self.tracker.apply(event);
         }
         for name in self.tracker.take().services {
-            let family = self.planner.context().family;
-            let changed = ServiceView::of(&self.tracker, &name, family);
+            let Context { family, budget, .. } = *self.planner.context();
+            let changed = ServiceView::within(&self.tracker, &name, family, &budget);
             self.planner.update(&changed, &self.tracker);
         }
     }

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::model::testing::{endpoint_at, ip, service, slice, tracker};
-use crate::model::{Event, IpFamily, SliceEndpoint};
+use crate::model::{Budget, Event, IpFamily, SliceEndpoint};
 use crate::plan::Step as _;
 use crate::plan::testing::{Proxy, context};
 
@@ -16,7 +16,9 @@ fn endpoints(range: std::ops::Range<u32>) -> Vec<SliceEndpoint> {
 fn serving(range: std::ops::Range<u32>) -> Proxy {
     let slice = slice("ns/web", "a", endpoints(range)).port(8080);
     let tracker = tracker(vec![service("ns/web").port(80)], vec![slice]);
-    let mut proxy = Proxy::start(context(IpFamily::V4), tracker, State::default());
+    let mut context = context(IpFamily::V4);
+    context.budget = Budget::UNLIMITED;
+    let mut proxy = Proxy::start(context, tracker, State::default());
     proxy.sync();
     proxy
 }

@@ -62,6 +62,44 @@ fn a_service_that_is_made_anew_has_its_mark_again() {
     assert_eq!(marks.of(&port), mark);
 }
 
+#[test]
+fn a_service_has_a_share_and_moves_nobody_to_get_more() {
+    let of = |service: &str, port: usize| ServicePortName {
+        port: format!("p{port}").into(),
+        ..name(service, Protocol::Tcp)
+    };
+    let mut marks = Marks::new(low());
+    for victim in 0..500 {
+        let port = of(&format!("victim-{victim}"), 0);
+        marks.replace_service(&port.service, 1_000, &[port.clone()].into());
+    }
+    let before = marks.clone();
+    // It is the older one.
+    let hungry: BTreeSet<_> = (0..4_096).map(|port| of("hungry", port)).collect();
+    let service = ServiceName::new("ns", "hungry");
+    assert_eq!(marks.replace_service(&service, 1, &hungry), [].into());
+    for victim in 0..500 {
+        let port = of(&format!("victim-{victim}"), 0);
+        assert_eq!(marks.of(&port), before.of(&port), "{port}");
+    }
+    let served = hungry.iter().filter(|port| marks.of(port).is_some());
+    assert_eq!(served.count(), SHARE);
+    assert_eq!(marks.beyond_share().count(), 4_096 - SHARE);
+    // A restart finds the same.
+    let mut anew = Marks::new(low());
+    anew.replace_service(&service, 1, &hungry);
+    for victim in (0..500).rev() {
+        let port = of(&format!("victim-{victim}"), 0);
+        anew.replace_service(&port.service, 1_000, &[port.clone()].into());
+    }
+    assert_eq!(anew, marks);
+    let few = hungry.iter().take(SHARE).cloned().collect();
+    marks.replace_service(&service, 2_000, &few);
+    assert_eq!(marks.beyond_share().count(), 0);
+    marks.replace_service(&service, 2_000, &BTreeSet::new());
+    assert_eq!(marks, before);
+}
+
 /// The slots if the oldest chooses first.
 fn expected(table: &Table, claims: &BTreeSet<Claim>) -> BTreeMap<ServicePortName, Option<u16>> {
     let mut taken = BTreeSet::new();

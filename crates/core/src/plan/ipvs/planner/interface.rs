@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::{Planner, RealServerOf};
 use crate::model::{ServiceName, ServicePortName, ServiceView, Tracker};
 use crate::plan::context::Context;
+use crate::plan::cuts::Cuts;
 use crate::plan::ipvs::desired::Dirty;
 use crate::plan::ipvs::mark::MarkRange;
 use crate::plan::ipvs::marks::Marks;
@@ -51,14 +52,17 @@ impl crate::plan::Planner for Planner {
         let marked = changed.ports.iter().filter(|port| needs_mark(port));
         let marked = marked.map(|port| port.name.clone()).collect();
         let created = changed.service.map_or(0, |service| service.created);
-        let lacked = self.marks.without().next().is_some();
+        let lacked = self.marks.lacks_any();
         let moved = self.marks.replace_service(changed.name, created, &marked);
-        if lacked || self.marks.without().next().is_some() {
+        if lacked || self.marks.lacks_any() {
             self.marks_revision += 1;
         }
+        self.cuts.update(changed);
         self.replace_port_objects(changed);
+        let Context { family, budget, .. } = self.context;
         for name in &moved {
-            self.replace_port_objects(&ServiceView::of(tracker, name, self.context.family));
+            let view = ServiceView::within(tracker, name, family, &budget);
+            self.replace_port_objects(&view);
         }
     }
 
@@ -89,7 +93,7 @@ impl crate::plan::Planner for Planner {
         let mut plan = if self.is_full {
             self.compare(&self.comparison(&owns).everything())
         } else {
-            self.compare(&self.dirty)
+            self.compare(&self.turn())
         };
         self.comparison(&owns).switch(&mut plan, &self.rules);
         plan.ordered()
@@ -115,9 +119,12 @@ impl crate::plan::Planner for Planner {
     }
 
     fn report(&mut self, plan: &Plan<Step>, report: &Report) {
-        self.is_full = false;
         self.is_foundation_due = false;
-        let settled = std::mem::take(&mut self.dirty);
+        let settled = if std::mem::take(&mut self.is_full) {
+            std::mem::take(&mut self.dirty)
+        } else {
+            self.settle()
+        };
         self.report_part(plan, report);
         for key in settled.virtual_servers {
             let exists = self.believed.virtual_servers.contains_key(&key);
@@ -183,7 +190,8 @@ impl crate::plan::Planner for Planner {
     }
 
     fn revision(&self) -> u64 {
-        self.desired.claims().revision() + self.desired.unmet_revision() + self.marks_revision
+        let desired = self.desired.claims().revision() + self.desired.unmet_revision();
+        desired + self.marks_revision + self.cuts.revision()
     }
 
     fn conflicts(&self) -> BTreeSet<Conflict> {
@@ -200,7 +208,13 @@ impl crate::plan::Planner for Planner {
         let mut unmet = self.desired.unmet();
         let without = self.marks.without();
         unmet.extend(without.map(|name| (name.clone(), Unmet::NoMark)));
+        let beyond = self.marks.beyond_share();
+        unmet.extend(beyond.map(|name| (name.clone(), Unmet::MarkShareUsed)));
         unmet
+    }
+
+    fn cuts(&self) -> Option<&Cuts> {
+        Some(&self.cuts)
     }
 
     fn no_local_endpoints(&self) -> (usize, usize) {

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Rounds over a fake kernel: what a change plans, what a failure leaves pending, what drains.
 
+mod budget;
 mod drain;
 mod failures;
 mod marks;
 mod ownership;
 mod properties;
 mod takeover;
+mod turns;
 
 use super::*;
 use crate::model::testing::{endpoint, service, slice, tracker};

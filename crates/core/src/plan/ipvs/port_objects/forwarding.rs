@@ -9,12 +9,13 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::model::ipvs_options::ForwardingMethod;
 use crate::model::{Endpoint, ServicePort};
 use crate::plan::context::Context;
 use crate::plan::ipvs::object::{Forwarding, RealServer, RealServerKey, RealServers};
-use crate::plan::ipvs::port_objects::Role;
+use crate::plan::ipvs::port_objects::{Extras, Role};
 use crate::plan::unmet::{Obstacle, Unmet};
 
 /// Whether the Service requests a method other than translation.
@@ -32,8 +33,23 @@ pub(super) const fn is_for(role: Role) -> bool {
     matches!(role, Role::ExternalIp | Role::LoadBalancer)
 }
 
+/// The real servers of addresses for which packets are not translated, if there are such addresses.
+pub(super) fn servers(
+    service_port: &ServicePort,
+    (chosen, cluster): (&[&Endpoint], &RealServers),
+    endpoints: &[Endpoint],
+    context: &Context,
+    mark: Option<u32>,
+    extras: &mut Extras,
+) -> Option<Arc<RealServers>> {
+    let unmet = &mut extras.unmet;
+    let method = direct(service_port, chosen, context, mark, unmet)?;
+    let servers = of_remote(cluster, endpoints, method, context, unmet);
+    Some(Arc::new(servers))
+}
+
 /// How packets reach endpoints on other nodes, if not by translation.
-pub(super) fn direct(
+fn direct(
     service_port: &ServicePort,
     chosen: &[&Endpoint],
     context: &Context,
@@ -55,19 +71,30 @@ pub(super) fn direct(
     Some(forwarding)
 }
 
-/// The same real servers; those on other nodes get another method.
-pub(super) fn of_remote(
+/// The same real servers; those on other nodes get another method, if that may be used to reach
+/// them. A tunnel's packets have the node's own address: they must not reach whatever a Service
+/// names as its endpoint.
+fn of_remote(
     servers: &RealServers,
     endpoints: &[Endpoint],
     method: Forwarding,
+    context: &Context,
+    unmet: &mut Vec<Unmet>,
 ) -> RealServers {
+    let is_open = |address: &IpAddr| {
+        let mut ranges = context.tunnel_ranges.iter();
+        !matches!(method, Forwarding::Tunnel(_)) || ranges.any(|range| range.contains(address))
+    };
     let local: BTreeSet<IpAddr> = endpoints
         .iter()
         .filter(|endpoint| endpoint.local)
         .map(|endpoint| endpoint.address)
         .collect();
+    let mut outside = servers.keys().map(|key| key.address);
+    let outside = outside.find(|address| !local.contains(address) && !is_open(address));
+    unmet.extend(outside.map(|address| Unmet::TunnelOutside { address }));
     let forwarding = |key: &RealServerKey| {
-        if local.contains(&key.address) {
+        if local.contains(&key.address) || !is_open(&key.address) {
             Forwarding::Masquerade
         } else {
             method

@@ -91,7 +91,9 @@ fn the_netmask_counts_with_affinity_only() {
 fn an_endpoints_own_weight_comes_before_those_of_its_service() {
     let weight = |n| Weight::new(n).unwrap();
     let service = web().options(|options| {
-        options.weights = vec![("10.0.1.0/24".parse().unwrap(), weight(3))];
+        options.weights = [("10.0.1.0/24".parse().unwrap(), weight(3))]
+            .into_iter()
+            .collect();
         options.weight = Some(weight(2));
     });
     let endpoints = vec![

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Changes that are too many for one plan.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::model::testing::{endpoint, service, service_name, slice, tracker};
+use crate::model::{EndpointSlice, Event, IpFamily, Protocol, Service};
+use crate::plan::mode::Planner as _;
+use crate::plan::testing::check::check;
+use crate::plan::testing::{Proxy, context, lines};
+
+fn some(which: u8, ports: u16, vips: u8, is_local: bool) -> Service {
+    let some = service(&format!("ns/s{which}")).cluster_ips(&[&format!("10.96.0.{which}")]);
+    let some = (0..ports).fold(some, |some, n| {
+        some.named_port(&format!("p{n}"), Protocol::Tcp, 80 + n)
+    });
+    let some = (0..vips).fold(some, |some, n| some.vip(&format!("203.0.{which}.{n}")));
+    if is_local {
+        some.external_local()
+    } else {
+        some
+    }
+}
+
+fn served(which: u8, ports: u16, endpoints: u8) -> EndpointSlice {
+    let endpoints = (0..endpoints).map(|n| endpoint(&format!("10.0.{which}.{n}")));
+    let slice = slice(&format!("ns/s{which}"), "a", endpoints.collect());
+    (0..ports).fold(slice, |slice, n| {
+        slice.named_port(&format!("p{n}"), Protocol::Tcp, 8080)
+    })
+}
+
+fn proxy(turn: usize) -> Proxy {
+    let nothing = tracker(vec![], vec![]);
+    let mut proxy = Proxy::start(context(IpFamily::V4), nothing, State::default());
+    proxy.planner.turn = turn;
+    proxy.sync();
+    proxy
+}
+
+/// Plans until nothing is left; each leaves what the next finds.
+fn finish(proxy: &mut Proxy) -> Vec<Plan> {
+    let mut plans = Vec::new();
+    while proxy.planner.is_pending() {
+        let plan = proxy.planner.plan();
+        assert_eq!(check(&plan, proxy.planner.believed()), Ok(()), "{plan}");
+        proxy.finish(&plan);
+        plans.push(plan);
+        assert!(plans.len() < 1_000, "no end");
+    }
+    plans
+}
+
+#[test]
+fn small_changes_do_not_wait_for_large_ones() {
+    let mut proxy = proxy(20);
+    proxy.take_in([
+        Event::SliceApplied(served(1, 30, 9)),
+        Event::ServiceApplied(some(1, 30, 0, false)),
+        Event::SliceApplied(served(2, 1, 1)),
+        Event::ServiceApplied(some(2, 1, 0, false)),
+    ]);
+    let first = proxy.planner.plan();
+    assert!(
+        lines(&first).iter().any(|line| line.contains("10.96.0.2")),
+        "{first}"
+    );
+    proxy.finish(&first);
+    // Another one that changes meanwhile does not wait either.
+    proxy.take_in([Event::SliceApplied(served(2, 1, 2))]);
+    let second = proxy.planner.plan();
+    assert!(
+        lines(&second).iter().any(|line| line.contains("10.0.2.1")),
+        "{second}"
+    );
+    proxy.finish(&second);
+    let plans = finish(&mut proxy);
+    assert!(plans.len() > 10, "{}", plans.len());
+    assert!(plans.iter().all(|plan| lines(plan).len() < 60));
+}
+
+proptest! {
+    #[test]
+    fn turns_lead_where_one_plan_leads(
+        changes in proptest::collection::vec(
+            (1..4_u8, 0..4_u16, 0..3_u8, any::<bool>(), 0..5_u8, any::<bool>()),
+            1..8,
+        ),
+        turn in 1..12_usize,
+    ) {
+        let (mut in_turns, mut at_once) = (proxy(turn), proxy(usize::MAX));
+        for (which, ports, vips, is_local, endpoints, waits) in changes {
+            let event = if ports == 0 {
+                Event::ServiceDeleted(service_name(&format!("ns/s{which}")))
+            } else {
+                Event::ServiceApplied(some(which, ports, vips, is_local))
+            };
+            let events = [event, Event::SliceApplied(served(which, 3, endpoints))];
+            for proxy in [&mut in_turns, &mut at_once] {
+                proxy.take_in(events.clone());
+            }
+            finish(&mut at_once);
+            if waits {
+                finish(&mut in_turns);
+            } else {
+                let plan = in_turns.planner.plan();
+                in_turns.finish(&plan);
+            }
+        }
+        finish(&mut in_turns);
+        in_turns.drain_all();
+        at_once.drain_all();
+        finish(&mut in_turns);
+        finish(&mut at_once);
+        prop_assert_eq!(in_turns.planner.believed(), at_once.planner.believed());
+    }
+}

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What one Service may ask for: flags of ours, for which the file has no place.
+
+use super::super::flags::list;
+use super::{Errors, Flags, IpvsSettings, NOT_NEGATIVE, POSITIVE, parse_cidr};
+use crate::source::Annotations;
+use kpr_core::model::Budget;
+
+/// Schedulers and tunnels.
+pub(super) fn of_ipvs(flags: &Flags, settings: &mut IpvsSettings, errors: &mut Errors) {
+    for name in list(&flags.service_schedulers).unwrap_or_default() {
+        match name.trim().parse() {
+            Ok(scheduler) => _ = settings.service_schedulers.insert(scheduler),
+            Err(_unknown) => {
+                let message = "must be the name of a scheduler of the kernel, such as wrr or mh";
+                errors.invalid_text("--service-schedulers", name, message);
+            }
+        }
+    }
+    for text in list(&flags.tunnel_cidrs).unwrap_or_default() {
+        match parse_cidr(text.trim()) {
+            Ok(range) => settings.tunnel_cidrs.push(range),
+            Err(_invalid) => errors.invalid_text("--tunnel-cidrs", text, "must be a valid CIDR"),
+        }
+    }
+}
+
+/// The limits for each Service.
+pub(super) fn budget(flags: &Flags, errors: &mut Errors) -> Budget {
+    let mut budget = Budget::default();
+    for (path, flag, limit) in [
+        (
+            "--service-max-frontends",
+            flags.service_max_frontends,
+            &mut budget.frontends,
+        ),
+        (
+            "--service-max-endpoints",
+            flags.service_max_endpoints,
+            &mut budget.endpoints,
+        ),
+        (
+            "--service-max-objects",
+            flags.service_max_objects,
+            &mut budget.objects,
+        ),
+    ] {
+        let Some(wanted) = flag else {
+            continue;
+        };
+        if wanted == 0 {
+            errors.invalid(path, wanted, POSITIVE);
+        }
+        *limit = usize::try_from(wanted).unwrap_or(usize::MAX);
+    }
+    budget
+}
+
+/// Which annotations count.
+pub(super) fn annotations(flags: &Flags, errors: &mut Errors) -> Annotations {
+    let mut annotations = Annotations::default();
+    if let Some(names) = list(&flags.service_annotations) {
+        annotations.allowed.clear();
+        for name in names {
+            match name.trim().parse() {
+                Ok(setting) => _ = annotations.allowed.insert(setting),
+                Err(_unknown) => {
+                    let message = "must be drain-limit, forwarding-method, persistence-netmask, scheduler, scheduler-flags or weights";
+                    errors.invalid_text("--service-annotations", name, message);
+                }
+            }
+        }
+    }
+    if let Some(limit) = flags.service_max_drain_limit {
+        if limit.is_negative() {
+            errors.invalid_duration("--service-max-drain-limit", limit, NOT_NEGATIVE);
+        }
+        annotations.max_drain_limit = limit.to_duration();
+    }
+    annotations
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crate::config::{self, Command, Settings};
+    use crate::source::annotations::Setting;
+    use kpr_core::model::Budget;
+    use kpr_core::model::ipvs_options::Scheduler;
+
+    fn parsed(flags: &[&str]) -> Result<Settings, String> {
+        let arguments = ["kube-proxy-rs", "--proxy-mode=ipvs"].iter().chain(flags);
+        match config::parse(arguments.map(Into::into)) {
+            Ok(Command::Run(settings)) => Ok(*settings),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => Err(error.report()),
+        }
+    }
+
+    #[test]
+    fn what_services_may_ask_for_is_the_operators() {
+        let settings = parsed(&[
+            "--service-annotations=scheduler, forwarding-method",
+            "--service-schedulers=mh,sh",
+            "--service-max-drain-limit=90s",
+            "--tunnel-cidrs=10.0.0.0/8,fd00::/64",
+            "--service-max-frontends=1",
+            "--service-max-endpoints=2",
+            "--service-max-objects=3",
+        ]);
+        let settings = settings.unwrap();
+        let allowed = [Setting::Scheduler, Setting::ForwardingMethod];
+        assert_eq!(settings.annotations.allowed, allowed.into());
+        assert_eq!(
+            settings.annotations.max_drain_limit,
+            Duration::from_secs(90)
+        );
+        let schedulers = [Scheduler::Mh, Scheduler::Sh];
+        assert_eq!(settings.ipvs.service_schedulers, schedulers.into());
+        assert_eq!(settings.ipvs.tunnel_cidrs.len(), 2);
+        let budget = Budget {
+            frontends: 1,
+            endpoints: 2,
+            objects: 3,
+        };
+        assert_eq!(settings.budget, budget);
+        let none = parsed(&["--service-annotations="]).unwrap();
+        assert_eq!(none.annotations.allowed, [].into());
+    }
+
+    #[test]
+    fn wrong_values_are_named() {
+        for (flag, value) in [
+            ("--service-annotations", "weight"),
+            ("--service-schedulers", "best"),
+            ("--service-max-drain-limit", "-1s"),
+            ("--tunnel-cidrs", "10.0.0.1"),
+            ("--service-max-frontends", "0"),
+            ("--service-max-endpoints", "0"),
+            ("--service-max-objects", "0"),
+        ] {
+            let error = parsed(&[&format!("{flag}={value}")]).unwrap_err();
+            assert!(error.contains(flag) && error.contains(value), "{error}");
+        }
+    }
+}
