@@ -413,11 +413,13 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
         let end = self.clock.monotonic();
         self.turns.follow(large, end.saturating_sub(start), end);
         self.runner.end(end, succeeded);
-        if succeeded && self.families().any(Family::is_pending) {
-            self.request();
-        }
         if !succeeded {
             warn!(failures = self.runner.failures(), "sync failed, will retry");
+        } else if self.families().any(Family::is_pending) {
+            self.request();
+            if self.families().any(Family::goes_on) {
+                self.runner.go_on();
+            }
         }
     }
 

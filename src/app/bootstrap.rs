@@ -35,6 +35,7 @@ use kpr_core::plan::ruleset::Table;
 pub(super) struct Common {
     pub(super) iptables: BTreeMap<IpFamily, Iptables>,
     pub(super) node: NodeKernel,
+    pub(super) backend: Backend,
     version: KernelVersion,
 }
 
@@ -65,6 +66,7 @@ impl Common {
         Ok(Self {
             iptables,
             node,
+            backend: backends.backend,
             version,
         })
     }

@@ -3,6 +3,9 @@
 //!
 //! Only iptables needs it. In steady state no program is started, as [`Exec::started`] shows.
 
+mod patience;
+
+use std::cell::Cell;
 use std::fmt;
 use std::io::{self, BufRead as _, BufReader, Read, Write as _};
 use std::iter;
@@ -14,6 +17,7 @@ use std::time::Duration;
 use tracing::{debug, trace};
 
 use crate::clock::Clock;
+use patience::{Patience, processor_time};
 
 /// How a program ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -112,14 +116,17 @@ pub struct System {
     started: AtomicU64,
 }
 
-/// How often a program is polled for its end once it has closed its output. Usually once is enough.
-const EXIT_POLL: Duration = Duration::from_millis(2);
+/// The first and longest pause before a program that has closed its output is polled for its end.
+/// Usually it ends at once, and every change waits for it.
+const EXIT_POLL: Duration = Duration::from_micros(50);
+const LONGEST_EXIT_POLL: Duration = Duration::from_millis(2);
 
 impl System {
     /// A restore of 160,000 rules takes seconds, and iptables waits 5 s for its lock.
     pub const DEFAULT_DEADLINE: Duration = Duration::from_mins(1);
 
-    /// Programs are killed `deadline` after their start.
+    /// Programs are killed when they have stood still for `deadline`, or used more processor time
+    /// than that and what [`Patience`] allows for their input and output.
     pub const fn new(clock: Clock, deadline: Duration) -> Self {
         Self {
             clock,
@@ -136,11 +143,10 @@ impl System {
         stdin: Input<'_>,
         stdout: Sink<'_>,
     ) -> io::Result<Option<Finished>> {
-        let start = self.clock.monotonic();
-        let left = || {
-            self.deadline
-                .saturating_sub(self.clock.monotonic().saturating_sub(start))
-        };
+        let mut patience = Patience::new(self.deadline, self.clock.monotonic());
+        let stat = format!("/proc/{}/stat", child.id());
+        let used = || processor_time(&std::fs::read_to_string(&stat).ok()?);
+        let mut exit_poll = EXIT_POLL;
         // Bounded: a program that writes faster than we read waits. Our own sender stays, so that
         // waiting for events is a pause even when the other senders are gone.
         let (sender, events) = mpsc::sync_channel(AHEAD);
@@ -155,7 +161,7 @@ impl System {
         if let Some(pipe) = pipe {
             drain_whole(pipe, sender.clone());
         }
-        let (mut stdin_bytes, mut stdout_bytes) = (0, 0);
+        let (stdin_bytes, mut stdout_bytes) = (Cell::new(0), 0);
         let mut supply = || {
             let next = pieces.as_ref().and_then(|pieces| {
                 let piece = stdin.next()?;
@@ -163,7 +169,7 @@ impl System {
                 pieces.send(piece).ok().map(|()| len)
             });
             match next {
-                Some(len) => stdin_bytes += len,
+                Some(len) => stdin_bytes.set(stdin_bytes.get() + len),
                 // This closes the pipe.
                 None => pieces = None,
             }
@@ -172,6 +178,10 @@ impl System {
             supply();
         }
         loop {
+            let now = self.clock.monotonic();
+            if patience.is_over(now, stdin_bytes.get() + stdout_bytes, used) {
+                return Ok(None);
+            }
             let pause = match &mut stderr {
                 Some(stderr) if !is_writing => {
                     if let Some(status) = child.try_wait()? {
@@ -180,17 +190,16 @@ impl System {
                                 status: status.code(),
                                 stderr: std::mem::take(stderr),
                             },
-                            stdin_bytes,
+                            stdin_bytes: stdin_bytes.get(),
                             stdout_bytes,
                         }));
                     }
-                    left().min(EXIT_POLL)
+                    let pause = exit_poll;
+                    exit_poll = (exit_poll * 2).min(LONGEST_EXIT_POLL);
+                    pause
                 }
-                _ => left(),
+                _ => patience.pause(now),
             };
-            if pause.is_zero() {
-                return Ok(None);
-            }
             match events.recv_timeout(pause) {
                 Ok(Event::Fed) => supply(),
                 Ok(Event::Stdout(piece)) => {
@@ -320,7 +329,7 @@ impl Exec for System {
             })?
             .ok_or_else(|| ExecError::TimedOut {
                 program: program.to_owned(),
-                after: self.deadline,
+                after: self.clock.monotonic().saturating_sub(start),
             })?;
         debug!(
             program,
@@ -408,7 +417,11 @@ mod tests {
             error.to_string(),
             "sleep timed out after 0 s and was killed"
         );
-        // The same when it closes its output first.
+        // The same when it is busy all the time, or closes its output first.
+        let error = system
+            .run("sh", &["-c", "while :; do :; done"], b"")
+            .unwrap_err();
+        assert!(matches!(error, ExecError::TimedOut { .. }), "{error:?}");
         let error = system
             .run("sh", &["-c", "exec >&- 2>&-; exec sleep 1000"], b"")
             .unwrap_err();

@@ -3,7 +3,8 @@
 //!
 //! Only the kernel's own answer is a refusal. A conversation that broke off (a time-out, an
 //! overrun, a lost socket, a program that could not run) says nothing about the request: it is
-//! [`FailureKind::Transient`] and the step is retried.
+//! [`FailureKind::Transient`] and the step is retried. A program that used more time than its input
+//! deserves is [`FailureKind::TimedOut`]: the same input would take it again.
 
 use std::error::Error;
 use std::io;
@@ -193,7 +194,10 @@ impl Failed for SysctlError {
 
 impl Failed for ExecError {
     fn failure_kind(&self) -> FailureKind {
-        FailureKind::Transient
+        match self {
+            Self::TimedOut { .. } => FailureKind::TimedOut,
+            _ => FailureKind::Transient,
+        }
     }
 }
 

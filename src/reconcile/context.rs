@@ -49,6 +49,8 @@ pub struct NodeFacts {
     pub counts_packets: bool,
     /// IPVS mode ran before, and its objects are not all removed yet.
     pub leaves_ipvs: bool,
+    /// The most rules of one batch, where larger ones cost more than in proportion.
+    pub batch_limit: Option<usize>,
 }
 
 /// The node in the light of the settings.
@@ -173,6 +175,7 @@ pub fn context(node: NodeView<'_>, family: IpFamily, owns_node: bool) -> Context
             drop_invalid: !settings.conntrack.tcp_be_liberal && !facts.tcp_is_liberal,
             counts_packets: facts.counts_packets,
             leaves_ipvs: facts.leaves_ipvs,
+            batch_limit: facts.batch_limit,
             hairpin: if facts.comparing.contains(&family) {
                 Hairpin::OneRule
             } else {

@@ -87,8 +87,10 @@ impl Done {
     }
 }
 
-/// Maximum number of plans in one round to find what the kernel rejects.
+/// Maximum number of plans in one round to find what the kernel rejects, and how long they may take
+/// before changes that wait get their turn: a batch that does not end takes a minute or more.
 const MAX_ISOLATION: usize = 32;
+const ISOLATION_TIME: Duration = Duration::from_secs(5);
 
 /// The environment of a round.
 pub(super) struct Surroundings<'a, K> {
@@ -232,6 +234,11 @@ impl<P: Planner> Family<P> {
         self.planner.is_pending()
     }
 
+    /// Whether the next plan goes on with the work of the last one.
+    pub(super) fn goes_on(&self) -> bool {
+        self.planner.goes_on()
+    }
+
     fn is_isolating(&self) -> bool {
         self.planner
             .isolation()
@@ -299,7 +306,8 @@ impl<P: Planner> Family<P> {
         let mut done = self.observe_and_apply(around, is_audit, scope);
         // Bisects the batch to find the rule that the kernel rejects; other Services wait.
         for _ in 0..MAX_ISOLATION {
-            if !self.is_isolating() {
+            let elapsed = around.clock.monotonic().saturating_sub(start);
+            if !self.is_isolating() || elapsed > ISOLATION_TIME {
                 break;
             }
             let scope = self.is_unknown.then_some(ObserveScope::Everything);
@@ -321,7 +329,7 @@ impl<P: Planner> Family<P> {
             quarantined: self.quarantined.present().len(),
             rules,
         });
-        if self.clean_flows(around, done == Done::Everything) {
+        if self.clean_flows(around, done == Done::Everything && !self.goes_on()) {
             done
         } else {
             done.min(Done::Most)

@@ -33,6 +33,8 @@ pub struct Runner {
     /// Number of changes that wait for the next round.
     waiting: u32,
     failures: u32,
+    /// The next round makes what was too much for the last one.
+    goes_on: bool,
 }
 
 impl Runner {
@@ -47,6 +49,7 @@ impl Runner {
             last_end: None,
             waiting: 0,
             failures: 0,
+            goes_on: false,
         }
     }
 
@@ -81,8 +84,17 @@ impl Runner {
         self.waiting = self.waiting.saturating_add(1);
     }
 
+    /// The next round goes on with the work of the last one: it is due at once, and no part of a
+    /// burst.
+    pub fn go_on(&mut self) {
+        self.goes_on = true;
+    }
+
     /// When the next round is due, if any.
     pub fn due(&self) -> Option<Duration> {
+        if self.goes_on {
+            return Some(self.last_end.unwrap_or_default());
+        }
         let after = |pause| self.last_end.map_or(Duration::ZERO, |end| end + pause);
         let requested = (self.waiting > 0).then(|| after(self.pause()));
         let retry = (self.failures > 0).then(|| after(self.retry_pause().max(self.pause())));
@@ -95,6 +107,7 @@ impl Runner {
         // Twice the pause, because the loop may be late.
         let burst = (self.pause().saturating_mul(2)).max(self.cost.saturating_mul(BURST));
         self.in_row = match quiet {
+            _ if std::mem::take(&mut self.goes_on) => self.in_row,
             Some(quiet) if quiet <= burst => self.in_row.saturating_add(1),
             _ => 0,
         };
@@ -294,6 +307,27 @@ mod tests {
         runner.begin(ms(0));
         runner.end(ms(4_000), false);
         assert_eq!(runner.due(), Some(ms(8_000)));
+    }
+
+    #[test]
+    fn round_that_goes_on_is_due_at_once_and_lengthens_no_burst() {
+        let mut runner = runner().following_cost();
+        for begin in [0, 200, 400, 600] {
+            runner.begin(ms(begin));
+            runner.request();
+            runner.end(ms(begin + 200), true);
+            runner.go_on();
+            assert_eq!(runner.due(), Some(ms(begin + 200)));
+        }
+        runner.begin(ms(800));
+        runner.request();
+        runner.end(ms(1_000), true);
+        assert_eq!(runner.due(), Some(ms(1_200)));
+        // A failed round has its pause.
+        runner.go_on();
+        runner.begin(ms(1_200));
+        runner.end(ms(1_400), false);
+        assert_eq!(runner.due(), Some(ms(1_900)));
     }
 
     #[test]

@@ -120,6 +120,7 @@ const fn is_final(kind: FailureKind) -> bool {
         FailureKind::NotFound
         | FailureKind::AlreadyExists
         | FailureKind::Busy
-        | FailureKind::Transient => false,
+        | FailureKind::Transient
+        | FailureKind::TimedOut => false,
     }
 }

@@ -16,6 +16,7 @@ use node::{Backend, Node};
 mod counters;
 mod drift;
 mod failure;
+mod large;
 mod node;
 mod servers;
 mod start;
@@ -40,11 +41,19 @@ const SCENARIOS: [Scenario; 11] = [
 ];
 
 /// With one.
-const SINGLE: [(Backend, Scenario); 7] = [
+const SINGLE: [(Backend, Scenario); 9] = [
     (Backend::Legacy, ("failure::held_lock", failure::held_lock)),
     (
         Backend::Nft,
         ("start::nothing_installed", start::nothing_installed),
+    ),
+    (
+        Backend::Nft,
+        ("large::others_go_between", large::others_go_between),
+    ),
+    (
+        Backend::Nft,
+        ("large::kill_between_parts", large::kill_between_parts),
     ),
     (
         Backend::Nft,

@@ -87,6 +87,11 @@ impl Node {
         Ok(())
     }
 
+    /// A file beside the scripts.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
     /// Whether a script has made this file beside it.
     pub(crate) fn has_file(&self, name: &str) -> bool {
         self.directory.path().join(name).exists()

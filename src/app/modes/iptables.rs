@@ -50,6 +50,7 @@ pub(super) fn open(opening: Opening<'_>) -> anyhow::Result<Opened> {
         counts_packets,
         leaves_ipvs: previous.is_some(),
         missing_matches,
+        batch_limit: common.backend.batch_limit(),
         ..common.facts(&opening)?
     };
     let sync = Reconciler::new(Parts {

@@ -32,6 +32,17 @@ impl Backend {
             Self::Nft => "nft",
         }
     }
+    /// The most rules of one batch; `None` where larger ones cost no more than their parts would.
+    ///
+    /// legacy exchanges whole tables, so that each batch costs as much as the tables are long. nft
+    /// costs more than in proportion to the batch and hardly anything for the table: see
+    /// docs/scale.md for what was measured.
+    pub const fn batch_limit(self) -> Option<usize> {
+        match self {
+            Self::Legacy => None,
+            Self::Nft => Some(4_000),
+        }
+    }
 }
 
 impl fmt::Display for Backend {

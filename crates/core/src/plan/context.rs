@@ -75,6 +75,9 @@ pub struct IptablesContext {
     pub counts_packets: bool,
     /// Cluster IPs may still be addresses of this node, left by IPVS mode.
     pub leaves_ipvs: bool,
+    /// Changes of more rules than this are made in parts. `None`: all in one batch, where that
+    /// costs as much as one of its parts would.
+    pub batch_limit: Option<usize>,
 }
 
 /// How rules detect that a pod connects to itself.

@@ -15,6 +15,7 @@
 pub mod believed;
 pub mod desired;
 pub mod name;
+pub mod parts;
 pub mod planner;
 pub mod port_rules;
 pub mod prerequisites;
@@ -23,6 +24,7 @@ pub mod static_rules;
 pub mod step;
 pub mod syntax;
 pub mod tree;
+pub mod turns;
 
 #[cfg(test)]
 mod tests;

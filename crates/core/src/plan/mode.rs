@@ -54,6 +54,12 @@ pub trait Planner: fmt::Debug + Send {
     /// Whether there is anything to plan.
     fn is_pending(&self) -> bool;
 
+    /// Whether the next plan makes changes that had to wait for the last one, in modes where
+    /// changes take turns. It should follow at once.
+    fn goes_on(&self) -> bool {
+        false
+    }
+
     /// Whether the next plan compares everything, not only what changed.
     fn is_full(&self) -> bool;
 

@@ -28,9 +28,11 @@ pub enum FailureKind {
     AlreadyExists,
     /// Something else uses the object.
     Busy,
-    /// The step was not decided: a lock was held, or a program could not be run or did not finish.
-    /// The same step may succeed later.
+    /// The step was not decided: a lock was held, or a program could not be run. The same step may
+    /// succeed later.
     Transient,
+    /// The step was not done in a time that fits its size. A smaller one may be.
+    TimedOut,
     Full,
     /// More privileges are needed; retrying is pointless until they are granted.
     Permission,

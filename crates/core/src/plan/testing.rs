@@ -63,6 +63,7 @@ pub fn context(family: IpFamily) -> Context {
             localhost_node_ports: family == IpFamily::V4,
             counts_packets: false,
             leaves_ipvs: false,
+            batch_limit: None,
             drop_invalid: true,
             hairpin: Hairpin::PerEndpoint,
         },

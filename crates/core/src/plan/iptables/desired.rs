@@ -68,6 +68,12 @@ impl Desired {
         self.endpoint_count
     }
 
+    /// Number of rules that change, more or less, if a Service port gets other rules.
+    pub fn size_of_change(&self, name: &ServicePortName, new: Option<&PortRules>) -> usize {
+        let old = self.by_port.get(name);
+        old.into_iter().chain(new).map(PortRules::size).sum()
+    }
+
     /// The rules of a node of a tree; `None` if there is no such node.
     pub fn node(&self, tree: TreeId, prefix: Prefix, context: &Context) -> Option<Vec<Rule>> {
         match self.trees.get(&tree) {

@@ -2,7 +2,8 @@
 //! PURE: one family's desired and believed rules in iptables mode, kept up to date by changes and
 //! reports.
 //!
-//! A plan is one batch of edits of the chains that changed. If the kernel rejects a batch, the next
+//! A plan is one batch of edits of the chains that changed, or where large batches cost too much,
+//! several ([`parts`], [`Turns`]). If the kernel rejects a batch or takes too long for it, the next
 //! plans find out why (`Isolation`): the chains of the Services are written in parts, smaller and
 //! smaller, until the Service whose rules are rejected stands alone. It is quarantined and keeps
 //! its old rules; all others are served.
@@ -15,10 +16,12 @@ use crate::plan::cuts::Cuts;
 use crate::plan::iptables::Plan;
 use crate::plan::iptables::believed::Believed;
 use crate::plan::iptables::desired::{Desired, Dirty};
+use crate::plan::iptables::parts::{self, ChainEdit, Part, Place};
 use crate::plan::iptables::port_rules::{Chains, PortRules};
 use crate::plan::iptables::static_rules;
 use crate::plan::iptables::step::{Phase, Step};
 use crate::plan::iptables::tree::{Prefix, TreeId};
+use crate::plan::iptables::turns::Turns;
 use crate::plan::leftovers::modes::is_of_a_service;
 use crate::plan::report::FailureKind;
 use crate::plan::ruleset::RuleBatch;
@@ -48,6 +51,8 @@ pub struct Planner {
     believed: Believed,
     /// Changed since the last successful plan.
     dirty: Dirty,
+    /// Changes that are not part of `desired` yet.
+    turns: Turns,
     /// The previous rules of the Service ports that changed since then.
     previous: BTreeMap<ServicePortName, Option<PortRules>>,
     /// Service ports whose rules the kernel rejected. `desired` has their previous rules.
@@ -62,12 +67,6 @@ pub struct Planner {
     /// Comments are left out.
     is_large: bool,
     needs_observation: bool,
-}
-
-/// A change of one chain, with the Service port that it belongs to.
-struct ChainEdit {
-    owner: Option<ServicePortName>,
-    edit: Edit,
 }
 
 /// The result of [`Planner::edits`].
@@ -87,6 +86,7 @@ impl Planner {
             cuts: Cuts::default(),
             believed: Believed::default(),
             dirty: Dirty::default(),
+            turns: Turns::default(),
             previous: BTreeMap::new(),
             quarantined: BTreeSet::new(),
             undeletable: BTreeSet::new(),
@@ -111,6 +111,31 @@ impl Planner {
         if self.desired.by_port().get(&name) == port_rules.as_ref() {
             return;
         }
+        if let Some(limit) = self.context.iptables.batch_limit.filter(|_| !self.is_full)
+            && !self.turns.takes(
+                self.desired.size_of_change(&name, port_rules.as_ref()),
+                limit,
+            )
+        {
+            self.turns.wait(name, port_rules);
+            return;
+        }
+        self.exchange(name, port_rules);
+    }
+
+    /// Begins with changes that have waited.
+    fn take_turns(&mut self) {
+        let Some(limit) = self.context.iptables.batch_limit else {
+            return;
+        };
+        let desired = &self.desired;
+        let size = |name: &_, rules: Option<&_>| desired.size_of_change(name, rules);
+        for (name, rules) in self.turns.next(size, limit) {
+            self.exchange(name, rules);
+        }
+    }
+
+    fn exchange(&mut self, name: ServicePortName, port_rules: Option<PortRules>) {
         // A full plan compares everything.
         let dirty = (!self.is_full).then_some(&mut self.dirty);
         let previous = self
@@ -120,10 +145,43 @@ impl Planner {
     }
 
     fn push(&self, plan: &mut Plan, phase: Phase, edits: Vec<Edit>) {
-        if !edits.is_empty() {
+        let needs_earlier = false;
+        self.push_part(
+            plan,
+            phase,
+            Part {
+                edits,
+                needs_earlier,
+            },
+        );
+    }
+
+    fn push_part(&self, plan: &mut Plan, phase: Phase, part: Part) {
+        if !part.edits.is_empty() {
             let before = |id: &ChainId| self.believed.rules_of(id);
-            let edits = RuleBatch::growing(self.context.family, edits, before);
-            plan.push(phase, Step::EditRules(edits));
+            let batch = RuleBatch::growing(self.context.family, part.edits, before);
+            let batch = RuleBatch {
+                needs_earlier: part.needs_earlier,
+                ..batch
+            };
+            plan.push(phase, Step::EditRules(batch));
+        }
+    }
+
+    /// Adds changes in one batch, or in parts if they are many.
+    fn push_all(&self, plan: &mut Plan, phase: Phase, edits: Vec<ChainEdit>) {
+        let limit = self.context.iptables.batch_limit.unwrap_or(usize::MAX);
+        let size = |all: usize, change: &ChainEdit| all.saturating_add(change.rules + 1);
+        if edits.iter().fold(0, size) <= limit {
+            self.push(
+                plan,
+                phase,
+                edits.into_iter().map(|edit| edit.edit).collect(),
+            );
+            return;
+        }
+        for part in parts::parts(edits, limit) {
+            self.push_part(plan, phase, part);
         }
     }
 
@@ -132,12 +190,12 @@ impl Planner {
     fn push_parts(&self, plan: &mut Plan, edits: Vec<ChainEdit>, size: usize) {
         let mut of_services: BTreeMap<ServicePortName, Vec<Edit>> = BTreeMap::new();
         let (mut base, mut dispatch, mut deletions) = (Vec::new(), Vec::new(), Vec::new());
-        for ChainEdit { owner, edit } in edits {
-            match (owner, &edit) {
-                (Some(owner), _) => of_services.entry(owner).or_default().push(edit),
-                (None, Edit::DeleteChain { .. }) => deletions.push(edit),
+        for change in edits {
+            match (change.owner.clone(), &change.edit) {
+                (Some(owner), _) => of_services.entry(owner).or_default().push(change.edit),
+                (None, Edit::DeleteChain { .. }) => deletions.push(change.edit),
                 (None, Edit::Replace { chain, .. }) if is_base(chain) => {}
-                (None, _) => dispatch.push(edit),
+                (None, _) => dispatch.push(change),
             }
         }
         // Written whether needed or not: if the kernel rejects even these, no Service is to blame.
@@ -152,7 +210,7 @@ impl Planner {
         }
         self.push(plan, Phase::Base, base);
         if of_services.is_empty() {
-            self.push(plan, Phase::Base, dispatch);
+            self.push_all(plan, Phase::Base, dispatch);
             for deletion in deletions.into_iter().take(PARTS * PARTS) {
                 self.push(plan, Phase::OldRules, vec![deletion]);
             }
@@ -170,6 +228,13 @@ impl Planner {
         port_rules.chains(&self.context, !self.is_large_now())
     }
 
+    /// The same, in the order in which they may be written one by one.
+    fn chains_in_order(&self, port_rules: &PortRules) -> Vec<(ChainName, Vec<Rule>)> {
+        let mut chains: Vec<_> = self.chains(port_rules).into_iter().collect();
+        chains.sort_by_key(|(chain, _)| parts::level(chain));
+        chains
+    }
+
     fn is_large_now(&self) -> bool {
         self.desired.endpoint_count() > LARGE_CLUSTER
     }
@@ -184,29 +249,37 @@ impl Planner {
         let mut edits = Vec::new();
         // Wanted chains, among those that are compared.
         let mut wanted: BTreeSet<ChainId> = BTreeSet::new();
-        let mut want = |owner: Option<&ServicePortName>, id: ChainId, rules: Vec<Rule>| {
-            if !self.believed.has(&id, &rules) {
-                let (table, chain) = id.clone();
-                edits.push(ChainEdit {
-                    owner: owner.cloned(),
-                    edit: Edit::Replace {
-                        table,
-                        chain,
-                        rules,
-                    },
-                });
-            }
-            wanted.insert(id);
-        };
+        let mut want =
+            |place: Place, owner: Option<&ServicePortName>, id: ChainId, rules: Vec<Rule>| {
+                if !self.believed.has(&id, &rules) {
+                    let (table, chain) = id.clone();
+                    edits.push(ChainEdit {
+                        place,
+                        owner: owner.cloned(),
+                        rules: rules.len() + self.believed.rules_of(&id).unwrap_or(0),
+                        edit: Edit::Replace {
+                            table,
+                            chain,
+                            rules,
+                        },
+                    });
+                }
+                wanted.insert(id);
+            };
         for (table, chain, rules) in static_rules::chains(&self.context) {
-            want(None, (table, chain), rules);
+            let place = if is_base(&chain) {
+                Place::Base
+            } else {
+                Place::Entrance
+            };
+            want(place, None, (table, chain), rules);
         }
-        let chains_of = |port_rules: &PortRules| self.chains(port_rules);
+        let chains_of = |port_rules: &PortRules| self.chains_in_order(port_rules);
         let mut old: BTreeSet<ChainId> = BTreeSet::new();
         if is_full {
             for (name, port_rules) in self.desired.by_port().iter() {
                 for (chain, rules) in chains_of(port_rules) {
-                    want(Some(name), (Table::Nat, chain), rules);
+                    want(Place::ServicePort, Some(name), (Table::Nat, chain), rules);
                 }
             }
             let present = self.believed.chains();
@@ -215,7 +288,7 @@ impl Planner {
             for name in &self.dirty.service_ports {
                 let port_rules = self.desired.by_port().get(name);
                 for (chain, rules) in port_rules.map(chains_of).unwrap_or_default() {
-                    want(Some(name), (Table::Nat, chain), rules);
+                    want(Place::ServicePort, Some(name), (Table::Nat, chain), rules);
                 }
             }
             let chains = self.dirty.old_chains.iter();
@@ -238,7 +311,7 @@ impl Planner {
                         if prefix == Prefix::ROOT {
                             rules.extend(static_rules::behind(tree, &self.context));
                         }
-                        want(None, id, rules);
+                        want(Place::of_node(tree, prefix), None, id, rules);
                     }
                     None => {
                         old.insert(id);
@@ -250,19 +323,22 @@ impl Planner {
         let in_use = self.believed.in_use(&unwanted);
         let deleted = unwanted.difference(&in_use);
         let deleted = deleted.filter(|id| !self.undeletable.contains(*id));
-        edits.extend(deleted.map(|(table, chain)| ChainEdit {
+        edits.extend(deleted.map(|id| ChainEdit {
+            place: Place::Old,
             owner: None,
+            rules: self.believed.rules_of(id).unwrap_or(0),
             edit: Edit::DeleteChain {
-                table: *table,
-                chain: chain.clone(),
+                table: id.0,
+                chain: id.1.clone(),
             },
         }));
         let shared = self.believed.lacking(&static_rules::shared(&self.context));
-        edits.extend(
-            shared
-                .into_iter()
-                .map(|edit| ChainEdit { owner: None, edit }),
-        );
+        edits.extend(shared.into_iter().map(|edit| ChainEdit {
+            place: Place::Entrance,
+            owner: None,
+            rules: 1,
+            edit,
+        }));
         ChainChanges {
             edits,
             wanted,

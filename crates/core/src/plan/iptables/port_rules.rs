@@ -126,6 +126,21 @@ impl PortRules {
         Claim::new(is_cluster_ip, self.service_port.created, name.clone())
     }
 
+    /// Number of its rules, more or less.
+    pub fn size(&self) -> usize {
+        let port = &self.service_port;
+        // With affinity an endpoint has three rules instead of one.
+        let each = if port.client_ip_affinity.is_some() {
+            3
+        } else {
+            1
+        };
+        let addresses = port.external_ips.len() + port.load_balancer_vips.len();
+        (self.cluster.len() + self.local.len()) * each
+            + addresses
+            + port.load_balancer_source_ranges.len()
+    }
+
     pub fn lacks_local_internal(&self) -> bool {
         self.service_port.internal_policy_local && self.has_any && self.local.is_empty()
     }

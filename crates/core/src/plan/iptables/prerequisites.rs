@@ -38,7 +38,8 @@ impl prerequisites::Prerequisites for Prerequisites {
             Step::EditRules(rules) => {
                 self.has_no_base
                     || (self.routes_localnet && opens_localnet(rules))
-                    || (self.has_no_rules && rules.edits.iter().any(is_dispatch))
+                    || (self.has_no_rules
+                        && (rules.needs_earlier || rules.edits.iter().any(is_dispatch)))
             }
             // Until our rules serve, the old table does.
             Step::DeleteNftablesTable { .. } => self.has_no_rules,

@@ -4,6 +4,7 @@
 mod budget;
 mod isolation;
 mod layout;
+mod parts;
 mod planner;
 mod proxy;
 mod trace;

@@ -131,6 +131,11 @@ impl Prefix {
         len: 0,
     };
 
+    /// How many bits all its keys share.
+    pub const fn bits(self) -> u8 {
+        self.len
+    }
+
     fn new(key: Key, len: u8) -> Self {
         Self {
             key: key.first(len),

@@ -16,6 +16,9 @@ pub struct RuleBatch {
     pub edits: Vec<Edit>,
     /// By how much each table grows if no other program writes to it. Empty if unknown.
     pub growth: BTreeMap<Table, Growth>,
+    /// It jumps to chains that earlier batches of the plan write, or deletes what only they still
+    /// jumped to: not to be tried where one of them failed.
+    pub needs_earlier: bool,
 }
 
 /// The growth of a table.
@@ -32,6 +35,7 @@ impl RuleBatch {
             family,
             edits,
             growth: BTreeMap::new(),
+            needs_earlier: false,
         }
     }
 
@@ -63,6 +67,7 @@ impl RuleBatch {
             family,
             edits,
             growth,
+            needs_earlier: false,
         }
     }
 

@@ -118,6 +118,8 @@ pub enum Fault {
     Refused,
     /// Nothing happens, and the step is not decided: a lock is held.
     Locked,
+    /// Nothing happens, after a long time.
+    TimedOut,
     /// It happens, but the answer is lost.
     AnswerLost,
     /// Only the first table of a batch of rules is written. Other steps have no effect, which the
@@ -165,13 +167,14 @@ impl<S: Model> FakeKernel<S> {
                 kind: match fault {
                     Some(Fault::Refused) => FailureKind::Busy,
                     Some(Fault::Locked | Fault::AnswerLost) => FailureKind::Transient,
+                    Some(Fault::TimedOut) => FailureKind::TimedOut,
                     _ => FailureKind::Other,
                 },
                 message: "injected".to_owned(),
             })
         };
         match fault {
-            Some(Fault::Refused | Fault::Locked) => return injected(),
+            Some(Fault::Refused | Fault::Locked | Fault::TimedOut) => return injected(),
             Some(Fault::Partial) => {
                 if let Some(batch) = step.batch() {
                     let part = S::write(of_first_table(batch));

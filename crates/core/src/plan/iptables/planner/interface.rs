@@ -13,6 +13,7 @@ use crate::plan::iptables::port_rules::PortRules;
 use crate::plan::iptables::state::State;
 use crate::plan::iptables::static_rules;
 use crate::plan::iptables::step::{Phase, Step};
+use crate::plan::iptables::turns::Turns;
 use crate::plan::mode::{Conflict, Isolation, RuleBelief};
 use crate::plan::report::{Outcome, Report};
 use crate::plan::ruleset::{ChainId, ChainName, InvalidChainName, Ruleset, Table};
@@ -35,6 +36,7 @@ impl crate::plan::Planner for Planner {
         self.context = context;
         self.desired = Desired::of_node(&self.context);
         self.dirty = Dirty::default();
+        self.turns = Turns::default();
         self.previous.clear();
         self.quarantined.clear();
         self.undeletable.clear();
@@ -51,6 +53,7 @@ impl crate::plan::Planner for Planner {
             (port.name.clone(), rules)
         });
         let by_port: BTreeMap<ServicePortName, PortRules> = rules.collect();
+        self.turns.forget(changed.name);
         for port in self.desired.by_port().gone(changed.name, &by_port) {
             self.replace(port, None);
         }
@@ -71,7 +74,14 @@ impl crate::plan::Planner for Planner {
     }
 
     fn is_pending(&self) -> bool {
-        self.is_full || self.believed.has_nftables_table || !self.dirty.is_empty()
+        self.is_full
+            || self.believed.has_nftables_table
+            || !self.dirty.is_empty()
+            || !self.turns.is_empty()
+    }
+
+    fn goes_on(&self) -> bool {
+        self.turns.goes_on() && self.is_pending()
     }
 
     fn needs_observation(&self) -> bool {
@@ -88,8 +98,7 @@ impl crate::plan::Planner for Planner {
         let edits = self.edits();
         match self.isolation {
             Search::Off => {
-                let edits = edits.into_iter().map(|edit| edit.edit).collect();
-                self.push(&mut plan, Phase::Rules, edits);
+                self.push_all(&mut plan, Phase::Rules, edits);
                 if self.believed.has_nftables_table {
                     let family = self.context.family;
                     plan.push(Phase::Switch, Step::DeleteNftablesTable { family });
@@ -158,6 +167,7 @@ impl crate::plan::Planner for Planner {
             self.is_full = false;
             self.dirty = Dirty::default();
             self.previous.clear();
+            self.take_turns();
         }
     }
 
@@ -201,7 +211,14 @@ impl crate::plan::Planner for Planner {
     fn state_of(&self, service: &ServiceName) -> ServiceState {
         let mut view = ServiceState::default();
         let (desired, believed) = (&self.desired, &self.believed);
-        for (name, port_rules) in desired.by_port().of(service) {
+        let mut by_port: BTreeMap<_, _> = desired.by_port().of(service).collect();
+        for (name, waiting) in self.turns.of(service) {
+            match waiting {
+                Some(rules) => by_port.insert(name, rules),
+                None => by_port.remove(name),
+            };
+        }
+        for (name, port_rules) in by_port {
             let frontends = port_rules.frontends(&self.context);
             let mut port = PortState {
                 frontends: frontends.keys().map(ToString::to_string).collect(),

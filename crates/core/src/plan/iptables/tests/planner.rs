@@ -80,7 +80,7 @@ fn some_slice(n: usize, endpoints: usize, shape: u8, family: IpFamily) -> Endpoi
 }
 
 #[derive(Clone, Debug)]
-enum Change {
+pub(super) enum Change {
     Service(usize, u8),
     NoService(usize),
     Slice(usize, usize, u8),
@@ -89,7 +89,7 @@ enum Change {
 }
 
 impl Change {
-    fn event(&self, family: IpFamily) -> Option<Event> {
+    pub(super) fn event(&self, family: IpFamily) -> Option<Event> {
         Some(match *self {
             Self::Service(n, shape) => Event::ServiceApplied(some_service(n, shape, family)),
             Self::NoService(n) => Event::ServiceDeleted(service_name(&format!("ns/web{n}"))),
@@ -106,7 +106,7 @@ impl Change {
 }
 
 /// A node as it may become while the proxy runs.
-fn some_node(family: IpFamily, shape: u8) -> Context {
+pub(super) fn some_node(family: IpFamily, shape: u8) -> Context {
     let mut node = context(family);
     let (pods, address) = match family {
         IpFamily::V4 => ("10.1.1.0/24", "192.168.0.77"),
@@ -128,7 +128,7 @@ fn some_node(family: IpFamily, shape: u8) -> Context {
     node
 }
 
-fn changes() -> impl Strategy<Value = Vec<Change>> {
+pub(super) fn changes() -> impl Strategy<Value = Vec<Change>> {
     let n = 0_usize..40;
     let change = prop_oneof![
         4 => (n.clone(), any::<u8>()).prop_map(|(n, shape)| Change::Service(n, shape)),
@@ -141,7 +141,7 @@ fn changes() -> impl Strategy<Value = Vec<Change>> {
 }
 
 /// All rules that a fresh start on an empty kernel writes.
-fn fresh(context: Context, proxy: &Proxy) -> Ruleset {
+pub(super) fn fresh(context: Context, proxy: &Proxy) -> Ruleset {
     let tracker = tracker(
         proxy.tracker.services().cloned().collect(),
         proxy.tracker.slices().cloned().collect(),
