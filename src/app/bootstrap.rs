@@ -17,7 +17,7 @@ use crate::config::settings::{IptablesBackend, Settings};
 use crate::dataplane::conntrack;
 use crate::dataplane::conntrack::tuning::{ConntrackSysctls, Unwritable};
 use crate::dataplane::exec::Exec;
-use crate::dataplane::iptables::{Backend, Backends, Iptables};
+use crate::dataplane::iptables::{Backend, Backends, Iptables, IptablesError, Reason};
 use crate::dataplane::kernel::Host as _;
 use crate::dataplane::links::Links;
 use crate::dataplane::node::NodeKernel;
@@ -28,7 +28,6 @@ use crate::reconcile::context::NodeFacts;
 use crate::telemetry::ErrorChain;
 use kpr_core::model::IpFamily;
 use kpr_core::plan::KernelVersion;
-use kpr_core::plan::ruleset::Table;
 
 /// What every mode opens.
 #[derive(Debug)]
@@ -102,12 +101,37 @@ fn iptables(
         IptablesBackend::Nft => Some(Backend::Nft),
     };
     let backends = Backends::detect(&**exec, wanted).context("cannot use iptables")?;
+    let error = match usable(&backends, exec) {
+        Ok(usable) => return Ok((backends, usable)),
+        Err(error) => error,
+    };
+    // Programs are there where the kernel has nothing for them.
+    if wanted.is_none()
+        && let Ok(mut others) = Backends::detect(&**exec, Some(backends.backend.other()))
+    {
+        others.reason = Reason::OnlyOne;
+        if let Ok(usable) = usable(&others, exec) {
+            return Ok((others, usable));
+        }
+    }
+    Err(error).context(
+        "iptables is not available on this host (iptables-nft needs kernel modules nft_chain_nat \
+         and nft_compat, iptables-legacy needs iptable_nat; Fedora and Red Hat have them in package \
+         kernel-modules-extra)",
+    )
+}
+
+/// The families that the kernel can serve with a backend; at least one.
+fn usable(
+    backends: &Backends,
+    exec: &Arc<dyn Exec>,
+) -> Result<BTreeMap<IpFamily, Iptables>, IptablesError> {
     let Backends {
         backend,
         reason,
         version,
         ..
-    } = &backends;
+    } = backends;
     info!(%backend, %reason, %version, "selected iptables backend");
     let mut usable = BTreeMap::new();
     let mut last_error = None;
@@ -117,8 +141,8 @@ fn iptables(
             continue;
         }
         let iptables = Iptables::new(exec.clone(), backends.programs(family));
-        match iptables.save(&[Table::Nat]) {
-            Ok(_) => {
+        match iptables.probe() {
+            Ok(()) => {
                 usable.insert(family, iptables);
             }
             Err(error) => {
@@ -128,10 +152,8 @@ fn iptables(
         }
     }
     match last_error {
-        Some(error) if usable.is_empty() => {
-            Err(error).context("iptables is not available on this host")
-        }
-        _ => Ok((backends, usable)),
+        Some(error) if usable.is_empty() => Err(error),
+        _ => Ok(usable),
     }
 }
 

@@ -178,6 +178,7 @@ impl Failed for NftablesError {
             Self::Netlink(error) => error.failure_kind(),
             Self::Refused { source, .. } => source.failure_kind(),
             Self::TooLong(_) => FailureKind::Other,
+            Self::Decode(_) => FailureKind::Transient,
         }
     }
 }

@@ -16,12 +16,13 @@ use tracing::trace;
 
 pub use backend::{Backend, Backends, Programs, Reason, Version};
 pub use restore::{RestoreFailure, RestoreFailureKind};
-pub use watch::Watch;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub use watch::fuzz;
+pub use watch::{Touched, Watch};
 
 use super::exec::{Exec, ExecError};
+use super::nftables::listing;
 use kpr_core::model::net::IpFamily;
 use kpr_core::plan::ruleset::{Edit, ParseError, Parser, Rule, Ruleset, Table, render_edits};
 
@@ -56,8 +57,8 @@ pub enum IptablesError {
         #[source]
         source: ParseError,
     },
-    #[error("table {table} has nft rules that {program} cannot list")]
-    Incompatible { program: String, table: Table },
+    #[error("the kernel cannot translate {family} addresses with {program}")]
+    NoNat { program: String, family: IpFamily },
     #[error("{program} failed")]
     Restore {
         program: String,
@@ -87,7 +88,7 @@ impl Iptables {
     }
 
     /// All chains and rules of these tables, read by one process. A table that the kernel has not
-    /// loaded has no chains.
+    /// loaded has no chains, nor has one that iptables cannot list ([`Ruleset::unread`]).
     pub fn save(&self, tables: &[Table]) -> Result<Ruleset, IptablesError> {
         let program = self.programs.save.as_str();
         let args: &[&str] = match tables {
@@ -111,16 +112,25 @@ impl Iptables {
                 stderr: ended.stderr_text(),
             });
         }
-        if let Some(table) = parser.incompatible() {
-            return Err(IptablesError::Incompatible {
-                program: program.to_owned(),
-                table,
-            });
-        }
         parser.finish().map_err(|source| IptablesError::Parse {
             program: program.to_owned(),
             source,
         })
+    }
+
+    /// Whether the kernel has a `nat` table for these programs.
+    pub fn probe(&self) -> Result<(), IptablesError> {
+        self.save(&[Table::Nat])?;
+        let Programs {
+            family, backend, ..
+        } = self.programs;
+        // legacy needs the table to list it. nft lists nothing where it could not make one. Without
+        // privileges the first write will say so.
+        if backend == Backend::Nft && matches!(listing::translates(family), Ok(false)) {
+            let program = self.programs.restore.clone();
+            return Err(IptablesError::NoNat { program, family });
+        }
+        Ok(())
     }
 
     /// Whether program and kernel support a rule. Changes nothing.

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The tables of kube-proxy's nftables mode: whether they exist, and how to delete them. Both are
-//! rare, so that each call opens its own socket.
+//! The tables of kube-proxy's nftables mode: whether they exist, and how to delete them; and those
+//! of `iptables-nft`, where that cannot list them ([`listing`]). All of it is rare, so that each
+//! call opens its own socket.
+
+pub mod listing;
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use kpr_core::model::IpFamily;
 use kpr_core::plan::leftovers::NFTABLES_TABLE;
-use netlink_pipeline::attribute::{AttributeTooLong, Writer};
+use netlink_pipeline::attribute::{AttributeTooLong, DecodeError, Writer};
 use netlink_pipeline::{KernelError, KernelErrorKind, NetlinkError, Request, Socket};
 
 // include/uapi/linux/netfilter/nfnetlink.h and nf_tables.h.
@@ -32,14 +35,17 @@ pub(super) const fn nfgenmsg(family: u8) -> [u8; 4] {
 pub enum NftablesError {
     #[error("netlink exchange with nftables failed")]
     Netlink(#[from] NetlinkError),
-    #[error("the kernel rejected a request for {family} nftables table {NFTABLES_TABLE}")]
+    #[error("the kernel rejected a request for {family} nftables table {table}")]
     Refused {
         family: IpFamily,
+        table: String,
         #[source]
         source: KernelError,
     },
     #[error("request about an nftables table is too long")]
     TooLong(#[from] AttributeTooLong),
+    #[error("cannot decode an answer of nftables")]
+    Decode(#[from] DecodeError),
 }
 
 /// Whether kube-proxy's table of a family exists. A kernel without nftables has none.
@@ -48,7 +54,7 @@ pub fn has_table(family: IpFamily) -> Result<bool, NftablesError> {
     match socket.get(request(NFT_MSG_GETTABLE, family)?)? {
         Ok(_) => Ok(true),
         Err(error) if is_absent(&error) => Ok(false),
-        Err(source) => Err(NftablesError::Refused { family, source }),
+        Err(source) => Err(refused(family, source)),
     }
 }
 
@@ -61,8 +67,24 @@ pub fn delete_table(family: IpFamily) -> Result<(), NftablesError> {
         end_of_batch(NFNL_MSG_BATCH_END),
     ])?;
     match verdict {
-        Err(source) if !is_absent(&source) => Err(NftablesError::Refused { family, source }),
+        Err(source) if !is_absent(&source) => Err(refused(family, source)),
         _ => Ok(()),
+    }
+}
+
+fn refused(family: IpFamily, source: KernelError) -> NftablesError {
+    NftablesError::Refused {
+        family,
+        table: NFTABLES_TABLE.to_owned(),
+        source,
+    }
+}
+
+/// `AF_INET` or `AF_INET6`.
+const fn address_family(family: IpFamily) -> u8 {
+    match family {
+        IpFamily::V4 => 2,
+        IpFamily::V6 => 10,
     }
 }
 
@@ -73,11 +95,7 @@ fn is_absent(error: &KernelError) -> bool {
 }
 
 fn request(kind: u16, family: IpFamily) -> Result<Request, AttributeTooLong> {
-    let of = match family {
-        IpFamily::V4 => 2,
-        IpFamily::V6 => 10,
-    };
-    let mut payload = Writer::after(&nfgenmsg(of));
+    let mut payload = Writer::after(&nfgenmsg(address_family(family)));
     payload.string(NFTA_TABLE_NAME, NFTABLES_TABLE);
     Ok(Request {
         kind,

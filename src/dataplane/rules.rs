@@ -1,16 +1,38 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The iptables rules of all served families, as both modes use them.
 
+mod unread;
+
 use std::collections::BTreeMap;
 
-use super::failure::outcome;
+use super::failure::{Failed, outcome};
 use crate::dataplane::iptables::{Iptables, IptablesError, Watch};
+use crate::dataplane::nftables::NftablesError;
 use kpr_core::model::IpFamily;
-use kpr_core::plan::Outcome;
 use kpr_core::plan::ruleset::{RuleBatch, Ruleset, Table};
+use kpr_core::plan::{FailureKind, Outcome};
+use unread::Unread;
 
 /// The tables that contain our rules.
 const TABLES: [Table; 3] = [Table::Mangle, Table::Nat, Table::Filter];
+
+/// Rules could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RulesError {
+    #[error(transparent)]
+    Iptables(#[from] IptablesError),
+    #[error("cannot look at rules that iptables cannot list")]
+    Nftables(#[from] NftablesError),
+}
+
+impl Failed for RulesError {
+    fn failure_kind(&self) -> FailureKind {
+        match self {
+            Self::Iptables(error) => error.failure_kind(),
+            Self::Nftables(error) => error.failure_kind(),
+        }
+    }
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -18,24 +40,28 @@ pub(super) struct Rules {
     iptables: BTreeMap<IpFamily, Iptables>,
     /// `None` if no family is served.
     watch: Option<Watch>,
+    unread: BTreeMap<IpFamily, Unread>,
 }
 
 impl Rules {
     pub(super) fn new(iptables: BTreeMap<IpFamily, Iptables>) -> Self {
         let backend = iptables.values().next().map(|of| of.programs().backend);
+        let unread = |family: &IpFamily| (*family, Unread::new(*family));
         Self {
             watch: backend.map(|backend| Watch::open(backend, iptables.keys().copied())),
+            unread: iptables.keys().map(unread).collect(),
             iptables,
         }
     }
 
     /// Reads the rules of a family.
-    pub(super) fn observe(&mut self, family: IpFamily) -> Result<Ruleset, IptablesError> {
+    pub(super) fn observe(&mut self, family: IpFamily) -> Result<Ruleset, RulesError> {
         let Some(iptables) = self.iptables.get(&family) else {
             return Ok(Ruleset::new());
         };
-        if let Some(watch) = &mut self.watch {
-            watch.before_look(family);
+        let mut unread = self.unread.get_mut(&family);
+        if let (Some(watch), Some(unread)) = (&mut self.watch, &mut unread) {
+            unread.touch(watch.before_look(family));
         }
         let mut rules = iptables.save(&TABLES)?;
         // Foreign rules do not matter, and there may be a hundred thousand of them; but a chain or
@@ -47,18 +73,27 @@ impl Rules {
             rules.retain(|rule| rule.as_str().contains(" KUBE-"));
             !rules.is_empty()
         });
+        if let Some(unread) = unread {
+            unread.observe(&mut rules)?;
+        }
         Ok(rules)
     }
 
-    pub(super) fn apply(&mut self, edits: &RuleBatch) -> Outcome {
-        let Some(iptables) = self.iptables.get(&edits.family) else {
+    pub(super) fn apply(&mut self, batch: &RuleBatch) -> Outcome {
+        let family = batch.family;
+        let (Some(iptables), Some(unread)) =
+            (self.iptables.get(&family), self.unread.get_mut(&family))
+        else {
             return Outcome::NotTried;
         };
-        let write = || iptables.restore(&edits.edits);
+        let mut write = || unread.write(&batch.edits, |edits| Ok(iptables.restore(edits)?));
         let result = match &mut self.watch {
-            Some(watch) => watch.around_write(edits, write),
+            Some(watch) => watch.around_write(batch, write),
             None => write(),
         };
+        if result.is_err() {
+            unread.doubt(&batch.edits);
+        }
         outcome(&result)
     }
 

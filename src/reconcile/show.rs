@@ -14,6 +14,7 @@ use super::service_errors::LastError;
 use crate::dataplane::kernel::Kernel;
 use kpr_core::model::{IpFamily, ServiceName};
 use kpr_core::plan::Planner;
+use kpr_core::plan::ruleset::Table;
 use kpr_core::plan::shown::ServiceState;
 
 /// Once this many lines are reached no further Service is shown, so that a request costs the loop
@@ -53,6 +54,9 @@ pub struct FamilyShown {
     /// The state of the kernel is unknown until it is observed.
     pub is_unknown: bool,
     pub draining: usize,
+    /// Tables that iptables cannot list, because other programs have rules of nft's own in them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unread_tables: Vec<&'static str>,
 }
 
 /// One Service in one family.
@@ -76,6 +80,12 @@ impl<P: Planner> Family<P> {
             is_pending: self.is_pending(),
             is_unknown: self.is_unknown,
             draining: self.draining(),
+            unread_tables: self
+                .planner
+                .unread_tables()
+                .into_iter()
+                .map(Table::as_str)
+                .collect(),
         }
     }
 

@@ -17,6 +17,7 @@ mod counters;
 mod drift;
 mod failure;
 mod large;
+mod native;
 mod node;
 mod servers;
 mod start;
@@ -41,7 +42,7 @@ const SCENARIOS: [Scenario; 11] = [
 ];
 
 /// With one.
-const SINGLE: [(Backend, Scenario); 9] = [
+const SINGLE: [(Backend, Scenario); 13] = [
     (Backend::Legacy, ("failure::held_lock", failure::held_lock)),
     (
         Backend::Nft,
@@ -55,6 +56,13 @@ const SINGLE: [(Backend, Scenario); 9] = [
         Backend::Nft,
         ("large::kill_between_parts", large::kill_between_parts),
     ),
+    (
+        Backend::Nft,
+        ("native::while_running", native::while_running),
+    ),
+    (Backend::Nft, ("native::at_start", native::at_start)),
+    (Backend::Nft, ("native::reloaded", native::reloaded)),
+    (Backend::Nft, ("native::cleanup", native::cleanup)),
     (
         Backend::Nft,
         ("servers::stand_floods", servers::stand_floods),

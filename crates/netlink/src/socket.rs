@@ -122,10 +122,24 @@ impl Socket {
     /// request.
     pub fn transact_in_batch(
         &mut self,
-        [begin, mut request, end]: [Request; 3],
+        batch: [Request; 3],
     ) -> Result<Result<(), KernelError>, NetlinkError> {
-        request.flags |= NLM_F_ACK;
-        let first = self.send(&[begin, request, end], 0)?;
+        self.transact_all_in_batch(batch.into())
+    }
+
+    /// Several requests as [`Self::transact_in_batch`] makes one: all of them or none. The first
+    /// message begins the transaction and the last one ends it; a refusal of any is the verdict.
+    pub fn transact_all_in_batch(
+        &mut self,
+        mut batch: Vec<Request>,
+    ) -> Result<Result<(), KernelError>, NetlinkError> {
+        // The last of the requests: nothing is decided before all of them are.
+        let at = batch.len().saturating_sub(2);
+        if let Some(request) = batch.get_mut(at) {
+            request.flags |= NLM_F_ACK;
+        }
+        let asked = u32::try_from(at).unwrap_or(u32::MAX);
+        let first = self.send(&batch, 0)?;
         let mut verdict = None;
         while verdict.is_none() {
             self.receive(0, 1)?;
@@ -133,10 +147,10 @@ impl Socket {
                 let incoming = incoming?;
                 self.stats.messages_received += 1;
                 match (incoming.sequence.wrapping_sub(first), incoming.answer) {
-                    (0..=2, Answer::Verdict(Some(error))) => {
+                    (of, Answer::Verdict(Some(error))) if of <= asked.saturating_add(1) => {
                         verdict.get_or_insert(Err(error));
                     }
-                    (1, Answer::Verdict(None)) => {
+                    (of, Answer::Verdict(None)) if of == asked => {
                         verdict.get_or_insert(Ok(()));
                     }
                     (_, Answer::Overrun) => return Err(NetlinkError::Overrun),

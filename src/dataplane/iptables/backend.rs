@@ -15,7 +15,9 @@ use tracing::debug;
 
 use super::IptablesError;
 use crate::dataplane::exec::Exec;
+use crate::dataplane::nftables::listing;
 use kpr_core::model::net::IpFamily;
+use kpr_core::plan::ruleset::unlisted;
 
 /// One of the two backends of iptables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,6 +34,15 @@ impl Backend {
             Self::Nft => "nft",
         }
     }
+
+    #[must_use]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Legacy => Self::Nft,
+            Self::Nft => Self::Legacy,
+        }
+    }
+
     /// The most rules of one batch; `None` where larger ones cost no more than their parts would.
     ///
     /// legacy exchanges whole tables, so that each batch costs as much as the tables are long. nft
@@ -265,6 +276,19 @@ fn not_installed(looked_for: &str) -> IptablesError {
     }
 }
 
+/// The chains of table `mangle` that kubelet makes.
+const HINTS: [&str; 2] = ["KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY"];
+
+/// The number of kubelet's hints in a table that iptables cannot list.
+fn hints(family: IpFamily, table: &str) -> usize {
+    if table != "mangle" {
+        return 0;
+    }
+    let chains = listing::chains(family, table).unwrap_or_default();
+    let hints = HINTS.into_iter().filter(|hint| chains.contains_key(*hint));
+    hints.count()
+}
+
 /// Reads the rules of both families of one backend.
 fn look(exec: &dyn Exec, backend: Backend, args: &[&str]) -> Result<Seen, IptablesError> {
     let mut seen = Seen::default();
@@ -274,13 +298,17 @@ fn look(exec: &dyn Exec, backend: Backend, args: &[&str]) -> Result<Seen, Iptabl
         let mut in_mangle = false;
         let mut count = |piece: &[u8]| {
             for line in String::from_utf8_lossy(piece).lines() {
-                if let Some(table) = line.strip_prefix('*') {
+                if let Some(table) = unlisted(line) {
+                    // It has rules, among them perhaps kubelet's.
+                    of_family.rules += 1;
+                    of_family.hints += hints(family, table);
+                } else if let Some(table) = line.strip_prefix('*') {
                     in_mangle = table == "mangle";
                 } else if line.starts_with('-') {
                     of_family.rules += 1;
                 } else if in_mangle
-                    && (line.starts_with(":KUBE-IPTABLES-HINT ")
-                        || line.starts_with(":KUBE-KUBELET-CANARY "))
+                    && let Some((chain, _)) = line.strip_prefix(':').and_then(|l| l.split_once(' '))
+                    && HINTS.contains(&chain)
                 {
                     of_family.hints += 1;
                 }

@@ -315,17 +315,6 @@ fn rules_that_cannot_be_read_are_an_error_not_an_empty_list() {
     );
     let error = of(0, "*nat\n:OUTPUT ACCEPT", "");
     assert!(matches!(error, IptablesError::Parse { .. }), "{error:?}");
-    let error = of(0, "# Table `nat' is incompatible, use 'nft' tool.\n", "");
-    assert!(
-        matches!(
-            error,
-            IptablesError::Incompatible {
-                table: Table::Nat,
-                ..
-            }
-        ),
-        "{error:?}"
-    );
 }
 
 #[test]

@@ -25,6 +25,17 @@ use kpr_core::plan::ruleset::{Edit, Table};
 #[derive(Debug)]
 pub struct Watch(Method);
 
+/// The chains of ours that other programs changed, as far as notifications name them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// Any chain may have changed: notifications were lost, or a table was deleted.
+    pub any: bool,
+    /// A table was deleted: if it is there, it is another one, and numbers its rules anew.
+    pub is_remade: bool,
+    /// Table and chain.
+    pub chains: BTreeSet<(String, String)>,
+}
+
 #[derive(Debug)]
 enum Method {
     Legacy(BTreeMap<IpFamily, legacy::LegacyWatch>),
@@ -50,16 +61,18 @@ impl Watch {
         }))
     }
 
-    /// The rules of a family are about to be read: earlier changes need not be reported.
-    pub fn before_look(&mut self, family: IpFamily) {
+    /// The rules of a family are about to be read: earlier changes need not be reported. Returns
+    /// what is known of them.
+    pub fn before_look(&mut self, family: IpFamily) -> Touched {
         match &mut self.0 {
             Method::Legacy(watches) => {
                 if let Some(watch) = watches.get_mut(&family) {
                     watch.before_look();
                 }
+                Touched::default()
             }
             Method::Nft(watch) => watch.before_look(family),
-            Method::Unavailable => {}
+            Method::Unavailable => Touched::default(),
         }
     }
 
@@ -80,13 +93,18 @@ impl Watch {
         edits: &RuleBatch,
         write: impl FnOnce() -> Result<(), E>,
     ) -> Result<(), E> {
-        let tables: BTreeSet<Table> = edits.edits.iter().map(Edit::table).collect();
+        let (numbered, rest): (Vec<&Edit>, Vec<&Edit>) = edits
+            .edits
+            .iter()
+            .partition(|edit| edit.unread_handle().is_some());
+        let tables: BTreeSet<Table> = rest.into_iter().map(Edit::table).collect();
         match &mut self.0 {
             Method::Legacy(watches) => match watches.get_mut(&edits.family) {
                 Some(watch) => watch.around_write(&tables, &edits.growth, write),
                 None => write(),
             },
-            Method::Nft(watch) => watch.around_write(tables.len(), write),
+            // Each of the others is a transaction of its own.
+            Method::Nft(watch) => watch.around_write(tables.len() + numbered.len(), write),
             Method::Unavailable => write(),
         }
     }

@@ -80,6 +80,11 @@ pub trait Planner: fmt::Debug + Send {
     /// Takes in the report of a plan that covered only a part of what is pending.
     fn report_part(&mut self, plan: &Plan<Self::Step>, report: &Report);
 
+    /// Tables whose rules could not be read when they were last observed.
+    fn unread_tables(&self) -> BTreeSet<Table> {
+        BTreeSet::new()
+    }
+
     /// The Service port that a step is for; `None` if it is for all, or removes what no Service
     /// wants any more.
     fn owner(&self, step: &Self::Step) -> Option<&ServicePortName>;

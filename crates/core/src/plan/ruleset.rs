@@ -9,14 +9,16 @@ mod apply;
 mod batch;
 mod edit;
 mod parse;
+mod unread;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
 pub use batch::{Growth, RuleBatch};
 pub use edit::{Edit, Line, Location, batch, locate, render_edits};
-pub use parse::{ParseError, Parser};
+pub use parse::{ParseError, Parser, unlisted};
+pub use unread::unread_jumps;
 
 /// Maximum length of a chain name in bytes: `XT_EXTENSION_MAXNAMELEN` (29) of
 /// `linux/netfilter/x_tables.h` without its NUL.
@@ -229,6 +231,9 @@ pub type ChainId = (Table, ChainName);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ruleset {
     pub chains: BTreeMap<ChainId, Vec<Rule>>,
+    /// Tables whose rules could not be read, with those of their chains that no other program has
+    /// touched since they were last believed. What is known of the others is in `chains`.
+    pub unread: BTreeMap<Table, BTreeSet<ChainName>>,
 }
 
 impl Ruleset {

@@ -6,13 +6,14 @@
 //! write. The generation shows whether another process wrote meanwhile: a write of ours raises it
 //! by one for each table.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use netlink_packet_core::NlasIterator;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use tracing::{debug, warn};
 
+use super::Touched;
 use crate::dataplane::nftables::{kind, nfgenmsg};
 use crate::dataplane::notifications::{Notifications, Received, each_message};
 use crate::telemetry::ErrorChain;
@@ -29,9 +30,16 @@ const NFT_MSG_DELRULE: u16 = kind(8);
 const NFT_MSG_NEWGEN: u16 = kind(15);
 const NFT_MSG_GETGEN: u16 = kind(16);
 const NFTA_GEN_ID: u16 = 1;
+const NFTA_CHAIN_TABLE: u16 = 1;
+const NFTA_CHAIN_NAME: u16 = 3;
+const NFTA_RULE_TABLE: u16 = 1;
+const NFTA_RULE_CHAIN: u16 = 2;
 
 /// `struct nfgenmsg`.
 const HEADER: usize = 4;
+
+/// From this many chains on, any may have changed.
+const MANY: usize = 4_096;
 
 /// The names of all our chains contain it, and so do all jumps to them.
 const OURS: &[u8] = b"KUBE-";
@@ -48,14 +56,43 @@ pub(super) struct NftWatch {
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Heard {
     /// Families in which rules of ours may have changed.
-    changed: BTreeSet<IpFamily>,
+    changed: BTreeMap<IpFamily, Touched>,
     /// The generations since our last write.
     generations: BTreeSet<u32>,
 }
 
 impl Heard {
     fn all(&mut self) {
-        self.changed.extend(IpFamily::ALL);
+        for family in IpFamily::ALL {
+            self.any(family);
+        }
+    }
+
+    fn any(&mut self, family: IpFamily) {
+        let touched = self.changed.entry(family).or_default();
+        touched.any = true;
+        touched.chains.clear();
+    }
+
+    fn touch(&mut self, family: IpFamily, payload: &[u8], table: u16, chain: u16) {
+        let text = |kind| {
+            let attributes = NlasIterator::new(payload.get(HEADER..)?).filter_map(Result::ok);
+            let mut wanted = attributes.filter(|attribute| attribute.kind() == kind);
+            let value = wanted.next()?.value().to_vec();
+            Some(
+                String::from_utf8(value)
+                    .ok()?
+                    .trim_end_matches('\0')
+                    .to_owned(),
+            )
+        };
+        let touched = self.changed.entry(family).or_default();
+        match text(table).zip(text(chain)) {
+            Some(named) if !touched.any && touched.chains.len() < MANY => {
+                touched.chains.insert(named);
+            }
+            _ => self.any(family),
+        }
     }
 
     /// Takes in the notifications of a datagram.
@@ -66,13 +103,18 @@ impl Heard {
                 Some(libc::AF_INET6) => Some(IpFamily::V6),
                 _ => None,
             };
-            match kind {
-                NFT_MSG_NEWGEN => self.generations.extend(generation(payload)),
-                NFT_MSG_DELTABLE => self.changed.extend(family),
-                NFT_MSG_NEWCHAIN | NFT_MSG_DELCHAIN | NFT_MSG_NEWRULE | NFT_MSG_DELRULE
-                    if payload.windows(OURS.len()).any(|bytes| bytes == OURS) =>
-                {
-                    self.changed.extend(family);
+            let is_ours = || payload.windows(OURS.len()).any(|bytes| bytes == OURS);
+            match (kind, family) {
+                (NFT_MSG_NEWGEN, _) => self.generations.extend(generation(payload)),
+                (NFT_MSG_DELTABLE, Some(family)) => {
+                    self.any(family);
+                    self.changed.entry(family).or_default().is_remade = true;
+                }
+                (NFT_MSG_NEWCHAIN | NFT_MSG_DELCHAIN, Some(family)) if is_ours() => {
+                    self.touch(family, payload, NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME);
+                }
+                (NFT_MSG_NEWRULE | NFT_MSG_DELRULE, Some(family)) if is_ours() => {
+                    self.touch(family, payload, NFTA_RULE_TABLE, NFTA_RULE_CHAIN);
                 }
                 _ => {}
             }
@@ -100,16 +142,16 @@ impl NftWatch {
         })
     }
 
-    pub(super) fn before_look(&mut self, family: IpFamily) {
+    pub(super) fn before_look(&mut self, family: IpFamily) -> Touched {
         self.listen();
-        self.heard.changed.remove(&family);
+        self.heard.changed.remove(&family).unwrap_or_default()
     }
 
     pub(super) fn has_changed(&mut self, family: IpFamily) -> bool {
         self.listen();
         // Only our own writes need them.
         self.heard.generations.clear();
-        self.heard.changed.contains(&family)
+        self.heard.changed.contains_key(&family)
     }
 
     pub(super) fn around_write<E>(
@@ -228,12 +270,46 @@ mod tests {
         let rule = message(NFT_MSG_DELRULE, libc::AF_INET6, b"INPUT KUBE-SERVICES");
         let foreign = message(NFT_MSG_DELRULE, libc::AF_INET, b"INPUT DOCKER");
         let bridge = message(NFT_MSG_NEWRULE, libc::AF_BRIDGE, b"KUBE-SERVICES");
-        assert_eq!(
-            heard(&[foreign, bridge, rule]).changed,
-            BTreeSet::from([IpFamily::V6])
-        );
+        let families = |heard: Heard| heard.changed.into_keys().collect::<Vec<_>>();
+        assert_eq!(families(heard(&[foreign, bridge, rule])), [IpFamily::V6]);
         let table = message(NFT_MSG_DELTABLE, libc::AF_INET, b"nat");
-        assert_eq!(heard(&[table]).changed, BTreeSet::from([IpFamily::V4]));
+        assert_eq!(families(heard(&[table])), [IpFamily::V4]);
+    }
+
+    /// Attributes with these types and texts.
+    fn texts(all: &[(u16, &str)]) -> Vec<u8> {
+        let mut writer = netlink::attribute::Writer::new();
+        for (kind, text) in all {
+            writer.string(*kind, text);
+        }
+        writer.finish().unwrap()
+    }
+
+    #[test]
+    fn notifications_name_table_and_chain() {
+        let rule = texts(&[(1, "nat"), (2, "KUBE-SERVICES")]);
+        let chain = texts(&[(1, "filter"), (3, "KUBE-FORWARD")]);
+        let messages = [
+            message(NFT_MSG_DELRULE, libc::AF_INET, &rule),
+            message(NFT_MSG_DELCHAIN, libc::AF_INET, &chain),
+        ];
+        let mut heard = heard(&messages);
+        let touched = heard.changed[&IpFamily::V4].clone();
+        let named = [("nat", "KUBE-SERVICES"), ("filter", "KUBE-FORWARD")]
+            .map(|(table, chain)| (table.to_owned(), chain.to_owned()));
+        let expected = Touched {
+            chains: named.into(),
+            ..Touched::default()
+        };
+        assert_eq!(touched, expected);
+        // What cannot be named may be anything, and is not named afterwards.
+        heard.note(&message(NFT_MSG_DELRULE, libc::AF_INET, b"KUBE-"));
+        heard.note(&messages[0]);
+        let any = Touched {
+            any: true,
+            ..Touched::default()
+        };
+        assert_eq!(heard.changed[&IpFamily::V4], any);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::plan::iptables::static_rules::SHARED_CHAIN;
 use crate::plan::leftovers::modes::{Modes, is_of_a_service};
-use crate::plan::ruleset::{ChainId, ChainName, Edit, Rule, Ruleset, Table};
+use crate::plan::ruleset::{ChainId, ChainName, Edit, Rule, Ruleset, Table, unread_jumps};
 
 /// Identifies the rules of a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,15 +37,23 @@ pub struct Believed {
     /// Chains of Services that foreign rules jump to, with the chains that these jumped to when
     /// observed.
     used: BTreeMap<ChainId, BTreeSet<ChainId>>,
+    /// Tables whose rules could not be read when they were last observed.
+    pub unread: BTreeSet<Table>,
     pub sysctls: BTreeMap<&'static str, String>,
     /// The table of kube-proxy's nftables mode.
     pub has_nftables_table: bool,
 }
 
 impl Believed {
-    pub fn observed(ruleset: &Ruleset, sysctls: BTreeMap<&'static str, String>) -> Self {
+    /// What was observed; where it could not be read and nobody touched it, what was believed.
+    pub fn observed(
+        ruleset: &Ruleset,
+        sysctls: BTreeMap<&'static str, String>,
+        before: &Self,
+    ) -> Self {
         let mut believed = Self {
             sysctls,
+            unread: ruleset.unread.keys().copied().collect(),
             ..Self::default()
         };
         for (id, rules) in &ruleset.chains {
@@ -53,6 +61,11 @@ impl Believed {
                 believed.shared.insert(id.clone(), rules.clone());
             } else if id.1.as_str().starts_with("KUBE-") {
                 believed.set_chain(id.clone(), Some(rules));
+            }
+        }
+        for (table, chains) in &ruleset.unread {
+            for chain in chains {
+                believed.recall((*table, chain.clone()), before);
             }
         }
         for (id, rules) in &ruleset.chains {
@@ -64,6 +77,17 @@ impl Believed {
             }
         }
         believed
+    }
+
+    fn recall(&mut self, id: ChainId, before: &Self) {
+        if let Some(rules) = before.shared.get(&id) {
+            self.shared.insert(id, rules.clone());
+        } else if let Some((fingerprint, rules)) = before.chains.get(&id) {
+            let count = self.rule_counts.entry(id.0).or_default();
+            *count += rules;
+            let found = self.chains.insert(id, (*fingerprint, *rules));
+            *count -= found.map_or(0, |(_, rules)| rules);
+        }
     }
 
     /// Whether foreign rules jump to chains of Services.
@@ -131,15 +155,22 @@ impl Believed {
                 continue;
             };
             let id = (*table, chain.clone());
+            let is_unknown = match self.shared.get(&id) {
+                // kubelet's rule in it is the same.
+                Some(rules) => rules.contains(&Rule::unread()),
+                None => !table.has_built_in(chain),
+            };
             match self.shared.get(&id) {
                 Some(rules) if rules.contains(rule) => {}
-                None if !table.has_built_in(chain) => missing.push(Edit::Replace {
+                _ if is_unknown => missing.push(Edit::Replace {
                     table: *table,
                     chain: chain.clone(),
                     rules: vec![rule.clone()],
                 }),
                 _ => missing.push(edit.clone()),
             }
+            let found = self.shared.get(&id).map(Vec::as_slice);
+            missing.extend(unread_jumps(found, edit));
         }
         missing
     }

@@ -10,3 +10,4 @@ mod proxy;
 mod trace;
 mod tracing;
 mod tree;
+mod unread;

@@ -17,7 +17,9 @@ use crate::model::node::LocalDetector;
 use crate::plan::context::Context;
 use crate::plan::ipvs::mark::MarkRange;
 use crate::plan::ipvs::set::SetId;
-use crate::plan::ruleset::{ChainName, Edit, InvalidChainName, Rule, Ruleset, Table, quote};
+use crate::plan::ruleset::{
+    ChainName, Edit, InvalidChainName, Rule, Ruleset, Table, quote, unread_jumps,
+};
 
 /// Our chains, and the jumps to them from built-in chains in the order in which each is inserted at
 /// the top.
@@ -405,21 +407,19 @@ pub fn edits(wanted: &FixedRules, present: &Ruleset) -> Vec<Edit> {
             rules: rules.clone(),
         })
         .collect();
-    edits.extend(
-        wanted
-            .jumps
-            .iter()
-            .filter(|(table, chain, rule)| {
-                !present
-                    .rules(*table, chain)
-                    .is_some_and(|rules| rules.contains(rule))
-            })
-            .map(|(table, chain, rule)| Edit::Prepend {
+    for (table, chain, rule) in &wanted.jumps {
+        let found = present.rules(*table, chain);
+        if !found.is_some_and(|rules| rules.contains(rule)) {
+            let jump = Edit::Prepend {
                 table: *table,
                 chain: chain.clone(),
                 rule: rule.clone(),
-            }),
-    );
+            };
+            let old = unread_jumps(found, &jump);
+            edits.push(jump);
+            edits.extend(old);
+        }
+    }
     edits
 }
 

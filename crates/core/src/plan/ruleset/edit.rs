@@ -61,6 +61,17 @@ impl Edit {
     }
 }
 
+impl Edit {
+    /// The kernel's number of the rule that it deletes, if nothing else identifies it: iptables
+    /// cannot make such an edit.
+    pub fn unread_handle(&self) -> Option<u64> {
+        match self {
+            Self::Delete { rule, .. } => rule.unread_handle(),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for Edit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

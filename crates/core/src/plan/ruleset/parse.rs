@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! PURE: parses the output of `iptables-save`.
 
+use std::collections::BTreeSet;
+
 use crate::plan::ruleset::{ChainName, Rule, Ruleset, Table};
 
 /// Why a text is not output of `iptables-save`. Lines are counted from 1.
@@ -35,7 +37,6 @@ pub struct Parser<'a> {
     state: State,
     /// Number of lines read.
     count: usize,
-    incompatible: Option<Table>,
     /// The first error.
     error: Option<ParseError>,
 }
@@ -47,7 +48,6 @@ impl<'a> Parser<'a> {
             ruleset: Ruleset::new(),
             state: State::Outside,
             count: 0,
-            incompatible: None,
             error: None,
         }
     }
@@ -58,12 +58,6 @@ impl<'a> Parser<'a> {
         if self.error.is_none() {
             self.error = self.take(line.trim_end()).err();
         }
-    }
-
-    /// A table that iptables-nft-save reports as ``# Table `nat' is incompatible, use 'nft'
-    /// tool.``: it has rules that cannot be printed, and none of its rules are.
-    pub const fn incompatible(&self) -> Option<Table> {
-        self.incompatible
     }
 
     /// The parsed rules, or the first error.
@@ -82,9 +76,12 @@ impl<'a> Parser<'a> {
         if raw.is_empty() {
             return Ok(());
         }
-        if let Some(comment) = raw.strip_prefix('#') {
-            let table = incompatible_table(comment).filter(|table| self.tables.contains(table));
-            self.incompatible = self.incompatible.or(table);
+        if raw.starts_with('#') {
+            let table = unlisted(raw).and_then(|name| name.parse().ok());
+            let table = table.filter(|table| self.tables.contains(table));
+            self.ruleset
+                .unread
+                .extend(table.map(|table| (table, BTreeSet::new())));
             return Ok(());
         }
         if let Some(name) = raw.strip_prefix('*') {
@@ -147,10 +144,11 @@ fn rule_line(raw: &str) -> Option<(&str, Rule)> {
     Some((name, Rule::new(rule)))
 }
 
-fn incompatible_table(comment: &str) -> Option<Table> {
-    let (name, rest) = comment.strip_prefix(" Table `")?.split_once('\'')?;
-    rest.contains("is incompatible")
-        .then(|| name.parse().ok())?
+/// The table that a line says cannot be listed: iptables-nft-save prints ``# Table `nat' is
+/// incompatible, use 'nft' tool.`` for one with rules that it cannot print, and none of its rules.
+pub fn unlisted(line: &str) -> Option<&str> {
+    let (name, rest) = line.strip_prefix("# Table `")?.split_once('\'')?;
+    rest.contains("is incompatible").then_some(name)
 }
 
 /// The words of a rule; a quoted text is one word (quotes included).

@@ -63,7 +63,7 @@ impl crate::plan::Planner for Planner {
     }
 
     fn observed(&mut self, state: State) {
-        self.believed = Believed::observed(&state.rules, state.sysctls);
+        self.believed = Believed::observed(&state.rules, state.sysctls, &self.believed);
         self.believed.has_nftables_table = state.has_nftables_table;
         self.is_full = true;
         self.needs_observation = false;
@@ -181,6 +181,10 @@ impl crate::plan::Planner for Planner {
         None
     }
 
+    fn unread_tables(&self) -> BTreeSet<Table> {
+        self.believed.unread.clone()
+    }
+
     fn revision(&self) -> u64 {
         self.desired.revision() + self.cuts.revision()
     }
@@ -254,7 +258,7 @@ impl RuleBelief for Planner {
     fn observed_rules(&mut self, rules: Ruleset) {
         let sysctls = std::mem::take(&mut self.believed.sysctls);
         let has_nftables_table = self.believed.has_nftables_table;
-        self.believed = Believed::observed(&rules, sysctls);
+        self.believed = Believed::observed(&rules, sysctls, &self.believed);
         self.believed.has_nftables_table = has_nftables_table;
         self.is_full = true;
         self.needs_observation = false;

@@ -66,7 +66,8 @@ impl crate::plan::Planner for Planner {
         }
     }
 
-    fn observed(&mut self, state: State) {
+    fn observed(&mut self, mut state: State) {
+        state.rules.recall(&self.believed.rules);
         self.believed = state;
         self.is_full = true;
         self.is_foundation_due = false;
@@ -255,13 +256,18 @@ impl crate::plan::Planner for Planner {
         Some(self)
     }
 
+    fn unread_tables(&self) -> BTreeSet<Table> {
+        self.believed.rules.unread.keys().copied().collect()
+    }
+
     fn drains(&self) -> Option<&dyn Drains<Step = Step>> {
         Some(self)
     }
 }
 
 impl RuleBelief for Planner {
-    fn observed_rules(&mut self, rules: Ruleset) {
+    fn observed_rules(&mut self, mut rules: Ruleset) {
+        rules.recall(&self.believed.rules);
         self.believed.rules = rules;
         self.is_foundation_due = true;
     }

@@ -9,6 +9,7 @@ mod ownership;
 mod properties;
 mod takeover;
 mod turns;
+mod unread;
 
 use super::*;
 use crate::model::testing::{endpoint, service, slice, tracker};
