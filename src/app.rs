@@ -43,6 +43,7 @@ use crate::reconcile::observer::{Observer, Unobserved};
 use crate::reconcile::sync_loop::SyncLoop;
 use crate::source::{self, Update};
 use crate::telemetry;
+use kpr_core::model::IpFamily;
 use listening::{Published, keep_open};
 use lock::{Holder, Lock};
 use modes::{Opened, Opening};
@@ -356,7 +357,13 @@ async fn proxy(
     let serving = serve_all([health_server, admin_server], checking, looping_back);
     tokio::pin!(serving);
     // Probes are answered meanwhile: it takes as long as a program waits for a lock.
-    let preparing = prepared(settings.clone(), clock, exec, observer.clone(), &metrics);
+    let preparing = prepared(
+        settings.clone(),
+        clock,
+        exec.clone(),
+        observer.clone(),
+        &metrics,
+    );
     let opened = tokio::select! {
         opened = signals.unless_received(preparing) => opened,
         ended = &mut serving => return ended.map(|()| Ended::Stopped),
@@ -367,18 +374,10 @@ async fn proxy(
     // From here on the servers end with the loop, and not before what failed is known.
     drop(observer);
     let monitor = Monitor::open().context("cannot watch node addresses")?;
-    info!(
-        version = env!("CARGO_PKG_VERSION"),
-        mode = settings.mode.as_str(),
-        node = %options.node_name,
-        "starting kube-proxy-rs"
-    );
-    for family in &opened.families {
-        health.started(*family);
-    }
+    started(&settings, &node, &opened.families, &health);
 
     let (stop, stopped) = watch::channel(false);
-    let (sync, loop_ended) = start_loop(opened.sync, received, stopped)?;
+    let (sync, loop_ended) = start_loop(opened.sync, received, stopped, exec)?;
     links::watch_links(monitor, inputs.clone())?;
     let source_observer = instrumentation::SourceObserver {
         metrics: metrics.source,
@@ -419,6 +418,19 @@ async fn proxy(
         }
     };
     shutdown::wind_down(outcome, &health, &stop, sync, still_serving).await
+}
+
+/// Says that the loop starts.
+fn started(settings: &Settings, node: &str, families: &[IpFamily], health: &ProxyHealth) {
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        mode = settings.mode.as_str(),
+        node,
+        "starting kube-proxy-rs"
+    );
+    for family in families {
+        health.started(*family);
+    }
 }
 
 /// Reads the source for the loop.
@@ -480,6 +492,7 @@ fn start_loop(
     sync: Box<dyn SyncLoop>,
     inputs: mpsc::Receiver<Input>,
     stop: watch::Receiver<bool>,
+    exec: Arc<dyn Exec>,
 ) -> anyhow::Result<(shutdown::Sync, oneshot::Receiver<()>)> {
     let (ended, loop_ended) = oneshot::channel::<()>();
     let thread = std::thread::Builder::new()
@@ -492,7 +505,12 @@ fn start_loop(
                 Ok(())
             })
         })?;
-    Ok((thread, loop_ended))
+    let sync = shutdown::Sync {
+        thread,
+        exec,
+        patience: shutdown::PATIENCE,
+    };
+    Ok((sync, loop_ended))
 }
 
 /// Binds the health and the metrics server, where they are wanted.

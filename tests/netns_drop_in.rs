@@ -377,7 +377,8 @@ fn a_plan_without_a_reader_ends_quietly() -> Result<()> {
 }
 
 fn few_rights_are_enough_after_init_only() -> Result<()> {
-    let node = node(&["192.0.2.1/24", "2001:db8::1/64"])?;
+    // The first one is the Node object's.
+    let node = node(&["172.20.0.10/24", "192.0.2.1/24", "2001:db8::1/64"])?;
     let web = Service::new("web", 1, &[Host::Web1]).protocols(&[Protocol::Tcp]);
     let manifests = ManifestDirectory::new(&[web.exposed()])?;
     // Not for a network namespace to change.

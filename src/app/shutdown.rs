@@ -2,12 +2,14 @@
 //! Shutdown: a round in progress is finished first.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
+use crate::dataplane::exec::Exec;
 use crate::health::ProxyHealth;
 
 /// How a proxy ended without an error.
@@ -19,12 +21,22 @@ pub(super) enum Ended {
     Restart,
 }
 
-/// The thread of the sync loop.
-pub(super) type Sync = std::thread::JoinHandle<anyhow::Result<()>>;
+/// The sync loop.
+#[derive(Debug)]
+pub(super) struct Sync {
+    pub(super) thread: std::thread::JoinHandle<anyhow::Result<()>>,
+    /// Runs its programs.
+    pub(super) exec: Arc<dyn Exec>,
+    /// How long its last round may take: [`PATIENCE`].
+    pub(super) patience: Duration,
+}
 
 /// How long the current round may take after the signal. The grace period of pods is 30 s by
 /// default, and a program that is killed with us leaves the kernel as it was.
-const PATIENCE: Duration = Duration::from_secs(25);
+pub(super) const PATIENCE: Duration = Duration::from_secs(25);
+
+/// How long the loop may take to notice that its programs were ended.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Fails health checks, so that load balancers drain this node, and waits for the current round,
 /// but not too long; `serving` answers them meanwhile. Returns what the proxy ended with.
@@ -40,28 +52,36 @@ pub(super) async fn wind_down(
     if let Err(error) = &outcome {
         info!(%error, "finishing the current sync before exiting");
     }
-    let mut finished = std::pin::pin!(wait_for_loop(sync));
-    let finished = async {
+    let Sync {
+        thread,
+        exec,
+        patience,
+    } = sync;
+    let mut finishing = std::pin::pin!(async {
+        let mut finished = std::pin::pin!(wait_for_loop(thread));
         tokio::select! {
             ended = &mut finished => ended,
             () = serving => finished.await,
         }
+    });
+    let finished = match tokio::time::timeout(patience, &mut finishing).await {
+        Ok(finished) => finished,
+        Err(_elapsed) => {
+            let seconds = patience.as_secs();
+            warn!(seconds, "the current sync has not finished, giving it up");
+            exec.abandon();
+            let given_up = tokio::time::timeout(LAST_WORDS, finishing).await;
+            given_up.unwrap_or(Ok(()))
+        }
     };
-    let finished = tokio::time::timeout(PATIENCE, finished).await;
     let ended = outcome?;
-    match finished {
-        Ok(finished) => finished?,
-        Err(_elapsed) => warn!(
-            seconds = PATIENCE.as_secs(),
-            "the current sync has not finished, exiting without it"
-        ),
-    }
+    finished?;
     Ok(ended)
 }
 
 /// Waits for the current round; after it nothing touches the kernel.
-async fn wait_for_loop(sync: Sync) -> anyhow::Result<()> {
-    let joined = tokio::task::spawn_blocking(move || sync.join()).await?;
+async fn wait_for_loop(thread: std::thread::JoinHandle<anyhow::Result<()>>) -> anyhow::Result<()> {
+    let joined = tokio::task::spawn_blocking(move || thread.join()).await?;
     joined.unwrap_or_else(|_panic| {
         error!("sync loop panicked");
         anyhow::bail!("sync loop panicked")
@@ -113,6 +133,11 @@ mod tests {
 
     use super::*;
     use crate::clock::Clock;
+    use crate::dataplane::exec::{ExecError, System};
+
+    fn exec() -> Arc<dyn Exec> {
+        Arc::new(System::new(Clock::system(), System::DEFAULT_DEADLINE))
+    }
 
     #[tokio::test]
     async fn a_server_that_fails_waits_for_the_round_in_flight() {
@@ -122,10 +147,11 @@ mod tests {
         assert!(health.healthz().is_good());
         let (stop, stopped) = watch::channel(false);
         let (finish, round) = mpsc::channel::<()>();
-        let sync = std::thread::spawn(move || {
-            round.recv()?;
-            Ok(())
-        });
+        let sync = Sync {
+            thread: std::thread::spawn(move || Ok(round.recv()?)),
+            exec: exec(),
+            patience: PATIENCE,
+        };
         let failed = Err(anyhow::anyhow!("cannot listen"));
         let mut ending = std::pin::pin!(wind_down(failed, &health, &stop, sync, async {}));
         let early = futures::poll!(&mut ending);
@@ -133,5 +159,29 @@ mod tests {
         assert!(!health.healthz().is_good() && *stopped.borrow());
         finish.send(()).unwrap();
         assert_eq!(ending.await.unwrap_err().to_string(), "cannot listen");
+    }
+
+    #[tokio::test]
+    async fn a_round_that_takes_too_long_ends_with_its_program() {
+        let health = ProxyHealth::new(Clock::system(), Duration::from_secs(1));
+        let (stop, _stopped) = watch::channel(false);
+        let (exec, (ended, how)) = (exec(), mpsc::channel());
+        let programs = exec.clone();
+        let thread = std::thread::spawn(move || {
+            // Would run until the end of the tests.
+            Ok(ended.send(programs.run("sleep", &["1000"], b""))?)
+        });
+        let sync = Sync {
+            thread,
+            exec,
+            patience: Duration::from_millis(1),
+        };
+        let outcome = wind_down(Ok(Ended::Stopped), &health, &stop, sync, async {}).await;
+        assert_eq!(outcome.unwrap(), Ended::Stopped);
+        let program = how.recv().unwrap();
+        assert!(
+            matches!(program, Err(ExecError::Abandoned { .. })),
+            "{program:?}"
+        );
     }
 }

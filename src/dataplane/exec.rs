@@ -10,7 +10,7 @@ use std::fmt;
 use std::io::{self, BufRead as _, BufReader, Read, Write as _};
 use std::iter;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender, SyncSender};
 use std::time::Duration;
 
@@ -64,6 +64,8 @@ pub enum ExecError {
     },
     #[error("{program} timed out after {} s and was killed", after.as_secs())]
     TimedOut { program: String, after: Duration },
+    #[error("{program} was ended because the proxy ends")]
+    Abandoned { program: String },
 }
 
 impl ExecError {
@@ -106,6 +108,10 @@ pub trait Exec: fmt::Debug + Send + Sync {
 
     /// How many programs have been started.
     fn started(&self) -> u64;
+
+    /// Ends the programs that run, and starts no more: this process is about to end, and what it
+    /// leaves behind would write after its successor.
+    fn abandon(&self) {}
 }
 
 /// Runs programs on this machine.
@@ -114,12 +120,16 @@ pub struct System {
     clock: Clock,
     deadline: Duration,
     started: AtomicU64,
+    is_abandoned: AtomicBool,
 }
 
 /// The first and longest pause before a program that has closed its output is polled for its end.
 /// Usually it ends at once, and every change waits for it.
 const EXIT_POLL: Duration = Duration::from_micros(50);
 const LONGEST_EXIT_POLL: Duration = Duration::from_millis(2);
+
+/// How long a program may run on after [`Exec::abandon`].
+const ABANDON_LOOK: Duration = Duration::from_millis(250);
 
 impl System {
     /// A restore of 160,000 rules takes seconds, and iptables waits 5 s for its lock.
@@ -132,7 +142,16 @@ impl System {
             clock,
             deadline,
             started: AtomicU64::new(0),
+            is_abandoned: AtomicBool::new(false),
         }
+    }
+
+    fn check_abandoned(&self, program: &str) -> Result<(), ExecError> {
+        if self.is_abandoned.load(Ordering::Relaxed) {
+            let program = program.to_owned();
+            return Err(ExecError::Abandoned { program });
+        }
+        Ok(())
     }
 
     /// Feeds and drains the child until it exits; `None` if that takes too long. Threads wait for
@@ -200,7 +219,10 @@ impl System {
                 }
                 _ => patience.pause(now),
             };
-            match events.recv_timeout(pause) {
+            if self.is_abandoned.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+            match events.recv_timeout(pause.min(ABANDON_LOOK)) {
                 Ok(Event::Fed) => supply(),
                 Ok(Event::Stdout(piece)) => {
                     let piece = piece?;
@@ -299,6 +321,7 @@ impl Exec for System {
         stdin: Input<'_>,
         stdout: Sink<'_>,
     ) -> Result<Ended, ExecError> {
+        self.check_abandoned(program)?;
         let start = self.clock.monotonic();
         #[expect(clippy::disallowed_methods, reason = "all programs are started here")]
         let mut command = Command::new(program);
@@ -321,6 +344,7 @@ impl Exec for System {
         let finished = self.attend(&mut child, stdin, stdout);
         if !matches!(finished, Ok(Some(_))) {
             kill(&mut child, program);
+            self.check_abandoned(program)?;
         }
         let finished = finished
             .map_err(|source| ExecError::Lost {
@@ -345,6 +369,10 @@ impl Exec for System {
 
     fn started(&self) -> u64 {
         self.started.load(Ordering::Relaxed)
+    }
+
+    fn abandon(&self) {
+        self.is_abandoned.store(true, Ordering::Relaxed);
     }
 }
 

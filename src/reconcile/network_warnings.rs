@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What this machine does, or lacks, that keeps packets of Services from their way. Nothing of it is
-//! ours to change, so that operators are told what to do.
+//! What this machine does, or lacks, that keeps packets of Services from their way. Nothing of it
+//! is ours to change, so that operators are told what to do.
 
 use std::collections::BTreeSet;
 
@@ -50,7 +50,8 @@ fn foreign_node(node: NodeView<'_>) -> Option<String> {
     ))
 }
 
-/// Packets between pods on one bridge do not meet iptables, so that replies are not translated back.
+/// Packets between pods on one bridge do not meet iptables, so that replies are not translated
+/// back.
 fn past_iptables(node: NodeView<'_>, family: IpFamily) -> Option<String> {
     let network = &node.facts.network;
     let mut links = network.links.iter();

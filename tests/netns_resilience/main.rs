@@ -42,7 +42,7 @@ const SCENARIOS: [Scenario; 11] = [
 ];
 
 /// With one.
-const SINGLE: [(Backend, Scenario); 13] = [
+const SINGLE: [(Backend, Scenario); 15] = [
     (Backend::Legacy, ("failure::held_lock", failure::held_lock)),
     (
         Backend::Nft,
@@ -65,6 +65,10 @@ const SINGLE: [(Backend, Scenario); 13] = [
     (Backend::Nft, ("native::cleanup", native::cleanup)),
     (
         Backend::Nft,
+        ("start::warns_of_the_network", start::warns_of_the_network),
+    ),
+    (
+        Backend::Nft,
         ("servers::stand_floods", servers::stand_floods),
     ),
     (
@@ -75,6 +79,10 @@ const SINGLE: [(Backend, Scenario); 13] = [
         ),
     ),
     (Backend::Nft, ("stop::as_process_1", stop::as_process_1)),
+    (
+        Backend::Nft,
+        ("stop::gives_up_a_long_round", stop::gives_up_a_long_round),
+    ),
     (
         Backend::Nft,
         (

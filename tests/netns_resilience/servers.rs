@@ -41,8 +41,8 @@ fn with_few_descriptors(command_of: &Command) -> Command {
     limited
 }
 
-/// Idle connections and halves of requests, from the host of the probes itself: probes are answered,
-/// memory stays, changes arrive, and programs and sockets have their descriptors.
+/// Idle connections and halves of requests, from the host of the probes itself: probes are
+/// answered, memory stays, changes arrive, and programs and sockets have their descriptors.
 pub(crate) fn stand_floods(node: &Node) -> Result<()> {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most)?;

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Where iptables cannot work the proxy does not start, says why, and changes nothing.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::node::{Backend, Node};
 use kpr_testkit::topology::Family;
+use kpr_testkit::wait;
 
 pub(crate) fn garbage(node: &Node) -> Result<()> {
     node.trouble("save", "echo 'Segmentation fault, or so'; exit 0\n")?;
@@ -43,4 +44,33 @@ pub(crate) fn nothing_installed(node: &Node) -> Result<()> {
         &["--iptables-backend=auto"],
         &["cannot use iptables", "iptables is not installed"],
     )
+}
+
+/// What the node's network does to packets is said with what to do, and not any more when it is
+/// over.
+pub(crate) fn warns_of_the_network(node: &Node) -> Result<()> {
+    node.namespace
+        .ip("link add cni0 type bridge\naddress add 10.244.1.1/24 dev cni0\nlink set cni0 up\n")?;
+    // Where the module is loaded, each namespace has its own switch.
+    let switch = "net/bridge/bridge-nf-call-iptables";
+    let (loaded, advice) = match node.namespace.sysctl(&[(switch, "0")]) {
+        Ok(()) => (true, "set net.bridge.bridge-nf-call-iptables=1"),
+        Err(_) => (false, "load br_netfilter"),
+    };
+    let flags = ["--cluster-cidr=10.244.0.0/16", "--iptables-sync-period=1s"];
+    let proxy = node.start_by(node.command(&flags))?;
+    let line = proxy.wait_for_log(&["WARN", "bridge cni0 do not meet iptables"])?;
+    ensure!(line.contains(advice), "{line}");
+    let warnings = || -> Result<String> { Ok(node.state("?limit=1")?["warnings"].to_string()) };
+    ensure!(warnings()?.contains(advice), "{}", warnings()?);
+    if loaded {
+        node.namespace.sysctl(&[(switch, "1")])?;
+    } else {
+        node.namespace.ip("link del cni0\n")?;
+    }
+    wait::until("there is no warning", || {
+        let warnings = warnings()?;
+        ensure!(!warnings.contains("cni0"), "{warnings}");
+        Ok(())
+    })
 }

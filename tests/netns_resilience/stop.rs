@@ -103,3 +103,25 @@ pub(crate) fn as_process_1(node: &Node) -> Result<()> {
     ensure!(status.success(), "it ended with {status}:\n{log}");
     node.script("free", "")
 }
+
+/// A round that lasts longer than a kubelet waits is given up with its program, which leaves the
+/// kernel as it was and does not write after the next start.
+pub(crate) fn gives_up_a_long_round(node: &Node) -> Result<()> {
+    let mut proxy = node.start()?;
+    let before = node.rules(Family::V4)?;
+    node.trouble("restore", WAITS)?;
+    node.manifests.apply(&late())?;
+    wait::until("a round is in flight", || {
+        ensure!(node.has_file("begun"), "no restore has begun");
+        Ok(())
+    })?;
+    proxy.ask_to_end()?;
+    let (status, log) = proxy.wait()?;
+    ensure!(status.success(), "it ended with {status}:\n{log}");
+    ensure!(log.contains("giving it up"), "{log}");
+    node.no_trouble("restore")?;
+    node.script("free", "")?;
+    ensure!(node.rules(Family::V4)? == before, "the rules changed");
+    let _proxy = node.start()?;
+    node.wait_for_rule(Family::V4, "default/late", true)
+}
