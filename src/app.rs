@@ -209,7 +209,7 @@ async fn print_plan(settings: Settings, output: OutputFormat) -> anyhow::Result<
     let updates = tokio::time::timeout(PLAN_PATIENCE, reading)
         .await
         .context("timed out reading Services and EndpointSlices")??;
-    let api_server = settings.source.server_address().await?;
+    let api_server = settings.source.server_address()?;
     let planning = move || {
         let opened = modes::open(Opening {
             settings: Arc::new(settings),
@@ -260,11 +260,7 @@ async fn run(
     }
     let clock = Clock::system();
     let metrics = instrumentation::Metrics::new(&settings, &clock)?;
-    let making = bootstrap::events(&settings, &metrics, &clock);
-    let Some(made) = signals.unless_received(making).await else {
-        return Ok(Ended::Stopped);
-    };
-    let (events, writing) = made?;
+    let (events, writing) = bootstrap::events(&settings, &metrics, &clock)?;
     let here = Holder::here(settings.mode.as_str(), clock.now());
     let says = |holder: &Holder| say_who_serves(holder, &events);
     let taking = Lock::take(lock::NAME, here, says);
@@ -469,7 +465,7 @@ async fn prepared(
     observer: Arc<dyn Observer>,
     metrics: &instrumentation::Metrics,
 ) -> anyhow::Result<Opened> {
-    let api_server = settings.source.server_address().await?;
+    let api_server = settings.source.server_address()?;
     let (registry, dataplane) = (metrics.registry.clone(), metrics.dataplane.clone());
     blocking(move || {
         let opened = modes::open(Opening {

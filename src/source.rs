@@ -68,6 +68,10 @@ pub trait Observer: Send + Sync {
     /// The same, of an object that had so many problems that this one is not even logged.
     fn problem_beyond_limit(&self, _problem: &Problem) {}
 
+    /// The API server said something about a kind: an event, a bookmark, a complete list, or that
+    /// it takes a watch.
+    fn heard(&self, _kind: &'static str) {}
+
     /// A request to the API server was answered or failed.
     fn request(&self, _request: &Request<'_>) {}
 }
@@ -105,17 +109,17 @@ impl Source {
     }
 
     /// The address of the API server, where there is one and its URL has no host name.
-    pub async fn server_address(&self) -> Result<Option<IpAddr>, Error> {
+    pub fn server_address(&self) -> Result<Option<IpAddr>, Error> {
         match self {
-            Self::Kubernetes(config) => Ok(kubernetes::server_address(config).await?),
+            Self::Kubernetes(config) => Ok(kubernetes::server_address(config)?),
             Self::Manifests(_) => Ok(None),
         }
     }
 
     /// A client for writing Events; `None` without an API server.
-    pub async fn client(&self, observer: Arc<dyn Observer>) -> Result<Option<kube::Client>, Error> {
+    pub fn client(&self, observer: Arc<dyn Observer>) -> Result<Option<kube::Client>, Error> {
         match self {
-            Self::Kubernetes(config) => Ok(Some(kubernetes::client(config, observer).await?)),
+            Self::Kubernetes(config) => Ok(Some(kubernetes::client(config, observer)?)),
             Self::Manifests(_) => Ok(None),
         }
     }

@@ -176,13 +176,13 @@ pub(super) fn tune_conntrack(settings: &Settings, metrics: &DataplaneMetrics) {
 }
 
 /// The queue of Events, and the task that writes them to the API server.
-pub(super) async fn events(
+pub(super) fn events(
     settings: &Settings,
     metrics: &Metrics,
     clock: &Clock,
 ) -> anyhow::Result<(Events, JoinHandle<()>)> {
     let observer = Arc::new(metrics.source.clone());
-    let Some(client) = settings.source.client(observer).await? else {
+    let Some(client) = settings.source.client(observer)? else {
         let nothing = tokio::spawn(async {});
         return Ok((Events::nowhere(metrics.events.clone()), nothing));
     };

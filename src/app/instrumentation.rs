@@ -287,6 +287,10 @@ impl source::Observer for SourceObserver {
         }
     }
 
+    fn heard(&self, kind: &'static str) {
+        self.metrics.heard(kind);
+    }
+
     fn request(&self, request: &source::Request<'_>) {
         self.metrics.request(request);
     }

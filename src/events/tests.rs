@@ -62,9 +62,7 @@ async fn server(refuses: bool) -> Server {
     };
     let routes = axum::Router::new().fallback(answer);
     tokio::spawn(async move { axum::serve(listener, routes).await.unwrap() });
-    let client = kubernetes::client(&config, Arc::new(Unobserved))
-        .await
-        .unwrap();
+    let client = kubernetes::client(&config, Arc::new(Unobserved)).unwrap();
     Server { requests, client }
 }
 

@@ -58,6 +58,7 @@ fn rest(registry: &Registry) -> Vec<MetricFamily> {
         code: Some(200),
         duration: Duration::from_millis(1),
     });
+    source.heard("Service");
     source.problem(&Problem {
         object: String::new(),
         field: String::new(),

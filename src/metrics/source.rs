@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Metrics of the source: client-go's for requests, ours for skipped input.
 
-use prometheus::{HistogramVec, IntCounterVec};
+use std::time::SystemTime;
+
+use prometheus::{GaugeVec, HistogramVec, IntCounterVec};
 
 use super::declare_metrics;
 use crate::source::{Observer, Problem, Request};
@@ -15,6 +17,8 @@ declare_metrics! {
             "Latency of API server requests, by verb and host", &["host", "verb"], REQUEST_BUCKETS.to_vec();
         skipped: IntCounterVec = "kube_proxy_rs_skipped_objects_total",
             "Objects or parts of objects skipped as invalid, by reason", &["reason"];
+        heard: GaugeVec = "kube_proxy_rs_watch_last_heard_timestamp_seconds",
+            "When the API server last said something about a kind: an event, a bookmark, a list, or that it takes a watch", &["kind"];
     }
 }
 
@@ -26,6 +30,12 @@ const REQUEST_BUCKETS: [f64; 12] = [
 impl Observer for SourceMetrics {
     fn problem(&self, problem: &Problem) {
         self.skipped.with_label_values(&[problem.reason]).inc();
+    }
+
+    fn heard(&self, kind: &'static str) {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let seconds = now.unwrap_or_default().as_secs_f64();
+        self.heard.with_label_values(&[kind]).set(seconds);
     }
 
     fn request(&self, request: &Request<'_>) {

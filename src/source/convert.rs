@@ -27,7 +27,7 @@ use address::parse_cidr;
 use annotations::SliceWeights;
 use intern::Interner;
 use problems::Problems;
-pub(crate) use problems::object_name;
+pub(crate) use problems::{object_name, unreadable};
 
 mod address;
 mod annotations;

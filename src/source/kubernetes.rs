@@ -11,21 +11,35 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
-use kube::Api;
-use kube::runtime::watcher;
+use kube::Resource;
 use tokio::sync::mpsc;
+use tower::BoxError;
 use tracing::info;
 
 use super::convert::{HEADLESS_LABEL, PROXY_NAME_LABEL};
 use super::{Observer, Options, Update};
 use kinds::{Cidrs, Nodes, Services, Slices};
-use watch::{Watched, follow};
+use request::Selection;
+use settings::Settings;
+pub use settings::Unusable;
+use watch::{Following, Watched, follow};
 
 mod client;
+mod connect;
+mod credentials;
+mod failure;
 mod kinds;
+mod object;
 mod pace;
+mod pieces;
+mod plugin;
+mod proxy;
+mod request;
+mod settings;
+mod state;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod watch;
 
 /// How to reach the API server.
@@ -54,22 +68,29 @@ pub enum Error {
     },
     #[error("neither a kubeconfig file nor the service account of a pod can be used")]
     InCluster(#[source] Box<kube::config::InClusterError>),
+    #[error("cannot use the kubeconfig file {}", path.display())]
+    Credentials {
+        path: PathBuf,
+        #[source]
+        source: Unusable,
+    },
     #[error("cannot make a client for {url}")]
     Client {
         url: String,
         #[source]
-        source: Box<kube::Error>,
+        source: BoxError,
     },
 }
 
 /// A client of the API server, for what is no watch (events). Its requests are observed too.
-pub async fn client(config: &Config, observer: Arc<dyn Observer>) -> Result<kube::Client, Error> {
-    client::new(config, observer).await
+pub fn client(config: &Config, observer: Arc<dyn Observer>) -> Result<kube::Client, Error> {
+    let (connection, _upkeep) = client::new(config, observer)?;
+    Ok(connection.client)
 }
 
 /// The API server's address, if the configuration has one and not a name. Does not connect.
-pub async fn server_address(config: &Config) -> Result<Option<IpAddr>, Error> {
-    client::server_address(config).await
+pub fn server_address(config: &Config) -> Result<Option<IpAddr>, Error> {
+    client::server_address(config)
 }
 
 /// Sends the objects of the cluster, then each change, until the receiver is dropped.
@@ -79,48 +100,70 @@ pub async fn run<U: From<Update> + Send>(
     observer: Arc<dyn Observer>,
     updates: mpsc::Sender<U>,
 ) -> Result<(), Error> {
-    let client = client::new(&config, observer.clone()).await?;
-    let no_other_proxy = format!("!{PROXY_NAME_LABEL}");
-    let not_headless = format!("!{HEADLESS_LABEL}");
-    let own_node = format!("metadata.name={}", options.node_name);
+    Settings::load(&config)?.warn_of_insecurity();
+    let (connection, upkeep) = client::new(&config, observer.clone())?;
     let services = Watched {
         kind: "Service",
-        api: Api::<Service>::all(client.clone()),
-        config: watcher::Config::default()
-            .labels(&no_other_proxy)
-            .fields("spec.clusterIP!=None"),
+        selection: Selection {
+            path: Service::url_path(&(), None),
+            labels: Some(format!("!{PROXY_NAME_LABEL}")),
+            fields: Some("spec.clusterIP!=None".to_owned()),
+        },
         optional: false,
     };
     let slices = Watched {
         kind: "EndpointSlice",
-        api: Api::<EndpointSlice>::all(client.clone()),
-        config: watcher::Config::default().labels(&not_headless),
+        selection: Selection {
+            path: EndpointSlice::url_path(&(), None),
+            labels: Some(format!("!{HEADLESS_LABEL}")),
+            fields: None,
+        },
         optional: false,
     };
     let nodes = Watched {
         kind: "Node",
-        api: Api::<Node>::all(client.clone()),
-        config: watcher::Config::default().fields(&own_node),
+        selection: Selection {
+            path: Node::url_path(&(), None),
+            labels: None,
+            fields: Some(format!("metadata.name={}", options.node_name)),
+        },
         optional: false,
     };
     let cidrs = Watched {
         kind: "ServiceCIDR",
-        api: Api::<ServiceCIDR>::all(client),
-        config: watcher::Config::default(),
+        selection: Selection {
+            path: ServiceCIDR::url_path(&(), None),
+            ..Selection::default()
+        },
         // Servers before 1.33 do not have it.
         optional: true,
     };
-    // Each ends only when the receiver is gone.
-    tokio::join!(
-        follow(
-            services,
-            Services::new(&options, observer.clone()),
-            &updates
-        ),
-        follow(slices, Slices::new(&options, observer.clone()), &updates),
-        follow(nodes, Nodes::new(&options, observer.clone()), &updates),
-        follow(cidrs, Cidrs::new(&options, observer), &updates),
-    );
+    let by = |watched| Following {
+        watched,
+        connection: connection.clone(),
+        observer: observer.clone(),
+    };
+    let following = async {
+        // Each ends only when the receiver is gone.
+        tokio::join!(
+            follow(
+                by(services),
+                Services::new(&options, observer.clone()),
+                &updates
+            ),
+            follow(
+                by(slices),
+                Slices::new(&options, observer.clone()),
+                &updates
+            ),
+            follow(by(nodes), Nodes::new(&options, observer.clone()), &updates),
+            follow(by(cidrs), Cidrs::new(&options, observer.clone()), &updates),
+        );
+    };
+    tokio::select! {
+        () = following => {}
+        () = upkeep.run() => {}
+    }
     info!("watches ended");
     Ok(())
 }

@@ -129,6 +129,22 @@ fn port(number: i32, what: &str) -> Result<NonZeroU16, String> {
     port.ok_or_else(|| format!("{number} must be 1 to 65535; {what} is ignored"))
 }
 
+/// The problem of an object that does not have the fields of its kind.
+pub(crate) fn unreadable(
+    kind: &'static str,
+    meta: &ObjectMeta,
+    field: &str,
+    message: String,
+) -> Problem {
+    Problem {
+        object: object_name(kind, meta),
+        field: field.to_owned(),
+        message: crate::shortened::message(message),
+        reason: reason::TYPE,
+        service: service_of(kind, meta),
+    }
+}
+
 /// The Service that an object is, or belongs to.
 fn service_of(kind: &str, meta: &ObjectMeta) -> Option<ServiceName> {
     let name = match kind {

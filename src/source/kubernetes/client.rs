@@ -1,136 +1,286 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The HTTP client for the API server. It reports each request to the observer and detects that the
-//! server's host is gone. It never retries: the watches do.
+//! The client of the API server: a base of requests that reports each to the observer, gives up
+//! where nothing answers, and follows credentials that change. It never retries: the watches do.
 
-use std::future::Future;
+use std::fmt;
+use std::future::{Future, pending};
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::header::{HeaderValue, USER_AGENT};
-use hyper_util::client::legacy::Client as HttpClient;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use http::header::AUTHORIZATION;
+use hyper::body::Incoming;
 use kube::client::{Body, ConfigExt};
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use tower::{BoxError, Layer, Service, ServiceBuilder};
-use tracing::warn;
+use tokio::sync::{Mutex, watch};
+use tokio::time::{Instant, sleep, timeout};
+use tower::{BoxError, Layer, Service, ServiceBuilder, ServiceExt as _};
+use tracing::{info, warn};
 
 use super::super::{Observer, Request};
+use super::connect::{self, Http, Route};
+use super::credentials::Credentials;
 use super::pace::Pace;
+use super::proxy::host;
+use super::settings::Settings;
+use super::tls::{hint, tls_error};
 use super::{Config, Error};
+use crate::telemetry::ErrorChain;
 
-/// Longer does not help: the next attempt may find another server.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// A server whose host vanished is detected after `KEEPALIVE + PROBES * PROBE_INTERVAL`. Silence of
-/// a watch proves nothing: it may last for minutes.
-const KEEPALIVE: Duration = Duration::from_secs(15);
-const PROBE_INTERVAL: Duration = Duration::from_secs(5);
-const PROBES: u32 = 3;
-/// The same for data that was sent and never acknowledged.
-const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
+/// From the begin of a request (with connection, TLS and all) to the head of its answer. An API
+/// server answers a watch at once, and others within its own limit of a minute or much less.
+const ANSWER: Duration = Duration::from_secs(30);
+/// Files with credentials are read again before a request after this time.
+const RECHECK: Duration = Duration::from_secs(10);
+/// The same without a request: watches last longer than certificates may be valid.
+const RECHECK_IDLE: Duration = Duration::from_secs(30);
+/// After the server has refused our credentials, they are read again not more often than this.
+const RECHECK_REFUSED: Duration = Duration::from_secs(1);
 
-const AGENT: &str = concat!("kube-proxy-rs/", env!("CARGO_PKG_VERSION"));
+/// A client, and the news when its connections are made anew.
+#[derive(Clone)]
+pub(super) struct Connection {
+    pub(super) client: kube::Client,
+    generation: watch::Receiver<u64>,
+}
+
+impl Connection {
+    /// What begins now has the newest credentials.
+    pub(super) fn begins(&mut self) {
+        self.generation.mark_unchanged();
+    }
+
+    /// Waits until what began must end: its credentials have changed.
+    pub(super) async fn renewed(&mut self) {
+        if self.generation.changed().await.is_err() {
+            pending::<()>().await;
+        }
+    }
+}
+
+/// Keeps the credentials of a connection new while no requests are made.
+#[derive(Debug)]
+pub(super) struct Upkeep(Arc<Transport>);
+
+impl Upkeep {
+    /// Never ends.
+    pub(super) async fn run(self) {
+        loop {
+            sleep(RECHECK_IDLE).await;
+            // Its error is that of the next request.
+            drop(self.0.ready().await);
+        }
+    }
+}
 
 /// Makes a client. Does not connect yet.
-pub(super) async fn new(
+pub(super) fn new(
     config: &Config,
     observer: Arc<dyn Observer>,
-) -> Result<kube::Client, Error> {
-    let mut settings = settings(config).await?;
-    settings
-        .headers
-        .push((USER_AGENT, HeaderValue::from_static(AGENT)));
-    if let Some(proxy) = &settings.proxy_url {
-        warn!(%proxy, "HTTP proxies are not supported, connecting to the API server directly");
-    }
-    let url = settings.cluster_url.to_string();
-    with_settings(&settings, observer).map_err(|source| Error::Client {
-        url,
-        source: Box::new(source),
-    })
-}
-
-/// See [`super::server_address`].
-pub(super) async fn server_address(config: &Config) -> Result<Option<IpAddr>, Error> {
-    let url = settings(config).await?.cluster_url;
-    let host = url.host().unwrap_or_default();
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    Ok(host.parse().ok())
-}
-
-/// Where the server is and who we are.
-async fn settings(config: &Config) -> Result<kube::Config, Error> {
-    let master = config.master.as_deref().map(parse_master).transpose()?;
-    let Some(path) = &config.kubeconfig else {
-        return match master {
-            Some(url) => Ok(kube::Config::new(url)),
-            None => kube::Config::incluster().map_err(|source| Error::InCluster(Box::new(source))),
-        };
-    };
-    let failed = |source| Error::Kubeconfig {
-        path: path.clone(),
-        source: Box::new(source),
-    };
-    let file = Kubeconfig::read_from(path).map_err(failed)?;
-    let mut settings = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
-        .await
-        .map_err(failed)?;
-    if let Some(url) = master {
-        settings.cluster_url = url;
-    }
-    Ok(settings)
-}
-
-/// As client-go reads it, a URL without a scheme is a plain HTTP one.
-fn parse_master(url: &str) -> Result<http::Uri, Error> {
-    let full = if url.contains("://") {
-        url.to_owned()
-    } else {
-        format!("http://{url}")
-    };
-    full.parse().map_err(|source| Error::Master {
-        url: url.to_owned(),
+) -> Result<(Connection, Upkeep), Error> {
+    let settings = Settings::load(config)?;
+    let server = settings.server.clone();
+    let url = server.cluster_url.to_string();
+    let failed = |source: BoxError| Error::Client {
+        url: url.clone(),
         source,
-    })
-}
-
-fn with_settings(
-    settings: &kube::Config,
-    observer: Arc<dyn Observer>,
-) -> Result<kube::Client, kube::Error> {
-    let mut tcp = HttpConnector::new();
-    tcp.enforce_http(false);
-    tcp.set_nodelay(true);
-    tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
-    tcp.set_keepalive(Some(KEEPALIVE));
-    tcp.set_keepalive_interval(Some(PROBE_INTERVAL));
-    tcp.set_keepalive_retries(Some(PROBES));
-    tcp.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
-    let connector = settings.rustls_https_connector_with_connector(tcp)?;
-    let http: HttpClient<_, Body> = HttpClient::builder(TokioExecutor::new()).build(connector);
-    let host = settings.cluster_url.authority();
+    };
+    let route = Route::of(&settings).map_err(|error| failed(error.into()))?;
+    let credentials = Credentials::new(config.clone(), settings);
+    let identity = credentials
+        .identity()
+        .map_err(|error| failed(error.into()))?;
+    let http = connect::http(&route, &identity).map_err(|error| failed(error.into()))?;
+    let (generation, changes) = watch::channel(0);
+    let transport = Arc::new(Transport {
+        current: Mutex::new(Current {
+            http,
+            credentials,
+            identity,
+            checked: Instant::now(),
+            is_stale: false,
+        }),
+        route,
+        generation,
+        is_refused: AtomicBool::new(false),
+    });
+    let authority = server.cluster_url.authority();
     let observe = ObserveLayer {
         observer,
-        host: host
+        host: authority
             .map(http::uri::Authority::as_str)
             .unwrap_or_default()
             .into(),
         pace: Pace::default(),
     };
+    let headers = server.extra_headers_layer();
     let service = ServiceBuilder::new()
-        .layer(settings.base_uri_layer())
-        .option_layer(settings.auth_layer()?)
-        .layer(settings.extra_headers_layer()?)
+        .layer(server.base_uri_layer())
+        .layer(headers.map_err(|error| failed(error.into()))?)
         .layer(observe)
-        .map_err(BoxError::from)
-        .service(http);
-    Ok(kube::Client::new(
-        service,
-        settings.default_namespace.clone(),
-    ))
+        .service(Shared(transport.clone()));
+    let connection = Connection {
+        client: kube::Client::new(service, server.default_namespace),
+        generation: changes,
+    };
+    Ok((connection, Upkeep(transport)))
+}
+
+/// See [`super::server_address`].
+pub(super) fn server_address(config: &Config) -> Result<Option<IpAddr>, Error> {
+    let url = Settings::load(config)?.server.cluster_url;
+    Ok(host(&url).parse().ok())
+}
+
+/// What requests go through.
+#[derive(Debug)]
+struct Transport {
+    current: Mutex<Current>,
+    route: Route,
+    /// Counts the changes of the identity.
+    generation: watch::Sender<u64>,
+    /// The server did not take our credentials.
+    is_refused: AtomicBool,
+}
+
+struct Current {
+    http: Http,
+    credentials: Credentials,
+    /// What `http` was made with.
+    identity: super::tls::Identity,
+    checked: Instant,
+    /// The files could not be used when they were last read.
+    is_stale: bool,
+}
+
+impl fmt::Debug for Current {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Current")
+            .field("credentials", &self.credentials)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Nothing answers.
+#[derive(Debug, thiserror::Error)]
+#[error("no answer within {} s", ANSWER.as_secs())]
+struct NoAnswer;
+
+/// A TLS error with what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[error("{hint}: {source}")]
+struct Hinted {
+    hint: &'static str,
+    source: BoxError,
+}
+
+impl Transport {
+    /// The connections and the header that requests need now.
+    async fn ready(&self) -> Result<(Http, Option<http::HeaderValue>), BoxError> {
+        let mut current = self.current.lock().await;
+        let age = current.checked.elapsed();
+        let is_refused = age >= RECHECK_REFUSED && self.is_refused.swap(false, Ordering::Relaxed);
+        if age >= RECHECK || is_refused || current.credentials.is_due() {
+            current.checked = Instant::now();
+            self.renew(&mut current, is_refused).await?;
+        }
+        let authorization = current.credentials.authorization()?;
+        Ok((current.http.clone(), authorization))
+    }
+
+    /// Reads credentials again. What cannot be used (half written, not there for a moment) leaves
+    /// those in use that we have.
+    async fn renew(&self, current: &mut Current, is_refused: bool) -> Result<(), BoxError> {
+        current.credentials.renew(is_refused).await?;
+        let identity = current.credentials.identity();
+        let changed = identity.and_then(|identity| {
+            if identity == current.identity {
+                return Ok(None);
+            }
+            let http = connect::http(&self.route, &identity)?;
+            Ok(Some((http, identity)))
+        });
+        match changed {
+            Ok(None) => current.is_stale = false,
+            Ok(Some((http, identity))) => {
+                current.http = http;
+                current.identity = identity;
+                current.is_stale = false;
+                self.generation.send_modify(|generation| *generation += 1);
+                info!("credentials for the API server changed, connecting anew");
+            }
+            Err(error) => {
+                if !current.is_stale {
+                    let error = ErrorChain(&error);
+                    warn!(%error, "credentials for the API server cannot be read, using the old ones");
+                }
+                current.is_stale = true;
+            }
+        }
+        Ok(())
+    }
+
+    async fn send(
+        &self,
+        mut request: http::Request<Body>,
+    ) -> Result<http::Response<Incoming>, BoxError> {
+        let answer = async {
+            let (http, authorization) = self.ready().await?;
+            if let Some(authorization) = authorization {
+                request.headers_mut().insert(AUTHORIZATION, authorization);
+            }
+            http.oneshot(request).await
+        };
+        let answer = match timeout(ANSWER, answer).await {
+            Ok(answer) => answer,
+            Err(_elapsed) => return Err(NoAnswer.into()),
+        };
+        match answer {
+            Ok(answer) => {
+                let is_refused = answer.status() == http::StatusCode::UNAUTHORIZED;
+                self.is_refused.fetch_or(is_refused, Ordering::Relaxed);
+                Ok(answer)
+            }
+            Err(error) => {
+                let Some(tls) = tls_error(&*error) else {
+                    return Err(error);
+                };
+                self.is_refused.store(true, Ordering::Relaxed);
+                Err(match hint(tls) {
+                    Some(hint) => Hinted {
+                        hint,
+                        source: error,
+                    }
+                    .into(),
+                    None => error,
+                })
+            }
+        }
+    }
+}
+
+/// A transport as a service.
+#[derive(Clone, Debug)]
+struct Shared(Arc<Transport>);
+
+/// The answer to a request.
+type Answering<B> = Pin<Box<dyn Future<Output = Result<http::Response<B>, BoxError>> + Send>>;
+
+impl Service<http::Request<Body>> for Shared {
+    type Response = http::Response<Incoming>;
+    type Error = BoxError;
+    type Future = Answering<Incoming>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let transport = self.0.clone();
+        Box::pin(async move { transport.send(request).await })
+    }
 }
 
 /// Wraps a client so that its requests are paced and observed.
@@ -181,7 +331,7 @@ where
         Box::pin(async move {
             with.pace.wait(request.uri().path()).await;
             let method = request.method().clone();
-            let started = tokio::time::Instant::now();
+            let started = Instant::now();
             let result = inner.call(request).await;
             with.observer.request(&Request {
                 method: method.as_str(),
@@ -191,66 +341,5 @@ where
             });
             result
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::path::PathBuf;
-
-    use super::*;
-
-    fn kubeconfig(text: &str) -> tempfile::NamedTempFile {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), text).unwrap();
-        file
-    }
-
-    const GOOD: &str = "apiVersion: v1\nkind: Config\ncurrent-context: c\n\
-        clusters: [{name: k, cluster: {server: 'https://192.0.2.1:6443'}}]\n\
-        contexts: [{name: c, context: {cluster: k, user: u}}]\n\
-        users: [{name: u, user: {token: secret}}]\n";
-
-    #[tokio::test]
-    async fn the_master_flag_overrides_the_server_of_the_kubeconfig() {
-        let file = kubeconfig(GOOD);
-        let mut config = Config {
-            kubeconfig: Some(file.path().to_owned()),
-            master: None,
-        };
-        let url = settings(&config).await.unwrap().cluster_url;
-        assert_eq!(url, "https://192.0.2.1:6443/");
-        config.master = Some("192.0.2.2:8080".to_owned());
-        let overridden = settings(&config).await.unwrap();
-        assert_eq!(overridden.cluster_url, "http://192.0.2.2:8080/");
-        assert!(overridden.auth_info.token.is_some());
-    }
-
-    #[tokio::test]
-    async fn a_kubeconfig_that_cannot_be_used_is_named() {
-        let broken = kubeconfig("clusters: [");
-        let missing = PathBuf::from("/nonexistent/kubeconfig");
-        for path in [broken.path().to_owned(), missing] {
-            let config = Config {
-                kubeconfig: Some(path.clone()),
-                master: None,
-            };
-            let error = settings(&config).await.unwrap_err();
-            let expected = format!("cannot use the kubeconfig file {}", path.display());
-            assert_eq!(error.to_string(), expected);
-        }
-    }
-
-    #[tokio::test]
-    async fn a_master_that_is_no_url_is_named() {
-        let config = Config {
-            kubeconfig: None,
-            master: Some("http://a b".to_owned()),
-        };
-        let error = settings(&config).await.unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "\"http://a b\" is not the URL of an API server"
-        );
     }
 }

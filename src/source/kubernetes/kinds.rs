@@ -10,12 +10,12 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::api::networking::v1 as networking;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::Resource;
 use kube::runtime::watcher::Event as WatchEvent;
 
-use super::super::convert::{Converted, Converter, object_name};
+use super::super::convert::{Converted, Converter, object_name, unreadable};
 use super::super::problem::ProblemLog;
 use super::super::{Observer, Options, Update};
+use super::object::{Decode, Object, metadata};
 use super::watch::Handler;
 use kpr_core::model::{self, NodeInfo, ServiceName, SliceName};
 
@@ -38,13 +38,20 @@ impl Conversion {
         }
     }
 
-    fn convert<K, T>(
+    fn convert<K: Decode, T>(
         &mut self,
-        meta: &ObjectMeta,
-        object: &K,
+        object: &Object<K>,
         convert: impl FnOnce(&mut Converter, &K) -> Converted<T>,
     ) -> Option<T> {
-        let (converted, problems) = convert(&mut self.converter, object);
+        let meta = metadata(object);
+        let (converted, problems) = match object {
+            Ok(object) => convert(&mut self.converter, object),
+            Err(error) => {
+                let message = format!("{}; the object is ignored", error.message);
+                let problem = unreadable(self.kind, meta, &error.field, message);
+                (None, vec![problem])
+            }
+        };
         // Names are made only for the few objects that need them.
         if !problems.is_empty() || !self.problems.is_empty() {
             let name = object_name(self.kind, meta);
@@ -82,7 +89,7 @@ fn names(meta: &ObjectMeta) -> (Arc<str>, Arc<str>) {
 
 /// A kind whose objects go to the model one by one.
 pub(super) trait ModelKind: Sized {
-    type Object: Resource + k8s_openapi::Resource;
+    type Object: Decode + k8s_openapi::Resource;
 
     fn convert(converter: &mut Converter, object: &Self::Object) -> Converted<Self>;
     fn replaced(all: Vec<Self>) -> model::Event;
@@ -151,13 +158,13 @@ impl<M: ModelKind> Objects<M> {
         }
     }
 
-    fn convert(&mut self, object: &M::Object) -> Option<M> {
-        self.conversion.convert(object.meta(), object, M::convert)
+    fn convert(&mut self, object: &Object<M::Object>) -> Option<M> {
+        self.conversion.convert(object, M::convert)
     }
 }
 
 impl<M: ModelKind> Handler<M::Object> for Objects<M> {
-    fn handle(&mut self, event: WatchEvent<M::Object>) -> Option<Update> {
+    fn handle(&mut self, event: WatchEvent<Object<M::Object>>) -> Option<Update> {
         let deleted = |meta: &ObjectMeta| {
             let (namespace, name) = names(meta);
             M::deleted(namespace, name)
@@ -180,11 +187,11 @@ impl<M: ModelKind> Handler<M::Object> for Objects<M> {
             WatchEvent::Apply(object) => match self.convert(&object) {
                 Some(converted) => converted.applied(),
                 // It may have been one that counts.
-                None => deleted(object.meta()),
+                None => deleted(metadata(&object)),
             },
             WatchEvent::Delete(object) => {
-                self.conversion.forget(object.meta());
-                deleted(object.meta())
+                self.conversion.forget(metadata(&object));
+                deleted(metadata(&object))
             }
         };
         Some(Update::Model(event))
@@ -210,14 +217,13 @@ impl Nodes {
         }
     }
 
-    fn convert(&mut self, object: &core::Node) -> Option<NodeInfo> {
-        self.conversion
-            .convert(&object.metadata, object, Converter::node)
+    fn convert(&mut self, object: &Object<core::Node>) -> Option<NodeInfo> {
+        self.conversion.convert(object, Converter::node)
     }
 }
 
 impl Handler<core::Node> for Nodes {
-    fn handle(&mut self, event: WatchEvent<core::Node>) -> Option<Update> {
+    fn handle(&mut self, event: WatchEvent<Object<core::Node>>) -> Option<Update> {
         let node = match event {
             WatchEvent::Init => {
                 self.listed = None;
@@ -258,9 +264,9 @@ impl Cidrs {
         }
     }
 
-    fn convert(&mut self, object: &networking::ServiceCIDR) -> Vec<IpNet> {
+    fn convert(&mut self, object: &Object<networking::ServiceCIDR>) -> Vec<IpNet> {
         self.conversion
-            .convert(&object.metadata, object, Converter::service_cidr)
+            .convert(object, Converter::service_cidr)
             .unwrap_or_default()
     }
 
@@ -276,7 +282,7 @@ impl Cidrs {
 }
 
 impl Handler<networking::ServiceCIDR> for Cidrs {
-    fn handle(&mut self, event: WatchEvent<networking::ServiceCIDR>) -> Option<Update> {
+    fn handle(&mut self, event: WatchEvent<Object<networking::ServiceCIDR>>) -> Option<Update> {
         match event {
             WatchEvent::Init => {
                 self.listed.clear();
@@ -284,16 +290,16 @@ impl Handler<networking::ServiceCIDR> for Cidrs {
             }
             WatchEvent::InitApply(object) => {
                 let cidrs = self.convert(&object);
-                self.listed.insert(names(&object.metadata).1, cidrs);
+                self.listed.insert(names(metadata(&object)).1, cidrs);
                 return None;
             }
             WatchEvent::InitDone => self.by_name = std::mem::take(&mut self.listed),
             WatchEvent::Apply(object) => {
                 let cidrs = self.convert(&object);
-                self.by_name.insert(names(&object.metadata).1, cidrs);
+                self.by_name.insert(names(metadata(&object)).1, cidrs);
             }
             WatchEvent::Delete(object) => {
-                self.by_name.remove(&names(&object.metadata).1);
+                self.by_name.remove(&names(metadata(&object)).1);
             }
         }
         self.changed()

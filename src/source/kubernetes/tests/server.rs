@@ -1,20 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 //! An API server that does what the test says: each request for the scripted path waits for its
-//! answer. Other paths have empty lists.
+//! answer. Other paths have empty lists. With TLS or without.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 
 use axum::body::{Body, Bytes};
-use axum::extract::{Query, Request};
+use axum::extract::connect_info::Connected;
+use axum::extract::{ConnectInfo, Query, Request};
 use axum::response::Response;
+use axum::serve::{IncomingStream, Listener};
 use futures::StreamExt;
+use rustls::pki_types::CertificateDer;
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 
 use super::end_of_list;
 
@@ -27,8 +33,71 @@ pub(super) struct Server {
 /// A request that waits for its answer.
 pub(super) struct Asked {
     pub(super) query: BTreeMap<String, String>,
-    pub(super) user_agent: String,
+    pub(super) headers: http::HeaderMap,
+    /// As it was asked for, with the prefix of the URL.
+    pub(super) path: String,
+    pub(super) version: http::Version,
+    pub(super) peer: Peer,
     respond: oneshot::Sender<Response>,
+}
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Peer {
+    /// Counts the connections.
+    pub(super) connection: usize,
+    pub(super) certificate: Option<CertificateDer<'static>>,
+}
+
+/// What a server shows; exchangeable while it runs.
+pub(super) type Shown = Arc<Mutex<Arc<rustls::ServerConfig>>>;
+
+/// Accepts connections, with a TLS handshake where there is a configuration for it.
+struct Door {
+    listener: TcpListener,
+    tls: Option<Shown>,
+    connections: usize,
+}
+
+/// A connection with TLS or without.
+trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
+
+impl Listener for Door {
+    type Io = Box<dyn Io>;
+    type Addr = Peer;
+
+    async fn accept(&mut self) -> (Self::Io, Peer) {
+        loop {
+            let (stream, _) = self.listener.accept().await.unwrap();
+            self.connections += 1;
+            let mut peer = Peer {
+                connection: self.connections,
+                certificate: None,
+            };
+            let Some(tls) = &self.tls else {
+                return (Box::new(stream), peer);
+            };
+            let acceptor = TlsAcceptor::from(tls.lock().unwrap().clone());
+            // One that fails is the test's affair.
+            if let Ok(stream) = acceptor.accept(stream).await {
+                let certificates = stream.get_ref().1.peer_certificates();
+                peer.certificate = certificates.and_then(|all| all.first().cloned());
+                peer.certificate = peer.certificate.map(CertificateDer::into_owned);
+                return (Box::new(stream), peer);
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<Peer> {
+        Ok(Peer::default())
+    }
+}
+
+impl Connected<IncomingStream<'_, Door>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, Door>) -> Self {
+        stream.remote_addr().clone()
+    }
 }
 
 pub(super) struct Answer(Response);
@@ -40,18 +109,40 @@ pub(super) struct Stream {
 
 impl Server {
     pub(super) async fn start(path: &'static str) -> (Self, mpsc::Receiver<Asked>) {
+        Self::start_at("127.0.0.1:0", path, None).await
+    }
+
+    pub(super) async fn start_at(
+        address: &str,
+        path: &'static str,
+        tls: Option<Shown>,
+    ) -> (Self, mpsc::Receiver<Asked>) {
         let (sender, asked) = mpsc::channel(16);
-        let handler = move |request: Request| answer(path, sender.clone(), request);
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let handler = move |ConnectInfo(peer): ConnectInfo<Peer>, request: Request| {
+            answer(path, sender.clone(), peer, request)
+        };
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let router = axum::Router::new().fallback(handler);
-        let task = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        let door = Door {
+            listener,
+            tls,
+            connections: 0,
+        };
+        let task = tokio::spawn(async move {
+            let service = router.into_make_service_with_connect_info::<Peer>();
+            axum::serve(door, service).await.unwrap();
+        });
         let server = Self {
             address,
             path,
             task,
         };
         (server, asked)
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     pub(super) fn url(&self) -> String {
@@ -72,18 +163,21 @@ impl Drop for Server {
 async fn answer(
     scripted: &'static str,
     asked: mpsc::Sender<Asked>,
+    peer: Peer,
     request: Request,
 ) -> Result<Response, Infallible> {
     let path = request.uri().path().to_owned();
-    if path != scripted {
+    if !path.ends_with(scripted) {
         return Ok(empty(&path));
     }
     let query = Query::<BTreeMap<String, String>>::try_from_uri(request.uri()).unwrap();
-    let agent = request.headers().get("user-agent").unwrap();
     let (respond, response) = oneshot::channel();
     let request = Asked {
         query: query.0,
-        user_agent: agent.to_str().unwrap().to_owned(),
+        headers: request.headers().clone(),
+        path,
+        version: request.version(),
+        peer,
         respond,
     };
     // The test is over, or hangs up.
@@ -102,13 +196,14 @@ async fn answer(
 
 /// A watch that has nothing to say.
 fn empty(path: &str) -> Response {
-    let (group, kind) = match path {
-        super::SLICES => ("discovery.k8s.io/v1", "EndpointSlice"),
-        super::NODES => ("v1", "Node"),
-        super::CIDRS => ("networking.k8s.io/v1", "ServiceCIDR"),
-        super::SERVICES => ("v1", "Service"),
-        other => panic!("nobody may ask for {other}"),
-    };
+    let kinds = [
+        (super::SLICES, "discovery.k8s.io/v1", "EndpointSlice"),
+        (super::NODES, "v1", "Node"),
+        (super::CIDRS, "networking.k8s.io/v1", "ServiceCIDR"),
+        (super::SERVICES, "v1", "Service"),
+    ];
+    let kind = kinds.iter().find(|(known, ..)| path.ends_with(known));
+    let (_, group, kind) = kind.unwrap_or_else(|| panic!("nobody may ask for {path}"));
     let end = format!("{}\n", end_of_list(group, kind, 1));
     let lines = futures::stream::iter([Ok::<_, Infallible>(Bytes::from(end))]);
     Response::new(Body::from_stream(lines.chain(futures::stream::pending())))
@@ -135,7 +230,19 @@ impl Asked {
     }
 }
 
+impl Asked {
+    pub(super) fn header(&self, name: &str) -> &str {
+        let value = self.headers.get(name);
+        value.map_or("", |value| value.to_str().unwrap())
+    }
+}
+
 impl Answer {
+    pub(super) fn with_header(mut self, name: &'static str, value: &str) -> Self {
+        self.0.headers_mut().insert(name, value.parse().unwrap());
+        self
+    }
+
     pub(super) fn json(code: u16, value: &Value) -> Self {
         let response = Response::builder()
             .status(code)
@@ -147,6 +254,11 @@ impl Answer {
 impl Stream {
     pub(super) fn send(&self, value: &Value) {
         self.send_text(&format!("{value}\n"));
+    }
+
+    /// Sends to a client that may have gone.
+    pub(super) fn talk(&self, value: &Value) {
+        self.lines.send(Ok(format!("{value}\n").into())).ok();
     }
 
     pub(super) fn send_text(&self, text: &str) {
