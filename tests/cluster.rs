@@ -57,6 +57,7 @@ fn main() -> ExitCode {
             "an_expired_watch_finds_what_it_missed",
             an_expired_watch_finds_what_it_missed,
         ),
+        trial("odd_objects_cost_nobody", odd_objects_cost_nobody),
         trial(
             "the_role_of_kube_proxy_is_enough_and_nothing_more",
             the_role_of_kube_proxy_is_enough_and_nothing_more,
@@ -435,6 +436,60 @@ fn an_expired_watch_finds_what_it_missed(testbed: &Testbed) {
     assert!(cluster.service("kpr-web").is_some());
     cluster.make("service", "kpr-late", &service("kpr-late", 80));
     cluster.until("the new watch works", |c| c.service("kpr-late").is_some());
+}
+
+/// Whatever the API server takes in fields that the proxy has no use for.
+fn odd_objects_cost_nobody(testbed: &Testbed) {
+    let end_of_time = "9999-12-31T23:59:59Z";
+    let mut cluster = Cluster::follow(testbed);
+    let lists = cluster.lists;
+    cluster.make("service", "kpr-web", &service("kpr-web", 80));
+    cluster.make("service", "kpr-odd", &service("kpr-odd", 80));
+    let odd = format!(
+        r#"{{"status": {{"conditions": [{{
+            "type": "A", "status": "True", "reason": "R", "message": "",
+            "lastTransitionTime": "{end_of_time}"
+        }}]}}}}"#
+    );
+    let status = ["--subresource=status", "--type=merge", "-p"];
+    let patch = |what: &[&str], text: &str| {
+        let arguments = [&["patch"], what, &status, &[text]].concat();
+        testbed.kubectl(&arguments);
+    };
+    patch(&["service", "kpr-odd"], &odd);
+    let long = "x".repeat(200_000);
+    testbed.kubectl(&[
+        "annotate",
+        "service/kpr-odd",
+        &format!("example.com/long={long}"),
+    ]);
+    let port = r#"[{"op": "replace", "path": "/spec/ports/0/port", "value": 81}]"#;
+    testbed.kubectl(&["patch", "service", "kpr-odd", "--type=json", "-p", port]);
+    let node = format!(
+        "apiVersion: v1\nkind: Node\nmetadata: {{name: kpr-here}}\n\
+         spec: {{taints: [{{key: a, effect: NoSchedule, timeAdded: '{end_of_time}'}}]}}\n"
+    );
+    cluster.make("node", "kpr-here", &node);
+    let quantities = format!(
+        r#"{{"status": {{
+            "capacity": {{"cpu": "1e18", "example.com/a": "1n"}},
+            "conditions": [{{
+                "type": "Ready", "status": "True", "lastHeartbeatTime": "{end_of_time}"
+            }}]
+        }}}}"#
+    );
+    patch(&["node", "kpr-here"], &quantities);
+    let all_there = |c: &Cluster<'_>| {
+        let port = |name| c.service(name).map(|(port, _)| port);
+        (port("kpr-web"), port("kpr-odd")) == (Some(80), Some(81)) && c.node.is_some()
+    };
+    cluster.until("all are there", all_there);
+    assert_eq!(cluster.lists, lists, "nothing is listed again");
+    // So it is for one that starts now.
+    let mut second = Cluster::follow(testbed);
+    second.until("all are there after a start", all_there);
+    assert_eq!(*cluster.recorder.problems.lock().unwrap(), []);
+    assert_eq!(*second.recorder.problems.lock().unwrap(), []);
 }
 
 fn the_role_of_kube_proxy_is_enough_and_nothing_more(testbed: &Testbed) {
