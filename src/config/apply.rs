@@ -52,12 +52,7 @@ pub(super) fn all(flags: &Flags, config: &mut KubeProxyConfiguration) -> Result<
 /// Addresses of the two servers, completed from the deprecated port flags. (Upstream forgets the
 /// ports together with `--write-config-to`.)
 fn servers(flags: &Flags, config: &mut KubeProxyConfiguration) {
-    if let Some(address) = flags
-        .bind_address
-        .as_deref()
-        .map(str::trim)
-        .filter(|a| !a.is_empty())
-    {
+    if let Some(address) = flags.bind_address.as_deref().filter(|a| !a.is_empty()) {
         address.clone_into(&mut config.bind_address);
     }
     for (address, given, port, default_port) in [
@@ -75,13 +70,10 @@ fn servers(flags: &Flags, config: &mut KubeProxyConfiguration) {
         ),
     ] {
         // As upstream: an empty address keeps the default.
-        match (
-            given.as_ref().filter(|given| !given.trim().is_empty()),
-            port,
-        ) {
+        match (given.as_ref().filter(|given| !given.is_empty()), port) {
             (_, Some(0)) => address.clear(),
             (Some(given), port) => {
-                given.trim().clone_into(address);
+                address.clone_from(given);
                 append_port(address, port.map_or(default_port, port_number));
             }
             (None, Some(port)) => {

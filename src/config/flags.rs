@@ -321,7 +321,7 @@ pub(super) struct Parsed {
 
 /// Parses arguments, the first of which is the program's name.
 pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Parsed, FlagError> {
-    let arguments: Vec<_> = arguments.into_iter().map(dashes_for_underscores).collect();
+    let arguments = as_pflag(arguments);
     let matches = command()
         .try_get_matches_from(&arguments)
         .map_err(|error| gone(&error, &arguments).unwrap_or_else(|| positional(error)))?;
@@ -396,6 +396,22 @@ fn dashes_for_underscores(argument: OsString) -> OsString {
         Some((name, value)) => format!("{}={value}", name.replace('_', "-")).into(),
         None => text.replace('_', "-").into(),
     }
+}
+
+/// Arguments as pflag sees them: dashes for underscores, and without empty ones that are no value of
+/// a flag, such as templates leave.
+fn as_pflag(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let is_flag = |argument: &OsString| {
+        let text = argument.to_string_lossy();
+        text.starts_with('-') && !text.contains('=')
+    };
+    let mut kept: Vec<OsString> = Vec::new();
+    for argument in arguments.into_iter().map(dashes_for_underscores) {
+        if !argument.is_empty() || kept.last().is_some_and(is_flag) {
+            kept.push(argument);
+        }
+    }
+    kept
 }
 
 /// The flags among the arguments that kube-proxy has no more, if one was not understood.

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 
 use clap::parser::ValueSource;
 
-use super::{FLAGS, FlagError, command, dashes_for_underscores};
+use super::{FLAGS, FlagError, as_pflag, command};
 
 /// The default that is shown for a flag.
 pub(super) fn default_of(flag: &str) -> Option<&'static str> {
@@ -18,9 +18,7 @@ pub(in crate::config) fn shown(
     arguments: impl IntoIterator<Item = OsString>,
 ) -> Result<Vec<(String, String)>, FlagError> {
     let command = command();
-    let matches = command
-        .clone()
-        .try_get_matches_from(arguments.into_iter().map(dashes_for_underscores))?;
+    let matches = command.clone().try_get_matches_from(as_pflag(arguments))?;
     let mut shown: Vec<(String, String)> = command
         .get_arguments()
         .filter_map(|arg| {

@@ -154,6 +154,13 @@ fn positional_arguments_are_refused() {
 }
 
 #[test]
+fn empty_arguments_are_passed_over() {
+    let flags = flags(&["", "--hostname-override", "", "--proxy-mode=ipvs", ""]);
+    assert_eq!(flags.hostname_override.as_deref(), Some(""));
+    assert_eq!(flags.proxy_mode.as_deref(), Some("ipvs"));
+}
+
+#[test]
 fn an_unknown_flag_is_named() {
     let error = try_parse(&["--bogus=1"]).unwrap_err();
     assert!(error.to_string().contains("--bogus"), "{error}");
