@@ -17,6 +17,9 @@ fuzz_target!(|input: (u8, u8, &[u8])| {
         0 => drop(socket.transact(&[request(), request()])),
         1 => drop(socket.get(request())),
         2 => drop(socket.dump(request())),
-        _ => drop(socket.transact_in_batch([request(), request(), request()])),
+        _ => {
+            let requests = [request(), request()];
+            drop(socket.transact_in_batch(&request(), &requests, &request()));
+        }
     }
 });

@@ -60,16 +60,22 @@ pub fn has_table(family: IpFamily) -> Result<bool, NftablesError> {
 
 /// Deletes kube-proxy's table of a family with its contents. One that does not exist is success.
 pub fn delete_table(family: IpFamily) -> Result<(), NftablesError> {
-    let mut socket = Socket::open(NETLINK_NETFILTER)?;
-    let verdict = socket.transact_in_batch([
-        end_of_batch(NFNL_MSG_BATCH_BEGIN),
-        request(NFT_MSG_DELTABLE, family)?,
-        end_of_batch(NFNL_MSG_BATCH_END),
-    ])?;
-    match verdict {
+    match transact(&[request(NFT_MSG_DELTABLE, family)?])? {
         Err(source) if !is_absent(&source) => Err(refused(family, source)),
         _ => Ok(()),
     }
+}
+
+/// Makes one transaction of the requests. The verdict is the first refusal, if there is one.
+fn transact(requests: &[Request]) -> Result<Result<(), KernelError>, NetlinkError> {
+    let (begin, end) = (
+        end_of_batch(NFNL_MSG_BATCH_BEGIN),
+        end_of_batch(NFNL_MSG_BATCH_END),
+    );
+    let verdict = Socket::open(NETLINK_NETFILTER)?.transact_in_batch(&begin, requests, &end)?;
+    let refusals = verdict.err().into_iter().flatten();
+    let first = refusals.map(|refusal| refusal.error).next();
+    Ok(first.map_or(Ok(()), Err))
 }
 
 fn refused(family: IpFamily, source: KernelError) -> NftablesError {

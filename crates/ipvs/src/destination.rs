@@ -13,7 +13,6 @@ use super::constants::{
     IP_VS_TUNNEL_ENCAP_FLAG_REMCSUM,
 };
 use super::field::{AddressFamily, address_bytes, missing};
-use super::numbered::numbered;
 use super::stats::{Stats, StatsAttribute};
 
 /// What the kernel looks a destination up by, within its service.
@@ -136,7 +135,7 @@ impl Tunnel {
     pub const REMOTE_CHECKSUM: u16 = IP_VS_TUNNEL_ENCAP_FLAG_REMCSUM;
 }
 
-numbered! {
+netlink_pipeline::numbered! {
     /// A tunnel type.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum TunnelKind: u8 {

@@ -13,7 +13,6 @@ mod info;
 mod listing;
 mod message;
 mod name;
-mod numbered;
 mod operation;
 mod service;
 mod stats;

@@ -13,13 +13,12 @@ use super::constants::{
     IPVS_INFO_ATTR_CONN_TAB_SIZE, IPVS_INFO_ATTR_VERSION,
 };
 use super::destination::DestinationAttribute;
-use super::numbered::numbered;
 use super::service::ServiceAttribute;
 
 /// Bytes of `struct genlmsghdr`.
 pub(super) const GENL_HEADER_LEN: usize = 4;
 
-numbered! {
+netlink_pipeline::numbered! {
     /// A command. The kernel answers a GET with the NEW (services, destinations) or the SET
     /// (configuration, information) of the same object.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

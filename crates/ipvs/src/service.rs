@@ -11,10 +11,9 @@ use super::constants::IP_VS_SVC_F_PERSISTENT;
 use super::field::{AddressFamily, address_bytes, missing};
 use super::flags::{MaskedFlags, ServiceFlags};
 use super::name::KernelName;
-use super::numbered::numbered;
 use super::stats::{Stats, StatsAttribute};
 
-numbered! {
+netlink_pipeline::numbered! {
     /// A transport protocol that IPVS can balance, by its IANA number. Today's kernels refuse all
     /// others.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -321,10 +321,15 @@ impl Writer {
 
     /// A list inside the list, marked with `NLA_F_NESTED`.
     pub fn nested(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) -> &mut Self {
-        let mut inner = Self::new();
-        fill(&mut inner);
-        self.too_long = self.too_long.or(inner.too_long);
-        self.bytes(kind | NLA_F_NESTED, &inner.bytes)
+        let start = self.bytes.len();
+        self.header(kind | NLA_F_NESTED, 0);
+        fill(self);
+        // Written in place, and the length afterwards: lists may hold thousands of others.
+        let length = self.checked_len(kind, self.bytes.len() - start);
+        if let Some(place) = self.bytes.get_mut(start..start + 2) {
+            place.copy_from_slice(&length.to_ne_bytes());
+        }
+        self
     }
 
     /// The bytes.
@@ -336,12 +341,17 @@ impl Writer {
     }
 
     fn header(&mut self, kind: u16, value_len: usize) {
-        let length = u16::try_from(HEADER_LEN + value_len).unwrap_or_else(|_| {
-            self.too_long.get_or_insert(kind & !FLAGS);
-            0
-        });
+        let length = self.checked_len(kind, HEADER_LEN + value_len);
         self.bytes.extend_from_slice(&length.to_ne_bytes());
         self.bytes.extend_from_slice(&kind.to_ne_bytes());
+    }
+
+    /// The length of an attribute as its header has it.
+    fn checked_len(&mut self, kind: u16, length: usize) -> u16 {
+        u16::try_from(length).unwrap_or_else(|_| {
+            self.too_long.get_or_insert(kind & !FLAGS);
+            0
+        })
     }
 
     fn pad(&mut self) {

@@ -95,6 +95,9 @@ pub struct KernelError {
     pub errno: i32,
     /// The text of the extended ACK (`NLMSGERR_ATTR_MSG`), where the kernel gives one.
     pub message: Option<String>,
+    /// Where in the request the kernel found fault (`NLMSGERR_ATTR_OFFS`), where it says so: bytes
+    /// from the netlink header to the attribute.
+    pub offset: Option<u32>,
     /// The refused request as the kernel echoes it: the bytes behind `struct nlmsgerr`, which are
     /// the request's payload. ipset writes the failing line number into that copy.
     pub echoed: Option<Vec<u8>>,
@@ -107,12 +110,39 @@ impl KernelError {
             kind: KernelErrorKind::from_errno(errno),
             errno,
             message: None,
+            offset: None,
             echoed: None,
         }
     }
 }
 
 impl std::error::Error for KernelError {}
+
+/// The kernel's refusal of a transaction of nfnetlink, of which nothing was done.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the kernel refused {}", self.what())]
+#[non_exhaustive]
+pub struct BatchRefusal {
+    /// The index of the refused request; `None` if it is the transaction as a whole.
+    pub request: Option<usize>,
+    /// Why.
+    #[source]
+    pub error: KernelError,
+}
+
+impl BatchRefusal {
+    /// A refusal of one request, or of all.
+    pub fn new(request: Option<usize>, error: KernelError) -> Self {
+        Self { request, error }
+    }
+
+    fn what(&self) -> String {
+        match self.request {
+            Some(index) => format!("request {index} of the transaction"),
+            None => "the transaction".to_owned(),
+        }
+    }
+}
 
 impl fmt::Display for KernelError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -2,7 +2,7 @@
 //! Netlink framing: `struct nlmsghdr`, `struct nlmsgerr`, the end of a dump. Pure; reads any bytes.
 
 use super::attribute::{self, align};
-use super::error::{KernelError, KernelErrorKind, NetlinkError};
+use super::error::{KernelError, NetlinkError};
 
 /// Bytes of `struct nlmsghdr`.
 pub(super) const HEADER_LEN: usize = 16;
@@ -22,8 +22,9 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLMSG_OVERRUN: u16 = 4;
 
-/// `NLMSGERR_ATTR_MSG` of include/uapi/linux/netlink.h: the text of an extended ACK.
+// Of an extended ACK: its text, and where in the request the kernel found fault.
 const NLMSGERR_ATTR_MSG: u16 = 1;
+const NLMSGERR_ATTR_OFFS: u16 = 2;
 
 /// One message to the kernel, without its header's length, sequence and port.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -191,16 +192,12 @@ fn verdict(payload: &[u8], flags: u16) -> Result<Option<KernelError>, NetlinkErr
     } else {
         (None, rest)
     };
-    Ok(Some(KernelError {
-        kind: KernelErrorKind::from_errno(errno),
-        errno,
-        message: (flags & NLM_F_ACK_TLVS != 0)
-            .then(|| message_of(attributes))
-            .flatten(),
-        echoed: echoed
-            .filter(|echoed| !echoed.is_empty())
-            .map(<[u8]>::to_vec),
-    }))
+    let mut error = KernelError::from_errno(errno);
+    explain(&mut error, flags, attributes);
+    error.echoed = echoed
+        .filter(|echoed| !echoed.is_empty())
+        .map(<[u8]>::to_vec);
+    Ok(Some(error))
 }
 
 /// The end of a dump carries an errno since Linux 4.x; older kernels and some families leave it
@@ -208,9 +205,7 @@ fn verdict(payload: &[u8], flags: u16) -> Result<Option<KernelError>, NetlinkErr
 fn done(payload: &[u8], flags: u16) -> Option<KernelError> {
     let (code, attributes) = payload.split_first_chunk::<4>()?;
     let mut error = KernelError::from_errno(errno(*code)?);
-    error.message = (flags & NLM_F_ACK_TLVS != 0)
-        .then(|| message_of(attributes))
-        .flatten();
+    explain(&mut error, flags, attributes);
     Some(error)
 }
 
@@ -223,12 +218,18 @@ fn errno(code: [u8; 4]) -> Option<i32> {
     }
 }
 
-/// The text among an extended ACK's attributes.
-fn message_of(attributes: &[u8]) -> Option<String> {
-    attribute::list(attributes)
-        .map_while(Result::ok)
-        .find(|attribute| attribute.kind() == NLMSGERR_ATTR_MSG)
-        .map(|attribute| attribute.string())
+/// Adds what an extended ACK says.
+fn explain(error: &mut KernelError, flags: u16, attributes: &[u8]) {
+    if flags & NLM_F_ACK_TLVS == 0 {
+        return;
+    }
+    for attribute in attribute::list(attributes).map_while(Result::ok) {
+        match attribute.kind() {
+            NLMSGERR_ATTR_MSG => error.message = Some(attribute.string()),
+            NLMSGERR_ATTR_OFFS => error.offset = attribute.u32("NLMSGERR_ATTR_OFFS").ok(),
+            _ => {}
+        }
+    }
 }
 
 const fn malformed(reason: &'static str) -> NetlinkError {

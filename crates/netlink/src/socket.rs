@@ -3,9 +3,9 @@
 
 use tracing::{debug, trace};
 
-use super::error::{KernelError, NetlinkError};
+use super::error::{BatchRefusal, KernelError, NetlinkError};
 use super::message::{Answer, Messages, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, Reply, Request};
-use super::transport::{Kernel, Transport};
+use super::transport::{Echo, Kernel, Transport};
 
 /// How often a dump is repeated when the table changed under it.
 const DUMP_ATTEMPTS: u32 = 8;
@@ -62,8 +62,19 @@ impl Socket {
     /// Opens a socket of a netlink protocol, such as `NETLINK_GENERIC` (16), in this network
     /// namespace.
     pub fn open(protocol: isize) -> Result<Self, NetlinkError> {
-        let kernel =
-            Kernel::open(protocol).map_err(|source| NetlinkError::Open { protocol, source })?;
+        Self::open_with(protocol, Echo::Whole)
+    }
+
+    /// The same for a client that sends long requests and never reads
+    /// [`KernelError::echoed`](crate::KernelError::echoed): refusals do not repeat the request, so
+    /// that more of them fit into the receive queue.
+    pub fn open_without_echo(protocol: isize) -> Result<Self, NetlinkError> {
+        Self::open_with(protocol, Echo::Capped)
+    }
+
+    fn open_with(protocol: isize, echo: Echo) -> Result<Self, NetlinkError> {
+        let kernel = Kernel::open(protocol, echo)
+            .map_err(|source| NetlinkError::Open { protocol, source })?;
         Ok(Self::over(Box::new(kernel)))
     }
 
@@ -117,49 +128,69 @@ impl Socket {
         Ok(results)
     }
 
-    /// One request between the messages that begin and end a transaction of nfnetlink. Before Linux
-    /// 6.10 those two get no ACK, so none is asked for; a refusal of any of the three is one of the
-    /// request.
+    /// Requests between the messages that begin and end a transaction of nfnetlink: all of them are
+    /// done or none. They go in one datagram, for which the send buffer is enlarged beyond its
+    /// system-wide limit, as the capability that such families ask for allows.
+    ///
+    /// Refusals come in the order of the requests, at least one of them. The kernel goes on after
+    /// the first refused request, so that there may be more. No requests are success.
     pub fn transact_in_batch(
         &mut self,
-        batch: [Request; 3],
-    ) -> Result<Result<(), KernelError>, NetlinkError> {
-        self.transact_all_in_batch(batch.into())
-    }
-
-    /// Several requests as [`Self::transact_in_batch`] makes one: all of them or none. The first
-    /// message begins the transaction and the last one ends it; a refusal of any is the verdict.
-    pub fn transact_all_in_batch(
-        &mut self,
-        mut batch: Vec<Request>,
-    ) -> Result<Result<(), KernelError>, NetlinkError> {
-        // The last of the requests: nothing is decided before all of them are.
-        let at = batch.len().saturating_sub(2);
-        if let Some(request) = batch.get_mut(at) {
-            request.flags |= NLM_F_ACK;
+        begin: &Request,
+        requests: &[Request],
+        end: &Request,
+    ) -> Result<Result<(), Vec<BatchRefusal>>, NetlinkError> {
+        let count = requests.len();
+        if requests.is_empty() {
+            return Ok(Ok(()));
         }
-        let asked = u32::try_from(at).unwrap_or(u32::MAX);
-        let first = self.send(&batch, 0)?;
-        let mut verdict = None;
-        while verdict.is_none() {
-            self.receive(0, 1)?;
+        // The only ACK. Before Linux 6.10 the messages around the requests get none, so none is
+        // asked of them; a refusal of any message comes before this one.
+        let flagged = requests.iter().enumerate().map(|(index, request)| {
+            let is_last = index + 1 == count;
+            (request, if is_last { NLM_F_ACK } else { 0 })
+        });
+        let batch = [(begin, 0)].into_iter().chain(flagged).chain([(end, 0)]);
+        let bytes = batch.clone().map(|(request, _)| request.wire_len()).sum();
+        // A fresh socket has a fresh send buffer.
+        self.settle()?;
+        self.transport
+            .make_room(bytes)
+            .map_err(|source| NetlinkError::Send { bytes, source })?;
+        let first = self.send(batch)?;
+        let mut refusals = Vec::new();
+        let mut is_over = false;
+        while !is_over {
+            self.receive(refusals.len(), count)?;
             for incoming in Messages::new(&self.incoming) {
                 let incoming = incoming?;
                 self.stats.messages_received += 1;
-                match (incoming.sequence.wrapping_sub(first), incoming.answer) {
-                    (of, Answer::Verdict(Some(error))) if of <= asked.saturating_add(1) => {
-                        verdict.get_or_insert(Err(error));
-                    }
-                    (of, Answer::Verdict(None)) if of == asked => {
-                        verdict.get_or_insert(Ok(()));
-                    }
-                    (_, Answer::Overrun) => return Err(NetlinkError::Overrun),
-                    (of, _) => trace!(of, "answer dropped"),
+                let verdict = match incoming.answer {
+                    Answer::Verdict(verdict) => verdict,
+                    Answer::Overrun => return Err(NetlinkError::Overrun),
+                    _ => continue,
+                };
+                let index = usize::try_from(incoming.sequence.wrapping_sub(first))
+                    .ok()
+                    .filter(|index| *index <= count + 1);
+                let Some(index) = index else {
+                    trace!(incoming.sequence, "late answer dropped");
+                    continue;
+                };
+                let request = index.checked_sub(1).filter(|index| *index < count);
+                is_over |= request.is_none() || index == count;
+                if let Some(error) = verdict {
+                    refusals.push(BatchRefusal { request, error });
                 }
             }
         }
-        // `unfinished` stays set: a second refusal may come, which no later exchange must meet.
-        Ok(verdict.unwrap_or(Ok(())))
+        // After a refusal of the whole more may come, which no later exchange must meet.
+        self.unfinished = !refusals.is_empty();
+        if refusals.is_empty() {
+            Ok(Ok(()))
+        } else {
+            Ok(Err(refusals))
+        }
     }
 
     /// One request that is answered by messages and an ACK: a GET that is no dump.
@@ -232,7 +263,7 @@ impl Socket {
         request: &[Request; 1],
         on_reply: &mut dyn FnMut(u16, &[u8]),
     ) -> Result<bool, NetlinkError> {
-        let sequence = self.send(request, NLM_F_DUMP)?;
+        let sequence = self.send(request.iter().map(|request| (request, NLM_F_DUMP)))?;
         let mut replies = 0;
         let mut interrupted = false;
         let mut end = None;
@@ -275,7 +306,7 @@ impl Socket {
         flags: u16,
         mut on_reply: impl FnMut(Reply),
     ) -> Result<Vec<Result<(), KernelError>>, NetlinkError> {
-        let first = self.send(requests, flags)?;
+        let first = self.send(requests.iter().map(|request| (request, flags)))?;
         let mut verdicts: Vec<Option<Result<(), KernelError>>> = vec![None; requests.len()];
         let mut answered = 0;
         while answered < requests.len() {
@@ -329,32 +360,38 @@ impl Socket {
         fitting.max(1)
     }
 
-    /// Sends requests under consecutive sequence numbers and returns the first.
-    fn send(&mut self, requests: &[Request], flags: u16) -> Result<u32, NetlinkError> {
+    /// Drops what an earlier exchange may have left on the socket.
+    fn settle(&mut self) -> Result<(), NetlinkError> {
         if self.unfinished {
             self.transport.reset().map_err(NetlinkError::Receive)?;
             self.unfinished = false;
         }
+        Ok(())
+    }
+
+    /// Sends requests, each with further flags, under consecutive sequence numbers and returns the
+    /// first.
+    fn send<'a>(
+        &mut self,
+        requests: impl Iterator<Item = (&'a Request, u16)>,
+    ) -> Result<u32, NetlinkError> {
+        self.settle()?;
         let first = self.sequence;
         self.outgoing.clear();
-        for request in requests {
+        for (request, flags) in requests {
             request.emit(flags | NLM_F_REQUEST, self.sequence, &mut self.outgoing)?;
             self.sequence = self.sequence.wrapping_add(1);
         }
         let bytes = self.outgoing.len();
-        trace!(
-            messages = requests.len(),
-            bytes,
-            sequence = first,
-            "netlink send"
-        );
+        let messages = u64::from(self.sequence.wrapping_sub(first));
+        trace!(messages, bytes, sequence = first, "netlink send");
         // From here until all answers are read, the socket has something of ours under way.
         self.unfinished = true;
         self.transport
             .send(&self.outgoing)
             .map_err(|source| NetlinkError::Send { bytes, source })?;
         self.stats.round_trips += 1;
-        self.stats.messages_sent += count(requests.len());
+        self.stats.messages_sent += messages;
         self.stats.bytes_sent += count(bytes);
         Ok(first)
     }

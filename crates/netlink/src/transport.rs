@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::SndBufForce;
 use socket2::SockRef;
 
 use super::message::MAX_REQUEST;
@@ -24,6 +26,9 @@ const RECEIVE_BUFFER: u32 = 2 * 1024 * 1024;
 /// echoes it.
 const LONGEST_DATAGRAM: usize = MAX_REQUEST + 64 * 1024;
 
+/// A datagram that fits into any send buffer: no less than one request may take.
+const SEND_ROOM: usize = MAX_REQUEST;
+
 /// Datagrams to and from a netlink family.
 pub trait Transport: fmt::Debug + Send {
     /// Sends one datagram, whole.
@@ -36,25 +41,41 @@ pub trait Transport: fmt::Debug + Send {
     /// Drops all that is under way, so that no old answer can meet a new question.
     fn reset(&mut self) -> io::Result<()>;
 
+    /// Sees to it that a datagram of so many bytes can be sent.
+    fn make_room(&mut self, _bytes: usize) -> io::Result<()> {
+        Ok(())
+    }
+
     /// How many bytes of answers, as the kernel counts them, may wait in the receive queue.
     fn queue_limit(&self) -> usize;
+}
+
+/// How much of a request its refusal repeats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Echo {
+    Whole,
+    /// The header (`NETLINK_CAP_ACK`).
+    Capped,
 }
 
 /// A transport to this network namespace's kernel.
 #[derive(Debug)]
 pub(super) struct Kernel {
     protocol: isize,
+    echo: Echo,
     socket: Socket,
+    /// The longest datagram that the send buffer is known to take.
+    room: usize,
     queue_limit: usize,
 }
 
 impl Kernel {
-    pub(super) fn open(protocol: isize) -> io::Result<Self> {
+    pub(super) fn open(protocol: isize, echo: Echo) -> io::Result<Self> {
         let mut socket = Socket::new(protocol)?;
         socket.bind_auto()?;
         // Errors explain themselves, and echo the request: ipset's line number is in the echo.
         socket.set_ext_ack(true)?;
-        socket.set_cap_ack(false)?;
+        socket.set_cap_ack(echo == Echo::Capped)?;
         if protocol == NETLINK_ROUTE {
             // Without it the kernel ignores a dump's filters. Linux 4.20 has it; before, dumps are
             // longer than asked for, so readers check what they get.
@@ -65,7 +86,9 @@ impl Kernel {
         SockRef::from(&socket).set_read_timeout(Some(PATIENCE))?;
         Ok(Self {
             protocol,
+            echo,
             socket,
+            room: SEND_ROOM,
             queue_limit,
         })
     }
@@ -111,7 +134,17 @@ impl Transport for Kernel {
     }
 
     fn reset(&mut self) -> io::Result<()> {
-        *self = Self::open(self.protocol)?;
+        *self = Self::open(self.protocol, self.echo)?;
+        Ok(())
+    }
+
+    fn make_room(&mut self, bytes: usize) -> io::Result<()> {
+        if bytes > self.room {
+            // The kernel doubles what it is given, for its own overhead. Not `SO_SNDBUF`, which
+            // ends at `net.core.wmem_max`.
+            setsockopt(&self.socket, SndBufForce, &bytes)?;
+            self.room = bytes;
+        }
         Ok(())
     }
 

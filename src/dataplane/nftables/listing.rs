@@ -7,8 +7,8 @@ use std::hash::{DefaultHasher, Hasher as _};
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
-use super::{NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END, NFT_MSG_DELTABLE, NFTA_TABLE_NAME};
-use super::{NftablesError, address_family, end_of_batch, is_absent, kind, nfgenmsg};
+use super::{NFT_MSG_DELTABLE, NFTA_TABLE_NAME, NftablesError};
+use super::{address_family, is_absent, kind, nfgenmsg, transact};
 use kpr_core::model::IpFamily;
 use netlink_pipeline::attribute::{self, Attribute, AttributeTooLong, DecodeError, Writer};
 use netlink_pipeline::{KernelErrorKind, NetlinkError, Request, Socket};
@@ -87,12 +87,7 @@ pub fn delete_rule(
     rule.string(NFTA_RULE_TABLE, table)
         .string(NFTA_RULE_CHAIN, chain)
         .bytes(NFTA_RULE_HANDLE, &handle.to_be_bytes());
-    let verdict = Socket::open(NETLINK_NETFILTER)?.transact_in_batch([
-        end_of_batch(NFNL_MSG_BATCH_BEGIN),
-        request(NFT_MSG_DELRULE, 0, rule)?,
-        end_of_batch(NFNL_MSG_BATCH_END),
-    ])?;
-    match verdict {
+    match transact(&[request(NFT_MSG_DELRULE, 0, rule)?])? {
         Err(source) if source.kind != KernelErrorKind::NotFound => Err(NftablesError::Refused {
             family,
             table: table.to_owned(),
@@ -124,14 +119,12 @@ pub fn translates(family: IpFamily) -> Result<bool, NftablesError> {
         })
         .string(NFTA_CHAIN_TYPE, "nat");
     end.string(NFTA_TABLE_NAME, PROBE);
-    let verdict = Socket::open(NETLINK_NETFILTER)?.transact_all_in_batch(vec![
-        end_of_batch(NFNL_MSG_BATCH_BEGIN),
+    let requests = [
         request(NFT_MSG_NEWTABLE, CREATE, table)?,
         request(NFT_MSG_NEWCHAIN, CREATE, chain)?,
         request(NFT_MSG_DELTABLE, 0, end)?,
-        end_of_batch(NFNL_MSG_BATCH_END),
-    ])?;
-    match verdict {
+    ];
+    match transact(&requests)? {
         Ok(()) => Ok(true),
         Err(error) if is_absent(&error) => Ok(false),
         Err(source) => Err(NftablesError::Refused {

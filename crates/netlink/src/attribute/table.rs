@@ -44,7 +44,7 @@ macro_rules! integers {
     };
 }
 
-integers!(u8, u16, u32, u64);
+integers!(u8, u16, u32, u64, i32);
 
 impl<const N: usize> Codec<[u8; N]> for Plain {
     fn read(raw: &Attribute<'_>, name: &'static str) -> Result<[u8; N], DecodeError> {

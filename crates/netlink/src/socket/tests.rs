@@ -257,6 +257,86 @@ fn too_long_a_request_stops_the_batch_before_anything_is_sent() {
     assert!(peer.sent().is_empty());
 }
 
+/// A transaction of two requests with the kinds 1 and 2.
+fn transact_two(peer: &Scripted) -> Result<Result<(), Vec<BatchRefusal>>, NetlinkError> {
+    let requests = [request(1), request(2)];
+    peer.socket()
+        .transact_in_batch(&request(0x10), &requests, &request(0x11))
+}
+
+#[test]
+fn a_transaction_is_one_datagram_with_one_ack() {
+    let peer = Scripted::default().then(|sent| acks(&sent[2..3]));
+    let mut socket = peer.socket();
+    let requests = [request(1), request(2)];
+    let done = socket.transact_in_batch(&request(0x10), &requests, &request(0x11));
+    assert_eq!(done.unwrap(), Ok(()));
+    let asked = NLM_F_REQUEST | NLM_F_ACK;
+    assert_eq!(
+        peer.headers(),
+        [[
+            (0x10, NLM_F_REQUEST, 1),
+            (1, NLM_F_REQUEST, 2),
+            (2, asked, 3),
+            (0x11, NLM_F_REQUEST, 4)
+        ]]
+    );
+    // Without requests nothing is sent.
+    let nothing = socket.transact_in_batch(&request(0x10), &[], &request(0x11));
+    assert_eq!(nothing.unwrap(), Ok(()));
+    assert_eq!((socket.stats().round_trips, peer.resets()), (1, 0));
+}
+
+#[test]
+fn all_refusals_of_a_transaction_are_told() {
+    let peer = Scripted::default().then(|sent| {
+        vec![
+            Ok(verdict(sent[1].sequence, libc::ENOENT)),
+            Ok(verdict(sent[2].sequence, libc::EEXIST)),
+        ]
+    });
+    let refusals = transact_two(&peer).unwrap().unwrap_err();
+    let told: Vec<_> = refusals
+        .iter()
+        .map(|refusal| (refusal.request, refusal.error.errno))
+        .collect();
+    assert_eq!(told, [(Some(0), libc::ENOENT), (Some(1), libc::EEXIST)]);
+    assert_eq!(
+        refusals[0].to_string(),
+        "the kernel refused request 0 of the transaction"
+    );
+}
+
+#[test]
+fn a_transaction_that_is_refused_as_a_whole_has_no_request() {
+    // At its beginning, and at its end, after the ACK of the last request.
+    let scripts: [Script; 2] = [
+        |sent| vec![Ok(verdict(sent[0].sequence, libc::EPERM))],
+        |sent| vec![Ok(verdict(sent[3].sequence, libc::EPERM))],
+    ];
+    for script in scripts {
+        let refusals = transact_two(&Scripted::default().then(script))
+            .unwrap()
+            .unwrap_err();
+        let told: Vec<_> = refusals.iter().map(|refusal| refusal.request).collect();
+        assert_eq!(told, [None]);
+    }
+}
+
+#[test]
+fn a_refused_transaction_leaves_nothing_for_the_next_exchange() {
+    let peer = Scripted::default()
+        .then(|sent| vec![Ok(verdict(sent[0].sequence, libc::ENOMEM))])
+        // The ACK of the last request, which came although the commit had failed.
+        .then(|sent| vec![Ok(verdict(3, 0)), Ok(verdict(sent[0].sequence, 0))]);
+    let mut socket = peer.socket();
+    let requests = [request(1), request(2)];
+    let refused = socket.transact_in_batch(&request(0x10), &requests, &request(0x11));
+    assert!(refused.unwrap().is_err());
+    assert_eq!(socket.transact(&[request(3)]).unwrap(), [Ok(())]);
+    assert_eq!(peer.resets(), 1);
+}
+
 proptest! {
     #[test]
     fn framing_survives_any_bytes(datagram: Vec<u8>) {

@@ -2,6 +2,21 @@
 //! Enums of the kernel's numbers.
 
 /// Declares an enum with the kernel's number of each variant; every other number is `Other`.
+///
+/// ```
+/// netlink_pipeline::numbered! {
+///     /// A family of addresses.
+///     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+///     pub enum Family: u8 {
+///         /// `AF_INET`
+///         V4 = 2,
+///     }
+/// }
+///
+/// assert_eq!(Family::from_number(2), Family::V4);
+/// assert_eq!(Family::Other(7).number(), 7);
+/// ```
+#[macro_export]
 macro_rules! numbered {
     ($(#[$about:meta])* pub enum $name:ident: $type:ty {
         $($(#[$doc:meta])* $variant:ident = $number:literal,)*
@@ -33,5 +48,3 @@ macro_rules! numbered {
         }
     };
 }
-
-pub(super) use numbered;
