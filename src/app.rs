@@ -18,6 +18,7 @@ mod reexec;
 mod reload;
 mod shutdown;
 mod state;
+mod waiting;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -262,18 +263,19 @@ async fn run(
     let metrics = instrumentation::Metrics::new(&settings, &clock)?;
     let (events, writing) = bootstrap::events(&settings, &metrics, &clock)?;
     let here = Holder::here(settings.mode.as_str(), clock.now());
-    let says = |holder: &Holder| say_who_serves(holder, &events);
-    let taking = Lock::take(lock::NAME, here, says);
+    let says = |holder: &Holder| waiting::say_whom_for(holder, &events);
+    let taking = async {
+        tokio::select! {
+            biased;
+            lock = Lock::take(lock::NAME, here, says) => lock,
+            never = waiting::answer_probes(&settings, &metrics, &clock) => match never {},
+        }
+    };
     let Some(lock) = signals.unless_received(taking).await else {
         return Ok(Ended::Stopped);
     };
-    let ended = proxy(
-        settings,
-        arguments,
-        (clock, metrics, events.clone()),
-        signals,
-    )
-    .await;
+    let parts = (clock, metrics, events.clone());
+    let ended = Box::pin(proxy(settings, arguments, parts, signals)).await;
     lock.release().await;
     if let Err(error) = &ended {
         let reason = match error.downcast_ref::<ServeError>() {
@@ -287,22 +289,6 @@ async fn run(
         drop(tokio::time::timeout(FAREWELL, writing).await);
     }
     ended
-}
-
-/// Says that this proxy waits for another one to end.
-fn say_who_serves(holder: &Holder, events: &Events) {
-    warn!(
-        pid = holder.pid,
-        mode = holder.mode,
-        since = holder.since,
-        version = holder.version,
-        "another kube-proxy-rs serves this network namespace, waiting for it to end"
-    );
-    events.send(Event::node(
-        reason::ANOTHER_PROXY,
-        action::START,
-        format!("waiting for another kube-proxy-rs on this node to end ({holder})"),
-    ));
 }
 
 /// The names of the two servers.

@@ -39,11 +39,19 @@ pub(crate) fn the_second_one_waits(node: &Node) -> Result<()> {
     Ok(())
 }
 
-/// One that waits obeys, and one that is killed leaves no lock.
+/// One that waits answers at a port of its own and obeys, and one that is killed leaves no lock.
 pub(crate) fn a_lock_goes_with_its_process(node: &Node) -> Result<()> {
     let first = node.start()?;
-    let second = Proxy::spawn(&node.namespace, node.command(&[]))?;
+    let other = ["--healthz-bind-address=127.0.0.1:10300"];
+    let second = Proxy::spawn(&node.namespace, node.command(&other))?;
     second.wait_for_log(&["another kube-proxy-rs serves this network namespace"])?;
+    for (path, code) in [("/livez", 200), ("/healthz", 503)] {
+        let answer = get(&node.namespace, 10300, path)?;
+        ensure!(
+            answer.starts_with(&format!("HTTP/1.0 {code}")),
+            "{path} says {answer}"
+        );
+    }
     let (status, log) = second.terminate()?;
     ensure!(status.success(), "{status}:\n{log}");
     first.kill()?;
