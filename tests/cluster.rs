@@ -457,7 +457,7 @@ fn odd_objects_cost_nobody(testbed: &Testbed) {
         testbed.kubectl(&arguments);
     };
     patch(&["service", "kpr-odd"], &odd);
-    let long = "x".repeat(200_000);
+    let long = "x".repeat(100_000);
     testbed.kubectl(&[
         "annotate",
         "service/kpr-odd",
@@ -472,7 +472,7 @@ fn odd_objects_cost_nobody(testbed: &Testbed) {
     cluster.make("node", "kpr-here", &node);
     let quantities = format!(
         r#"{{"status": {{
-            "capacity": {{"cpu": "1e18", "example.com/a": "1n"}},
+            "capacity": {{"cpu": "1e18", "example.com/a": "900P"}},
             "conditions": [{{
                 "type": "Ready", "status": "True", "lastHeartbeatTime": "{end_of_time}"
             }}]

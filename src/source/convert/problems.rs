@@ -139,7 +139,7 @@ pub(crate) fn unreadable(
     Problem {
         object: object_name(kind, meta),
         field: field.to_owned(),
-        message: crate::shortened::message(message),
+        message: shortened::message(message),
         reason: reason::TYPE,
         service: service_of(kind, meta),
     }
