@@ -203,7 +203,7 @@ impl Observer for LoopObserver {
         let (internal, external) = round.no_local_endpoints;
         self.sync
             .no_local_endpoints(round.family, internal, external);
-        self.sync.refused(round.family, round.quarantined);
+        self.sync.refused(round.family, round.set_aside);
         if let Some(((nat, nat_written), (filter, filter_written))) = round.rules {
             self.sync
                 .iptables_rules(round.family, Table::Nat, nat, nat_written);

@@ -73,6 +73,8 @@ declare_metrics! {
             "Stale conntrack flows deleted", FAMILY;
         plan_steps: IntCounterVec = "kube_proxy_rs_plan_steps_total",
             "Plan steps applied to the kernel, by kind and result", &["kind", "result", "ip_family"];
+        refused: IntGaugeVec = "kube_proxy_rs_refused_service_ports",
+            "Service ports of which the kernel rejects something; the rest is served, the log and /state name them", FAMILY;
         draining_servers: IntGauge = "kube_proxy_rs_draining_servers",
             "Real servers draining: no new connections, existing ones not finished";
     }
@@ -91,8 +93,6 @@ declare_metrics! {
             "iptables rules written by the last sync", &["table", "ip_family"];
         partial_failures: IntCounterVec = "kubeproxy_sync_proxy_rules_iptables_partial_restore_failures_total",
             "Failed partial syncs; each is followed by a full one", FAMILY;
-        refused: IntGaugeVec = "kube_proxy_rs_refused_service_ports",
-            "Service ports whose rules the kernel rejects; the log names them", FAMILY;
     }
 }
 
@@ -219,14 +219,12 @@ impl SyncMetrics {
         }
     }
 
-    /// Number of Service ports whose rules the kernel rejects. Iptables mode only.
+    /// Number of Service ports of which the kernel rejects something.
     pub fn refused(&self, family: IpFamily, count: usize) {
-        if let Some(iptables) = &self.iptables {
-            iptables
-                .refused
-                .with_label_values(&[family.as_str()])
-                .set(signed(count));
-        }
+        self.rounds
+            .refused
+            .with_label_values(&[family.as_str()])
+            .set(signed(count));
     }
 
     /// A run of iptables-restore failed.

@@ -62,31 +62,6 @@ pub(super) struct Trigger<'a> {
     pub(super) changes: &'a Changes,
 }
 
-/// How much of a plan was done, from little to all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Done {
-    /// Something that all Services need could not be read or written.
-    Nothing,
-    /// The kernel refused single objects or settings; all other Services are served.
-    Most,
-    Everything,
-}
-
-impl Done {
-    fn of<S: Step>(plan: &Plan<S>, report: &Report) -> Self {
-        let is_bearable = |(step, failure): (&S, &Failure)| {
-            !step.is_essential() && failure.kind != FailureKind::Transient
-        };
-        if report.is_success() {
-            Self::Everything
-        } else if report.failures(plan).all(is_bearable) {
-            Self::Most
-        } else {
-            Self::Nothing
-        }
-    }
-}
-
 /// Maximum number of plans in one round to find what the kernel rejects, and how long they may take
 /// before changes that wait get their turn: a batch that does not end takes a minute or more.
 const MAX_ISOLATION: usize = 32;
@@ -326,7 +301,7 @@ impl<P: Planner> Family<P> {
             succeeded: done != Done::Nothing,
             changes: trigger.changes,
             no_local_endpoints: self.planner.no_local_endpoints(),
-            quarantined: self.quarantined.present().len(),
+            set_aside: self.planner.set_aside().len(),
             rules,
         });
         if self.clean_flows(around, done == Done::Everything && !self.goes_on()) {
@@ -428,16 +403,17 @@ impl<P: Planner> Family<P> {
         }
         let plan = self.planner.plan();
         let report = self.apply(around, &plan);
-        if reports_drift && !plan.is_empty() {
+        let differs = |planner: &P| plan.steps().any(|step| !planner.is_set_aside(step));
+        if reports_drift && differs(&self.planner) {
             let drift = Drift::of(&mut self.planner, &plan, &report);
             warn!(found = ?drift.found, "kernel state was changed by another program");
             around.observer.drift(self.family(), &drift);
             self.drifted = Some(around.clock.monotonic());
             self.flows.recheck();
         }
-        self.report_errors(around.clock, around.observer, &plan, &report);
         self.planner.report(&plan, &report);
-        let mut done = Done::of(&plan, &report);
+        self.report_errors(around.clock, around.observer, &plan, &report);
+        let mut done = Done::of(&self.planner, &plan, &report);
         self.finish(around, plan, &report);
         if done == Done::Everything && self.is_unknown {
             done = Done::Nothing;
@@ -469,8 +445,10 @@ impl<P: Planner> Family<P> {
             failed += 1;
             if failed <= LOGGED_FAILURES {
                 let error = &failure.message;
+                if self.planner.is_set_aside(step) {
+                    debug!(%step, error, "the kernel still refuses this step");
                 // An operator must grant missing privileges.
-                if failure.kind == FailureKind::Permission {
+                } else if failure.kind == FailureKind::Permission {
                     error!(%step, error, "step failed");
                 } else {
                     warn!(%step, error, "step failed");

@@ -28,8 +28,8 @@ pub struct Round<'a> {
     pub changes: &'a Changes,
     /// Service ports with a Local policy and no endpoint on this node: internal, external.
     pub no_local_endpoints: (usize, usize),
-    /// Service ports whose rules the kernel rejected.
-    pub quarantined: usize,
+    /// Service ports of which the kernel rejected something.
+    pub set_aside: usize,
     /// For tables `nat` and `filter`, if the mode counts rules: our rules, and those that the round
     /// wrote.
     pub rules: Option<((usize, usize), (usize, usize))>,

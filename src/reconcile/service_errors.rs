@@ -7,8 +7,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use kpr_core::model::{ServiceName, ServicePortName};
-use kpr_core::plan::mode::Isolation;
-use kpr_core::plan::{FailureKind, Outcome, Plan, Planner, Report, Step as _};
+use kpr_core::plan::{Outcome, Plan, Planner, Report, Step as _};
 
 /// Maximum number of failed steps of a plan to attribute to Services; each may cost a walk over all
 /// Services.
@@ -71,7 +70,7 @@ impl ServiceErrors {
             if self.by_service.contains_key(&port.service) {
                 continue;
             }
-            if !is_known && is_final(failure.kind) {
+            if !is_known && failure.kind.is_final() {
                 new.push(Refused {
                     port: port.clone(),
                     message: message.clone(),
@@ -87,13 +86,13 @@ impl ServiceErrors {
             .take(ATTRIBUTED)
             .filter_map(|(step, _)| Some(&planner.owner(step)?.service))
             .collect();
-        let isolation = planner.isolation();
-        let is_quarantined = |service: &ServiceName| {
-            let ports = isolation.into_iter().flat_map(Isolation::quarantined);
-            ports.into_iter().any(|port| port.service == *service)
+        let set_aside = planner.set_aside();
+        let is_set_aside = |service: &ServiceName| {
+            let mut ports = set_aside.range(ServicePortName::first_of(service)..);
+            ports.next().is_some_and(|port| port.service == *service)
         };
         for (service, error) in old {
-            if untried.contains(&service) || is_quarantined(&service) {
+            if untried.contains(&service) || is_set_aside(&service) {
                 self.by_service.entry(service).or_insert(error);
             }
         }
@@ -106,21 +105,5 @@ impl ServiceErrors {
         let time = now.to_string();
         self.by_service
             .insert(port.service.clone(), LastError { time, message });
-    }
-}
-
-/// Whether the kernel itself rejected the step, and will again. What differs from belief is
-/// observed and retried instead.
-const fn is_final(kind: FailureKind) -> bool {
-    match kind {
-        FailureKind::Full
-        | FailureKind::Permission
-        | FailureKind::Unsupported
-        | FailureKind::Other => true,
-        FailureKind::NotFound
-        | FailureKind::AlreadyExists
-        | FailureKind::Busy
-        | FailureKind::Transient
-        | FailureKind::TimedOut => false,
     }
 }

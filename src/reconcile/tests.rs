@@ -70,6 +70,8 @@ struct Node {
     troubles: VecDeque<Trouble>,
     /// Rules with this text are rejected, with their whole batch.
     refused_rules: Option<&'static str>,
+    /// Steps with this text are not supported.
+    unsupported: Option<&'static str>,
     is_unreadable: bool,
     observations: Vec<ObserveScope>,
     shown: Shown,
@@ -125,10 +127,13 @@ impl Node {
     /// The effect of a step.
     fn fault<S: Step>(
         troubles: &mut VecDeque<Trouble>,
-        refused: Option<&str>,
+        (refused, unsupported): (Option<&str>, Option<&str>),
         step: &S,
     ) -> Option<Fault> {
-        if refused.is_some_and(|text| writes(step, text)) {
+        if unsupported.is_some_and(|text| step.to_string().contains(text)) {
+            return Some(Fault::Unsupported);
+        }
+        if refused.is_some_and(|text| failures::writes(step, text)) {
             return Some(Fault::Refused);
         }
         let (kind, fault) = *troubles.front()?;
@@ -148,7 +153,8 @@ impl Kernel<ipvs::Planner> for Shared {
         let mut node = self.lock().unwrap();
         let node = &mut *node;
         node.applied.extend(plan.steps().map(ToString::to_string));
-        let (troubles, refused) = (&mut node.troubles, node.refused_rules);
+        let refused = (node.refused_rules, node.unsupported);
+        let troubles = &mut node.troubles;
         node.kernel
             .apply_with(plan, |step| Node::fault(troubles, refused, step))
     }
@@ -172,7 +178,8 @@ impl Kernel<iptables::Planner> for Shared {
         let mut node = self.lock().unwrap();
         let node = &mut *node;
         node.applied.extend(plan.steps().map(ToString::to_string));
-        let (troubles, refused) = (&mut node.troubles, node.refused_rules);
+        let refused = (node.refused_rules, node.unsupported);
+        let troubles = &mut node.troubles;
         in_iptables_mode(&mut node.kernel.state, |kernel| {
             kernel.apply_with(plan, |step| Node::fault(troubles, refused, step))
         })

@@ -155,7 +155,7 @@ impl Dataplane {
             Err(error) => return vec![failed(&error); steps.len()],
         };
         let outcome = |address: &IpAddr| match failures.get(address) {
-            Some(error) => failed(error),
+            Some(error) => refused_address(*address, error),
             None => Outcome::Done,
         };
         addresses.iter().map(outcome).collect()
@@ -371,6 +371,36 @@ fn set(outcomes: &mut [Outcome], index: usize, outcome: Outcome) {
     }
 }
 
+/// Says what the kernel means where its error does not.
+fn refused_address(address: IpAddr, error: &KernelError) -> Outcome {
+    let is_disabled = error.errno == libc::EACCES || error.kind == KernelErrorKind::Unsupported;
+    if !address.is_ipv6() || !is_disabled {
+        return failed(error);
+    }
+    Outcome::Failed(Failure {
+        kind: FailureKind::Unsupported,
+        message: format!(
+            "IPv6 is disabled on {LINK} ({error}); set the sysctl net.ipv6.conf.{LINK}.disable_ipv6 to 0"
+        ),
+    })
+}
+
+/// Says what the kernel lacks where its error does not.
+fn refused_server(service: &ipvs_netlink::Service, error: &KernelError) -> Option<Failure> {
+    let message = if error.errno == libc::ENOENT {
+        let scheduler = &service.scheduler;
+        format!("the kernel has no scheduler {scheduler} (module ip_vs_{scheduler})")
+    } else if error.errno == libc::EAFNOSUPPORT {
+        "the kernel's IPVS does not support this address family (CONFIG_IP_VS_IPV6)".to_owned()
+    } else {
+        return None;
+    };
+    Some(Failure {
+        kind: FailureKind::Unsupported,
+        message: format!("{message}: {error}"),
+    })
+}
+
 /// Deleting a missing object succeeds.
 fn server_outcome(operation: &Operation, result: Result<(), KernelError>) -> Outcome {
     match result {
@@ -384,7 +414,15 @@ fn server_outcome(operation: &Operation, result: Result<(), KernelError>) -> Out
         {
             Outcome::Done
         }
-        Err(error) => failed(&error),
+        Err(error) => {
+            let failure = match operation {
+                Operation::AddService(service) | Operation::SetService(service) => {
+                    refused_server(service, &error)
+                }
+                _ => None,
+            };
+            failure.map_or_else(|| failed(&error), Outcome::Failed)
+        }
     }
 }
 

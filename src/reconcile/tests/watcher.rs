@@ -15,6 +15,8 @@ pub(super) struct Watcher {
     pub(super) events: Mutex<Vec<crate::events::Event>>,
     pub(super) node: Mutex<Vec<Option<kpr_core::model::NodeInfo>>>,
     pub(super) capabilities: Mutex<BTreeMap<String, bool>>,
+    /// Success of each round, and the number of Service ports set aside.
+    pub(super) rounds: Mutex<Vec<(bool, usize)>>,
     pub(super) health: OnceLock<ProxyHealth>,
 }
 
@@ -43,6 +45,8 @@ impl Observer for Watcher {
     }
 
     fn round(&self, round: &observer::Round<'_>) {
+        let mut rounds = self.rounds.lock().unwrap();
+        rounds.push((round.succeeded, round.set_aside));
         if round.succeeded {
             self.health().round_succeeded(round.family);
         } else {

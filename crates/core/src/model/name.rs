@@ -52,6 +52,17 @@ pub struct ServicePortName {
     pub protocol: Protocol,
 }
 
+impl ServicePortName {
+    /// The smallest possible name of a port of this Service.
+    pub fn first_of(service: &ServiceName) -> Self {
+        Self {
+            service: service.clone(),
+            port: "".into(),
+            protocol: Protocol::Tcp,
+        }
+    }
+}
+
 impl fmt::Display for ServicePortName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.port.is_empty() {

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::{Protocol, ServiceName, ServicePortName};
+use crate::model::{ServiceName, ServicePortName};
 
 /// A map keyed by Service port that finds the ports of one Service. In tests it counts lookups and
 /// visited entries, which proves that the cost of a round depends on the change alone.
@@ -90,7 +90,7 @@ impl<V> ByPort<V> {
         service: &'a ServiceName,
     ) -> impl Iterator<Item = (&'a ServicePortName, &'a V)> + use<'a, V> {
         self.ports
-            .range(first_of(service)..)
+            .range(ServicePortName::first_of(service)..)
             .take_while(move |(name, _)| name.service == *service)
             .inspect(|_| self.visit())
     }
@@ -111,11 +111,7 @@ impl<V> ByPort<V> {
 
 /// The smallest possible name of a port of a Service.
 pub(super) fn first_of(service: &ServiceName) -> ServicePortName {
-    ServicePortName {
-        service: service.clone(),
-        port: "".into(),
-        protocol: Protocol::Tcp,
-    }
+    ServicePortName::first_of(service)
 }
 
 /// A revision counter. It says nothing about the present value, so any two compare as equal.
@@ -166,7 +162,7 @@ impl PortSet {
     }
 
     fn of(&self, service: &ServiceName) -> impl Iterator<Item = &ServicePortName> {
-        let from = self.ports.range(first_of(service)..);
+        let from = self.ports.range(ServicePortName::first_of(service)..);
         from.take_while(move |name| name.service == *service)
     }
 

@@ -20,6 +20,11 @@ impl Drift {
     /// Counts what a plan repairs. The planner must not have taken in its report yet.
     pub fn of<P: Planner + ?Sized>(planner: &mut P, plan: &Plan<P::Step>, report: &Report) -> Self {
         let mut drift = Self::default();
+        // What the kernel refuses was not changed by anybody.
+        let steps = plan.steps().zip(&report.outcomes);
+        let steps: Vec<_> = steps
+            .filter(|(step, _)| !planner.is_set_aside(step))
+            .collect();
         let rules = planner.rules();
         for (step, outcome) in plan.steps().zip(&report.outcomes) {
             let mut count = |kind| {

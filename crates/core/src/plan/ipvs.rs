@@ -16,6 +16,7 @@ pub mod planner;
 pub mod port_objects;
 pub mod prerequisites;
 pub mod set;
+pub mod set_aside;
 pub mod state;
 pub mod static_rules;
 pub mod step;

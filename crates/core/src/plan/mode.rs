@@ -89,6 +89,18 @@ pub trait Planner: fmt::Debug + Send {
     /// wants any more.
     fn owner(&self, step: &Self::Step) -> Option<&ServicePortName>;
 
+    /// Service ports of which the kernel refused something, for a reason that does not pass by
+    /// itself. The rest is served without that; it is tried again when it changes, and in audits.
+    fn set_aside(&self) -> &BTreeSet<ServicePortName> {
+        static NONE: BTreeSet<ServicePortName> = BTreeSet::new();
+        &NONE
+    }
+
+    /// Whether a step is for such an object alone.
+    fn is_set_aside(&self, _step: &Self::Step) -> bool {
+        false
+    }
+
     /// Changes whenever the result of [`Self::conflicts`], [`Self::unmet`] or [`Self::cuts`] may
     /// have changed.
     fn revision(&self) -> u64;

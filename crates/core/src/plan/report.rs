@@ -41,6 +41,27 @@ pub enum FailureKind {
     Other,
 }
 
+impl FailureKind {
+    /// Whether the reason may lie in the one object that the step is about. Without privileges
+    /// nothing works.
+    pub const fn may_be_of_object(self) -> bool {
+        self.is_final() && !matches!(self, Self::Permission)
+    }
+
+    /// Whether the kernel itself rejected the step, and will again. What differs from belief is
+    /// observed and retried instead.
+    pub const fn is_final(self) -> bool {
+        match self {
+            Self::Full | Self::Permission | Self::Unsupported | Self::Other => true,
+            Self::NotFound
+            | Self::AlreadyExists
+            | Self::Busy
+            | Self::Transient
+            | Self::TimedOut => false,
+        }
+    }
+}
+
 /// The report of a plan: one outcome for each step, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {

@@ -169,13 +169,21 @@ impl Comparison<'_> {
             let address = *address;
             let present = self.believed.addresses.contains(&address);
             if self.desired.wants_address(&address) {
-                if !present {
+                // Its entry may be one that the kernel refuses.
+                if !present && self.is_protected(address, dirty) {
                     plan.push(Phase::Addresses, Step::AddAddress { address });
                 }
             } else if present && !self.is_drained_at(address, |_| true) {
                 plan.push(Phase::OldAddresses, Step::DeleteAddress { address });
             }
         }
+    }
+
+    /// Whether the entry that rejects unknown ports of an address exists or is about to.
+    fn is_protected(&self, address: IpAddr, dirty: &Dirty) -> bool {
+        let (id, entry) = (SetId::IpvsIps, SetEntry::Ip(address));
+        let set = self.believed.sets.get(&id.name(self.context.family));
+        dirty.entries.contains(&(id, entry)) || set.is_some_and(|set| set.entries.contains(&entry))
     }
 
     /// What is deleted once the given real servers have drained.

@@ -21,6 +21,7 @@ use crate::plan::ipvs::marks::{self, Marks};
 use crate::plan::ipvs::object::{RealServerKey, VirtualServerKey};
 use crate::plan::ipvs::port_objects::{PortObjects, port_objects};
 use crate::plan::ipvs::set::{SetEntry, SetId, SetName, SetSpec};
+use crate::plan::ipvs::set_aside::{Object, SetAside};
 use crate::plan::ipvs::state::State;
 use crate::plan::ipvs::static_rules::{FixedRules, fixed_rules};
 use crate::plan::ipvs::step::Step;
@@ -29,6 +30,9 @@ use crate::plan::ruleset::InvalidChainName;
 
 /// The default node port range of the API server.
 pub const NODE_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
+
+/// Maximum number of refused objects whose Service is searched for among all.
+const SEARCHED: usize = 100;
 
 /// A real server of a virtual server.
 pub type RealServerOf = (VirtualServerKey, RealServerKey);
@@ -63,6 +67,9 @@ pub struct Planner {
     doubtful: BTreeSet<VirtualServerKey>,
     /// Revision of the set of Service ports without a mark.
     marks_revision: u64,
+    /// What the kernel refuses, and the Service ports that it is of.
+    set_aside: SetAside,
+    set_aside_ports: BTreeSet<ServicePortName>,
 }
 
 impl Planner {
@@ -84,6 +91,8 @@ impl Planner {
             needs_observation: false,
             doubtful: BTreeSet::new(),
             marks_revision: 0,
+            set_aside: SetAside::default(),
+            set_aside_ports: BTreeSet::new(),
         })
     }
 
@@ -256,6 +265,69 @@ impl Planner {
             let entry = (SetId::IpvsIps, SetEntry::Ip(address));
             self.dirty.entries.insert(entry);
         }
+    }
+
+    /// Takes in a step that the kernel refused. What it refuses again is set aside.
+    fn refuse(&mut self, step: &Step, why: FailureKind) {
+        let object = Object::of(step, self.context.family);
+        let is_over =
+            why.may_be_of_object() && object.is_some_and(|object| self.set_aside.refuse(object));
+        if !is_over {
+            self.doubt(step, Some(why));
+        }
+    }
+
+    /// Whether a step was not tried because something else is set aside.
+    fn is_blocked(&mut self, step: &Step) -> bool {
+        let Some(object) = Object::of(step, self.context.family) else {
+            return false;
+        };
+        let rejecting = |address| Object::Entry(SetId::IpvsIps, SetEntry::Ip(address));
+        if let Step::AddAddress { address } = step
+            && self.set_aside.contains(&rejecting(*address))
+        {
+            self.set_aside.add(object);
+        }
+        self.set_aside.contains(&object)
+    }
+
+    /// The Service port that an object is for, as cheap as possible.
+    fn owner_of(&self, object: &Object) -> Option<&ServicePortName> {
+        let claims = self.desired.claims();
+        let at = |address| {
+            let (first, last) = VirtualServerKey::all_at(address);
+            claims.claimants_within(first, last)
+        };
+        let of = |name: &ServicePortName| self.desired.by_port().get(name);
+        match object {
+            Object::Server(key) => claims.winner(key),
+            Object::Address(address) => at(*address)
+                .find(|name| of(name).is_some_and(|objects| objects.addresses.contains(address))),
+            Object::Entry(id, entry) => {
+                let wants =
+                    |objects: &PortObjects| objects.entries_of_all().any(|it| *it == (*id, *entry));
+                let found = entry
+                    .address()
+                    .and_then(|address| at(address).find(|name| of(name).is_some_and(wants)));
+                // Entries that are about endpoints or ports.
+                found.or_else(|| {
+                    let mut all = self.desired.by_port().iter();
+                    all.find(|(_, objects)| wants(objects))
+                        .map(|(name, _)| name)
+                })
+            }
+        }
+    }
+
+    /// Finds the Service ports of what is set aside.
+    fn find_set_aside(&mut self) {
+        let objects = self.set_aside.objects().iter();
+        // Only entries about endpoints cost a walk over all Services.
+        let costs = |object: &&Object| matches!(object, Object::Entry(SetId::LoopBack, _));
+        let (costly, cheap): (Vec<_>, Vec<_>) = objects.partition(costs);
+        let found = cheap.into_iter().chain(costly.into_iter().take(SEARCHED));
+        let ports = found.filter_map(|object| self.owner_of(object).cloned());
+        self.set_aside_ports = ports.collect();
     }
 
     /// Takes in a failed step, and records what must be observed because of it.

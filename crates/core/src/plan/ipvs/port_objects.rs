@@ -50,6 +50,13 @@ impl PortObjects {
         Claim::new(is_cluster_ip, self.created, name.clone())
     }
 
+    /// All entries, those of its virtual servers too.
+    pub fn entries_of_all(&self) -> impl Iterator<Item = &(SetId, SetEntry)> {
+        let of_servers = self.virtual_servers.values();
+        let of_servers = of_servers.flat_map(|server| &server.entries);
+        self.entries.iter().chain(of_servers)
+    }
+
     /// Requests that cannot be met.
     pub fn unmet(&self) -> impl Iterator<Item = &Unmet> {
         self.extras.iter().flat_map(|extras| &extras.unmet)

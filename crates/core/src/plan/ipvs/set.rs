@@ -299,6 +299,18 @@ impl SetEntry {
     /// The smallest entry.
     pub const FIRST: Self = Self::Ip(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
 
+    /// The address that it begins with.
+    pub const fn address(&self) -> Option<IpAddr> {
+        match self {
+            Self::Port(_) => None,
+            Self::Ip(ip)
+            | Self::IpPort(ip, ..)
+            | Self::IpPortMark(ip, ..)
+            | Self::IpPortIp(ip, ..)
+            | Self::IpPortNet(ip, ..) => Some(*ip),
+        }
+    }
+
     /// All entries of which a set has one at a time, including this one: the first and the last.
     pub const fn alternatives(self) -> (Self, Self) {
         match self {

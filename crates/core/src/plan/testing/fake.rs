@@ -116,6 +116,8 @@ pub fn in_iptables_mode<T>(
 pub enum Fault {
     /// Nothing happens, and an error is returned.
     Refused,
+    /// Nothing happens, and nothing ever will: the kernel lacks a feature.
+    Unsupported,
     /// Nothing happens, and the step is not decided: a lock is held.
     Locked,
     /// Nothing happens, after a long time.
@@ -166,6 +168,7 @@ impl<S: Model> FakeKernel<S> {
             Outcome::Failed(Failure {
                 kind: match fault {
                     Some(Fault::Refused) => FailureKind::Busy,
+                    Some(Fault::Unsupported) => FailureKind::Unsupported,
                     Some(Fault::Locked | Fault::AnswerLost) => FailureKind::Transient,
                     Some(Fault::TimedOut) => FailureKind::TimedOut,
                     _ => FailureKind::Other,
@@ -174,7 +177,9 @@ impl<S: Model> FakeKernel<S> {
             })
         };
         match fault {
-            Some(Fault::Refused | Fault::Locked | Fault::TimedOut) => return injected(),
+            Some(Fault::Refused | Fault::Unsupported | Fault::Locked | Fault::TimedOut) => {
+                return injected();
+            }
             Some(Fault::Partial) => {
                 if let Some(batch) = step.batch() {
                     let part = S::write(of_first_table(batch));

@@ -185,6 +185,10 @@ impl crate::plan::Planner for Planner {
         self.believed.unread.clone()
     }
 
+    fn set_aside(&self) -> &BTreeSet<ServicePortName> {
+        &self.quarantined
+    }
+
     fn revision(&self) -> u64 {
         self.desired.revision() + self.cuts.revision()
     }

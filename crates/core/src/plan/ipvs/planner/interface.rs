@@ -13,7 +13,7 @@ use crate::plan::ipvs::mark::MarkRange;
 use crate::plan::ipvs::marks::Marks;
 use crate::plan::ipvs::object::{RealServerKey, RealServers, Timeouts, VirtualServerKey};
 use crate::plan::ipvs::port_objects::needs_mark;
-use crate::plan::ipvs::set::{SetEntry, SetId};
+use crate::plan::ipvs::set_aside::Object;
 use crate::plan::ipvs::state::VirtualServerState;
 use crate::plan::ipvs::static_rules::fixed_rules;
 use crate::plan::ipvs::step::{Phase, Step};
@@ -121,12 +121,22 @@ impl crate::plan::Planner for Planner {
 
     fn report(&mut self, plan: &Plan<Step>, report: &Report) {
         self.is_foundation_due = false;
-        let settled = if std::mem::take(&mut self.is_full) {
+        let was_full = std::mem::take(&mut self.is_full);
+        let settled = if was_full {
             std::mem::take(&mut self.dirty)
         } else {
             self.settle()
         };
+        let refused = report
+            .failures(plan)
+            .filter(|(_, why)| why.kind.may_be_of_object());
+        let refused = refused.filter_map(|(step, _)| Object::of(step, self.context.family));
+        self.set_aside
+            .compared((!was_full).then_some(&settled), &refused.collect());
         self.report_part(plan, report);
+        if self.set_aside.take_news() {
+            self.find_set_aside();
+        }
         for key in settled.virtual_servers {
             let exists = self.believed.virtual_servers.contains_key(&key);
             if !exists
@@ -148,12 +158,14 @@ impl crate::plan::Planner for Planner {
                     self.follow(step, &mut gone);
                 }
                 // Without an outcome the step was not tried.
-                None | Some(Outcome::NotTried) => self.keep_pending(step),
+                None | Some(Outcome::NotTried) => {
+                    if !self.is_blocked(step) {
+                        self.keep_pending(step);
+                    }
+                }
                 // The kernel accepted what it should have rejected, so it was not as believed.
                 Some(Outcome::Done) => self.doubt(step, None),
-                Some(Outcome::Failed(failure)) => {
-                    self.doubt(step, Some(failure.kind));
-                }
+                Some(Outcome::Failed(failure)) => self.refuse(step, failure.kind),
             }
         }
         for address in gone {
@@ -162,32 +174,20 @@ impl crate::plan::Planner for Planner {
     }
 
     fn owner(&self, step: &Step) -> Option<&ServicePortName> {
-        let desired = &self.desired;
-        let mut by_port = desired.by_port().iter();
         match step {
-            Step::AddVirtualServer { key, .. }
-            | Step::SetVirtualServer { key, .. }
-            | Step::DeleteVirtualServer { key }
-            | Step::AddRealServer { vs: key, .. }
-            | Step::SetRealServer { vs: key, .. }
-            | Step::DeleteRealServer { vs: key, .. } => desired.claims().winner(key),
-            Step::AddAddress { address } => by_port
-                .find(|(_, port_objects)| port_objects.addresses.contains(address))
-                .map(|(name, _)| name),
-            Step::AddEntry { set, entry } => {
-                let family = self.context.family;
-                let is_it =
-                    |(id, other): &(SetId, SetEntry)| other == entry && id.name(family) == *set;
-                by_port
-                    .find(|(_, port_objects)| {
-                        let of_servers = port_objects.virtual_servers.values();
-                        let of_servers = of_servers.flat_map(|server| &server.entries);
-                        port_objects.entries.iter().chain(of_servers).any(is_it)
-                    })
-                    .map(|(name, _)| name)
+            Step::DeleteVirtualServer { key } | Step::DeleteRealServer { vs: key, .. } => {
+                self.desired.claims().winner(key)
             }
-            _ => None,
+            _ => self.owner_of(&Object::of(step, self.context.family)?),
         }
+    }
+
+    fn set_aside(&self) -> &BTreeSet<ServicePortName> {
+        &self.set_aside_ports
+    }
+
+    fn is_set_aside(&self, step: &Step) -> bool {
+        Object::of(step, self.context.family).is_some_and(|object| self.set_aside.contains(&object))
     }
 
     fn revision(&self) -> u64 {

@@ -226,6 +226,8 @@ proptest! {
             }
         }
         sync(&mut proxy);
+        // As an audit does: what was refused twice waits for it.
+        proxy.observe();
         settle(&mut proxy);
         holds_what_is_desired(&proxy, &foreign);
         assert_eq!(proxy.kernel.state, fresh(&proxy, state));
