@@ -32,7 +32,6 @@ use crate::clock::Clock;
 use crate::config::settings::Settings;
 use crate::config::{self, Command, OutputFormat};
 use crate::dataplane::exec::{Exec, System};
-use crate::dataplane::links::Monitor;
 use crate::events::{Event, Events, action, reason};
 use crate::health::{
     AdminSurface, ProxyHealth, ServeError, Server, ServiceHealthServers, admin_routes,
@@ -44,7 +43,7 @@ use crate::reconcile::observer::{Observer, Unobserved};
 use crate::reconcile::sync_loop::SyncLoop;
 use crate::source::{self, Update};
 use crate::telemetry;
-use kpr_core::model::IpFamily;
+use kpr_core::model::{IpFamily, ProxyMode};
 use listening::{Published, keep_open};
 use lock::{Holder, Lock};
 use modes::{Opened, Opening};
@@ -355,12 +354,13 @@ async fn proxy(
     };
     // From here on the servers end with the loop, and not before what failed is known.
     drop(observer);
-    let monitor = Monitor::open().context("cannot watch node addresses")?;
+    let has_own_link = settings.mode == ProxyMode::IPVS;
+    let monitor = links::monitor(has_own_link).context("cannot watch node addresses")?;
     started(&settings, &node, &opened.families, &health);
 
     let (stop, stopped) = watch::channel(false);
     let (sync, loop_ended) = start_loop(opened.sync, received, stopped, exec)?;
-    links::watch_links(monitor, inputs.clone())?;
+    links::watch_links(monitor, has_own_link, inputs.clone())?;
     let source_observer = instrumentation::SourceObserver {
         metrics: metrics.source,
         events: events.clone(),

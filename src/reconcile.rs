@@ -9,6 +9,7 @@ pub mod context;
 mod drain;
 mod family;
 pub mod health_checks;
+mod link_watch;
 pub mod loopback_ports;
 mod network_warnings;
 mod node;
@@ -44,6 +45,7 @@ use kpr_core::plan::{Context, Planner};
 use context::{Missing, NodeFacts, NodeView, context};
 use family::{Done, Family, Surroundings, Trigger};
 use health_checks::HealthChecks;
+pub use link_watch::Gone;
 use loopback_ports::LoopbackPorts;
 use observer::Observer;
 use previous_mode::PreviousMode;
@@ -72,6 +74,8 @@ pub enum Input {
     Source(Update),
     /// Addresses or links of the node changed.
     NodeAddresses,
+    /// Addresses are gone from the node's links or from its routing.
+    AddressesGone(Gone),
     /// New settings of the same mode.
     Settings(Arc<Settings>),
     /// A request for what the loop knows.
@@ -258,6 +262,7 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
                     self.request();
                 }
             }
+            Input::AddressesGone(gone) => self.watch_link(&gone),
             Input::Settings(settings) => {
                 self.runner
                     .set_periods(settings.sync.min_period, settings.sync.period);
@@ -292,6 +297,7 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
             due.push(self.next_watch);
             due.extend(self.families().filter_map(Family::look_due));
             due.extend(self.families().filter_map(Family::cleanup_due));
+            due.extend(self.families().filter_map(Family::link_look_due));
             let is_looking =
                 |family: &Family<P>| family.is_auditing() || family.is_looking_at_draining();
             if self.families().any(is_looking) {
@@ -334,6 +340,7 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
         self.clean_flows();
         self.audit_slice();
         self.watch_rules();
+        self.look_at_link();
         self.drain();
         self.remove_previous();
         self.observer.cost(&self.kernel.cost());

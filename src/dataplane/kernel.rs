@@ -13,7 +13,7 @@ use kpr_core::model::ipvs_options::Scheduler;
 use kpr_core::plan::conntrack::flows::Cleanup;
 use kpr_core::plan::ipvs::object::{RealServers, VirtualServerKey};
 use kpr_core::plan::ipvs::planner::RealServerOf;
-use kpr_core::plan::ipvs::state::VirtualServerState;
+use kpr_core::plan::ipvs::state::{LinkState, VirtualServerState};
 use kpr_core::plan::ruleset::Ruleset;
 use kpr_core::plan::{Failure, Plan, Planner, Report, ipvs};
 use netlink_pipeline::SocketStats;
@@ -145,6 +145,9 @@ pub trait ServerKernel {
     /// The first part of an audit: no rules, which would take a process, and no real servers, which
     /// take a request for each virtual server ([`Self::observe_real_servers`]).
     fn observe_summary(&mut self, family: IpFamily) -> Result<ipvs::State, ObserveError>;
+
+    /// Our link and its addresses.
+    fn observe_link(&mut self, family: IpFamily) -> Result<LinkState, ObserveError>;
 
     /// Some virtual servers; `None` for those that do not exist.
     fn observe_virtual_servers(

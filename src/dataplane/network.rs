@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::IpNet;
 
 use super::links::{Address, LinkError, Links, Scope};
+use super::nftables::publishes_ports;
 use super::sysctl::Sysctls;
 use kpr_core::model::IpFamily;
 
@@ -19,6 +20,8 @@ pub struct Network {
     pub bridged_past: BTreeSet<IpFamily>,
     /// The module `br_netfilter`, which would change that, is loaded.
     pub has_br_netfilter: bool,
+    /// The CNI plugin portmap publishes ports by nftables, before our rules.
+    pub publishes_ports: bool,
 }
 
 /// A link with a network behind it.
@@ -73,6 +76,9 @@ pub fn observe(links: &mut Links, sysctls: &Sysctls) -> Result<Network, LinkErro
             .map(|(family, _)| family)
             .collect(),
         has_br_netfilter: calls.iter().any(|(_, value)| value.is_some()),
+        publishes_ports: IpFamily::ALL
+            .into_iter()
+            .any(|family| publishes_ports(family).is_ok_and(|publishes| publishes)),
     })
 }
 

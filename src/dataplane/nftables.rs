@@ -48,10 +48,22 @@ pub enum NftablesError {
     Decode(#[from] DecodeError),
 }
 
+/// The table in which the CNI plugin `portmap` publishes ports where it does not use iptables.
+const HOST_PORTS: &str = "cni_hostport";
+
 /// Whether kube-proxy's table of a family exists. A kernel without nftables has none.
 pub fn has_table(family: IpFamily) -> Result<bool, NftablesError> {
+    has_named(NFTABLES_TABLE, family)
+}
+
+/// Whether the CNI plugin `portmap` publishes ports by nftables.
+pub fn publishes_ports(family: IpFamily) -> Result<bool, NftablesError> {
+    has_named(HOST_PORTS, family)
+}
+
+fn has_named(table: &str, family: IpFamily) -> Result<bool, NftablesError> {
     let mut socket = Socket::open(NETLINK_NETFILTER)?;
-    match socket.get(request(NFT_MSG_GETTABLE, family)?)? {
+    match socket.get(request(NFT_MSG_GETTABLE, table, family)?)? {
         Ok(_) => Ok(true),
         Err(error) if is_absent(&error) => Ok(false),
         Err(source) => Err(refused(family, source)),
@@ -60,7 +72,7 @@ pub fn has_table(family: IpFamily) -> Result<bool, NftablesError> {
 
 /// Deletes kube-proxy's table of a family with its contents. One that does not exist is success.
 pub fn delete_table(family: IpFamily) -> Result<(), NftablesError> {
-    match transact(&[request(NFT_MSG_DELTABLE, family)?])? {
+    match transact(&[request(NFT_MSG_DELTABLE, NFTABLES_TABLE, family)?])? {
         Err(source) if !is_absent(&source) => Err(refused(family, source)),
         _ => Ok(()),
     }
@@ -100,9 +112,9 @@ fn is_absent(error: &KernelError) -> bool {
     matches!(error.kind, NotFound | Unsupported | Invalid)
 }
 
-fn request(kind: u16, family: IpFamily) -> Result<Request, AttributeTooLong> {
+fn request(kind: u16, table: &str, family: IpFamily) -> Result<Request, AttributeTooLong> {
     let mut payload = Writer::after(&nfgenmsg(address_family(family)));
-    payload.string(NFTA_TABLE_NAME, NFTABLES_TABLE);
+    payload.string(NFTA_TABLE_NAME, table);
     Ok(Request {
         kind,
         flags: 0,
@@ -129,7 +141,7 @@ mod tests {
     #[test]
     fn a_deletion_is_what_nft_sends() {
         assert_eq!(end_of_batch(NFNL_MSG_BATCH_BEGIN).payload, b"\0\0\0\x0a");
-        let request = request(NFT_MSG_DELTABLE, IpFamily::V6).unwrap();
+        let request = request(NFT_MSG_DELTABLE, NFTABLES_TABLE, IpFamily::V6).unwrap();
         assert_eq!(request.kind, 0x0a02);
         assert_eq!(
             request.payload,

@@ -2,6 +2,7 @@
 //! The rounds of one family.
 
 mod flows;
+pub(super) mod link;
 mod report;
 
 use std::collections::BTreeSet;
@@ -83,6 +84,8 @@ pub(super) enum ObserveScope {
     Summary,
     /// iptables rules only.
     Rules,
+    /// Our link and its addresses only.
+    Link,
 }
 
 /// Number of rules by table.
@@ -140,6 +143,8 @@ pub(super) struct Family<P: Planner> {
     is_suspect: bool,
     /// Earliest time to read rules again because of that.
     next_look: Duration,
+    /// Our link, and the addresses on it.
+    link: link::LinkWatch,
     /// When drift was last found.
     drifted: Option<Duration>,
     /// Number of rules written by the present round.
@@ -168,6 +173,7 @@ impl<P: Planner> Family<P> {
             errors: ServiceErrors::default(),
             is_suspect: false,
             next_look: Duration::ZERO,
+            link: link::LinkWatch::default(),
             drifted: None,
             written: RuleCounts::default(),
         }
@@ -233,6 +239,14 @@ impl<P: Planner> Family<P> {
                 self.audit.stop();
                 self.is_unknown = false;
                 self.is_suspect = false;
+                self.link.is_suspect = false;
+            }
+            ObserveScope::Link => {
+                if let (Some(belief), Some(kernel)) = (self.planner.link(), kernel.servers()) {
+                    let found = kernel.observe_link(family)?;
+                    let addresses = self.link.served(&found, family);
+                    belief.observed_link(found.exists, addresses);
+                }
             }
             ObserveScope::Rules => {
                 if let (Some(belief), Some(kernel)) = (self.planner.rules(), kernel.rules()) {

@@ -8,8 +8,8 @@ use ipnet::IpNet;
 
 use super::context::NodeView;
 use crate::dataplane::network::NetworkLink;
-use kpr_core::model::IpFamily;
 use kpr_core::model::node::DetectLocal;
+use kpr_core::model::{IpFamily, ProxyMode};
 
 /// Bridges by these names have pods, where no range of pods is known.
 const POD_BRIDGES: [&str; 3] = ["cni", "cbr", "kube-bridge"];
@@ -24,6 +24,15 @@ pub(super) fn network_warnings(node: NodeView<'_>, families: &[IpFamily]) -> BTr
             .filter_map(|family| past_iptables(node, *family)),
     );
     warnings.extend(strict_links(node));
+    // Only there are addresses of Services local.
+    if node.facts.network.publishes_ports && node.settings.mode == ProxyMode::IPVS {
+        warnings.insert(
+            "the CNI plugin portmap publishes ports by nftables (table cni_hostport): in IPVS mode a \
+             published port takes the same port of every Service on this node; set its backend to \
+             iptables"
+                .to_owned(),
+        );
+    }
     for name in &node.facts.missing_matches {
         warnings.insert(format!(
             "iptables or the kernel has no {name}: Services that need it are not served; install the \

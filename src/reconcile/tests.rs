@@ -22,7 +22,7 @@ use kpr_core::plan::conntrack::flows::{Cleanup, Flow};
 use kpr_core::plan::ipvs::State;
 use kpr_core::plan::ipvs::object::{RealServers, VirtualServerKey};
 use kpr_core::plan::ipvs::planner::RealServerOf;
-use kpr_core::plan::ipvs::state::VirtualServerState;
+use kpr_core::plan::ipvs::state::{LinkState, VirtualServerState};
 use kpr_core::plan::ruleset::{Edit, Ruleset};
 use kpr_core::plan::testing::fake::{FakeKernel, Fault, in_iptables_mode};
 use kpr_core::plan::testing::{rs, tcp};
@@ -32,6 +32,7 @@ mod audit;
 mod drain;
 mod failures;
 mod flows;
+mod link;
 mod node;
 mod probes;
 mod reports;
@@ -62,6 +63,8 @@ enum Shown {
 struct Node {
     kernel: FakeKernel<State>,
     addresses: BTreeSet<IpAddr>,
+    /// Addresses on our link without their route.
+    undelivered: BTreeSet<IpAddr>,
     gateways: BTreeSet<IpAddr>,
     /// Real servers that have connections.
     busy: BTreeSet<RealServerOf>,
@@ -232,6 +235,16 @@ impl RuleKernel for Shared {
 }
 
 impl ServerKernel for Shared {
+    fn observe_link(&mut self, _family: IpFamily) -> Result<LinkState, ObserveError> {
+        let mut node = self.lock().unwrap();
+        let state = node.observed(ObserveScope::Link)?;
+        Ok(LinkState {
+            exists: state.node.link_exists,
+            addresses: state.addresses,
+            undelivered: node.undelivered.clone(),
+        })
+    }
+
     fn observe_summary(&mut self, _family: IpFamily) -> Result<State, ObserveError> {
         let mut state = self.lock().unwrap().observed(ObserveScope::Summary)?;
         state.rules = Ruleset::new();

@@ -4,8 +4,9 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use netlink_sys::protocols::NETLINK_ROUTE;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{Address, AddressFailure, Link, LinkError, codec};
 use kpr_core::model::net::IpFamily;
@@ -138,9 +139,41 @@ impl Links {
         link: u32,
         addresses: &[IpAddr],
     ) -> Result<Vec<AddressFailure>, LinkError> {
-        self.change(addresses, KernelErrorKind::AlreadyExists, |ip| {
-            codec::add_address(link, ip)
-        })
+        let accepted = Some(KernelErrorKind::AlreadyExists);
+        self.change(addresses, accepted, |ip| codec::add_address(link, ip))
+    }
+
+    /// Adds host addresses to a link. Those that exist are taken away first: they lack their route
+    /// in the table `local`, or nobody would add them. Returns those that the kernel rejected.
+    pub fn bind_addresses(
+        &mut self,
+        link: u32,
+        addresses: &[IpAddr],
+    ) -> Result<Vec<AddressFailure>, LinkError> {
+        let add = |ip| codec::add_address(link, ip);
+        let failures = self.change(addresses, None, add)?;
+        let (present, mut failures): (Vec<_>, Vec<_>) = failures
+            .into_iter()
+            .partition(|failure| failure.refusal.kind == KernelErrorKind::AlreadyExists);
+        if !present.is_empty() {
+            let again: Vec<IpAddr> = present.iter().map(|failure| failure.address).collect();
+            warn!(
+                count = again.len(),
+                "addresses without a local route, binding them anew"
+            );
+            self.delete_addresses(link, &again)?;
+            failures.extend(self.add_addresses(link, &again)?);
+        }
+        Ok(failures)
+    }
+
+    /// The destinations of the routes that deliver packets to this node.
+    pub fn local_routes(&mut self, family: IpFamily) -> Result<Vec<IpNet>, LinkError> {
+        let replies = self.dump(codec::list_local_routes(family), "list local routes")?;
+        let routes = replies.iter();
+        Ok(routes
+            .filter_map(|reply| codec::local_route_of(reply.kind, &reply.payload))
+            .collect())
     }
 
     /// Deletes host addresses from a link, pipelined. Those that do not exist are success. Returns
@@ -150,15 +183,14 @@ impl Links {
         link: u32,
         addresses: &[IpAddr],
     ) -> Result<Vec<AddressFailure>, LinkError> {
-        self.change(addresses, KernelErrorKind::NotFound, |ip| {
-            codec::delete_address(link, ip)
-        })
+        let accepted = Some(KernelErrorKind::NotFound);
+        self.change(addresses, accepted, |ip| codec::delete_address(link, ip))
     }
 
     fn change(
         &mut self,
         addresses: &[IpAddr],
-        accepted: KernelErrorKind,
+        accepted: Option<KernelErrorKind>,
         request: impl Fn(IpAddr) -> Request,
     ) -> Result<Vec<AddressFailure>, LinkError> {
         let requests: Vec<Request> = addresses.iter().map(|ip| request(*ip)).collect();
@@ -171,7 +203,9 @@ impl Links {
             .zip(verdicts)
             .filter_map(|(ip, verdict)| match verdict {
                 // ENODEV is NotFound too: the link is gone, and the addresses with it.
-                Err(refusal) if refusal.kind != accepted || is_missing_link(&refusal, accepted) => {
+                Err(refusal)
+                    if Some(refusal.kind) != accepted || is_missing_link(&refusal, accepted) =>
+                {
                     Some(AddressFailure {
                         address: *ip,
                         refusal,
@@ -216,8 +250,8 @@ impl Links {
 
 /// When adding, a missing link must not pass for success; when deleting, the addresses are gone
 /// with it.
-fn is_missing_link(refusal: &KernelError, accepted: KernelErrorKind) -> bool {
-    accepted == KernelErrorKind::AlreadyExists && refusal.errno == libc::ENODEV
+fn is_missing_link(refusal: &KernelError, accepted: Option<KernelErrorKind>) -> bool {
+    accepted != Some(KernelErrorKind::NotFound) && refusal.errno == libc::ENODEV
 }
 
 /// Takes one kind of refusal for success.

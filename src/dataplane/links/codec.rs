@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use netlink_packet_core::{Emitable, NLM_F_CREATE, NLM_F_EXCL, NlasIterator, Parseable};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
@@ -25,12 +26,24 @@ pub(super) const RTM_NEWADDR: u16 = 20;
 pub(super) const RTM_DELADDR: u16 = 21;
 const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
+pub(super) const RTM_DELROUTE: u16 = 25;
 const RTM_GETROUTE: u16 = 26;
 
 // Attributes of include/uapi/linux/if_link.h that are read without the crate, see `link_of`.
 const IFLA_IFNAME: u16 = 3;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
+
+// Attributes of include/uapi/linux/if_addr.h and rtnetlink.h.
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+const RTA_DST: u16 = 1;
+const RT_TABLE_LOCAL: u8 = 255;
+const RTN_LOCAL: u8 = 2;
+
+/// Bytes of `struct ifaddrmsg` and `struct rtmsg`.
+const IFADDRMSG_LEN: usize = 8;
+const RTMSG_LEN: usize = 12;
 
 /// Bytes of `struct ifinfomsg`.
 const IFINFOMSG_LEN: usize = 16;
@@ -125,10 +138,18 @@ fn host_address(link: u32, ip: IpAddr) -> AddressMessage {
 
 /// Asks for the routes of the main table.
 pub(super) fn list_routes(of: IpFamily) -> Request {
+    list_table(of, RouteHeader::RT_TABLE_MAIN)
+}
+
+/// Asks for the routes of the table `local`, which deliver packets to this node.
+pub(super) fn list_local_routes(of: IpFamily) -> Request {
+    list_table(of, RT_TABLE_LOCAL)
+}
+
+fn list_table(of: IpFamily, table: u8) -> Request {
     let mut message = RouteMessage::default();
     message.header.address_family = family(of);
-    let main = u32::from(RouteHeader::RT_TABLE_MAIN);
-    message.attributes = vec![RouteAttribute::Table(main)];
+    message.attributes = vec![RouteAttribute::Table(u32::from(table))];
     request(RTM_GETROUTE, 0, &message)
 }
 
@@ -240,6 +261,35 @@ pub(super) fn gateways_of(reply: &Reply) -> Result<Vec<IpAddr>, MalformedMessage
         }
     }
     Ok(gateways)
+}
+
+/// The destination of a route that delivers packets to this node; `None` for another route or
+/// message. There may be many thousands, so only what is needed is read.
+pub(super) fn local_route_of(kind: u16, payload: &[u8]) -> Option<IpNet> {
+    if !matches!(kind, RTM_NEWROUTE | RTM_DELROUTE) {
+        return None;
+    }
+    // struct rtmsg of include/uapi/linux/rtnetlink.h.
+    let [_, prefix_len, _, _, table, _, _, route_type, ..] = *payload.first_chunk::<RTMSG_LEN>()?;
+    if table != RT_TABLE_LOCAL || route_type != RTN_LOCAL {
+        return None;
+    }
+    let address = ip(attribute(payload.get(RTMSG_LEN..)?, RTA_DST)?)?;
+    IpNet::new(address, prefix_len).ok()
+}
+
+/// The address that a link lost; `None` for another message.
+pub(super) fn deleted_address_of(kind: u16, payload: &[u8]) -> Option<IpAddr> {
+    let attributes = payload.get(IFADDRMSG_LEN..)?;
+    let value = attribute(attributes, IFA_LOCAL).or_else(|| attribute(attributes, IFA_ADDRESS));
+    (kind == RTM_DELADDR).then(|| value.and_then(ip)).flatten()
+}
+
+fn ip(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),
+        _ => <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from),
+    }
 }
 
 fn gateway(attributes: &[RouteAttribute]) -> Option<IpAddr> {

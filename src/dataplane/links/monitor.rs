@@ -2,6 +2,7 @@
 //! Notifications of changed links and addresses, so that they need not be polled.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -9,19 +10,29 @@ use socket2::SockRef;
 use tracing::trace;
 
 use super::LinkError;
-use super::codec::{RTM_DELADDR, RTM_DELLINK, RTM_NEWADDR, RTM_NEWLINK};
+use super::codec::{
+    RTM_DELADDR, RTM_DELLINK, RTM_DELROUTE, RTM_NEWADDR, RTM_NEWLINK, deleted_address_of,
+    local_route_of,
+};
 use crate::dataplane::notifications::{Notifications, Received, each_message};
 
 // enum rtnetlink_groups of include/uapi/linux/rtnetlink.h.
 const RTNLGRP_LINK: u32 = 1;
 const RTNLGRP_IPV4_IFADDR: u32 = 5;
+const RTNLGRP_IPV4_ROUTE: u32 = 7;
 const RTNLGRP_IPV6_IFADDR: u32 = 9;
+const RTNLGRP_IPV6_ROUTE: u32 = 11;
 
 /// Something changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Change {
     /// The links of which addresses or properties changed, by index.
     pub links: BTreeSet<u32>,
+    /// Those of them that were deleted.
+    pub deleted: BTreeSet<u32>,
+    /// Addresses that some link lost, or that lost their route in the table `local`: it is one for
+    /// all links, and may have gone with another link than it came with.
+    pub gone: BTreeSet<IpAddr>,
     /// Notifications were lost: anything may have changed.
     pub lost: bool,
 }
@@ -29,7 +40,7 @@ pub struct Change {
 impl Change {
     /// Whether nothing changed.
     pub fn is_empty(&self) -> bool {
-        self.links.is_empty() && !self.lost
+        self.links.is_empty() && self.gone.is_empty() && !self.lost
     }
 
     /// Whether anything but the link `index` may have changed. We are notified of our own changes
@@ -45,7 +56,15 @@ impl Change {
                 && let Some(index) = payload.get(4..8).and_then(|bytes| bytes.try_into().ok())
             {
                 // Both struct ifinfomsg and struct ifaddrmsg have the link's index there.
-                self.links.insert(u32::from_ne_bytes(index));
+                let index = u32::from_ne_bytes(index);
+                self.links.insert(index);
+                if kind == RTM_DELLINK {
+                    self.deleted.insert(index);
+                }
+                self.gone.extend(deleted_address_of(kind, payload));
+            } else if kind == RTM_DELROUTE {
+                self.gone
+                    .extend(local_route_of(kind, payload).map(|route| route.addr()));
             }
         });
     }
@@ -64,6 +83,15 @@ impl Monitor {
         let notifications =
             Notifications::join(NETLINK_ROUTE, &groups).map_err(LinkError::Watch)?;
         Ok(Self { notifications })
+    }
+
+    /// Also notifies of routes that are deleted.
+    pub fn watch_routes(&mut self) -> Result<(), LinkError> {
+        for group in [RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE] {
+            let joined = self.notifications.socket.add_membership(group);
+            joined.map_err(LinkError::Watch)?;
+        }
+        Ok(())
     }
 
     /// Waits for a change, then takes all that have arrived as one. `None` if nothing changed
@@ -128,15 +156,50 @@ mod tests {
             change,
             Change {
                 links: [3, 7].into(),
-                lost: false
+                ..Change::default()
             }
         );
         assert!(change.concerns_others_than(3));
         let own = Change {
             links: [3].into(),
-            lost: false,
+            ..Change::default()
         };
         assert!(!own.concerns_others_than(3));
+    }
+
+    /// A message with a header of this length and one attribute.
+    fn about(kind: u16, header: &[u8], attribute: u16, value: &[u8]) -> Vec<u8> {
+        let length = |bytes: usize| u16::try_from(bytes).unwrap().to_ne_bytes();
+        let mut payload = header.to_vec();
+        payload.extend(length(4 + value.len()));
+        payload.extend(attribute.to_ne_bytes());
+        payload.extend(value);
+        let mut bytes = u32::try_from(16 + payload.len())
+            .unwrap()
+            .to_ne_bytes()
+            .to_vec();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend([0; 10]);
+        bytes.extend(payload);
+        bytes
+    }
+
+    #[test]
+    fn lost_addresses_and_local_routes_are_named() {
+        let mut change = Change::default();
+        let address = about(RTM_DELADDR, &[2, 32, 0, 0, 3, 0, 0, 0], 2, &[10, 96, 0, 1]);
+        change.note(&address);
+        let route = |table, kind| {
+            let header = [2, 32, 0, 0, table, 2, 254, kind, 0, 0, 0, 0];
+            about(RTM_DELROUTE, &header, 1, &[10, 96, 0, 2])
+        };
+        change.note(&[route(254, 1), route(255, 3)].concat());
+        assert_eq!(change.gone, ["10.96.0.1".parse().unwrap()].into());
+        change.note(&route(255, 2));
+        let both = ["10.96.0.1", "10.96.0.2"].map(|ip| ip.parse().unwrap());
+        assert_eq!(change.gone, both.into());
+        change.note(&message(RTM_DELLINK, 9));
+        assert_eq!(change.deleted, [9].into());
     }
 
     #[test]
@@ -155,8 +218,8 @@ mod tests {
     fn what_was_lost_concerns_everybody() {
         assert!(
             Change {
-                links: BTreeSet::new(),
-                lost: true
+                lost: true,
+                ..Change::default()
             }
             .concerns_others_than(1)
         );

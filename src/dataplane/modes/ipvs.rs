@@ -28,7 +28,7 @@ use kpr_core::plan::conntrack::flows::Cleanup;
 use kpr_core::plan::ipvs::object::{RealServers, VirtualServerKey};
 use kpr_core::plan::ipvs::planner::RealServerOf;
 use kpr_core::plan::ipvs::set::{SetEntry, SetName};
-use kpr_core::plan::ipvs::state::VirtualServerState;
+use kpr_core::plan::ipvs::state::{LinkState, VirtualServerState};
 use kpr_core::plan::ipvs::step::LINK;
 use kpr_core::plan::ipvs::{Plan, Planner, State, Step};
 use kpr_core::plan::{Failure, FailureKind, Outcome, Report, prerequisites};
@@ -46,6 +46,8 @@ pub struct Dataplane {
     ipset: IpsetClient,
     /// The index of our link, if it exists.
     link: Option<u32>,
+    /// The families that were observed already.
+    is_known: BTreeSet<IpFamily>,
     node: NodeKernel,
 }
 
@@ -55,6 +57,7 @@ impl Dataplane {
             ipvs,
             ipset,
             link: None,
+            is_known: BTreeSet::new(),
             node,
         }
     }
@@ -145,7 +148,7 @@ impl Dataplane {
         let result = if is_removal {
             self.node.links.delete_addresses(link, &addresses)
         } else {
-            self.node.links.add_addresses(link, &addresses)
+            self.node.links.bind_addresses(link, &addresses)
         };
         let failures: BTreeMap<IpAddr, KernelError> = match result {
             Ok(failures) => failures
@@ -229,6 +232,13 @@ impl Dataplane {
 impl Kernel<Planner> for Dataplane {
     fn observe(&mut self, family: IpFamily) -> Result<State, ObserveError> {
         let mut state = self.observe_all(family, Depth::RealServers)?;
+        let is_first = self.is_known.insert(family);
+        // Routes of IPv6 appear some time after we have added their addresses.
+        if is_first || family == IpFamily::V4 {
+            for lost in self.undelivered(family, &state.addresses)? {
+                state.addresses.remove(&lost);
+            }
+        }
         state.rules = self.node.observe_rules(family)?;
         state.has_nftables_table = NodeKernel::has_nftables_table(family)?;
         Ok(state)
@@ -275,6 +285,16 @@ impl Host for Dataplane {
 impl ServerKernel for Dataplane {
     fn observe_summary(&mut self, family: IpFamily) -> Result<State, ObserveError> {
         self.observe_all(family, Depth::Summary)
+    }
+
+    fn observe_link(&mut self, family: IpFamily) -> Result<LinkState, ObserveError> {
+        let exists = self.find_link()?;
+        let addresses = self.observe_addresses(family)?;
+        Ok(LinkState {
+            exists,
+            undelivered: self.undelivered(family, &addresses)?,
+            addresses,
+        })
     }
 
     fn observe_virtual_servers(

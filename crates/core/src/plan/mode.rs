@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::model::{ServiceName, ServicePortName, ServiceView, Tracker};
@@ -132,6 +133,11 @@ pub trait Planner: fmt::Debug + Send {
         None
     }
 
+    /// The mode, if it binds addresses to a link of its own.
+    fn link(&mut self) -> Option<&mut dyn LinkBelief> {
+        None
+    }
+
     /// The mode, if removed endpoints keep their connections for a while.
     fn drains(&self) -> Option<&dyn Drains<Step = Self::Step>> {
         None
@@ -154,6 +160,16 @@ pub trait RuleBelief {
 
     /// Number of rules in our chains of a table, where the mode counts them.
     fn rule_count(&self, table: Table) -> Option<usize>;
+}
+
+/// A mode that binds addresses to a link of its own.
+pub trait LinkBelief {
+    /// Whether the link is believed to have one of these addresses.
+    fn has_any(&self, addresses: &BTreeSet<IpAddr>) -> bool;
+
+    /// Replaces belief about the link and the addresses that it serves by what was observed; the
+    /// next plan compares them.
+    fn observed_link(&mut self, exists: bool, addresses: BTreeSet<IpAddr>);
 }
 
 /// A mode whose state is too large to be read in one go while changes wait. Its unit is the virtual

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use super::{Dataplane, sets, wire};
 use crate::dataplane::kernel::ObserveError;
 use crate::dataplane::links::Address;
+use ipnet::IpNet;
 use ipset_netlink as ipset;
 use ipvs_netlink::{Error as IpvsError, ServiceKey};
 use kpr_core::model::IpFamily;
@@ -124,22 +125,49 @@ impl Dataplane {
             .ipvs
             .timeouts()
             .map_err(|error| ObserveError::new("IPVS timeouts", error))?;
-        let link = self
-            .node
-            .links
-            .find(LINK)
-            .map_err(|error| ObserveError::new("links", error))?;
-        self.link = link.map(|link| link.index);
+        let link_exists = self.find_link()?;
         // An unreadable setting is missing from the state; writing it will report the error.
         let sysctls = sysctl::KEYS
             .into_iter()
             .filter_map(|key| Some((key, self.node.sysctls.read(key).ok()?)))
             .collect();
         Ok(NodeState {
-            link_exists: self.link.is_some(),
+            link_exists,
             sysctls,
             timeouts: wire::timeouts(timeouts),
         })
+    }
+
+    /// Finds our link; returns whether it exists.
+    pub(super) fn find_link(&mut self) -> Result<bool, ObserveError> {
+        let link = self.node.links.find(LINK);
+        let link = link.map_err(|error| ObserveError::new("links", error))?;
+        self.link = link.map(|link| link.index);
+        Ok(self.link.is_some())
+    }
+
+    /// Those of our addresses to which no packet is delivered: another link had them too, and took
+    /// their route along when it went.
+    pub(super) fn undelivered(
+        &mut self,
+        family: IpFamily,
+        addresses: &BTreeSet<IpAddr>,
+    ) -> Result<BTreeSet<IpAddr>, ObserveError> {
+        if addresses.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        let routes = self.node.links.local_routes(family);
+        let routes = routes.map_err(|error| ObserveError::new("local routes", error))?;
+        let (hosts, nets): (Vec<IpNet>, Vec<IpNet>) = routes
+            .into_iter()
+            .partition(|route| route.prefix_len() == route.max_prefix_len());
+        let hosts: BTreeSet<IpAddr> = hosts.iter().map(IpNet::addr).collect();
+        let is_lost = |address: &&IpAddr| !nets.iter().any(|net| net.contains(*address));
+        Ok(addresses
+            .difference(&hosts)
+            .filter(is_lost)
+            .copied()
+            .collect())
     }
 
     pub(super) fn observe_addresses(

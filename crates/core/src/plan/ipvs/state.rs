@@ -24,6 +24,16 @@ pub struct State {
     pub has_nftables_table: bool,
 }
 
+/// Our link, as one family sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LinkState {
+    pub exists: bool,
+    /// Host addresses on the link.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Those of them that lack a route in the table `local`.
+    pub undelivered: BTreeSet<IpAddr>,
+}
+
 /// What both families share.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeState {

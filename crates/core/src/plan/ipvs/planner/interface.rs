@@ -2,6 +2,7 @@
 //! PURE: the planner of IPVS mode as the sync loop sees it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::{Planner, RealServerOf};
@@ -18,7 +19,7 @@ use crate::plan::ipvs::state::VirtualServerState;
 use crate::plan::ipvs::static_rules::fixed_rules;
 use crate::plan::ipvs::step::{Phase, Step};
 use crate::plan::ipvs::{State, sysctl};
-use crate::plan::mode::{Conflict, Drains, RuleBelief, SlicedAudit};
+use crate::plan::mode::{Conflict, Drains, LinkBelief, RuleBelief, SlicedAudit};
 use crate::plan::report::{Outcome, Report};
 use crate::plan::ruleset::{ChainName, InvalidChainName, Ruleset, Table};
 use crate::plan::shown::{ObjectState, PortState, ServiceState, port_name};
@@ -260,8 +261,26 @@ impl crate::plan::Planner for Planner {
         self.believed.rules.unread.keys().copied().collect()
     }
 
+    fn link(&mut self) -> Option<&mut dyn LinkBelief> {
+        Some(self)
+    }
+
     fn drains(&self) -> Option<&dyn Drains<Step = Step>> {
         Some(self)
+    }
+}
+
+impl LinkBelief for Planner {
+    fn has_any(&self, addresses: &BTreeSet<IpAddr>) -> bool {
+        !addresses.is_disjoint(&self.believed.addresses)
+    }
+
+    fn observed_link(&mut self, exists: bool, addresses: BTreeSet<IpAddr>) {
+        let before = std::mem::replace(&mut self.believed.addresses, addresses);
+        let differing = before.symmetric_difference(&self.believed.addresses);
+        self.dirty.addresses.extend(differing);
+        self.is_foundation_due |= self.believed.node.link_exists && !exists;
+        self.believed.node.link_exists = exists;
     }
 }
 
