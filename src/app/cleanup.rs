@@ -102,7 +102,7 @@ fn backends(
         let mut usable = BTreeMap::new();
         for family in IpFamily::ALL {
             let iptables = Iptables::new(exec.clone(), backends.programs(family));
-            match iptables.save(&[Table::Mangle, Table::Nat, Table::Filter]) {
+            match iptables.save(&[Table::Mangle, Table::Nat, Table::Filter, Table::Security]) {
                 Ok(_) => {
                     usable.insert(family, iptables);
                 }

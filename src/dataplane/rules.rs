@@ -14,7 +14,7 @@ use kpr_core::plan::{FailureKind, Outcome};
 use unread::Unread;
 
 /// The tables that contain our rules.
-const TABLES: [Table; 3] = [Table::Mangle, Table::Nat, Table::Filter];
+const TABLES: [Table; 4] = [Table::Mangle, Table::Nat, Table::Filter, Table::Security];
 
 /// Rules could not be read or written.
 #[derive(Debug, thiserror::Error)]

@@ -46,6 +46,8 @@ pub struct NodeFacts {
     pub refused_schedulers: BTreeSet<Scheduler>,
     /// Families in which one rule can compare source and destination.
     pub comparing: BTreeSet<IpFamily>,
+    /// Families with a table `security` that can change marks.
+    pub security_tables: BTreeSet<IpFamily>,
     /// Rules can count packets by name.
     pub counts_packets: bool,
     /// IPVS mode ran before, and its objects are not all removed yet.
@@ -164,6 +166,7 @@ pub fn context(node: NodeView<'_>, family: IpFamily, owns_node: bool) -> Context
         service_cidrs: facts.service_cidrs.clone(),
         masquerade_all: settings.masquerade_all,
         masquerade_mark: settings.masquerade_mark(),
+        has_security_table: facts.security_tables.contains(&family),
         local_detector: settings.detect_local.detector(family, pod_cidrs),
         strict_arp: settings.ipvs.strict_arp,
         timeouts: timeouts(&settings.ipvs.timeouts),

@@ -107,7 +107,7 @@ impl RuleCounts {
                 match edit.table() {
                     Table::Nat => self.nat += count,
                     Table::Filter => self.filter += count,
-                    Table::Raw | Table::Mangle => {}
+                    Table::Raw | Table::Mangle | Table::Security => {}
                 }
             }
         }

@@ -64,6 +64,7 @@ fn named_marks(lines: Lines) -> Lines {
     for line in &lines {
         if let Some((entry, mark)) = line.split_once(" skbmark 0x") {
             let (set, entry) = entry.rsplit_once(' ').unwrap();
+            let mark = mark.split('/').next().unwrap_or_default();
             let mark = u32::from_str_radix(mark, 16).unwrap().to_string();
             let of_mark = names.entry((set.contains("KUBE-6-"), mark)).or_default();
             of_mark.push(entry.to_owned());

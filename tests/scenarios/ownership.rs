@@ -31,7 +31,7 @@ const VIRTUAL_SERVERS: [&str; 9] = [
     // By firewall marks, one of them among ours.
     "-A -f 100 -s lc",
     "-a -f 100 -r 192.0.2.2:0 -m -w 1",
-    "-A -f 9000 -s rr",
+    "-A -f 5000 -s rr",
     // A node port that an operator says is somebody else's.
     "-A -u 172.21.0.10:32000 -s sh",
     "-a -u 172.21.0.10:32000 -r 192.0.2.2:53 -m -w 3",

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Opens IPVS mode, and what an earlier IPVS mode left.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::{Opened, Opening};
 use crate::app::bootstrap::Common;
@@ -25,6 +25,7 @@ use ipvs_netlink as ipvs;
 use kpr_core::model::{IpFamily, ProxyMode};
 use kpr_core::plan::ipvs::Planner;
 use kpr_core::plan::ipvs::step::LINK;
+use kpr_core::plan::ruleset::{Rule, Table};
 
 pub(super) const MODE: ProxyMode = ProxyMode::IPVS;
 
@@ -33,11 +34,16 @@ pub(super) fn open(opening: Opening<'_>) -> anyhow::Result<Opened> {
     let ipvs = open_ipvs(&opening.settings)?;
     let mut common = Common::open(&opening)?;
     let needed = matches::COMMON.iter();
+    let families = common.families();
+    let security_tables = security_tables(&common.iptables)?;
+    opening
+        .observer
+        .kernel_capability("iptable_security", security_tables.len() == families.len());
     let facts = NodeFacts {
         missing_matches: matches::missing(&common.iptables, needed, &*opening.observer),
+        security_tables,
         ..common.facts(&opening)?
     };
-    let families = common.families();
     // Without these there would be no start.
     let scheduler = format!("ip_vs_{}", opening.settings.ipvs.scheduler);
     for module in ["ip_vs", &scheduler] {
@@ -59,6 +65,26 @@ pub(super) fn open(opening: Opening<'_>) -> anyhow::Result<Opened> {
         sync: Box::new(sync),
         families,
     })
+}
+
+/// The families with a table `security` whose rules can change marks.
+fn security_tables(iptables: &BTreeMap<IpFamily, Iptables>) -> anyhow::Result<BTreeSet<IpFamily>> {
+    let mut able = BTreeSet::new();
+    for (family, iptables) in iptables {
+        let rule = Rule::new("-m connmark --mark 0x0 -j CONNMARK --save-mark");
+        if iptables
+            .knows(Table::Security, &rule)
+            .context("cannot use iptables")?
+        {
+            able.insert(*family);
+        } else {
+            warn!(
+                %family,
+                "iptables has no table security or no connmark: what others do with packet marks may keep pods from Services with externalTrafficPolicy Local"
+            );
+        }
+    }
+    Ok(able)
 }
 
 pub(in crate::app) fn open_ipvs(settings: &Settings) -> anyhow::Result<ipvs::Client> {

@@ -16,6 +16,7 @@ use crate::plan::unmet::Holder;
 
 /// Node and settings as one family sees them. A change of them requires a full plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts")]
 pub struct Context {
     pub family: IpFamily,
     /// How much of each Service is programmed.
@@ -51,6 +52,8 @@ pub struct Context {
     pub masquerade_all: bool,
     /// The mark of packets to masquerade, a single bit.
     pub masquerade_mark: u32,
+    /// Table `security`, the last one before IPVS, can take the bits of others out of marks.
+    pub has_security_table: bool,
     pub local_detector: LocalDetector,
     pub strict_arp: bool,
     pub timeouts: Timeouts,

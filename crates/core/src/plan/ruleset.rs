@@ -32,11 +32,18 @@ pub enum Table {
     Mangle,
     Nat,
     Filter,
+    Security,
 }
 
 impl Table {
     /// All tables that we support.
-    pub const ALL: [Self; 4] = [Self::Raw, Self::Mangle, Self::Nat, Self::Filter];
+    pub const ALL: [Self; 5] = [
+        Self::Raw,
+        Self::Mangle,
+        Self::Nat,
+        Self::Filter,
+        Self::Security,
+    ];
 
     /// The name, as in `iptables -t`.
     pub const fn as_str(self) -> &'static str {
@@ -45,6 +52,7 @@ impl Table {
             Self::Mangle => "mangle",
             Self::Nat => "nat",
             Self::Filter => "filter",
+            Self::Security => "security",
         }
     }
 
@@ -54,7 +62,7 @@ impl Table {
             Self::Raw => &["PREROUTING", "OUTPUT"],
             Self::Mangle => &["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"],
             Self::Nat => &["PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"],
-            Self::Filter => &["INPUT", "FORWARD", "OUTPUT"],
+            Self::Filter | Self::Security => &["INPUT", "FORWARD", "OUTPUT"],
         }
     }
 

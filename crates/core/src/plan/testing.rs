@@ -54,6 +54,7 @@ pub fn context(family: IpFamily) -> Context {
         service_cidrs: vec![services.parse().unwrap()],
         masquerade_all: false,
         masquerade_mark: 0x4000,
+        has_security_table: true,
         local_detector: LocalDetector::None,
         strict_arp: false,
         timeouts: Timeouts::default(),

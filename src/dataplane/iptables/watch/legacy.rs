@@ -40,7 +40,7 @@ const ENTRIES: usize = (NAME + 4).next_multiple_of(align_of::<u64>());
 const ENTRIES_OF_A_CHAIN: i64 = 2;
 
 /// The tables that may contain our rules.
-const TABLES: [&str; 3] = ["mangle", "nat", "filter"];
+const TABLES: [&str; 4] = ["mangle", "nat", "filter", "security"];
 
 /// Offsets in `struct ipt_entry` or `struct ip6t_entry`.
 #[derive(Clone, Copy, Debug)]

@@ -7,6 +7,7 @@ use ipset_netlink::{
 };
 use kpr_core::model::IpFamily;
 use kpr_core::model::Protocol;
+use kpr_core::plan::ipvs::mark::bits_of;
 use kpr_core::plan::ipvs::set::{SetEntry, SetName, SetSpec, SetType};
 
 pub(super) fn name(name: &SetName) -> Result<WireName, InvalidSetName> {
@@ -75,7 +76,7 @@ pub(super) fn entries(entry: &SetEntry) -> Vec<WireEntry> {
             entry: ip_port(ip, protocol, port),
             mark: Some(SkbMark {
                 mark,
-                mask: u32::MAX,
+                mask: bits_of(mark),
             }),
         }],
         SetEntry::IpPortIp(ip, protocol, port, ip2) => vec![
@@ -105,7 +106,8 @@ pub(super) fn entry(set_type: SetType, observed: &WireEntry) -> Option<SetEntry>
             let protocol = Protocol::from_number(protocol)?;
             if set_type == SetType::HashIpPortMark {
                 // We set no other mask and always a mark, so this differs from every wanted entry.
-                let mark = observed.mark.filter(|mark| mark.mask == u32::MAX);
+                let ours = |mark: &SkbMark| mark.mask == bits_of(mark.mark);
+                let mark = observed.mark.filter(ours);
                 SetEntry::IpPortMark(ip, protocol, port, mark.map_or(0, |mark| mark.mark))
             } else {
                 SetEntry::IpPort(ip, protocol, port)

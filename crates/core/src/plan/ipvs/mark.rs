@@ -3,15 +3,23 @@
 
 use crate::model::Protocol;
 
-/// Marks are 0x2000 to 0x3fff: below the bits that kube-proxy (0x4000), kubelet (0x8000) and Calico
-/// (0xffff0000) use. The kernel compares whole marks, so no other bit may be set.
-const FIRST: u32 = 0x2000;
+/// Set in all of our marks. They are 0x1000 to 0x1fff: beside the bits that portmap (0x2000),
+/// kube-proxy (0x4000), kubelet (0x8000), kube-router (0x10000, 0x20000) and Calico (0xffff0000)
+/// use. `docs/neighbours.md` says who uses which.
+const MARKER: u32 = 0x1000;
 /// The bits that distinguish our marks from each other.
-const SLOTS: u32 = 0x1fff;
+const SLOTS: u32 = 0x0fff;
 /// Shift of the marks if the masquerade bit is among the lower ones.
 const SHIFT: u32 = 16;
 
-/// Value and mask by which rules match our marks.
+/// The marks of earlier versions, which a take-over may find.
+const OLD_MARKER: u32 = 0x2000;
+const OLD_SLOTS: u32 = 0x1fff;
+
+/// Values and masks by which rules match our marks.
+///
+/// The kernel compares whole marks when it looks for a virtual server, so at that moment no bit of
+/// others may be set. Before and after, others may set theirs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MarkRange {
     shift: u32,
@@ -20,7 +28,7 @@ pub struct MarkRange {
 impl MarkRange {
     /// `masquerade_mark` is the bit that marks packets to masquerade.
     pub const fn beside(masquerade_mark: u32) -> Self {
-        let shift = if masquerade_mark & (FIRST | SLOTS) == 0 {
+        let shift = if masquerade_mark & (MARKER | SLOTS) == 0 {
             0
         } else {
             SHIFT
@@ -28,12 +36,24 @@ impl MarkRange {
         Self { shift }
     }
 
+    /// The value of a mark of ours, seen through [`Self::marker`] or [`Self::mask`].
     pub const fn value(self) -> u32 {
-        FIRST << self.shift
+        self.marker()
     }
 
+    /// The bit that shows a mark of ours, whatever bits of others are set.
+    pub const fn marker(self) -> u32 {
+        MARKER << self.shift
+    }
+
+    /// All bits but those of the slot: matches a mark of ours without any bit of others.
     pub const fn mask(self) -> u32 {
         !(SLOTS << self.shift)
+    }
+
+    /// The bits that are not ours.
+    pub const fn foreign(self) -> u32 {
+        !((MARKER | SLOTS) << self.shift)
     }
 
     pub const fn contains(self, mark: u32) -> bool {
@@ -41,7 +61,16 @@ impl MarkRange {
     }
 
     pub(super) const fn mark(self, slot: u16) -> u32 {
-        (FIRST | slot as u32) << self.shift
+        (MARKER | slot as u32) << self.shift
+    }
+}
+
+/// The bits that setting a mark of ours changes. The others are somebody else's.
+pub const fn bits_of(mark: u32) -> u32 {
+    if mark >> SHIFT == 0 {
+        MARKER | SLOTS
+    } else {
+        (MARKER | SLOTS) << SHIFT
     }
 }
 
@@ -49,9 +78,9 @@ impl MarkRange {
 /// that determines how its virtual server drains.
 pub(super) const fn slots_of(protocol: Protocol) -> (u16, u16) {
     match protocol {
-        Protocol::Tcp => (0, 0x1000),
-        Protocol::Udp => (0x1000, 0x800),
-        Protocol::Sctp => (0x1800, 0x800),
+        Protocol::Tcp => (0, 0x800),
+        Protocol::Udp => (0x800, 0x400),
+        Protocol::Sctp => (0xc00, 0x400),
     }
 }
 
@@ -59,10 +88,25 @@ pub(super) const fn slots_of(protocol: Protocol) -> (u16, u16) {
 pub fn protocol(mark: u32) -> Option<Protocol> {
     let range = [MarkRange { shift: 0 }, MarkRange { shift: SHIFT }]
         .into_iter()
-        .find(|range| range.contains(mark))?;
+        .find(|range| range.contains(mark));
+    let Some(range) = range else {
+        return old_protocol(mark);
+    };
     let slot = (mark >> range.shift) & SLOTS;
     Protocol::ALL.into_iter().find(|protocol| {
         let (first, count) = slots_of(*protocol);
         (u32::from(first)..u32::from(first) + u32::from(count)).contains(&slot)
+    })
+}
+
+/// The protocol of a mark of an earlier version.
+fn old_protocol(mark: u32) -> Option<Protocol> {
+    let shift = [0, SHIFT]
+        .into_iter()
+        .find(|shift| mark & !(OLD_SLOTS << shift) == OLD_MARKER << shift)?;
+    Some(match (mark >> shift) & OLD_SLOTS {
+        ..0x1000 => Protocol::Tcp,
+        0x1000..0x1800 => Protocol::Udp,
+        _ => Protocol::Sctp,
     })
 }

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 
 use crate::model::{IpFamily, Protocol};
+use crate::plan::ipvs::mark::bits_of;
 
 /// `maxelem` of a set as kube-proxy creates it. Kept while it suffices: kube-proxy fails to start
 /// if a set has another size, and a rollback must work.
@@ -287,8 +288,8 @@ pub enum SetEntry {
     Ip(IpAddr),
     Port(u16),
     IpPort(IpAddr, Protocol, u16),
-    /// Matching packets get the mark. A set has one mark for each address and port: adding another
-    /// replaces it.
+    /// Matching packets get the mark, whose other bits stay. A set has one mark for each address
+    /// and port: adding another replaces it.
     IpPortMark(IpAddr, Protocol, u16, u32),
     IpPortIp(IpAddr, Protocol, u16, IpAddr),
     /// The network has no host bits set.
@@ -330,7 +331,8 @@ impl fmt::Display for SetEntry {
             Self::Port(port) => write!(f, "{port}"),
             Self::IpPort(ip, protocol, port) => write!(f, "{ip},{}:{port}", protocol.lowercase()),
             Self::IpPortMark(ip, protocol, port, mark) => {
-                write!(f, "{ip},{}:{port} skbmark {mark:#x}", protocol.lowercase())
+                let (protocol, bits) = (protocol.lowercase(), bits_of(*mark));
+                write!(f, "{ip},{protocol}:{port} skbmark {mark:#x}/{bits:#x}")
             }
             Self::IpPortIp(ip, protocol, port, source) => {
                 write!(f, "{ip},{}:{port},{source}", protocol.lowercase())

@@ -84,6 +84,8 @@ impl Texts<'_> {
         let external = self.noted(SetId::ExternalIp, "dst,dst");
         let external_local = self.noted(SetId::ExternalIpLocal, "dst,dst");
         vec![
+            // Other rules of mangle OUTPUT may come after ours.
+            format!("-m addrtype --src-type LOCAL {}", self.marks_alone()),
             format!("-s {loopback} -j RETURN"),
             format!(
                 "{} -j KUBE-LOAD-BALANCER",
@@ -117,10 +119,10 @@ impl Texts<'_> {
                 "{} -j MASQUERADE",
                 self.noted(SetId::LoopBack, "dst,dst,src")
             ),
-            // The node's own packets among the marked ones; their mark has no room for the bit.
+            // The node's own packets to endpoints on this node: `KUBE-IPVS-UNMARK` sees the others.
             format!(
                 "-m mark {} -m addrtype --src-type LOCAL -j MASQUERADE --random-fully",
-                self.policy_mark()
+                self.exact_mark()
             ),
             format!("-m mark ! --mark {mark} -j RETURN"),
             // Cleared again, so that a packet that passes here twice is not masqueraded twice.
@@ -175,10 +177,65 @@ impl Texts<'_> {
         ]
     }
 
-    /// The value and mask that match a mark of [`Self::policy_marks`].
+    fn marks(&self) -> MarkRange {
+        MarkRange::beside(self.context.masquerade_mark)
+    }
+
+    /// Matches a mark of [`Self::policy_marks`], whatever bits others have set.
     fn policy_mark(&self) -> String {
-        let range = MarkRange::beside(self.context.masquerade_mark);
-        format!("--mark {:#x}/{:#x}", range.value(), range.mask())
+        format!("--mark {0:#x}/{0:#x}", self.marks().marker())
+    }
+
+    /// Matches such a mark without any bit of others.
+    fn exact_mark(&self) -> String {
+        format!(
+            "--mark {:#x}/{:#x}",
+            self.marks().value(),
+            self.marks().mask()
+        )
+    }
+
+    /// Takes the bits of others out of the mark.
+    fn clear_foreign(&self) -> String {
+        format!("-j MARK --set-xmark 0x0/{:#x}", self.marks().foreign())
+    }
+
+    /// Takes the bits of others out of the marks of packets that have one of ours, where nothing
+    /// comes between this and IPVS.
+    fn marks_alone(&self) -> String {
+        format!(
+            "-m mark {} {} {}",
+            self.policy_mark(),
+            self.noted(SetId::LocalPolicyMark, "dst,dst"),
+            self.clear_foreign()
+        )
+    }
+
+    /// Table `security`, after all filters and right before IPVS, which compares the whole mark.
+    /// Bits that others have set until here wait in the connection's mark, if that is not in use.
+    fn before_ipvs(&self) -> Vec<String> {
+        vec![
+            format!("-m mark ! {} -j RETURN", self.policy_mark()),
+            format!("-m mark {} -j RETURN", self.exact_mark()),
+            format!("-m connmark --mark 0x0 -j CONNMARK --save-mark {ALL_BITS}"),
+            self.clear_foreign(),
+        ]
+    }
+
+    /// The packet comes from IPVS, translated: nobody behind it shall see our mark, but the bits
+    /// that it had before.
+    fn after_ipvs(&self) -> Vec<String> {
+        let is_saved = format!("-m connmark {}", self.policy_mark());
+        vec![
+            format!("{is_saved} -j CONNMARK --restore-mark {ALL_BITS}"),
+            format!("{is_saved} -j CONNMARK --set-xmark 0x0/0xffffffff"),
+            // Until now there was no room for the bit.
+            format!(
+                "-m conntrack --ctstate NEW -m addrtype --src-type LOCAL -j MARK --set-xmark {}",
+                self.mark()
+            ),
+            format!("-j MARK --set-xmark 0x0/{:#x}", !self.marks().foreign()),
+        ]
     }
 
     /// Pods and the node reach all endpoints of a Service whose external policy is Local. Their
@@ -197,11 +254,15 @@ impl Texts<'_> {
             LocalDetector::InterfacePrefix(prefix) => Some(format!("-i {prefix}+ ")),
             LocalDetector::None => None,
         };
-        from_pod
+        let mut rules: Vec<String> = from_pod
             .into_iter()
             .chain(["-m addrtype --src-type LOCAL ".to_owned()])
             .map(|from| format!("{from}{mark}"))
-            .collect()
+            .collect();
+        if !self.context.has_security_table {
+            rules.push(self.marks_alone());
+        }
+        rules
     }
 
     /// There are endpoints, but the policy admits none. Packets with the mark are not affected.
@@ -225,14 +286,26 @@ impl Texts<'_> {
 
     fn chains(&self) -> Vec<(Table, &'static str, Vec<String>)> {
         let mark = self.mark();
-        vec![
+        let mut out = self.firewall(true);
+        if self.context.has_security_table {
+            out.insert(
+                0,
+                format!("-m mark {} -j KUBE-IPVS-UNMARK", self.exact_mark()),
+            );
+        }
+        out.push("-j KUBE-IPVS-MARK".to_owned());
+        if self.context.has_security_table {
+            out.push(self.marks_alone());
+        }
+        out.push(self.no_local_endpoints());
+        let mut chains = Vec::new();
+        if self.context.has_security_table {
+            chains.push((Table::Mangle, "KUBE-IPVS-UNMARK", self.after_ipvs()));
+            chains.push((Table::Security, "KUBE-IPVS-MARK", self.before_ipvs()));
+        }
+        chains.extend([
             // The first packet only: adding a range does not affect open connections.
-            (Table::Mangle, "KUBE-IPVS-OUT-FILTER", {
-                let mut rules = self.firewall(true);
-                rules.push("-j KUBE-IPVS-MARK".to_owned());
-                rules.push(self.no_local_endpoints());
-                rules
-            }),
+            (Table::Mangle, "KUBE-IPVS-OUT-FILTER", out),
             (Table::Mangle, "KUBE-IPVS-MARK", self.policy_marks()),
             (
                 Table::Mangle,
@@ -275,7 +348,8 @@ impl Texts<'_> {
             ),
             (Table::Filter, "KUBE-IPVS-FILTER", self.ipvs_filter()),
             (Table::Filter, "KUBE-IPVS-OUT-FILTER", Vec::new()),
-        ]
+        ]);
+        chains
     }
 }
 
@@ -291,8 +365,11 @@ pub fn refusal(family: IpFamily) -> Rule {
     ))
 }
 
+/// Of a connection's mark and a packet's.
+const ALL_BITS: &str = "--nfmask 0xffffffff --ctmask 0xffffffff";
+
 /// Table, built-in chain, comment, our chain.
-const JUMPS: [(Table, &str, &str, &str); 11] = [
+const JUMPS: [(Table, &str, &str, &str); 12] = [
     (
         Table::Nat,
         "OUTPUT",
@@ -353,6 +430,13 @@ const JUMPS: [(Table, &str, &str, &str); 11] = [
         "kubernetes ipvs access filter",
         "KUBE-IPVS-OUT-FILTER",
     ),
+    // The last chain before IPVS.
+    (
+        Table::Security,
+        "INPUT",
+        "kubernetes external traffic policy of pods",
+        "KUBE-IPVS-MARK",
+    ),
     // After routing, so that no foreign policy routing sees the mark.
     (
         Table::Mangle,
@@ -373,10 +457,9 @@ pub fn fixed_rules(context: &Context) -> Result<FixedRules, InvalidChainName> {
             rules.into_iter().map(Rule::new).collect(),
         );
     }
-    Ok(FixedRules {
-        chains,
-        jumps: jumps(),
-    })
+    let mut jumps = jumps();
+    jumps.retain(|(table, ..)| *table != Table::Security || context.has_security_table);
+    Ok(FixedRules { chains, jumps })
 }
 
 /// The jumps from built-in chains, in the order in which each is inserted at the top.
@@ -394,7 +477,8 @@ pub fn jumps() -> Vec<(Table, ChainName, Rule)> {
 }
 
 /// The edits that turn the present rules into the wanted ones. A jump that exists anywhere in its
-/// chain is left in place: an administrator may have put rules before it.
+/// chain is left in place, as an administrator may have put rules before it; except where others
+/// translate packets to local addresses, which those of Services are.
 pub fn edits(wanted: &FixedRules, present: &Ruleset) -> Vec<Edit> {
     let mut edits: Vec<Edit> = wanted
         .chains

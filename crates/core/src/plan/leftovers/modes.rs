@@ -6,7 +6,9 @@ use crate::plan::iptables::tree::TreeId;
 use crate::plan::ruleset::{ChainId, Table};
 
 /// Chains of IPVS mode only.
-const OF_IPVS: [(Table, &str); 9] = [
+const OF_IPVS: [(Table, &str); 11] = [
+    (Table::Security, "KUBE-IPVS-MARK"),
+    (Table::Mangle, "KUBE-IPVS-UNMARK"),
     (Table::Mangle, "KUBE-IPVS-MARK"),
     (Table::Mangle, "KUBE-IPVS-OUT-FILTER"),
     (Table::Mangle, "KUBE-SOURCE-RANGES-FIREWALL"),

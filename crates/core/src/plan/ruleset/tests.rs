@@ -22,7 +22,7 @@ const SAVED: &str = "\
 [0:0] -A KUBE-SERVICES
 COMMIT
 # Completed on Mon Nov 23 15:20:00 2026
-*security
+*unknown
 :INPUT ACCEPT [0:0]
 whatever this is
 COMMIT

@@ -4,6 +4,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::plan::ipvs::mark::bits_of;
 
 fn name(service: &str, protocol: Protocol) -> ServicePortName {
     ServicePortName {
@@ -22,15 +23,41 @@ fn marks_stay_clear_of_the_masquerade_bit() {
     for bit in 0..32 {
         let masquerade = 1 << bit;
         let range = MarkRange::beside(masquerade);
-        for slot in [0, 1, 0x0fff, 0x1fff] {
+        for slot in [0, 1, 0x07ff, 0x0fff] {
             let mark = range.mark(slot);
             assert!(range.contains(mark), "{mark:#x}");
             assert_eq!(mark & masquerade, 0, "{mark:#x}");
             assert!(!range.contains(mark | masquerade), "{mark:#x}");
+            assert_eq!(mark & range.foreign(), 0, "{mark:#x}");
+            assert_eq!(bits_of(mark), !range.foreign(), "{mark:#x}");
         }
     }
-    assert_eq!((low().value(), low().mask()), (0x2000, 0xffff_e000));
-    assert!(!low().contains(0) && !low().contains(1) && !low().contains(0x1fff));
+    assert_eq!((low().value(), low().mask()), (0x1000, 0xffff_f000));
+    assert!(!low().contains(0) && !low().contains(1) && !low().contains(0x0fff));
+}
+
+/// portmap masquerades 0x2000, kube-proxy 0x4000, kubelet drops 0x8000, kube-router marks with
+/// 0x10000 and 0x20000, Calico with 0xffff0000.
+#[test]
+fn marks_have_no_bit_that_others_are_known_to_use() {
+    for slot in 0..=0x0fff {
+        assert_eq!(low().mark(slot) & 0xffff_e000, 0);
+    }
+}
+
+#[test]
+fn marks_of_earlier_versions_are_known() {
+    let known = [
+        (0x2000, Protocol::Tcp),
+        (0x3000, Protocol::Udp),
+        (0x3fff, Protocol::Sctp),
+        (0x2000_0000, Protocol::Tcp),
+    ];
+    for (mark, wanted) in known {
+        assert_eq!(protocol(mark), Some(wanted), "{mark:#x}");
+    }
+    assert_eq!(protocol(0x4000), None);
+    assert_eq!(protocol(0x0010_2000), None);
 }
 
 #[test]

@@ -76,7 +76,7 @@ fn the_mark_is_configurable() {
     );
     let postrouting = chain(&rules, Table::Nat, "KUBE-POSTROUTING");
     // The marks of policies leave room for it.
-    assert!(postrouting[1].starts_with("-m mark --mark 0x20000000/0xe000ffff "));
+    assert!(postrouting[1].starts_with("-m mark --mark 0x10000000/0xf000ffff "));
     assert_eq!(postrouting[2], "-m mark ! --mark 0x1/0x1 -j RETURN");
     assert_eq!(postrouting[3], "-j MARK --set-xmark 0x1/0x0");
     assert!(chain(&rules, Table::Filter, "KUBE-FORWARD")[0].contains("--mark 0x1/0x1 "));

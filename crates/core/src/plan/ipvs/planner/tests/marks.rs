@@ -123,7 +123,7 @@ fn a_changed_mark_of_an_entry_is_one_step() {
     assert_eq!(
         lines(&proxy.sync()),
         [format!(
-            "add entry {name} 203.0.113.1,tcp:80 skbmark {mark:#x}"
+            "add entry {name} 203.0.113.1,tcp:80 skbmark {mark:#x}/0x1fff"
         )]
     );
 }

@@ -117,7 +117,7 @@ fn pods_and_the_node_reach_all_endpoints_by_a_mark() {
         .vip("198.51.100.1")
         .external_local();
     let slice = slice("ns/web", "a", local_and_remote()).port(8080);
-    let port_objects = with_mark(&service, &slice, &context(IpFamily::V4), Some(0x2007));
+    let port_objects = with_mark(&service, &slice, &context(IpFamily::V4), Some(0x1007));
     let all = ["10.0.1.1:8080", "10.0.2.1:8080"];
     assert_eq!(
         servers(&port_objects),
@@ -126,7 +126,7 @@ fn pods_and_the_node_reach_all_endpoints_by_a_mark() {
             pair("TCP 172.16.0.10:30080", &all[..1]),
             pair("TCP 192.168.0.10:30080", &all[..1]),
             pair("TCP 198.51.100.1:80", &all[..1]),
-            pair("FWM 8199 IPv4", &all),
+            pair("FWM 4103 IPv4", &all),
         ]
     );
     let marked: Vec<_> = entries(&port_objects)
@@ -136,9 +136,9 @@ fn pods_and_the_node_reach_all_endpoints_by_a_mark() {
     assert_eq!(
         marked,
         [
-            "KUBE-LOCAL-POLICY-MARK 172.16.0.10,tcp:30080 skbmark 0x2007",
-            "KUBE-LOCAL-POLICY-MARK 192.168.0.10,tcp:30080 skbmark 0x2007",
-            "KUBE-LOCAL-POLICY-MARK 198.51.100.1,tcp:80 skbmark 0x2007",
+            "KUBE-LOCAL-POLICY-MARK 172.16.0.10,tcp:30080 skbmark 0x1007/0x1fff",
+            "KUBE-LOCAL-POLICY-MARK 192.168.0.10,tcp:30080 skbmark 0x1007/0x1fff",
+            "KUBE-LOCAL-POLICY-MARK 198.51.100.1,tcp:80 skbmark 0x1007/0x1fff",
         ]
     );
 }
@@ -160,9 +160,9 @@ fn a_mark_keeps_clients_by_their_hash() {
     let mut service = service("ns/web").port(80).node_port(30080).external_local();
     service.client_ip_affinity = Some(Duration::from_mins(1));
     let slice = slice("ns/web", "a", local_and_remote()).port(8080);
-    let port_objects = with_mark(&service, &slice, &context(IpFamily::V4), Some(0x2007));
+    let port_objects = with_mark(&service, &slice, &context(IpFamily::V4), Some(0x1007));
     let key = VirtualServerKey::Mark {
-        mark: 0x2007,
+        mark: 0x1007,
         family: IpFamily::V4,
     };
     let server = &wanted_at(&port_objects, key).server;
@@ -190,9 +190,9 @@ fn a_mark_keeps_clients_by_what_the_kernel_has() {
             missing_schedulers: missing.iter().copied().collect(),
             ..context(IpFamily::V4)
         };
-        let port_objects = with_mark(&service, &slice, &context, Some(0x2007));
+        let port_objects = with_mark(&service, &slice, &context, Some(0x1007));
         let key = VirtualServerKey::Mark {
-            mark: 0x2007,
+            mark: 0x1007,
             family: IpFamily::V4,
         };
         let server = &wanted_at(&port_objects, key).server;
