@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The rounds of one family.
 
+mod done;
 mod flows;
 pub(super) mod link;
 mod report;
@@ -10,6 +11,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use tracing::{debug, error, info, warn};
+
+pub(super) use done::Done;
 
 use super::audit::Audit;
 use super::drain::DrainQueue;
@@ -25,7 +28,7 @@ use kpr_core::plan::conntrack::flows::Flows;
 use kpr_core::plan::mode::{Conflict, Isolation};
 use kpr_core::plan::ruleset::{ChainId, Edit, InvalidChainName, Table};
 use kpr_core::plan::unmet::Unmet;
-use kpr_core::plan::{Context, Drift, Failure, FailureKind, Plan, Planner, Report, Step};
+use kpr_core::plan::{Context, Drift, FailureKind, Plan, Planner, Report, Step};
 
 /// Maximum number of failed steps logged for one plan.
 const LOGGED_FAILURES: usize = 10;

@@ -93,15 +93,6 @@ struct Node {
     cleanups: usize,
 }
 
-/// Whether the step writes a rule with this text.
-fn writes(step: &impl Step, text: &str) -> bool {
-    let has_it = |edit: &Edit| match edit {
-        Edit::Replace { rules, .. } => rules.iter().any(|rule| rule.as_str().contains(text)),
-        _ => false,
-    };
-    step.edits().iter().any(has_it)
-}
-
 /// The loop owns its kernel; tests keep a handle.
 type Shared = Arc<Mutex<Node>>;
 
@@ -153,8 +144,7 @@ impl Kernel<ipvs::Planner> for Shared {
     }
 
     fn apply(&mut self, plan: &ipvs::Plan) -> Report {
-        let mut node = self.lock().unwrap();
-        let node = &mut *node;
+        let node = &mut *self.lock().unwrap();
         node.applied.extend(plan.steps().map(ToString::to_string));
         let refused = (node.refused_rules, node.unsupported);
         let troubles = &mut node.troubles;
@@ -178,8 +168,7 @@ impl Kernel<iptables::Planner> for Shared {
     }
 
     fn apply(&mut self, plan: &iptables::Plan) -> Report {
-        let mut node = self.lock().unwrap();
-        let node = &mut *node;
+        let node = &mut *self.lock().unwrap();
         node.applied.extend(plan.steps().map(ToString::to_string));
         let refused = (node.refused_rules, node.unsupported);
         let troubles = &mut node.troubles;

@@ -16,7 +16,7 @@ use crate::oracle::Lines;
 pub(crate) const NODE: &str = "kpr-guest";
 const ZONE: &str = "topology.kubernetes.io/zone";
 
-const SETS: [&str; 15] = [
+const SETS: [&str; 16] = [
     "LOOP-BACK",
     "CLUSTER-IP",
     "EXTERNAL-IP",
@@ -31,6 +31,7 @@ const SETS: [&str; 15] = [
     "NO-LOCAL-ENDPOINTS",
     "LOCAL-POLICY-MARK",
     "HEALTH-CHECK-NODE-PORT",
+    "HEALTH-CHECK-VIP",
     "IPVS-IPS",
 ];
 
@@ -203,6 +204,10 @@ impl ServicePort<'_> {
                 "{} {health}",
                 set_line(self.family, "HEALTH-CHECK-NODE-PORT")
             ));
+            for vip in &vips {
+                let set = set_line(self.family, "HEALTH-CHECK-VIP");
+                lines.insert(format!("{set} {vip},tcp:{health}"));
+            }
         }
     }
 

@@ -23,6 +23,7 @@ mod bad_input;
 mod drain;
 mod forwarding;
 pub(super) mod missing;
+mod neighbours;
 mod ownership;
 mod restart;
 mod rules;
@@ -68,6 +69,14 @@ pub(super) fn trials(binary: &'static Path) -> Vec<Trial> {
             "forwarding::replies_go_straight",
             forwarding::replies_go_straight,
         ),
+        scenario("neighbours::marks", neighbours::marks),
+        scenario("neighbours::link_is_repaired", neighbours::link_is_repaired),
+        scenario(
+            "neighbours::refused_addresses",
+            neighbours::refused_addresses,
+        ),
+        scenario("neighbours::published_ports", neighbours::published_ports),
+        scenario("neighbours::health_checks", neighbours::health_checks),
         scenario("bad_input::is_skipped", bad_input::is_skipped),
         scenario("bad_input::scheduler", bad_input::scheduler),
         scenario("bad_input::capability", bad_input::capability),

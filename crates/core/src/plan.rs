@@ -21,6 +21,7 @@ pub mod iptables;
 pub mod ipvs;
 pub mod leftovers;
 pub mod mode;
+pub mod order;
 pub mod prerequisites;
 pub mod report;
 pub mod ruleset;

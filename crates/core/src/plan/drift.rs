@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::plan::mode::{Planner, RuleBelief};
+use crate::plan::order;
 use crate::plan::report::{Outcome, Report};
 use crate::plan::ruleset::Edit;
 use crate::plan::step::{Plan, Step};
@@ -26,7 +27,7 @@ impl Drift {
             .filter(|(step, _)| !planner.is_set_aside(step))
             .collect();
         let rules = planner.rules();
-        for (step, outcome) in plan.steps().zip(&report.outcomes) {
+        for (step, outcome) in steps {
             let mut count = |kind| {
                 *drift.found.entry(kind).or_default() += 1;
                 if *outcome == Outcome::Done {
@@ -36,7 +37,9 @@ impl Drift {
             match (&rules, step.batch()) {
                 (Some(rules), Some(batch)) => {
                     let edits = batch.edits.iter();
-                    edits.map(|edit| kind(&**rules, edit)).for_each(count);
+                    edits
+                        .filter_map(|edit| kind(&**rules, edit, &batch.edits))
+                        .for_each(count);
                 }
                 _ => count(step.kind()),
             }
@@ -45,12 +48,17 @@ impl Drift {
     }
 }
 
-fn kind(rules: &dyn RuleBelief, edit: &Edit) -> &'static str {
-    match edit {
+/// `None`: it is the second half of a move.
+fn kind(rules: &dyn RuleBelief, edit: &Edit, all: &[Edit]) -> Option<&'static str> {
+    let is_small = matches!(edit, Edit::Delete { .. } | Edit::Prepend { .. });
+    if is_small && order::moves(all, edit) {
+        return matches!(edit, Edit::Delete { .. }).then_some("moved-rule");
+    }
+    Some(match edit {
         Edit::Replace { table, chain, .. } if rules.has_chain(*table, chain) => "changed-chain",
         Edit::Replace { .. } => "missing-chain",
         Edit::Prepend { .. } | Edit::Append { .. } => "missing-rule",
         Edit::Delete { .. } => "extra-rule",
         Edit::DeleteChain { .. } => "extra-chain",
-    }
+    })
 }

@@ -20,6 +20,7 @@ use crate::traffic::{Answer, Outcome, Patience, Protocol, Servers, ask};
 mod affinity;
 mod flows;
 mod invalid;
+mod refusals;
 mod strict;
 
 /// All scenarios of a dataplane as tests.
@@ -44,6 +45,7 @@ pub fn trials(dataplane: Dataplane, binary: &'static Path) -> Vec<Trial> {
             "strict::services_are_let_through",
             strict::services_are_let_through,
         ),
+        scenario("refusals::come_first", refusals::come_first),
         scenario("invalid::is_dropped", invalid::is_dropped),
         scenario(
             "invalid::passes_where_liberal",

@@ -35,6 +35,10 @@ const NFTA_CHAIN_NAME: u16 = 3;
 const NFTA_RULE_TABLE: u16 = 1;
 const NFTA_RULE_CHAIN: u16 = 2;
 
+/// Rules that others put into these chains may stand before our jumps. Those of `POSTROUTING`,
+/// where CNI plugins add one for each pod, do not matter.
+const SHARED_CHAINS: [&[u8]; 4] = [b"PREROUTING\0", b"INPUT\0", b"FORWARD\0", b"OUTPUT\0"];
+
 /// `struct nfgenmsg`.
 const HEADER: usize = 4;
 
@@ -116,10 +120,22 @@ impl Heard {
                 (NFT_MSG_NEWRULE | NFT_MSG_DELRULE, Some(family)) if is_ours() => {
                     self.touch(family, payload, NFTA_RULE_TABLE, NFTA_RULE_CHAIN);
                 }
+                (NFT_MSG_NEWRULE, Some(family)) if is_in_shared_chain(payload) => {
+                    self.touch(family, payload, NFTA_RULE_TABLE, NFTA_RULE_CHAIN);
+                }
                 _ => {}
             }
         });
     }
+}
+
+/// Whether a message is about a rule of a chain that we share with others.
+fn is_in_shared_chain(payload: &[u8]) -> bool {
+    let attributes = NlasIterator::new(payload.get(HEADER..).unwrap_or_default());
+    attributes
+        .filter_map(Result::ok)
+        .find(|attribute| attribute.kind() == NFTA_RULE_CHAIN)
+        .is_some_and(|chain| SHARED_CHAINS.contains(&chain.value()))
 }
 
 /// The number in a message about a generation.

@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::plan::iptables::static_rules::SHARED_CHAIN;
+use crate::plan::iptables::static_rules::{self, SHARED_CHAIN};
 use crate::plan::leftovers::modes::{Modes, is_of_a_service};
+use crate::plan::order;
 use crate::plan::ruleset::{ChainId, ChainName, Edit, Rule, Ruleset, Table, unread_jumps};
 
 /// Identifies the rules of a chain.
@@ -146,7 +147,8 @@ impl Believed {
     }
 
     /// The missing rules of shared chains. A rule that exists anywhere in its chain is left in
-    /// place: an administrator may have put rules before it.
+    /// place, as an administrator may have put rules before it; except jumps to chains that only
+    /// refuse packets, if a rule of others accepts them before.
     pub fn lacking(&self, wanted: &[Edit]) -> Vec<Edit> {
         let mut missing = Vec::new();
         for edit in wanted {
@@ -161,7 +163,12 @@ impl Believed {
                 None => !table.has_built_in(chain),
             };
             match self.shared.get(&id) {
-                Some(rules) if rules.contains(rule) => {}
+                Some(rules) if rules.contains(rule) => {
+                    if static_rules::only_refuses(*table, rule) {
+                        let jump = (*table, chain, rule);
+                        missing.extend(order::to_the_top(jump, rules, order::may_take));
+                    }
+                }
                 _ if is_unknown => missing.push(Edit::Replace {
                     table: *table,
                     chain: chain.clone(),

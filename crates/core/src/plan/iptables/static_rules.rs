@@ -241,6 +241,16 @@ pub fn jumps() -> Vec<(Table, ChainName, Rule)> {
         .collect()
 }
 
+/// Whether a jump leads to a chain that refuses packets and accepts none.
+pub fn only_refuses(table: Table, jump: &Rule) -> bool {
+    let refusing = [
+        "KUBE-SERVICES",
+        "KUBE-EXTERNAL-SERVICES",
+        "KUBE-PROXY-FIREWALL",
+    ];
+    table == Table::Filter && jump.target().is_some_and(|to| refusing.contains(&to))
+}
+
 /// The rule that keeps other hosts from 127.0.0.0/8 while [`ROUTE_LOCALNET`] is set. kubelet has
 /// the same rule.
 pub fn localnet_rule() -> Rule {

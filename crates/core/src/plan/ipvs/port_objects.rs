@@ -198,9 +198,7 @@ pub fn port_objects(
         }
     }
     add_loop_back_entries(&mut entries, service_port.name.protocol, endpoints);
-    if let Some(port) = service_port.health_check_node_port {
-        entries.insert((SetId::HealthCheckNodePort, SetEntry::Port(port.get())));
-    }
+    add_health_check_entries(&mut entries, service_port);
     let wanted = |(real_servers, entries): (&Arc<RealServers>, BTreeSet<_>)| WantedServer {
         server: server.clone(),
         real_servers: real_servers.clone(),
@@ -484,6 +482,19 @@ fn add_entries(
             }
         }
     }
+}
+
+/// The port of the health check is open on the node, and at the addresses that a balancer probes.
+fn add_health_check_entries(entries: &mut BTreeSet<(SetId, SetEntry)>, service_port: &ServicePort) {
+    let Some(port) = service_port.health_check_node_port else {
+        return;
+    };
+    entries.insert((SetId::HealthCheckNodePort, SetEntry::Port(port.get())));
+    let vips = service_port.load_balancer_vips.iter();
+    entries.extend(vips.map(|vip| {
+        let entry = SetEntry::IpPort(*vip, Protocol::Tcp, port.get());
+        (SetId::HealthCheckVip, entry)
+    }));
 }
 
 /// A pod that reaches itself through a Service must be masqueraded, or it would reply to itself

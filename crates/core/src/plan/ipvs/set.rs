@@ -74,11 +74,12 @@ pub enum SetId {
     NoLocalEndpoints,
     LocalPolicyMark,
     HealthCheckNodePort,
+    HealthCheckVip,
     IpvsIps,
 }
 
 impl SetId {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::LoopBack,
         Self::ClusterIp,
         Self::ExternalIp,
@@ -93,6 +94,7 @@ impl SetId {
         Self::NoLocalEndpoints,
         Self::LocalPolicyMark,
         Self::HealthCheckNodePort,
+        Self::HealthCheckVip,
         Self::IpvsIps,
     ];
 
@@ -171,6 +173,11 @@ impl SetId {
                 "KUBE-HEALTH-CHECK-NODE-PORT",
                 BitmapPort,
                 "Kubernetes health check node port",
+            ),
+            Self::HealthCheckVip => (
+                "KUBE-HEALTH-CHECK-VIP",
+                HashIpPort,
+                "Kubernetes service load balancer ip + health check node port",
             ),
             Self::IpvsIps => ("KUBE-IPVS-IPS", HashIp, "Addresses on the ipvs interface"),
         }

@@ -6,7 +6,7 @@
 //! Differences from kube-proxy:
 //! - node ports are matched by address and port, so that a Service's port on another address is not
 //!   mistaken for one;
-//! - the port of a health check is not open at the addresses of Services;
+//! - the port of a health check is open at the load-balancer addresses of its own Service only;
 //! - rules for empty sets exist from the start, because rules are written once;
 //! - kube-proxy has one rule per load-balancer address in `KUBE-IPVS-OUT-FILTER` of `filter` to
 //!   drop the node's own packets that no source range admits. One rule in `mangle` OUTPUT, where
@@ -17,6 +17,7 @@ use crate::model::node::LocalDetector;
 use crate::plan::context::Context;
 use crate::plan::ipvs::mark::MarkRange;
 use crate::plan::ipvs::set::SetId;
+use crate::plan::order;
 use crate::plan::ruleset::{
     ChainName, Edit, InvalidChainName, Rule, Ruleset, Table, quote, unread_jumps,
 };
@@ -173,6 +174,8 @@ impl Texts<'_> {
             format!("{} -j RETURN", self.set(SetId::ClusterIp, "dst,dst")),
             format!("{} -j RETURN", self.set(SetId::ExternalIp, "dst,dst")),
             format!("{} -j RETURN", self.set(SetId::ExternalIpLocal, "dst,dst")),
+            // Balancers that pass packets through probe at the address that they balance.
+            format!("{} -j RETURN", self.noted(SetId::HealthCheckVip, "dst,dst")),
             refusal(self.context.family).as_str().to_owned(),
         ]
     }
@@ -503,6 +506,16 @@ pub fn edits(wanted: &FixedRules, present: &Ruleset) -> Vec<Edit> {
             edits.push(jump);
             edits.extend(old);
         }
+    }
+    for (table, chain, rule) in &wanted.jumps {
+        let takes: fn(Table, &Rule) -> bool = match (table, chain.as_str()) {
+            (Table::Nat, "PREROUTING" | "OUTPUT") => order::may_translate,
+            // It knows packets behind IPVS by marks that nobody has changed yet.
+            (Table::Mangle, "OUTPUT") => order::may_mark,
+            _ => continue,
+        };
+        let present = present.rules(*table, chain).unwrap_or_default();
+        edits.extend(order::to_the_top((*table, chain, rule), present, takes));
     }
     edits
 }

@@ -76,6 +76,7 @@ fn a_cold_start_makes_everything_in_order() {
             "create set KUBE-NO-LOCAL-ENDPOINTS hash:ip,port IPv4 maxelem 65536",
             "create set KUBE-LOCAL-POLICY-MARK hash:ip,port skbinfo IPv4 maxelem 65536",
             "create set KUBE-HEALTH-CHECK-NODE-PORT bitmap:port",
+            "create set KUBE-HEALTH-CHECK-VIP hash:ip,port IPv4 maxelem 65536",
             "create set KUBE-IPVS-IPS hash:ip IPv4 maxelem 65536",
         ]
     );

@@ -212,6 +212,7 @@ fn a_load_balancer_with_policy_local_is_in_both_sets() {
         [
             "KUBE-CLUSTER-IP 10.96.0.1,tcp:80",
             "KUBE-HEALTH-CHECK-NODE-PORT 31000",
+            "KUBE-HEALTH-CHECK-VIP 198.51.100.1,tcp:31000",
             "KUBE-IPVS-IPS 10.96.0.1",
             "KUBE-IPVS-IPS 198.51.100.1",
             "KUBE-LOAD-BALANCER 198.51.100.1,tcp:80",
@@ -378,6 +379,7 @@ fn without_node_port_addresses_the_rest_is_still_served() {
         [
             "KUBE-CLUSTER-IP 10.96.0.1,tcp:80",
             "KUBE-HEALTH-CHECK-NODE-PORT 31000",
+            "KUBE-HEALTH-CHECK-VIP 198.51.100.1,tcp:31000",
             "KUBE-IPVS-IPS 10.96.0.1",
             "KUBE-IPVS-IPS 198.51.100.1",
             "KUBE-LOAD-BALANCER 198.51.100.1,tcp:80",

@@ -184,3 +184,52 @@ fn only_what_differs_is_edited() {
         ]
     );
 }
+
+#[test]
+fn without_a_table_security_marks_are_cleared_where_they_are_set() {
+    let rules = fixed_rules(&Context {
+        has_security_table: false,
+        ..context(IpFamily::V4)
+    })
+    .unwrap();
+    assert_eq!(rules.chains.table(Table::Security).count(), 0);
+    assert!(
+        rules
+            .jumps
+            .iter()
+            .all(|(table, ..)| *table != Table::Security)
+    );
+    let marks = chain(&rules, Table::Mangle, "KUBE-IPVS-MARK");
+    let last = marks.last().unwrap();
+    assert!(last.starts_with("-m mark --mark 0x1000/0x1000 "), "{last}");
+    assert!(
+        last.ends_with(" -j MARK --set-xmark 0x0/0xffffe000"),
+        "{last}"
+    );
+}
+
+#[test]
+fn services_come_before_the_published_ports_of_others() {
+    let rules = v4();
+    let mut present = rules.chains.clone();
+    for (table, chain, rule) in &rules.jumps {
+        let of_chain = present.chains.entry((*table, chain.clone())).or_default();
+        of_chain.insert(0, rule.clone());
+    }
+    let taker = Rule::new("-m addrtype --dst-type LOCAL -j CNI-HOSTPORT-DNAT");
+    for name in ["PREROUTING", "OUTPUT"] {
+        let id = (Table::Nat, ChainName::new(name).unwrap());
+        present
+            .chains
+            .get_mut(&id)
+            .unwrap()
+            .insert(0, taker.clone());
+    }
+    let moved = edits(&rules, &present);
+    assert_eq!(moved.len(), 4);
+    for edit in &moved {
+        assert!(order::moves(&moved, edit), "{edit}");
+        present.apply(edit).unwrap();
+    }
+    assert_eq!(edits(&rules, &present), []);
+}

@@ -1,0 +1,389 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Other programs of a node beside IPVS mode: what they do to packet marks, to our link, to the
+//! order of rules; and a kernel that refuses something.
+
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+
+use super::Lab;
+use kpr_testkit::cases::At;
+use kpr_testkit::manifests::Service;
+use kpr_testkit::namespace::Namespace;
+use kpr_testkit::oracle;
+use kpr_testkit::proxy::{HEALTH_PORT, get, metric, series};
+use kpr_testkit::topology::{Family, Host, cluster_ip};
+use kpr_testkit::traffic::{Outcome, Patience, Protocol, ask};
+use kpr_testkit::wait;
+
+/// With an hour between audits nothing but notifications can help.
+const RARE: &str = "--ipvs-sync-period=1h";
+
+fn program(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "iptables",
+        Family::V6 => "ip6tables",
+    }
+}
+
+fn iptables(node: &Namespace, family: Family, arguments: &str) -> Result<()> {
+    let arguments: Vec<&str> = ["-w"].into_iter().chain(arguments.split(' ')).collect();
+    node.run(program(family), &arguments)?;
+    Ok(())
+}
+
+/// The client gets an answer from this server, which sees one of these addresses, if any are given.
+fn is_served(
+    lab: &Lab,
+    (from, to): (Host, SocketAddr),
+    protocol: Protocol,
+    by: Host,
+    seen: Option<IpAddr>,
+) -> Result<()> {
+    let outcome = ask(lab.topology.host(from), None, to, protocol, Patience::Long)?;
+    let is_right = matches!(&outcome, Outcome::Answered(answer)
+        if answer.by == by.name() && seen.is_none_or(|seen| seen == answer.source));
+    ensure!(is_right, "{from} to {to} over {protocol}: {outcome}");
+    Ok(())
+}
+
+/// What others do to marks, as rules that come and go.
+const MARKERS: [&str; 6] = [
+    // Calico's endpoint mark, before our rules and behind them.
+    "filter INPUT 1 -j MARK --or-mark 0x00100000",
+    "filter INPUT 9 -j MARK --or-mark 0xfff00000",
+    // kube-router's verdicts.
+    "filter INPUT 1 -j MARK --or-mark 0x30000",
+    // Before routing, as for policy routing.
+    "mangle PREROUTING 1 -j MARK --or-mark 0x00040000",
+    // By what the node itself sends.
+    "mangle OUTPUT 1 -j MARK --or-mark 0x00080000",
+    "mangle OUTPUT 2 -j MARK --or-mark 0x00080000",
+];
+
+/// Pods and the node reach the endpoints of other nodes, and pods keep their address, whatever
+/// others do to marks; and others still find their bits behind IPVS.
+pub(super) fn marks(binary: &Path) -> Result<()> {
+    let service = Service::new("web", 1, &[Host::Web3])
+        .protocols(&[Protocol::Tcp, Protocol::Udp])
+        .exposed()
+        .with("externalTrafficPolicy", json!("Local"));
+    let lab = Lab::new(binary, std::slice::from_ref(&service), &[RARE])?;
+    let node = lab.node();
+    // portmap's, which masquerades for published ports.
+    for family in Family::ALL {
+        for rule in [
+            "-t nat -N CNI-HOSTPORT-MASQ",
+            "-t nat -A CNI-HOSTPORT-MASQ -m mark --mark 0x2000/0x2000 -j MASQUERADE",
+            "-t nat -I POSTROUTING 1 -j CNI-HOSTPORT-MASQ",
+        ] {
+            iptables(node, family, rule)?;
+        }
+    }
+    let proxy = lab.start()?;
+    let all_served = |what: &str| -> Result<()> {
+        for family in Family::ALL {
+            for at in [At::Vip, At::ExternalIp] {
+                for protocol in [Protocol::Tcp, Protocol::Udp] {
+                    for (from, seen) in [
+                        (Host::Shell, Some(Host::Shell.address(family))),
+                        (Host::Node, None),
+                    ] {
+                        let to = at.address(&service, family, 80);
+                        is_served(&lab, (from, to), protocol, Host::Web3, seen)
+                            .with_context(|| format!("{what}; the log:\n{}", proxy.log()))?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    };
+    all_served("without others")?;
+    for marker in MARKERS {
+        let (table, rest) = marker.split_once(' ').context("a table")?;
+        let (chain, rest) = rest.split_once(' ').context("a chain")?;
+        let (place, rule) = rest.split_once(' ').context("a place")?;
+        for family in Family::ALL {
+            let count = node.run(program(family), &["-t", table, "-S", chain])?;
+            // The first line is the policy.
+            let last = count.lines().count().to_string();
+            let place = if place == "9" { &last } else { place };
+            iptables(
+                node,
+                family,
+                &format!("-t {table} -I {chain} {place} {rule}"),
+            )?;
+        }
+        all_served(marker)?;
+        for family in Family::ALL {
+            iptables(node, family, &format!("-t {table} -D {chain} {rule}"))?;
+        }
+    }
+    // Felix looks for the endpoint's bits behind IPVS to find whose policy it is.
+    for family in Family::ALL {
+        let from = Host::Shell.address(family);
+        for rule in [
+            "-I INPUT 1 -j MARK --or-mark 0x00100000".to_owned(),
+            format!(
+                "-I OUTPUT 1 -s {from} -m mark ! --mark 0x00100000/0xfff00000 -m conntrack --ctstate NEW -j DROP"
+            ),
+        ] {
+            iptables(node, family, &rule)?;
+        }
+    }
+    for family in Family::ALL {
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            let to = At::Vip.address(&service, family, 80);
+            let seen = Some(Host::Shell.address(family));
+            is_served(&lab, (Host::Shell, to), protocol, Host::Web3, seen)
+                .context("bits that are put back")?;
+        }
+    }
+    let saved = node.run("ipset", &["save"])?;
+    let marks = saved.lines().filter(|line| line.contains(" skbmark "));
+    for line in marks {
+        let mark = line.split(" skbmark ").nth(1).unwrap_or_default();
+        let mark = mark.split(['/', ' ']).next().unwrap_or_default();
+        let mark =
+            u32::from_str_radix(mark.trim_start_matches("0x"), 16).context(line.to_owned())?;
+        ensure!(mark & 0xffff_e000 == 0, "{line}");
+    }
+    lab.nothing_to_do_soon()
+}
+
+/// What is done to the link, as shell text for `ip`.
+fn tampering() -> Vec<(&'static str, Vec<String>)> {
+    let [v4, v6] = Family::ALL.map(|family| cluster_ip(family, 1));
+    let one = |text: &str| vec![text.to_owned()];
+    vec![
+        ("flushed", one("address flush dev kube-ipvs0")),
+        (
+            "up and down",
+            one("link set kube-ipvs0 up\nlink set kube-ipvs0 down"),
+        ),
+        ("deleted", one("link delete kube-ipvs0")),
+        (
+            "an address deleted",
+            vec![
+                format!("address delete {v4}/32 dev kube-ipvs0"),
+                format!("address delete {v6}/128 dev kube-ipvs0"),
+            ],
+        ),
+        (
+            "a local route deleted",
+            vec![
+                format!("route delete table local local {v4} dev kube-ipvs0"),
+                format!("-6 route delete table local local {v6} dev kube-ipvs0"),
+            ],
+        ),
+        (
+            // kube-router v2.11.1, its service proxy beside ours and its end.
+            "a link with the same address taken away",
+            vec![
+                "link add kube-dummy-if type dummy".to_owned(),
+                "link set kube-dummy-if up".to_owned(),
+                format!("address add {v4}/32 dev kube-dummy-if scope link"),
+                format!(
+                    "route replace local {v4} dev kube-dummy-if table local proto kernel scope host src {}",
+                    Host::Node.address(Family::V4)
+                ),
+                "link delete kube-dummy-if".to_owned(),
+            ],
+        ),
+    ]
+}
+
+pub(super) fn link_is_repaired(binary: &Path) -> Result<()> {
+    let services = [Service::new("web", 1, &[Host::Web1, Host::Web3]).exposed()];
+    let lab = Lab::new(binary, &services, &[RARE])?;
+    let node = lab.node();
+    let proxy = lab.start()?;
+    let wanted = oracle::wanted_addresses(&services);
+    let serves = |what: &str| -> Result<()> {
+        wait::until(&format!("kube-ipvs0 was {what}: it serves again"), || {
+            let found = oracle::bound_addresses(node)?;
+            ensure!(found == wanted, "{found:?}\n{}", proxy.log());
+            for family in Family::ALL {
+                let to = At::ClusterIp.address(&services[0], family, 80);
+                for from in [Host::Shell, Host::Node] {
+                    let from_host = lab.topology.host(from);
+                    let outcome = ask(from_host, None, to, Protocol::Tcp, Patience::Short)?;
+                    let is_right = matches!(outcome, Outcome::Answered(_));
+                    ensure!(is_right, "{from} to {to}: {outcome}\n{}", proxy.log());
+                }
+            }
+            Ok(())
+        })
+    };
+    serves("made")?;
+    for (what, commands) in tampering() {
+        for command in commands {
+            for line in command.lines() {
+                let arguments: Vec<&str> = line.split(' ').collect();
+                node.run("ip", &arguments).context(what)?;
+            }
+        }
+        serves(what)?;
+    }
+    lab.nothing_to_do_soon()?;
+    proxy.kill()?;
+    // A route that went while nobody watched.
+    let v4 = cluster_ip(Family::V4, 1).to_string();
+    let route = [
+        "route",
+        "delete",
+        "table",
+        "local",
+        "local",
+        &v4,
+        "dev",
+        "kube-ipvs0",
+    ];
+    node.run("ip", &route)?;
+    let proxy = lab.start()?;
+    wait::until("the route is back after a start", || {
+        let to = At::ClusterIp.address(&services[0], Family::V4, 80);
+        let shell = lab.topology.host(Host::Shell);
+        let outcome = ask(shell, None, to, Protocol::Tcp, Patience::Short)?;
+        let is_right = matches!(outcome, Outcome::Answered(_));
+        ensure!(is_right, "{outcome}\n{}", proxy.log());
+        Ok(())
+    })
+}
+
+/// IPv6 is disabled on our link: IPv4 is served, the proxy is healthy and says what to do, and
+/// IPv6 is served once that is done.
+pub(super) fn refused_addresses(binary: &Path) -> Result<()> {
+    let services = [Service::new("web", 1, &[Host::Web1, Host::Web3])];
+    let lab = Lab::new(binary, &services, &["--ipvs-sync-period=2s"])?;
+    let node = lab.node();
+    node.sysctl(&[("net/ipv6/conf/default/disable_ipv6", "1")])?;
+    // It waits until a round of both families has succeeded.
+    let proxy = lab.start()?;
+    let to = |family| At::ClusterIp.address(&services[0], family, 80);
+    let served = |family| -> Result<()> {
+        let shell = lab.topology.host(Host::Shell);
+        let outcome = ask(shell, None, to(family), Protocol::Tcp, Patience::Short)?;
+        let is_right = matches!(outcome, Outcome::Answered(_));
+        ensure!(is_right, "{outcome}\n{}", proxy.log());
+        Ok(())
+    };
+    served(Family::V4)?;
+    proxy.wait_for_log(&["net.ipv6.conf.kube-ipvs0.disable_ipv6"])?;
+    wait::until("the Service is set aside in IPv6 only", || {
+        let refused = series(node, "kube_proxy_rs_refused_service_ports")?;
+        let of = |family: &str| {
+            let name = format!("kube_proxy_rs_refused_service_ports{{ip_family=\"{family}\"}}");
+            refused.get(&name).copied()
+        };
+        let is_right = of("IPv4") == Some(0.0) && of("IPv6").is_some_and(|count| count > 0.0);
+        ensure!(is_right, "{refused:?}");
+        let health = get(node, HEALTH_PORT, "/livez")?;
+        ensure!(health.starts_with("HTTP/1.0 200"), "{health}");
+        Ok(())
+    })?;
+    let drift = metric(node, "kube_proxy_rs_drift_total")?;
+    ensure!(drift == 0.0, "a refusal is drift: {drift}");
+    node.sysctl(&[("net/ipv6/conf/kube-ipvs0/disable_ipv6", "0")])?;
+    wait::until("IPv6 is served", || served(Family::V6))?;
+    wait::until("nothing is set aside", || {
+        let refused = metric(node, "kube_proxy_rs_refused_service_ports")?;
+        ensure!(refused == 0.0, "{refused}\n{}", proxy.log());
+        Ok(())
+    })
+}
+
+/// portmap publishes port 80 of a pod on all local addresses, which those of Services are here.
+pub(super) fn published_ports(binary: &Path) -> Result<()> {
+    let services = [Service::new("web", 1, &[Host::Web1]).protocols(&[Protocol::Tcp])];
+    let lab = Lab::new(binary, &services, &[RARE])?;
+    let node = lab.node();
+    let publish = |family: Family| -> Result<()> {
+        for chain in ["PREROUTING", "OUTPUT"] {
+            let jump =
+                format!("-t nat -I {chain} 1 -m addrtype --dst-type LOCAL -j CNI-HOSTPORT-DNAT");
+            iptables(node, family, &jump)?;
+        }
+        Ok(())
+    };
+    for family in Family::ALL {
+        let pod = SocketAddr::new(Host::Web2.address(family), 8080);
+        iptables(node, family, "-t nat -N CNI-HOSTPORT-DNAT")?;
+        let rule =
+            format!("-t nat -A CNI-HOSTPORT-DNAT -p tcp --dport 80 -j DNAT --to-destination {pod}");
+        iptables(node, family, &rule)?;
+        publish(family)?;
+    }
+    let proxy = lab.start()?;
+    let serves = |when: &str| {
+        wait::until(&format!("Services win {when}"), || {
+            for family in Family::ALL {
+                let to = At::ClusterIp.address(&services[0], family, 80);
+                for from in [Host::Shell, Host::Node] {
+                    is_served(&lab, (from, to), Protocol::Tcp, Host::Web1, None)
+                        .with_context(|| proxy.log())?;
+                }
+                // The published port itself.
+                let to = SocketAddr::new(Host::Node.address(family), 80);
+                is_served(&lab, (Host::Client, to), Protocol::Tcp, Host::Web2, None)?;
+            }
+            Ok(())
+        })
+    };
+    serves("where they came later")?;
+    for family in Family::ALL {
+        publish(family)?;
+    }
+    serves("where the jump is put above ours again")?;
+    lab.nothing_to_do_soon()
+}
+
+/// What a server answers to a health check, header included.
+fn check(from: &Namespace, to: SocketAddr) -> Result<String> {
+    let limit = Duration::from_secs(5);
+    let mut stream = from.enter(|| TcpStream::connect_timeout(&to, limit))??;
+    stream.set_read_timeout(Some(wait::LIMIT))?;
+    write!(stream, "GET / HTTP/1.0\r\nHost: node\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+/// A balancer that passes packets through probes at the address that it balances.
+pub(super) fn health_checks(binary: &Path) -> Result<()> {
+    const PORT: u16 = 31_700;
+    let service = Service::new("web", 1, &[Host::Web1])
+        .protocols(&[Protocol::Tcp])
+        .exposed()
+        .with("externalTrafficPolicy", json!("Local"))
+        .with("healthCheckNodePort", json!(PORT));
+    let other = Service::new("other", 2, &[Host::Web1]).exposed();
+    let lab = Lab::new(binary, &[service.clone(), other.clone()], &[])?;
+    let proxy = lab.start()?;
+    let client = lab.topology.host(Host::Client);
+    for family in Family::ALL {
+        let vip = At::Vip.address(&service, family, PORT);
+        for at in [SocketAddr::new(Host::Node.address(family), PORT), vip] {
+            wait::until("the health check answers", || {
+                let answer = check(client, at)?;
+                ensure!(answer.contains("200 OK"), "{at}: {answer}\n{}", proxy.log());
+                Ok(())
+            })?;
+        }
+        let closed = [
+            At::ExternalIp.address(&service, family, PORT),
+            At::Vip.address(&other, family, PORT),
+            SocketAddr::new(vip.ip(), HEALTH_PORT),
+            SocketAddr::new(vip.ip(), 22),
+        ];
+        for at in closed {
+            let outcome = ask(client, None, at, Protocol::Tcp, Patience::Long)?;
+            ensure!(outcome == Outcome::Refused, "{at}: {outcome}");
+        }
+    }
+    Ok(())
+}
