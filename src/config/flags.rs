@@ -202,12 +202,12 @@ flags! {
     /// Ranges besides the pods' that tunnels of a forwarding method may lead to.
     tunnel_cidrs: Vec<String>, "CIDRS" = "[]", always;
     /// Maximum number of addresses and ports of a Service that are programmed, for each family.
-    service_max_frontends: Option<u32>, "NUMBER" = "5000", always;
+    service_max_frontends: Option<i32>, "NUMBER" = "5000", always;
     /// Maximum number of endpoints of a Service that are programmed, for each family.
-    service_max_endpoints: Option<u32>, "NUMBER" = "10000", always;
+    service_max_endpoints: Option<i32>, "NUMBER" = "10000", always;
     /// Maximum number of objects of a Service that are programmed, for each family: its frontends,
     /// and endpoints and source ranges for each of them.
-    service_max_objects: Option<u32>, "NUMBER" = "50000", always;
+    service_max_objects: Option<i32>, "NUMBER" = "50000", always;
 
     /// How to detect traffic from local pods: `ClusterCIDR`, `NodeCIDR`, `BridgeInterface`,
     /// `InterfaceNamePrefix`.

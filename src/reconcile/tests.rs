@@ -320,7 +320,8 @@ struct Fixture<P: Planner = ipvs::Planner> {
 
 impl Fixture {
     fn new() -> Self {
-        Self::with(&["--proxy-mode=ipvs", "--ipvs-sync-period=30s"])
+        let periods = ["--ipvs-sync-period=30s", "--ipvs-min-sync-period=0s"];
+        Self::with(&[&["--proxy-mode=ipvs"], &periods[..]].concat())
     }
 
     fn with(flags: &[&str]) -> Self {

@@ -48,10 +48,10 @@ pub(super) fn budget(flags: &Flags, errors: &mut Errors) -> Budget {
         let Some(wanted) = flag else {
             continue;
         };
-        if wanted == 0 {
+        if wanted <= 0 {
             errors.invalid(path, wanted, POSITIVE);
         }
-        *limit = usize::try_from(wanted).unwrap_or(usize::MAX);
+        *limit = usize::try_from(wanted).unwrap_or_default();
     }
     budget
 }

@@ -42,7 +42,11 @@ fn health_checks_are_published_when_the_kernel_has_the_change() {
 
 #[test]
 fn node_ports_for_localhost_are_published_when_they_change() {
-    let mut fixture = Fixture::with(&["--proxy-mode=ipvs", "--localhost-nodeports"]);
+    let mut fixture = Fixture::with(&[
+        "--proxy-mode=ipvs",
+        "--ipvs-min-sync-period=0s",
+        "--localhost-nodeports",
+    ]);
     let reported = |fixture: &Fixture| -> Vec<Vec<(Transport, u16)>> {
         let reported = std::mem::take(&mut *fixture.watcher.loopback_ports.lock().unwrap());
         let ports = reported
