@@ -18,6 +18,7 @@ mod kubeadm;
 mod manifests;
 mod nodes;
 mod pod;
+mod policies;
 
 /// A path below `deploy/`.
 fn deploy(path: &str) -> String {
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
     }
     let tests = [
         manifests::TESTS,
+        policies::TESTS,
         helm::TESTS,
         kubeadm::TESTS,
         nodes::TESTS,

@@ -18,7 +18,8 @@ k8s-app: kube-proxy-rs
 {{/* KubeProxyConfiguration: values that are set, then extraConfig over them. */}}
 {{- define "kube-proxy-rs.config" -}}
 {{- $config := dict "apiVersion" "kubeproxy.config.k8s.io/v1alpha1" "kind" "KubeProxyConfiguration" "mode" .Values.mode -}}
-{{- range $field := list "clusterCIDR" "nodePortAddresses" "metricsBindAddress" "healthzBindAddress" "featureGates" "conntrack" }}
+{{- $_ := set $config "featureGates" (mergeOverwrite (dict "AllowServiceExternalIPs" .Values.serviceExternalIPs) (deepCopy .Values.featureGates)) -}}
+{{- range $field := list "clusterCIDR" "nodePortAddresses" "metricsBindAddress" "healthzBindAddress" "conntrack" }}
 {{- with index $.Values $field }}{{ $_ := set $config $field . }}{{ end }}
 {{- end }}
 {{- range $section := list "ipvs" "iptables" }}
