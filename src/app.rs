@@ -20,6 +20,7 @@ mod shutdown;
 mod state;
 mod waiting;
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -146,7 +147,7 @@ fn init(settings: Settings) -> anyhow::Result<()> {
         exec: &exec,
         clock,
         observer: Arc::new(Unobserved),
-        api_server: None,
+        api_servers: BTreeSet::new(),
         registry: None,
     })?;
     bootstrap::tune_conntrack(&settings, &metrics.dataplane);
@@ -209,14 +210,14 @@ async fn print_plan(settings: Settings, output: OutputFormat) -> anyhow::Result<
     let updates = tokio::time::timeout(PLAN_PATIENCE, reading)
         .await
         .context("timed out reading Services and EndpointSlices")??;
-    let api_server = settings.source.server_address()?;
+    let api_servers = settings.source.server_addresses().await?;
     let planning = move || {
         let opened = modes::open(Opening {
             settings: Arc::new(settings),
             exec: &exec,
             clock,
             observer: Arc::new(Unobserved),
-            api_server,
+            api_servers,
             registry: None,
         })?;
         Ok(opened.sync.plan_only(updates)?)
@@ -451,7 +452,7 @@ async fn prepared(
     observer: Arc<dyn Observer>,
     metrics: &instrumentation::Metrics,
 ) -> anyhow::Result<Opened> {
-    let api_server = settings.source.server_address()?;
+    let api_servers = settings.source.server_addresses().await?;
     let (registry, dataplane) = (metrics.registry.clone(), metrics.dataplane.clone());
     blocking(move || {
         let opened = modes::open(Opening {
@@ -459,7 +460,7 @@ async fn prepared(
             exec: &exec,
             clock,
             observer,
-            api_server,
+            api_servers,
             registry: Some(&registry),
         })?;
         bootstrap::tune_conntrack(&settings, &dataplane);

@@ -15,4 +15,5 @@ pub mod nftables;
 pub mod node;
 mod notifications;
 mod rules;
+pub mod surroundings;
 pub mod sysctl;

@@ -9,6 +9,7 @@ pub mod context;
 mod drain;
 mod family;
 pub mod health_checks;
+mod holders;
 mod link_watch;
 pub mod loopback_ports;
 mod network_warnings;
@@ -109,11 +110,14 @@ pub struct Parts<P, K> {
 
 /// See the module.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent conditions")]
 pub struct Reconciler<P: Planner, K> {
     settings: Arc<Settings>,
     served: Vec<Served<P>>,
     facts: NodeFacts,
     facts_changed: bool,
+    /// Who has which address may have changed.
+    holders_due: bool,
     node_listed: bool,
     /// At least one round has run.
     is_started: bool,
@@ -172,6 +176,7 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
             served,
             facts,
             facts_changed: false,
+            holders_due: true,
             node_listed: false,
             is_started: false,
             warnings: ReportedOnce::default(),
@@ -250,6 +255,16 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
                 }
                 self.request();
             }
+            Input::Source(Update::Nodes(nodes)) => {
+                self.facts.nodes = Some(nodes);
+                self.holders_due = true;
+                self.request();
+            }
+            Input::Source(Update::ApiServers(addresses)) => {
+                self.facts.api_servers = addresses;
+                self.holders_due = true;
+                self.request();
+            }
             Input::Source(Update::ServiceCidrs(ranges)) => {
                 if self.facts.service_cidrs != ranges {
                     self.facts.service_cidrs = ranges;
@@ -317,9 +332,8 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
 
     /// Whether everything that a correct first round needs is known.
     fn is_ready(&self) -> bool {
-        let is_patient =
-            |missing: Missing| !self.is_started && self.clock.monotonic() < missing.patience();
-        self.tracker.is_complete() && !self.missing().is_some_and(is_patient)
+        let is_patient = |missing: Missing| self.clock.monotonic() < missing.patience();
+        self.tracker.is_complete() && (self.is_started || !self.missing().is_some_and(is_patient))
     }
 
     fn work(&mut self) {
@@ -361,6 +375,7 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
         let facts = Facts {
             node_addresses: self.facts.addresses.clone(),
             exclude_cidrs: self.settings.ipvs.exclude_cidrs.clone(),
+            node_port_range: self.settings.node_port_range,
         };
         if is_serving && previous.look(now, &facts) {
             self.previous = None;
@@ -375,16 +390,17 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
         self.start();
         let start = self.clock.monotonic();
         self.runner.begin(start);
+        if is_audit {
+            // Nothing notifies about a route that changes alone.
+            self.look_at_addresses();
+        }
+        self.renew_holders(is_audit);
         let mut changes = self.tracker.take();
         self.turns.admit(&mut changes.services, start);
         self.observer.changes_taken(&changes);
         let (services, slices) = self.tracker.counts();
         self.observer.known(services, slices);
         self.look_for_schedulers(&changes, is_audit);
-        if is_audit {
-            // Nothing notifies about a route that changes alone.
-            self.look_at_addresses();
-        }
         if std::mem::take(&mut self.facts_changed) {
             self.renew_contexts();
         }

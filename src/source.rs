@@ -4,6 +4,7 @@
 //! source knows nothing of dataplanes, and never stops on invalid input: the invalid part is
 //! reported as a [`Problem`], the rest is used.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -13,9 +14,10 @@ use std::time::Duration;
 use ipnet::IpNet;
 use tokio::sync::mpsc;
 
-use kpr_core::model::{self, NodeInfo};
+use kpr_core::model::{self, NodeClaims, NodeInfo};
 
 pub mod annotations;
+mod census;
 pub mod cluster_size;
 pub mod convert;
 pub mod kubernetes;
@@ -36,6 +38,12 @@ pub enum Update {
     /// The ranges of all `ServiceCIDR` objects together, sorted; empty where there are none or the
     /// server does not know the kind.
     ServiceCidrs(Vec<IpNet>),
+    /// The addresses of all Nodes, ours too. An API server is asked for them only once some Service
+    /// [claims addresses](model::Service::claims_addresses), and may refuse; files send those of
+    /// other nodes.
+    Nodes(NodeClaims),
+    /// The addresses that the API server's name stands for; not sent where the name is an address.
+    ApiServers(BTreeSet<IpAddr>),
 }
 
 /// Which source to read.
@@ -108,11 +116,11 @@ impl Source {
         matches!(self, Self::Kubernetes(_))
     }
 
-    /// The address of the API server, where there is one and its URL has no host name.
-    pub fn server_address(&self) -> Result<Option<IpAddr>, Error> {
+    /// The addresses of the API server as its URL has them, by name or not; none without one.
+    pub async fn server_addresses(&self) -> Result<BTreeSet<IpAddr>, Error> {
         match self {
-            Self::Kubernetes(config) => Ok(kubernetes::server_address(config)?),
-            Self::Manifests(_) => Ok(None),
+            Self::Kubernetes(config) => Ok(kubernetes::server_addresses(config).await?),
+            Self::Manifests(_) => Ok(BTreeSet::new()),
         }
     }
 
@@ -138,7 +146,8 @@ pub enum Error {
 /// the future to stop it earlier.
 ///
 /// Every kind is sent at least once, as soon as it was read completely: `ServicesReplaced`,
-/// `SlicesReplaced`, `Node` and `ServiceCidrs`, in any order.
+/// `SlicesReplaced`, `Node` and `ServiceCidrs`, in any order; from an API server `Nodes` too, once
+/// some Service claims addresses.
 pub async fn run<U: From<Update> + Send>(
     source: Source,
     options: Options,
@@ -164,19 +173,26 @@ pub async fn read(
     observer: Arc<dyn Observer>,
 ) -> Result<Vec<Update>, Error> {
     let (sender, mut receiver) = mpsc::channel(16);
+    let has_server = source.needs_node();
     let reading = async {
         let mut updates = Vec::new();
         let (mut services, mut slices, mut node, mut cidrs) = (false, false, false, false);
-        while !(services && slices && node && cidrs) {
+        let (mut needs_nodes, mut nodes) = (false, false);
+        while !(services && slices && node && cidrs && (nodes || !needs_nodes)) {
             let Some(update) = receiver.recv().await else {
                 break;
             };
             match &update {
-                Update::Model(model::Event::ServicesReplaced(_)) => services = true,
+                Update::Model(model::Event::ServicesReplaced(all)) => {
+                    services = true;
+                    let claims = all.iter().any(model::Service::claims_addresses);
+                    needs_nodes = has_server && claims;
+                }
                 Update::Model(model::Event::SlicesReplaced(_)) => slices = true,
-                Update::Model(_) => {}
+                Update::Model(_) | Update::ApiServers(_) => {}
                 Update::Node(_) => node = true,
                 Update::ServiceCidrs(_) => cidrs = true,
+                Update::Nodes(_) => nodes = true,
             }
             updates.push(update);
         }

@@ -165,6 +165,7 @@ impl<'a> Cluster<'a> {
                 self.tracker.apply(event);
             }
             Update::Node(node) => self.node = node,
+            Update::Nodes(_) | Update::ApiServers(_) => {}
             Update::ServiceCidrs(cidrs) => {
                 self.cidrs = cidrs.iter().map(ToString::to_string).collect();
             }

@@ -81,7 +81,9 @@ impl Common {
             addresses: self.node.node_addresses()?,
             gateways: self.node.gateways()?,
             network: self.node.network()?,
-            api_server: opening.api_server,
+            networks: self.node.networks()?,
+            resolvers: self.node.resolvers(),
+            api_servers: opening.api_servers.clone(),
             kernel: self.version,
             tcp_is_liberal: ConntrackSysctls::default().is_liberal(),
             ..NodeFacts::default()

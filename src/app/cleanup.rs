@@ -32,6 +32,7 @@ pub(super) fn run(settings: &Settings, exec: &Arc<dyn Exec>) -> anyhow::Result<L
     let facts = Facts {
         node_addresses: node::node_addresses(&mut links)?,
         exclude_cidrs: settings.ipvs.exclude_cidrs.clone(),
+        node_port_range: settings.node_port_range,
     };
     let mut ipvs = match modes::leftovers(&BTreeMap::new(), exec) {
         Ok(ipvs) => ipvs,

@@ -2,6 +2,7 @@
 //! The modes that this program has, one line each. A mode is a planner ([`kpr_core::plan::mode`]),
 //! the kernel as that planner uses it ([`crate::dataplane::modes`]), and a way to open both.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -41,8 +42,8 @@ pub(super) struct Opening<'a> {
     pub(super) exec: &'a Arc<dyn Exec>,
     pub(super) clock: Clock,
     pub(super) observer: Arc<dyn Observer>,
-    /// The address of the API server, where that is known without a name lookup.
-    pub(super) api_server: Option<IpAddr>,
+    /// The addresses of the API server.
+    pub(super) api_servers: BTreeSet<IpAddr>,
     /// Where metrics of the kernel's own counters go, if the proxy is going to run.
     pub(super) registry: Option<&'a Registry>,
 }

@@ -29,7 +29,7 @@ pub fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
         config_file: "--config";
         // What planning reads, and the loop.
         bind_address, sync, masquerade_all, masquerade_bit, iptables_localhost_node_ports,
-        localhost_node_ports, ipvs, detect_local, node_port_addresses,
+        localhost_node_ports, ipvs, detect_local, node_port_addresses, node_port_range,
         // Written again.
         conntrack, oom_score_adj,
         // For people.

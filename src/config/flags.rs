@@ -220,6 +220,9 @@ flags! {
     cluster_cidr: Option<String>, "CIDRS" => cluster_cidr;
     /// Addresses that accept node port connections: CIDRs, `primary`, `localhost`, `all`.
     nodeport_addresses: Vec<String>, "LIST" = "[]";
+    /// The API server's range of node ports, `30000-32767`: virtual servers there are ours, even if
+    /// no set lists them.
+    service_node_port_range: Option<String>, "RANGE", always;
 
     /// Value for `/proc/self/oom_score_adj`.
     oom_score_adj: Option<i32>, "NUMBER" = "-999" => oom_score_adj;

@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use kpr_core::model::address::{parse_cidr, parse_ip};
 use kpr_core::model::net::IpFamily;
 use kpr_core::model::node::{DetectLocal, InterfaceName, NodePortAddress, NodePortAddresses};
-use kpr_core::model::{GoDuration, ProxyMode};
+use kpr_core::model::{GoDuration, PortRange, ProxyMode};
 use kpr_core::plan::conntrack::tuning::Tuning;
 
 use super::defaults::{IPVS_DRAIN_LIMIT, MASQUERADE_BIT, SCHEDULER, split_host_port};
@@ -67,6 +67,7 @@ pub(super) fn resolve(
     services::of_ipvs(flags, &mut ipvs, &mut errors);
     let budget = services::budget(flags, &mut errors);
     let annotations = services::annotations(flags, &mut errors);
+    let node_port_range = node_port_range(flags, &mut errors);
     let conntrack = conntrack(config, &mut errors);
     let path = "KubeProxyLinuxConfiguration.OOMScoreAdj";
     let oom_score = config.oom_score_adj.unwrap_or(0);
@@ -121,6 +122,7 @@ pub(super) fn resolve(
         iptables_backend: flags.iptables_backend.unwrap_or_default(),
         iptables_localhost_node_ports: config.iptables.localhost_node_ports.unwrap_or(true),
         localhost_node_ports: flags.localhost_nodeports.unwrap_or(false),
+        node_port_range,
         ipvs,
         detect_local,
         node_port_addresses,
@@ -346,6 +348,17 @@ fn hidden_metrics(version: &str, errors: &mut Errors) {
         let message = format!("must be omitted or have the value '{previous}'");
         errors.invalid_text("ShowHiddenMetricsForVersion", version, &message);
     }
+}
+
+fn node_port_range(flags: &Flags, errors: &mut Errors) -> Option<PortRange> {
+    let text = flags.service_node_port_range.as_deref()?;
+    let text = Some(text).filter(|text| !text.is_empty())?;
+    text.parse()
+        .map_err(|_invalid| {
+            let message = "must be a range of ports, such as 30000-32767";
+            errors.invalid_text("--service-node-port-range", text, message);
+        })
+        .ok()
 }
 
 fn detect_local(

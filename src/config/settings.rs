@@ -15,7 +15,7 @@ use super::types::KubeProxyConfiguration;
 use crate::source::{Annotations, Source};
 use kpr_core::model::ipvs_options::Scheduler;
 use kpr_core::model::node::{DetectLocal, NodePortAddresses};
-use kpr_core::model::{Budget, ProxyMode};
+use kpr_core::model::{Budget, PortRange, ProxyMode};
 use kpr_core::plan::conntrack::tuning::Tuning;
 
 /// When rounds happen.
@@ -155,6 +155,8 @@ pub struct Settings {
     pub detect_local: DetectLocal,
     /// Where node ports answer.
     pub node_port_addresses: NodePortAddresses,
+    /// The cluster's range of node ports, if the operator says so (`--service-node-port-range`).
+    pub node_port_range: Option<PortRange>,
     /// Connection tracking.
     pub conntrack: Tuning,
     /// How much of each Service is programmed.

@@ -7,7 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use super::network::Network;
+use super::surroundings::Listening;
 use kpr_core::model::IpFamily;
 use kpr_core::model::ipvs_options::Scheduler;
 use kpr_core::plan::conntrack::flows::Cleanup;
@@ -97,6 +100,21 @@ pub trait Host: Send {
     /// What the node's network does outside of our rules.
     fn network(&mut self) -> Result<Network, ObserveError> {
         Ok(Network::default())
+    }
+
+    /// The networks in which this node has neighbours, by the addresses of its links.
+    fn networks(&mut self) -> Result<BTreeSet<IpNet>, ObserveError> {
+        Ok(BTreeSet::new())
+    }
+
+    /// The DNS servers that this node asks.
+    fn resolvers(&mut self) -> BTreeSet<IpAddr> {
+        BTreeSet::new()
+    }
+
+    /// Where processes of this node listen.
+    fn listening(&mut self) -> Result<Listening, ObserveError> {
+        Ok(Listening::new())
     }
 }
 

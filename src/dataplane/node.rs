@@ -6,6 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use super::conntrack;
 use super::exec::Exec;
 use super::failure::{Failed as _, outcome};
@@ -16,12 +18,16 @@ use super::links::{Address, Links, Scope};
 use super::network::{self, Network};
 use super::nftables;
 use super::rules::Rules;
+use super::surroundings::{self, Listening};
 use super::sysctl::Sysctls;
 use kpr_core::model::IpFamily;
 use kpr_core::plan::conntrack::flows::Cleanup;
 use kpr_core::plan::ipvs::step::LINK;
 use kpr_core::plan::ruleset::{RuleBatch, Ruleset};
 use kpr_core::plan::{Failure, Outcome};
+
+/// The kernel's index of `lo`, the first link of each network namespace (`LOOPBACK_IFINDEX`).
+const LOOPBACK: u32 = 1;
 
 /// See the module.
 #[derive(Debug)]
@@ -113,6 +119,18 @@ impl Host for NodeKernel {
         let network = network::observe(&mut self.links, &self.sysctls);
         network.map_err(|error| ObserveError::new("links of the node", error))
     }
+
+    fn networks(&mut self) -> Result<BTreeSet<IpNet>, ObserveError> {
+        networks(&mut self.links)
+    }
+
+    fn resolvers(&mut self) -> BTreeSet<IpAddr> {
+        surroundings::resolvers()
+    }
+
+    fn listening(&mut self) -> Result<Listening, ObserveError> {
+        surroundings::listening().map_err(|error| ObserveError::new("listening sockets", error))
+    }
 }
 
 impl RuleKernel for NodeKernel {
@@ -128,18 +146,34 @@ impl RuleKernel for NodeKernel {
 
 /// The addresses of this node on links other than ours, without loopback and link-local ones.
 pub fn node_addresses(links: &mut Links) -> Result<BTreeSet<IpAddr>, ObserveError> {
+    let addresses = addresses_elsewhere(links)?;
+    Ok(addresses.iter().map(|address| address.ip).collect())
+}
+
+/// The networks of the links of those addresses.
+fn networks(links: &mut Links) -> Result<BTreeSet<IpNet>, ObserveError> {
+    let addresses = addresses_elsewhere(links)?.into_iter();
+    // The whole network of an address of the loopback interface is this node.
+    let has_neighbours = |address: &Address| {
+        address.link != LOOPBACK && !address.is_host() && address.prefix_len > 0
+    };
+    let network = |address: Address| IpNet::new(address.ip, address.prefix_len).ok();
+    Ok(addresses
+        .filter(has_neighbours)
+        .filter_map(network)
+        .map(|network| network.trunc())
+        .collect())
+}
+
+fn addresses_elsewhere(links: &mut Links) -> Result<Vec<Address>, ObserveError> {
     let failed = |error| ObserveError::new("addresses of the node", error);
-    let addresses = links.addresses().map_err(failed)?;
+    let mut addresses = links.addresses().map_err(failed)?;
     let ours = links.find(LINK).map_err(failed)?.map(|link| link.index);
-    let counts = |address: &&Address| {
+    addresses.retain(|address| {
         Some(address.link) != ours
             && address.scope == Scope::Global
             && !address.is_tentative
             && !address.ip.is_loopback()
-    };
-    Ok(addresses
-        .iter()
-        .filter(counts)
-        .map(|address| address.ip)
-        .collect())
+    });
+    Ok(addresses)
 }

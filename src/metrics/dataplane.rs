@@ -36,7 +36,7 @@ declare_metrics! {
         unwritable_sysctls: IntGaugeVec = "kube_proxy_rs_sysctl_unwritable",
             "1 for each kernel setting that could not be written", &["name"];
         unbound_addresses: IntGaugeVec = "kube_proxy_rs_unbound_addresses",
-            "Service addresses not bound to kube-ipvs0 because another interface or endpoint owns them", &["ip_family"];
+            "Service addresses not served or not bound to kube-ipvs0 because somebody else has them", &["ip_family"];
         over_budget: IntGaugeVec = "kube_proxy_rs_services_over_budget",
             "Services of which something is not programmed because it is more than one Service may have", &["ip_family"];
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Derives what planning needs to know of the node from settings, Node object and addresses.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,11 +11,14 @@ use ipnet::IpNet;
 
 use crate::config::settings::{IpvsTimeouts, Settings};
 use crate::dataplane::network::Network;
+use crate::dataplane::surroundings::Listening;
+use kpr_core::model::address::parse_cidr;
 use kpr_core::model::ipvs_options::Scheduler;
 use kpr_core::model::node::{DetectLocal, NodeIps, NodePortRanges};
-use kpr_core::model::{IpFamily, NodeInfo};
+use kpr_core::model::{
+    Holders, IpFamily, NodeClaims, NodeInfo, Service, ServiceName, SliceName, Tracker,
+};
 use kpr_core::plan::ipvs::object::Timeouts;
-use kpr_core::plan::unmet::Holder;
 use kpr_core::plan::{Context, Hairpin, IptablesContext, KernelVersion};
 
 /// Current facts about the node.
@@ -34,8 +37,17 @@ pub struct NodeFacts {
     pub network: Network,
     /// What iptables rules need and this machine's iptables or kernel does not have.
     pub missing_matches: BTreeSet<&'static str>,
-    /// Address of the API server, unless configured by name.
-    pub api_server: Option<IpAddr>,
+    /// The networks of those addresses, in which neighbours may have others.
+    pub networks: BTreeSet<IpNet>,
+    /// Addresses of the API server, as its URL has them, by name or not.
+    pub api_servers: BTreeSet<IpAddr>,
+    /// DNS servers of this node.
+    pub resolvers: BTreeSet<IpAddr>,
+    /// What the Nodes of the cluster have, once that is known.
+    pub nodes: Option<NodeClaims>,
+    /// Where processes of this node listen. Read only while a Service claims an address of the
+    /// node as an external IP.
+    pub listening: Listening,
     pub service_cidrs: Vec<IpNet>,
     pub kernel: KernelVersion,
     /// Conntrack accepts TCP packets outside of their connection's window.
@@ -90,13 +102,15 @@ pub enum Missing {
     Node,
     /// `spec.podCIDRs`, if local traffic is detected by them.
     PodCidrs,
+    /// The other Node objects, if a Service claims addresses that may be theirs.
+    OtherNodes,
 }
 
 impl Missing {
     /// The maximum wait, counted from the start of the process. It is as long as kube-proxy's.
     pub const fn patience(self) -> Duration {
         match self {
-            Self::Node => Duration::from_secs(30),
+            Self::Node | Self::OtherNodes => Duration::from_secs(30),
             Self::PodCidrs => Duration::from_secs(30 + 5 * 60),
         }
     }
@@ -107,13 +121,14 @@ impl fmt::Display for Missing {
         f.write_str(match self {
             Self::Node => "there is no Node object with an address",
             Self::PodCidrs => "the Node object has no pod CIDRs",
+            Self::OtherNodes => "the other Node objects are not listed",
         })
     }
 }
 
 impl NodeFacts {
     /// What a correct first round needs and the Node object lacks.
-    pub fn missing(&self, settings: &Settings) -> Option<Missing> {
+    pub fn missing(&self, settings: &Settings, tracker: &Tracker) -> Option<Missing> {
         // Files need no Node object.
         if !settings.source.needs_node() {
             return None;
@@ -121,20 +136,65 @@ impl NodeFacts {
         match &self.info {
             Some(info) if !info.addresses.is_empty() => {
                 let lacks = settings.detect_local.needs_pod_cidrs() && info.pod_cidrs.is_empty();
-                lacks.then_some(Missing::PodCidrs)
+                let needs_others =
+                    || self.nodes.is_none() && tracker.services().any(Service::claims_addresses);
+                if lacks {
+                    Some(Missing::PodCidrs)
+                } else {
+                    needs_others().then_some(Missing::OtherNodes)
+                }
             }
             _ => Some(Missing::Node),
         }
     }
 
-    /// Addresses that no Service may bind, in addition to those of the node's links.
-    fn held_addresses(&self, family: IpFamily) -> BTreeMap<IpAddr, Holder> {
-        let node = self.info.iter().flat_map(|info| &info.addresses);
-        let held = node.map(|ip| (*ip, Holder::Node));
-        let held = held.chain(self.api_server.map(|ip| (ip, Holder::ApiServer)));
-        let held = held.chain(self.gateways.iter().map(|ip| (*ip, Holder::Gateway)));
-        held.filter(|(ip, _)| IpFamily::of(*ip) == family).collect()
+    /// Who has addresses that Services may claim.
+    pub fn holders(&self, settings: &Settings, tracker: &Tracker) -> Holders {
+        let nodes = self.nodes.as_ref();
+        let mut pods: BTreeSet<IpNet> =
+            nodes.map_or_else(BTreeSet::new, |nodes| nodes.pod_cidrs.clone());
+        pods.extend(self.info.iter().flat_map(|info| &info.pod_cidrs));
+        // Whatever local traffic is detected by, and already validated where that is it.
+        let configured = settings.configuration.cluster_cidr.split(',');
+        pods.extend(configured.filter_map(|text| parse_cidr(text).ok()));
+        Holders {
+            own: self.addresses.clone(),
+            node: self
+                .info
+                .iter()
+                .flat_map(|info| &info.addresses)
+                .copied()
+                .collect(),
+            nodes: nodes.map_or_else(BTreeSet::new, |nodes| nodes.addresses.clone()),
+            nodes_are_unknown: nodes.is_none() && settings.source.needs_node(),
+            gateways: self.gateways.clone(),
+            api_servers: self.api_servers.clone(),
+            listed_api_servers: listed_api_servers(tracker),
+            resolvers: self.resolvers.clone(),
+            pods,
+            networks: self.networks.clone(),
+            listening: self.listening.clone(),
+        }
     }
+}
+
+/// The Service of the API servers. They write its slice themselves.
+pub(super) fn api_service() -> ServiceName {
+    ServiceName::new("default", "kubernetes")
+}
+
+/// The addresses of the API servers as they say themselves.
+fn listed_api_servers(tracker: &Tracker) -> BTreeSet<IpAddr> {
+    let name = SliceName {
+        namespace: "default".into(),
+        name: "kubernetes".into(),
+    };
+    let service = api_service();
+    let slices = tracker.slices_of(&service);
+    let own = slices.filter(|slice| slice.name == name);
+    own.flat_map(|slice| &slice.endpoints)
+        .map(|endpoint| endpoint.address)
+        .collect()
 }
 
 /// The context of one family. `owns_node`: it manages what both families share.
@@ -156,13 +216,13 @@ pub fn context(node: NodeView<'_>, family: IpFamily, owns_node: bool) -> Context
         node_ip: node.ips().known_ip(family),
         node_port_addresses: ranges.select(&mine),
         node_addresses: mine,
-        held_addresses: facts.held_addresses(family),
         scheduler: Arc::from(settings.ipvs.scheduler.as_str()),
         missing_schedulers: facts.missing_schedulers.clone(),
         refused_schedulers: facts.refused_schedulers.clone(),
         tunnel_ranges: tunnel_ranges(settings, pod_cidrs),
         drain_limit: settings.ipvs.drain_limit,
         exclude_cidrs: settings.ipvs.exclude_cidrs.clone(),
+        node_port_range: settings.node_port_range,
         service_cidrs: facts.service_cidrs.clone(),
         masquerade_all: settings.masquerade_all,
         masquerade_mark: settings.masquerade_mark(),

@@ -8,25 +8,29 @@ use super::context::{Missing, NodeView};
 use super::family::Family;
 use super::network_warnings::network_warnings;
 use super::node_warnings::node_warnings;
-use crate::dataplane::kernel::Kernel;
+use crate::dataplane::kernel::{Kernel, ObserveError};
 use crate::events::{Event, action, reason};
 use crate::telemetry::ErrorChain;
-use kpr_core::model::IpFamily;
+use kpr_core::model::{IpFamily, NodeClaims};
 use kpr_core::plan::Planner;
 
 impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
-    /// Reads the node's addresses and gateways. Returns whether they changed.
+    /// Reads the node's addresses and what is around them. Returns whether planning may change.
     pub(super) fn look_at_addresses(&mut self) -> bool {
-        let kernel = &mut self.kernel;
-        let found = kernel.node_addresses();
-        let found = found.and_then(|found| Ok((found, kernel.gateways()?, kernel.network()?)));
-        let (addresses, gateways, network) = match found {
-            Ok(found) => found,
+        match self.read_addresses() {
+            Ok(is_news) => is_news,
             Err(error) => {
                 warn!(error = %ErrorChain(&error), "failed to read node addresses");
-                return false;
+                false
             }
-        };
+        }
+    }
+
+    fn read_addresses(&mut self) -> Result<bool, ObserveError> {
+        let kernel = &mut self.kernel;
+        let (addresses, network) = (kernel.node_addresses()?, kernel.network()?);
+        let (gateways, networks) = (kernel.gateways()?, kernel.networks()?);
+        let resolvers = kernel.resolvers();
         // What is only warned of changes no plan.
         if network != self.facts.network {
             self.facts.network = network;
@@ -34,18 +38,25 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
                 self.report_warnings();
             }
         }
-        let is_news = addresses != self.facts.addresses || gateways != self.facts.gateways;
-        if is_news {
-            self.facts.addresses = addresses;
-            self.facts.gateways = gateways;
+        let facts = &mut self.facts;
+        let has_others = gateways != facts.gateways
+            || networks != facts.networks
+            || resolvers != facts.resolvers;
+        if has_others {
+            (facts.gateways, facts.networks, facts.resolvers) = (gateways, networks, resolvers);
+            self.holders_due = true;
+        }
+        let has_moved = addresses != facts.addresses;
+        if has_moved {
+            facts.addresses = addresses;
             self.facts_changed = true;
         }
-        is_news
+        Ok(has_others || has_moved)
     }
 
     pub(super) fn missing(&self) -> Option<Missing> {
         if self.node_listed {
-            self.facts.missing(&self.settings)
+            self.facts.missing(&self.settings, &self.tracker)
         } else {
             Some(Missing::Node)
         }
@@ -59,7 +70,7 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
                  name, correct --hostname-override",
                 self.facts.name
             ),
-            Missing::PodCidrs => missing.to_string(),
+            Missing::PodCidrs | Missing::OtherNodes => missing.to_string(),
         })
     }
 
@@ -77,6 +88,11 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
                     action::START,
                     format!("{missing}; it will be used once it exists"),
                 ));
+                if self.missing() == Some(Missing::OtherNodes) {
+                    // Addresses no longer wait for it.
+                    self.facts.nodes = Some(NodeClaims::default());
+                    self.holders_due = true;
+                }
             }
             self.report_warnings();
         }

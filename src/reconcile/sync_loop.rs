@@ -65,6 +65,7 @@ where
         for update in updates {
             self.take_in(Input::Source(update));
         }
+        self.renew_holders(true);
         let mut changes = Changes::default();
         let names = self.tracker.services().map(|service| service.name.clone());
         changes.services.extend(names);

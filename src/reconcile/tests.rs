@@ -14,10 +14,11 @@ use crate::config::{self, Command};
 use crate::dataplane::kernel::{
     Cost, Host, ListedServer, ObserveError, ProcListing, RuleKernel, ServerKernel,
 };
+use crate::dataplane::surroundings::Listening;
 use crate::health::ProxyHealth;
 use kpr_core::model::ipvs_options::Scheduler;
 use kpr_core::model::testing::{endpoint, ip, service, service_name, slice};
-use kpr_core::model::{Event, ProxyMode};
+use kpr_core::model::{Event, NodeClaims, ProxyMode};
 use kpr_core::plan::conntrack::flows::{Cleanup, Flow};
 use kpr_core::plan::ipvs::State;
 use kpr_core::plan::ipvs::object::{RealServers, VirtualServerKey};
@@ -32,6 +33,7 @@ mod audit;
 mod drain;
 mod failures;
 mod flows;
+mod holders;
 mod link;
 mod node;
 mod probes;
@@ -66,6 +68,7 @@ struct Node {
     /// Addresses on our link without their route.
     undelivered: BTreeSet<IpAddr>,
     gateways: BTreeSet<IpAddr>,
+    listening: Listening,
     /// Real servers that have connections.
     busy: BTreeSet<RealServerOf>,
     missing_schedulers: BTreeSet<Scheduler>,
@@ -210,6 +213,10 @@ impl Host for Shared {
 
     fn gateways(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError> {
         Ok(self.lock().unwrap().gateways.clone())
+    }
+
+    fn listening(&mut self) -> Result<Listening, ObserveError> {
+        Ok(self.lock().unwrap().listening.clone())
     }
 }
 
@@ -398,6 +405,7 @@ where
         let reconciler = Reconciler::new(Parts {
             facts: NodeFacts {
                 leaves_ipvs: previous.is_some(),
+                nodes: Some(NodeClaims::default()),
                 ..NodeFacts::default()
             },
             planner,

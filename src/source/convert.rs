@@ -286,7 +286,7 @@ impl Converter {
             problems.add(&field, reason::ADDRESS, "empty; the endpoint is ignored");
             return None;
         };
-        let address = problems.address(&format!("{field}[0]"), text)?;
+        let address = problems.host(&format!("{field}[0]"), text)?;
         if IpFamily::of(address) != family {
             let text = quoted(text);
             let message = format!("{text} is not {family}, as the slice's addressType says");
@@ -396,7 +396,7 @@ fn cluster_ips(spec: &core::ServiceSpec, problems: &mut Problems) -> Vec<IpAddr>
             .collect()
     };
     for (index, (field, text)) in candidates.into_iter().enumerate() {
-        let Some(address) = problems.address(&field, text) else {
+        let Some(address) = problems.host(&field, text) else {
             continue;
         };
         let family = IpFamily::of(address);

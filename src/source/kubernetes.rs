@@ -4,6 +4,7 @@
 //!
 //! While the server is unreachable nothing changes: what was sent stays in force.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,18 +13,20 @@ use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::Resource;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch as signal};
 use tower::BoxError;
 use tracing::info;
 
 use super::convert::{HEADLESS_LABEL, PROXY_NAME_LABEL};
 use super::{Observer, Options, Update};
+use all_nodes::AllNodes;
 use kinds::{Cidrs, Nodes, Services, Slices};
 use request::Selection;
 use settings::Settings;
 pub use settings::Unusable;
 use watch::{Following, Watched, follow};
 
+mod all_nodes;
 mod client;
 mod connect;
 mod credentials;
@@ -35,6 +38,7 @@ mod pieces;
 mod plugin;
 mod proxy;
 mod request;
+mod server_name;
 mod settings;
 mod state;
 #[cfg(test)]
@@ -88,9 +92,11 @@ pub fn client(config: &Config, observer: Arc<dyn Observer>) -> Result<kube::Clie
     Ok(connection.client)
 }
 
-/// The API server's address, if the configuration has one and not a name. Does not connect.
-pub fn server_address(config: &Config) -> Result<Option<IpAddr>, Error> {
-    client::server_address(config)
+/// The API server's addresses: the one of its URL, or those of its name if they are known soon.
+/// Does not connect.
+pub async fn server_addresses(config: &Config) -> Result<BTreeSet<IpAddr>, Error> {
+    let server = client::server(config)?;
+    Ok(Box::pin(server_name::resolve(&server)).await)
 }
 
 /// Sends the objects of the cluster, then each change, until the receiver is dropped.
@@ -102,6 +108,8 @@ pub async fn run<U: From<Update> + Send>(
 ) -> Result<(), Error> {
     Settings::load(&config)?.warn_of_insecurity();
     let (connection, upkeep) = client::new(&config, observer.clone())?;
+    let server = client::server(&config)?;
+    let (claims, mut claimed) = signal::channel(false);
     let services = Watched {
         kind: "Service",
         selection: Selection {
@@ -138,17 +146,34 @@ pub async fn run<U: From<Update> + Send>(
         // Servers before 1.33 do not have it.
         optional: true,
     };
+    let all_nodes = Watched {
+        kind: "Node",
+        selection: Selection {
+            path: Node::url_path(&(), None),
+            ..Selection::default()
+        },
+        // A role of the operator's own may not allow it.
+        optional: true,
+    };
     let by = |watched| Following {
         watched,
         connection: connection.clone(),
         observer: observer.clone(),
+    };
+    let follow_all_nodes = async {
+        let is_needed = async { claimed.wait_for(|claimed| *claimed).await.is_ok() };
+        tokio::select! {
+            true = is_needed => {}
+            () = updates.closed() => return,
+        }
+        follow(by(all_nodes), AllNodes::default(), &updates).await;
     };
     let following = async {
         // Each ends only when the receiver is gone.
         tokio::join!(
             follow(
                 by(services),
-                Services::new(&options, observer.clone()),
+                Services::new(&options, observer.clone()).telling(claims),
                 &updates
             ),
             follow(
@@ -158,6 +183,8 @@ pub async fn run<U: From<Update> + Send>(
             ),
             follow(by(nodes), Nodes::new(&options, observer.clone()), &updates),
             follow(by(cidrs), Cidrs::new(&options, observer.clone()), &updates),
+            follow_all_nodes,
+            server_name::follow(server, &updates),
         );
     };
     tokio::select! {

@@ -40,7 +40,7 @@ pub(in crate::config) fn shown(
 
 /// kube-proxy has none of these.
 #[cfg(test)]
-pub(in crate::config) const OURS: [&str; 12] = [
+pub(in crate::config) const OURS: [&str; 13] = [
     "help",
     "iptables-backend",
     "ipvs-drain-limit",
@@ -51,6 +51,7 @@ pub(in crate::config) const OURS: [&str; 12] = [
     "service-max-endpoints",
     "service-max-frontends",
     "service-max-objects",
+    "service-node-port-range",
     "service-schedulers",
     "tunnel-cidrs",
 ];

@@ -467,3 +467,24 @@ fn the_source_is_a_directory_or_an_api_server() {
         })
     );
 }
+
+#[test]
+fn the_range_of_node_ports_is_said_or_unknown() {
+    let range = |arguments: &[&str]| {
+        let arguments = ["kube-proxy-rs"].iter().chain(arguments).map(Into::into);
+        match crate::config::parse(arguments) {
+            Ok(crate::config::Command::Run(settings)) => Ok(settings.node_port_range),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => Err(format!("{error}")),
+        }
+    };
+    assert_eq!(range(&[]), Ok(None));
+    assert_eq!(range(&["--service-node-port-range="]), Ok(None));
+    let said = "20000-22767".parse().unwrap();
+    assert_eq!(
+        range(&["--service-node-port-range=20000-22767"]),
+        Ok(Some(said))
+    );
+    let error = range(&["--service-node-port-range=9-1"]).unwrap_err();
+    assert!(error.contains("--service-node-port-range"), "{error}");
+}

@@ -14,12 +14,15 @@ use std::fs::File;
 use std::io::BufReader;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use crate::dataplane::failure::{failed, outcome};
 use crate::dataplane::kernel::{
     Cost, Host, Kernel, ObserveError, ProcListing, RuleKernel, ServerKernel,
 };
 use crate::dataplane::network::Network;
 use crate::dataplane::node::NodeKernel;
+use crate::dataplane::surroundings::Listening;
 use ipset_netlink::{self as ipset, Client as IpsetClient};
 use ipvs_netlink::{Client as IpvsClient, Error as IpvsError, Listing, Operation};
 use kpr_core::model::IpFamily;
@@ -279,6 +282,18 @@ impl Host for Dataplane {
 
     fn network(&mut self) -> Result<Network, ObserveError> {
         self.node.network()
+    }
+
+    fn networks(&mut self) -> Result<BTreeSet<IpNet>, ObserveError> {
+        self.node.networks()
+    }
+
+    fn resolvers(&mut self) -> BTreeSet<IpAddr> {
+        self.node.resolvers()
+    }
+
+    fn listening(&mut self) -> Result<Listening, ObserveError> {
+        self.node.listening()
     }
 }
 

@@ -7,6 +7,7 @@ use super::{
 };
 use crate::events::{Event, action, reason};
 use crate::reconcile::service_errors::Refused;
+use kpr_core::model::Holder;
 
 impl<P: Planner> Family<P> {
     /// Reports new conflicts, unmet requests and what is beyond the budget. Costs nothing if there
@@ -51,6 +52,7 @@ impl<P: Planner> Family<P> {
             let Conflict {
                 loser,
                 winner,
+                by,
                 place,
             } = conflict;
             if !self.lines.allows(&loser.service.to_string(), now) {
@@ -62,7 +64,8 @@ impl<P: Planner> Family<P> {
                 reason::ADDRESS_CONFLICT,
                 action::PROGRAM,
                 format!(
-                    "port {loser} is not served at {place}: {winner} holds it, as its cluster IP or as the older Service"
+                    "port {loser} is not served at {place}: {winner} holds it, as {}",
+                    by.map_or_else(|| "the older Service".to_owned(), |by| by.to_string()),
                 ),
             ));
         }
@@ -71,7 +74,10 @@ impl<P: Planner> Family<P> {
     /// Reports once what a Service requests and does not get.
     fn report_unmet(&mut self, now: Duration, observer: &dyn Observer) {
         let family = self.family();
-        for (service, unmet) in self.unmet.update(self.planner.unmet()).new {
+        let mut unmet = self.planner.unmet();
+        // For a moment, when the first Service claims addresses.
+        unmet.retain(|(_, unmet)| unmet.holder() != Some(Holder::Unknown));
+        for (service, unmet) in self.unmet.update(unmet).new {
             if !self.lines.allows(&service.service.to_string(), now) {
                 continue;
             }
@@ -87,7 +93,7 @@ impl<P: Planner> Family<P> {
                 | Unmet::TunnelOutside { .. }
                 | Unmet::MarkShareUsed
                 | Unmet::NoMark => reason::SETTING_NOT_POSSIBLE,
-                Unmet::NotBound { .. } => reason::ADDRESS_NOT_BOUND,
+                Unmet::NotBound { .. } | Unmet::NotServed { .. } => reason::ADDRESS_NOT_BOUND,
             };
             let message = format!("port {service}, {family}: {unmet}");
             observer.event(Event::service(
@@ -102,7 +108,9 @@ impl<P: Planner> Family<P> {
             .present()
             .iter()
             .filter_map(|(_, unmet)| match unmet {
-                Unmet::NotBound { address, .. } => Some(*address),
+                Unmet::NotBound { address, .. } | Unmet::NotServed { address, .. } => {
+                    Some(*address)
+                }
                 _ => None,
             })
             .collect();

@@ -91,6 +91,6 @@ fn a_clash_of_addresses_is_an_event_of_the_younger_service_once() {
     assert_eq!(event.reason, reason::ADDRESS_CONFLICT);
     assert_eq!(
         event.note,
-        "port ns/younger is not served at TCP 10.96.0.1:80: ns/web holds it, as its cluster IP or as the older Service"
+        "port ns/younger is not served at TCP 10.96.0.1:80: ns/web holds it, as the older Service"
     );
 }

@@ -8,15 +8,28 @@ use ipnet::IpNet;
 use crate::shortened::quoted;
 use kpr_core::model::address::{self, InvalidCidr};
 
-/// The address of something that packets are sent to.
+/// An address that an object claims or a Node has. Whether it can be had is decided later, where
+/// operators are told: see [`kpr_core::model::holders`].
 pub(super) fn parse_ip(text: &str) -> Result<IpAddr, String> {
     match address::parse_ip(text) {
         Err(_) => Err(format!("{} is not an IP address", quoted(text))),
-        Ok(address) if address.is_unspecified() || address.is_multicast() => Err(format!(
+        Ok(address) if address.is_unspecified() => Err(format!(
             "{} is not an address that traffic can be sent to",
             quoted(text)
         )),
         Ok(address) => Ok(address),
+    }
+}
+
+/// The address of an endpoint, or a cluster IP: a host's.
+pub(super) fn parse_host(text: &str) -> Result<IpAddr, String> {
+    let address = parse_ip(text)?;
+    match address::unusable(address) {
+        Some(what) => Err(format!(
+            "{} is {what}, which no Service can send to",
+            quoted(text)
+        )),
+        None => Ok(address),
     }
 }
 

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::super::problem::{Problem, reason};
-use super::address::{parse_cidr, parse_ip};
+use super::address::{parse_cidr, parse_host, parse_ip};
 use crate::shortened;
 use kpr_core::model::{Protocol, ServiceName};
 
@@ -88,6 +88,11 @@ impl Problems {
 
     pub(super) fn address(&mut self, field: &str, text: &str) -> Option<IpAddr> {
         self.valid(field, reason::ADDRESS, parse_ip(text))
+    }
+
+    /// The address of a host.
+    pub(super) fn host(&mut self, field: &str, text: &str) -> Option<IpAddr> {
+        self.valid(field, reason::ADDRESS, parse_host(text))
     }
 
     pub(super) fn addresses(&mut self, field: &str, texts: &[String]) -> Vec<IpAddr> {

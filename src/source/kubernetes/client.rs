@@ -4,7 +4,6 @@
 
 use std::fmt;
 use std::future::{Future, pending};
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -128,10 +127,10 @@ pub(super) fn new(
     Ok((connection, Upkeep(transport)))
 }
 
-/// See [`super::server_address`].
-pub(super) fn server_address(config: &Config) -> Result<Option<IpAddr>, Error> {
+/// The host of the API server's URL: a name or an address.
+pub(super) fn server(config: &Config) -> Result<String, Error> {
     let url = Settings::load(config)?.server.cluster_url;
-    Ok(host(&url).parse().ok())
+    Ok(host(&url).to_owned())
 }
 
 /// What requests go through.

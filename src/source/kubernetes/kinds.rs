@@ -12,6 +12,8 @@ use k8s_openapi::api::networking::v1 as networking;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::watcher::Event as WatchEvent;
 
+use tokio::sync::watch;
+
 use super::super::convert::{Converted, Converter, object_name, unreadable};
 use super::super::problem::ProblemLog;
 use super::super::{Observer, Options, Update};
@@ -95,6 +97,11 @@ pub(super) trait ModelKind: Sized {
     fn replaced(all: Vec<Self>) -> model::Event;
     fn applied(self) -> model::Event;
     fn deleted(namespace: Arc<str>, name: Arc<str>) -> model::Event;
+
+    /// Whether it claims addresses that may be a Node's.
+    fn claims_addresses(&self) -> bool {
+        false
+    }
 }
 
 impl ModelKind for model::Service {
@@ -114,6 +121,10 @@ impl ModelKind for model::Service {
 
     fn deleted(namespace: Arc<str>, name: Arc<str>) -> model::Event {
         model::Event::ServiceDeleted(ServiceName { namespace, name })
+    }
+
+    fn claims_addresses(&self) -> bool {
+        Self::claims_addresses(self)
     }
 }
 
@@ -144,6 +155,8 @@ pub(super) type Slices = Objects<model::EndpointSlice>;
 pub(super) struct Objects<M> {
     conversion: Conversion,
     listed: Vec<M>,
+    /// Told once, when an object claims addresses that may be a Node's.
+    claims: Option<watch::Sender<bool>>,
 }
 
 impl<M: ModelKind> Objects<M> {
@@ -155,11 +168,26 @@ impl<M: ModelKind> Objects<M> {
                 observer,
             ),
             listed: Vec::new(),
+            claims: None,
+        }
+    }
+
+    /// The same; it tells when an object claims addresses that may be a Node's.
+    pub(super) fn telling(self, claims: watch::Sender<bool>) -> Self {
+        Self {
+            claims: Some(claims),
+            ..self
         }
     }
 
     fn convert(&mut self, object: &Object<M::Object>) -> Option<M> {
-        self.conversion.convert(object, M::convert)
+        let converted = self.conversion.convert(object, M::convert);
+        if converted.as_ref().is_some_and(M::claims_addresses)
+            && let Some(claims) = self.claims.take()
+        {
+            claims.send_replace(true);
+        }
+        converted
     }
 }
 

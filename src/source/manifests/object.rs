@@ -7,17 +7,18 @@ use std::fmt;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1::Endpoints;
+use k8s_openapi::api::core::v1::{self as core, Endpoints};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::{Metadata, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::super::census::node_claims;
 use super::super::convert::{Converted, Converter, object_name};
 use super::super::problem::{Problem, reason};
 use super::document::{Document, SyntaxError};
 use crate::yaml::{self, Entry, Node, Words};
-use kpr_core::model::{EndpointSlice, NodeInfo, Service};
+use kpr_core::model::{EndpointSlice, NodeClaims, NodeInfo, Service};
 
 mod mirror;
 mod path;
@@ -73,6 +74,8 @@ pub(super) enum Object {
     Service(Service),
     Slice(EndpointSlice),
     Node(NodeInfo),
+    /// Another node, of which only its addresses matter.
+    OtherNode(NodeClaims),
     ServiceCidr(Vec<IpNet>),
 }
 
@@ -158,6 +161,30 @@ struct Reader<'a> {
     contents: Contents,
 }
 
+/// Our own Node, or what another one has.
+fn any_node(converter: &mut Converter, node: &core::Node) -> Converted<Object> {
+    match converter.node(node) {
+        (None, problems) => (Some(Object::OtherNode(claims_of(node))), problems),
+        ours => wrap(ours, Object::Node),
+    }
+}
+
+/// What a Node has.
+fn claims_of(node: &core::Node) -> NodeClaims {
+    let status = node.status.as_ref();
+    let addresses = status.and_then(|status| status.addresses.as_ref());
+    let spec = node.spec.as_ref();
+    let cidrs = spec.and_then(|spec| spec.pod_cidrs.as_ref());
+    let first = spec.and_then(|spec| spec.pod_cidr.as_ref());
+    node_claims(
+        addresses
+            .into_iter()
+            .flatten()
+            .map(|address| address.address.as_str()),
+        cidrs.into_iter().flatten().chain(first).map(String::as_str),
+    )
+}
+
 impl Reader<'_> {
     /// The object, or the items of the list, that a document holds; of a broken one only the
     /// latter.
@@ -222,9 +249,7 @@ impl Reader<'_> {
                     wrap(converter.slice(object), Object::Slice)
                 });
             }
-            ("v1", "Node") => self.object(value, Kind::Node, |converter, object| {
-                wrap(converter.node(object), Object::Node)
-            }),
+            ("v1", "Node") => self.object(value, Kind::Node, any_node),
             ("networking.k8s.io/v1", "ServiceCIDR") => {
                 self.object(value, Kind::ServiceCidr, |converter, object| {
                     wrap(converter.service_cidr(object), Object::ServiceCidr)

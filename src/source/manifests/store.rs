@@ -11,6 +11,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use tracing::info;
 
+use super::super::census::Census;
 use super::super::convert::Converter;
 use super::super::problem::{Problem, ProblemLog, reason};
 use super::super::{Observer, Options, Update};
@@ -28,6 +29,7 @@ pub(super) struct Store {
     /// Where each object in force comes from.
     owners: BTreeMap<Key, Owner>,
     node: Option<NodeInfo>,
+    other_nodes: Census,
     service_cidrs: BTreeMap<Key, Vec<IpNet>>,
     /// The first scan was sent.
     started: bool,
@@ -78,6 +80,7 @@ impl Store {
             files: BTreeMap::new(),
             owners: BTreeMap::new(),
             node: None,
+            other_nodes: Census::default(),
             service_cidrs: BTreeMap::new(),
             started: false,
         }
@@ -358,6 +361,9 @@ impl Store {
                 Some(Object::Service(service)) => services.push(service),
                 Some(Object::Slice(slice)) => slices.push(slice),
                 Some(Object::Node(node)) => self.node = Some(node),
+                Some(Object::OtherNode(claims)) => {
+                    self.other_nodes.set(&key.name, claims);
+                }
                 Some(Object::ServiceCidr(cidrs)) => {
                     self.service_cidrs.insert(key.clone(), cidrs);
                 }
@@ -386,6 +392,7 @@ impl Store {
                 }
                 Kind::Node => {
                     self.node.take_if(|node| node.name == name);
+                    self.other_nodes.remove(&name);
                 }
                 Kind::ServiceCidr => {
                     self.service_cidrs.remove(&Key {
@@ -401,6 +408,7 @@ impl Store {
         if !self.started || self.node != old_node {
             updates.push(Update::Node(self.node.clone()));
         }
+        updates.extend(self.other_nodes.news());
         let cidrs = self.all_service_cidrs();
         if !self.started || cidrs != old_cidrs {
             updates.push(Update::ServiceCidrs(cidrs));

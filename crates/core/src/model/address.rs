@@ -49,6 +49,44 @@ pub fn parse_cidr(text: &str) -> Result<IpNet, InvalidCidr> {
         .ok_or_else(invalid)
 }
 
+/// Why no Service and no endpoint can have an address, whoever asks; `None`: it is a host's.
+pub fn unusable(address: IpAddr) -> Option<&'static str> {
+    /// Metadata servers of clouds outside the link-local ranges: anybody who reaches one gets
+    /// credentials of the node. AWS, Google and Azure document them.
+    const METADATA: [IpAddr; 3] = [
+        IpAddr::V6(Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254)),
+        IpAddr::V6(Ipv6Addr::new(0xfd20, 0x00ce, 0, 0, 0, 0, 0, 0x0254)),
+        IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+    ];
+    let (is_link_local, is_reserved) = match address {
+        // RFC 1122: hosts of "this" network; RFC 1112: class E, with the broadcast address.
+        IpAddr::V4(v4) => (
+            v4.is_link_local(),
+            v4.octets()[0] == 0 || v4.octets()[0] >= 240,
+        ),
+        // RFC 4291: `::/96` was for IPv4 addresses.
+        IpAddr::V6(v6) => (
+            v6.is_unicast_link_local(),
+            v6.to_bits() >> 32 == 0 && !v6.is_loopback(),
+        ),
+    };
+    if address.is_unspecified() {
+        Some("an unspecified address")
+    } else if address.is_loopback() {
+        Some("a loopback address")
+    } else if address.is_multicast() {
+        Some("a multicast address")
+    } else if METADATA.contains(&address) || address == IpAddr::from([169, 254, 169, 254]) {
+        Some("the address of a cloud's metadata server")
+    } else if is_link_local {
+        Some("a link-local address")
+    } else if is_reserved {
+        Some("a reserved or broadcast address")
+    } else {
+        None
+    }
+}
+
 /// The standard library rejects leading zeros, which old Services and configurations contain.
 fn parse_ipv4(text: &str) -> Option<Ipv4Addr> {
     let mut octets = [0u8; 4];
@@ -71,6 +109,53 @@ fn parse_ipv4(text: &str) -> Option<Ipv4Addr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_of_no_host_are_unusable() {
+        for text in [
+            "0.0.0.0",
+            "0.1.2.3",
+            "127.0.0.1",
+            "127.255.255.254",
+            "169.254.0.1",
+            "169.254.169.254",
+            "168.63.129.16",
+            "224.0.0.1",
+            "239.255.255.255",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::ffff:127.0.0.1",
+            "::10.0.0.1",
+            "fe80::1",
+            "febf::1",
+            "ff02::1",
+            "fd00:ec2::254",
+            "fd20:ce::254",
+        ] {
+            assert!(unusable(parse_ip(text).unwrap()).is_some(), "{text}");
+        }
+        for text in [
+            "1.0.0.1",
+            "10.0.0.1",
+            "100.64.0.1",
+            "126.255.255.255",
+            "128.0.0.1",
+            "169.253.255.255",
+            "169.255.0.1",
+            "172.16.0.1",
+            "192.0.2.1",
+            "223.255.255.255",
+            "64:ff9b::1",
+            "2001:db8::1",
+            "fc00::1",
+            "fd00::1",
+            "fec0::1",
+        ] {
+            assert_eq!(unusable(parse_ip(text).unwrap()), None, "{text}");
+        }
+    }
 
     #[test]
     fn leading_zeros_are_decimal() {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! This node's Node object, reduced to what a proxy needs.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -21,6 +22,15 @@ pub struct NodeInfo {
     pub being_deleted: bool,
     /// The cluster autoscaler is about to remove the node (taint `ToBeDeletedByClusterAutoscaler`).
     pub marked_by_autoscaler: bool,
+}
+
+/// The addresses and pod ranges of all Nodes of the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeClaims {
+    /// Of any type in `status.addresses`.
+    pub addresses: BTreeSet<IpAddr>,
+    /// `spec.podCIDRs`.
+    pub pod_cidrs: BTreeSet<IpNet>,
 }
 
 impl NodeInfo {

@@ -40,6 +40,13 @@ pub struct Service {
     pub ipvs: Option<Arc<IpvsOptions>>,
 }
 
+impl Service {
+    /// Whether it claims addresses that are no cluster IPs.
+    pub fn claims_addresses(&self) -> bool {
+        !self.external_ips.is_empty() || !self.load_balancer_vips.is_empty()
+    }
+}
+
 /// `spec.ports[]` of a Service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PortSpec {

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::address::unusable;
 use super::budget::Share;
+use super::holders::{Held, Holder, Holders};
 use super::{Budget, Cut, IpFamily, IpvsOptions, Service, ServicePortName};
 
 #[cfg(test)]
@@ -30,7 +32,10 @@ pub struct ServicePort {
     pub port: u16,
     pub node_port: Option<NonZeroU16>,
     pub external_ips: Vec<IpAddr>,
+    /// Sorted and deduplicated, like the external IPs.
     pub load_balancer_vips: Vec<IpAddr>,
+    /// Which of the addresses that it claims are somebody's; nearly always none.
+    pub held: Option<Box<Held>>,
     /// Sorted and deduplicated. Empty: all sources are allowed.
     pub load_balancer_source_ranges: Vec<IpNet>,
     pub client_ip_affinity: Option<Duration>,
@@ -110,6 +115,7 @@ impl ServicePort {
             node_port: node_port(spec.node_port),
             external_ips: external_ips.clone(),
             load_balancer_vips: load_balancer_vips.clone(),
+            held: None,
             load_balancer_source_ranges: source_ranges.clone(),
             client_ip_affinity: service.client_ip_affinity,
             internal_policy_local: service.internal_policy_local,
@@ -130,6 +136,34 @@ impl ServicePort {
     /// Number of source ranges of all its frontends.
     pub(super) fn range_count(&self) -> usize {
         self.load_balancer_vips.len() * self.load_balancer_source_ranges.len()
+    }
+
+    /// The same port without the addresses that it does not get: they are nobody's or somebody's.
+    #[must_use]
+    pub fn yielding_to(mut self, holders: &Holders) -> Self {
+        let (protocol, port) = (self.name.protocol, self.port);
+        let mut held = Held::default();
+        let mut refuses = |address: &IpAddr, by_whom: Option<Holder>| {
+            let holder = unusable(*address).map(Holder::Unusable).or(by_whom);
+            held.refused.extend(holder.map(|holder| (*address, holder)));
+            holder.is_some()
+        };
+        let vips = &mut self.load_balancer_vips;
+        vips.retain(|vip| !refuses(vip, None));
+        self.external_ips.retain(|address| {
+            // What the load balancer gave is the Service's, whoever else lists it.
+            let is_given = vips.binary_search(address).is_ok();
+            let of_others = || holders.of_external_ip(address, protocol, port);
+            !refuses(address, if is_given { None } else { of_others() })
+        });
+        let unbound = vips
+            .iter()
+            .filter_map(|vip| Some((*vip, holders.of_vip(vip)?)));
+        held.unbound.extend(unbound);
+        held.refused.sort_unstable();
+        held.refused.dedup();
+        self.held = (held != Held::default()).then(|| Box::new(held));
+        self
     }
 
     /// Whether it has an address or port that is reachable from outside the cluster.

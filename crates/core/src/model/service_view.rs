@@ -10,7 +10,8 @@ pub struct ServiceView<'a> {
     pub name: &'a ServiceName,
     /// Absent if the Service is gone.
     pub service: Option<&'a Service>,
-    /// Empty if the Service has no cluster IP of the family.
+    /// Empty if the Service has no cluster IP of the family. Without the addresses that are
+    /// somebody's.
     pub ports: Vec<ServicePort>,
     /// Merged from the Service's EndpointSlices, regardless of the Service's ports.
     pub endpoints: EndpointsByPort,
@@ -34,6 +35,8 @@ impl<'a> ServiceView<'a> {
         let service = tracker.service(name);
         let of_service = |service| ServicePort::within(service, family, budget);
         let (ports, mut cut) = service.map(of_service).unwrap_or_default();
+        let yielding = |port: ServicePort| port.yielding_to(tracker.holders());
+        let ports: Vec<ServicePort> = ports.into_iter().map(yielding).collect();
         let endpoints = if ports.is_empty() {
             EndpointsByPort::new()
         } else {

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::holders::Holders;
 use super::slices::{self, EndpointsByPort};
 use super::{EndpointSlice, IpFamily, Service, ServiceName, SliceName};
 
@@ -57,6 +58,8 @@ pub struct Tracker {
     slice_owners: BTreeMap<SliceName, ServiceName>,
     services_listed: bool,
     slices_listed: bool,
+    /// Who has addresses that Services may claim.
+    holders: Holders,
     changes: Changes,
     /// Trigger times of pending changes by Service. When a slice is deleted, those of its Service
     /// are dropped, as in kube-proxy: what they measured no longer exists.
@@ -117,6 +120,29 @@ impl Tracker {
         before != after || was_complete != self.is_complete()
     }
 
+    /// Who has addresses that Services may claim.
+    pub const fn holders(&self) -> &Holders {
+        &self.holders
+    }
+
+    /// Replaces them; the Services that get other addresses because of it count as changed. Returns
+    /// whether there are such. A Service with cluster IPs and node ports alone costs next to
+    /// nothing.
+    pub fn set_holders(&mut self, holders: Holders) -> bool {
+        if self.holders == holders {
+            return false;
+        }
+        let services = self.services.values();
+        let affected: Vec<ServiceName> = services
+            .filter(|service| holders.differ_about(&self.holders, service))
+            .map(|service| service.name.clone())
+            .collect();
+        self.holders = holders;
+        let is_news = !affected.is_empty();
+        self.changes.services.extend(affected);
+        is_news
+    }
+
     /// What changed since the last [`Self::take`].
     pub fn pending(&self) -> &Changes {
         &self.changes
@@ -150,16 +176,14 @@ impl Tracker {
         self.slices.values().flatten()
     }
 
+    /// The EndpointSlices of a Service.
+    pub fn slices_of(&self, service: &ServiceName) -> impl Iterator<Item = &EndpointSlice> + Clone {
+        self.slices.get(service).into_iter().flatten()
+    }
+
     /// The endpoints of a Service in a family, by the port that they serve.
     pub fn endpoints(&self, service: &ServiceName, family: IpFamily) -> EndpointsByPort {
         slices::merge(self.slices_of(service), family)
-    }
-
-    pub(super) fn slices_of(
-        &self,
-        service: &ServiceName,
-    ) -> impl Iterator<Item = &EndpointSlice> + Clone {
-        self.slices.get(service).into_iter().flatten()
     }
 
     fn apply_service(&mut self, service: Service) {

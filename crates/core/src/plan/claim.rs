@@ -2,8 +2,10 @@
 //! PURE: which Service port gets an address and port, or a node port, that several of them claim.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
 
-use crate::model::ServicePortName;
+use crate::model::{ServicePort, ServicePortName};
 use crate::plan::by_port::Revision;
 
 /// A claim of a Service port on one place. The smallest claim wins, so the winner does not depend
@@ -11,27 +13,61 @@ use crate::plan::by_port::Revision;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Claim {
     by: Right,
-    /// A younger Service never takes a place from an older one.
+    /// Among claims by the same right, a younger Service never takes a place from an older one.
     created: i64,
     name: ServicePortName,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Right {
-    /// The cluster allocated the address to the Service.
+/// By what a Service port claims a place, the best first: what the cluster allocated, before what
+/// any user may write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Right {
+    /// The API server allocated the address to the Service.
     ClusterIp,
-    /// Any Service may list any external address, even the cluster IP of another Service.
-    Other,
+    /// A controller of load balancers wrote the address into the Service's status.
+    LoadBalancer,
+    /// The API server allocated the port to the Service, on every node.
+    NodePort,
+    /// Any Service may list any address in `spec.externalIPs`.
+    #[default]
+    ExternalIp,
+}
+
+impl fmt::Display for Right {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ClusterIp => "its cluster IP",
+            Self::LoadBalancer => "the address of its load balancer",
+            Self::NodePort => "its node port",
+            Self::ExternalIp => "its external IP",
+        })
+    }
+}
+
+impl Right {
+    /// The best right of a Service port to an address, at the Service's own port.
+    pub fn of(service_port: &ServicePort, address: IpAddr) -> Self {
+        if address == service_port.cluster_ip {
+            Self::ClusterIp
+        } else if service_port
+            .load_balancer_vips
+            .binary_search(&address)
+            .is_ok()
+        {
+            Self::LoadBalancer
+        } else {
+            Self::ExternalIp
+        }
+    }
 }
 
 impl Claim {
-    pub fn new(is_cluster_ip: bool, created: i64, name: ServicePortName) -> Self {
-        let by = if is_cluster_ip {
-            Right::ClusterIp
-        } else {
-            Right::Other
-        };
+    pub fn new(by: Right, created: i64, name: ServicePortName) -> Self {
         Self { by, created, name }
+    }
+
+    pub const fn by(&self) -> Right {
+        self.by
     }
 
     pub fn name(&self) -> &ServicePortName {
@@ -94,6 +130,21 @@ impl<K: Ord + Copy> Claims<K> {
         self.claimants(place).next()
     }
 
+    /// By what the winner of a place claims it.
+    pub fn right(&self, place: &K) -> Option<Right> {
+        self.by_place.get(place)?.first().map(Claim::by)
+    }
+
+    /// By what the winner goes before a loser of a place; `None` if by its age alone.
+    pub fn reason(&self, place: &K, loser: &ServicePortName) -> Option<Right> {
+        let claims = self.by_place.get(place)?;
+        let (winner, loser) = (
+            claims.first()?,
+            claims.iter().find(|claim| claim.name == *loser)?,
+        );
+        (winner.by != loser.by).then_some(winner.by)
+    }
+
     /// The claimants of a place, the winner first.
     pub fn claimants(&self, place: &K) -> impl Iterator<Item = &ServicePortName> {
         self.by_place
@@ -132,3 +183,6 @@ impl<K: Ord + Copy> Claims<K> {
         self.revision.get()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! PURE: the node and the settings, as planning needs them besides Services and endpoints.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,9 +10,8 @@ use ipnet::IpNet;
 
 use crate::model::ipvs_options::Scheduler;
 use crate::model::node::LocalDetector;
-use crate::model::{Budget, IpFamily};
+use crate::model::{Budget, IpFamily, PortRange};
 use crate::plan::ipvs::object::Timeouts;
-use crate::plan::unmet::Holder;
 
 /// Node and settings as one family sees them. A change of them requires a full plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,9 +30,6 @@ pub struct Context {
     pub node_addresses: BTreeSet<IpAddr>,
     /// Those of them that accept node ports.
     pub node_port_addresses: BTreeSet<IpAddr>,
-    /// Addresses of gateways, the API server and similar holders. They are not bound either, except
-    /// as a cluster IP, which belongs to its Service alone.
-    pub held_addresses: BTreeMap<IpAddr, Holder>,
     pub scheduler: Arc<str>,
     /// Schedulers that some Service requests and the kernel lacks.
     pub missing_schedulers: BTreeSet<Scheduler>,
@@ -47,6 +43,8 @@ pub struct Context {
     /// Virtual servers in these ranges are foreign, unless a Service has wanted them since this
     /// process started.
     pub exclude_cidrs: Vec<IpNet>,
+    /// The cluster's range of node ports, if the operator says so. It is never guessed.
+    pub node_port_range: Option<PortRange>,
     /// The cluster's Service CIDRs, if they are known.
     pub service_cidrs: Vec<IpNet>,
     pub masquerade_all: bool,

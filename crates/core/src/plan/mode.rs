@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::model::{ServiceName, ServicePortName, ServiceView, Tracker};
+use crate::plan::claim::Right;
 use crate::plan::context::Context;
 use crate::plan::cuts::Cuts;
 use crate::plan::ipvs;
@@ -237,6 +238,8 @@ pub trait Isolation {
 pub struct Conflict {
     pub loser: ServicePortName,
     pub winner: ServicePortName,
+    /// By what the winner has it; `None`: by its age.
+    pub by: Option<Right>,
     /// The virtual server or frontend, as the mode names it.
     pub place: String,
 }

@@ -14,12 +14,12 @@ pub mod check;
 pub mod fake;
 pub mod tracer;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::model::node::LocalDetector;
 use crate::model::testing::ip;
-use crate::model::{Budget, Event, IpFamily, Protocol, ServiceName, ServiceView, Tracker};
+use crate::model::{Budget, Event, Holders, IpFamily, Protocol, ServiceName, ServiceView, Tracker};
 use crate::plan::context::{Context, Hairpin, IptablesContext, KernelVersion};
 use crate::plan::ipvs::object::{RealServerKey, Timeouts, VirtualServerKey};
 use crate::plan::ipvs::planner::RealServerOf;
@@ -44,13 +44,13 @@ pub fn context(family: IpFamily) -> Context {
         node_ip: Some(ip(node)),
         node_addresses: addresses.clone(),
         node_port_addresses: addresses,
-        held_addresses: BTreeMap::new(),
         scheduler: "rr".into(),
         missing_schedulers: BTreeSet::new(),
         refused_schedulers: BTreeSet::new(),
         tunnel_ranges: vec![everywhere.parse().unwrap()],
         drain_limit: Duration::from_hours(1),
         exclude_cidrs: Vec::new(),
+        node_port_range: None,
         service_cidrs: vec![services.parse().unwrap()],
         masquerade_all: false,
         masquerade_mark: 0x4000,
@@ -137,6 +137,12 @@ impl Proxy {
         self.planner.observed(self.kernel.state.clone());
     }
 
+    /// Learns who has addresses; programs nothing.
+    pub fn set_holders(&mut self, holders: Holders) {
+        self.tracker.set_holders(holders);
+        self.take_in([]);
+    }
+
     /// Takes in events; programs nothing.
     pub fn take_in(&mut self, events: impl IntoIterator<Item = Event>) {
         for event in events {
@@ -216,6 +222,7 @@ impl Proxy {
         tracker.apply(Event::SlicesReplaced(
             self.tracker.slices().cloned().collect(),
         ));
+        tracker.set_holders(self.tracker.holders().clone());
         Self::start(
             self.planner.context().clone(),
             tracker,

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
+pub use crate::model::Holder;
 use crate::model::ipvs_options::{ForwardingMethod, Scheduler};
 use crate::model::service_port::WIDE;
 use crate::plan::ipvs::marks::SHARE;
@@ -25,6 +26,13 @@ pub enum Unmet {
     NoSchedulerFlags { scheduler: Arc<str> },
     /// Another holder owns the address, so the node must not bind it.
     NotBound { address: IpAddr, holder: Holder },
+    /// The same, and packets to it are the holder's as well. `binds`: in a mode that binds
+    /// addresses.
+    NotServed {
+        address: IpAddr,
+        holder: Holder,
+        binds: bool,
+    },
     /// Older Services hold all firewall marks.
     NoMark,
     /// The Service wants more firewall marks than one may have.
@@ -47,29 +55,13 @@ pub enum Unmet {
     },
 }
 
-/// The holder of an address that a Service claims.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Holder {
-    /// Another link of this node has the address.
-    OtherLink,
-    /// The Node object lists it.
-    Node,
-    /// A default route has it as its next hop.
-    Gateway,
-    ApiServer,
-    /// An endpoint of some Service has it.
-    Endpoint,
-}
-
-impl fmt::Display for Holder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::OtherLink => "it is on another link of this node",
-            Self::Node => "it is this node's address",
-            Self::Gateway => "it is the default gateway's address",
-            Self::ApiServer => "it is the API server's address",
-            Self::Endpoint => "it is an endpoint's address",
-        })
+impl Unmet {
+    /// Who has the address that the Service does not get.
+    pub const fn holder(&self) -> Option<Holder> {
+        match self {
+            Self::NotBound { holder, .. } | Self::NotServed { holder, .. } => Some(*holder),
+            _ => None,
+        }
     }
 }
 
@@ -128,6 +120,14 @@ impl fmt::Display for Unmet {
             ),
             Self::NotBound { address, holder } => {
                 write!(f, "address {address} is not bound to kube-ipvs0: {holder}")
+            }
+            Self::NotServed {
+                address,
+                holder,
+                binds,
+            } => {
+                let bound = if *binds { "bound to kube-ipvs0 and not " } else { "" };
+                write!(f, "address {address} is not {bound}served: {holder}")
             }
             Self::NoMark => f.write_str(
                 "older Services hold all firewall marks; pods and the node reach local endpoints only",

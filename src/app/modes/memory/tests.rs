@@ -35,7 +35,7 @@ fn opened(observer: Arc<dyn Observer>) -> Opened {
         exec: &exec,
         clock,
         observer,
-        api_server: None,
+        api_servers: std::collections::BTreeSet::new(),
         registry: None,
     };
     open(opening).unwrap()

@@ -85,6 +85,7 @@ fn cluster() -> ServicePort {
         node_port: None,
         external_ips: Vec::new(),
         load_balancer_vips: Vec::new(),
+        held: None,
         load_balancer_source_ranges: Vec::new(),
         client_ip_affinity: None,
         internal_policy_local: false,

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use crate::model::{Endpoint, IpFamily, Protocol, ServicePort, ServicePortName, ServiceView};
 use crate::plan::by_port::ByPort;
-use crate::plan::claim::{Claim, Claims};
+use crate::plan::claim::{Claim, Claims, Right};
 
 /// Maximum number of ports that are listed one by one. The kernel walks its whole table each time:
 /// with 262,144 buckets that takes as long as listing ten to twenty thousand flows, and few nodes
@@ -152,19 +152,15 @@ impl Cleanup {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Share {
     created: i64,
-    cluster_ip: IpAddr,
-    frontends: BTreeSet<Frontend>,
+    frontends: BTreeMap<Frontend, Right>,
     endpoints: Endpoints,
 }
 
 impl Share {
     /// The same choice as in both dataplanes.
     fn claim(&self, place: Frontend, name: &ServicePortName) -> Claim {
-        let is_cluster_ip = match place {
-            Frontend::Address(address) => address.ip() == self.cluster_ip,
-            Frontend::NodePort(_) => false,
-        };
-        Claim::new(is_cluster_ip, self.created, name.clone())
+        let right = self.frontends.get(&place).copied();
+        Claim::new(right.unwrap_or_default(), self.created, name.clone())
     }
 }
 
@@ -275,17 +271,17 @@ impl Flows {
         let places: BTreeSet<Frontend> = old
             .iter()
             .chain(&share)
-            .flat_map(|share| share.frontends.iter().copied())
+            .flat_map(|share| share.frontends.keys().copied())
             .collect();
         let before: Vec<Option<Endpoints>> =
             places.iter().map(|place| self.endpoints(*place)).collect();
         if let Some(old) = self.shares.remove(&name) {
-            for place in &old.frontends {
+            for place in old.frontends.keys() {
                 self.claims.withdraw(*place, &old.claim(*place, &name));
             }
         }
         if let Some(share) = share {
-            for place in &share.frontends {
+            for place in share.frontends.keys() {
                 self.claims.claim(*place, share.claim(*place, &name));
             }
             self.shares.insert(name, share);
@@ -299,12 +295,19 @@ impl Flows {
 
     /// The endpoints that may answer at a frontend; `None` if it is not one.
     fn endpoints(&self, place: Frontend) -> Option<Endpoints> {
-        let winner = self.claims.winner(&place).or_else(|| match place {
+        let at_node_port = match place {
             Frontend::Address(address) if self.node_port_addresses.contains(&address.ip()) => {
                 self.claims.winner(&Frontend::NodePort(address.port()))
             }
             _ => None,
-        })?;
+        };
+        let own = self.claims.winner(&place);
+        let yields = self.claims.right(&place) == Some(Right::ExternalIp);
+        let winner = match (own, at_node_port) {
+            (Some(_), Some(of_node_port)) if yields => of_node_port,
+            (Some(own), _) => own,
+            (None, of_node_port) => of_node_port?,
+        };
         Some(self.shares.get(winner)?.endpoints.clone())
     }
 }
@@ -323,11 +326,16 @@ fn leaves_stale_flows(before: Option<&Endpoints>, after: Option<&Endpoints>) -> 
 }
 
 fn share(port: &ServicePort, endpoints: &[Endpoint]) -> Share {
-    let address = |ip: &IpAddr| Frontend::Address(SocketAddr::new(*ip, port.port));
-    let mut frontends = BTreeSet::from([address(&port.cluster_ip)]);
-    frontends.extend(port.external_ips.iter().map(address));
-    frontends.extend(port.load_balancer_vips.iter().map(address));
-    frontends.extend(port.node_port.map(|port| Frontend::NodePort(port.get())));
+    let addresses = std::iter::once(&port.cluster_ip)
+        .chain(&port.external_ips)
+        .chain(&port.load_balancer_vips);
+    let at = |ip: &IpAddr| {
+        let place = Frontend::Address(SocketAddr::new(*ip, port.port));
+        (place, Right::of(port, *ip))
+    };
+    let mut frontends: BTreeMap<Frontend, Right> = addresses.map(at).collect();
+    let node_port = port.node_port.map(|port| Frontend::NodePort(port.get()));
+    frontends.extend(node_port.map(|place| (place, Right::NodePort)));
     // Whatever policies and hints now prefer, an endpoint that still serves may finish its flows.
     let answering = endpoints
         .iter()
@@ -337,7 +345,6 @@ fn share(port: &ServicePort, endpoints: &[Endpoint]) -> Share {
         .collect();
     Share {
         created: port.created,
-        cluster_ip: port.cluster_ip,
         frontends,
         endpoints: answering.into_iter().collect(),
     }

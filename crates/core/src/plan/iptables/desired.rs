@@ -8,13 +8,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::ServicePortName;
-use crate::plan::by_port::{ByPort, PortSet};
-use crate::plan::claim::Claims;
+use crate::plan::by_port::{ByPort, PortSet, Revision};
+use crate::plan::claim::{Claim, Claims, Right};
 use crate::plan::context::Context;
 use crate::plan::iptables::port_rules::{Entries, Frontend, PortRules};
 use crate::plan::iptables::static_rules;
 use crate::plan::iptables::tree::{Prefix, Tree, TreeId};
 use crate::plan::ruleset::{ChainName, Rule};
+use crate::plan::unmet::Unmet;
 
 /// What may differ from the kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,10 +42,17 @@ pub struct Desired {
     claims: Claims<Frontend>,
     /// Endpoints on this node: all claimants want the same for them, so no claim loses.
     local_endpoints: Claims<Frontend>,
+    /// Addresses of the node that Services claim as external IPs, with a port that is a node port:
+    /// the node port is served there.
+    yielded: BTreeSet<Frontend>,
     trees: BTreeMap<TreeId, Tree>,
     endpoint_count: usize,
     no_local_internal: PortSet,
     no_local_external: PortSet,
+    /// Service ports with external IPs that are somebody's.
+    refused: PortSet,
+    /// Revision of `yielded` and of what `refused` stands for.
+    revision: Revision,
 }
 
 impl Desired {
@@ -105,8 +113,6 @@ impl Desired {
             of.map_or_else(BTreeMap::new, |port_rules| port_rules.frontends(context))
         };
         let (before, after) = (frontends(old.as_ref()), frontends(new.as_ref()));
-        let rights = |of: &PortRules| (of.service_port.created, of.service_port.cluster_ip);
-        let same_claims = old.as_ref().map(rights) == new.as_ref().map(rights);
         if let Some(dirty) = dirty.as_deref_mut() {
             dirty.service_ports.insert(name.clone());
             // Comments do not affect names.
@@ -122,48 +128,104 @@ impl Desired {
         let external = lacks(PortRules::lacks_local_external);
         self.no_local_internal.set(name, internal);
         self.no_local_external.set(name, external);
+        let had_refused = self.refused.contains(name);
+        self.refused
+            .set(name, lacks(|new| !new.refused().is_empty()));
+        if had_refused || self.refused.contains(name) {
+            self.revision.bump();
+        }
+        // A claim to withdraw and a claim to make, where they or the rules differ.
+        let places: BTreeSet<Frontend> = before.keys().chain(after.keys()).copied().collect();
+        let claim = |of: Option<&PortRules>, at: &BTreeMap<Frontend, Entries>, place: Frontend| {
+            of.filter(|_| at.contains_key(&place))
+                .map(|of| of.claim(place, name))
+        };
+        let changes: BTreeMap<Frontend, [Option<Claim>; 2]> = places
+            .into_iter()
+            .map(|place| {
+                let old = claim(old.as_ref(), &before, place);
+                (place, [old, claim(new.as_ref(), &after, place)])
+            })
+            .filter(|(place, [old, new])| old != new || before.get(place) != after.get(place))
+            .collect();
         if let Some(new) = new {
             self.endpoint_count += new.endpoint_count;
             self.by_port.insert(name.clone(), new);
         }
-        let all: BTreeSet<Frontend> = before.keys().chain(after.keys()).copied().collect();
-        for frontend in all {
-            let (had, has) = (before.get(&frontend), after.get(&frontend));
-            if same_claims && had == has {
-                continue;
+        let mut affected: BTreeSet<Frontend> = changes.keys().copied().collect();
+        affected.extend(self.at_node_ports(changes.keys(), context));
+        let winners: Vec<(Frontend, Option<ServicePortName>)> = affected
+            .into_iter()
+            .map(|place| (place, self.winner(place, context).cloned()))
+            .collect();
+        for (place, [old, new]) in changes {
+            let claims = self.claims_on(place);
+            if let Some(old) = old {
+                claims.withdraw(place, &old);
             }
-            let old_winner = self.winner(frontend).cloned();
-            if had.is_some()
-                && let Some(old) = &old
-            {
-                self.claims_on(frontend)
-                    .withdraw(frontend, &old.claim(frontend, name));
+            if let Some(new) = new {
+                claims.claim(place, new);
             }
-            if has.is_some()
-                && let Some(new) = self.by_port.get(name)
-            {
-                let claim = new.claim(frontend, name);
-                self.claims_on(frontend).claim(frontend, claim);
-            }
-            let winner = self.winner(frontend).cloned();
+        }
+        for (place, old_winner) in winners {
+            self.note_yielded(place, context);
+            let winner = self.winner(place, context).cloned();
             let was_ours = old_winner.as_ref() == Some(name);
             let is_ours = winner.as_ref() == Some(name);
-            if !was_ours && !is_ours {
+            if old_winner == winner && !is_ours {
                 continue;
             }
             let old_entries = if was_ours {
-                had.cloned().unwrap_or_default()
+                before.get(&place).cloned().unwrap_or_default()
             } else {
-                self.entries_of(old_winner.as_ref(), frontend, context)
+                self.entries_of(old_winner.as_ref(), place, context)
             };
             let present = if is_ours {
-                has.cloned().unwrap_or_default()
+                after.get(&place).cloned().unwrap_or_default()
             } else {
-                self.entries_of(winner.as_ref(), frontend, context)
+                self.entries_of(winner.as_ref(), place, context)
             };
-            self.exchange(frontend, &old_entries, &present, dirty.as_deref_mut());
+            self.exchange(place, &old_entries, &present, dirty.as_deref_mut());
         }
         old
+    }
+
+    /// The claimed addresses of the node at which node ports among these places are served.
+    fn at_node_ports<'a>(
+        &self,
+        places: impl Iterator<Item = &'a Frontend>,
+        context: &Context,
+    ) -> Vec<Frontend> {
+        let node_ports = places.filter_map(|place| match place {
+            Frontend::NodePort(protocol, port) => Some((*protocol, *port)),
+            _ => None,
+        });
+        node_ports
+            .flat_map(|(protocol, port)| {
+                let addresses = context.node_port_addresses.iter();
+                addresses.map(move |address| Frontend::Address(*address, protocol, port))
+            })
+            .filter(|place| self.claims.contains(place))
+            .collect()
+    }
+
+    /// Whether an external IP of a Service is not served because a node port is, there.
+    fn yields(&self, place: Frontend, context: &Context) -> bool {
+        let Some(node_port) = place.node_port(context) else {
+            return false;
+        };
+        self.claims.right(&place) == Some(Right::ExternalIp) && self.claims.contains(&node_port)
+    }
+
+    fn note_yielded(&mut self, place: Frontend, context: &Context) {
+        let is_news = if self.yields(place, context) {
+            self.yielded.insert(place)
+        } else {
+            self.yielded.remove(&place)
+        };
+        if is_news || self.yielded.contains(&place) {
+            self.revision.bump();
+        }
     }
 
     const fn claims_on(&mut self, frontend: Frontend) -> &mut Claims<Frontend> {
@@ -173,9 +235,10 @@ impl Desired {
         }
     }
 
-    fn winner(&self, frontend: Frontend) -> Option<&ServicePortName> {
+    fn winner(&self, frontend: Frontend, context: &Context) -> Option<&ServicePortName> {
         match frontend {
             Frontend::LocalEndpoint(_) => self.local_endpoints.winner(&frontend),
+            _ if self.yields(frontend, context) => None,
             _ => self.claims.winner(&frontend),
         }
     }
@@ -214,15 +277,50 @@ impl Desired {
     /// Claims that lost: the frontend, the loser, the winner. Costs what is contested, not the
     /// number of claims.
     pub fn lost(&self) -> impl Iterator<Item = (&Frontend, &ServicePortName, &ServicePortName)> {
+        let to_node_ports = self.yielded.iter().filter_map(|place| {
+            let Frontend::Address(_, protocol, port) = *place else {
+                return None;
+            };
+            let node_port = Frontend::NodePort(protocol, port);
+            let (loser, winner) = (self.claims.winner(place)?, self.claims.winner(&node_port)?);
+            (loser != winner).then_some((place, loser, winner))
+        });
         // All ports of a Service share the port of its health check.
-        self.claims.lost().filter(|(frontend, loser, winner)| {
+        let others = self.claims.lost().filter(|(frontend, loser, winner)| {
             !matches!(frontend, Frontend::HealthCheck(_)) || loser.service != winner.service
-        })
+        });
+        others.chain(to_node_ports)
     }
 
-    /// Changes whenever the result of [`Self::lost`] may have changed.
+    /// By what the winner goes before a loser of a frontend; `None` if by its age alone.
+    pub fn reason(&self, place: &Frontend, loser: &ServicePortName) -> Option<Right> {
+        if self.yielded.contains(place) {
+            return Some(Right::NodePort);
+        }
+        self.claims.reason(place, loser)
+    }
+
+    /// What Services claim and do not get. Costs the length of the result.
+    pub fn unmet(&self) -> BTreeSet<(ServicePortName, Unmet)> {
+        let ports = self.refused.iter();
+        let ports = ports.filter_map(|name| Some((name, self.by_port.get(name)?)));
+        ports
+            .flat_map(|(name, rules)| {
+                rules.refused().iter().map(|(address, holder)| {
+                    let unmet = Unmet::NotServed {
+                        address: *address,
+                        holder: *holder,
+                        binds: false,
+                    };
+                    (name.clone(), unmet)
+                })
+            })
+            .collect()
+    }
+
+    /// Changes whenever the result of [`Self::lost`] or [`Self::unmet`] may have changed.
     pub const fn revision(&self) -> u64 {
-        self.claims.revision()
+        self.claims.revision() + self.revision.get()
     }
 
     /// Number of Services with a port that has a Local policy and no endpoint on this node, by

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::model::topology::{self, Choice};
-use crate::model::{Endpoint, IpFamily, Protocol, ServicePort, ServicePortName};
-use crate::plan::claim::Claim;
+use crate::model::{Endpoint, Holder, IpFamily, Protocol, ServicePort, ServicePortName};
+use crate::plan::claim::{Claim, Right};
 use crate::plan::context::{Context, Hairpin};
 use crate::plan::iptables::name;
 use crate::plan::iptables::static_rules::{LOCALHOST_ACCEPTED, REACHES_ITSELF};
@@ -33,6 +33,18 @@ pub enum Frontend {
 }
 
 impl Frontend {
+    /// The node port at which packets to an address and port arrive if nobody else gets them.
+    pub fn node_port(self, context: &Context) -> Option<Self> {
+        match self {
+            Self::Address(address, protocol, port)
+                if context.node_port_addresses.contains(&address) =>
+            {
+                Some(Self::NodePort(protocol, port))
+            }
+            _ => None,
+        }
+    }
+
     /// Its key in trees.
     pub fn key(self) -> Key {
         match self {
@@ -119,11 +131,19 @@ impl PortRules {
 
     /// The claim of the Service port on a frontend.
     pub fn claim(&self, frontend: Frontend, name: &ServicePortName) -> Claim {
-        let is_cluster_ip = match frontend {
-            Frontend::Address(address, ..) => address == self.service_port.cluster_ip,
-            Frontend::NodePort(..) | Frontend::HealthCheck(_) | Frontend::LocalEndpoint(_) => false,
+        let right = match frontend {
+            Frontend::Address(address, ..) => Right::of(&self.service_port, address),
+            Frontend::NodePort(..) | Frontend::HealthCheck(_) | Frontend::LocalEndpoint(_) => {
+                Right::NodePort
+            }
         };
-        Claim::new(is_cluster_ip, self.service_port.created, name.clone())
+        Claim::new(right, self.service_port.created, name.clone())
+    }
+
+    /// The external IPs that the Service port does not get because they are somebody's.
+    pub fn refused(&self) -> &[(IpAddr, Holder)] {
+        let held = self.service_port.held.as_deref();
+        held.map_or(&[], |held| &held.refused)
     }
 
     /// Number of its rules, more or less.

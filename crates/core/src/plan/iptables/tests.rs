@@ -2,6 +2,7 @@
 //! Tests of iptables mode without a kernel.
 
 mod budget;
+mod claims;
 mod isolation;
 mod layout;
 mod parts;

@@ -46,10 +46,13 @@ pub struct Desired {
     by_port: ByPort<PortObjects>,
     virtual_servers: Claims<VirtualServerKey>,
     addresses: BTreeMap<IpAddr, u32>,
+    /// How many claimants of an address claim it as an external IP alone.
+    lendable: BTreeMap<IpAddr, u32>,
     /// Addresses of real servers.
     real_addresses: BTreeMap<IpAddr, u32>,
-    /// Those of `addresses` that are real servers': not bound, or this node could not reach the
-    /// server.
+    /// Those of `addresses` that are real servers' and that nobody claims by a better right: not
+    /// bound, or this node could not reach the server. Whoever may write slices must not take what
+    /// the cluster or a load balancer gave.
     held: BTreeSet<IpAddr>,
     entries: BTreeMap<SetId, BTreeMap<SetEntry, u32>>,
     no_local_internal: PortSet,
@@ -114,25 +117,35 @@ impl Desired {
             self.unmet_revision.bump();
         }
         let mut acquired: Vec<EntryOf> = Vec::new();
+        let mut touched: BTreeSet<IpAddr> = BTreeSet::new();
         if let Some(new) = new {
             acquired.extend(&new.entries);
             // New references come before releases: what both want is never counted down to 0.
+            for address in &new.lendable {
+                count_up(&mut self.lendable, *address);
+            }
             for address in &new.addresses {
                 if count_up(&mut self.addresses, *address) {
                     dirty.addresses.insert(*address);
-                    self.find_holder(*address, dirty);
                 }
+                touched.insert(*address);
             }
             self.by_port.insert(name, new);
         }
         if let Some(old) = &old {
             released.extend(&old.entries);
+            for address in &old.lendable {
+                count_down(&mut self.lendable, address);
+            }
             for address in &old.addresses {
                 if count_down(&mut self.addresses, address) {
                     dirty.addresses.insert(*address);
-                    self.find_holder(*address, dirty);
                 }
+                touched.insert(*address);
             }
+        }
+        for address in touched {
+            self.find_holder(address, dirty);
         }
         for key in &changed {
             if let Some(wanted) = self.virtual_server(key) {
@@ -164,8 +177,10 @@ impl Desired {
 
     /// Updates whether an address that Services claim is a real server's.
     fn find_holder(&mut self, address: IpAddr, dirty: &mut Dirty) {
-        let is_held =
-            self.addresses.contains_key(&address) && self.real_addresses.contains_key(&address);
+        let claimed = self.addresses.get(&address);
+        let is_held = claimed.is_some()
+            && claimed == self.lendable.get(&address)
+            && self.real_addresses.contains_key(&address);
         let is_news = if is_held {
             self.held.insert(address)
         } else {
@@ -373,8 +388,8 @@ fn count_down<K: Ord>(counts: &mut BTreeMap<K, u32>, key: &K) -> bool {
     is_last
 }
 
-/// The virtual servers that a Service port wants differently than before. A change of age or
-/// cluster IP affects all of them: a contested one may pass to another claimant.
+/// The virtual servers that a Service port wants differently than before. A change of age affects
+/// all of them: a contested one may pass to another claimant.
 fn changed_servers(
     old: Option<&PortObjects>,
     new: Option<&PortObjects>,
@@ -383,7 +398,7 @@ fn changed_servers(
         of?.virtual_servers.get(key)
     }
     let same_claims = match (old, new) {
-        (Some(old), Some(new)) => (old.created, old.cluster_ip) == (new.created, new.cluster_ip),
+        (Some(old), Some(new)) => old.created == new.created,
         _ => false,
     };
     old.into_iter()

@@ -215,6 +215,14 @@ impl Comparison<'_> {
                 push_entry_removal(&mut plan, SetId::IpvsIps, &set, SetEntry::Ip(address));
             }
         }
+        let set = SetId::NodePort.name(self.context.family);
+        let present = self.believed.sets.get(&set);
+        for entry in gone.iter().filter_map(SetEntry::of_node_port) {
+            let is_there = present.is_some_and(|set| set.entries.contains(&entry));
+            if is_there && !self.desired.wants_entry(SetId::NodePort, &entry) {
+                push_entry_removal(&mut plan, SetId::NodePort, &set, entry);
+            }
+        }
         plan
     }
 
@@ -234,12 +242,15 @@ impl Comparison<'_> {
         self.believed
             .virtual_servers
             .range(key(0, Protocol::Tcp)..=key(u16::MAX, Protocol::Sctp))
-            .any(|(key, state)| {
-                self.desired.virtual_server(key).is_none()
-                    && outlives_its_service(key, state)
-                    && (self.owns)(key)
-                    && counts(key)
-            })
+            .any(|(key, _)| self.is_drained(key) && counts(key))
+    }
+
+    /// Whether a virtual server is no longer wanted, but its connections continue.
+    fn is_drained(&self, key: &VirtualServerKey) -> bool {
+        let present = self.believed.virtual_servers.get(key);
+        self.desired.virtual_server(key).is_none()
+            && present.is_some_and(|state| outlives_its_service(key, state))
+            && (self.owns)(key)
     }
 
     /// In the orders for which [`SetId`] gives the reasons.
@@ -290,11 +301,20 @@ impl Comparison<'_> {
     }
 
     /// Whether an entry must stay: the one that rejects unknown ports of an address does as long as
-    /// the address is there.
+    /// the address is there; that of a node port as long as connections to it go on, because a next
+    /// process knows by nothing else that the virtual server is ours.
     fn is_in_use(&self, id: SetId, entry: &SetEntry) -> bool {
         match entry {
             SetEntry::Ip(address) if id == SetId::IpvsIps => {
                 self.believed.addresses.contains(address) && self.is_drained_at(*address, |_| true)
+            }
+            SetEntry::IpPort(address, protocol, port) if id == SetId::NodePort => {
+                let key = VirtualServerKey::Address {
+                    address: *address,
+                    port: *port,
+                    protocol: *protocol,
+                };
+                self.is_drained(&key)
             }
             _ => false,
         }

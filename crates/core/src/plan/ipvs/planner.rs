@@ -20,16 +20,13 @@ use crate::plan::ipvs::mark::MarkRange;
 use crate::plan::ipvs::marks::{self, Marks};
 use crate::plan::ipvs::object::{RealServerKey, VirtualServerKey};
 use crate::plan::ipvs::port_objects::{PortObjects, port_objects};
-use crate::plan::ipvs::set::{SetEntry, SetId, SetName, SetSpec};
+use crate::plan::ipvs::set::{SetEntry, SetId, SetName, SetSpec, lists_node_port};
 use crate::plan::ipvs::set_aside::{Object, SetAside};
 use crate::plan::ipvs::state::State;
 use crate::plan::ipvs::static_rules::{FixedRules, fixed_rules};
 use crate::plan::ipvs::step::Step;
 use crate::plan::report::FailureKind;
 use crate::plan::ruleset::InvalidChainName;
-
-/// The default node port range of the API server.
-pub const NODE_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
 
 /// Maximum number of refused objects whose Service is searched for among all.
 const SEARCHED: usize = 100;
@@ -167,7 +164,8 @@ impl Planner {
 
     /// A virtual server is ours if a Service has wanted it, or if there is evidence that a
     /// kube-proxy or an earlier process of ours created it: its address is on our link, is a
-    /// Service address, or it is a node port.
+    /// Service address, or a set or the operator says that it is a node port. The range of node
+    /// ports is the cluster's to choose, and none is assumed.
     fn owns(&self, key: &VirtualServerKey) -> bool {
         if self.owned.contains(key) {
             return true;
@@ -181,9 +179,17 @@ impl Planner {
         }
         self.believed.addresses.contains(address)
             || within(&self.context.service_cidrs)
-            || (NODE_PORTS.contains(port)
-                && (self.context.node_addresses.contains(address)
-                    || self.context.node_port_addresses.contains(address)))
+            || self.is_node_port(key, *address, *port)
+    }
+
+    fn is_node_port(&self, key: &VirtualServerKey, address: IpAddr, port: u16) -> bool {
+        let context = &self.context;
+        let is_ours = context.node_addresses.contains(&address)
+            || context.node_port_addresses.contains(&address);
+        let in_range = context.node_port_range;
+        is_ours
+            && (in_range.is_some_and(|range| range.contains(port))
+                || lists_node_port(&self.believed.sets, key) == Some(true))
     }
 
     /// The draining real servers of a virtual server.
@@ -240,6 +246,7 @@ impl Planner {
                 let is_empty = left.is_some_and(|left| left.real_servers.is_empty());
                 if is_empty && self.desired.virtual_server(vs).is_none() {
                     self.dirty.virtual_servers.insert(*vs);
+                    self.release_node_port(vs);
                     gone.extend(vs.address());
                 }
             }
@@ -248,10 +255,25 @@ impl Planner {
                 self.last_limits.remove(key);
                 if self.desired.virtual_server(key).is_none() {
                     self.owned.remove(key);
+                    self.release_node_port(key);
                     gone.extend(key.address());
                 }
             }
             _ => {}
+        }
+    }
+
+    /// Marks the entry of a node port that nothing drains at any more as dirty.
+    fn release_node_port(&mut self, key: &VirtualServerKey) {
+        let Some(entry) = SetEntry::of_node_port(key) else {
+            return;
+        };
+        let set = self
+            .believed
+            .sets
+            .get(&SetId::NodePort.name(self.context.family));
+        if set.is_some_and(|set| set.entries.contains(&entry)) {
+            self.dirty.entries.insert((SetId::NodePort, entry));
         }
     }
 

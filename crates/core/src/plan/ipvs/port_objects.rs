@@ -6,10 +6,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::model::holders::Held;
 use crate::model::ipvs_options::Scheduler;
 use crate::model::topology::{self, Choice};
 use crate::model::{Endpoint, Protocol, ServicePort, ServicePortName};
-use crate::plan::claim::Claim;
+use crate::plan::claim::{Claim, Right};
 use crate::plan::compact::CompactMap;
 use crate::plan::context::Context;
 use crate::plan::ipvs::object::{
@@ -24,12 +25,13 @@ mod forwarding;
 /// virtual server; [`crate::plan::ipvs::desired::Desired`] resolves that.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PortObjects {
-    /// The Service's age and cluster IP, which decide between claims on a virtual server.
+    /// The Service's age, which decides between claims on a virtual server by the same right.
     pub created: i64,
-    pub cluster_ip: Option<IpAddr>,
     pub virtual_servers: CompactMap<VirtualServerKey, WantedServer>,
-    /// Sorted and deduplicated, like the entries.
+    /// To be bound. Sorted and deduplicated, like the entries.
     pub addresses: Box<[IpAddr]>,
+    /// Those of them that are external IPs only: an endpoint that has one goes before it.
+    pub lendable: Box<[IpAddr]>,
     /// The entries that belong to no virtual server.
     pub entries: Box<[(SetId, SetEntry)]>,
     /// The internal or external policy is Local and no endpoint is on this node, although there are
@@ -43,11 +45,8 @@ pub struct PortObjects {
 impl PortObjects {
     /// The claim of the Service port on a virtual server.
     pub fn claim(&self, key: &VirtualServerKey, name: &ServicePortName) -> Claim {
-        let is_cluster_ip = match key {
-            VirtualServerKey::Address { address, .. } => self.cluster_ip == Some(*address),
-            VirtualServerKey::Mark { .. } => false,
-        };
-        Claim::new(is_cluster_ip, self.created, name.clone())
+        let right = self.virtual_servers.get(key).map(|wanted| wanted.right);
+        Claim::new(right.unwrap_or_default(), self.created, name.clone())
     }
 
     /// All entries, those of its virtual servers too.
@@ -83,6 +82,8 @@ impl Extras {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WantedServer {
     pub server: VirtualServer,
+    /// By what the Service port claims it.
+    pub right: Right,
     pub real_servers: Arc<RealServers>,
     /// The entries that admit, masquerade or filter its packets. Only the winner of the virtual
     /// server gets them: another Service's source ranges must not open or close it.
@@ -99,6 +100,15 @@ enum Role {
 }
 
 impl Role {
+    const fn right(self) -> Right {
+        match self {
+            Self::ClusterIp => Right::ClusterIp,
+            Self::LoadBalancer => Right::LoadBalancer,
+            Self::NodePort => Right::NodePort,
+            Self::ExternalIp => Right::ExternalIp,
+        }
+    }
+
     /// Whether the traffic policy of the role is Local.
     fn is_local(self, service_port: &ServicePort) -> bool {
         match self {
@@ -157,9 +167,11 @@ pub fn port_objects(
     let local = real_servers(service_port, &server, &choice.local, local_leaving);
     let servers = (&choice.cluster[..], &*cluster);
     let direct = forwarding::servers(service_port, servers, endpoints, context, mark, &mut extras);
-    let mut virtual_servers: BTreeMap<_, (&Arc<RealServers>, BTreeSet<_>)> = BTreeMap::new();
+    let mut virtual_servers: BTreeMap<_, (&Arc<RealServers>, Right, BTreeSet<_>)> = BTreeMap::new();
     let mut addresses = BTreeSet::new();
     let mut entries = BTreeSet::new();
+    let held = service_port.held.as_deref();
+    extras.unmet.extend(not_served(held));
     for mut frontend in frontends(service_port, context) {
         let is_local = frontend.role.is_local(service_port);
         let direct = direct
@@ -178,9 +190,10 @@ pub fn port_objects(
         };
         // An address may have two roles (an external IP that is also a load balancer's). Both have
         // the same policy, so only their entries differ and add up.
-        let (_, of_server) = virtual_servers
+        let (_, right, of_server) = virtual_servers
             .entry(key)
-            .or_insert_with(|| (real_servers, BTreeSet::new()));
+            .or_insert_with(|| (real_servers, Right::ExternalIp, BTreeSet::new()));
+        *right = (*right).min(frontend.role.right());
         add_entries(of_server, &frontend, service_port, context);
         if frontend.is_split {
             let lacks_local = is_local && choice.has_any && choice.local.is_empty();
@@ -190,7 +203,7 @@ pub fn port_objects(
         if role == Role::NodePort {
             continue;
         }
-        if let Some(holder) = holder(role, address, context) {
+        if let Some(holder) = holder(role, address, held, context) {
             extras.lacks(Unmet::NotBound { address, holder });
         } else {
             addresses.insert(address);
@@ -199,11 +212,7 @@ pub fn port_objects(
     }
     add_loop_back_entries(&mut entries, service_port.name.protocol, endpoints);
     add_health_check_entries(&mut entries, service_port);
-    let wanted = |(real_servers, entries): (&Arc<RealServers>, BTreeSet<_>)| WantedServer {
-        server: server.clone(),
-        real_servers: real_servers.clone(),
-        entries: entries.into_iter().collect(),
-    };
+    let wanted = |(real_servers, right, entries)| wanted(&server, right, real_servers, entries);
     let mut virtual_servers: BTreeMap<_, _> = virtual_servers
         .into_iter()
         .map(|(key, parts)| (key, wanted(parts)))
@@ -212,6 +221,7 @@ pub fn port_objects(
         let family = service_port.family;
         let wanted = WantedServer {
             server: marked_server(server, context, &mut extras.unmet),
+            right: Right::LoadBalancer,
             real_servers: cluster,
             entries: Box::default(),
         };
@@ -219,8 +229,8 @@ pub fn port_objects(
     }
     PortObjects {
         created: service_port.created,
-        cluster_ip: Some(service_port.cluster_ip),
         virtual_servers: virtual_servers.into(),
+        lendable: lendable(service_port, &addresses),
         addresses: addresses.into_iter().collect(),
         entries: entries.into_iter().collect(),
         no_local_internal: lacks_local(&choice, service_port.internal_policy_local),
@@ -232,14 +242,45 @@ pub fn port_objects(
     }
 }
 
+fn wanted(
+    server: &VirtualServer,
+    right: Right,
+    real_servers: &Arc<RealServers>,
+    entries: BTreeSet<(SetId, SetEntry)>,
+) -> WantedServer {
+    WantedServer {
+        server: server.clone(),
+        right,
+        real_servers: real_servers.clone(),
+        entries: entries.into_iter().collect(),
+    }
+}
+
+/// The addresses that the Service port claims and that are others'.
+fn not_served(held: Option<&Held>) -> impl Iterator<Item = Unmet> {
+    let refused = held.into_iter().flat_map(|held| &held.refused);
+    refused.map(|(address, holder)| Unmet::NotServed {
+        address: *address,
+        holder: *holder,
+        binds: true,
+    })
+}
+
+/// The bound addresses that the Service port claims as external IPs alone.
+fn lendable(service_port: &ServicePort, addresses: &BTreeSet<IpAddr>) -> Box<[IpAddr]> {
+    let is_lendable = |ip: &IpAddr| Right::of(service_port, *ip) == Right::ExternalIp;
+    addresses.iter().copied().filter(is_lendable).collect()
+}
+
 /// The holder of an address that the node must not bind because of it.
-fn holder(role: Role, address: IpAddr, context: &Context) -> Option<Holder> {
+fn holder(role: Role, address: IpAddr, held: Option<&Held>, context: &Context) -> Option<Holder> {
     if context.node_addresses.contains(&address) {
         return Some(Holder::OtherLink);
     }
     // A proxy in a pod may reach the API server at its cluster IP, which then counts as held.
-    let held = context.held_addresses.get(&address).copied();
-    held.filter(|_| role != Role::ClusterIp)
+    let held = held.filter(|_| role != Role::ClusterIp);
+    let mut unbound = held.into_iter().flat_map(|held| &held.unbound);
+    unbound.find_map(|(other, holder)| (*other == address).then_some(*holder))
 }
 
 fn frontends(service_port: &ServicePort, context: &Context) -> Vec<Frontend> {

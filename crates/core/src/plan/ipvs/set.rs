@@ -2,6 +2,7 @@
 //! PURE: the ipsets of IPVS mode and their entries. Names and types are byte for byte kube-proxy's
 //! where it has them.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -10,6 +11,8 @@ use serde::{Serialize, Serializer};
 
 use crate::model::{IpFamily, Protocol};
 use crate::plan::ipvs::mark::bits_of;
+use crate::plan::ipvs::object::VirtualServerKey;
+use crate::plan::ipvs::state::SetState;
 
 /// `maxelem` of a set as kube-proxy creates it. Kept while it suffices: kube-proxy fails to start
 /// if a set has another size, and a rollback must work.
@@ -233,6 +236,32 @@ pub fn node_ports_of_kube_proxy(protocol: Protocol, family: IpFamily) -> SetName
     SetName::of(name, family)
 }
 
+/// Whether a virtual server is that of a node port, by kube-proxy's set or ours; `None` if there is
+/// no such set.
+pub fn lists_node_port(sets: &BTreeMap<SetName, SetState>, key: &VirtualServerKey) -> Option<bool> {
+    let VirtualServerKey::Address {
+        address,
+        port,
+        protocol,
+    } = *key
+    else {
+        return Some(false);
+    };
+    let family = key.family();
+    let names = [
+        SetId::NodePort.name(family),
+        node_ports_of_kube_proxy(protocol, family),
+    ];
+    // kube-proxy's has the port alone, except for SCTP.
+    let entries = [
+        SetEntry::IpPort(address, protocol, port),
+        SetEntry::Port(port),
+    ];
+    let mut present = names.iter().filter_map(|name| sets.get(name)).peekable();
+    present.peek()?;
+    Some(present.any(|set| entries.iter().any(|entry| set.entries.contains(entry))))
+}
+
 impl SetName {
     /// The name that a set has in a family.
     fn of(name: &str, family: IpFamily) -> Self {
@@ -316,6 +345,18 @@ impl SetEntry {
             | Self::IpPortMark(ip, ..)
             | Self::IpPortIp(ip, ..)
             | Self::IpPortNet(ip, ..) => Some(*ip),
+        }
+    }
+
+    /// The entry of a virtual server in the set of node ports, if it is at an address.
+    pub const fn of_node_port(key: &VirtualServerKey) -> Option<Self> {
+        match *key {
+            VirtualServerKey::Address {
+                address,
+                port,
+                protocol,
+            } => Some(Self::IpPort(address, protocol, port)),
+            VirtualServerKey::Mark { .. } => None,
         }
     }
 

@@ -16,14 +16,13 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::model::IpFamily;
+use crate::model::{IpFamily, PortRange};
 use crate::plan::iptables;
 use crate::plan::iptables::static_rules::{ROUTE_LOCALNET, SHARED_CHAIN, localnet_rule};
 use crate::plan::ipvs::Plan;
 use crate::plan::ipvs::marks;
 use crate::plan::ipvs::object::VirtualServerKey;
-use crate::plan::ipvs::planner::NODE_PORTS;
-use crate::plan::ipvs::set::{SetEntry, SetId, SetName, node_ports_of_kube_proxy, retired};
+use crate::plan::ipvs::set::{SetEntry, SetId, SetName, lists_node_port, retired};
 use crate::plan::ipvs::state::{SetState, State};
 use crate::plan::ipvs::step::{Phase, Step};
 use crate::plan::leftovers::modes::Modes;
@@ -41,6 +40,8 @@ pub struct Facts {
     pub node_addresses: BTreeSet<IpAddr>,
     /// Ranges that the operator excluded as foreign.
     pub exclude_cidrs: Vec<IpNet>,
+    /// The cluster's range of node ports, if the operator says so.
+    pub node_port_range: Option<PortRange>,
 }
 
 /// The link and the virtual servers.
@@ -59,8 +60,8 @@ pub fn servers(observed: &State, facts: &Facts) -> Plan {
 }
 
 /// A virtual server is ours if one of our sets has its address and port, if its address is on our
-/// link, or if it is a node port: one in our set or, where that set is gone, one in the default
-/// range.
+/// link, or if it is a node port: one in our set or kube-proxy's or, where those sets are gone, one
+/// in the range that the operator says.
 pub fn owns(key: &VirtualServerKey, observed: &State, facts: &Facts) -> bool {
     let family = key.family();
     let (address, port, protocol) = match key {
@@ -97,21 +98,14 @@ pub fn owns(key: &VirtualServerKey, observed: &State, facts: &Facts) -> bool {
     }
     let is_service_address =
         observed.addresses.contains(address) || has(SetId::IpvsIps, SetEntry::Ip(*address));
-    // Our set also has the address; kube-proxy's has the port alone, or both for SCTP.
-    let of_kube_proxy = node_ports_of_kube_proxy(*protocol, family);
-    let is_node_port = if let Some(set) = observed.sets.get(&of_kube_proxy) {
-        let entries = [
-            SetEntry::Port(*port),
-            SetEntry::IpPort(*address, *protocol, *port),
-        ];
-        entries.iter().any(|entry| set.entries.contains(entry))
-    } else if set(SetId::NodePort).is_some() {
-        false
-    } else {
+    let is_node_port = lists_node_port(&observed.sets, key).unwrap_or_else(|| {
         // Without any other evidence of ipvs mode we do not guess.
         let was_ipvs = observed.node.link_exists || !observed.sets.is_empty();
-        was_ipvs && NODE_PORTS.contains(port)
-    };
+        was_ipvs
+            && facts
+                .node_port_range
+                .is_some_and(|range| range.contains(*port))
+    });
     is_service_address || (is_node_port && facts.node_addresses.contains(address))
 }
 

@@ -274,12 +274,12 @@ fn older_service_does_not_decide_about_a_cluster_ip() {
 }
 
 #[test]
-fn address_of_the_node_that_is_a_frontend_itself_is_no_node_port() {
+fn address_of_the_node_that_a_load_balancer_gave_is_no_node_port() {
     let mut world = World::settled();
     let clash = service("ns/clash")
         .cluster_ips(&["10.96.0.2"])
         .named_port("p", Protocol::Udp, 30_053)
-        .external_ip("192.168.0.10");
+        .vip("192.168.0.10");
     let others = slice("ns/clash", "a", vec![endpoint("10.1.0.9")]);
     let others = others.named_port("p", Protocol::Udp, 1);
     world.take_in(vec![

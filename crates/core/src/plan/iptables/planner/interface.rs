@@ -198,14 +198,15 @@ impl crate::plan::Planner for Planner {
         lost.map(|(frontend, loser, winner)| Conflict {
             loser: loser.clone(),
             winner: winner.clone(),
+            by: self.desired.reason(frontend, loser),
             place: frontend.to_string(),
         })
         .collect()
     }
 
-    /// Rules support everything that a Service may request.
+    /// Rules support everything that a Service may request, but not everything is its own.
     fn unmet(&self) -> BTreeSet<(ServicePortName, Unmet)> {
-        BTreeSet::new()
+        self.desired.unmet()
     }
 
     fn cuts(&self) -> Option<&Cuts> {

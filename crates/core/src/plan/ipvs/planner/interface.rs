@@ -201,6 +201,7 @@ impl crate::plan::Planner for Planner {
         lost.map(|(key, loser, winner)| Conflict {
             loser: loser.clone(),
             winner: winner.clone(),
+            by: self.desired.claims().reason(key, loser),
             place: key.to_string(),
         })
         .collect()

@@ -13,14 +13,13 @@ mod unread;
 
 use super::*;
 use crate::model::testing::{endpoint, service, slice, tracker};
-use crate::model::{EndpointSlice, Event, IpFamily, Protocol, Service, SliceEndpoint};
+use crate::model::{EndpointSlice, Event, Holders, IpFamily, Protocol, Service, SliceEndpoint};
 use crate::plan::Step as _;
 use crate::plan::ipvs::set::{self, SetType};
 use crate::plan::ipvs::state::SetState;
 use crate::plan::mode::{Planner as _, SlicedAudit as _};
 use crate::plan::ruleset::{Rule, Table};
 use crate::plan::testing::{Proxy, context, lines, rs, tcp, udp};
-use crate::plan::unmet::Holder;
 
 fn web(endpoints: Vec<SliceEndpoint>) -> EndpointSlice {
     slice("ns/web", "a", endpoints).port(8080)
@@ -270,7 +269,7 @@ fn an_address_that_an_endpoint_has_is_served_and_not_bound() {
 }
 
 #[test]
-fn others_addresses_are_served_and_not_bound_but_as_cluster_ips() {
+fn others_addresses_are_not_bound_but_as_cluster_ips() {
     let services = vec![
         service("ns/a").port(80).external_ip("192.168.0.10"),
         service("ns/b")
@@ -285,14 +284,14 @@ fn others_addresses_are_served_and_not_bound_but_as_cluster_ips() {
             .port(443)
             .cluster_ips(&["10.96.0.9"]),
     ];
-    let context = Context {
-        held_addresses: BTreeMap::from([
-            ("192.168.0.1".parse().unwrap(), Holder::Gateway),
-            ("10.96.0.9".parse().unwrap(), Holder::ApiServer),
-        ]),
-        ..context(IpFamily::V4)
+    let holders = Holders {
+        gateways: ["192.168.0.1".parse().unwrap()].into(),
+        api_servers: ["10.96.0.9".parse().unwrap()].into(),
+        ..Holders::default()
     };
-    let mut proxy = Proxy::start(context, tracker(services, vec![]), State::default());
+    let mut tracker = tracker(services, vec![]);
+    tracker.set_holders(holders);
+    let mut proxy = Proxy::start(context(IpFamily::V4), tracker, State::default());
     proxy.sync();
     let bound: Vec<String> = proxy
         .kernel
@@ -302,20 +301,77 @@ fn others_addresses_are_served_and_not_bound_but_as_cluster_ips() {
         .map(ToString::to_string)
         .collect();
     assert_eq!(bound, ["10.96.0.1", "10.96.0.2", "10.96.0.3", "10.96.0.9"]);
-    for key in ["192.168.0.10:80", "192.168.0.1:80", "10.96.0.9:80"] {
-        assert!(
-            proxy.kernel.state.virtual_servers.contains_key(&tcp(key)),
-            "{key}"
-        );
+    // What only an external IP claims is not served either.
+    for (key, is_served) in [
+        ("192.168.0.10:80", true),
+        ("192.168.0.1:80", true),
+        ("10.96.0.9:443", true),
+        ("10.96.0.9:80", false),
+    ] {
+        let servers = &proxy.kernel.state.virtual_servers;
+        assert_eq!(servers.contains_key(&tcp(key)), is_served, "{key}");
     }
     assert_eq!(
         unmet(&proxy),
         [
             "ns/a: address 192.168.0.10 is not bound to kube-ipvs0: it is on another link of this node",
             "ns/b: address 192.168.0.1 is not bound to kube-ipvs0: it is the default gateway's address",
-            "ns/c: address 10.96.0.9 is not bound to kube-ipvs0: it is the API server's address",
+            "ns/c: address 10.96.0.9 is not bound to kube-ipvs0 and not served: it is the API server's address",
         ]
     );
+    // The address is nobody's any more.
+    proxy.set_holders(Holders::default());
+    let plan = lines(&proxy.sync());
+    assert!(
+        plan.contains(&"add address 192.168.0.1 to kube-ipvs0".to_owned()),
+        "{plan:?}"
+    );
+    assert!(
+        proxy
+            .kernel
+            .state
+            .virtual_servers
+            .contains_key(&tcp("10.96.0.9:80"))
+    );
+    assert!(proxy.restarted().sync().is_empty());
+}
+
+#[test]
+fn no_slice_takes_what_the_cluster_or_a_load_balancer_gave() {
+    let victim = service("victim/dns")
+        .port(53)
+        .cluster_ips(&["10.96.0.10"])
+        .vip("198.51.100.1");
+    let tenant = service("tenant/any").port(80).cluster_ips(&["10.96.0.2"]);
+    let ours = slice("victim/dns", "a", vec![endpoint("10.0.1.1")]).port(53);
+    let mut proxy = synced(vec![victim, tenant], vec![ours]);
+    let bound = proxy.kernel.state.addresses.clone();
+    let attack = ["10.96.0.10", "198.51.100.1", "10.96.0.2"]
+        .map(endpoint)
+        .to_vec();
+    proxy.take_in([Event::SliceApplied(
+        slice("tenant/any", "a", attack).port(53),
+    )]);
+    proxy.sync();
+    assert_eq!(proxy.kernel.state.addresses, bound);
+    assert!(unmet(&proxy).is_empty());
+    // One claim by a better right is enough, whoever else lists the address.
+    let lists = service("other/any")
+        .port(81)
+        .cluster_ips(&["10.96.0.3"])
+        .external_ip("198.51.100.1");
+    proxy.take_in([Event::ServiceApplied(lists)]);
+    proxy.sync();
+    assert!(unmet(&proxy).is_empty());
+    proxy.take_in([Event::ServiceDeleted(crate::model::testing::service_name(
+        "victim/dns",
+    ))]);
+    proxy.sync();
+    assert_eq!(
+        unmet(&proxy),
+        ["other/any: address 198.51.100.1 is not bound to kube-ipvs0: it is an endpoint's address"]
+    );
+    assert!(proxy.restarted().sync().is_empty());
 }
 
 #[test]

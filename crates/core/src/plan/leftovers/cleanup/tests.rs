@@ -5,7 +5,7 @@ use crate::model::{Protocol, Tracker};
 use crate::plan::Step as _;
 use crate::plan::iptables;
 use crate::plan::ipvs::object::VirtualServer;
-use crate::plan::ipvs::set::SetType;
+use crate::plan::ipvs::set::{SetType, node_ports_of_kube_proxy};
 use crate::plan::ipvs::state::VirtualServerState;
 use crate::plan::mode::Planner as _;
 use crate::plan::testing::fake::{FakeKernel, in_iptables_mode};
@@ -98,6 +98,7 @@ fn facts(family: IpFamily) -> Facts {
     Facts {
         node_addresses: context(family).node_addresses,
         exclude_cidrs: Vec::new(),
+        node_port_range: None,
     }
 }
 
@@ -211,9 +212,16 @@ fn without_sets_a_node_port_shows_by_its_range() {
     ] {
         state.virtual_servers.insert(key, server());
     }
-    let steps = |state: &State| servers(state, &facts(IpFamily::V4)).to_string();
+    let said = Facts {
+        node_port_range: Some("30000-32767".parse().unwrap()),
+        ..facts(IpFamily::V4)
+    };
+    let steps = |state: &State| servers(state, &said).to_string();
     assert_eq!(steps(&state), "");
     state.node.link_exists = true;
+    // The range is the cluster's: none is assumed.
+    let unsaid = servers(&state, &facts(IpFamily::V4)).to_string();
+    assert_eq!(unsaid, "delete link kube-ipvs0\n");
     assert_eq!(
         steps(&state),
         "delete link kube-ipvs0\n\

@@ -44,6 +44,7 @@ fn facts() -> Facts {
     Facts {
         node_addresses: context(IpFamily::V4).node_addresses,
         exclude_cidrs: Vec::new(),
+        node_port_range: None,
     }
 }
 

@@ -36,9 +36,10 @@ fn some_service() -> impl Strategy<Value = Event> {
         0..NAMES.len(),
         vec(port, 0..3),
         subsequence(&SHARED[..], 0..=2),
+        subsequence(&SHARED[..], 0..=1),
         0..2_i64,
     )
-        .prop_map(|(n, ports, shared, created)| {
+        .prop_map(|(n, ports, shared, vips, created)| {
             let mut service = service(NAMES[n])
                 .cluster_ips(&[CLUSTER_IPS[n]])
                 .created(created);
@@ -50,6 +51,9 @@ fn some_service() -> impl Strategy<Value = Event> {
             }
             for address in shared {
                 service = service.external_ip(address);
+            }
+            for address in vips {
+                service = service.vip(address);
             }
             Event::ServiceApplied(service)
         })
@@ -111,7 +115,7 @@ fn happening() -> impl Strategy<Value = Happening> {
 /// frontend.
 fn answerers(tracker: &Tracker, destination: SocketAddr) -> Option<BTreeSet<SocketAddr>> {
     let node = node();
-    let mut best: Option<(bool, bool, i64, ServicePortName, BTreeSet<SocketAddr>)> = None;
+    let mut best: Option<(u8, i64, ServicePortName, BTreeSet<SocketAddr>)> = None;
     for service in tracker.services() {
         for port in ServicePort::of(service, IpFamily::V4) {
             if port.name.protocol != Protocol::Udp {
@@ -119,6 +123,7 @@ fn answerers(tracker: &Tracker, destination: SocketAddr) -> Option<BTreeSet<Sock
             }
             let own = std::iter::once(&port.cluster_ip)
                 .chain(&port.external_ips)
+                .chain(&port.load_balancer_vips)
                 .any(|ip| SocketAddr::new(*ip, port.port) == destination);
             let at_node_port = node.contains(&destination.ip())
                 && port
@@ -134,10 +139,16 @@ fn answerers(tracker: &Tracker, destination: SocketAddr) -> Option<BTreeSet<Sock
             let serving = serving
                 .map(|e| SocketAddr::new(e.address, e.port))
                 .collect();
-            // An own address takes precedence over a node port, a cluster IP over other addresses;
-            // then age and name decide.
-            let other = port.cluster_ip != destination.ip();
-            let candidate = (!own, other, port.created, port.name.clone(), serving);
+            // A cluster IP goes before a load balancer's address, that before a node port, that
+            // before an external IP; then age and name decide.
+            let is_vip = port.load_balancer_vips.contains(&destination.ip());
+            let right = match (own, at_node_port) {
+                (true, _) if port.cluster_ip == destination.ip() => 0,
+                (true, _) if is_vip => 1,
+                (_, true) => 2,
+                _ => 3,
+            };
+            let candidate = (right, port.created, port.name.clone(), serving);
             if best.as_ref().is_none_or(|best| candidate < *best) {
                 best = Some(candidate);
             }

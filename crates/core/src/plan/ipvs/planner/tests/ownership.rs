@@ -49,15 +49,118 @@ fn survives(key: VirtualServerKey, bound: &[&str], context: Context) -> bool {
 #[test]
 fn a_virtual_server_is_ours_by_its_address() {
     let context = || context(IpFamily::V4);
-    // On our link, in the Service CIDR, a node port.
+    // On our link, in the Service CIDR.
     assert!(!survives(
         tcp("203.0.113.1:80"),
         &["203.0.113.1"],
         context()
     ));
     assert!(!survives(tcp("10.96.7.7:80"), &[], context()));
-    assert!(!survives(tcp("192.168.0.10:30080"), &[], context()));
-    assert!(!survives(udp("192.168.0.10:32767"), &[], context()));
+}
+
+/// The context of a cluster whose node ports are said to be in a range.
+fn with_range(range: &str) -> Context {
+    Context {
+        node_port_range: Some(range.parse().unwrap()),
+        ..context(IpFamily::V4)
+    }
+}
+
+#[test]
+fn a_node_port_is_ours_by_the_clusters_range_and_none_is_assumed() {
+    assert!(survives(
+        tcp("192.168.0.10:30080"),
+        &[],
+        context(IpFamily::V4)
+    ));
+    let context = || with_range("20000-22767");
+    assert!(!survives(tcp("192.168.0.10:20080"), &[], context()));
+    assert!(!survives(udp("172.16.0.10:22767"), &[], context()));
+    assert!(survives(tcp("192.168.0.10:30080"), &[], context()));
+    assert!(survives(tcp("203.0.113.1:20080"), &[], context()));
+}
+
+#[test]
+fn a_node_port_is_ours_by_the_set_that_lists_it() {
+    let key = tcp("192.168.0.10:20080");
+    let of_kube_proxy = set::node_ports_of_kube_proxy(Protocol::Tcp, IpFamily::V4);
+    let listed = SetEntry::of_node_port(&key).unwrap();
+    let at_other = SetEntry::IpPort("172.16.0.10".parse().unwrap(), Protocol::Tcp, 20_080);
+    for (name, set_type, entry, is_ours) in [
+        (
+            SetId::NodePort.name(IpFamily::V4),
+            SetType::HashIpPort,
+            listed,
+            true,
+        ),
+        (
+            SetId::NodePort.name(IpFamily::V4),
+            SetType::HashIpPort,
+            at_other,
+            false,
+        ),
+        (
+            of_kube_proxy.clone(),
+            SetType::BitmapPort,
+            SetEntry::Port(20_080),
+            true,
+        ),
+        (
+            of_kube_proxy,
+            SetType::BitmapPort,
+            SetEntry::Port(30_080),
+            false,
+        ),
+    ] {
+        let mut state = State::default();
+        state.node.link_exists = true;
+        state.virtual_servers.insert(key, present(&[]));
+        // Another program's, outside of every list.
+        state
+            .virtual_servers
+            .insert(tcp("192.168.0.10:5000"), present(&[]));
+        let set = SetState {
+            set_type,
+            max_entries: 65_536,
+            entries: [entry].into(),
+        };
+        state.sets.insert(name.clone(), set);
+        let mut proxy = Proxy::start(context(IpFamily::V4), tracker(vec![], vec![]), state);
+        proxy.sync();
+        let left = &proxy.kernel.state.virtual_servers;
+        assert_eq!(left.contains_key(&key), !is_ours, "{name} {entry}");
+        assert!(left.contains_key(&tcp("192.168.0.10:5000")));
+        assert!(proxy.restarted().sync().is_empty());
+    }
+}
+
+#[test]
+fn a_node_port_that_drains_is_ours_after_a_restart_too() {
+    let service = || service("ns/web").port(80).node_port(20_080);
+    let mut proxy = synced(vec![service()], vec![web(vec![endpoint("10.0.1.1")])]);
+    let entry = SetEntry::of_node_port(&tcp("192.168.0.10:20080")).unwrap();
+    let lists = |proxy: &Proxy| {
+        let set = SetId::NodePort.name(IpFamily::V4);
+        proxy.kernel.state.sets[&set].entries.contains(&entry)
+    };
+    proxy.take_in([Event::ServicesReplaced(vec![])]);
+    proxy.sync();
+    assert!(lists(&proxy));
+    let mut proxy = proxy.restarted();
+    assert!(proxy.sync().is_empty());
+    assert_eq!(proxy.planner.draining().len(), 3);
+    proxy.drain_all();
+    assert_eq!(proxy.kernel.state.virtual_servers, BTreeMap::new());
+    assert!(!lists(&proxy));
+    assert!(!proxy.planner.is_pending());
+    // A Service that comes back meanwhile takes it over.
+    let mut proxy = synced(vec![service()], vec![web(vec![endpoint("10.0.1.1")])]);
+    proxy.take_in([Event::ServicesReplaced(vec![])]);
+    proxy.sync();
+    proxy.take_in([Event::ServicesReplaced(vec![service()])]);
+    proxy.sync();
+    assert!(lists(&proxy));
+    assert!(proxy.planner.draining().is_empty());
 }
 
 #[test]
@@ -86,7 +189,7 @@ fn other_virtual_servers_are_foreign() {
 
 #[test]
 fn node_ports_on_loopback_are_ours_where_they_answer() {
-    let mut context = context(IpFamily::V4);
+    let mut context = with_range("30000-32767");
     assert!(survives(tcp("127.0.0.1:30080"), &[], context.clone()));
     context
         .node_port_addresses

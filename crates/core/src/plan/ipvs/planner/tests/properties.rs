@@ -8,7 +8,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::plan::ipvs::set::DEFAULT_MAX_ENTRIES;
+use crate::plan::ipvs::set::{DEFAULT_MAX_ENTRIES, lists_node_port};
 use crate::plan::mode::{Drains as _, Planner as _};
 use crate::plan::testing::Proxy;
 use crate::plan::testing::fake::Fault;
@@ -23,6 +23,8 @@ enum Happening {
     Drain(bool),
     /// The node gains or loses an address.
     NodeAddress(bool),
+    /// Others get or lose addresses that Services claim.
+    Holders(u8),
     /// Another program changes the kernel, and an audit finds out.
     Drift(u8),
     Restart,
@@ -34,6 +36,7 @@ fn happening(family: IpFamily) -> impl Strategy<Value = Happening> {
         5 => Just(Happening::Sync),
         2 => any::<bool>().prop_map(Happening::Drain),
         1 => any::<bool>().prop_map(Happening::NodeAddress),
+        1 => any::<u8>().prop_map(Happening::Holders),
         1 => any::<u8>().prop_map(Happening::Drift),
         1 => Just(Happening::Restart),
     ]
@@ -73,6 +76,10 @@ fn happen(proxy: &mut Proxy, what: Happening, sync: &mut impl FnMut(&mut Proxy))
             }
             proxy.planner.set_context(context, &proxy.tracker).unwrap();
         }
+        Happening::Holders(what) => {
+            let family = proxy.planner.context().family;
+            proxy.set_holders(world::holders(family, what));
+        }
         Happening::Drift(what) => {
             world::drift(&mut proxy.kernel.state, what);
             proxy.observe();
@@ -89,13 +96,14 @@ fn happen(proxy: &mut Proxy, what: Happening, sync: &mut impl FnMut(&mut Proxy))
 }
 
 /// The draining servers that a new process must find in the kernel: those of wanted virtual
-/// servers, and those at a bound address. (At an address of the node itself nothing distinguishes a
-/// virtual server of a deleted Service from a foreign one.)
+/// servers, those at a bound address, and those of node ports. (At an address of the node nothing
+/// else distinguishes a virtual server of a deleted Service from a foreign one.)
 fn recognizable(proxy: &Proxy) -> BTreeSet<RealServerOf> {
     let is_shown = |vs: &VirtualServerKey| {
         let address = vs.address();
         proxy.planner.desired().virtual_server(vs).is_some()
             || address.is_some_and(|address| proxy.kernel.state.addresses.contains(&address))
+            || lists_node_port(&proxy.kernel.state.sets, vs) == Some(true)
     };
     let draining = proxy.planner.draining().iter();
     draining.filter(|(vs, _)| is_shown(vs)).copied().collect()

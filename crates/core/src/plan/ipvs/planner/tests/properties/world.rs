@@ -14,7 +14,7 @@ use proptest::sample::{select, subsequence};
 use super::*;
 use crate::model::ipvs_options::{ForwardingMethod, Scheduler, Tunnel, Weight};
 use crate::model::testing::{endpoint_at, ip, service_name};
-use crate::model::{IpvsOptions, ServiceName, SliceName};
+use crate::model::{Holders, IpvsOptions, ServiceName, SliceName};
 use crate::plan::ipvs::object::{Forwarding, RealServer, VirtualServer};
 use crate::plan::ipvs::set::SetType;
 use crate::plan::ipvs::state::SetState;
@@ -298,6 +298,21 @@ fn key(address: IpAddr, port: u16, protocol: Protocol) -> VirtualServerKey {
     }
 }
 
+/// Who has addresses: some of those that Services claim are somebody's.
+pub(super) fn holders(family: IpFamily, what: u8) -> Holders {
+    let some = |bit: u8, kind: &str, n: u16| (what >> bit & 1 == 1).then(|| at(family, kind, n));
+    Holders {
+        nodes: some(0, "external", 1)
+            .into_iter()
+            .chain(some(1, "vip", 1))
+            .collect(),
+        gateways: some(2, "vip", 2).into_iter().collect(),
+        listed_api_servers: some(3, "external", 2).into_iter().collect(),
+        nodes_are_unknown: what >> 4 == 15,
+        ..Holders::default()
+    }
+}
+
 /// A kernel with foreign objects, and with what an earlier kube-proxy may have left.
 pub(super) fn kernel(family: IpFamily) -> impl Strategy<Value = State> {
     (any::<bool>(), vec(0..2_u32, 0..3), vec(0..2_u32, 0..3)).prop_map(
@@ -339,6 +354,15 @@ pub(super) fn kernel(family: IpFamily) -> impl Strategy<Value = State> {
                     set_type: id.set_type(),
                     max_entries: DEFAULT_MAX_ENTRIES,
                     entries,
+                };
+                state.sets.insert(id.name(family), set);
+                let id = SetId::NodePort;
+                let node_ports = state.virtual_servers.keys();
+                let node_ports = node_ports.filter(|key| key.address() == Some(at(family, "node", 10)));
+                let set = SetState {
+                    set_type: id.set_type(),
+                    max_entries: DEFAULT_MAX_ENTRIES,
+                    entries: node_ports.filter_map(SetEntry::of_node_port).collect(),
                 };
                 state.sets.insert(id.name(family), set);
             }
