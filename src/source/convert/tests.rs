@@ -3,6 +3,7 @@
 
 mod nodes;
 mod slices;
+mod two_worlds;
 
 use std::num::NonZeroU16;
 

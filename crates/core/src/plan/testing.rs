@@ -13,6 +13,7 @@
 pub mod check;
 pub mod fake;
 pub mod tracer;
+pub mod two_worlds;
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -1,0 +1,454 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Two worlds: victims alone, and the same victims beside whatever a tenant creates. The tenant may
+//! hurt nobody but itself: the victims' objects, claims, reports and the fate of packets to them are
+//! the same in both.
+//!
+//! What a tenant cannot write is not varied: cluster IPs, node ports and load balancers' addresses
+//! of other Services are theirs by the API server and the controllers. Stated exceptions: an older
+//! external IP goes before a younger one, and a mark may move when two names hash to the same one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+use crate::model::node::LocalDetector;
+use crate::model::testing::{endpoint, ip, service, slice};
+use crate::model::{
+    EndpointSlice, Event, Holders, IpFamily, Protocol, Service, ServicePortName, ServiceView,
+    Tracker,
+};
+use crate::plan::conntrack::flows::{Flow, Flows};
+use crate::plan::iptables;
+use crate::plan::ipvs::State;
+use crate::plan::ipvs::object::VirtualServerKey;
+use crate::plan::ipvs::set::{SetEntry, SetId};
+use crate::plan::mode::Planner as _;
+use crate::plan::testing::fake::FakeKernel;
+use crate::plan::testing::tracer::{Ends, Packet, Tracer};
+use crate::plan::testing::{Proxy, context};
+
+/// The namespace of the tenant. No victim is in it.
+pub const TENANT: &str = "tenant";
+
+/// Addresses that a tenant may list and that are not its own, in any spelling, and some that are.
+pub const ADDRESSES: [&str; 32] = [
+    "10.96.0.1",
+    "10.96.0.10",
+    "010.096.000.010",
+    "::ffff:10.96.0.10",
+    "10.96.0.11",
+    "198.51.100.10",
+    "198.51.100.6",
+    "198.51.100.53",
+    "192.168.0.1",
+    "192.168.0.10",
+    "172.16.0.10",
+    "192.168.0.11",
+    "192.168.0.20",
+    "192.168.0.50",
+    "10.244.1.2",
+    "10.244.2.2",
+    "10.244.9.9",
+    "127.0.0.1",
+    "169.254.169.254",
+    "0.0.0.0",
+    "224.0.0.1",
+    "240.0.0.1",
+    "255.255.255.255",
+    "203.0.113.1",
+    "203.0.113.2",
+    "2001:db8::1",
+    "fd00:ec2::254",
+    "::1",
+    "fe80::1",
+    "ff02::1",
+    "web",
+    "",
+];
+
+/// Ports that are somebody's, and the ends of the range.
+pub const PORTS: [i32; 14] = [
+    53, 80, 443, 6443, 8472, 10_250, 30_053, 30_080, 31_080, 1, 65_535, 0, -1, 65_536,
+];
+
+/// Node ports that the API server may give to the tenant: no victim has them.
+pub const NODE_PORTS: [i32; 4] = [0, 30_100, 30_101, 32_767];
+
+/// The Services that must not notice, and their endpoints.
+fn victims() -> Vec<Event> {
+    let local = |address: &str| endpoint(address).local();
+    let dns = service("kube-system/dns")
+        .cluster_ips(&["10.96.0.10"])
+        .named_port("dns", Protocol::Udp, 53)
+        .named_port("dns-tcp", Protocol::Tcp, 53);
+    let api = service("default/kubernetes")
+        .cluster_ips(&["10.96.0.1"])
+        .port(443);
+    let balanced = service("victim/balanced")
+        .cluster_ips(&["10.96.0.11"])
+        .port(80)
+        .node_port(30_080)
+        .vip("198.51.100.10")
+        .source_range("198.51.100.0/24")
+        .affinity(60)
+        .external_local()
+        .health_check(31_080);
+    let node_port = service("victim/node-port")
+        .cluster_ips(&["10.96.0.12"])
+        .named_port("", Protocol::Udp, 53)
+        .node_port(30_053);
+    let external = service("victim/external")
+        .cluster_ips(&["10.96.0.13"])
+        .port(443)
+        .external_ip("203.0.113.200");
+    let pods = || vec![local("10.244.1.2"), endpoint("10.244.2.2")];
+    let of = |name: &str| slice(name, "a", pods());
+    let mut events: Vec<Event> = [
+        of("kube-system/dns")
+            .named_port("dns", Protocol::Udp, 53)
+            .named_port("dns-tcp", Protocol::Tcp, 53),
+        slice("default/kubernetes", "a", vec![endpoint("192.168.0.20")]).port(6443),
+        of("victim/balanced").port(8080),
+        of("victim/node-port").named_port("", Protocol::Udp, 53),
+        of("victim/external").port(8443),
+    ]
+    .map(Event::SliceApplied)
+    .into();
+    let services = [dns, api, balanced, node_port, external];
+    events.extend(services.map(|service| Event::ServiceApplied(service.created(100))));
+    events
+}
+
+/// The node is 192.168.0.10 of a cluster with two more.
+fn holders() -> Holders {
+    let ips = |texts: &[&str]| texts.iter().copied().map(ip).collect();
+    let own: BTreeSet<IpAddr> = ips(&["192.168.0.10", "172.16.0.10"]);
+    let listening = [
+        (Protocol::Tcp, 10_250),
+        (Protocol::Tcp, 6443),
+        (Protocol::Udp, 8472),
+        (Protocol::Tcp, 31_080),
+    ];
+    Holders {
+        node: ips(&["192.168.0.10"]),
+        nodes: ips(&["192.168.0.10", "192.168.0.11", "192.168.0.20"]),
+        gateways: ips(&["192.168.0.1"]),
+        api_servers: ips(&["198.51.100.6"]),
+        listed_api_servers: ips(&["192.168.0.20"]),
+        resolvers: ips(&["198.51.100.53"]),
+        pods: [
+            ["10.244.0.0/16".parse().unwrap()],
+            ["fd00:244::/48".parse().unwrap()],
+        ]
+        .concat()
+        .into_iter()
+        .collect(),
+        networks: ["192.168.0.0/24".parse().unwrap()].into(),
+        listening: listening
+            .into_iter()
+            .map(|port| (port, [None].into()))
+            .collect(),
+        own,
+        nodes_are_unknown: false,
+    }
+}
+
+/// One proxy of each mode, and the flows.
+struct World {
+    ipvs: Proxy,
+    iptables: iptables::Planner,
+    rules: FakeKernel<iptables::State>,
+    flows: Flows,
+}
+
+impl World {
+    fn new() -> Self {
+        let context = crate::plan::Context {
+            local_detector: LocalDetector::Cidr("10.244.1.0/24".parse().unwrap()),
+            ..context(IpFamily::V4)
+        };
+        let mut tracker = Tracker::default();
+        tracker.apply(Event::ServicesReplaced(Vec::new()));
+        tracker.apply(Event::SlicesReplaced(Vec::new()));
+        tracker.set_holders(holders());
+        let mut iptables = iptables::Planner::new(context.clone());
+        let rules = FakeKernel::new(iptables::State::default());
+        iptables.observed(rules.state.clone());
+        Self {
+            flows: Flows::new(IpFamily::V4, context.node_port_addresses.clone()),
+            ipvs: Proxy::start(context, tracker, State::default()),
+            iptables,
+            rules,
+        }
+    }
+
+    /// A round in each mode.
+    fn take_in(&mut self, events: &[Event]) {
+        let tracker = &mut self.ipvs.tracker;
+        for event in events {
+            tracker.apply(event.clone());
+        }
+        let changed = tracker.pending().services.clone();
+        for name in &changed {
+            let view = ServiceView::of(&self.ipvs.tracker, name, IpFamily::V4);
+            self.iptables.update(&view, &self.ipvs.tracker);
+            self.flows.update(&view);
+        }
+        self.ipvs.take_in([]);
+        self.ipvs.sync();
+        let plan = self.iptables.plan();
+        let report = self.rules.apply(&plan);
+        assert!(report.is_success(), "{report:?}");
+        self.iptables.report(&plan, &report);
+    }
+
+    /// What becomes of packets to a place, from outside, from a pod and from the node.
+    fn fates(&self, to: SocketAddr, protocol: Protocol) -> [Ends; 3] {
+        let tracer = Tracer {
+            rules: &self.rules.state.rules,
+            local: ["127.0.0.1", "192.168.0.10", "172.16.0.10"].map(ip).into(),
+        };
+        let from = [
+            ("198.51.100.77", Some("eth0")),
+            ("10.244.1.7", Some("cni0")),
+            ("192.168.0.10", None),
+        ];
+        from.map(|(from, interface)| {
+            tracer.trace(&Packet {
+                from: ip(from),
+                interface,
+                to,
+                protocol,
+                known_to: None,
+            })
+        })
+    }
+
+    /// The entries of sets that decide about packets to a place. Whether a pod reaches itself is
+    /// the same for all Services.
+    fn entries_at(&self, place: (IpAddr, Protocol, u16)) -> BTreeSet<(SetId, SetEntry)> {
+        let desired = self.ipvs.planner.desired();
+        let of = |id: SetId| desired.entries(id).map(move |entry| (id, *entry));
+        let all = SetId::ALL.into_iter().filter(|id| *id != SetId::LoopBack);
+        all.flat_map(of)
+            .filter(|(_, entry)| place_of(entry) == Some(place))
+            .collect()
+    }
+}
+
+const fn place_of(entry: &SetEntry) -> Option<(IpAddr, Protocol, u16)> {
+    match *entry {
+        SetEntry::Ip(_) | SetEntry::Port(_) => None,
+        SetEntry::IpPort(ip, protocol, port)
+        | SetEntry::IpPortMark(ip, protocol, port, _)
+        | SetEntry::IpPortIp(ip, protocol, port, _)
+        | SetEntry::IpPortNet(ip, protocol, port, _) => Some((ip, protocol, port)),
+    }
+}
+
+/// Places that are no Service's: other nodes, the API server, what the node itself serves.
+fn places_of_nobody() -> Vec<(SocketAddr, Protocol)> {
+    [
+        ("192.168.0.10:10250", Protocol::Tcp),
+        ("192.168.0.10:6443", Protocol::Tcp),
+        ("172.16.0.10:8472", Protocol::Udp),
+        ("192.168.0.11:10250", Protocol::Tcp),
+        ("192.168.0.11:8472", Protocol::Udp),
+        ("192.168.0.11:80", Protocol::Tcp),
+        ("192.168.0.20:6443", Protocol::Tcp),
+        ("192.168.0.1:53", Protocol::Udp),
+        ("192.168.0.50:443", Protocol::Tcp),
+        ("198.51.100.6:6443", Protocol::Tcp),
+        ("198.51.100.6:443", Protocol::Tcp),
+        ("198.51.100.53:53", Protocol::Udp),
+        ("10.244.1.2:80", Protocol::Tcp),
+        ("10.244.9.9:443", Protocol::Tcp),
+        ("127.0.0.1:10250", Protocol::Tcp),
+        ("169.254.169.254:80", Protocol::Tcp),
+        ("255.255.255.255:53", Protocol::Udp),
+    ]
+    .map(|(place, protocol)| (place.parse().unwrap(), protocol))
+    .into()
+}
+
+/// An object of the tenant; it is put into the tenant's namespace, as the API server does.
+#[derive(Clone, Debug)]
+pub enum Object {
+    Service(Service),
+    Slice(EndpointSlice),
+}
+
+/// Panics if a victim notices what the tenant creates, in this order. `first`: the tenant was there
+/// before the victims.
+pub fn check(objects: Vec<Object>, first: bool) {
+    let victims = victims();
+    let mut alone = World::new();
+    alone.take_in(&victims);
+    let mut names = BTreeMap::new();
+    let tenant: Vec<Event> = objects
+        .into_iter()
+        .map(|object| match object {
+            Object::Service(mut service) => {
+                service.name.namespace = TENANT.into();
+                // Allocated by the API server.
+                let next = names.len();
+                let n = *names.entry(service.name.name.clone()).or_insert(next);
+                let own = |ip: &IpAddr| IpFamily::of(*ip) == IpFamily::V4;
+                service.cluster_ips.retain(|ip| !own(ip));
+                service
+                    .cluster_ips
+                    .push(ip(&format!("10.96.1.{}", n % 250)));
+                Event::ServiceApplied(service)
+            }
+            Object::Slice(mut slice) => {
+                slice.name.namespace = TENANT.into();
+                slice.service.namespace = TENANT.into();
+                Event::SliceApplied(slice)
+            }
+        })
+        .collect();
+    let mut beside = World::new();
+    let (before, after) = if first {
+        (&tenant, &victims)
+    } else {
+        (&victims, &tenant)
+    };
+    beside.take_in(before);
+    beside.take_in(after);
+    victims_do_not_notice(&alone, &beside);
+    // Nothing of the tenant is left when it goes.
+    let mut gone = Vec::new();
+    for event in tenant {
+        gone.push(match event {
+            Event::ServiceApplied(service) => Event::ServiceDeleted(service.name),
+            Event::SliceApplied(slice) => Event::SliceDeleted(slice.name),
+            other => other,
+        });
+    }
+    beside.take_in(&gone);
+    beside.ipvs.drain_all();
+    if beside.ipvs.planner.is_pending() {
+        beside.ipvs.sync();
+    }
+    assert_eq!(
+        beside.ipvs.kernel.state.addresses,
+        alone.ipvs.kernel.state.addresses
+    );
+    assert_eq!(beside.rules.state.rules, alone.rules.state.rules);
+}
+
+fn is_victim(name: &ServicePortName) -> bool {
+    *name.service.namespace != *TENANT
+}
+
+fn victims_do_not_notice(alone: &World, beside: &World) {
+    let (desired, with_tenant) = (alone.ipvs.planner.desired(), beside.ipvs.planner.desired());
+    for (key, wanted) in desired.virtual_servers() {
+        // Two names may hash to one mark: then the younger one has another.
+        let VirtualServerKey::Address {
+            address,
+            port,
+            protocol,
+        } = *key
+        else {
+            continue;
+        };
+        let other = with_tenant.virtual_server(key);
+        let other = other.map(|other| (&other.server, &other.real_servers));
+        assert_eq!(other, Some((&wanted.server, &wanted.real_servers)), "{key}");
+        assert_eq!(
+            with_tenant.claims().winner(key),
+            desired.claims().winner(key),
+            "{key}"
+        );
+        let (before, after) = (
+            &alone.ipvs.kernel.state.virtual_servers,
+            &beside.ipvs.kernel.state.virtual_servers,
+        );
+        assert_eq!(before.get(key), after.get(key), "{key}");
+        let marks_aside = |entries: BTreeSet<(SetId, SetEntry)>| -> BTreeSet<(SetId, SetEntry)> {
+            let aside = |(id, entry)| match entry {
+                SetEntry::IpPortMark(ip, protocol, port, _) => {
+                    (id, SetEntry::IpPortMark(ip, protocol, port, 0))
+                }
+                other => (id, other),
+            };
+            entries.into_iter().map(aside).collect()
+        };
+        let place = (address, protocol, port);
+        assert_eq!(
+            marks_aside(beside.entries_at(place)),
+            marks_aside(alone.entries_at(place)),
+            "{key}"
+        );
+        let to = SocketAddr::new(address, port);
+        assert_eq!(
+            beside.fates(to, protocol),
+            alone.fates(to, protocol),
+            "{to} {protocol}"
+        );
+        if protocol == Protocol::Udp {
+            flows_stay(alone, beside, to);
+        }
+    }
+    let (before, after) = (
+        &alone.ipvs.kernel.state.addresses,
+        &beside.ipvs.kernel.state.addresses,
+    );
+    let lost: Vec<&IpAddr> = before.difference(after).collect();
+    assert!(lost.is_empty(), "no longer bound: {lost:?}");
+    for (place, protocol) in places_of_nobody() {
+        assert_eq!(
+            beside.fates(place, protocol),
+            alone.fates(place, protocol),
+            "{place} {protocol}"
+        );
+        let key = VirtualServerKey::Address {
+            address: place.ip(),
+            port: place.port(),
+            protocol,
+        };
+        assert!(with_tenant.virtual_server(&key).is_none(), "{key}");
+        assert!(!after.contains(&place.ip()), "{place} is bound");
+    }
+    for conflict in beside
+        .ipvs
+        .planner
+        .conflicts()
+        .iter()
+        .chain(&beside.iptables.conflicts())
+    {
+        assert!(!is_victim(&conflict.loser), "{conflict:?}");
+    }
+    let unmet = |world: &World| {
+        let all = world
+            .ipvs
+            .planner
+            .unmet()
+            .into_iter()
+            .chain(world.iptables.unmet());
+        all.filter(|(name, _)| is_victim(name))
+            .collect::<BTreeSet<_>>()
+    };
+    assert_eq!(unmet(beside), unmet(alone));
+}
+
+/// A client of a victim keeps its endpoint, and nobody else answers it.
+fn flows_stay(alone: &World, beside: &World, to: SocketAddr) {
+    let stale = |world: &World, answerer: &str| {
+        let flow = Flow {
+            destination: to,
+            answerer: answerer.parse().unwrap(),
+        };
+        world
+            .flows
+            .due()
+            .is_some_and(|cleanup| cleanup.is_stale(&flow))
+    };
+    for answerer in ["10.244.1.2:53", "10.244.2.2:53", "10.244.9.9:53"] {
+        assert_eq!(
+            stale(beside, answerer),
+            stale(alone, answerer),
+            "{to} {answerer}"
+        );
+    }
+}
