@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Objects of a tenant beside those of victims, through the converter and the planners of both
-//! modes: the victims must not notice. Each byte makes a choice, so that all inputs are objects that
-//! could be written.
+//! modes: the victims must not notice. Each byte makes a choice, so that all inputs are objects
+//! that could be written.
 #![no_main]
 
 use std::sync::Arc;
@@ -143,6 +143,8 @@ fuzz_target!(|bytes: &[u8]| {
     let mut converter = Converter::new(&Options {
         node_name: Arc::from("here"),
         allow_external_ips: true,
+        annotations: kube_proxy_rs::source::Annotations::unlimited(),
+        cluster: kube_proxy_rs::source::ClusterSize::default(),
     });
     let mut choices = Choices(bytes);
     let first = choices.byte() & 1 == 1;

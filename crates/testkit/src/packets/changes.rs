@@ -22,6 +22,7 @@ mod flows;
 mod invalid;
 mod refusals;
 mod strict;
+mod tenants;
 
 /// All scenarios of a dataplane as tests.
 pub fn trials(dataplane: Dataplane, binary: &'static Path) -> Vec<Trial> {
@@ -30,16 +31,18 @@ pub fn trials(dataplane: Dataplane, binary: &'static Path) -> Vec<Trial> {
         Trial::test(name, move || run(binary, dataplane).map_err(failed))
     };
     let both = scenario("changes::connections_live_on", flows::live_on);
+    let tenants = scenario("tenants::hurt_nobody", tenants::hurt_nobody);
     if dataplane == Dataplane::Ipvs {
         let admitted = scenario(
             "strict::services_are_to_be_admitted",
             strict::services_are_to_be_admitted,
         );
         let expires = scenario("affinity::expires", affinity::expires_after_connections);
-        return vec![both, expires, admitted];
+        return vec![both, tenants, expires, admitted];
     }
     vec![
         both,
+        tenants,
         scenario("affinity::expires", affinity::expires),
         scenario(
             "strict::services_are_let_through",

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Two worlds: victims alone, and the same victims beside whatever a tenant creates. The tenant may
-//! hurt nobody but itself: the victims' objects, claims, reports and the fate of packets to them are
-//! the same in both.
+//! hurt nobody but itself: the victims' objects, claims, reports and the fate of packets to them
+//! are the same in both.
 //!
 //! What a tenant cannot write is not varied: cluster IPs, node ports and load balancers' addresses
 //! of other Services are theirs by the API server and the controllers. Stated exceptions: an older
