@@ -77,6 +77,14 @@ impl<S: Step> ShownPlan for Kept<S> {
     }
 }
 
+/// The first steps of a plan. A vector collected from another one keeps that one's memory, which
+/// for a cold start is a megabyte.
+fn beginning<S>(steps: impl Iterator<Item = S>) -> Vec<S> {
+    let mut kept: Vec<S> = steps.take(SHOWN_STEPS).collect();
+    kept.shrink_to_fit();
+    kept
+}
+
 impl Applied {
     pub fn new<S: Step>(plan: Plan<S>, report: &Report) -> Self {
         let mut counts = BTreeMap::new();
@@ -97,7 +105,7 @@ impl Applied {
             failures: failed
                 .map(|(step, failure)| (short(step.clone()), failure.clone()))
                 .collect(),
-            steps: plan.into_steps().take(SHOWN_STEPS).map(short).collect(),
+            steps: beginning(plan.into_steps().map(short)),
         };
         Self {
             counts,
@@ -182,5 +190,17 @@ impl Observer for Unobserved {}
 impl fmt::Debug for dyn Observer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Observer")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_beginning_of_a_plan_does_not_keep_the_memory_of_all_of_it() {
+        let plan: Vec<(u64, u64)> = (0..100_000).map(|number| (number, number)).collect();
+        let kept = beginning(plan.into_iter().map(|(_, step)| step));
+        assert_eq!((kept.len(), kept.capacity()), (SHOWN_STEPS, SHOWN_STEPS));
     }
 }
