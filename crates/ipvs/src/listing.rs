@@ -61,6 +61,10 @@ pub struct ListedDestination {
     pub forwarding: ListedForwarding,
     /// Zero takes no new connections.
     pub weight: u32,
+    /// Established connections.
+    pub active_connections: u32,
+    /// All other connections that are remembered, and all of UDP.
+    pub inactive_connections: u32,
 }
 
 /// A service with its destinations, in the kernel's order.
@@ -205,8 +209,7 @@ fn service(line: &str) -> Option<ListedKey> {
     })
 }
 
-/// `  -> 0A010002:0035      Masq    1      0          0         `. Connections are not read: nobody
-/// asks for them here.
+/// `  -> 0A010002:0035      Masq    1      0          0         `.
 fn destination(line: &str) -> Option<ListedDestination> {
     let mut words = line.split(' ').filter(|word| !word.is_empty());
     let (address, port) = words.nth(1).and_then(place)?;
@@ -217,10 +220,18 @@ fn destination(line: &str) -> Option<ListedDestination> {
         "Route" => ListedForwarding::DirectRoute,
         _ => return None,
     };
+    let weight = words.next()?.parse().ok()?;
+    // The kernel prints them with a sign.
+    let mut count = || -> Option<u32> {
+        let count: i32 = words.next()?.parse().ok()?;
+        Some(u32::try_from(count).unwrap_or_default())
+    };
     Some(ListedDestination {
         key: DestinationKey { address, port },
         forwarding,
-        weight: words.next()?.parse().ok()?,
+        weight,
+        active_connections: count()?,
+        inactive_connections: count()?,
     })
 }
 

@@ -50,6 +50,8 @@ fn with(key: ListedKey, destinations: &[(&str, ListedForwarding, u32)]) -> Liste
             key: DestinationKey { address, port },
             forwarding,
             weight,
+            active_connections: 0,
+            inactive_connections: 0,
         }
     });
     ListedService {
@@ -185,10 +187,10 @@ fn shown(services: &[ListedService]) -> String {
             };
             let at = place(found.key.address, found.key.port);
             let weight = found.weight;
+            let (active, inactive) = (found.active_connections, found.inactive_connections);
             writeln!(
                 text,
-                "  -> {at}      {method:<7} {weight:<6} {:<10} {:<10}",
-                3, 1
+                "  -> {at}      {method:<7} {weight:<6} {active:<10} {inactive:<10}",
             )
             .unwrap();
         }
@@ -226,12 +228,20 @@ fn listed_destination() -> impl Strategy<Value = ListedDestination> {
         any::<IpAddr>(),
         any::<u16>(),
         forwarding,
-        0..=i32::MAX as u32,
+        [
+            0..=i32::MAX as u32,
+            0..=i32::MAX as u32,
+            0..=i32::MAX as u32,
+        ],
     )
-        .prop_map(|(address, port, forwarding, weight)| ListedDestination {
-            key: DestinationKey { address, port },
-            forwarding,
-            weight,
+        .prop_map(|(address, port, forwarding, [weight, active, inactive])| {
+            ListedDestination {
+                key: DestinationKey { address, port },
+                forwarding,
+                weight,
+                active_connections: active,
+                inactive_connections: inactive,
+            }
         })
 }
 
