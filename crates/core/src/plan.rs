@@ -17,6 +17,7 @@ pub mod conntrack;
 pub mod context;
 pub mod cuts;
 pub mod drift;
+pub mod explain;
 pub mod iptables;
 pub mod ipvs;
 pub mod leftovers;
