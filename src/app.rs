@@ -5,23 +5,30 @@
 mod bootstrap;
 mod cleanup;
 mod config_file;
+mod explain;
 mod health_checks;
 mod instrumentation;
 mod links;
 mod listening;
+mod local;
 mod lock;
 mod loopback;
 mod matches;
 mod modes;
 mod output;
+mod page;
 mod reexec;
 mod reload;
+mod serving;
 mod shutdown;
 mod state;
+mod status;
+mod top;
 mod waiting;
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -34,10 +41,7 @@ use crate::config::settings::Settings;
 use crate::config::{self, Command, OutputFormat};
 use crate::dataplane::exec::{Exec, System};
 use crate::events::{Event, Events, action, reason};
-use crate::health::{
-    AdminSurface, ProxyHealth, ServeError, Server, ServiceHealthServers, admin_routes,
-    health_routes,
-};
+use crate::health::{ProxyHealth, ServeError, ServiceHealthServers};
 use crate::loopback::Forwarder;
 use crate::reconcile::Input;
 use crate::reconcile::observer::{Observer, Unobserved};
@@ -49,6 +53,7 @@ use listening::{Published, keep_open};
 use lock::{Holder, Lock};
 use modes::{Opened, Opening};
 use output::{print, print_error};
+use serving::{HEALTH_SERVER, serve_all, servers};
 use shutdown::{Ended, Signals};
 
 /// Exit code of `plan` when there is something to change, as `diff` and others have it.
@@ -101,6 +106,13 @@ async fn execute_once(command: Command) -> anyhow::Result<ExitCode> {
             print_plan(*settings, output).await
         }
         Command::CheckConfig { file } => blocking(move || check_config(&file)).await,
+        Command::Top(options) => top::command(&options).await,
+        Command::Explain {
+            target,
+            from,
+            output,
+        } => explain::command(&target, from.as_deref(), output).await,
+        Command::Status { output } => status::command(output).await,
         Command::WriteConfig { path, settings } => {
             config::file::write(&path, &settings.configuration)?;
             Ok(ExitCode::SUCCESS)
@@ -223,6 +235,7 @@ async fn print_plan(settings: Settings, output: OutputFormat) -> anyhow::Result<
         Ok(opened.sync.plan_only(updates)?)
     };
     let plans = blocking(planning).await?;
+    let steps: Vec<_> = plans.iter().flat_map(|plan| &plan.steps).collect();
     match output {
         OutputFormat::Text => {
             for plan in &plans {
@@ -230,9 +243,9 @@ async fn print_plan(settings: Settings, output: OutputFormat) -> anyhow::Result<
             }
         }
         OutputFormat::Json => {
-            let steps: Vec<_> = plans.iter().flat_map(|plan| &plan.steps).collect();
             print(format_args!("{}\n", serde_json::to_string_pretty(&steps)?))?;
         }
+        OutputFormat::Yaml => print(serde_saphyr::to_string(&steps)?)?,
     }
     let is_empty = plans.iter().all(|plan| plan.steps.is_empty());
     Ok(if is_empty {
@@ -291,10 +304,6 @@ async fn run(
     ended
 }
 
-/// The names of the two servers.
-const HEALTH_SERVER: &str = "healthz";
-const METRICS_SERVER: &str = "metrics";
-
 async fn proxy(
     settings: Settings,
     arguments: &[OsString],
@@ -309,35 +318,36 @@ async fn proxy(
     let health = ProxyHealth::new(clock.clone(), settings.sync.period);
     // Where a Node object is not needed, one may still mark the node.
     health.set_node_eligible(!source.needs_node());
-    let last_plans = Arc::new(instrumentation::LastPlans::default());
     let settings = Arc::new(settings);
     let (newest, settings_now) = watch::channel(settings.clone());
     let (inputs, received) = mpsc::channel(QUEUED_UPDATES);
-    let page = state::StatePage::new(last_plans.clone(), inputs.clone());
+    let node = options.node_name.clone();
+    let page = state::StatePage::new(inputs.clone());
+    let overview = status::Overview::new(&settings, &node, (&clock, &metrics, &health), page);
     let flags = config::shown_flags(arguments.iter().cloned())?;
-    let shown = (page, flags, clock.clone());
-    let (health_server, admin_server) = servers(&settings_now, &metrics, &health, shown)?;
+    let (servers, admin) = servers(&settings_now, &metrics, overview.clone(), flags)?;
     let (health_checks, wanted_checks) = Published::new();
     let (loopback, wanted_ports) = Published::new();
-    let observer = Arc::new(instrumentation::LoopObserver {
-        health: health.clone(),
-        last_plans,
+    let observer = instrumentation::LoopObserver {
         health_checks,
         loopback,
         events: events.clone(),
         needs_node: source.needs_node(),
-        started: clock.now(),
-        clock: clock.clone(),
+        overview,
         sync: metrics.sync.clone(),
         dataplane: metrics.dataplane.clone(),
         planned: 0.into(),
-    });
-    let node = options.node_name.clone();
+    };
+    let observer = Arc::new(observer);
     let checks = ServiceHealthServers::new(health.clone());
     let checking = keep_open(checks, wanted_checks, events.clone(), &node);
     let looping_back = keep_open(Forwarder::default(), wanted_ports, events.clone(), &node);
-    let serving = serve_all([health_server, admin_server], checking, looping_back);
-    tokio::pin!(serving);
+    let mut serving = pin!(serve_all(
+        servers,
+        checking,
+        looping_back,
+        local::serve(admin)
+    ));
     // Probes are answered meanwhile: it takes as long as a program waits for a lock.
     let preparing = prepared(
         settings.clone(),
@@ -494,64 +504,4 @@ fn start_loop(
         patience: shutdown::PATIENCE,
     };
     Ok((sync, loop_ended))
-}
-
-/// Binds the health and the metrics server, where they are wanted.
-fn servers(
-    newest: &watch::Receiver<Arc<Settings>>,
-    metrics: &instrumentation::Metrics,
-    health: &ProxyHealth,
-    (page, flags, clock): (state::StatePage, Vec<(String, String)>, Clock),
-) -> anyhow::Result<(Option<Server>, Option<Server>)> {
-    let settings = newest.borrow().clone();
-    let configuration = newest.clone();
-    let page = Arc::new(page);
-    let hard_fail = settings.bind_address_hard_fail;
-    let bind = |name, address: Option<_>, routes| {
-        address
-            .map(|address| Server::bind(name, address, routes, hard_fail))
-            .transpose()
-    };
-    let health_routes = health_routes(health.clone(), metrics.health.clone());
-    let admin_routes = admin_routes(AdminSurface {
-        registry: metrics.registry.clone(),
-        mode: settings.mode,
-        flags: flags.into(),
-        clock,
-        kubernetes_version: settings.kubernetes_version.clone(),
-        configuration: Arc::new(move || {
-            // Plain data always has a JSON form.
-            serde_json::to_value(&configuration.borrow().configuration).unwrap_or_default()
-        }),
-        state: Arc::new(move |query| {
-            let page = page.clone();
-            Box::pin(async move { page.show(&query).await })
-        }),
-    })?;
-    Ok((
-        bind(HEALTH_SERVER, settings.healthz_address, health_routes)?,
-        bind(METRICS_SERVER, settings.metrics_address, admin_routes)?,
-    ))
-}
-
-/// Serves until the process ends; a server that is not wanted never ends.
-async fn serve(server: Option<Server>) -> anyhow::Result<()> {
-    match server {
-        Some(server) => match server.run().await? {},
-        None => std::future::pending().await,
-    }
-}
-
-/// Runs everything that serves clients.
-async fn serve_all(
-    [first, second]: [Option<Server>; 2],
-    checking: impl Future<Output = ()>,
-    looping_back: impl Future<Output = ()>,
-) -> anyhow::Result<()> {
-    tokio::select! {
-        ended = serve(first) => ended,
-        ended = serve(second) => ended,
-        () = checking => Ok(()),
-        () = looping_back => Ok(()),
-    }
 }

@@ -28,7 +28,7 @@ use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 
-pub use flags::OutputFormat;
+pub use flags::{OutputFormat, TopOptions, TopSort};
 pub use settings::{
     IpvsSettings, IpvsTimeouts, LogFormat, LogSettings, Notice, Settings, SyncSettings,
 };
@@ -57,6 +57,22 @@ pub enum Command {
         /// How to print.
         output: OutputFormat,
     },
+    /// Print the state of the running proxy.
+    Status {
+        /// How to print.
+        output: OutputFormat,
+    },
+    /// Print who has the traffic.
+    Top(TopOptions),
+    /// Ask the running proxy what connections meet.
+    Explain {
+        /// A Service, or an address and port.
+        target: String,
+        /// Where connections come from.
+        from: Option<String>,
+        /// How to print.
+        output: OutputFormat,
+    },
     /// Look at a configuration file; see [`check::check`].
     CheckConfig {
         /// The file.
@@ -75,7 +91,7 @@ pub enum Command {
     InitOnly(Box<Settings>),
     /// Print this text: the version.
     Version(String),
-    /// Print this text: the usage.
+    /// Print this text: the usage, or what is made of it.
     Help(String),
 }
 
@@ -140,6 +156,19 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, C
     let ignored = parsed.ignored;
     match parsed.cli.command {
         Some(Sub::CheckConfig { file }) => Ok(Command::CheckConfig { file }),
+        Some(Sub::Completion { shell }) => Ok(Command::Help(flags::completion(shell))),
+        Some(Sub::Man) => Ok(Command::Help(flags::manual())),
+        Some(Sub::Top(options)) => Ok(Command::Top(options)),
+        Some(Sub::Explain {
+            target,
+            from,
+            output,
+        }) => Ok(Command::Explain {
+            target,
+            from,
+            output,
+        }),
+        Some(Sub::Status { output }) => Ok(Command::Status { output }),
         Some(Sub::Plan { flags, output }) => {
             let kubernetes_version = KUBERNETES_VERSION.to_owned();
             let settings = Box::new(settings(&flags, kubernetes_version, &ignored)?);

@@ -43,6 +43,7 @@ async fn not_found() -> Response {
 }
 
 const PLAIN: &str = "text/plain; charset=utf-8";
+const HTML: &str = "text/html; charset=utf-8";
 const JSON: &str = "application/json";
 
 #[cfg(test)]

@@ -39,6 +39,7 @@ use crate::reported_once::ReportedOnce;
 use crate::source::Update;
 use crate::telemetry::ErrorChain;
 use kpr_core::model::{IpFamily, Tracker};
+use kpr_core::plan::explain::Explanation;
 use kpr_core::plan::leftovers::cleanup::Facts;
 use kpr_core::plan::ruleset::InvalidChainName;
 use kpr_core::plan::{Context, Planner};
@@ -53,7 +54,7 @@ use previous_mode::PreviousMode;
 use runner::Runner;
 use schedulers::Schedulers;
 use served::Served;
-use show::{Question, Shown};
+use show::{Explain, Question, Shown};
 use turns::Turns;
 
 /// How often connections of draining real servers are polled.
@@ -81,6 +82,8 @@ pub enum Input {
     Settings(Arc<Settings>),
     /// A request for what the loop knows.
     Show(Question, oneshot::Sender<Shown>),
+    /// A request for what connections meet.
+    Explain(Explain, oneshot::Sender<Vec<Explanation>>),
 }
 
 impl From<Update> for Input {
@@ -291,6 +294,7 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
                 // A client that disconnected no longer needs the answer.
                 drop(answer.send(self.show(&question)));
             }
+            Input::Explain(question, answer) => drop(answer.send(self.explain(&question))),
         }
     }
 

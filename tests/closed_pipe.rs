@@ -37,6 +37,8 @@ fn answers_without_a_reader_are_no_error() {
         &["plan", "--help"],
         &["--version"],
         &["--version=raw"],
+        &["completion", "bash"],
+        &["man"],
         &["check-config", path],
     ] {
         let (status, errors) = unread(arguments);

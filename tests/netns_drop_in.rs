@@ -22,7 +22,7 @@ use tempfile::TempDir;
 use kpr_testkit::few_rights;
 use kpr_testkit::manifests::{Endpoint, ManifestDirectory, Service};
 use kpr_testkit::namespace::{Namespace, command};
-use kpr_testkit::proxy::{Invocation, Proxy};
+use kpr_testkit::proxy::{Invocation, METRICS_PORT, Proxy, ask_proxy};
 use kpr_testkit::requirements::is_required;
 use kpr_testkit::topology::Host;
 use kpr_testkit::traffic::Protocol;
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // Each test starts a proxy, and there are two processors.
     arguments.test_threads.get_or_insert(2);
-    let tests: [Test; 5] = [
+    let tests: [Test; 6] = [
         (
             "a_changed_configuration_file_costs_no_connection",
             a_changed_configuration_file_costs_no_connection,
@@ -51,6 +51,10 @@ fn main() -> ExitCode {
         (
             "health_check_ports_follow_the_nodes_addresses",
             health_check_ports_follow_the_nodes_addresses,
+        ),
+        (
+            "the_running_proxy_answers_questions",
+            the_running_proxy_answers_questions,
         ),
         (
             "a_plan_without_a_reader_ends_quietly",
@@ -353,6 +357,97 @@ fn a_changed_configuration_file_costs_no_connection() -> Result<()> {
     client
         .finish()
         .with_context(|| format!("the log:\n{}", proxy.log()))
+}
+
+fn the_running_proxy_answers_questions() -> Result<()> {
+    let node = node(&["192.0.2.1/24", "2001:db8::1/64"])?;
+    let binary = Path::new(env!("CARGO_BIN_EXE_kube-proxy-rs"));
+    let ask = |arguments: &[&str]| ask_proxy(&node, binary, arguments);
+    let nobody = ask(&["status"])?;
+    ensure!(nobody.code == Some(1), "{nobody:?}");
+    let says = nobody
+        .errors
+        .contains("no kube-proxy-rs runs in this network namespace");
+    ensure!(says, "{nobody:?}");
+
+    let web = Service::new("web", 1, &[Host::Web1]).exposed();
+    let empty = Service::new("empty", 2, &[]);
+    let manifests = ManifestDirectory::new(&[web, empty])?;
+    let proxy = start(&node, &manifests, &[])?;
+    let status = wait::until("both Services are known", || {
+        let status = ask(&["status", "--output=json"])?;
+        let status: serde_json::Value = serde_json::from_str(&status.text)?;
+        ensure!(status["services"] == 2, "{status}");
+        Ok(status)
+    })?;
+    let facts = ["mode", "node", "healthy", "serviceErrors", "isBusy"].map(|name| &status[name]);
+    ensure!(
+        facts
+            == [
+                &json!("iptables"),
+                &json!("node"),
+                &json!(true),
+                &json!(0),
+                &json!(false)
+            ],
+        "{status}"
+    );
+    let rounds = status["families"]["IPv4"]["rounds"]
+        .as_array()
+        .map(Vec::len);
+    ensure!(rounds.is_some_and(|rounds| rounds > 0), "{status}");
+    let text = ask(&["status"])?;
+    ensure!(
+        text.code == Some(0) && text.text.contains("mode iptables, node node"),
+        "{text:?}"
+    );
+    ensure!(
+        !text.text.contains('\x1b'),
+        "no terminal, no colours: {text:?}"
+    );
+
+    let web = ask(&["explain", "web:80", "--from=node"])?;
+    let line = "endpoint     10.244.1.11:8080 may answer: ready";
+    ensure!(web.code == Some(0) && web.text.contains(line), "{web:?}");
+    // Read, not believed.
+    ensure!(
+        web.text
+            .contains("-j DNAT --to-destination 10.244.1.11:8080"),
+        "{web:?}"
+    );
+    let empty = ask(&["explain", "empty.default"])?;
+    ensure!(
+        empty.code == Some(2) && empty.text.contains("refused: no endpoint can answer"),
+        "{empty:?}"
+    );
+    for (target, error) in [
+        ("none", "no Service none is known"),
+        ("a/b", "want SERVICE"),
+    ] {
+        let answer = ask(&["explain", target])?;
+        ensure!(
+            answer.code == Some(1) && answer.errors.contains(error),
+            "{answer:?}"
+        );
+    }
+    let top = ask(&["top", "--once"])?;
+    ensure!(
+        top.code == Some(1) && top.errors.contains("mode iptables has no counters"),
+        "{top:?}"
+    );
+
+    let address: SocketAddr = format!("127.0.0.1:{METRICS_PORT}").parse()?;
+    let page = get(&node, address, "/?q=default/we")?;
+    ensure!(
+        page.code == 200 && page.headers["content-type"].starts_with("text/html"),
+        "{page:?}"
+    );
+    ensure!(
+        page.body.contains("default/web") && !page.body.contains("default/empty"),
+        "{page:?}"
+    );
+    drop(proxy);
+    Ok(())
 }
 
 fn a_plan_without_a_reader_ends_quietly() -> Result<()> {

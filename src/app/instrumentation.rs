@@ -11,11 +11,11 @@ use prometheus::Registry;
 use serde_json::{Value, json};
 
 use super::listening::Published;
+use super::status::Overview;
 use crate::clock::Clock;
 use crate::config::settings::Settings;
 use crate::dataplane::kernel::Cost;
 use crate::events::{Event, Events, action, reason};
-use crate::health::ProxyHealth;
 use crate::metrics::{
     self, DataplaneMetrics, DriftState, EventMetrics, HealthMetrics, MetricsError, SourceMetrics,
     SyncMetrics, SyncScope, Table,
@@ -59,14 +59,11 @@ impl Metrics {
 /// Records what the loop reports.
 #[derive(Debug)]
 pub(super) struct LoopObserver {
-    pub(super) clock: Clock,
-    pub(super) started: Timestamp,
     pub(super) sync: SyncMetrics,
     pub(super) dataplane: DataplaneMetrics,
-    pub(super) health: ProxyHealth,
-    pub(super) last_plans: Arc<LastPlans>,
     pub(super) health_checks: Published<HealthChecks>,
     pub(super) loopback: Published<loopback_ports::Wanted>,
+    pub(super) overview: Arc<Overview>,
     pub(super) events: Events,
     /// A node without a Node object is not eligible.
     pub(super) needs_node: bool,
@@ -113,8 +110,8 @@ impl LoopObserver {
     /// about us.
     fn latency(&self, trigger: i64) -> Option<Duration> {
         let trigger = Timestamp::from_nanosecond(trigger.into()).ok()?;
-        let latency = self.clock.now().duration_since(trigger);
-        (trigger > self.started)
+        let latency = self.overview.clock.now().duration_since(trigger);
+        (trigger > self.overview.started)
             .then(|| Duration::try_from(latency).ok())
             .flatten()
     }
@@ -131,24 +128,24 @@ impl Observer for LoopObserver {
 
     fn alive(&self) {
         self.sync.loop_turned();
-        self.health.loop_is_alive();
+        self.overview.health.loop_is_alive();
     }
 
     fn input_taken(&self) {
-        self.health.input_taken();
+        self.overview.health.input_taken();
     }
 
     fn queued(&self, family: IpFamily) {
         self.sync.sync_queued(family);
-        self.health.change_queued(family);
+        self.overview.health.change_queued(family);
     }
 
     fn ready(&self) {
-        self.health.ready();
+        self.overview.health.ready();
     }
 
     fn round_started(&self, family: IpFamily) {
-        self.health.round_started(family);
+        self.overview.health.round_started(family);
     }
 
     fn pending(&self, changes: &Changes) {
@@ -167,7 +164,10 @@ impl Observer for LoopObserver {
     }
 
     fn applied(&self, family: IpFamily, applied: Applied) {
-        self.last_plans.set(family, self.clock.now(), applied.plan);
+        self.overview
+            .state
+            .last_plans
+            .set(family, self.overview.clock.now(), applied.plan);
         self.planned.fetch_add(applied.size, Ordering::Relaxed);
         for ((kind, ok), count) in applied.counts {
             self.sync.steps_applied(kind, family, ok, count);
@@ -193,6 +193,7 @@ impl Observer for LoopObserver {
             self.planned.store(0, Ordering::Relaxed);
             crate::memory::release();
         }
+        self.overview.rounds.add(self.overview.clock.now(), round);
         let scope = if round.is_full {
             SyncScope::Full
         } else {
@@ -211,7 +212,7 @@ impl Observer for LoopObserver {
                 .iptables_rules(round.family, Table::Filter, filter, filter_written);
         }
         if round.succeeded {
-            self.health.round_succeeded(round.family);
+            self.overview.health.round_succeeded(round.family);
             let mine = round
                 .changes
                 .triggers
@@ -221,7 +222,7 @@ impl Observer for LoopObserver {
                 self.sync.network_programmed(round.family, latency);
             }
         } else {
-            self.health.round_failed(round.family);
+            self.overview.health.round_failed(round.family);
         }
     }
 
@@ -247,7 +248,7 @@ impl Observer for LoopObserver {
 
     fn node(&self, node: Option<&NodeInfo>) {
         let is_eligible = node.map_or(!self.needs_node, |node| !node.is_leaving());
-        self.health.set_node_eligible(is_eligible);
+        self.overview.health.set_node_eligible(is_eligible);
     }
 
     fn health_checks(&self, checks: &HealthChecks) {

@@ -4,7 +4,6 @@
 //! The loop answers between two rounds and never waits for a client. Requests are served one at a
 //! time, so that they cannot starve the loop.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -12,28 +11,30 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::instrumentation::LastPlans;
 use crate::reconcile::Input;
-use crate::reconcile::show::{Question, Shown};
+use crate::reconcile::show::{Explain, Question, Shown};
 use kpr_core::model::ServiceName;
+use kpr_core::plan::explain::Explanation;
 
 /// How long to wait for the loop.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Services shown without `limit`.
-const LIMIT: usize = 100;
+pub(super) const LIMIT: usize = 100;
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct StatePage {
-    last_plans: Arc<LastPlans>,
+    /// Filled by the loop's observer.
+    pub(super) last_plans: LastPlans,
     inputs: mpsc::Sender<Input>,
     turn: Mutex<()>,
     patience: Duration,
 }
 
 impl StatePage {
-    pub(super) fn new(last_plans: Arc<LastPlans>, inputs: mpsc::Sender<Input>) -> Self {
+    pub(super) fn new(inputs: mpsc::Sender<Input>) -> Self {
         Self {
-            last_plans,
+            last_plans: LastPlans::default(),
             inputs,
             turn: Mutex::new(()),
             patience: PATIENCE,
@@ -44,10 +45,10 @@ impl StatePage {
     /// with the query.
     pub(super) async fn show(&self, query: &[(String, String)]) -> Result<Value, String> {
         let question = question(query)?;
-        let shown = tokio::time::timeout(self.patience, self.ask(question)).await;
+        let shown = self.answer(question).await;
         let mut page = json!({ "lastPlan": self.last_plans.to_json() });
         if let Some(page) = page.as_object_mut() {
-            match shown.ok().flatten().map(serde_json::to_value) {
+            match shown.map(serde_json::to_value) {
                 Some(Ok(Value::Object(shown))) => page.extend(shown),
                 // A round is long, or has not begun; the last plans are known nevertheless.
                 _ => {
@@ -58,10 +59,29 @@ impl StatePage {
         Ok(page)
     }
 
+    /// What the loop says, unless it does not answer in time.
+    pub(super) async fn answer(&self, question: Question) -> Option<Shown> {
+        let answer = tokio::time::timeout(self.patience, self.ask(question));
+        answer.await.ok().flatten()
+    }
+
     async fn ask(&self, question: Question) -> Option<Shown> {
+        self.put(|answer| Input::Show(question, answer)).await
+    }
+
+    /// What connections meet, unless the loop does not answer in time.
+    pub(super) async fn explain(&self, question: Explain) -> Option<Vec<Explanation>> {
+        let answer = self.put(|answer| Input::Explain(question, answer));
+        tokio::time::timeout(self.patience, answer)
+            .await
+            .ok()
+            .flatten()
+    }
+
+    async fn put<T>(&self, input: impl FnOnce(oneshot::Sender<T>) -> Input) -> Option<T> {
         let _turn = self.turn.lock().await;
         let (answer, answered) = oneshot::channel();
-        self.inputs.send(Input::Show(question, answer)).await.ok()?;
+        self.inputs.send(input(answer)).await.ok()?;
         answered.await.ok()
     }
 }
@@ -69,6 +89,7 @@ impl StatePage {
 fn question(query: &[(String, String)]) -> Result<Question, String> {
     let mut question = Question {
         service: None,
+        matching: None,
         limit: LIMIT,
     };
     for (name, value) in query {
@@ -101,7 +122,7 @@ mod tests {
 
     fn page() -> (StatePage, mpsc::Receiver<Input>) {
         let (inputs, received) = mpsc::channel(1);
-        (StatePage::new(Arc::default(), inputs), received)
+        (StatePage::new(inputs), received)
     }
 
     #[tokio::test]

@@ -3,6 +3,7 @@
 //!
 //! Every flag is optional here, to distinguish a given flag from its default.
 
+mod commands;
 mod shown;
 
 use std::collections::BTreeMap;
@@ -12,12 +13,14 @@ use std::path::PathBuf;
 use clap::builder::{OsStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser};
 
 use super::settings::IptablesBackend;
 use super::types::{KubeProxyConfiguration, VmoduleItem};
 use kpr_core::model::GoDuration;
 
+pub use commands::{OutputFormat, TopOptions, TopSort};
+pub(super) use commands::{Sub, completion, manual};
 #[cfg(test)]
 pub(super) use shown::OURS;
 pub(super) use shown::shown;
@@ -37,35 +40,6 @@ pub(super) struct Cli {
     pub(super) flags: Flags,
     #[command(subcommand)]
     pub(super) command: Option<Sub>,
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum Sub {
-    /// Print the changes that this node's kernel needs, without making them. Exits with 2 if there
-    /// are any.
-    #[command(args_override_self = true)]
-    Plan {
-        #[command(flatten)]
-        flags: Box<Flags>,
-        /// Output format.
-        #[arg(long, short, value_enum, default_value_t)]
-        output: OutputFormat,
-    },
-    /// Report errors and unsupported or deprecated fields in a configuration file.
-    CheckConfig {
-        /// The configuration file.
-        file: PathBuf,
-    },
-}
-
-/// How a command prints its result.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum OutputFormat {
-    /// One line per fact, for people.
-    #[default]
-    Text,
-    /// One JSON value.
-    Json,
 }
 
 /// Declares the flags, one a row: its type, what its value is called, what it is when it is not

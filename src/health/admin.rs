@@ -8,27 +8,29 @@ use axum::Router;
 use axum::extract::{Query, RawQuery};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::Response;
-use axum::routing::any;
+use axum::routing::{MethodRouter, any};
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use prometheus::proto::MetricFamily;
 use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 use serde_json::{Value, json};
 
-use super::{JSON, PLAIN, answer, not_found};
+use super::{HTML, JSON, PLAIN, answer, not_found};
 use crate::clock::Clock;
 use kpr_core::model::ProxyMode;
 
 /// What the Prometheus text format is called by `client_golang` 1.23.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
 /// What `/statusz` lists.
-const PATHS: [&str; 6] = [
+const PATHS: [&str; 8] = [
     "/configz",
+    "/explain",
     "/flagz",
     "/healthz",
     "/metrics",
     "/proxyMode",
     "/state",
+    "/status",
 ];
 /// The group under which `/configz` shows the configuration.
 const CONFIG_GROUP: &str = "kubeproxy.config.k8s.io";
@@ -40,6 +42,12 @@ type ConfigurationFn = dyn Fn() -> Value + Send + Sync;
 /// Finds what `/state` shows for a query, or says what is wrong with the query.
 type StateFn =
     dyn Fn(Vec<(String, String)>) -> BoxFuture<'static, Result<Value, String>> + Send + Sync;
+
+/// Renders the page at `/` for a query, or says what is wrong with the query.
+type PageFn =
+    dyn Fn(Vec<(String, String)>) -> BoxFuture<'static, Result<String, String>> + Send + Sync;
+/// Gathers what `/status` shows.
+type StatusFn = dyn Fn() -> BoxFuture<'static, Value> + Send + Sync;
 
 /// What the server shows.
 #[derive(Clone)]
@@ -58,6 +66,12 @@ pub struct AdminSurface {
     pub kubernetes_version: String,
     /// For `/state`: asked at each request.
     pub state: Arc<StateFn>,
+    /// For `/explain`: asked at each request.
+    pub explain: Arc<StateFn>,
+    /// For `/status`: asked at each request.
+    pub status: Arc<StatusFn>,
+    /// For `/`: asked at each request.
+    pub page: Arc<PageFn>,
 }
 
 impl fmt::Debug for AdminSurface {
@@ -78,11 +92,25 @@ pub fn admin_routes(surface: AdminSurface) -> Result<Router, prometheus::Error> 
         clock,
         kubernetes_version,
         state,
+        explain,
+        status,
+        page,
     } = surface;
     let started = clock.now();
     let slis = Slis::new()?;
     let ping = slis.clone();
     Ok(Router::new()
+        .route(
+            "/",
+            any(
+                move |Query(query): Query<Vec<(String, String)>>| async move {
+                    match page(query).await {
+                        Ok(shown) => answer(StatusCode::OK, HTML, shown),
+                        Err(error) => answer(StatusCode::BAD_REQUEST, PLAIN, format!("{error}\n")),
+                    }
+                },
+            ),
+        )
         .route("/metrics", any(move || async move { metrics(&registry) }))
         .route(
             "/metrics/slis",
@@ -121,18 +149,25 @@ pub fn admin_routes(surface: AdminSurface) -> Result<Router, prometheus::Error> 
                 answer(StatusCode::OK, PLAIN, page)
             }),
         )
+        .route("/state", answers(state))
+        .route("/explain", answers(explain))
         .route(
-            "/state",
-            any(
-                move |Query(query): Query<Vec<(String, String)>>| async move {
-                    match state(query).await {
-                        Ok(shown) => answer(StatusCode::OK, JSON, shown.to_string()),
-                        Err(error) => answer(StatusCode::BAD_REQUEST, PLAIN, format!("{error}\n")),
-                    }
-                },
-            ),
+            "/status",
+            any(|| async move { answer(StatusCode::OK, JSON, status().await.to_string()) }),
         )
         .fallback(not_found))
+}
+
+/// JSON for a query, or what is wrong with it.
+fn answers(find: Arc<StateFn>) -> MethodRouter {
+    any(
+        move |Query(query): Query<Vec<(String, String)>>| async move {
+            match find(query).await {
+                Ok(shown) => answer(StatusCode::OK, JSON, shown.to_string()),
+                Err(error) => answer(StatusCode::BAD_REQUEST, PLAIN, format!("{error}\n")),
+            }
+        },
+    )
 }
 
 fn metrics(registry: &Registry) -> Response {
@@ -155,7 +190,7 @@ fn metrics(registry: &Registry) -> Response {
 }
 
 /// The words that component-base puts above its pages for people.
-fn page(name: &str) -> String {
+fn heading(name: &str) -> String {
     format!(
         "\nkube-proxy {name}\nWarning: This endpoint is not meant to be machine parseable, has no formatting \
          compatibility guarantees and is for debugging purposes only.\n"
@@ -167,7 +202,7 @@ fn flagz(flags: &[(String, String)]) -> String {
     let lines: Vec<String> = lines
         .map(|(name, value)| format!("{name} {value}\n"))
         .collect();
-    page("flagz") + &lines.concat()
+    heading("flagz") + &lines.concat()
 }
 
 fn statusz(started: Timestamp, now: Timestamp, kubernetes_version: &str) -> String {
@@ -182,7 +217,7 @@ fn statusz(started: Timestamp, now: Timestamp, kubernetes_version: &str) -> Stri
         env!("CARGO_PKG_VERSION"),
         PATHS.join(" "),
     );
-    page("statusz") + &status
+    heading("statusz") + &status
 }
 
 fn process_start(families: &[MetricFamily]) -> Option<HeaderValue> {

@@ -111,6 +111,9 @@ fn admin_server() -> SocketAddr {
                 }
             })
         }),
+        explain: Arc::new(|_| Box::pin(async { Ok(json!([])) })),
+        status: Arc::new(|| Box::pin(async { json!({"healthy": true}) })),
+        page: Arc::new(|_| Box::pin(async { Ok("<p>".to_owned()) })),
     };
     serve(admin_routes(surface).unwrap())
 }
@@ -191,7 +194,6 @@ async fn other_paths_are_not_found() {
         (health, "/"),
         (health, "/metrics"),
         (health, "/healthz/"),
-        (admin, "/"),
         (admin, "/livez"),
     ] {
         let answer = get(address, path).await;
@@ -269,7 +271,7 @@ async fn flags_and_status_are_shown_in_component_bases_words() {
         format!(
             "\nkube-proxy statusz\n{warning}\n\nStarted: Mon Jan  5 00:00:00 UTC 2026\nUp: 0 hr 00 min 00 sec\n\
              Binary version: 1.37.2 (kube-proxy-rs {version})\nEmulation version: 1.37\n\
-             Paths: /configz /flagz /healthz /metrics /proxyMode /state\n"
+             Paths: /configz /explain /flagz /healthz /metrics /proxyMode /state /status\n"
         )
     );
 }
@@ -280,6 +282,14 @@ async fn the_state_is_what_the_app_says() {
     assert_eq!(
         (answer.code, answer.body.as_str()),
         (200, r#"{"desired":3}"#)
+    );
+    let answer = get(admin_server(), "/").await;
+    assert_eq!((answer.code, answer.body.as_str()), (200, "<p>"));
+    assert_eq!(answer.headers["content-type"], "text/html; charset=utf-8");
+    let answer = get(admin_server(), "/status").await;
+    assert_eq!(
+        (answer.code, answer.body.as_str()),
+        (200, r#"{"healthy":true}"#)
     );
     let answer = get(admin_server(), "/state?service=a%2Fb").await;
     assert_eq!(

@@ -23,7 +23,6 @@ use kpr_core::plan::{Context, Hairpin, IptablesContext, KernelVersion};
 
 /// Current facts about the node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "independent facts")]
 pub struct NodeFacts {
     /// The name of our Node object.
     pub name: Arc<str>,

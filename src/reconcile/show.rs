@@ -5,6 +5,7 @@
 //! It answers between two rounds and never waits for the client.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use serde::Serialize;
 
@@ -12,8 +13,9 @@ use super::Reconciler;
 use super::family::Family;
 use super::service_errors::LastError;
 use crate::dataplane::kernel::Kernel;
-use kpr_core::model::{IpFamily, ServiceName};
+use kpr_core::model::{IpFamily, ProxyMode, ServiceName};
 use kpr_core::plan::Planner;
+use kpr_core::plan::explain::{self, Client, Explanation, Place};
 use kpr_core::plan::ruleset::Table;
 use kpr_core::plan::shown::ServiceState;
 
@@ -26,8 +28,36 @@ const MAX_LINES: usize = 10_000;
 pub struct Question {
     /// One Service; otherwise as many as there is room for, those with errors first.
     pub service: Option<ServiceName>,
+    /// Only Services whose `namespace/name` contains this text.
+    pub matching: Option<String>,
     /// Maximum number of Services.
     pub limit: usize,
+}
+
+/// What to explain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explain {
+    pub target: Target,
+    pub from: From,
+}
+
+/// Where connections go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Everywhere that a Service answers; with a port, only at that port or node port.
+    Service(ServiceName, Option<u16>),
+    Place(Place),
+}
+
+/// Where connections come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum From {
+    /// All of the following.
+    Everywhere,
+    Pod,
+    Node,
+    Outside,
+    Address(IpAddr),
 }
 
 /// The answer.
@@ -115,6 +145,47 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
         warnings.chain(self.missing_in_words()).collect()
     }
 
+    pub(super) fn explain(&self, question: &Explain) -> Vec<Explanation> {
+        let settings = explain::Settings {
+            localhost_by_forwarder: self.settings.localhost_node_ports,
+            refuses_other_ports: self.settings.mode == ProxyMode::IPVS,
+            ..explain::Settings::default()
+        };
+        let mut explanations = Vec::new();
+        for family in self.families() {
+            let context = family.planner.context();
+            let settings = explain::Settings {
+                localhost_by_rules: self.settings.mode == ProxyMode::IPTABLES
+                    && context.iptables.localhost_node_ports,
+                ..settings
+            };
+            let places = match &question.target {
+                Target::Service(name, port) => explain::places(&self.tracker, context, name, *port),
+                Target::Place(place) => vec![*place],
+            };
+            let clients = match question.from {
+                From::Everywhere => vec![Client::Pod(None), Client::Node, Client::Outside(None)],
+                From::Pod => vec![Client::Pod(None)],
+                From::Node => vec![Client::Node],
+                From::Outside => vec![Client::Outside(None)],
+                From::Address(ip) if IpFamily::of(ip) == context.family => {
+                    vec![Client::at(ip, context, &self.tracker)]
+                }
+                From::Address(_) => Vec::new(),
+            };
+            for place in places {
+                if IpFamily::of(place.address) != context.family {
+                    continue;
+                }
+                let explain = |client: &Client| {
+                    explain::place(&self.tracker, context, settings, place, *client)
+                };
+                explanations.extend(clients.iter().map(explain));
+            }
+        }
+        explanations
+    }
+
     pub(super) fn show(&self, question: &Question) -> Shown {
         let changed = &self.tracker.pending().services;
         let troubled = self
@@ -142,7 +213,10 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
                 break;
             }
             let text = name.to_string();
-            if shown.services.contains_key(&text) {
+            let matching = question.matching.as_ref();
+            if !matching.is_none_or(|part| text.contains(part))
+                || shown.services.contains_key(&text)
+            {
                 continue;
             }
             let mut families = BTreeMap::new();

@@ -12,7 +12,7 @@ use kpr_testkit::cases::run::failed;
 use kpr_testkit::manifests::{ManifestDirectory, Service};
 use kpr_testkit::namespace::Namespace;
 use kpr_testkit::oracle;
-use kpr_testkit::proxy::{self, Invocation, Planned, Proxy};
+use kpr_testkit::proxy::{self, Invocation, Printed, Proxy};
 use kpr_testkit::topology::{Family, Host, Topology};
 use kpr_testkit::traffic::Servers;
 use kpr_testkit::wait;
@@ -114,7 +114,7 @@ impl Lab {
         Proxy::start(self.node(), &self.invocation)
     }
 
-    fn plan(&self) -> Result<Planned> {
+    fn plan(&self) -> Result<Printed> {
         proxy::plan(self.node(), &self.invocation)
     }
 
@@ -227,7 +227,7 @@ impl Lab {
 }
 
 /// The lines of a plan that are steps.
-fn steps(planned: &Planned) -> Vec<&str> {
+fn steps(planned: &Printed) -> Vec<&str> {
     const VERBS: [&str; 7] = ["set", "create", "add", "delete", "swap", "destroy", "edit"];
     planned
         .text

@@ -20,6 +20,7 @@ use crate::topology::{
 mod basic;
 mod detectors;
 mod endpoints;
+mod explained;
 mod localhost;
 mod policies;
 pub mod run;

@@ -196,29 +196,34 @@ fn read(path: &Path) -> String {
 
 /// What `kube-proxy-rs plan` says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Planned {
+pub struct Printed {
     pub code: Option<i32>,
     pub text: String,
     pub errors: String,
 }
 
 /// Runs `kube-proxy-rs plan` with the same flags.
-pub fn plan(node: &Namespace, invocation: &Invocation) -> Result<Planned> {
+pub fn plan(node: &Namespace, invocation: &Invocation) -> Result<Printed> {
     plan_with(node, invocation, &[])
 }
 
 /// The same with more flags.
-pub fn plan_with(node: &Namespace, invocation: &Invocation, more: &[&str]) -> Result<Planned> {
-    let mut command = command(&invocation.binary);
-    command
-        .arg("plan")
-        .args(invocation.common_flags())
-        .args(more)
-        .stdin(Stdio::null());
+pub fn plan_with(node: &Namespace, invocation: &Invocation, more: &[&str]) -> Result<Printed> {
+    let flags = invocation.common_flags();
+    let mut arguments = vec!["plan"];
+    arguments.extend(flags.iter().map(String::as_str));
+    arguments.extend(more);
+    ask_proxy(node, &invocation.binary, &arguments)
+}
+
+/// Runs the program in the node's network namespace, until it ends.
+pub fn ask_proxy(node: &Namespace, binary: &Path, arguments: &[&str]) -> Result<Printed> {
+    let mut command = command(binary);
+    command.args(arguments).stdin(Stdio::null());
     let output = node
         .enter(|| command.output())?
-        .context("cannot run the plan command")?;
-    Ok(Planned {
+        .with_context(|| format!("cannot run kube-proxy-rs {arguments:?}"))?;
+    Ok(Printed {
         code: output.status.code(),
         text: String::from_utf8_lossy(&output.stdout).into_owned(),
         errors: String::from_utf8_lossy(&output.stderr).into_owned(),

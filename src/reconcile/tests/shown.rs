@@ -14,7 +14,11 @@ where
     fn ask(&mut self, service: Option<&str>, limit: usize) -> Value {
         let (answer, mut answered) = oneshot::channel();
         let service = service.map(service_name);
-        let question = Question { service, limit };
+        let question = Question {
+            service,
+            matching: None,
+            limit,
+        };
         self.reconciler.take_in(Input::Show(question, answer));
         serde_json::to_value(answered.try_recv().unwrap()).unwrap()
     }

@@ -11,7 +11,7 @@ use crate::model::topology::{self, Choice};
 use crate::model::{
     Endpoint, IpFamily, Protocol, ServiceName, ServicePort, ServicePortName, ServiceView, Tracker,
 };
-use crate::plan::claim::Claim;
+use crate::plan::claim::{Claim, Right};
 use crate::plan::context::Context;
 
 /// An address, a port and a protocol.
@@ -81,6 +81,15 @@ pub enum Role {
 }
 
 impl Role {
+    const fn right(self) -> Right {
+        match self {
+            Self::ClusterIp => Right::ClusterIp,
+            Self::LoadBalancer => Right::LoadBalancer,
+            Self::NodePort => Right::NodePort,
+            Self::ExternalIp => Right::ExternalIp,
+        }
+    }
+
     pub const fn name(self) -> &'static str {
         match self {
             Self::ClusterIp => "cluster IP",
@@ -170,7 +179,7 @@ pub fn place(
         for port in ServicePort::of(service, context.family) {
             is_known |= has_address(&port, place.address);
             if let Some(role) = role(&port, place, context, settings) {
-                let claim = Claim::new(role == Role::ClusterIp, port.created, port.name.clone());
+                let claim = Claim::new(role.right(), port.created, port.name.clone());
                 claims.push((claim, role, port));
             }
         }

@@ -10,7 +10,7 @@ use std::thread;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use libtest_mimic::{Failed, Trial};
 
-use super::{At, Backend, Case, Dataplane, Mode, Probe, Setup, Want, all, loopback};
+use super::{At, Backend, Case, Dataplane, Mode, Probe, Setup, Want, all, explained, loopback};
 use crate::manifests::ManifestDirectory;
 use crate::namespace::Namespace;
 use crate::proxy::{Invocation, Proxy, plan};
@@ -323,6 +323,7 @@ fn run(world: &World, case: &Case, family: Family, protocol: Protocol) -> Result
     let mode = world.dataplane.mode();
     let probe = |probe: &Probe| {
         check(world, case, probe, family, protocol)
+            .and_then(|()| explained::check(world, case, probe, family, protocol))
             .with_context(|| probe.describe())
             .err()
             .map(|error| format!("{error:#}"))

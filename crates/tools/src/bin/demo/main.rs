@@ -13,7 +13,7 @@ use clap::Parser;
 use kpr_testkit::manifests::{Endpoint, ManifestDirectory, Service};
 use kpr_testkit::namespace::Namespace;
 use kpr_testkit::oracle;
-use kpr_testkit::proxy::{Invocation, Planned, Proxy, metrics, plan};
+use kpr_testkit::proxy::{Invocation, Printed, Proxy, ask_proxy, metrics, plan};
 use kpr_testkit::topology::{
     CLUSTER_CIDRS, Family, Host, Topology, cluster_ip, external_ip, load_balancer_vip, node_port,
 };
@@ -217,8 +217,15 @@ impl Demo {
         title("The proxy's metrics (/metrics)");
         show_metrics(node)?;
         let _proxy = self.restart(&topology, &service, &invocation, proxy)?;
+        self.wait_for(node, arguments, &service)?;
 
-        self.wait_for(node, arguments, &service)
+        for command in [&["status"][..], &["explain", "web:80", "--from", "outside"]] {
+            title(&format!("kube-proxy-rs {}", command.join(" ")));
+            let answer = ask_proxy(node, &invocation.binary, command)?;
+            indented(&answer.text);
+            self.check("the exit code is 0", answer.code == Some(0));
+        }
+        Ok(())
     }
 
     /// Applies a change to the manifests and waits until the kernel has it.
@@ -421,7 +428,7 @@ fn open(topology: &Topology, service: &Service) -> Result<Connection> {
     .map_err(|outcome| anyhow!("the client's connection to {to} was {outcome}"))
 }
 
-fn show_plan(planned: &Planned) {
+fn show_plan(planned: &Printed) {
     let lines: Vec<&str> = planned.text.lines().collect();
     for line in lines.iter().take(SHOWN_STEPS) {
         let cut: String = line.chars().take(110).collect();
