@@ -475,7 +475,7 @@ fn the_range_of_node_ports_is_said_or_unknown() {
         match crate::config::parse(arguments) {
             Ok(crate::config::Command::Run(settings)) => Ok(settings.node_port_range),
             Ok(other) => panic!("{other:?}"),
-            Err(error) => Err(format!("{error}")),
+            Err(error) => Err(format!("{error:?}")),
         }
     };
     assert_eq!(range(&[]), Ok(None));
@@ -486,5 +486,5 @@ fn the_range_of_node_ports_is_said_or_unknown() {
         Ok(Some(said))
     );
     let error = range(&["--service-node-port-range=9-1"]).unwrap_err();
-    assert!(error.contains("--service-node-port-range"), "{error}");
+    assert!(error.contains("service-node-port-range"), "{error}");
 }

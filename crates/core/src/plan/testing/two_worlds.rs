@@ -201,6 +201,14 @@ impl World {
         self.iptables.report(&plan, &report);
     }
 
+    /// No connection to what was removed is left.
+    fn drained(&mut self) {
+        self.ipvs.drain_all();
+        if self.ipvs.planner.is_pending() {
+            self.ipvs.sync();
+        }
+    }
+
     /// What becomes of packets to a place, from outside, from a pod and from the node.
     fn fates(&self, to: SocketAddr, protocol: Protocol) -> [Ends; 3] {
         let tracer = Tracer {
@@ -314,6 +322,8 @@ pub fn check(objects: Vec<Object>, first: bool) {
     };
     beside.take_in(before);
     beside.take_in(after);
+    // Connections to the tenant that were open before the victims came may end.
+    beside.drained();
     victims_do_not_notice(&alone, &beside);
     // Nothing of the tenant is left when it goes.
     let mut gone = Vec::new();
@@ -325,10 +335,7 @@ pub fn check(objects: Vec<Object>, first: bool) {
         });
     }
     beside.take_in(&gone);
-    beside.ipvs.drain_all();
-    if beside.ipvs.planner.is_pending() {
-        beside.ipvs.sync();
-    }
+    beside.drained();
     assert_eq!(
         beside.ipvs.kernel.state.addresses,
         alone.ipvs.kernel.state.addresses
