@@ -350,7 +350,8 @@ pub(super) fn command() -> clap::Command {
         }
         let arg = match arg.get_id().as_str() {
             // The only number that is not whole.
-            "kube_api_qps" | "verbosity" => arg,
+            "kube_api_qps" => arg.value_parser(finite),
+            "verbosity" => arg,
             _ if has_value(&arg, &["NUMBER", "BIT", "PORT"]) => arg.value_parser(whole_number),
             _ if has_value(&arg, &["BYTES"]) => arg.value_parser(size),
             _ => arg,
@@ -375,12 +376,19 @@ fn dashes_for_underscores(argument: OsString) -> OsString {
     }
 }
 
-/// Arguments as pflag sees them: dashes for underscores, and without empty ones that are no value of
-/// a flag, such as templates leave.
+/// Arguments as pflag sees them: dashes for underscores, and without empty ones that are no value
+/// of a flag, such as templates leave.
 fn as_pflag(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let command = command();
+    let is_switch = |name: &str| {
+        let mut all = command.get_arguments();
+        all.any(|arg| arg.get_long() == Some(name) && arg.is_require_equals_set())
+    };
+    // A switch has its value behind `=` only.
     let is_flag = |argument: &OsString| {
         let text = argument.to_string_lossy();
-        text.starts_with('-') && !text.contains('=')
+        let name = text.strip_prefix("--");
+        text.starts_with('-') && !text.contains('=') && !name.is_some_and(is_switch)
     };
     let mut kept: Vec<OsString> = Vec::new();
     for argument in arguments.into_iter().map(dashes_for_underscores) {
@@ -433,6 +441,16 @@ fn positional(error: clap::Error) -> FlagError {
         }
         _ => FlagError::Usage(error),
     }
+}
+
+/// A number that a float can hold, as Go's `strconv.ParseFloat` has it.
+fn finite(text: &str) -> Result<f32, String> {
+    let number: f32 = text.parse().map_err(|error| format!("{error}"))?;
+    let names_infinity = text.to_ascii_lowercase().contains("inf");
+    if number.is_infinite() && !names_infinity {
+        return Err("value out of range".to_owned());
+    }
+    Ok(number)
 }
 
 /// A path that may be empty.

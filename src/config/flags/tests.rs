@@ -155,9 +155,29 @@ fn positional_arguments_are_refused() {
 
 #[test]
 fn empty_arguments_are_passed_over() {
-    let flags = flags(&["", "--hostname-override", "", "--proxy-mode=ipvs", ""]);
+    let flags = flags(&[
+        "",
+        "--hostname-override",
+        "",
+        "--masquerade-all",
+        "",
+        "--proxy-mode=ipvs",
+        "",
+    ]);
     assert_eq!(flags.hostname_override.as_deref(), Some(""));
+    // A switch takes no value from the next argument.
+    assert_eq!(flags.masquerade_all, Some(true));
     assert_eq!(flags.proxy_mode.as_deref(), Some("ipvs"));
+}
+
+#[test]
+fn rates_are_numbers_that_a_float_can_hold() {
+    for (text, rate) in [("5", 5.0), ("1e3", 1000.0), ("-1.5", -1.5)] {
+        let argument = format!("--kube-api-qps={text}");
+        assert_eq!(flags(&[&argument]).kube_api_qps, Some(rate));
+    }
+    let error = try_parse(&["--kube-api-qps=1e40"]).unwrap_err();
+    assert!(error.to_string().contains("value out of range"), "{error}");
 }
 
 #[test]

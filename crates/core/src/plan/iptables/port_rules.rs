@@ -2,6 +2,8 @@
 //! PURE: everything that one Service port wants in iptables mode, in one family: its own chains,
 //! and the treatment of packets to the addresses and ports at which it answers.
 
+mod endpoint_writer;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
@@ -15,12 +17,7 @@ use crate::plan::iptables::syntax::{self, Locality, comment};
 use crate::plan::iptables::tree::{Key, TreeId};
 use crate::plan::ruleset::{ChainName, Rule};
 
-/// Maximum number of endpoints that a chain lists, and of parts that longer lists are split into. A
-/// new connection traverses 8 rules of a chain on average.
-const SPREAD: usize = 16;
-
-/// Levels of split lists: as many as fit into the name of a chain.
-const MAX_SPREAD_DEPTH: usize = 2;
+use endpoint_writer::EndpointWriter;
 
 /// A place that two Service ports may claim; one of them gets it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -490,121 +487,5 @@ impl<'a> Texts<'a> {
             self.name
         ))));
         rules
-    }
-}
-
-/// Writes `KUBE-SVC-*` or `KUBE-SVL-*` with all chains that they jump to.
-struct EndpointWriter<'a> {
-    texts: &'a Texts<'a>,
-    /// The name of the chain.
-    base: String,
-    with_comments: bool,
-}
-
-impl EndpointWriter<'_> {
-    fn write(&self, endpoints: &[SocketAddr], mut rules: Vec<Rule>, chains: &mut Chains) {
-        if let Some(timeout) = self.texts.port_rules.service_port.client_ip_affinity {
-            // A client with affinity returns to its endpoint; all others are spread.
-            for endpoint in endpoints {
-                let chain = self.endpoint_chain(*endpoint);
-                rules.push(Rule::new(format!(
-                    "{}-m recent --rcheck --seconds {} --reap {} -j {chain}",
-                    self.note(*endpoint),
-                    timeout.as_secs(),
-                    self.clients(&chain),
-                )));
-                let set = format!("-m recent --set {} ", self.clients(&chain));
-                let rule = self.translation(*endpoint, &set);
-                chains.insert(chain, vec![rule]);
-            }
-        }
-        self.spread(endpoints, "", rules, chains);
-    }
-
-    /// Every endpoint is equally likely.
-    fn spread(
-        &self,
-        endpoints: &[SocketAddr],
-        path: &str,
-        mut rules: Vec<Rule>,
-        chains: &mut Chains,
-    ) {
-        let all = endpoints.len();
-        if all <= SPREAD || path.len() >= MAX_SPREAD_DEPTH {
-            rules.extend(
-                endpoints
-                    .iter()
-                    .enumerate()
-                    .map(|(index, endpoint)| self.choice(*endpoint, all - index)),
-            );
-        } else {
-            let mut rest = endpoints;
-            for part in 0..SPREAD {
-                // The first ones are longer by one if the division leaves a remainder.
-                let len = all / SPREAD + usize::from(part < all % SPREAD);
-                let (now, later) = rest.split_at(len.min(rest.len()));
-                let path = format!("{path}{part:X}");
-                rules.push(Rule::new(format!(
-                    "{}-j {}-{path}",
-                    syntax::chance(now.len(), rest.len()),
-                    self.base
-                )));
-                self.spread(now, &path, Vec::new(), chains);
-                rest = later;
-            }
-        }
-        let name = if path.is_empty() {
-            self.base.clone()
-        } else {
-            format!("{}-{path}", self.base)
-        };
-        chains.insert(ChainName::composed(name), rules);
-    }
-
-    /// The rule that picks one of the remaining endpoints at random.
-    fn choice(&self, endpoint: SocketAddr, left: usize) -> Rule {
-        let chance = syntax::chance(1, left);
-        if self
-            .texts
-            .port_rules
-            .service_port
-            .client_ip_affinity
-            .is_some()
-        {
-            let chain = self.endpoint_chain(endpoint);
-            return Rule::new(format!("{}{chance}-j {chain}", self.note(endpoint)));
-        }
-        self.translation(endpoint, &chance)
-    }
-
-    fn translation(&self, endpoint: SocketAddr, matches: &str) -> Rule {
-        Rule::new(format!(
-            "-p {} {}{matches}-j DNAT --to-destination {endpoint}",
-            self.texts.port_rules.protocol().lowercase(),
-            self.note(endpoint),
-        ))
-    }
-
-    fn endpoint_chain(&self, endpoint: SocketAddr) -> ChainName {
-        let texts = self.texts;
-        name::endpoint_chain(&texts.name, texts.port_rules.protocol(), endpoint)
-    }
-
-    /// The kernel's list of an endpoint's clients.
-    fn clients(&self, chain: &ChainName) -> String {
-        let mask = match self.texts.context.family {
-            IpFamily::V4 => "255.255.255.255",
-            IpFamily::V6 => "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
-        };
-        format!("--name {chain} --mask {mask} --rsource")
-    }
-
-    fn note(&self, endpoint: SocketAddr) -> String {
-        if self.with_comments {
-            let note = comment(&format!("{} -> {endpoint}", self.texts.name));
-            format!("{note} ")
-        } else {
-            String::new()
-        }
     }
 }
