@@ -343,8 +343,11 @@ fn a_changed_configuration_file_costs_no_connection() -> Result<()> {
 
     volume.update("nodePortAddresses: [everywhere]\n")?;
     proxy.wait_for_log(&["keeping the previous configuration", "NodePortAddresses[0]"])?;
-    volume.update("nodePortAddress: [all]\n")?;
-    proxy.wait_for_log(&["keeping the previous configuration", "config.conf:5:1"])?;
+    volume.update("nodePortAddresses: all\n")?;
+    proxy.wait_for_log(&[
+        "keeping the previous configuration",
+        "nodePortAddresses: want a list",
+    ])?;
     ensure!(configz(10249)?["nodePortAddresses"] == json!(["198.51.100.0/24"]));
     answers(&node, "198.51.100.1:32000", 200)?;
 

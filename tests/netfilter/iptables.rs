@@ -79,7 +79,7 @@ const NEEDS_LEGACY: &[Need] = &[Need::Namespaces, Need::Legacy, Need::Ipset];
 const NEEDS_NFT: &[Need] = &[Need::Namespaces, Need::Nft, Need::Ipset];
 const NEEDS_BOTH: &[Need] = &[Need::Namespaces, Need::Nft, Need::Legacy];
 
-const TABLES: [Table; 3] = [Table::Mangle, Table::Nat, Table::Filter];
+const TABLES: [Table; 4] = [Table::Mangle, Table::Nat, Table::Filter, Table::Security];
 
 fn chain(name: &str) -> ChainName {
     ChainName::new(name).unwrap()
