@@ -241,12 +241,15 @@ fn beside_ours() {
     let mut machine = Machine::new(Backend::Nft, IpFamily::V4);
     machine.other("-t nat -N DOCKER");
     machine.other("-t nat -A DOCKER -j RETURN");
-    machine.other("-t nat -I OUTPUT -j DOCKER");
-    machine.other("-t nat -D OUTPUT -j DOCKER");
+    machine.other("-t nat -I POSTROUTING -j DOCKER");
+    machine.other("-t nat -D POSTROUTING -j DOCKER");
     run("nft", &["add", "table", "inet", "other"]);
     run("nft", &["delete", "table", "inet", "other"]);
     run("ip6tables-nft", &["-t", "nat", "-N", "KUBE-SERVICES"]);
     assert!(!machine.changed());
+    // It may stand before our jump.
+    machine.other("-t nat -I OUTPUT -j DOCKER");
+    assert!(machine.changed());
     let removed = run("nft", &["flush", "ruleset"]);
     assert_eq!(removed, "");
     assert!(machine.changed());
