@@ -136,7 +136,7 @@ impl System {
     pub const DEFAULT_DEADLINE: Duration = Duration::from_mins(1);
 
     /// Programs are killed when they have stood still for `deadline`, or used more processor time
-    /// than that and what [`Patience`] allows for their input and output.
+    /// than that and what `Patience` allows for their input and output.
     pub const fn new(clock: Clock, deadline: Duration) -> Self {
         Self {
             clock,

@@ -321,14 +321,14 @@ kinds! {
         port: Option<Register> = 5 NFTA_NAT_REG_PROTO_MIN,
         /// The register of the highest port.
         last_port: Option<Register> = 6 NFTA_NAT_REG_PROTO_MAX,
-        /// Bits of [`nat_flag`](super::nat_flag).
+        /// Bits of [`nat_flag`].
         flags: u32 = 7 NFTA_NAT_FLAGS or zero,
     }
 
     /// Translates the source to an address of the outgoing interface.
     #[derive(Copy, Default)]
     pub struct Masquerade = "masq" {
-        /// Bits of [`nat_flag`](super::nat_flag).
+        /// Bits of [`nat_flag`].
         flags: u32 = 1 NFTA_MASQ_FLAGS or zero,
         /// The register of the port, or of the lowest.
         port: Option<Register> = 2 NFTA_MASQ_REG_PROTO_MIN,
@@ -343,7 +343,7 @@ kinds! {
         port: Option<Register> = 1 NFTA_REDIR_REG_PROTO_MIN,
         /// The register of the highest port.
         last_port: Option<Register> = 2 NFTA_REDIR_REG_PROTO_MAX,
-        /// Bits of [`nat_flag`](super::nat_flag).
+        /// Bits of [`nat_flag`].
         flags: u32 = 3 NFTA_REDIR_FLAGS or zero,
     }
 

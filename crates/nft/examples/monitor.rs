@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Prints what is changed in nftables, and by whom, until it is stopped.
 //!
-//! `cargo run --example watch`, with `CAP_NET_ADMIN`.
+//! `cargo run --example monitor`, with `CAP_NET_ADMIN`.
 
 use std::io::{self, Write as _};
 use std::time::Duration;
