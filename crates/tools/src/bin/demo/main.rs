@@ -219,7 +219,8 @@ impl Demo {
         let _proxy = self.restart(&topology, &service, &invocation, proxy)?;
         self.wait_for(node, arguments, &service)?;
 
-        for command in [&["status"][..], &["explain", "web:80", "--from", "outside"]] {
+        let vip = Kind::Vip.address(&service, Family::V4).to_string();
+        for command in [&["status"][..], &["explain", &vip, "--from", "outside"]] {
             title(&format!("kube-proxy-rs {}", command.join(" ")));
             let answer = ask_proxy(node, &invocation.binary, command)?;
             indented(&answer.text);
