@@ -171,6 +171,13 @@ fn empty_arguments_are_passed_over() {
 }
 
 #[test]
+fn the_next_argument_is_the_value() {
+    let flags = flags(&["--oom-score-adj", "-7", "--ipvs-udp-timeout", "-1s"]);
+    assert_eq!(flags.oom_score_adj, Some(-7));
+    assert!(flags.ipvs_udp_timeout.is_some());
+}
+
+#[test]
 fn rates_are_numbers_that_a_float_can_hold() {
     for (text, rate) in [("5", 5.0), ("1e3", 1000.0), ("-1.5", -1.5)] {
         let argument = format!("--kube-api-qps={text}");
