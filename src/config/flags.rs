@@ -356,8 +356,8 @@ pub(super) fn command() -> clap::Command {
             _ if has_value(&arg, &["BYTES"]) => arg.value_parser(size),
             _ => arg,
         };
-        // `--oom-score-adj -999`, `--ipvs-udp-timeout -1s`: the next argument is the value, whatever
-        // it begins with; positional arguments must not swallow flags.
+        // `--oom-score-adj -999`, `--ipvs-udp-timeout -1s`: the next argument is the value,
+        // whatever it begins with; positional arguments must not swallow flags.
         let takes_any = !arg.is_positional();
         arg.allow_hyphen_values(takes_any)
     };
