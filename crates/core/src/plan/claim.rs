@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
+use serde::Serialize;
+
 use crate::model::{ServicePort, ServicePortName};
 use crate::plan::by_port::Revision;
 
@@ -20,7 +22,8 @@ pub struct Claim {
 
 /// By what a Service port claims a place, the best first: what the cluster allocated, before what
 /// any user may write.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Right {
     /// The API server allocated the address to the Service.
     ClusterIp,

@@ -3,13 +3,15 @@
 //! keep, said in words. `docs/design/differences.md` has where a mode cannot keep one.
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
 
 use serde::{Serialize, Serializer};
 
 use crate::model::node::LocalDetector;
 use crate::model::topology::{self, Choice};
 use crate::model::{
-    Endpoint, IpFamily, Protocol, ServiceName, ServicePort, ServicePortName, ServiceView, Tracker,
+    Endpoint, IpFamily, Protocol, Service, ServiceName, ServicePort, ServicePortName, ServiceView,
+    Tracker,
 };
 use crate::plan::claim::{Claim, Right};
 use crate::plan::context::Context;
@@ -70,36 +72,6 @@ impl Client {
     }
 }
 
-/// What of a Service a place is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Role {
-    ClusterIp,
-    LoadBalancer,
-    ExternalIp,
-    NodePort,
-}
-
-impl Role {
-    const fn right(self) -> Right {
-        match self {
-            Self::ClusterIp => Right::ClusterIp,
-            Self::LoadBalancer => Right::LoadBalancer,
-            Self::NodePort => Right::NodePort,
-            Self::ExternalIp => Right::ExternalIp,
-        }
-    }
-
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::ClusterIp => "cluster IP",
-            Self::LoadBalancer => "load balancer address",
-            Self::ExternalIp => "external IP",
-            Self::NodePort => "node port",
-        }
-    }
-}
-
 /// What a new connection meets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -126,7 +98,7 @@ pub struct Explanation {
     pub why: String,
     /// The Service port that has the place.
     pub service: Option<String>,
-    pub role: Option<Role>,
+    pub role: Option<Right>,
     /// Service ports that claim the place and do not get it.
     pub without: Vec<String>,
     /// The traffic policy that applies to this client.
@@ -173,24 +145,32 @@ pub fn place(
     place: Place,
     client: Client,
 ) -> Explanation {
-    let mut claims: Vec<(Claim, Role, ServicePort)> = Vec::new();
+    let mut claims = Vec::new();
     let mut is_known = false;
-    for service in tracker.services() {
-        for port in ServicePort::of(service, context.family) {
-            is_known |= has_address(&port, place.address);
-            if let Some(role) = role(&port, place, context, settings) {
-                let claim = Claim::new(role.right(), port.created, port.name.clone());
-                claims.push((claim, role, port));
+    for service in tracker
+        .services()
+        .filter(|service| may_have(service, place))
+    {
+        // As the rounds resolve it: without addresses that others hold, within the budget.
+        let view = ServiceView::within(tracker, &service.name, context.family, &context.budget);
+        for port in &view.ports {
+            is_known |= has_address(port, place.address);
+            if let Some(right) = right(port, place, context, settings) {
+                let claim = Claim::new(right, port.created, port.name.clone());
+                let endpoints = view.endpoints_of(port).to_vec();
+                claims.push((claim, right, port.clone(), endpoints));
             }
         }
     }
     claims.sort_by(|(one, ..), (other, ..)| one.cmp(other));
     let mut claims = claims.into_iter();
-    let Some((_, role, port)) = claims.next() else {
+    let Some((_, right, port, endpoints)) = claims.next() else {
         return not_served(context, settings, place, client, is_known);
     };
-    let mut explanation = served(tracker, context, place, client, role, &port);
-    explanation.without = claims.map(|(_, _, port)| port.name.to_string()).collect();
+    let mut explanation = served(context, place, client, right, &port, &endpoints);
+    explanation.without = claims
+        .map(|(_, _, port, _)| port.name.to_string())
+        .collect();
     if place.address.is_loopback() && client != Client::Node {
         explanation.verdict = Verdict::Refused;
         "a loopback address is the client's own".clone_into(&mut explanation.why);
@@ -205,12 +185,10 @@ pub fn places(
     name: &ServiceName,
     wanted: Option<u16>,
 ) -> Vec<Place> {
-    let Some(service) = tracker.service(name) else {
-        return Vec::new();
-    };
+    let view = ServiceView::within(tracker, name, context.family, &context.budget);
     let mut places = Vec::new();
-    for port in ServicePort::of(service, context.family) {
-        let node_port = port.node_port.map(std::num::NonZeroU16::get);
+    for port in &view.ports {
+        let node_port = port.node_port.map(NonZeroU16::get);
         if wanted.is_some_and(|wanted| wanted != port.port && Some(wanted) != node_port) {
             continue;
         }
@@ -233,32 +211,37 @@ pub fn places(
     places
 }
 
+/// Whether it can be of a Service at all: spares the others the resolving.
+fn may_have(service: &Service, place: Place) -> bool {
+    let mut addresses = service
+        .cluster_ips
+        .iter()
+        .chain(&service.load_balancer_vips)
+        .chain(&service.external_ips);
+    let node_port = |port: NonZeroU16| port.get() == place.port;
+    let mut ports = service.ports.iter();
+    addresses.any(|address| *address == place.address)
+        || ports.any(|port| port.node_port.is_some_and(node_port))
+}
+
 fn has_address(port: &ServicePort, address: IpAddr) -> bool {
     port.cluster_ip == address
         || port.load_balancer_vips.contains(&address)
         || port.external_ips.contains(&address)
 }
 
-fn role(port: &ServicePort, place: Place, context: &Context, settings: Settings) -> Option<Role> {
+fn right(port: &ServicePort, place: Place, context: &Context, settings: Settings) -> Option<Right> {
     if port.name.protocol != place.protocol {
         return None;
     }
-    let node_port = port.node_port.map(std::num::NonZeroU16::get);
+    let node_port = port.node_port.map(NonZeroU16::get);
     if node_port == Some(place.port) && takes_node_ports(place, context, settings) {
-        return Some(Role::NodePort);
+        return Some(Right::NodePort);
     }
     if port.port != place.port {
         return None;
     }
-    // An address may have two roles. The load balancer's role has the source ranges.
-    if port.cluster_ip == place.address {
-        Some(Role::ClusterIp)
-    } else if port.load_balancer_vips.contains(&place.address) {
-        Some(Role::LoadBalancer)
-    } else {
-        let is_external = port.external_ips.contains(&place.address);
-        is_external.then_some(Role::ExternalIp)
-    }
+    has_address(port, place.address).then(|| Right::of(port, place.address))
 }
 
 fn takes_node_ports(place: Place, context: &Context, settings: Settings) -> bool {
@@ -305,23 +288,21 @@ fn not_served(
 }
 
 fn served(
-    tracker: &Tracker,
     context: &Context,
     place: Place,
     client: Client,
-    role: Role,
+    right: Right,
     port: &ServicePort,
+    endpoints: &[Endpoint],
 ) -> Explanation {
-    let view = ServiceView::of(tracker, &port.name.service, context.family);
-    let endpoints = view.endpoints_of(port);
     let choice = topology::choose(port, endpoints, context.zone.as_deref());
-    let is_local = is_local(role, client, port, context);
+    let is_local = is_local(right, client, port, context);
     let chosen = if is_local {
         &choice.local
     } else {
         &choice.cluster
     };
-    let ranges = if role == Role::LoadBalancer {
+    let ranges = if right == Right::LoadBalancer {
         port.load_balancer_source_ranges.as_slice()
     } else {
         &[]
@@ -355,12 +336,12 @@ fn served(
         verdict,
         why: why.to_owned(),
         service: Some(shown(&port.name)),
-        role: Some(role),
+        role: Some(right),
         without: Vec::new(),
         policy: Some(if is_local { "Local" } else { "Cluster" }),
         affinity_seconds: port.client_ip_affinity.map(|timeout| timeout.as_secs()),
         source_ranges: ranges.iter().map(ToString::to_string).collect(),
-        masqueraded: masqueraded(role, client, port, context, place)
+        masqueraded: masqueraded(right, client, port, context, place)
             .or_else(|| reaches_itself(client, chosen)),
         endpoints: explained,
     }
@@ -372,8 +353,8 @@ fn shown(name: &ServicePortName) -> String {
 
 /// Whether only endpoints on this node may answer. Pods and the node itself reach all endpoints by
 /// external addresses: they are not outside.
-fn is_local(role: Role, client: Client, port: &ServicePort, context: &Context) -> bool {
-    if role == Role::ClusterIp {
+fn is_local(right: Right, client: Client, port: &ServicePort, context: &Context) -> bool {
+    if right == Right::ClusterIp {
         return port.internal_policy_local;
     }
     port.external_policy_local && is_outside(client, context)
@@ -406,7 +387,7 @@ fn admits(
 }
 
 fn masqueraded(
-    role: Role,
+    right: Right,
     client: Client,
     port: &ServicePort,
     context: &Context,
@@ -416,7 +397,7 @@ fn masqueraded(
     if place.address.is_loopback() {
         return Some("a loopback address means nothing elsewhere");
     }
-    if role != Role::ClusterIp {
+    if right != Right::ClusterIp {
         return match client {
             _ if !port.external_policy_local => {
                 Some("external traffic policy Cluster: the answer must come back this way")

@@ -50,11 +50,11 @@ fn explain(tracker: &Tracker, socket: &str, client: Client) -> Explanation {
 fn each_address_has_its_role() {
     let tracker = web(vec![endpoint("10.1.0.1")]);
     for (socket, role) in [
-        ("10.96.0.1:80", Some(Role::ClusterIp)),
-        ("198.51.100.1:80", Some(Role::ExternalIp)),
-        ("203.0.113.1:80", Some(Role::LoadBalancer)),
-        ("192.168.0.10:30080", Some(Role::NodePort)),
-        ("127.0.0.1:30080", Some(Role::NodePort)),
+        ("10.96.0.1:80", Some(Right::ClusterIp)),
+        ("198.51.100.1:80", Some(Right::ExternalIp)),
+        ("203.0.113.1:80", Some(Right::LoadBalancer)),
+        ("192.168.0.10:30080", Some(Right::NodePort)),
+        ("127.0.0.1:30080", Some(Right::NodePort)),
         ("192.168.0.10:80", None),
         ("10.96.0.1:81", None),
         ("10.96.0.2:80", None),
@@ -85,6 +85,20 @@ fn all_places_of_a_service_are_found() {
     assert_eq!(found(Some(80)), all);
     assert_eq!(found(Some(30080)), all);
     assert_eq!(found(Some(81)), [""; 0]);
+}
+
+#[test]
+fn an_address_that_others_hold_is_not_served() {
+    let mut tracker = web(vec![endpoint("10.1.0.1")]);
+    let verdict = |tracker: &Tracker| {
+        let explained = explain(tracker, "198.51.100.1:80", Client::Node);
+        (explained.verdict, explained.service)
+    };
+    assert_eq!(verdict(&tracker).0, Verdict::Answered);
+    let mut holders = tracker.holders().clone();
+    holders.pods.insert("198.51.100.0/24".parse().unwrap());
+    tracker.set_holders(holders);
+    assert_eq!(verdict(&tracker), (Verdict::NotServed, None));
 }
 
 #[test]
