@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 
-use super::run::World;
+use super::run::{World, promised};
 use super::{At, Case, Probe, Setup, Source, Want};
 use crate::proxy::{METRICS_PORT, get};
 use crate::topology::{Family, Host};
@@ -65,12 +65,7 @@ pub(super) fn check(
     let [explained] = explained.as_slice() else {
         anyhow::bail!("{path} says {body}")
     };
-    let is_forwarded = case.setup == Setup::Forwarder && probe.at == At::Localhost;
-    let want = match probe.expected(world.dataplane.mode()) {
-        // Only TCP and UDP are forwarded.
-        _ if is_forwarded && protocol == Protocol::Sctp => Want::NoAnswer,
-        want => want,
-    };
+    let want = promised(case, probe, world.dataplane.mode(), protocol);
     compare(explained, want, probe, family)
         .with_context(|| format!("{path} says {explained:?}, packets meet {want:?}"))
 }

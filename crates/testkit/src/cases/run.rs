@@ -359,12 +359,19 @@ fn run(world: &World, case: &Case, family: Family, protocol: Protocol) -> Result
     )
 }
 
-/// What a probe is to meet with a protocol.
-fn wanted(case: &Case, probe: &Probe, mode: Mode, protocol: Protocol) -> Want {
+/// What the proxy promises for a probe with a protocol.
+pub(super) fn promised(case: &Case, probe: &Probe, mode: Mode, protocol: Protocol) -> Want {
     let is_forwarded = case.setup == Setup::Forwarder && probe.at == At::Localhost;
     match probe.expected(mode) {
         // Only TCP and UDP are forwarded.
         _ if is_forwarded && protocol == Protocol::Sctp => Want::NoAnswer,
+        want => want,
+    }
+}
+
+/// What a probe is to meet with a protocol.
+fn wanted(case: &Case, probe: &Probe, mode: Mode, protocol: Protocol) -> Want {
+    match promised(case, probe, mode, protocol) {
         // The kernel's SCTP does not tell its user about a port that an ICMP message calls
         // unreachable.
         Want::Refused if protocol == Protocol::Sctp => Want::NoAnswer,
