@@ -13,7 +13,6 @@ pub mod network;
 pub mod nfacct;
 pub mod nftables;
 pub mod node;
-mod notifications;
 mod rules;
 pub mod surroundings;
 pub mod sysctl;

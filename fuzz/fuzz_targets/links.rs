@@ -7,6 +7,6 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|datagram: &[u8]| {
     for (kind, payload) in kpr_fuzz::messages(datagram) {
-        links::fuzz(datagram, kind, payload);
+        links::fuzz(kind, payload);
     }
 });

@@ -20,6 +20,7 @@ use ipset_netlink::{self as ipset, InvalidSetName, SetErrorKind};
 use ipvs_netlink::{self as ipvs, InvalidName};
 use kpr_core::plan::{Failure, FailureKind, Outcome};
 use netlink_pipeline::{KernelError, KernelErrorKind, NetlinkError};
+use nft_netlink as nft;
 
 /// An error of the dataplane.
 pub trait Failed: Error + Sized + 'static {
@@ -175,10 +176,23 @@ impl Failed for conntrack::Error {
 impl Failed for NftablesError {
     fn failure_kind(&self) -> FailureKind {
         match self {
-            Self::Netlink(error) => error.failure_kind(),
-            Self::Refused { source, .. } => source.failure_kind(),
+            Self::Nft(error) => error.failure_kind(),
+            // Never sent.
+            Self::Name(_) => FailureKind::Other,
+        }
+    }
+}
+
+impl Failed for nft::Error {
+    fn failure_kind(&self) -> FailureKind {
+        match self {
+            Self::NotAvailable(_) => FailureKind::Unsupported,
+            Self::Permission(_) => FailureKind::Permission,
+            Self::Refused { first, .. } => first.source.failure_kind(),
+            Self::Listing { source, .. } => source.failure_kind(),
+            Self::Netlink { source, .. } => source.failure_kind(),
             Self::TooLong(_) => FailureKind::Other,
-            Self::Decode(_) => FailureKind::Transient,
+            _ => FailureKind::Transient,
         }
     }
 }

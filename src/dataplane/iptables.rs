@@ -22,7 +22,7 @@ pub use watch::fuzz;
 pub use watch::{Touched, Watch};
 
 use super::exec::{Exec, ExecError};
-use super::nftables::listing;
+use super::nftables;
 use kpr_core::model::net::IpFamily;
 use kpr_core::plan::ruleset::{Edit, ParseError, Parser, Rule, Ruleset, Table, render_edits};
 
@@ -126,7 +126,7 @@ impl Iptables {
         } = self.programs;
         // legacy needs the table to list it. nft lists nothing where it could not make one. Without
         // privileges the first write will say so.
-        if backend == Backend::Nft && matches!(listing::translates(family), Ok(false)) {
+        if backend == Backend::Nft && matches!(nftables::translates(family), Ok(false)) {
             let program = self.programs.restore.clone();
             return Err(IptablesError::NoNat { program, family });
         }

@@ -72,7 +72,7 @@ pub enum LinkError {
     #[error("cannot decode the kernel's answer about links")]
     Malformed(#[from] MalformedMessage),
     #[error("cannot watch links")]
-    Watch(#[source] std::io::Error),
+    Watch(#[source] NetlinkError),
 }
 
 /// One address that the kernel rejected; the others of the call were changed.
@@ -98,7 +98,7 @@ impl Address {
 /// Decodes what the kernel may send, for `fuzz/`.
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
-pub fn fuzz(datagram: &[u8], kind: u16, payload: &[u8]) {
+pub fn fuzz(kind: u16, payload: &[u8]) {
     let reply = netlink_pipeline::Reply {
         kind,
         payload: payload.to_vec(),
@@ -106,7 +106,7 @@ pub fn fuzz(datagram: &[u8], kind: u16, payload: &[u8]) {
     drop(codec::link_of(&reply));
     drop(codec::address_of(&reply));
     drop(codec::gateways_of(&reply));
-    monitor::fuzz(datagram);
+    monitor::fuzz(kind, payload);
 }
 
 #[cfg(test)]

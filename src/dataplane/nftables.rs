@@ -1,55 +1,40 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The tables of kube-proxy's nftables mode: whether they exist, and how to delete them; and those
-//! of `iptables-nft`, where that cannot list them ([`listing`]). All of it is rare, so that each
-//! call opens its own socket.
+//! Tables of nftables that others made: kube-proxy's nftables mode, the CNI plugin `portmap`, and
+//! `iptables-nft` where it cannot list its own any more. All of it is rare, so that each call opens
+//! its own socket.
 
-pub mod listing;
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hasher as _};
 
-use netlink_sys::protocols::NETLINK_NETFILTER;
+use nft_netlink::{
+    Base, Chain, ChainType, Client, Data, Error, Expression, Family, Hook, Immediate, InvalidName,
+    KernelErrorKind, Operation, Rule, Table, TableKey, Verdict,
+};
 
 use kpr_core::model::IpFamily;
 use kpr_core::plan::leftovers::NFTABLES_TABLE;
-use netlink_pipeline::attribute::{AttributeTooLong, DecodeError, Writer};
-use netlink_pipeline::{KernelError, KernelErrorKind, NetlinkError, Request, Socket};
 
-// include/uapi/linux/netfilter/nfnetlink.h and nf_tables.h.
-const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
-const NFNL_MSG_BATCH_END: u16 = 0x11;
-const NFNL_SUBSYS_NFTABLES: u16 = 10;
-const NFT_MSG_GETTABLE: u16 = kind(1);
-const NFT_MSG_DELTABLE: u16 = kind(2);
-const NFTA_TABLE_NAME: u16 = 1;
-
-/// A type of nftables message as netlink has it.
-pub(super) const fn kind(message: u16) -> u16 {
-    (NFNL_SUBSYS_NFTABLES << 8) | message
-}
-
-/// `struct nfgenmsg` of an address family (`AF_*`): family, version, resource.
-pub(super) const fn nfgenmsg(family: u8) -> [u8; 4] {
-    [family, 0, 0, 0]
-}
-
-/// A table could not be looked up or deleted.
+/// nftables could not be read or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum NftablesError {
-    #[error("netlink exchange with nftables failed")]
-    Netlink(#[from] NetlinkError),
-    #[error("the kernel rejected a request for {family} nftables table {table}")]
-    Refused {
-        family: IpFamily,
-        table: String,
-        #[source]
-        source: KernelError,
-    },
-    #[error("request about an nftables table is too long")]
-    TooLong(#[from] AttributeTooLong),
-    #[error("cannot decode an answer of nftables")]
-    Decode(#[from] DecodeError),
+    #[error(transparent)]
+    Nft(#[from] Error),
+    #[error("cannot ask about a table or chain of nftables")]
+    Name(#[from] InvalidName),
 }
 
 /// The table in which the CNI plugin `portmap` publishes ports where it does not use iptables.
 const HOST_PORTS: &str = "cni_hostport";
+
+/// What the rules of a chain are known by.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListedChain {
+    /// A digest of the handles. A handle is never used again in the life of a table, and a rule
+    /// never changes: as long as the digest is the same, so are the rules.
+    pub handles: u64,
+    /// The handles of rules that jump, and the chains they jump to.
+    pub jumps: Vec<(u64, String)>,
+}
 
 /// Whether kube-proxy's table of a family exists. A kernel without nftables has none.
 pub fn has_table(family: IpFamily) -> Result<bool, NftablesError> {
@@ -62,90 +47,119 @@ pub fn publishes_ports(family: IpFamily) -> Result<bool, NftablesError> {
 }
 
 fn has_named(table: &str, family: IpFamily) -> Result<bool, NftablesError> {
-    let mut socket = Socket::open(NETLINK_NETFILTER)?;
-    match socket.get(request(NFT_MSG_GETTABLE, table, family)?)? {
-        Ok(_) => Ok(true),
-        Err(error) if is_absent(&error) => Ok(false),
-        Err(source) => Err(refused(family, source)),
-    }
+    let key = key(family, table)?;
+    open()?.map_or(Ok(false), |mut client| Ok(client.table(&key)?.is_some()))
 }
 
 /// Deletes kube-proxy's table of a family with its contents. One that does not exist is success.
 pub fn delete_table(family: IpFamily) -> Result<(), NftablesError> {
-    match transact(&[request(NFT_MSG_DELTABLE, NFTABLES_TABLE, family)?])? {
-        Err(source) if !is_absent(&source) => Err(refused(family, source)),
+    delete(Operation::DeleteTable(key(family, NFTABLES_TABLE)?))
+}
+
+/// Deletes a rule. One that does not exist is success.
+pub fn delete_rule(
+    family: IpFamily,
+    table: &str,
+    chain: &str,
+    handle: u64,
+) -> Result<(), NftablesError> {
+    let chain = key(family, table)?.chain(chain.parse()?);
+    delete(Operation::DeleteRule(chain, handle))
+}
+
+fn delete(deletion: Operation) -> Result<(), NftablesError> {
+    let Some(mut client) = open()? else {
+        return Ok(());
+    };
+    match client.apply(&[deletion]) {
+        Err(error) if !is_absent(&error) => Err(error.into()),
         _ => Ok(()),
     }
 }
 
-/// Makes one transaction of the requests. The verdict is the first refusal, if there is one.
-fn transact(requests: &[Request]) -> Result<Result<(), KernelError>, NetlinkError> {
-    let (begin, end) = (
-        end_of_batch(NFNL_MSG_BATCH_BEGIN),
-        end_of_batch(NFNL_MSG_BATCH_END),
-    );
-    let verdict = Socket::open(NETLINK_NETFILTER)?.transact_in_batch(&begin, requests, &end)?;
-    let refusals = verdict.err().into_iter().flatten();
-    let first = refusals.map(|refusal| refusal.error).next();
-    Ok(first.map_or(Ok(()), Err))
-}
-
-fn refused(family: IpFamily, source: KernelError) -> NftablesError {
-    NftablesError::Refused {
-        family,
-        table: NFTABLES_TABLE.to_owned(),
-        source,
+/// Whether the kernel can translate addresses by rules of nftables: makes a chain for it and
+/// deletes it in the same transaction.
+pub fn translates(family: IpFamily) -> Result<bool, NftablesError> {
+    /// Where `iptables-nft` has its chain `PREROUTING`.
+    const PRIORITY: i32 = -100;
+    let Some(mut client) = open()? else {
+        return Ok(false);
+    };
+    let probe = key(family, "kube-proxy-rs-probe")?;
+    let chain = probe.chain("PREROUTING".parse()?);
+    let base = Base::new(ChainType::Nat, Hook::Prerouting, PRIORITY);
+    let tried = client.apply(&[
+        Operation::AddTable(Table::new(probe.clone())),
+        Operation::AddChain(Chain::base(chain, base)),
+        Operation::DeleteTable(probe),
+    ]);
+    match tried {
+        Ok(()) => Ok(true),
+        Err(error) if is_absent(&error) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 
-/// `AF_INET` or `AF_INET6`.
-const fn address_family(family: IpFamily) -> u8 {
-    match family {
-        IpFamily::V4 => 2,
-        IpFamily::V6 => 10,
+/// The chains of a table with their rules; none if there is no such table.
+pub fn chains(
+    family: IpFamily,
+    table: &str,
+) -> Result<BTreeMap<String, ListedChain>, NftablesError> {
+    let table = key(family, table)?;
+    let Some(mut client) = open()? else {
+        return Ok(BTreeMap::new());
+    };
+    let mut listed: BTreeMap<String, (DefaultHasher, ListedChain)> = BTreeMap::new();
+    for status in client.chains(&table)? {
+        listed.entry(status.chain.key.name.to_string()).or_default();
+    }
+    let known_by = |rule: &Rule, handle| (rule.chain.name.to_string(), handle, jump_of(rule));
+    for (chain, handle, jump) in client.rules_as(&table, known_by)? {
+        let (digest, chain) = listed.entry(chain).or_default();
+        digest.write_u64(handle);
+        chain.jumps.extend(jump.map(|to| (handle, to)));
+    }
+    let chains = listed.into_iter();
+    let chains = chains.map(|(name, (digest, chain))| {
+        let handles = digest.finish();
+        (name, ListedChain { handles, ..chain })
+    });
+    Ok(chains.collect())
+}
+
+/// The chain that a rule jumps to.
+fn jump_of(rule: &Rule) -> Option<String> {
+    rule.expressions
+        .iter()
+        .find_map(|expression| match expression {
+            Expression::Immediate(Immediate {
+                data: Data::Verdict(Verdict::Jump(to) | Verdict::Goto(to)),
+                ..
+            }) => Some(to.to_string()),
+            _ => None,
+        })
+}
+
+/// `None` where the kernel has no nftables.
+fn open() -> Result<Option<Client>, NftablesError> {
+    match Client::open() {
+        Ok(client) => Ok(Some(client)),
+        Err(Error::NotAvailable(_)) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 
-/// nfnetlink does not know the subsystem where the kernel has no nftables.
-fn is_absent(error: &KernelError) -> bool {
+fn key(family: IpFamily, table: &str) -> Result<TableKey, InvalidName> {
+    let family = match family {
+        IpFamily::V4 => Family::Ipv4,
+        IpFamily::V6 => Family::Ipv6,
+    };
+    Ok(TableKey::new(family, table.parse()?))
+}
+
+/// Whether what a transaction is about does not exist: an object, or a type of chain.
+fn is_absent(error: &Error) -> bool {
     use KernelErrorKind::{Invalid, NotFound, Unsupported};
-    matches!(error.kind, NotFound | Unsupported | Invalid)
-}
-
-fn request(kind: u16, table: &str, family: IpFamily) -> Result<Request, AttributeTooLong> {
-    let mut payload = Writer::after(&nfgenmsg(address_family(family)));
-    payload.string(NFTA_TABLE_NAME, table);
-    Ok(Request {
-        kind,
-        flags: 0,
-        payload: payload.finish()?,
-    })
-}
-
-/// The resource is the subsystem, in network order.
-fn end_of_batch(kind: u16) -> Request {
-    let [high, low] = NFNL_SUBSYS_NFTABLES.to_be_bytes();
-    Request {
-        kind,
-        flags: 0,
-        payload: vec![0, 0, high, low],
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// `strace -e trace=sendmsg -xx nft delete table ip6 kube-proxy`, without the socket's own
-    /// headers.
-    #[test]
-    fn a_deletion_is_what_nft_sends() {
-        assert_eq!(end_of_batch(NFNL_MSG_BATCH_BEGIN).payload, b"\0\0\0\x0a");
-        let request = request(NFT_MSG_DELTABLE, NFTABLES_TABLE, IpFamily::V6).unwrap();
-        assert_eq!(request.kind, 0x0a02);
-        assert_eq!(
-            request.payload,
-            b"\x0a\0\0\0\x0f\0\x01\0kube-proxy\0\0".as_slice()
-        );
-    }
+    let mut refusals = error.refusals();
+    refusals.any(|refusal| matches!(refusal.source.kind, NotFound | Unsupported | Invalid))
 }

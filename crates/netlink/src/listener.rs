@@ -68,6 +68,18 @@ impl Listener {
         })
     }
 
+    /// Joins one more group.
+    pub fn join_group(&mut self, group: u32) -> Result<(), NetlinkError> {
+        let joined = self.socket.add_membership(group);
+        joined.map_err(NetlinkError::Receive)
+    }
+
+    /// Leaves a group: its notifications do not come any more.
+    pub fn leave_group(&mut self, group: u32) -> Result<(), NetlinkError> {
+        let left = self.socket.drop_membership(group);
+        left.map_err(NetlinkError::Receive)
+    }
+
     /// Receives one datagram and hands over type and payload of each message in it. Waits for as
     /// long as `patience` says, or not at all.
     pub fn receive(

@@ -19,7 +19,7 @@ use crate::family::Family;
 use crate::generation::{Generation, GenerationAttribute};
 use crate::message::{Body, Command, Message, NFNL_SUBSYS_NFTABLES};
 use crate::operation::{Operation, Part};
-use crate::rule::{RuleAttribute, RuleStatus, rules_of};
+use crate::rule::{Rule, RuleAttribute, RuleStatus, rules_of};
 use crate::set::{Set, SetAttribute, SetFlags, SetStatus};
 use crate::table::{ChainKey, SetKey, TableKey, TableStatus};
 
@@ -233,28 +233,45 @@ impl Client {
     /// The rules of a table, chain by chain in their order. Empty when the table does not exist.
     pub fn rules(&mut self, table: &TableKey) -> Result<Vec<RuleStatus>, Error> {
         let attributes = vec![RuleAttribute::Table(table.name.clone())];
-        self.list_rules(table, attributes)
+        self.list_rules(table, attributes, |status| status)
+    }
+
+    /// The same, of which `read` takes what is wanted of a rule and its handle. It needs the memory
+    /// of that alone: whole rules of large tables take much.
+    pub fn rules_as<T>(
+        &mut self,
+        table: &TableKey,
+        read: impl Fn(&Rule, u64) -> T,
+    ) -> Result<Vec<T>, Error> {
+        let attributes = vec![RuleAttribute::Table(table.name.clone())];
+        self.list_rules(table, attributes, |status| {
+            read(&status.rule, status.handle)
+        })
     }
 
     /// The rules of a chain in their order. Empty when it does not exist.
     pub fn rules_of(&mut self, chain: &ChainKey) -> Result<Vec<RuleStatus>, Error> {
-        let mut rules = self.list_rules(&chain.table, rules_of(chain))?;
+        let mut rules = self.list_rules(&chain.table, rules_of(chain), |status| status)?;
         rules.retain(|status| status.rule.chain == *chain);
         Ok(rules)
     }
 
-    fn list_rules(
+    fn list_rules<T>(
         &mut self,
         table: &TableKey,
         attributes: Vec<RuleAttribute>,
-    ) -> Result<Vec<RuleStatus>, Error> {
+        read: impl Fn(RuleStatus) -> T,
+    ) -> Result<Vec<T>, Error> {
         let message = Message::new(Command::GetRule, table.family, attributes);
-        let mut rules = self.list("list rules", &message, |message| match &message.body {
-            Body::Rule(attributes) => RuleStatus::from_attributes(message.family, attributes),
+        let rules = self.list("list rules", &message, |message| match &message.body {
+            Body::Rule(attributes) => {
+                let status = RuleStatus::from_attributes(message.family, attributes)?;
+                // Older kernels list those of all tables of the family.
+                Ok((status.rule.chain.table == *table).then(|| read(status)))
+            }
             _ => Err(unexpected(&message)),
         })?;
-        rules.retain(|status| status.rule.chain.table == *table);
-        Ok(rules)
+        Ok(rules.into_iter().flatten().collect())
     }
 
     /// The sets and maps of a table, without their elements. Empty when the table does not exist.

@@ -15,7 +15,7 @@ use tracing::debug;
 
 use super::IptablesError;
 use crate::dataplane::exec::Exec;
-use crate::dataplane::nftables::listing;
+use crate::dataplane::nftables;
 use kpr_core::model::net::IpFamily;
 use kpr_core::plan::ruleset::unlisted;
 
@@ -284,7 +284,7 @@ fn hints(family: IpFamily, table: &str) -> usize {
     if table != "mangle" {
         return 0;
     }
-    let chains = listing::chains(family, table).unwrap_or_default();
+    let chains = nftables::chains(family, table).unwrap_or_default();
     let hints = HINTS.into_iter().filter(|hint| chains.contains_key(*hint));
     hints.count()
 }

@@ -53,7 +53,9 @@ impl Watch {
                 .map(|family| Ok((family, legacy::LegacyWatch::open(family)?)))
                 .collect::<io::Result<_>>()
                 .map(Method::Legacy),
-            Backend::Nft => nft::NftWatch::open().map(|watch| Method::Nft(Box::new(watch))),
+            Backend::Nft => nft::NftWatch::open()
+                .map(|watch| Method::Nft(Box::new(watch)))
+                .map_err(io::Error::other),
         };
         Self(opened.unwrap_or_else(|error| {
             warn!(%backend, error = %ErrorChain(&error), "cannot watch iptables rules, only audits will find changes");

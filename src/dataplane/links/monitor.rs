@@ -6,7 +6,6 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use netlink_sys::protocols::NETLINK_ROUTE;
-use socket2::SockRef;
 use tracing::trace;
 
 use super::LinkError;
@@ -14,7 +13,7 @@ use super::codec::{
     RTM_DELADDR, RTM_DELLINK, RTM_DELROUTE, RTM_NEWADDR, RTM_NEWLINK, deleted_address_of,
     local_route_of,
 };
-use crate::dataplane::notifications::{Notifications, Received, each_message};
+use netlink_pipeline::{Heard, Listener};
 
 // enum rtnetlink_groups of include/uapi/linux/rtnetlink.h.
 const RTNLGRP_LINK: u32 = 1;
@@ -49,47 +48,41 @@ impl Change {
         self.lost || self.links.iter().any(|link| *link != index)
     }
 
-    /// Takes in the notifications of a datagram.
-    fn note(&mut self, datagram: &[u8]) {
-        each_message(datagram, |kind, payload| {
-            if matches!(kind, RTM_NEWLINK | RTM_DELLINK | RTM_NEWADDR | RTM_DELADDR)
-                && let Some(index) = payload.get(4..8).and_then(|bytes| bytes.try_into().ok())
-            {
-                // Both struct ifinfomsg and struct ifaddrmsg have the link's index there.
-                let index = u32::from_ne_bytes(index);
-                self.links.insert(index);
-                if kind == RTM_DELLINK {
-                    self.deleted.insert(index);
-                }
-                self.gone.extend(deleted_address_of(kind, payload));
-            } else if kind == RTM_DELROUTE {
-                self.gone
-                    .extend(local_route_of(kind, payload).map(|route| route.addr()));
+    /// Takes in a notification.
+    fn note(&mut self, kind: u16, payload: &[u8]) {
+        if matches!(kind, RTM_NEWLINK | RTM_DELLINK | RTM_NEWADDR | RTM_DELADDR)
+            && let Some(index) = payload.get(4..8).and_then(|bytes| bytes.try_into().ok())
+        {
+            // Both struct ifinfomsg and struct ifaddrmsg have the link's index there.
+            let index = u32::from_ne_bytes(index);
+            self.links.insert(index);
+            if kind == RTM_DELLINK {
+                self.deleted.insert(index);
             }
-        });
+            self.gone.extend(deleted_address_of(kind, payload));
+        } else if kind == RTM_DELROUTE {
+            self.gone
+                .extend(local_route_of(kind, payload).map(|route| route.addr()));
+        }
     }
 }
 
 /// Notifications of this network namespace's links and addresses. Blocking: needs its own thread.
 #[derive(Debug)]
-pub struct Monitor {
-    notifications: Notifications,
-}
+pub struct Monitor(Listener);
 
 impl Monitor {
     /// Subscribes. No later change is missed.
     pub fn open() -> Result<Self, LinkError> {
         let groups = [RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR];
-        let notifications =
-            Notifications::join(NETLINK_ROUTE, &groups).map_err(LinkError::Watch)?;
-        Ok(Self { notifications })
+        let joined = Listener::join(NETLINK_ROUTE, &groups);
+        joined.map(Self).map_err(LinkError::Watch)
     }
 
     /// Also notifies of routes that are deleted.
     pub fn watch_routes(&mut self) -> Result<(), LinkError> {
         for group in [RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE] {
-            let joined = self.notifications.socket.add_membership(group);
-            joined.map_err(LinkError::Watch)?;
+            self.0.join_group(group).map_err(LinkError::Watch)?;
         }
         Ok(())
     }
@@ -98,60 +91,51 @@ impl Monitor {
     /// within `patience`, so that the caller can check whether to stop.
     pub fn wait(&mut self, patience: Duration) -> Result<Option<Change>, LinkError> {
         let mut change = Change::default();
-        // A time-out of zero would mean to wait for ever.
-        let patience = patience.max(Duration::from_millis(1));
-        SockRef::from(&self.notifications.socket)
-            .set_read_timeout(Some(patience))
-            .map_err(LinkError::Watch)?;
-        if !self.receive(0, &mut change)? {
+        if !self.receive(Some(patience), &mut change)? {
             return Ok(None);
         }
-        while self.receive(libc::MSG_DONTWAIT, &mut change)? {}
+        while self.receive(None, &mut change)? {}
         Ok(Some(change).filter(|change| !change.is_empty()))
     }
 
     /// Receives one datagram; `false` if there is none.
-    fn receive(&mut self, flags: libc::c_int, change: &mut Change) -> Result<bool, LinkError> {
-        match self
-            .notifications
-            .receive(flags)
-            .map_err(LinkError::Watch)?
-        {
-            Received::Nothing => return Ok(false),
-            Received::Lost => change.lost = true,
-            Received::Datagram(bytes) => change.note(bytes),
-        }
+    fn receive(
+        &mut self,
+        patience: Option<Duration>,
+        change: &mut Change,
+    ) -> Result<bool, LinkError> {
+        let heard = self
+            .0
+            .receive(patience, |kind, data| change.note(kind, data));
+        let heard = heard.map_err(LinkError::Watch)?;
+        change.lost |= heard == Heard::Lost;
         trace!(links = ?change.links, "links or addresses changed");
-        Ok(true)
+        Ok(heard != Heard::Nothing)
     }
 }
 
 /// Decodes notifications, for `fuzz/`.
 #[cfg(feature = "fuzzing")]
-pub(super) fn fuzz(datagram: &[u8]) {
-    Change::default().note(datagram);
+pub(super) fn fuzz(kind: u16, payload: &[u8]) {
+    Change::default().note(kind, payload);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use netlink_pipeline::attribute::Writer;
 
-    fn message(kind: u16, index: u32) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        bytes.extend_from_slice(&24_u32.to_ne_bytes());
-        bytes.extend_from_slice(&kind.to_ne_bytes());
-        bytes.extend_from_slice(&[0; 10]);
-        bytes.extend_from_slice(&[2, 32, 0, 0]);
-        bytes.extend_from_slice(&index.to_ne_bytes());
-        bytes
+    fn about_link(index: u32) -> Vec<u8> {
+        [[2, 32, 0, 0], index.to_ne_bytes()].concat()
     }
 
     #[test]
     fn notifications_are_one_change_with_the_links_they_name() {
         let mut change = Change::default();
         assert!(change.is_empty());
-        change.note(&[message(RTM_NEWADDR, 3), message(RTM_DELADDR, 7)].concat());
-        change.note(&message(RTM_NEWLINK, 3));
+        change.note(RTM_NEWADDR, &about_link(3));
+        change.note(RTM_DELADDR, &about_link(7));
+        change.note(RTM_NEWLINK, &about_link(3));
         assert_eq!(
             change,
             Change {
@@ -167,50 +151,38 @@ mod tests {
         assert!(!own.concerns_others_than(3));
     }
 
-    /// A message with a header of this length and one attribute.
-    fn about(kind: u16, header: &[u8], attribute: u16, value: &[u8]) -> Vec<u8> {
-        let length = |bytes: usize| u16::try_from(bytes).unwrap().to_ne_bytes();
-        let mut payload = header.to_vec();
-        payload.extend(length(4 + value.len()));
-        payload.extend(attribute.to_ne_bytes());
-        payload.extend(value);
-        let mut bytes = u32::try_from(16 + payload.len())
-            .unwrap()
-            .to_ne_bytes()
-            .to_vec();
-        bytes.extend(kind.to_ne_bytes());
-        bytes.extend([0; 10]);
-        bytes.extend(payload);
-        bytes
+    /// A header and one attribute.
+    fn about(header: &[u8], attribute: u16, value: &[u8]) -> Vec<u8> {
+        let mut payload = Writer::after(header);
+        payload.bytes(attribute, value);
+        payload.finish().unwrap()
     }
 
     #[test]
     fn lost_addresses_and_local_routes_are_named() {
         let mut change = Change::default();
-        let address = about(RTM_DELADDR, &[2, 32, 0, 0, 3, 0, 0, 0], 2, &[10, 96, 0, 1]);
-        change.note(&address);
+        let address = about(&[2, 32, 0, 0, 3, 0, 0, 0], 2, &[10, 96, 0, 1]);
+        change.note(RTM_DELADDR, &address);
         let route = |table, kind| {
             let header = [2, 32, 0, 0, table, 2, 254, kind, 0, 0, 0, 0];
-            about(RTM_DELROUTE, &header, 1, &[10, 96, 0, 2])
+            about(&header, 1, &[10, 96, 0, 2])
         };
-        change.note(&[route(254, 1), route(255, 3)].concat());
+        change.note(RTM_DELROUTE, &route(254, 1));
+        change.note(RTM_DELROUTE, &route(255, 3));
         assert_eq!(change.gone, ["10.96.0.1".parse().unwrap()].into());
-        change.note(&route(255, 2));
+        change.note(RTM_DELROUTE, &route(255, 2));
         let both = ["10.96.0.1", "10.96.0.2"].map(|ip| ip.parse().unwrap());
         assert_eq!(change.gone, both.into());
-        change.note(&message(RTM_DELLINK, 9));
+        change.note(RTM_DELLINK, &about_link(9));
         assert_eq!(change.deleted, [9].into());
     }
 
     #[test]
     fn other_messages_and_broken_ones_say_nothing() {
         let mut change = Change::default();
-        change.note(&message(24, 3));
-        change.note(&[0; 15]);
-        let mut endless = message(RTM_NEWADDR, 1);
-        endless[0] = 0;
-        change.note(&endless);
-        change.note(&message(RTM_NEWADDR, 1)[..20]);
+        change.note(24, &about_link(3));
+        change.note(RTM_NEWADDR, &about_link(1)[..4]);
+        change.note(RTM_DELROUTE, &[]);
         assert!(change.is_empty());
     }
 

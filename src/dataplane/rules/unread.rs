@@ -15,7 +15,7 @@ use tracing::{info, warn};
 
 use super::RulesError;
 use crate::dataplane::iptables::Touched;
-use crate::dataplane::nftables::listing::{self, ListedChain};
+use crate::dataplane::nftables::{self, ListedChain};
 use kpr_core::model::IpFamily;
 use kpr_core::plan::ruleset::{ChainId, ChainName, Edit, Rule, Ruleset, Table};
 
@@ -62,7 +62,7 @@ impl Unread {
         self.report(&tables);
         let mut found = Vec::new();
         for table in tables {
-            let chains = listing::chains(self.family, table.as_str())?;
+            let chains = nftables::chains(self.family, table.as_str())?;
             found.extend(chains.into_iter().map(|chain| (table, chain)));
         }
         let mut before = mem::take(&mut self.listed);
@@ -167,7 +167,7 @@ impl Unread {
     fn delete(&self, edit: &Edit) -> Result<(), RulesError> {
         if let Some(handle) = edit.unread_handle() {
             let (table, chain) = (edit.table().as_str(), edit.chain().as_str());
-            listing::delete_rule(self.family, table, chain, handle)?;
+            nftables::delete_rule(self.family, table, chain, handle)?;
         }
         Ok(())
     }

@@ -7,28 +7,25 @@
 //! by one for each table.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 
 use netlink_packet_core::NlasIterator;
 use netlink_sys::protocols::NETLINK_NETFILTER;
+use nft_netlink::{Client, Command, Error, Message};
 use tracing::{debug, warn};
 
 use super::Touched;
-use crate::dataplane::nftables::{kind, nfgenmsg};
-use crate::dataplane::notifications::{Notifications, Received, each_message};
 use crate::telemetry::ErrorChain;
 use kpr_core::model::net::IpFamily;
-use netlink_pipeline::{self as netlink, NetlinkError};
+use netlink_pipeline::{Heard, Listener};
 
 // include/uapi/linux/netfilter/nfnetlink.h and nf_tables.h.
 const NFNLGRP_NFTABLES: u32 = 7;
-const NFT_MSG_DELTABLE: u16 = kind(2);
-const NFT_MSG_NEWCHAIN: u16 = kind(3);
-const NFT_MSG_DELCHAIN: u16 = kind(5);
-const NFT_MSG_NEWRULE: u16 = kind(6);
-const NFT_MSG_DELRULE: u16 = kind(8);
-const NFT_MSG_NEWGEN: u16 = kind(15);
-const NFT_MSG_GETGEN: u16 = kind(16);
+const NFT_MSG_DELTABLE: u16 = Message::kind(Command::DeleteTable);
+const NFT_MSG_NEWCHAIN: u16 = Message::kind(Command::NewChain);
+const NFT_MSG_DELCHAIN: u16 = Message::kind(Command::DeleteChain);
+const NFT_MSG_NEWRULE: u16 = Message::kind(Command::NewRule);
+const NFT_MSG_DELRULE: u16 = Message::kind(Command::DeleteRule);
+const NFT_MSG_NEWGEN: u16 = Message::kind(Command::NewGeneration);
 const NFTA_GEN_ID: u16 = 1;
 const NFTA_CHAIN_TABLE: u16 = 1;
 const NFTA_CHAIN_NAME: u16 = 3;
@@ -51,21 +48,21 @@ const OURS: &[u8] = b"KUBE-";
 /// Watches all families.
 #[derive(Debug)]
 pub(super) struct NftWatch {
-    notifications: Notifications,
-    requests: netlink::Socket,
-    heard: Heard,
+    notifications: Listener,
+    client: Client,
+    news: News,
 }
 
 /// What the notifications said.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Heard {
+struct News {
     /// Families in which rules of ours may have changed.
     changed: BTreeMap<IpFamily, Touched>,
     /// The generations since our last write.
     generations: BTreeSet<u32>,
 }
 
-impl Heard {
+impl News {
     fn all(&mut self) {
         for family in IpFamily::ALL {
             self.any(family);
@@ -99,33 +96,31 @@ impl Heard {
         }
     }
 
-    /// Takes in the notifications of a datagram.
-    fn note(&mut self, datagram: &[u8]) {
-        each_message(datagram, |kind, payload| {
-            let family = match payload.first().map(|family| libc::c_int::from(*family)) {
-                Some(libc::AF_INET) => Some(IpFamily::V4),
-                Some(libc::AF_INET6) => Some(IpFamily::V6),
-                _ => None,
-            };
-            let is_ours = || payload.windows(OURS.len()).any(|bytes| bytes == OURS);
-            match (kind, family) {
-                (NFT_MSG_NEWGEN, _) => self.generations.extend(generation(payload)),
-                (NFT_MSG_DELTABLE, Some(family)) => {
-                    self.any(family);
-                    self.changed.entry(family).or_default().is_remade = true;
-                }
-                (NFT_MSG_NEWCHAIN | NFT_MSG_DELCHAIN, Some(family)) if is_ours() => {
-                    self.touch(family, payload, NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME);
-                }
-                (NFT_MSG_NEWRULE | NFT_MSG_DELRULE, Some(family)) if is_ours() => {
-                    self.touch(family, payload, NFTA_RULE_TABLE, NFTA_RULE_CHAIN);
-                }
-                (NFT_MSG_NEWRULE, Some(family)) if is_in_shared_chain(payload) => {
-                    self.touch(family, payload, NFTA_RULE_TABLE, NFTA_RULE_CHAIN);
-                }
-                _ => {}
+    /// Takes in a notification.
+    fn note(&mut self, kind: u16, payload: &[u8]) {
+        let family = match payload.first().map(|family| libc::c_int::from(*family)) {
+            Some(libc::AF_INET) => Some(IpFamily::V4),
+            Some(libc::AF_INET6) => Some(IpFamily::V6),
+            _ => None,
+        };
+        let is_ours = || payload.windows(OURS.len()).any(|bytes| bytes == OURS);
+        match (kind, family) {
+            (NFT_MSG_NEWGEN, _) => self.generations.extend(generation(payload)),
+            (NFT_MSG_DELTABLE, Some(family)) => {
+                self.any(family);
+                self.changed.entry(family).or_default().is_remade = true;
             }
-        });
+            (NFT_MSG_NEWCHAIN | NFT_MSG_DELCHAIN, Some(family)) if is_ours() => {
+                self.touch(family, payload, NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME);
+            }
+            (NFT_MSG_NEWRULE | NFT_MSG_DELRULE, Some(family)) if is_ours() => {
+                self.touch(family, payload, NFTA_RULE_TABLE, NFTA_RULE_CHAIN);
+            }
+            (NFT_MSG_NEWRULE, Some(family)) if is_in_shared_chain(payload) => {
+                self.touch(family, payload, NFTA_RULE_TABLE, NFTA_RULE_CHAIN);
+            }
+            _ => {}
+        }
     }
 }
 
@@ -148,26 +143,26 @@ fn generation(payload: &[u8]) -> Option<u32> {
 }
 
 impl NftWatch {
-    pub(super) fn open() -> io::Result<Self> {
-        let notifications = Notifications::join(NETLINK_NETFILTER, &[NFNLGRP_NFTABLES])?;
-        let requests = netlink::Socket::open(NETLINK_NETFILTER).map_err(io::Error::other)?;
+    pub(super) fn open() -> Result<Self, Error> {
+        let joined = Listener::join(NETLINK_NETFILTER, &[NFNLGRP_NFTABLES]);
+        let what = "listen to changes of nftables";
         Ok(Self {
-            notifications,
-            requests,
-            heard: Heard::default(),
+            notifications: joined.map_err(|source| Error::Netlink { what, source })?,
+            client: Client::open()?,
+            news: News::default(),
         })
     }
 
     pub(super) fn before_look(&mut self, family: IpFamily) -> Touched {
         self.listen();
-        self.heard.changed.remove(&family).unwrap_or_default()
+        self.news.changed.remove(&family).unwrap_or_default()
     }
 
     pub(super) fn has_changed(&mut self, family: IpFamily) -> bool {
         self.listen();
         // Only our own writes need them.
-        self.heard.generations.clear();
-        self.heard.changed.contains_key(&family)
+        self.news.generations.clear();
+        self.news.changed.contains_key(&family)
     }
 
     pub(super) fn around_write<E>(
@@ -175,7 +170,7 @@ impl NftWatch {
         tables: usize,
         write: impl FnOnce() -> Result<(), E>,
     ) -> Result<(), E> {
-        self.heard.generations.clear();
+        self.news.generations.clear();
         let before = self.generation();
         self.switch(false);
         let result = write();
@@ -185,7 +180,7 @@ impl NftWatch {
         match before.zip(after) {
             Some((before, after)) => {
                 let since = |id: u32| id.wrapping_sub(before);
-                let heard = self.heard.generations.iter();
+                let heard = self.news.generations.iter();
                 let heard = heard.filter(|id| since(**id) <= since(after)).count();
                 let unheard = usize::try_from(since(after))
                     .unwrap_or(usize::MAX)
@@ -198,10 +193,10 @@ impl NftWatch {
                 };
                 if !is_ours {
                     debug!(unheard, tables, "concurrent write to nftables");
-                    self.heard.all();
+                    self.news.all();
                 }
             }
-            None => self.heard.all(),
+            None => self.news.all(),
         }
         result
     }
@@ -209,13 +204,17 @@ impl NftWatch {
     /// Takes in all notifications that have arrived.
     fn listen(&mut self) {
         loop {
-            match self.notifications.receive(libc::MSG_DONTWAIT) {
-                Ok(Received::Nothing) => return,
-                Ok(Received::Datagram(bytes)) => self.heard.note(bytes),
-                Ok(Received::Lost) => self.heard.all(),
+            let news = &mut self.news;
+            match self
+                .notifications
+                .receive(None, |kind, data| news.note(kind, data))
+            {
+                Ok(Heard::Nothing) => return,
+                Ok(Heard::Messages) => {}
+                Ok(Heard::Lost) => self.news.all(),
                 Err(error) => {
-                    self.heard.all();
-                    warn!(%error, "lost nftables notifications");
+                    self.news.all();
+                    warn!(error = %ErrorChain(&error), "lost nftables notifications");
                     return;
                 }
             }
@@ -224,61 +223,49 @@ impl NftWatch {
 
     /// Joins the group of the notifications or leaves it.
     fn switch(&mut self, join: bool) {
-        let socket = &mut self.notifications.socket;
         let result = if join {
-            socket.add_membership(NFNLGRP_NFTABLES)
+            self.notifications.join_group(NFNLGRP_NFTABLES)
         } else {
-            socket.drop_membership(NFNLGRP_NFTABLES)
+            self.notifications.leave_group(NFNLGRP_NFTABLES)
         };
         if let Err(error) = result {
-            warn!(%error, "cannot switch nftables notifications");
-            self.heard.all();
+            warn!(error = %ErrorChain(&error), "cannot switch nftables notifications");
+            self.news.all();
         }
     }
 
     /// The current generation.
     fn generation(&mut self) -> Option<u32> {
-        let request = netlink::Request {
-            kind: NFT_MSG_GETGEN,
-            flags: 0,
-            payload: nfgenmsg(0).to_vec(),
-        };
-        let replies = self.requests.get(request);
-        let replies = replies.and_then(|answer| answer.map_err(NetlinkError::Refused));
-        let replies = replies.inspect_err(|error| {
+        let generation = self.client.generation().inspect_err(|error| {
             debug!(error = %ErrorChain(error), "cannot read the nftables generation");
         });
-        let replies = replies.ok()?;
-        replies.iter().find_map(|reply| generation(&reply.payload))
+        Some(generation.ok()?.id)
     }
 }
 
 /// Decodes notifications, for `fuzz/`.
 #[cfg(feature = "fuzzing")]
 pub(super) fn fuzz(datagram: &[u8]) {
-    Heard::default().note(datagram);
+    if let Some((kind, payload)) = datagram.split_first_chunk() {
+        News::default().note(u16::from_ne_bytes(*kind), payload);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn message(kind: u16, family: i32, content: &[u8]) -> Vec<u8> {
-        let length = 16 + HEADER + content.len();
-        let mut bytes = Vec::new();
-        bytes.extend_from_slice(&u32::try_from(length).unwrap().to_ne_bytes());
-        bytes.extend_from_slice(&kind.to_ne_bytes());
-        bytes.extend_from_slice(&[0; 10]);
-        bytes.extend_from_slice(&[u8::try_from(family).unwrap(), 0, 0, 0]);
-        bytes.extend_from_slice(content);
-        bytes.resize(length.next_multiple_of(4), 0);
-        bytes
+    fn message(kind: u16, family: i32, content: &[u8]) -> (u16, Vec<u8>) {
+        let header = [u8::try_from(family).unwrap(), 0, 0, 0];
+        (kind, [&header, content].concat())
     }
 
-    fn heard(messages: &[Vec<u8>]) -> Heard {
-        let mut heard = Heard::default();
-        heard.note(&messages.concat());
-        heard
+    fn news(messages: &[(u16, Vec<u8>)]) -> News {
+        let mut news = News::default();
+        for (kind, payload) in messages {
+            news.note(*kind, payload);
+        }
+        news
     }
 
     #[test]
@@ -286,15 +273,15 @@ mod tests {
         let rule = message(NFT_MSG_DELRULE, libc::AF_INET6, b"INPUT KUBE-SERVICES");
         let foreign = message(NFT_MSG_DELRULE, libc::AF_INET, b"INPUT DOCKER");
         let bridge = message(NFT_MSG_NEWRULE, libc::AF_BRIDGE, b"KUBE-SERVICES");
-        let families = |heard: Heard| heard.changed.into_keys().collect::<Vec<_>>();
-        assert_eq!(families(heard(&[foreign, bridge, rule])), [IpFamily::V6]);
+        let families = |news: News| news.changed.into_keys().collect::<Vec<_>>();
+        assert_eq!(families(news(&[foreign, bridge, rule])), [IpFamily::V6]);
         let table = message(NFT_MSG_DELTABLE, libc::AF_INET, b"nat");
-        assert_eq!(families(heard(&[table])), [IpFamily::V4]);
+        assert_eq!(families(news(&[table])), [IpFamily::V4]);
     }
 
     /// Attributes with these types and texts.
     fn texts(all: &[(u16, &str)]) -> Vec<u8> {
-        let mut writer = netlink::attribute::Writer::new();
+        let mut writer = netlink_pipeline::attribute::Writer::new();
         for (kind, text) in all {
             writer.string(*kind, text);
         }
@@ -309,8 +296,8 @@ mod tests {
             message(NFT_MSG_DELRULE, libc::AF_INET, &rule),
             message(NFT_MSG_DELCHAIN, libc::AF_INET, &chain),
         ];
-        let mut heard = heard(&messages);
-        let touched = heard.changed[&IpFamily::V4].clone();
+        let mut news = news(&messages);
+        let touched = news.changed[&IpFamily::V4].clone();
         let named = [("nat", "KUBE-SERVICES"), ("filter", "KUBE-FORWARD")]
             .map(|(table, chain)| (table.to_owned(), chain.to_owned()));
         let expected = Touched {
@@ -319,13 +306,13 @@ mod tests {
         };
         assert_eq!(touched, expected);
         // What cannot be named may be anything, and is not named afterwards.
-        heard.note(&message(NFT_MSG_DELRULE, libc::AF_INET, b"KUBE-"));
-        heard.note(&messages[0]);
+        news.note(NFT_MSG_DELRULE, b"\x02\0\0\0KUBE-");
+        news.note(messages[0].0, &messages[0].1);
         let any = Touched {
             any: true,
             ..Touched::default()
         };
-        assert_eq!(heard.changed[&IpFamily::V4], any);
+        assert_eq!(news.changed[&IpFamily::V4], any);
     }
 
     #[test]
@@ -337,19 +324,15 @@ mod tests {
         native[2..4].copy_from_slice(&1_u16.to_ne_bytes());
         native[8..10].copy_from_slice(&8_u16.to_ne_bytes());
         native[10..12].copy_from_slice(&2_u16.to_ne_bytes());
-        let heard = heard(&[message(NFT_MSG_NEWGEN, 0, &native)]);
-        assert_eq!(heard.generations, BTreeSet::from([7]));
-        assert!(heard.changed.is_empty());
+        let news = news(&[message(NFT_MSG_NEWGEN, 0, &native)]);
+        assert_eq!(news.generations, BTreeSet::from([7]));
+        assert!(news.changed.is_empty());
     }
 
     #[test]
     fn broken_messages_say_nothing() {
-        let mut endless = message(NFT_MSG_DELTABLE, libc::AF_BRIDGE, b"");
-        endless[0] = 0;
-        assert_eq!(heard(&[endless, vec![0; 15]]), Heard::default());
-        assert_eq!(
-            heard(&[message(NFT_MSG_NEWGEN, 0, &[8, 0])]),
-            Heard::default()
-        );
+        let short = (NFT_MSG_DELTABLE, Vec::new());
+        let cut = message(NFT_MSG_NEWGEN, 0, &[8, 0]);
+        assert_eq!(news(&[short, cut]), News::default());
     }
 }
