@@ -51,7 +51,7 @@ pub use link_watch::Gone;
 use loopback_ports::LoopbackPorts;
 use observer::Observer;
 use previous_mode::PreviousMode;
-use runner::Runner;
+use runner::{Pace, Runner};
 use schedulers::Schedulers;
 use served::Served;
 use show::{Explain, Question, Shown};
@@ -102,9 +102,8 @@ pub struct Parts<P, K> {
     /// Creates the planner of a family.
     pub planner: fn(Context) -> Result<P, InvalidChainName>,
     pub kernel: K,
-    /// The cost of a round grows with the number of Services, so the pause between rounds follows
-    /// it.
-    pub follows_cost: bool,
+    /// The pauses between rounds.
+    pub pace: Pace,
     /// The kernel as IPVS mode uses it, if another mode serves now and IPVS mode left objects.
     pub previous: Option<Box<dyn IpvsKernel>>,
     pub clock: Clock,
@@ -147,7 +146,7 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
             facts,
             planner,
             kernel,
-            follows_cost,
+            pace,
             previous,
             clock,
             observer,
@@ -164,13 +163,8 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
         let families = families.into_iter().enumerate();
         let served = families.map(serve).collect::<Result<_, _>>()?;
         let now = clock.monotonic();
-        let runner = Runner::new(settings.sync.min_period, settings.sync.period);
         Ok(Self {
-            runner: if follows_cost {
-                runner.following_cost()
-            } else {
-                runner
-            },
+            runner: Runner::new(settings.sync.min_period, settings.sync.period).at(pace),
             next_audit: now + settings.sync.period,
             next_watch: now + WATCH_PERIOD,
             next_drain: now,

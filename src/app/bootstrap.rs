@@ -76,13 +76,14 @@ impl Common {
 
     /// What is known of the node before anything is watched.
     pub(super) fn facts(&mut self, opening: &Opening<'_>) -> anyhow::Result<NodeFacts> {
+        let around = self.node.surroundings()?;
         Ok(NodeFacts {
             name: node_name(&opening.settings)?,
-            addresses: self.node.node_addresses()?,
-            gateways: self.node.gateways()?,
-            network: self.node.network()?,
-            networks: self.node.networks()?,
-            resolvers: self.node.resolvers(),
+            addresses: around.addresses,
+            gateways: around.gateways,
+            network: around.network,
+            networks: around.networks,
+            resolvers: around.resolvers,
             api_servers: opening.api_servers.clone(),
             kernel: self.version,
             tcp_is_liberal: ConntrackSysctls::default().is_liberal(),

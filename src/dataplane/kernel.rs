@@ -84,6 +84,21 @@ impl Cost {
     }
 }
 
+/// What a node has besides Services.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeSurroundings {
+    /// The addresses on links other than ours, without loopback and link-local ones.
+    pub addresses: BTreeSet<IpAddr>,
+    /// The networks in which the node has neighbours, by the addresses of its links.
+    pub networks: BTreeSet<IpNet>,
+    /// The next hops of the default routes.
+    pub gateways: BTreeSet<IpAddr>,
+    /// The DNS servers that the node asks.
+    pub resolvers: BTreeSet<IpAddr>,
+    /// What the node's network does outside of our rules.
+    pub network: Network,
+}
+
 /// The kernel of a node, independent of the mode.
 pub trait Host: Send {
     /// Deletes the stale flows; returns how many there were.
@@ -91,26 +106,9 @@ pub trait Host: Send {
 
     fn cost(&self) -> Cost;
 
-    /// The addresses of this node on links other than ours, without loopback and link-local ones.
-    fn node_addresses(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError>;
-
-    /// The next hops of the default routes.
-    fn gateways(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError>;
-
-    /// What the node's network does outside of our rules.
-    fn network(&mut self) -> Result<Network, ObserveError> {
-        Ok(Network::default())
-    }
-
-    /// The networks in which this node has neighbours, by the addresses of its links.
-    fn networks(&mut self) -> Result<BTreeSet<IpNet>, ObserveError> {
-        Ok(BTreeSet::new())
-    }
-
-    /// The DNS servers that this node asks.
-    fn resolvers(&mut self) -> BTreeSet<IpAddr> {
-        BTreeSet::new()
-    }
+    /// Reads what is around the node's Services with few requests: addresses are listed once,
+    /// because those of Services are among them.
+    fn surroundings(&mut self) -> Result<NodeSurroundings, ObserveError>;
 
     /// Where processes of this node listen.
     fn listening(&mut self) -> Result<Listening, ObserveError> {

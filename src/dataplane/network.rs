@@ -34,11 +34,15 @@ pub struct NetworkLink {
     pub is_strict: bool,
 }
 
-/// Reads it with a few small requests.
-pub fn observe(links: &mut Links, sysctls: &Sysctls) -> Result<Network, LinkError> {
+/// Reads it with a few small requests, for links with these addresses.
+pub(super) fn observe(
+    addresses: &[Address],
+    links: &mut Links,
+    sysctls: &Sysctls,
+) -> Result<Network, LinkError> {
     let mut networks: BTreeMap<u32, BTreeSet<IpNet>> = BTreeMap::new();
-    for address in links.addresses()? {
-        if has_network(&address)
+    for address in addresses {
+        if has_network(address)
             && let Ok(network) = IpNet::new(address.ip, address.prefix_len)
         {
             networks

@@ -13,9 +13,9 @@ use super::exec::Exec;
 use super::failure::{Failed as _, outcome};
 use super::flows::delete_stale;
 use super::iptables::Iptables;
-use super::kernel::{Cost, Host, ObserveError, RuleKernel};
+use super::kernel::{Cost, Host, NodeSurroundings, ObserveError, RuleKernel};
 use super::links::{Address, Links, Scope};
-use super::network::{self, Network};
+use super::network;
 use super::nftables;
 use super::rules::Rules;
 use super::surroundings::{self, Listening};
@@ -101,31 +101,22 @@ impl Host for NodeKernel {
         cost
     }
 
-    fn node_addresses(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError> {
-        node_addresses(&mut self.links)
-    }
-
-    fn gateways(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError> {
+    fn surroundings(&mut self) -> Result<NodeSurroundings, ObserveError> {
+        let addresses = addresses_elsewhere(&mut self.links)?;
         let mut gateways = BTreeSet::new();
         for family in IpFamily::ALL {
             let found = self.links.default_gateways(family);
             let found = found.map_err(|error| ObserveError::new("default routes", error))?;
             gateways.extend(found);
         }
-        Ok(gateways)
-    }
-
-    fn network(&mut self) -> Result<Network, ObserveError> {
-        let network = network::observe(&mut self.links, &self.sysctls);
-        network.map_err(|error| ObserveError::new("links of the node", error))
-    }
-
-    fn networks(&mut self) -> Result<BTreeSet<IpNet>, ObserveError> {
-        networks(&mut self.links)
-    }
-
-    fn resolvers(&mut self) -> BTreeSet<IpAddr> {
-        surroundings::resolvers()
+        let network = network::observe(&addresses, &mut self.links, &self.sysctls);
+        Ok(NodeSurroundings {
+            networks: networks(&addresses),
+            gateways,
+            resolvers: surroundings::resolvers(),
+            network: network.map_err(|error| ObserveError::new("links of the node", error))?,
+            addresses: addresses.iter().map(|address| address.ip).collect(),
+        })
     }
 
     fn listening(&mut self) -> Result<Listening, ObserveError> {
@@ -151,18 +142,18 @@ pub fn node_addresses(links: &mut Links) -> Result<BTreeSet<IpAddr>, ObserveErro
 }
 
 /// The networks of the links of those addresses.
-fn networks(links: &mut Links) -> Result<BTreeSet<IpNet>, ObserveError> {
-    let addresses = addresses_elsewhere(links)?.into_iter();
+fn networks(addresses: &[Address]) -> BTreeSet<IpNet> {
     // The whole network of an address of the loopback interface is this node.
-    let has_neighbours = |address: &Address| {
+    let has_neighbours = |address: &&Address| {
         address.link != LOOPBACK && !address.is_host() && address.prefix_len > 0
     };
-    let network = |address: Address| IpNet::new(address.ip, address.prefix_len).ok();
-    Ok(addresses
+    let network = |address: &Address| IpNet::new(address.ip, address.prefix_len).ok();
+    addresses
+        .iter()
         .filter(has_neighbours)
         .filter_map(network)
         .map(|network| network.trunc())
-        .collect())
+        .collect()
 }
 
 fn addresses_elsewhere(links: &mut Links) -> Result<Vec<Address>, ObserveError> {

@@ -8,7 +8,7 @@ use super::context::{Missing, NodeView};
 use super::family::Family;
 use super::network_warnings::network_warnings;
 use super::node_warnings::node_warnings;
-use crate::dataplane::kernel::{Kernel, ObserveError};
+use crate::dataplane::kernel::{Kernel, NodeSurroundings, ObserveError};
 use crate::events::{Event, action, reason};
 use crate::telemetry::ErrorChain;
 use kpr_core::model::{IpFamily, NodeClaims};
@@ -27,10 +27,13 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
     }
 
     fn read_addresses(&mut self) -> Result<bool, ObserveError> {
-        let kernel = &mut self.kernel;
-        let (addresses, network) = (kernel.node_addresses()?, kernel.network()?);
-        let (gateways, networks) = (kernel.gateways()?, kernel.networks()?);
-        let resolvers = kernel.resolvers();
+        let NodeSurroundings {
+            addresses,
+            networks,
+            gateways,
+            resolvers,
+            network,
+        } = self.kernel.surroundings()?;
         // What is only warned of changes no plan.
         if network != self.facts.network {
             self.facts.network = network;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Decides when the next round is due. Pure: the time is passed in, counted from any fixed start.
 //!
-//! The first change after a quiet time is due at once. After a round the next one waits for the
-//! minimum period, counted from the round's end, so that a slow kernel is not kept busy all the
-//! time. Failures are retried with growing pauses.
+//! The first change after a quiet time is due at once. After a round the next one waits, counted
+//! from the round's end, so that a slow kernel is not kept busy all the time. Failures are retried
+//! with growing pauses.
 
 use std::time::Duration;
 
@@ -18,13 +18,27 @@ const BURST: u32 = 8;
 /// follow within the minimum period are combined.
 const WORTH_A_ROUND: u32 = 8;
 
+/// How long the pause after a round is. The minimum period is its upper limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pace {
+    /// The minimum period.
+    #[default]
+    Period,
+    /// As long as the round was, which leaves half of the time to others: where a round costs what
+    /// changed.
+    Cost,
+    /// The same at first. In a burst it doubles with each round, and grows with the number of
+    /// waiting changes: where a round costs more than what changed, a thousand changes would cause
+    /// as many rounds as fit in.
+    GrowingCost,
+}
+
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct Runner {
     min_period: Duration,
     max_retry: Duration,
-    /// The pause starts at the length of the last round, and the minimum period is its upper limit.
-    follows_cost: bool,
+    pace: Pace,
     /// Number of rounds in the present burst.
     in_row: u32,
     begin: Duration,
@@ -42,7 +56,7 @@ impl Runner {
         Self {
             min_period,
             max_retry,
-            follows_cost: false,
+            pace: Pace::Period,
             in_row: 0,
             begin: Duration::ZERO,
             cost: Duration::ZERO,
@@ -53,15 +67,10 @@ impl Runner {
         }
     }
 
-    /// A few rounds need a gap of only their own length, which leaves half of the time to others.
-    /// In a burst the pause doubles with each round, and grows with the number of waiting changes,
-    /// or a thousand changes would cause as many rounds as fit in.
+    /// The same with other pauses.
     #[must_use]
-    pub fn following_cost(self) -> Self {
-        Self {
-            follows_cost: true,
-            ..self
-        }
+    pub fn at(self, pace: Pace) -> Self {
+        Self { pace, ..self }
     }
 
     /// Changes the distance between rounds from now on.
@@ -71,12 +80,12 @@ impl Runner {
     }
 
     fn pause(&self) -> Duration {
-        if self.follows_cost {
-            let rounds = (1 << self.in_row.min(16)).max(self.waiting / WORTH_A_ROUND);
-            self.min_period.min(self.cost.saturating_mul(rounds))
-        } else {
-            self.min_period
-        }
+        let rounds = match self.pace {
+            Pace::Period => return self.min_period,
+            Pace::Cost => 1,
+            Pace::GrowingCost => (1 << self.in_row.min(16)).max(self.waiting / WORTH_A_ROUND),
+        };
+        self.min_period.min(self.cost.saturating_mul(rounds))
     }
 
     /// Something changed.
@@ -181,13 +190,27 @@ mod tests {
 
     #[test]
     fn pause_follows_the_cost_up_to_the_minimum_period() {
-        let mut runner = runner().following_cost();
+        let mut runner = runner().at(Pace::GrowingCost);
         for (end, due) in [(200, 400), (5_000, 6_000)] {
             runner.request();
             runner.begin(ms(0));
             runner.request();
             runner.end(ms(end), true);
             assert_eq!(runner.due(), Some(ms(due)));
+        }
+    }
+
+    #[test]
+    fn rounds_that_cost_what_changed_pause_no_longer_in_a_burst() {
+        let mut runner = runner().at(Pace::Cost);
+        for begin in (0..1_000).step_by(10) {
+            for _ in 0..1_000 {
+                runner.request();
+            }
+            runner.begin(ms(begin));
+            runner.request();
+            runner.end(ms(begin + 5), true);
+            assert_eq!(runner.due(), Some(ms(begin + 10)));
         }
     }
 
@@ -223,7 +246,7 @@ mod tests {
 
     #[test]
     fn pause_after_a_quiet_time_is_that_of_the_last_round_whatever_failed_since() {
-        let mut runner = runner().following_cost();
+        let mut runner = runner().at(Pace::GrowingCost);
         runner.begin(ms(0));
         runner.end(ms(200), true);
         runner.failed(ms(50_000));
@@ -234,7 +257,7 @@ mod tests {
 
     #[test]
     fn burst_is_one_round_and_what_comes_during_it_the_next() {
-        let mut runner = runner().following_cost();
+        let mut runner = runner().at(Pace::GrowingCost);
         for _ in 0..100 {
             runner.request();
         }
@@ -252,7 +275,7 @@ mod tests {
 
     #[test]
     fn pause_doubles_in_a_burst_and_is_short_again_after_it() {
-        let mut runner = runner().following_cost();
+        let mut runner = runner().at(Pace::GrowingCost);
         let mut now = 0;
         let mut pauses = Vec::new();
         for _ in 0..7 {
@@ -278,7 +301,7 @@ mod tests {
 
     #[test]
     fn pause_grows_with_the_changes_that_wait() {
-        let mut runner = runner().following_cost();
+        let mut runner = runner().at(Pace::GrowingCost);
         runner.begin(ms(0));
         runner.end(ms(20), true);
         let mut dues = Vec::new();
@@ -303,7 +326,7 @@ mod tests {
 
     #[test]
     fn failed_round_is_not_retried_before_the_pause() {
-        let mut runner = Runner::new(ms(10_000), ms(30_000)).following_cost();
+        let mut runner = Runner::new(ms(10_000), ms(30_000)).at(Pace::GrowingCost);
         runner.begin(ms(0));
         runner.end(ms(4_000), false);
         assert_eq!(runner.due(), Some(ms(8_000)));
@@ -311,7 +334,7 @@ mod tests {
 
     #[test]
     fn round_that_goes_on_is_due_at_once_and_lengthens_no_burst() {
-        let mut runner = runner().following_cost();
+        let mut runner = runner().at(Pace::GrowingCost);
         for begin in [0, 200, 400, 600] {
             runner.begin(ms(begin));
             runner.request();

@@ -8,11 +8,12 @@ use std::sync::Mutex;
 use jiff::Timestamp;
 
 use super::family::ObserveScope;
+use super::runner::Pace;
 use super::*;
 use crate::clock::ManualClock;
 use crate::config::{self, Command};
 use crate::dataplane::kernel::{
-    Cost, Host, ListedServer, ObserveError, ProcListing, RuleKernel, ServerKernel,
+    Cost, Host, ListedServer, NodeSurroundings, ObserveError, ProcListing, RuleKernel, ServerKernel,
 };
 use crate::dataplane::surroundings::Listening;
 use crate::health::ProxyHealth;
@@ -207,12 +208,13 @@ impl Host for Shared {
         Cost::default()
     }
 
-    fn node_addresses(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError> {
-        Ok(self.lock().unwrap().addresses.clone())
-    }
-
-    fn gateways(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError> {
-        Ok(self.lock().unwrap().gateways.clone())
+    fn surroundings(&mut self) -> Result<NodeSurroundings, ObserveError> {
+        let node = self.lock().unwrap();
+        Ok(NodeSurroundings {
+            addresses: node.addresses.clone(),
+            gateways: node.gateways.clone(),
+            ..NodeSurroundings::default()
+        })
     }
 
     fn listening(&mut self) -> Result<Listening, ObserveError> {
@@ -409,7 +411,10 @@ where
                 ..NodeFacts::default()
             },
             planner,
-            follows_cost: settings.mode == ProxyMode::IPTABLES,
+            pace: match settings.mode {
+                ProxyMode::IPTABLES => Pace::GrowingCost,
+                _ => Pace::Period,
+            },
             previous: previous.map(|kernel| Box::new(kernel) as Box<dyn IpvsKernel>),
             settings: Arc::new(*settings),
             families: vec![IpFamily::V4],

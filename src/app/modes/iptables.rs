@@ -16,6 +16,7 @@ use crate::dataplane::kernel::IpvsKernel;
 use crate::dataplane::nfacct::PacketCounters;
 use crate::metrics::register_packet_counters;
 use crate::reconcile::context::NodeFacts;
+use crate::reconcile::runner::Pace;
 use crate::reconcile::{Parts, Reconciler};
 use crate::telemetry::ErrorChain;
 use kpr_core::model::{IpFamily, ProxyMode};
@@ -60,7 +61,7 @@ pub(super) fn open(opening: Opening<'_>) -> anyhow::Result<Opened> {
         planner: |context| Ok(Planner::new(context)),
         kernel: common.node,
         // A batch costs as much as the table is long.
-        follows_cost: true,
+        pace: Pace::GrowingCost,
         previous: previous.map(|kernel| Box::new(kernel) as Box<dyn IpvsKernel>),
         clock: opening.clock,
         observer: opening.observer,

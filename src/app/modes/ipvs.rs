@@ -19,6 +19,7 @@ use crate::dataplane::modes::ipvs::Dataplane;
 use crate::dataplane::node::NodeKernel;
 use crate::dataplane::sysctl::Sysctls;
 use crate::reconcile::context::NodeFacts;
+use crate::reconcile::runner::Pace;
 use crate::reconcile::{Parts, Reconciler};
 use ipset_netlink as ipset;
 use ipvs_netlink as ipvs;
@@ -56,7 +57,7 @@ pub(super) fn open(opening: Opening<'_>) -> anyhow::Result<Opened> {
         facts,
         planner: Planner::new,
         kernel: Dataplane::new(ipvs, ipset, common.node),
-        follows_cost: false,
+        pace: Pace::Cost,
         previous: None,
         clock: opening.clock,
         observer: opening.observer,

@@ -4,13 +4,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use serde::Serialize;
 
 use super::{Opened, Opening};
-use crate::dataplane::kernel::{Cost, Host, Kernel, ObserveError};
+use crate::dataplane::kernel::{Cost, Host, Kernel, NodeSurroundings, ObserveError};
 use crate::reconcile::context::NodeFacts;
+use crate::reconcile::runner::Pace;
 use crate::reconcile::{Parts, Reconciler};
 use kpr_core::model::{IpFamily, ProxyMode, ServiceName, ServicePortName, ServiceView, Tracker};
 use kpr_core::plan::by_port::ByPort;
@@ -32,7 +33,7 @@ pub(super) fn open(opening: Opening<'_>) -> anyhow::Result<Opened> {
         facts: NodeFacts::default(),
         planner: Planner::new,
         kernel: Memory::default(),
-        follows_cost: false,
+        pace: Pace::Cost,
         previous: None,
         clock: opening.clock,
         observer: opening.observer,
@@ -269,12 +270,8 @@ impl Host for Memory {
         Cost::default()
     }
 
-    fn node_addresses(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError> {
-        Ok(BTreeSet::new())
-    }
-
-    fn gateways(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError> {
-        Ok(BTreeSet::new())
+    fn surroundings(&mut self) -> Result<NodeSurroundings, ObserveError> {
+        Ok(NodeSurroundings::default())
     }
 }
 

@@ -14,13 +14,10 @@ use std::fs::File;
 use std::io::BufReader;
 use std::net::IpAddr;
 
-use ipnet::IpNet;
-
 use crate::dataplane::failure::{failed, outcome};
 use crate::dataplane::kernel::{
-    Cost, Host, Kernel, ObserveError, ProcListing, RuleKernel, ServerKernel,
+    Cost, Host, Kernel, NodeSurroundings, ObserveError, ProcListing, RuleKernel, ServerKernel,
 };
-use crate::dataplane::network::Network;
 use crate::dataplane::node::NodeKernel;
 use crate::dataplane::surroundings::Listening;
 use ipset_netlink::{self as ipset, Client as IpsetClient};
@@ -272,24 +269,8 @@ impl Host for Dataplane {
         cost
     }
 
-    fn node_addresses(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError> {
-        self.node.node_addresses()
-    }
-
-    fn gateways(&mut self) -> Result<BTreeSet<IpAddr>, ObserveError> {
-        self.node.gateways()
-    }
-
-    fn network(&mut self) -> Result<Network, ObserveError> {
-        self.node.network()
-    }
-
-    fn networks(&mut self) -> Result<BTreeSet<IpNet>, ObserveError> {
-        self.node.networks()
-    }
-
-    fn resolvers(&mut self) -> BTreeSet<IpAddr> {
-        self.node.resolvers()
+    fn surroundings(&mut self) -> Result<NodeSurroundings, ObserveError> {
+        self.node.surroundings()
     }
 
     fn listening(&mut self) -> Result<Listening, ObserveError> {
