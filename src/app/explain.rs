@@ -71,9 +71,37 @@ fn add_kernel(explained: &mut Value) {
                 })
             });
         let servers: Vec<Value> = servers.collect();
+        let count = |server: &Value, what| server[what].as_u64().unwrap_or_default();
+        let upper = explanation["upperThreshold"].as_u64();
+        let full = servers.iter().filter(|server| {
+            let connections =
+                count(server, "activeConnections") + count(server, "inactiveConnections");
+            upper.is_some_and(|upper| connections >= upper)
+        });
+        let full: Vec<Value> = full.map(|server| server["endpoint"].clone()).collect();
+        hold_off(explanation, &full);
         if let Value::Object(fields) = explanation {
             fields.insert("realServers".to_owned(), Value::Array(servers));
         }
+    }
+}
+
+/// Real servers that have as many connections as they may get no new ones. Clients with affinity
+/// still reach theirs.
+fn hold_off(explanation: &mut Value, full: &[Value]) {
+    let endpoints = explanation["endpoints"].as_array_mut();
+    let mut left = 0;
+    for endpoint in endpoints.into_iter().flatten() {
+        if endpoint["mayAnswer"] == true && full.contains(&endpoint["address"]) {
+            endpoint["mayAnswer"] = false.into();
+            endpoint["why"] = "has as many connections as its upper threshold".into();
+        } else if endpoint["mayAnswer"] == true {
+            left += 1;
+        }
+    }
+    if !full.is_empty() && left == 0 && explanation["verdict"] == "answered" {
+        explanation["verdict"] = "refused".into();
+        explanation["why"] = "all endpoints have as many connections as they may".into();
     }
 }
 
@@ -220,6 +248,7 @@ struct Explained {
     without: Vec<String>,
     policy: Option<String>,
     affinity_seconds: Option<u64>,
+    upper_threshold: Option<u32>,
     source_ranges: Vec<String>,
     masqueraded: Option<String>,
     endpoints: Vec<Endpoint>,
@@ -273,6 +302,12 @@ impl Display for Explained {
             writeln!(
                 f,
                 "  affinity     a client keeps its endpoint for {seconds} s"
+            )?;
+        }
+        if let Some(upper) = self.upper_threshold {
+            writeln!(
+                f,
+                "  limit        {upper} connections for each endpoint at this address"
             )?;
         }
         if !self.source_ranges.is_empty() {
@@ -375,6 +410,40 @@ mod tests {
                 error.starts_with(&format!("target {text:?}: want ")),
                 "{error}"
             );
+        }
+    }
+
+    #[test]
+    fn endpoints_at_their_limit_do_not_answer() {
+        let explained = |full: &[&str]| {
+            let mut explanation = serde_json::json!({
+                "verdict": "answered",
+                "endpoints": [
+                    {"address": "10.0.0.1:80", "mayAnswer": true, "why": "ready"},
+                    {"address": "10.0.0.2:80", "mayAnswer": true, "why": "ready"},
+                    {"address": "10.0.0.3:80", "mayAnswer": false, "why": "not ready"},
+                ],
+            });
+            let full: Vec<Value> = full.iter().map(|text| (*text).into()).collect();
+            hold_off(&mut explanation, &full);
+            let endpoints = explanation["endpoints"].as_array().unwrap().clone();
+            let may: Vec<Value> = endpoints.iter().map(|it| it["mayAnswer"].clone()).collect();
+            (
+                explanation["verdict"].clone(),
+                may,
+                endpoints[2]["why"].clone(),
+            )
+        };
+        let all = ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"];
+        for (full, verdict, may) in [
+            (&all[..0], "answered", [true, true]),
+            (&all[..1], "answered", [false, true]),
+            (&all, "refused", [false, false]),
+        ] {
+            let (found, found_may, third) = explained(full);
+            assert_eq!(found, verdict);
+            assert_eq!(found_may, [may[0], may[1], false]);
+            assert_eq!(third, "not ready");
         }
     }
 

@@ -16,17 +16,20 @@ pub enum Setting {
     PersistenceNetmask,
     Scheduler,
     SchedulerFlags,
+    /// Connection limits.
+    Thresholds,
     /// Of all endpoints and by address.
     Weights,
 }
 
 impl Setting {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::DrainLimit,
         Self::ForwardingMethod,
         Self::PersistenceNetmask,
         Self::Scheduler,
         Self::SchedulerFlags,
+        Self::Thresholds,
         Self::Weights,
     ];
 
@@ -37,6 +40,7 @@ impl Setting {
             Self::PersistenceNetmask => "persistence-netmask",
             Self::Scheduler => "scheduler",
             Self::SchedulerFlags => "scheduler-flags",
+            Self::Thresholds => "thresholds",
             Self::Weights => "weights",
         }
     }
@@ -52,6 +56,9 @@ impl Setting {
             "kube-proxy-rs.io/scheduler" | "kube-router.io/service.scheduler" => Self::Scheduler,
             "kube-proxy-rs.io/scheduler-flags" | "kube-router.io/service.schedflags" => {
                 Self::SchedulerFlags
+            }
+            "kube-proxy-rs.io/upper-threshold" | "kube-proxy-rs.io/lower-threshold" => {
+                Self::Thresholds
             }
             "kube-proxy-rs.io/weight" | "kube-proxy-rs.io/weights" => Self::Weights,
             _ => return None,

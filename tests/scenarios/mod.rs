@@ -22,6 +22,7 @@ mod audit;
 mod bad_input;
 mod drain;
 mod forwarding;
+mod limits;
 pub(super) mod missing;
 mod neighbours;
 mod ownership;
@@ -68,6 +69,15 @@ pub(super) fn trials(binary: &'static Path) -> Vec<Trial> {
         scenario(
             "forwarding::replies_go_straight",
             forwarding::replies_go_straight,
+        ),
+        scenario(
+            "limits::refuse_under_every_scheduler",
+            limits::refuse_under_every_scheduler,
+        ),
+        scenario("limits::end_and_come_back", limits::end_and_come_back),
+        scenario(
+            "limits::let_clients_with_affinity_pass",
+            limits::let_clients_with_affinity_pass,
         ),
         scenario("neighbours::marks", neighbours::marks),
         scenario("neighbours::link_is_repaired", neighbours::link_is_repaired),

@@ -4,6 +4,7 @@
 use super::super::flags::list;
 use super::{Errors, Flags, IpvsSettings, NOT_NEGATIVE, POSITIVE, parse_cidr};
 use crate::source::Annotations;
+use crate::source::annotations::Setting;
 use kpr_core::model::Budget;
 
 /// Schedulers and tunnels.
@@ -65,8 +66,9 @@ pub(super) fn annotations(flags: &Flags, errors: &mut Errors) -> Annotations {
             match name.trim().parse() {
                 Ok(setting) => _ = annotations.allowed.insert(setting),
                 Err(_unknown) => {
-                    let message = "must be drain-limit, forwarding-method, persistence-netmask, scheduler, scheduler-flags or weights";
-                    errors.invalid_text("--service-annotations", name, message);
+                    let names = Setting::ALL.map(Setting::as_str).join(", ");
+                    let message = format!("must be one of {names}");
+                    errors.invalid_text("--service-annotations", name, &message);
                 }
             }
         }

@@ -18,7 +18,9 @@ use super::reason;
 use crate::shortened::quoted;
 use crate::source::annotations::{Annotations, Setting};
 use kpr_core::model::GoDuration;
-use kpr_core::model::ipvs_options::{ForwardingMethod, IpvsOptions, Scheduler, Tunnel, Weight};
+use kpr_core::model::ipvs_options::{
+    ForwardingMethod, IpvsOptions, Scheduler, Thresholds, Tunnel, Weight,
+};
 use kpr_core::model::weights::{self, Weights};
 
 const OWN: &str = "kube-proxy-rs.io/";
@@ -31,6 +33,9 @@ const KUBE_ROUTERS: [&str; 5] = [
     "local",
     "skiplbips",
 ];
+
+/// It means something beside the upper one only.
+const LOWER: &str = "kube-proxy-rs.io/lower-threshold";
 
 /// The port of GUE (IANA: `gue`).
 const GUE_PORT: u16 = 6080;
@@ -71,7 +76,7 @@ pub(super) fn ipvs_options(
     problems: &mut Problems,
 ) -> Option<Arc<IpvsOptions>> {
     let mut options = IpvsOptions::default();
-    let mut gue_port = None;
+    let (mut gue_port, mut lower) = (None, None);
     // Ours come last, so that they win over kube-router's.
     let aliases = annotations(meta).filter(|(key, _)| key.starts_with(KUBE_ROUTER));
     for (key, text) in aliases.chain(own(meta)) {
@@ -103,6 +108,10 @@ pub(super) fn ipvs_options(
             "kube-proxy-rs.io/persistence-netmask" => {
                 (options.persistence_ipv4, options.persistence_ipv6) = value.netmasks();
             }
+            "kube-proxy-rs.io/upper-threshold" => {
+                options.thresholds.upper = value.threshold(Thresholds::MAX);
+            }
+            LOWER => lower = Some(text),
             // A client that is its own endpoint always gets its answer.
             "kube-router.io/service.hairpin" | "kube-router.io/service.hairpin.externalips" => {}
             _ => value.is_unknown(),
@@ -112,6 +121,10 @@ pub(super) fn ipvs_options(
         (&mut options.forwarding, gue_port)
     {
         *port = wanted;
+    }
+    if let Some(text) = lower {
+        let upper = options.thresholds.upper;
+        options.thresholds.lower = Value::new(LOWER, text, problems).lower_threshold(upper);
     }
     (options != IpvsOptions::default()).then(|| Arc::new(options))
 }
@@ -266,6 +279,25 @@ impl<'a> Value<'a> {
             }
         }
         (ipv4, ipv6)
+    }
+
+    /// 0, no limit, if it is none.
+    fn threshold(&mut self, most: u32) -> u32 {
+        let threshold = self.text.parse().ok();
+        let threshold = threshold.filter(|threshold| (1..=most).contains(threshold));
+        if threshold.is_none() {
+            self.is_not(&format!("a number of connections of 1 to {most}"));
+        }
+        threshold.unwrap_or_default()
+    }
+
+    fn lower_threshold(&mut self, upper: u32) -> u32 {
+        if upper > 0 {
+            return self.threshold(upper);
+        }
+        let message = "means nothing without kube-proxy-rs.io/upper-threshold; it is ignored";
+        self.problem(format!("{} {message}", quoted(self.text)));
+        0
     }
 
     fn forwarding(&mut self) -> Option<ForwardingMethod> {

@@ -7,6 +7,8 @@ use std::num::NonZeroU16;
 use std::str::FromStr;
 use std::time::Duration;
 
+use serde::Serialize;
+
 use super::{IpFamily, Weights};
 
 /// The settings of one Service. Few Services have any, so a Service only holds a pointer to them.
@@ -26,6 +28,8 @@ pub struct IpvsOptions {
     pub persistence_ipv4: Option<u8>,
     pub persistence_ipv6: Option<u8>,
     pub forwarding: ForwardingMethod,
+    /// How many connections each endpoint takes.
+    pub thresholds: Thresholds,
 }
 
 impl IpvsOptions {
@@ -69,6 +73,25 @@ impl Weight {
 impl fmt::Debug for Weight {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Weight({})", self.get())
+    }
+}
+
+/// The connection limits of a real server. The kernel counts all connections that it tracks, also
+/// those that have ended a short time ago.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Thresholds {
+    /// At this number it gets no new connections; 0: there is no limit.
+    pub upper: u32,
+    /// Below this number it gets new ones again; 0: below three quarters of the upper one.
+    pub lower: u32,
+}
+
+impl Thresholds {
+    /// The kernel multiplies them by up to 4, in 32 bits.
+    pub const MAX: u32 = 1_000_000_000;
+
+    pub const fn is_unlimited(&self) -> bool {
+        self.upper == 0 && self.lower == 0
     }
 }
 

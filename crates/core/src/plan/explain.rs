@@ -104,6 +104,8 @@ pub struct Explanation {
     /// The traffic policy that applies to this client.
     pub policy: Option<&'static str>,
     pub affinity_seconds: Option<u64>,
+    /// The number of connections at which IPVS gives an endpoint no new ones.
+    pub upper_threshold: Option<u32>,
     pub source_ranges: Vec<String>,
     /// Why the endpoint sees the node as the client; `None` if it sees the client itself.
     pub masqueraded: Option<&'static str>,
@@ -281,6 +283,7 @@ fn not_served(
         without: Vec::new(),
         policy: None,
         affinity_seconds: None,
+        upper_threshold: None,
         source_ranges: Vec::new(),
         masqueraded: None,
         endpoints: Vec::new(),
@@ -340,6 +343,11 @@ fn served(
         without: Vec::new(),
         policy: Some(if is_local { "Local" } else { "Cluster" }),
         affinity_seconds: port.client_ip_affinity.map(|timeout| timeout.as_secs()),
+        upper_threshold: port
+            .ipvs
+            .as_deref()
+            .map(|options| options.thresholds.upper)
+            .filter(|upper| *upper > 0),
         source_ranges: ranges.iter().map(ToString::to_string).collect(),
         masqueraded: masqueraded(right, client, port, context, place)
             .or_else(|| reaches_itself(client, chosen)),

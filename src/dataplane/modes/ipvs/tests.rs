@@ -109,6 +109,7 @@ fn of_servers(script: Script) -> FailureKind {
     let server = RealServer {
         weight: 1,
         forwarding: Forwarding::Masquerade,
+        ..RealServer::default()
     };
     let steps = ["10.1.0.5:80", "10.1.0.6:80"].map(|at| Step::AddRealServer {
         vs: tcp("10.96.0.1:80"),

@@ -11,7 +11,7 @@ use ipvs_netlink::{
     Protocol as Transport, Service, ServiceFlags, ServiceKey, Timeouts as WireTimeouts,
     Tunnel as WireTunnel, TunnelKind,
 };
-use kpr_core::model::ipvs_options::Tunnel;
+use kpr_core::model::ipvs_options::{Thresholds, Tunnel};
 use kpr_core::model::{IpFamily, Protocol};
 use kpr_core::plan::ipvs::Step;
 use kpr_core::plan::ipvs::object::{
@@ -171,6 +171,8 @@ fn destination(key: RealServerKey, server: RealServer) -> Destination {
         Forwarding::Route => Method::DirectRoute,
         Forwarding::Bypass => Method::Bypass,
     };
+    destination.upper_threshold = server.thresholds.upper;
+    destination.lower_threshold = server.thresholds.lower;
     destination
 }
 
@@ -220,6 +222,10 @@ pub(super) fn real_server(destination: &Destination) -> (RealServerKey, RealServ
         RealServer {
             weight: destination.weight,
             forwarding,
+            thresholds: Thresholds {
+                upper: destination.upper_threshold,
+                lower: destination.lower_threshold,
+            },
         },
     )
 }
@@ -265,6 +271,8 @@ pub(super) fn proc_listing(
         let server = RealServer {
             weight: found.weight,
             forwarding,
+            // The listing does not show them: with thresholds, belief never matches it.
+            thresholds: Thresholds::default(),
         };
         real_servers.insert(key, server);
     }
@@ -313,6 +321,10 @@ mod tests {
             let server = RealServer {
                 weight: 3,
                 forwarding,
+                thresholds: Thresholds {
+                    upper: 100,
+                    lower: 80,
+                },
             };
             assert_eq!(real_server(&destination(key, server)), (key, server));
         }
@@ -349,7 +361,14 @@ mod tests {
             ("10.1.0.4:53", 1, Forwarding::Route),
         ];
         let servers = servers
-            .map(|(at, weight, forwarding)| (rs(at), RealServer { weight, forwarding }))
+            .map(|(at, weight, forwarding)| {
+                let server = RealServer {
+                    weight,
+                    forwarding,
+                    ..RealServer::default()
+                };
+                (rs(at), server)
+            })
             .into();
         assert_eq!(found, [(tcp("10.96.0.10:53"), servers)]);
     }

@@ -69,6 +69,8 @@ fn every_setting_is_read() {
         ("kube-proxy-rs.io/drain-limit", "1m30s"),
         ("kube-proxy-rs.io/persistence-netmask", "ipv4/24,ipv6/64"),
         ("kube-proxy-rs.io/forwarding-method", "direct-routing"),
+        ("kube-proxy-rs.io/upper-threshold", "100"),
+        ("kube-proxy-rs.io/lower-threshold", "80"),
     ]);
     let expected = IpvsOptions {
         scheduler: Some(Scheduler::Mh),
@@ -83,6 +85,10 @@ fn every_setting_is_read() {
         persistence_ipv4: Some(24),
         persistence_ipv6: Some(64),
         forwarding: ForwardingMethod::DirectRouting,
+        thresholds: Thresholds {
+            upper: 100,
+            lower: 80,
+        },
     };
     assert_eq!(options, expected);
 }
@@ -139,6 +145,35 @@ fn bad_values_are_named_and_ignored() {
     bad("kube-proxy-rs.io/persistence-netmask", "ipv4/33");
     bad("kube-proxy-rs.io/persistence-netmask", "ipv4/0");
     bad("kube-proxy-rs.io/persistence-netmask", "255.255.255.0");
+    bad("kube-proxy-rs.io/upper-threshold", "0");
+    bad("kube-proxy-rs.io/upper-threshold", "1000000001");
+    bad("kube-proxy-rs.io/upper-threshold", "-1");
+    bad("kube-proxy-rs.io/upper-threshold", "ten");
+    bad("kube-proxy-rs.io/lower-threshold", "5");
+}
+
+/// The kernel refuses a lower threshold above the upper one, and the real server with it.
+#[test]
+fn a_lower_threshold_needs_an_upper_one_that_is_not_lower() {
+    for lower in ["101", "0", "many"] {
+        let (options, problems) = options(&[
+            ("kube-proxy-rs.io/lower-threshold", lower),
+            ("kube-proxy-rs.io/upper-threshold", "100"),
+        ]);
+        let kept = Thresholds {
+            upper: 100,
+            lower: 0,
+        };
+        assert_eq!(options.unwrap().thresholds, kept, "{lower}");
+        let [problem] = &problems[..] else {
+            panic!("{problems:?}")
+        };
+        let text = problem.to_string();
+        assert!(
+            text.contains("lower-threshold") && text.contains("1 to 100"),
+            "{text}"
+        );
+    }
 }
 
 #[test]
@@ -193,6 +228,7 @@ fn what_the_operator_does_not_allow_is_ignored_and_said() {
         ("kube-proxy-rs.io/persistence-netmask", "ipv4/24"),
         ("kube-proxy-rs.io/scheduler", "mh"),
         ("kube-proxy-rs.io/scheduler-flags", "port"),
+        ("kube-proxy-rs.io/upper-threshold", "9"),
         ("kube-proxy-rs.io/weight", "2"),
         ("kube-proxy-rs.io/weights", "10.0.0.1=3"),
         ("kube-router.io/service.dsr", "tunnel"),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
-use crate::model::ipvs_options::Tunnel;
+use crate::model::ipvs_options::{Thresholds, Tunnel};
 use crate::model::{IpFamily, Protocol};
 use crate::plan::ipvs::mark;
 
@@ -174,11 +174,13 @@ impl Serialize for Forwarding {
 }
 
 /// A real server's settings, without its key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct RealServer {
     /// 0: no new connections.
     pub weight: u32,
     pub forwarding: Forwarding,
+    #[serde(skip_serializing_if = "Thresholds::is_unlimited")]
+    pub thresholds: Thresholds,
 }
 
 /// The real servers of a virtual server.
@@ -208,6 +210,14 @@ impl fmt::Display for VirtualServer {
 
 impl fmt::Display for RealServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "weight {} {}", self.weight, self.forwarding)
+        write!(f, "weight {} {}", self.weight, self.forwarding)?;
+        let Thresholds { upper, lower } = self.thresholds;
+        if upper != 0 {
+            write!(f, " upper threshold {upper}")?;
+        }
+        if lower != 0 {
+            write!(f, " lower threshold {lower}")?;
+        }
+        Ok(())
     }
 }

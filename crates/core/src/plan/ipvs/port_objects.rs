@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::holders::Held;
-use crate::model::ipvs_options::Scheduler;
+use crate::model::ipvs_options::{Scheduler, Thresholds};
 use crate::model::topology::{self, Choice};
 use crate::model::{Endpoint, Protocol, ServicePort, ServicePortName};
 use crate::plan::claim::{Claim, Right};
@@ -425,6 +425,7 @@ fn real_servers<'a>(
         let weight = endpoint.weight.or_else(of_service);
         weight.map_or(1, |weight| weight.get().into())
     };
+    let thresholds = options.map_or_else(Thresholds::default, |options| options.thresholds);
     let leaving = leaving.map(|endpoint| (endpoint, 0));
     let chosen = chosen.iter().map(|endpoint| (*endpoint, weight(endpoint)));
     Arc::new(
@@ -436,8 +437,12 @@ fn real_servers<'a>(
                     address: endpoint.address,
                     port: endpoint.port,
                 };
-                let forwarding = Forwarding::Masquerade;
-                (key, RealServer { weight, forwarding })
+                let server = RealServer {
+                    weight,
+                    forwarding: Forwarding::Masquerade,
+                    thresholds,
+                };
+                (key, server)
             })
             .collect(),
     )

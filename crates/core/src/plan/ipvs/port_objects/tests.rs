@@ -107,6 +107,7 @@ fn real_servers_have_weight_1_and_are_masqueraded() {
     let server = RealServer {
         weight: 1,
         forwarding: Forwarding::Masquerade,
+        ..RealServer::default()
     };
     assert_eq!(wanted.real_servers[&rs("10.0.1.1:8080")], server);
     let server = VirtualServer {

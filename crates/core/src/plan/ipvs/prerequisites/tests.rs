@@ -123,6 +123,7 @@ fn real_servers_need_their_virtual_server() {
         server: RealServer {
             weight: 1,
             forwarding: Forwarding::Masquerade,
+            ..RealServer::default()
         },
     };
     assert!(failed.forbid(&add(key)));

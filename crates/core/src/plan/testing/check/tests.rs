@@ -71,6 +71,7 @@ fn steps_that_change_nothing_are_found() {
     let server = RealServer {
         weight: 1,
         forwarding: Forwarding::Masquerade,
+        ..RealServer::default()
     };
     plan.push(
         Phase::Servers,

@@ -83,6 +83,7 @@ fn marks_of_others_stay() {
     let real_server = RealServer {
         weight: 100,
         forwarding: Forwarding::Route,
+        ..RealServer::default()
     };
     // The last two are in our range: one serves, one is new.
     for (mark, servers) in [(1, 1), (0x8000, 0), (0x2345, 1), (0x2346, 0)] {

@@ -11,6 +11,7 @@ fn present(real_servers: &[(&str, u32)]) -> VirtualServerState {
     let server = |weight| RealServer {
         weight,
         forwarding: Forwarding::Masquerade,
+        ..RealServer::default()
     };
     let real_servers: RealServers = real_servers
         .iter()

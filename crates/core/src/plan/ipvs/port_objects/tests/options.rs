@@ -2,7 +2,7 @@
 //! The effect of annotations.
 
 use super::*;
-use crate::model::ipvs_options::{Scheduler, Weight};
+use crate::model::ipvs_options::{Scheduler, Thresholds, Weight};
 
 fn web() -> Service {
     service("ns/web").port(80)
@@ -117,6 +117,23 @@ fn an_endpoints_own_weight_comes_before_those_of_its_service() {
         bare.iter().map(|(_, weight)| *weight).sum::<u32>(),
         1 + 7 + 1
     );
+}
+
+#[test]
+fn every_endpoint_has_the_limits_of_its_service() {
+    let thresholds = Thresholds { upper: 9, lower: 4 };
+    let service = web().options(|options| options.thresholds = thresholds);
+    let of = |service: &Service| {
+        let endpoints = vec![endpoint("10.0.1.1"), endpoint("10.0.1.2").weight(0)];
+        let port_objects = of(service, endpoints, &context(IpFamily::V4));
+        let servers = &wanted_at(&port_objects, tcp("10.96.0.1:80")).real_servers;
+        servers
+            .values()
+            .map(|server| server.thresholds)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(of(&service), [thresholds; 2]);
+    assert_eq!(of(&web()), [Thresholds::default(); 2]);
 }
 
 /// It would reject the connections that it hashes to such a server.

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
 use super::*;
-use crate::model::ipvs_options::{ForwardingMethod, Scheduler, Tunnel, Weight};
+use crate::model::ipvs_options::{ForwardingMethod, Scheduler, Thresholds, Tunnel, Weight};
 use crate::model::testing::{endpoint_at, ip, service_name};
 use crate::model::{Holders, IpvsOptions, ServiceName, SliceName};
 use crate::plan::ipvs::object::{Forwarding, RealServer, VirtualServer};
@@ -82,9 +82,10 @@ fn options() -> impl Strategy<Value = Option<IpvsOptions>> {
         option::of(any::<bool>()),
         weights,
         select(methods.to_vec()),
+        thresholds(),
     );
     option::weighted(0.3, settings).prop_map(|settings| {
-        let (scheduler, hashes_port, weights, forwarding) = settings?;
+        let (scheduler, hashes_port, weights, forwarding, thresholds) = settings?;
         let weights = weights
             .into_iter()
             .map(|(range, weight)| (range.parse().unwrap(), Weight::new(weight).unwrap()));
@@ -92,12 +93,19 @@ fn options() -> impl Strategy<Value = Option<IpvsOptions>> {
             scheduler,
             hashes_port,
             weights: weights.collect(),
+            weight: None,
             persistence_ipv4: Some(24),
+            persistence_ipv6: None,
             drain_limit: Some(Duration::from_secs(5)),
             forwarding,
-            ..IpvsOptions::default()
+            thresholds,
         })
     })
+}
+
+fn thresholds() -> impl Strategy<Value = Thresholds> {
+    let of = |(upper, lower)| Thresholds { upper, lower };
+    select(&[(0, 0), (5, 0), (5, 3)][..]).prop_map(of)
 }
 
 /// Any Service. Cluster IPs mostly differ by name, as the API server ensures; a directory of
@@ -275,6 +283,11 @@ fn present(family: IpFamily, weights: &[u32]) -> VirtualServerState {
         let server = RealServer {
             weight: *weight,
             forwarding: Forwarding::Masquerade,
+            // As somebody may have set them by hand.
+            thresholds: Thresholds {
+                upper: 7 * weight,
+                lower: 0,
+            },
         };
         (
             RealServerKey {
@@ -398,6 +411,7 @@ pub(super) fn drift(state: &mut State, what: u8) {
         2 => {
             for server in ours.flat_map(|(_, server)| server.real_servers.values_mut()) {
                 server.weight = 0;
+                server.thresholds.upper = 1;
             }
         }
         3 => {
