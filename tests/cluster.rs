@@ -14,9 +14,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kpr_core::model::{Event, IpFamily, NodeInfo, ServiceName, Tracker};
-use kube_proxy_rs::source::{
-    self, Observer, Options, Problem, Request, Source, Update, kubernetes,
-};
+use kube_proxy_rs::source::kubernetes::{self, Encoding};
+use kube_proxy_rs::source::{self, Observer, Options, Problem, Request, Source, Update};
 use libtest_mimic::{Arguments, Trial};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -58,6 +57,7 @@ fn main() -> ExitCode {
             an_expired_watch_finds_what_it_missed,
         ),
         trial("odd_objects_cost_nobody", odd_objects_cost_nobody),
+        trial("both_forms_are_the_same", both_forms_are_the_same),
         trial(
             "the_role_of_kube_proxy_is_enough_and_nothing_more",
             the_role_of_kube_proxy_is_enough_and_nothing_more,
@@ -112,16 +112,21 @@ fn options() -> Options {
     }
 }
 
-fn config(testbed: &Testbed) -> Source {
+fn config(testbed: &Testbed, encoding: Encoding) -> Source {
     Source::Kubernetes(kubernetes::Config {
         kubeconfig: Some(testbed.kubeconfig("proxy")),
-        master: None,
+        encoding,
+        ..kubernetes::Config::default()
     })
 }
 
 impl<'a> Cluster<'a> {
     /// Starts the source and waits for its first lists.
     fn follow(testbed: &'a Testbed) -> Self {
+        Self::follow_in(testbed, Encoding::Protobuf)
+    }
+
+    fn follow_in(testbed: &'a Testbed, encoding: Encoding) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -129,7 +134,7 @@ impl<'a> Cluster<'a> {
             .unwrap();
         let (sender, updates) = mpsc::channel(64);
         let recorder = Arc::new(Recorder::default());
-        let source = config(testbed);
+        let source = config(testbed, encoding);
         let task = runtime.spawn(source::run(source, options(), recorder.clone(), sender));
         let mut cluster = Self {
             testbed,
@@ -368,14 +373,30 @@ fn service_cidrs_are_known(testbed: &Testbed) {
     cluster.until("they are there", |c| c.cidrs == expected);
 }
 
-fn one_reading_is_complete(testbed: &Testbed) {
+/// All that there is, read once.
+fn read(testbed: &Testbed, encoding: Encoding) -> Vec<Update> {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let updates = runtime
-        .block_on(async {
-            let read = source::read(config(testbed), options(), Arc::new(source::Unobserved));
-            tokio::time::timeout(LIMIT, read).await.expect("it ends")
-        })
-        .unwrap();
+    let source = config(testbed, encoding);
+    let reading = async {
+        let read = source::read(source, options(), Arc::new(source::Unobserved));
+        tokio::time::timeout(LIMIT, read).await.expect("it ends")
+    };
+    runtime.block_on(reading).unwrap()
+}
+
+/// A real server's objects are the same in both forms.
+fn both_forms_agree(testbed: &Testbed) {
+    let all = |encoding| {
+        let mut updates = read(testbed, encoding);
+        // Kinds arrive in any order.
+        updates.sort_by_key(|update| format!("{update:?}"));
+        updates
+    };
+    assert_eq!(all(Encoding::Protobuf), all(Encoding::Json));
+}
+
+fn one_reading_is_complete(testbed: &Testbed) {
+    let updates = read(testbed, Encoding::Protobuf);
     let mut tracker = Tracker::default();
     for update in updates {
         if let Update::Model(event) = update {
@@ -443,6 +464,7 @@ fn an_expired_watch_finds_what_it_missed(testbed: &Testbed) {
 fn odd_objects_cost_nobody(testbed: &Testbed) {
     let end_of_time = "9999-12-31T23:59:59Z";
     let mut cluster = Cluster::follow(testbed);
+    let mut in_json = Cluster::follow_in(testbed, Encoding::Json);
     let lists = cluster.lists;
     cluster.make("service", "kpr-web", &service("kpr-web", 80));
     cluster.make("service", "kpr-odd", &service("kpr-odd", 80));
@@ -485,12 +507,63 @@ fn odd_objects_cost_nobody(testbed: &Testbed) {
         (port("kpr-web"), port("kpr-odd")) == (Some(80), Some(81)) && c.node.is_some()
     };
     cluster.until("all are there", all_there);
+    in_json.until("all are there in JSON", all_there);
+    both_forms_agree(testbed);
     assert_eq!(cluster.lists, lists, "nothing is listed again");
     // So it is for one that starts now.
     let mut second = Cluster::follow(testbed);
     second.until("all are there after a start", all_there);
     assert_eq!(*cluster.recorder.problems.lock().unwrap(), []);
     assert_eq!(*second.recorder.problems.lock().unwrap(), []);
+}
+
+/// Every field that counts, in lists and in watches.
+fn both_forms_are_the_same(testbed: &Testbed) {
+    let mut cluster = Cluster::follow(testbed);
+    let mut in_json = Cluster::follow_in(testbed, Encoding::Json);
+    let full = "apiVersion: v1\nkind: Service\n\
+         metadata:\n  name: kpr-full\n  namespace: default\n  \
+           annotations: {kube-proxy-rs.io/scheduler: rr, example.com/other: x}\n\
+         spec:\n  type: LoadBalancer\n  ipFamilyPolicy: PreferDualStack\n  \
+           externalIPs: [192.0.2.7]\n  externalTrafficPolicy: Local\n  \
+           internalTrafficPolicy: Local\n  loadBalancerSourceRanges: [10.0.0.0/8]\n  \
+           sessionAffinity: ClientIP\n  \
+           sessionAffinityConfig: {clientIP: {timeoutSeconds: 30}}\n  \
+           ports: [{name: a, port: 80, targetPort: http}, {name: b, port: 53, protocol: UDP}]\n";
+    cluster.make("service", "kpr-full", full);
+    let status = r#"{"status": {"loadBalancer": {"ingress": [
+        {"ip": "192.0.2.8"}, {"ip": "192.0.2.9", "ipMode": "Proxy"}, {"hostname": "lb.example"}
+    ]}}}"#;
+    let patch = [
+        "patch",
+        "service",
+        "kpr-full",
+        "--subresource=status",
+        "--type=merge",
+        "-p",
+    ];
+    testbed.kubectl(&[&patch[..], &[status]].concat());
+    let slice = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+         metadata: {name: kpr-full-1, namespace: default, labels: {kubernetes.io/service-name: kpr-full}}\n\
+         addressType: IPv4\nports: [{name: a, port: 8080}, {name: b, port: 53, protocol: UDP}]\n\
+         endpoints:\n\
+         - {addresses: [10.0.0.1], nodeName: kpr-here, zone: z,\n    \
+            conditions: {ready: false, serving: true, terminating: true},\n    \
+            hints: {forZones: [{name: z}], forNodes: [{name: kpr-here}]}}\n\
+         - {addresses: [10.0.0.2], conditions: {ready: true}}\n";
+    cluster.make("endpointslice", "kpr-full-1", slice);
+    let name = ServiceName::new("default", "kpr-full");
+    let is_there = |c: &Cluster<'_>| {
+        let service = c.tracker.service(&ServiceName::new("default", "kpr-full"));
+        service.is_some_and(|service| !service.load_balancer_vips.is_empty())
+            && !c.endpoints("kpr-full").is_empty()
+    };
+    cluster.until("it is there", is_there);
+    in_json.until("it is there in JSON", is_there);
+    let service = cluster.tracker.service(&name);
+    assert_eq!(service, in_json.tracker.service(&name));
+    assert_eq!(cluster.endpoints("kpr-full"), in_json.endpoints("kpr-full"));
+    both_forms_agree(testbed);
 }
 
 fn the_role_of_kube_proxy_is_enough_and_nothing_more(testbed: &Testbed) {

@@ -9,14 +9,15 @@ use std::time::Duration;
 use kpr_core::model::address::parse_ip;
 
 use super::types::{API_VERSION, KIND, KubeProxyConfiguration};
+use crate::source::kubernetes;
 use kpr_core::model::GoDuration;
 
 /// Port of `/healthz`.
 pub const HEALTHZ_PORT: u16 = 10256;
 /// Port of `/metrics`.
 pub const METRICS_PORT: u16 = 10249;
-/// What upstream speaks with the API server. We always speak JSON.
-pub const CONTENT_TYPE: &str = "application/vnd.kubernetes.protobuf";
+/// What upstream speaks with the API server, and so do we.
+pub const CONTENT_TYPE: &str = kubernetes::PROTOBUF;
 /// The kernel's round robin.
 pub const SCHEDULER: &str = "rr";
 /// Of `--ipvs-drain-limit`. Long enough for all but the longest connections, and something must

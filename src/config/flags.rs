@@ -102,7 +102,7 @@ flags! {
     kubeconfig: Option<String>, "FILE" => client_connection.kubeconfig;
     /// URL of the API server; overrides the kubeconfig.
     master: Option<String>, "URL", always;
-    /// No effect: JSON is always used.
+    /// In which form objects are asked for; `application/json` gives JSON.
     kube_api_content_type: Option<String>, "TYPE" = "application/vnd.kubernetes.protobuf"
         => client_connection.content_type;
     /// No effect: requests are few and rate-limited per path.

@@ -2,10 +2,10 @@
 //! Notices about a valid configuration: fields without effect, defaults that matter.
 
 use super::decode::Finding;
-use super::defaults::CONTENT_TYPE;
 use super::gates::{exists, is_effective};
 use super::settings::Notice;
 use super::types::{KubeProxyConfiguration, Nftables, Quantity, Winkernel};
+use crate::source::kubernetes::Encoding;
 
 /// Looks at a configuration with its defaults, but before a blank mode is filled.
 pub(super) fn notices(config: &KubeProxyConfiguration) -> Vec<Notice> {
@@ -21,7 +21,7 @@ pub(super) fn notices(config: &KubeProxyConfiguration) -> Vec<Notice> {
     let default_client = &defaults.client_connection;
     let paces =
         client.qps.total_cmp(&default_client.qps).is_ne() || client.burst != default_client.burst;
-    let speaks = |text: &str| text.is_empty() || text == CONTENT_TYPE || text.contains("json");
+    let speaks = |text: &str| text.is_empty() || Encoding::first_of(text).is_some();
 
     let mut notices: Vec<Notice> = [
         (config.mode.is_empty(), "mode", "not set: iptables is used; set it explicitly, since Kubernetes will change the default"),
@@ -35,8 +35,8 @@ pub(super) fn notices(config: &KubeProxyConfiguration) -> Vec<Notice> {
         (!config.show_hidden_metrics_for_version.is_empty(), "showHiddenMetricsForVersion", "no effect: there are no hidden metrics"),
         (config.enable_profiling, "enableProfiling", "no effect: there are no Go profiles"),
         (config.ipvs.exclude_cidrs.is_some() && config.mode != "ipvs", "ipvs.excludeCIDRs", "no effect outside ipvs mode"),
-        (!speaks(content_type), "clientConnection.contentType", "no effect: JSON is always used"),
-        (!speaks(accept), "clientConnection.acceptContentTypes", "no effect: JSON is always used"),
+        (!speaks(content_type), "clientConnection.contentType", "no effect: neither protobuf nor JSON"),
+        (!speaks(accept), "clientConnection.acceptContentTypes", "no effect: neither protobuf nor JSON"),
         (paces, "clientConnection", "qps and burst have no effect: requests are few and rate-limited per path"),
         (config.config_sync_period != defaults.config_sync_period, "configSyncPeriod", "no effect: there is nothing to replay"),
         (config.logging.flush_frequency != defaults.logging.flush_frequency, "logging.flushFrequency", "no effect: lines are written at once"),

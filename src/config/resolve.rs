@@ -22,9 +22,10 @@ use super::defaults::{IPVS_DRAIN_LIMIT, MASQUERADE_BIT, SCHEDULER, split_host_po
 use super::flags::Flags;
 use super::gates::FeatureGates;
 use super::settings::{IpvsSettings, IpvsTimeouts, LogFormat, LogSettings, Settings, SyncSettings};
-use super::types::{KubeProxyConfiguration, Logging};
+use super::types::{ClientConnection, KubeProxyConfiguration, Logging};
 use super::validation::{Errors, Problem, ValidationErrors};
-use crate::source::{Source, kubernetes};
+use crate::source::Source;
+use crate::source::kubernetes::{self, Encoding};
 
 mod services;
 
@@ -106,6 +107,7 @@ pub(super) fn resolve(
             kubeconfig: Some(PathBuf::from(&client.kubeconfig))
                 .filter(|path| !path.as_os_str().is_empty()),
             master: flags.master.clone().filter(|url| !url.is_empty()),
+            encoding: encoding(client),
         }),
     };
     let mut settings = Settings {
@@ -431,6 +433,13 @@ fn cluster_cidrs(config: &KubeProxyConfiguration, errors: &mut Errors) -> Vec<Ip
         errors.invalid_text(PATH, &texts, CIDR_COUNT);
     }
     cidrs
+}
+
+/// In which form to ask for objects. What is neither has no effect, which is noticed.
+fn encoding(client: &ClientConnection) -> Encoding {
+    let accepted = Encoding::first_of(&client.accept_content_types);
+    let encoding = accepted.or_else(|| Encoding::first_of(&client.content_type));
+    encoding.unwrap_or_default()
 }
 
 fn hostname(text: &str, errors: &mut Errors) -> Option<String> {

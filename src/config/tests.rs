@@ -147,6 +147,7 @@ fn flags_reach_their_settings() {
         Source::Kubernetes(kubernetes::Config {
             kubeconfig: Some(PathBuf::from("/k")),
             master: Some("http://m".to_owned()),
+            ..kubernetes::Config::default()
         })
     );
     assert_eq!(settings.bind_address.to_string(), "192.0.2.1");

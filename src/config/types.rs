@@ -110,11 +110,13 @@ sections! {
 
     /// `clientConnection`.
     pub struct ClientConnection {
-        /// No effect: JSON is always used.
+        /// In which form objects are asked for; counts before `contentType`. Anything but
+        /// `application/vnd.kubernetes.protobuf` and `application/json` has no effect.
         pub accept_content_types: String,
         /// No effect: requests are few and rate-limited per path.
         pub burst: i32,
-        /// No effect: JSON is always used.
+        /// In which form objects are asked for: `application/vnd.kubernetes.protobuf` (from a
+        /// server that will not, JSON) or `application/json`. Others have no effect.
         pub content_type: String,
         /// Path of a kubeconfig file.
         pub kubeconfig: String,

@@ -57,8 +57,8 @@ async fn server(refuses: bool) -> Server {
     };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let config = kubernetes::Config {
-        kubeconfig: None,
         master: Some(format!("http://{}", listener.local_addr().unwrap())),
+        ..kubernetes::Config::default()
     };
     let routes = axum::Router::new().fallback(answer);
     tokio::spawn(async move { axum::serve(listener, routes).await.unwrap() });

@@ -20,6 +20,9 @@ use tracing::info;
 use super::convert::{HEADLESS_LABEL, PROXY_NAME_LABEL};
 use super::{Observer, Options, Update};
 use all_nodes::AllNodes;
+pub use encoding::{Encoding, PROTOBUF};
+#[cfg(feature = "fuzzing")]
+pub use fuzz::fuzz;
 use kinds::{Cidrs, Nodes, Services, Slices};
 use request::Selection;
 use settings::Settings;
@@ -30,8 +33,13 @@ mod all_nodes;
 mod client;
 mod connect;
 mod credentials;
+mod encoding;
+mod event;
 mod failure;
+#[cfg(feature = "fuzzing")]
+mod fuzz;
 mod kinds;
+mod message;
 mod object;
 mod pace;
 mod pieces;
@@ -53,6 +61,8 @@ pub struct Config {
     pub kubeconfig: Option<PathBuf>,
     /// URL of the API server; overrides the one of the kubeconfig file.
     pub master: Option<String>,
+    /// In which form to ask for objects.
+    pub encoding: Encoding,
 }
 
 /// Why no client for the API server can be made.
@@ -158,6 +168,7 @@ pub async fn run<U: From<Update> + Send>(
     let by = |watched| Following {
         watched,
         connection: connection.clone(),
+        encoding: config.encoding,
         observer: observer.clone(),
     };
     let follow_all_nodes = async {

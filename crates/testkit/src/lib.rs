@@ -32,6 +32,7 @@ pub mod neighbours;
 pub mod oracle;
 pub mod packets;
 pub mod prometheus;
+pub mod protobuf;
 pub mod proxy;
 pub mod requirements;
 pub mod rollout;

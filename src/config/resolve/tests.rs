@@ -464,6 +464,7 @@ fn the_source_is_a_directory_or_an_api_server() {
         Source::Kubernetes(kubernetes::Config {
             kubeconfig: Some(PathBuf::from("/k")),
             master: Some("http://m".to_owned()),
+            ..kubernetes::Config::default()
         })
     );
 }

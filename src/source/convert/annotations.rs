@@ -129,6 +129,11 @@ pub(super) fn ipvs_options(
     (options != IpvsOptions::default()).then(|| Arc::new(options))
 }
 
+/// Whether an annotation is looked at here, if only to say that it is unknown.
+pub(super) fn is_read(name: &str) -> bool {
+    name.starts_with(OWN) || name.starts_with(KUBE_ROUTER)
+}
+
 fn annotations(meta: &ObjectMeta) -> impl Iterator<Item = (&str, &str)> {
     let all = meta.annotations.iter().flat_map(BTreeMap::iter);
     all.map(|(key, value)| (key.as_str(), value.as_str()))

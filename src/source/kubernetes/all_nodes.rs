@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::super::Update;
 use super::super::census::{Census, node_claims};
+use super::message;
 use super::object::{Decode, Object, metadata};
 use super::watch::Handler;
 use kpr_core::model::NodeClaims;
@@ -64,8 +65,42 @@ fn name_and_version<'de, D: Deserializer<'de>>(object: D) -> Result<ObjectMeta, 
     })
 }
 
+impl Outline {
+    pub(super) fn new(
+        (name, resource_version): (Option<String>, Option<String>),
+        (pod_cidr, pod_cidrs): (Option<String>, Option<Vec<String>>),
+        addresses: impl Iterator<Item = String>,
+    ) -> Self {
+        Self {
+            metadata: ObjectMeta {
+                name,
+                resource_version,
+                ..ObjectMeta::default()
+            },
+            spec: Spec {
+                pod_cidr,
+                pod_cidrs,
+            },
+            status: Status {
+                addresses: Some(addresses.map(|address| Address { address }).collect()),
+            },
+        }
+    }
+
+    pub(super) fn claims(&self) -> NodeClaims {
+        let addresses = self.status.addresses.iter().flatten();
+        let spec = &self.spec;
+        let cidrs = spec.pod_cidrs.iter().flatten().chain(&spec.pod_cidr);
+        node_claims(
+            addresses.map(|address| address.address.as_str()),
+            cidrs.map(String::as_str),
+        )
+    }
+}
+
 impl Decode for Outline {
     type Fields = Self;
+    type Message = message::Node;
 
     fn metadata(&self) -> &ObjectMeta {
         &self.metadata
@@ -98,14 +133,7 @@ fn note(census: &mut Census, node: &Object<Outline>) -> bool {
     let Some(name) = &node.metadata.name else {
         return false;
     };
-    let addresses = node.status.addresses.iter().flatten();
-    let spec = &node.spec;
-    let cidrs = spec.pod_cidrs.iter().flatten().chain(&spec.pod_cidr);
-    let claims = node_claims(
-        addresses.map(|address| address.address.as_str()),
-        cidrs.map(String::as_str),
-    );
-    census.set(name, claims)
+    census.set(name, node.claims())
 }
 
 impl Handler<Outline> for AllNodes {

@@ -5,9 +5,13 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::HeaderMap;
 use http::header::RETRY_AFTER;
 use serde::Deserialize;
+
+use super::encoding::Encoding;
+use super::message;
 
 /// The end of a list or a watch that was no orderly one.
 #[derive(Debug)]
@@ -38,7 +42,6 @@ pub(super) enum Failure {
 pub(super) struct Status {
     pub(super) code: u16,
     pub(super) message: String,
-    pub(super) reason: String,
 }
 
 /// Of the text of a refusal, no more is shown.
@@ -50,8 +53,14 @@ impl Failure {
     }
 
     /// A refusal by status code and body.
-    pub(super) fn refused(code: u16, headers: &HeaderMap, body: &[u8]) -> Self {
-        let status: Status = serde_json::from_slice(body).unwrap_or_default();
+    pub(super) fn refused(code: u16, headers: &HeaderMap, body: &Bytes) -> Self {
+        let status = match Encoding::of_answer(headers) {
+            Encoding::Json => serde_json::from_slice(body).ok(),
+            Encoding::Protobuf => message::decode_other::<message::Status>(body.clone())
+                .map(Status::from)
+                .ok(),
+        };
+        let status = status.unwrap_or_default();
         let message = if status.message.is_empty() {
             // A balancer's or proxy's own page.
             String::from_utf8_lossy(body)
@@ -145,13 +154,13 @@ mod tests {
     #[test]
     fn a_refusal_is_described_in_short() {
         let body = br#"{"kind": "Status", "message": "no", "reason": "Forbidden", "code": 403}"#;
-        let failure = Failure::refused(403, &HeaderMap::new(), body);
+        let failure = Failure::refused(403, &HeaderMap::new(), &Bytes::from_static(body));
         assert_eq!(failure.to_string(), "the server refuses: no (403)");
         let page = format!("<html>\n  {}\n</html>", "x".repeat(500));
-        let text = Failure::refused(502, &HeaderMap::new(), page.as_bytes()).to_string();
+        let text = Failure::refused(502, &HeaderMap::new(), &page.into()).to_string();
         assert!(text.starts_with("the server refuses: <html> xxx"), "{text}");
         assert_eq!(text.len(), "the server refuses: ... (502)".len() + MAX_TEXT);
-        let empty = Failure::refused(503, &HeaderMap::new(), b"");
+        let empty = Failure::refused(503, &HeaderMap::new(), &Bytes::new());
         assert_eq!(empty.to_string(), "the server refuses (503)");
     }
 
@@ -161,7 +170,7 @@ mod tests {
             let headers = [(RETRY_AFTER, value.parse().unwrap())]
                 .into_iter()
                 .collect();
-            match Failure::refused(429, &headers, b"") {
+            match Failure::refused(429, &headers, &Bytes::new()) {
                 Failure::Refused { retry_after, .. } => retry_after,
                 other => panic!("{other}"),
             }

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Decodes one object of the API server. Only the fields that [`super::super::convert`] reads are
-//! decoded, into types that take whatever an API server can hold there: nobody can hide an object,
-//! or the ones beside it, behind a field that the proxy has no use for (a time at the end of the
-//! year 9999 in a condition, a quantity, an enum value of a later version).
+//! Decodes one object of the API server, as JSON here, as protobuf in [`message`]. Only the fields
+//! that [`super::super::convert`] reads are decoded, into types that take whatever an API server
+//! can hold there: nobody can hide an object, or the ones beside it, behind a field that the proxy
+//! has no use for (a time at the end of the year 9999 in a condition, a quantity, an enum value of
+//! a later version).
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::api::networking::v1 as networking;
@@ -14,6 +16,9 @@ use k8s_openapi::jiff::Timestamp;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::Value;
+
+use super::encoding::Encoding;
+use super::message;
 
 /// An object, or why it cannot be read.
 pub(super) type Object<K> = Result<K, Box<Unreadable>>;
@@ -30,7 +35,10 @@ pub(super) struct Unreadable {
 
 /// A kind with the fields of it that are decoded.
 pub(super) trait Decode: Sized {
+    /// In JSON.
     type Fields: DeserializeOwned + Into<Self>;
+    /// In protobuf.
+    type Message: prost::Message + Default + Into<Self>;
 
     fn metadata(&self) -> &ObjectMeta;
 }
@@ -43,7 +51,15 @@ pub(super) fn metadata<K: Decode>(object: &Object<K>) -> &ObjectMeta {
     }
 }
 
-/// Decodes an object.
+/// Decodes an object that came in this form.
+pub(super) fn decode_item<K: Decode>(encoding: Encoding, bytes: Bytes) -> Object<K> {
+    match encoding {
+        Encoding::Json => decode(&bytes),
+        Encoding::Protobuf => message::decode_bare(bytes),
+    }
+}
+
+/// Decodes an object from JSON.
 pub(super) fn decode<K: Decode>(json: &[u8]) -> Object<K> {
     serde_json::from_slice::<K::Fields>(json)
         .map(K::Fields::into)
@@ -205,6 +221,7 @@ struct Ingress {
 
 impl Decode for core::Service {
     type Fields = ServiceFields;
+    type Message = message::Service;
 
     fn metadata(&self) -> &ObjectMeta {
         &self.metadata
@@ -280,6 +297,7 @@ struct Endpoint {
 
 impl Decode for discovery::EndpointSlice {
     type Fields = SliceFields;
+    type Message = message::EndpointSlice;
 
     fn metadata(&self) -> &ObjectMeta {
         &self.metadata
@@ -337,6 +355,7 @@ struct NodeStatus {
 
 impl Decode for core::Node {
     type Fields = NodeFields;
+    type Message = message::Node;
 
     fn metadata(&self) -> &ObjectMeta {
         &self.metadata
@@ -377,6 +396,7 @@ struct CidrSpec {
 
 impl Decode for networking::ServiceCIDR {
     type Fields = CidrFields;
+    type Message = message::ServiceCidr;
 
     fn metadata(&self) -> &ObjectMeta {
         &self.metadata

@@ -1,24 +1,38 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Takes the body of an answer apart as it arrives: a watch into lines, a list into its items. At
-//! no time is more than one object in memory.
+//! Takes the body of an answer apart as it arrives: a watch into its events, a list into its items.
+//! At no time is more than one object in memory.
 
+use std::io::{self, Write as _};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::buf::Writer;
+use bytes::{BufMut as _, Bytes, BytesMut};
+use flate2::write::MultiGzDecoder;
+use http::HeaderMap;
+use http::header::CONTENT_ENCODING;
 use http_body_util::BodyExt as _;
 use kube::client::Body;
-use serde::Deserialize;
 use tokio::time::{Instant, timeout_at};
 
+use super::encoding::Encoding;
 use super::failure::Failure;
+pub(super) use json::JsonItems;
+pub(super) use protobuf::ProtobufItems;
+
+mod json;
+mod protobuf;
 
 /// Far more than an object can have: an API server takes no request above 3 MB.
 const MAX_PIECE: usize = 64 << 20;
+/// The same for what says how long it will be. client-go reads no longer events either.
+const MAX_FRAME: usize = 16 << 20;
 
 /// A body that is being read.
 #[derive(Debug)]
 pub(super) struct Incoming {
     body: Body,
+    encoding: Encoding,
+    inflating: Option<MultiGzDecoder<Writer<BytesMut>>>,
     buffer: BytesMut,
     /// How much of the buffer was looked at.
     seen: usize,
@@ -29,14 +43,35 @@ pub(super) struct Incoming {
 }
 
 impl Incoming {
-    pub(super) fn new(body: Body, silence: Duration) -> Self {
-        Self {
+    /// The body of an answer with these headers.
+    pub(super) fn new(headers: &HeaderMap, body: Body, silence: Duration) -> Result<Self, Failure> {
+        let coding = headers.get(CONTENT_ENCODING);
+        let inflating = match coding.map(|value| value.as_bytes().to_ascii_lowercase()) {
+            None => None,
+            Some(coding) if coding == b"identity" => None,
+            // An API server ends the compressed data after each event and begins anew.
+            Some(coding) if coding == b"gzip" || coding == b"x-gzip" => {
+                Some(MultiGzDecoder::new(BytesMut::new().writer()))
+            }
+            Some(coding) => {
+                let coding = String::from_utf8_lossy(&coding).into_owned();
+                let message = format!("an answer with content-encoding {coding:?}");
+                return Err(Failure::Malformed(message));
+            }
+        };
+        Ok(Self {
             body,
+            encoding: Encoding::of_answer(headers),
+            inflating,
             buffer: BytesMut::new(),
             seen: 0,
             silence,
             until: None,
-        }
+        })
+    }
+
+    pub(super) fn encoding(&self) -> Encoding {
+        self.encoding
     }
 
     /// Sets the limit for what follows, or lifts it.
@@ -47,14 +82,14 @@ impl Incoming {
 
     /// Waits for more bytes. `false`: the end.
     async fn more(&mut self) -> Result<bool, Failure> {
-        let silent_at = Instant::now() + self.silence;
+        self.more_until(Instant::now() + self.silence).await
+    }
+
+    async fn more_until(&mut self, silent_at: Instant) -> Result<bool, Failure> {
         let limit = self.until.map_or(silent_at, |until| until.min(silent_at));
         loop {
             if self.buffer.len() > MAX_PIECE {
-                return Err(Failure::Malformed(format!(
-                    "an object of more than {} MiB",
-                    MAX_PIECE >> 20
-                )));
+                return Err(too_long(MAX_PIECE));
             }
             let frame = match timeout_at(limit, self.body.frame()).await {
                 Ok(frame) => frame,
@@ -67,9 +102,8 @@ impl Incoming {
                 // Trailers say nothing.
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data()
-                        && !data.is_empty()
+                        && self.take_in(&data)?
                     {
-                        self.buffer.extend_from_slice(&data);
                         return Ok(true);
                     }
                 }
@@ -77,8 +111,42 @@ impl Incoming {
         }
     }
 
+    /// Adds data to what is there. `false`: that was nothing yet.
+    fn take_in(&mut self, data: &[u8]) -> Result<bool, Failure> {
+        let Some(inflating) = &mut self.inflating else {
+            self.buffer.extend_from_slice(data);
+            return Ok(!data.is_empty());
+        };
+        let before = self.buffer.len();
+        let inflated = inflating.write_all(data).and_then(|()| inflating.flush());
+        inflated.map_err(|error: io::Error| Failure::Malformed(format!("gzip: {error}")))?;
+        let data = inflating.get_mut().get_mut().split();
+        self.buffer.unsplit(data);
+        Ok(self.buffer.len() > before)
+    }
+
+    /// The next event of a watch, as it was sent. `None`: the stream ended after one.
+    pub(super) async fn event(&mut self) -> Result<Option<Bytes>, Failure> {
+        match self.encoding {
+            Encoding::Json => self.line().await,
+            Encoding::Protobuf => self.frame().await,
+        }
+    }
+
+    /// When an event must be complete. A list as a whole has its own limit; a watch gets bookmarks,
+    /// so that one whose event does not end has the limit of one that is silent.
+    fn complete_by(&self) -> Option<Instant> {
+        self.until.is_none().then(|| Instant::now() + self.silence)
+    }
+
+    async fn more_by(&mut self, by: Option<Instant>) -> Result<bool, Failure> {
+        let by = by.unwrap_or_else(|| Instant::now() + self.silence);
+        self.more_until(by).await
+    }
+
     /// The next line that is not empty, without its end. `None`: the stream ended after a line.
-    pub(super) async fn line(&mut self) -> Result<Option<Bytes>, Failure> {
+    async fn line(&mut self) -> Result<Option<Bytes>, Failure> {
+        let by = self.complete_by();
         loop {
             let unseen = self.buffer.get(self.seen..).unwrap_or_default();
             if let Some(length) = unseen.iter().position(|byte| *byte == b'\n') {
@@ -91,12 +159,28 @@ impl Incoming {
                 continue;
             }
             self.seen = self.buffer.len();
-            if !self.more().await? {
-                return if self.buffer.trim_ascii().is_empty() {
-                    Ok(None)
-                } else {
-                    Err(Failure::Broken("the stream ended within an event".into()))
-                };
+            if !self.more_by(by).await? {
+                return at_end(self.buffer.trim_ascii().is_empty());
+            }
+        }
+    }
+
+    /// The next event behind its length, four bytes. `None`: the stream ended after one.
+    async fn frame(&mut self) -> Result<Option<Bytes>, Failure> {
+        let by = self.complete_by();
+        loop {
+            if let Some(length) = self.buffer.first_chunk() {
+                let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
+                if length > MAX_FRAME {
+                    return Err(too_long(MAX_FRAME));
+                }
+                if self.buffer.len() - LENGTH >= length {
+                    drop(self.buffer.split_to(LENGTH));
+                    return Ok(Some(self.buffer.split_to(length).freeze()));
+                }
+            }
+            if !self.more_by(by).await? {
+                return at_end(self.buffer.is_empty());
             }
         }
     }
@@ -114,152 +198,68 @@ impl Incoming {
     }
 }
 
+/// The stream ended.
+fn at_end(is_between: bool) -> Result<Option<Bytes>, Failure> {
+    if is_between {
+        Ok(None)
+    } else {
+        Err(Failure::Broken("the stream ended within an event".into()))
+    }
+}
+
+/// Bytes of the length before an event.
+const LENGTH: usize = 4;
+
+fn too_long(limit: usize) -> Failure {
+    let message = format!("an object of more than {} MiB", limit >> 20);
+    Failure::Malformed(message)
+}
+
 /// A list whose items are read one by one.
 #[derive(Debug)]
-pub(super) struct Items {
-    incoming: Incoming,
-    /// Everything but the items.
-    envelope: Vec<u8>,
-    /// Where we are: open brackets, within a string, after a backslash.
-    depth: u32,
-    in_string: bool,
-    escaped: bool,
-    /// The brackets around us are those of the items.
-    inside: bool,
+pub(super) enum Items {
+    Json(JsonItems),
+    Protobuf(ProtobufItems),
 }
 
 /// What a list says of itself.
-#[derive(Debug, Default, Deserialize)]
-pub(super) struct Envelope {
-    #[serde(default)]
-    pub(super) metadata: ListMeta,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct ListMeta {
     pub(super) resource_version: Option<String>,
-    #[serde(rename = "continue")]
+    /// Of the next page.
     pub(super) token: Option<String>,
 }
 
 impl Items {
     pub(super) fn new(incoming: Incoming) -> Self {
-        Self {
-            incoming,
-            envelope: Vec::new(),
-            depth: 0,
-            in_string: false,
-            escaped: false,
-            inside: false,
+        match incoming.encoding() {
+            Encoding::Json => Self::Json(JsonItems::new(incoming)),
+            Encoding::Protobuf => Self::Protobuf(ProtobufItems::new(incoming)),
+        }
+    }
+
+    pub(super) fn encoding(&self) -> Encoding {
+        match self {
+            Self::Json(_) => Encoding::Json,
+            Self::Protobuf(_) => Encoding::Protobuf,
         }
     }
 
     /// The next item. `None`: the list is complete.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
-        loop {
-            let unseen = self.incoming.buffer.get(self.incoming.seen..);
-            let mut end = None;
-            let mut read = 0;
-            for byte in unseen.unwrap_or_default() {
-                read += 1;
-                let was_item = self.is_in_item();
-                step(
-                    *byte,
-                    &mut self.depth,
-                    &mut self.in_string,
-                    &mut self.escaped,
-                );
-                if !was_item && !self.inside {
-                    self.envelope.push(*byte);
-                    self.inside = *byte == b'['
-                        && !self.in_string
-                        && self.depth == ITEMS
-                        && ends_with_items(&self.envelope);
-                } else if self.inside && self.depth < ITEMS {
-                    self.inside = false;
-                    self.envelope.push(*byte);
-                }
-                let is_item = self.inside && self.depth > ITEMS;
-                if is_item != was_item {
-                    end = Some(was_item);
-                    break;
-                }
-            }
-            self.incoming.seen += read;
-            match end {
-                // Commas and blanks before an item; its first bracket stays.
-                Some(false) => {
-                    drop(self.incoming.buffer.split_to(self.incoming.seen - 1));
-                    self.incoming.seen = 1;
-                }
-                Some(true) => {
-                    let item = self.incoming.buffer.split_to(self.incoming.seen);
-                    self.incoming.seen = 0;
-                    return Ok(Some(item.freeze()));
-                }
-                None => {
-                    if self.envelope.len() > MAX_PIECE {
-                        return Err(Failure::Malformed("a list that is none".to_owned()));
-                    }
-                    if !self.is_in_item() {
-                        self.incoming.buffer.clear();
-                        self.incoming.seen = 0;
-                    }
-                    if !self.incoming.more().await? {
-                        return self.complete().map(|()| None);
-                    }
-                }
-            }
-        }
-    }
-
-    fn is_in_item(&self) -> bool {
-        self.inside && self.depth > ITEMS
-    }
-
-    fn complete(&self) -> Result<(), Failure> {
-        if self.depth == 0 && !self.envelope.is_empty() {
-            Ok(())
-        } else {
-            Err(Failure::Broken("the list ended within an object".into()))
+        match self {
+            Self::Json(items) => items.next().await,
+            Self::Protobuf(items) => items.next().await,
         }
     }
 
     /// What the list says of itself, once it is complete.
-    pub(super) fn envelope(&self) -> Result<Envelope, Failure> {
-        serde_json::from_slice(&self.envelope)
-            .map_err(|error| Failure::Malformed(format!("a list that is none: {error}")))
-    }
-}
-
-/// The depth right within the brackets of the items.
-const ITEMS: u32 = 2;
-
-/// Follows the brackets and strings of JSON.
-fn step(byte: u8, depth: &mut u32, in_string: &mut bool, escaped: &mut bool) {
-    if *in_string {
-        match byte {
-            _ if *escaped => *escaped = false,
-            b'\\' => *escaped = true,
-            b'"' => *in_string = false,
-            _ => {}
+    pub(super) fn meta(&self) -> Result<ListMeta, Failure> {
+        match self {
+            Self::Json(items) => items.meta(),
+            Self::Protobuf(items) => Ok(items.meta()),
         }
-        return;
     }
-    match byte {
-        b'"' => *in_string = true,
-        b'{' | b'[' => *depth = depth.saturating_add(1),
-        b'}' | b']' => *depth = depth.saturating_sub(1),
-        _ => {}
-    }
-}
-
-/// Whether the last bracket of an envelope opens its items.
-fn ends_with_items(envelope: &[u8]) -> bool {
-    let before = envelope.strip_suffix(b"[").unwrap_or_default();
-    let before = before.trim_ascii_end().strip_suffix(b":");
-    before.is_some_and(|before| before.trim_ascii_end().ends_with(b"\"items\""))
 }
 
 #[cfg(test)]

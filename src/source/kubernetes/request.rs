@@ -3,9 +3,12 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::Request;
+use http::header::{ACCEPT, ACCEPT_ENCODING};
 use kube::client::Body;
 
+use super::encoding::Encoding;
 use super::failure::Failure;
 use super::pieces::Incoming;
 
@@ -99,9 +102,14 @@ impl Selection {
 pub(super) async fn get(
     client: &kube::Client,
     uri: String,
+    encoding: Encoding,
     silence: Duration,
 ) -> Result<Incoming, Failure> {
-    let request = Request::get(uri).body(Body::empty());
+    let request = Request::get(uri)
+        .header(ACCEPT, encoding.accept())
+        // A server compresses lists, streamed or not, but no other watch.
+        .header(ACCEPT_ENCODING, "gzip")
+        .body(Body::empty());
     let request = request.map_err(|error| Failure::broken(&error))?;
     let answer = client.send(request).await.map_err(|error| match error {
         kube::Error::Service(error) => Failure::broken(&*error),
@@ -109,8 +117,11 @@ pub(super) async fn get(
     })?;
     let (head, body) = answer.into_parts();
     if head.status.is_success() {
-        return Ok(Incoming::new(body, silence));
+        return Incoming::new(&head.headers, body, silence);
     }
-    let body = Incoming::new(body, REFUSAL_SILENCE).rest(MAX_REFUSAL).await;
+    let body = match Incoming::new(&head.headers, body, REFUSAL_SILENCE) {
+        Ok(body) => body.rest(MAX_REFUSAL).await,
+        Err(_unreadable) => Bytes::new(),
+    };
     Err(Failure::refused(head.status.as_u16(), &head.headers, &body))
 }

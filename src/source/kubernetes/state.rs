@@ -6,11 +6,14 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use super::encoding::Encoding;
 use super::failure::Failure;
 use super::request::Freshness;
 
 /// How long plain lists are asked for where streamed ones do not come.
 const STREAM_AGAIN: Duration = Duration::from_mins(30);
+/// How long JSON is asked for where protobuf does not come.
+const PROTOBUF_AGAIN: Duration = Duration::from_mins(30);
 /// The first pause after a failure; it doubles up to [`MAX_PAUSE`].
 const MIN_PAUSE: Duration = Duration::from_millis(200);
 /// As client-go's: every node asks, for each kind.
@@ -57,6 +60,12 @@ enum Needs {
 pub(super) struct State {
     kind: &'static str,
     optional: bool,
+    /// What the operator wishes.
+    wished: Encoding,
+    /// What is asked for now.
+    encoding: Encoding,
+    /// Until then JSON is asked for.
+    protobuf_again: Option<Instant>,
     attempt: Attempt,
     /// The newest version that was seen.
     seen: Option<String>,
@@ -75,10 +84,13 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(kind: &'static str, optional: bool) -> Self {
+    pub(super) fn new(kind: &'static str, optional: bool, wished: Encoding) -> Self {
         Self {
             kind,
             optional,
+            wished,
+            encoding: wished,
+            protobuf_again: None,
             attempt: Attempt::StreamedList,
             seen: None,
             needs: Needs::List,
@@ -94,6 +106,10 @@ impl State {
     /// What to ask for next. With a watch goes the version to go on from.
     pub(super) fn next(&mut self, now: Instant) -> (Attempt, String) {
         self.is_open = false;
+        self.encoding = match self.protobuf_again {
+            Some(again) if now < again => Encoding::Json,
+            _ => self.wished,
+        };
         self.attempt = if self.needs == Needs::Changes {
             Attempt::Watch
         } else if self.stream_again.is_none_or(|again| now >= again) {
@@ -102,6 +118,11 @@ impl State {
             Attempt::PlainList
         };
         (self.attempt, self.seen.clone().unwrap_or_default())
+    }
+
+    /// The form to ask for.
+    pub(super) fn encoding(&self) -> Encoding {
+        self.encoding
     }
 
     /// How new a list must be.
@@ -180,8 +201,14 @@ impl State {
             }
             Failure::Silent(_) | Failure::Endless if is_streamed => self.list_plainly(now),
             Failure::Silent(_) | Failure::Endless | Failure::Broken(_) => {}
-            Failure::Malformed(_) => self.refused(is_streamed, now),
-            Failure::Older { .. } => self.refused(false, now),
+            Failure::Malformed(_) => {
+                if self.refused(is_streamed, now) && self.encoding == Encoding::Protobuf {
+                    self.speak_json(now);
+                }
+            }
+            Failure::Older { .. } => {
+                self.refused(false, now);
+            }
             Failure::Refused { code, .. } => match code {
                 // What was there once is there: the server is not itself yet. A role may be from
                 // before the kind existed.
@@ -199,27 +226,42 @@ impl State {
                         _ => self.newest(),
                     };
                 }
+                // It should answer in JSON, which is asked for too; something between does not.
+                406 | 415 if self.encoding == Encoding::Protobuf => self.speak_json(now),
                 // `sendInitialEvents` is not known, or not allowed.
                 400 | 422 if is_streamed => self.list_plainly(now),
                 // May be about the version. Other refusals (no role yet, too many requests) pass,
                 // and lists from all nodes would make them last.
-                400 | 422 | 504 => self.refused(false, now),
+                400 | 422 | 504 => {
+                    self.refused(false, now);
+                }
                 _ => {}
             },
         }
         Remedy::AfterPause
     }
 
-    /// Counts an answer that may be about the version, and gives that up after some.
-    fn refused(&mut self, is_streamed: bool, now: Instant) {
+    /// Counts an answer that may be about the version, and gives that up after some. Returns
+    /// whether these were too many.
+    fn refused(&mut self, is_streamed: bool, now: Instant) -> bool {
         self.refusals += 1;
-        if self.refusals >= MAX_REFUSALS {
+        let are_too_many = self.refusals >= MAX_REFUSALS;
+        if are_too_many {
             self.refusals = 0;
             self.needs = self.newest();
             if is_streamed {
                 self.list_plainly(now);
             }
         }
+        are_too_many
+    }
+
+    fn speak_json(&mut self, now: Instant) {
+        info!(
+            kind = self.kind,
+            "API server does not send protobuf, asking for JSON instead"
+        );
+        self.protobuf_again = Some(now + PROTOBUF_AGAIN);
     }
 
     fn newest(&self) -> Needs {
@@ -303,7 +345,7 @@ mod tests {
     }
 
     fn listed(version: &str) -> State {
-        let mut state = State::new("Service", false);
+        let mut state = State::new("Service", false, Encoding::default());
         state.listed(version.to_owned()).unwrap();
         state
     }
@@ -311,7 +353,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_optional_kind_is_absent_only_if_it_never_was_there_and_stays_refused() {
         let now = Instant::now();
-        let mut state = State::new("ServiceCIDR", true);
+        let mut state = State::new("ServiceCIDR", true, Encoding::default());
         for _ in 1..MAX_OPTIONAL_REFUSALS {
             assert_eq!(state.failed(&refusal(403), now), Remedy::AfterPause);
         }
@@ -322,7 +364,7 @@ mod tests {
                 assert_eq!(state.failed(&refusal(code), now), Remedy::AfterPause);
             }
         }
-        let mut other = State::new("Service", false);
+        let mut other = State::new("Service", false, Encoding::default());
         for _ in 0..2 * MAX_OPTIONAL_REFUSALS {
             assert_eq!(other.failed(&refusal(404), now), Remedy::AfterPause);
         }
@@ -373,7 +415,7 @@ mod tests {
             Failure::Endless,
             Failure::Silent(Duration::from_secs(30)),
         ] {
-            let mut state = State::new("Service", false);
+            let mut state = State::new("Service", false, Encoding::default());
             assert_eq!(state.next(now).0, Attempt::StreamedList);
             assert_eq!(state.failed(&failure, now), Remedy::AfterPause);
             assert_eq!(state.next(now).0, Attempt::PlainList, "{failure}");
@@ -386,7 +428,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_server_says_how_long_to_wait() {
-        let mut state = State::new("Service", false);
+        let mut state = State::new("Service", false, Encoding::default());
         let after = |seconds| Failure::Refused {
             code: 429,
             message: String::new(),

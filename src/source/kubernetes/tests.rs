@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The source against a scripted API server: what is asked, and what becomes of each answer.
+//! The source against a scripted API server: what is asked, and what becomes of each answer. It
+//! answers in the form that is asked for, protobuf unless a test says otherwise.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -16,6 +18,7 @@ use server::{Answer, Asked, Server};
 
 mod balancer;
 mod objects;
+mod protobuf;
 mod server;
 mod silence;
 mod ways;
@@ -78,6 +81,54 @@ impl Observer for Recorder {
     }
 }
 
+thread_local! {
+    /// What [`Fixture::new`] asks for.
+    static ENCODING: Cell<Encoding> = const { Cell::new(Encoding::Protobuf) };
+}
+
+/// Runs a test with JSON.
+fn in_json(test: fn()) {
+    struct Back;
+    impl Drop for Back {
+        fn drop(&mut self) {
+            ENCODING.set(Encoding::Protobuf);
+        }
+    }
+    ENCODING.set(Encoding::Json);
+    let _back = Back;
+    test();
+}
+
+/// Has tests for JSON of tests that do not depend on the form.
+macro_rules! also_in_json {
+    ($($test:ident)*) => {
+        mod in_json {
+            $(#[test]
+            fn $test() {
+                crate::source::kubernetes::tests::in_json(super::$test);
+            })*
+        }
+    };
+}
+use also_in_json;
+
+also_in_json! {
+    a_streamed_list_is_one_update_and_its_changes_follow
+    an_unfinished_list_is_not_sent
+    a_server_that_streams_no_lists_is_listed_by_pages
+    a_watch_that_ends_goes_on_where_it_was
+    a_broken_connection_goes_on_where_it_was
+    a_watch_that_expired_is_listed_again
+    a_watch_that_expired_while_away_is_listed_again
+    a_version_that_the_server_does_not_know_is_given_up
+    a_service_that_becomes_headless_is_gone
+    slices_are_asked_for_without_headless_ones
+    only_changes_of_our_node_that_matter_are_sent
+    a_node_that_is_not_there_is_said_to_be_missing
+    service_cidrs_are_sent_together
+    a_server_without_service_cidrs_has_none
+}
+
 /// The source, with one kind scripted; the lists of the other kinds are empty.
 struct Fixture {
     server: Server,
@@ -89,10 +140,15 @@ struct Fixture {
 
 impl Fixture {
     async fn new(path: &'static str) -> Self {
+        Self::asking(path, ENCODING.get()).await
+    }
+
+    async fn asking(path: &'static str, encoding: Encoding) -> Self {
         let (server, asked) = Server::start(path).await;
         let config = Config {
-            kubeconfig: None,
             master: Some(server.url()),
+            encoding,
+            ..Config::default()
         };
         Self::with((server, asked), config)
     }
@@ -374,7 +430,8 @@ async fn a_watch_that_ends_goes_on_where_it_was() {
 async fn a_broken_connection_goes_on_where_it_was() {
     let mut fixture = Fixture::new(SERVICES).await;
     let watch = listed(&mut fixture).await;
-    watch.send_text("{\"type\": \"ADDED\", \"object\": {\"kind\": \"Serv");
+    let whole = watch.encoded(&event("ADDED", &service("c", "10.96.0.3", 6)));
+    watch.send_bytes(&whole[..whole.len() / 2]);
     watch.abort();
     let asked = fixture.asked().await;
     assert_eq!(query(&asked, "resourceVersion"), Some("5".to_owned()));

@@ -7,17 +7,17 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use kube::runtime::watcher::Event;
-use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{Instrument, info, info_span};
 
 use super::super::{Closed, Observer, Update, send};
 use super::client::Connection;
-use super::failure::{Failure, Status};
-use super::object::{Decode, InEvent, Object, decode, decode_in, metadata};
+use super::encoding::Encoding;
+use super::event::{Change, event};
+use super::failure::Failure;
+use super::object::{Decode, Object, decode_item, metadata};
 use super::pieces::{Incoming, Items};
 use super::request::{Selection, get};
 use super::state::{Attempt, Remedy, State};
@@ -58,6 +58,8 @@ pub(super) trait Handler<K> {
 pub(super) struct Following {
     pub(super) watched: Watched,
     pub(super) connection: Connection,
+    /// What to ask for.
+    pub(super) encoding: Encoding,
     pub(super) observer: Arc<dyn Observer>,
 }
 
@@ -70,6 +72,7 @@ pub(super) async fn follow<K: Decode, U: From<Update>>(
     let Following {
         watched,
         connection,
+        encoding,
         observer,
     } = following;
     let span = info_span!("watch", kind = watched.kind);
@@ -79,7 +82,7 @@ pub(super) async fn follow<K: Decode, U: From<Update>>(
         handler,
         updates,
         objects: std::marker::PhantomData,
-        state: State::new(watched.kind, watched.optional),
+        state: State::new(watched.kind, watched.optional, encoding),
         watched,
     };
     tokio::select! {
@@ -115,31 +118,6 @@ struct Follower<'a, K, H, U> {
     objects: std::marker::PhantomData<fn(K)>,
     state: State,
 }
-
-/// An event of a watch without its object.
-#[derive(Deserialize)]
-struct Head {
-    #[serde(rename = "type")]
-    kind: String,
-}
-
-/// A bookmark's object.
-#[derive(Deserialize)]
-struct Bookmark {
-    metadata: BookmarkMeta,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct BookmarkMeta {
-    #[serde(default)]
-    resource_version: String,
-    #[serde(default)]
-    annotations: Option<std::collections::BTreeMap<String, String>>,
-}
-
-/// The annotation of the bookmark that ends a streamed list.
-const END_OF_LIST: &str = "k8s.io/initial-events-end";
 
 impl<K: Decode, H: Handler<K>, U: From<Update>> Follower<'_, K, H, U> {
     async fn run(&mut self) -> Result<(), Closed> {
@@ -189,7 +167,8 @@ impl<K: Decode, H: Handler<K>, U: From<Update>> Follower<'_, K, H, U> {
 
     async fn get(&mut self, uri: String, silence: Duration) -> Result<Incoming, Failure> {
         self.connection.begins();
-        let answer = get(&self.connection.client, uri, silence).await?;
+        let encoding = self.state.encoding();
+        let answer = get(&self.connection.client, uri, encoding, silence).await?;
         self.state.opened();
         Ok(answer)
     }
@@ -216,10 +195,10 @@ impl<K: Decode, H: Handler<K>, U: From<Update>> Follower<'_, K, H, U> {
         // What is deleted before the list is complete.
         let mut gone: Vec<Object<K>> = Vec::new();
         loop {
-            let Some(line) = self.next(&mut events).await? else {
+            let Some(change) = self.next(&mut events).await? else {
                 return Err(Failure::Broken("the list ended too early".to_owned()).into());
             };
-            match event::<K>(&line)? {
+            match change {
                 Change::Applied(object) => {
                     gone.retain(|other| !is_same(other, &object));
                     self.handle(Event::InitApply(object)).await?;
@@ -256,9 +235,10 @@ impl<K: Decode, H: Handler<K>, U: From<Update>> Follower<'_, K, H, U> {
         loop {
             let mut items = Items::new(self.get(uri, LIST_SILENCE).await?);
             while let Some(item) = items.next().await? {
-                self.handle(Event::InitApply(decode::<K>(&item))).await?;
+                let object = decode_item::<K>(items.encoding(), item);
+                self.handle(Event::InitApply(object)).await?;
             }
-            let meta = items.envelope()?.metadata;
+            let meta = items.meta()?;
             match meta.token.filter(|token| !token.is_empty()) {
                 Some(token) => uri = self.watched.selection.page(&token),
                 None => return Ok(meta.resource_version.unwrap_or_default()),
@@ -273,19 +253,21 @@ impl<K: Decode, H: Handler<K>, U: From<Update>> Follower<'_, K, H, U> {
         Ok(self.handle(Event::InitDone).await?)
     }
 
-    /// The next line of a watch, unless our credentials change before.
-    async fn next(&mut self, events: &mut Incoming) -> Result<Option<Bytes>, Failure> {
-        tokio::select! {
+    /// The next event of a watch, unless our credentials change before.
+    async fn next(&mut self, events: &mut Incoming) -> Result<Option<Change<K>>, Failure> {
+        let bytes = tokio::select! {
             biased;
-            () = self.connection.renewed() => Err(Failure::Renewed),
-            line = events.line() => line,
-        }
+            () = self.connection.renewed() => return Err(Failure::Renewed),
+            bytes = events.event() => bytes?,
+        };
+        bytes
+            .map(|bytes| event::<K>(events.encoding(), bytes))
+            .transpose()
     }
 
     /// Takes in changes until the server ends the watch.
     async fn changes(&mut self, events: &mut Incoming) -> Result<(), Stop> {
-        while let Some(line) = self.next(events).await? {
-            let change = event::<K>(&line)?;
+        while let Some(change) = self.next(events).await? {
             self.observer.heard(self.watched.kind);
             self.state.succeeded();
             match change {
@@ -301,44 +283,6 @@ impl<K: Decode, H: Handler<K>, U: From<Update>> Follower<'_, K, H, U> {
             }
         }
         Ok(())
-    }
-}
-
-/// What an event of a watch says.
-enum Change<K> {
-    Applied(Object<K>),
-    Deleted(Object<K>),
-    Bookmark { version: String, ends_list: bool },
-}
-
-/// Reads an event. An object that cannot be read is an event all the same.
-fn event<K: Decode>(line: &[u8]) -> Result<Change<K>, Failure> {
-    let malformed = |error: serde_json::Error| Failure::Malformed(error.to_string());
-    let head: Head = serde_json::from_slice(line).map_err(malformed)?;
-    let object = || decode_in::<K>(line);
-    match head.kind.as_str() {
-        "ADDED" | "MODIFIED" => Ok(Change::Applied(object())),
-        "DELETED" => Ok(Change::Deleted(object())),
-        "BOOKMARK" => {
-            let bookmark: InEvent<Bookmark> = serde_json::from_slice(line).map_err(malformed)?;
-            let meta = bookmark.object.metadata;
-            let ends_list = meta.annotations.is_some_and(|annotations| {
-                annotations.get(END_OF_LIST).map(String::as_str) == Some("true")
-            });
-            Ok(Change::Bookmark {
-                version: meta.resource_version,
-                ends_list,
-            })
-        }
-        "ERROR" => {
-            let error: InEvent<Status> = serde_json::from_slice(line).map_err(malformed)?;
-            Err(Failure::Refused {
-                code: error.object.code,
-                message: error.object.message,
-                retry_after: None,
-            })
-        }
-        other => Err(Failure::Malformed(format!("an event of type {other:?}"))),
     }
 }
 

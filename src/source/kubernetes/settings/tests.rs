@@ -10,7 +10,7 @@ fn load(text: &str) -> Result<Settings, Error> {
     std::fs::write(file.path(), text).unwrap();
     Settings::load(&Config {
         kubeconfig: Some(file.path().to_owned()),
-        master: None,
+        ..Config::default()
     })
 }
 
@@ -35,7 +35,7 @@ fn the_master_flag_overrides_the_server_of_the_kubeconfig() {
     std::fs::write(file.path(), kubeconfig("", "token: secret")).unwrap();
     let mut config = Config {
         kubeconfig: Some(file.path().to_owned()),
-        master: None,
+        ..Config::default()
     };
     let url = Settings::load(&config).unwrap().server.cluster_url;
     assert_eq!(url, "https://192.0.2.1:6443/");
@@ -53,7 +53,7 @@ fn a_kubeconfig_that_cannot_be_used_is_named() {
     for path in [broken.path().to_owned(), missing] {
         let config = Config {
             kubeconfig: Some(path.clone()),
-            master: None,
+            ..Config::default()
         };
         let error = Settings::load(&config).unwrap_err();
         let expected = format!("cannot use the kubeconfig file {}", path.display());
@@ -64,8 +64,8 @@ fn a_kubeconfig_that_cannot_be_used_is_named() {
 #[test]
 fn a_master_that_is_no_url_is_named() {
     let config = Config {
-        kubeconfig: None,
         master: Some("http://a b".to_owned()),
+        ..Config::default()
     };
     let error = Settings::load(&config).unwrap_err();
     let expected = "\"http://a b\" is not the URL of an API server";

@@ -3,8 +3,13 @@
 
 use super::*;
 
+also_in_json! {
+    a_problem_is_reported_once_over_relists
+    what_is_deleted_while_the_list_is_streamed_is_gone
+}
+
 impl Fixture {
-    fn problems(&self) -> Vec<String> {
+    pub(super) fn problems(&self) -> Vec<String> {
         let problems = self.recorder.problems.lock().unwrap();
         problems.iter().map(ToString::to_string).collect()
     }
@@ -59,7 +64,7 @@ fn odd_service(name: &str, ip: &str, version: u64) -> Value {
 
 #[tokio::test]
 async fn fields_that_are_not_used_may_hold_anything() {
-    let mut fixture = Fixture::new(SERVICES).await;
+    let mut fixture = Fixture::asking(SERVICES, Encoding::Json).await;
     let watch = fixture.asked().await.stream();
     watch.send(&event("ADDED", &odd_service("odd", "10.96.0.1", 1)));
     watch.send(&event("ADDED", &service("b", "10.96.0.2", 2)));
@@ -74,7 +79,7 @@ async fn fields_that_are_not_used_may_hold_anything() {
 
 #[tokio::test]
 async fn a_node_with_odd_times_is_seen() {
-    let mut fixture = Fixture::new(NODES).await;
+    let mut fixture = Fixture::asking(NODES, Encoding::Json).await;
     let watch = fixture.asked().await.stream();
     let end_of_time = "9999-12-31T23:59:59Z";
     let node = json!({
@@ -108,7 +113,7 @@ const UNREADABLE: &str = "Service ns/b: spec.ports[1].port: invalid type: string
 
 #[tokio::test]
 async fn an_object_that_cannot_be_read_is_named_and_nothing_is_listed_again() {
-    let mut fixture = Fixture::new(SERVICES).await;
+    let mut fixture = Fixture::asking(SERVICES, Encoding::Json).await;
     let watch = listed(&mut fixture).await;
     watch.send(&event("MODIFIED", &unreadable_service(6)));
     // What it was is not what it is; a list would not have it either.
@@ -139,7 +144,7 @@ async fn an_object_that_cannot_be_read_is_named_and_nothing_is_listed_again() {
 #[tokio::test]
 async fn an_object_that_cannot_be_read_is_left_out_of_both_kinds_of_lists() {
     for is_streamed in [true, false] {
-        let mut fixture = Fixture::new(SERVICES).await;
+        let mut fixture = Fixture::asking(SERVICES, Encoding::Json).await;
         let mut asked = fixture.asked().await;
         if is_streamed {
             let watch = asked.stream();
@@ -185,7 +190,7 @@ async fn what_is_deleted_while_the_list_is_streamed_is_gone() {
 
 #[tokio::test]
 async fn what_is_no_event_is_asked_for_again_before_it_is_listed() {
-    let mut fixture = Fixture::new(SERVICES).await;
+    let mut fixture = Fixture::asking(SERVICES, Encoding::Json).await;
     let mut watch = listed(&mut fixture).await;
     for _ in 0..3 {
         watch.send_text("<html>\n");

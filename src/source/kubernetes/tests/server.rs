@@ -14,6 +14,8 @@ use axum::extract::{ConnectInfo, Query, Request};
 use axum::response::Response;
 use axum::serve::{IncomingStream, Listener};
 use futures::StreamExt;
+use http::header::CONTENT_TYPE;
+use kpr_testkit::protobuf;
 use rustls::pki_types::CertificateDer;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -23,6 +25,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
 use super::end_of_list;
+use crate::source::kubernetes::{Encoding, PROTOBUF};
 
 pub(super) struct Server {
     address: SocketAddr,
@@ -100,11 +103,17 @@ impl Connected<IncomingStream<'_, Door>> for Peer {
     }
 }
 
-pub(super) struct Answer(Response);
+/// An answer, in the form that was asked for.
+pub(super) struct Answer {
+    code: u16,
+    value: Value,
+    headers: http::HeaderMap,
+}
 
 /// The body of a watch. It ends when this is dropped.
 pub(super) struct Stream {
     lines: mpsc::UnboundedSender<io::Result<Bytes>>,
+    encoding: Encoding,
 }
 
 impl Server {
@@ -211,17 +220,52 @@ fn empty(path: &str) -> Response {
 
 impl Asked {
     pub(super) fn answer(self, answer: Answer) {
-        self.respond.send(answer.0).expect("the client waits");
+        let (media_type, body) = match self.encoding() {
+            Encoding::Json => ("application/json", answer.value.to_string().into_bytes()),
+            Encoding::Protobuf => (PROTOBUF, protobuf::wrapped(&answer.value)),
+        };
+        self.answer_with(answer.code, media_type, answer.headers, Body::from(body));
+    }
+
+    /// Answers with such a body.
+    pub(super) fn answer_with(
+        self,
+        code: u16,
+        media_type: &'static str,
+        headers: http::HeaderMap,
+        body: Body,
+    ) {
+        let mut response = Response::new(body);
+        *response.status_mut() = code.try_into().unwrap();
+        *response.headers_mut() = headers;
+        let media_type = http::HeaderValue::from_static(media_type);
+        response.headers_mut().insert(CONTENT_TYPE, media_type);
+        self.respond.send(response).expect("the client waits");
+    }
+
+    /// The form that is asked for first.
+    pub(super) fn encoding(&self) -> Encoding {
+        Encoding::first_of(self.header("accept")).expect("a form that is known")
     }
 
     /// Answers with a watch.
     pub(super) fn stream(self) -> Stream {
+        let encoding = self.encoding();
+        self.stream_in(encoding, http::HeaderMap::new())
+    }
+
+    /// Answers with a watch in that form, whatever is asked for.
+    pub(super) fn stream_in(self, encoding: Encoding, headers: http::HeaderMap) -> Stream {
         let (lines, receiver) = mpsc::unbounded_channel();
         let body = futures::stream::unfold(receiver, |mut receiver| async {
             receiver.recv().await.map(|line| (line, receiver))
         });
-        self.answer(Answer(Response::new(Body::from_stream(body))));
-        Stream { lines }
+        let media_type = match encoding {
+            Encoding::Json => "application/json",
+            Encoding::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+        };
+        self.answer_with(200, media_type, headers, Body::from_stream(body));
+        Stream { lines, encoding }
     }
 
     /// Closes the connection without an answer.
@@ -239,30 +283,44 @@ impl Asked {
 
 impl Answer {
     pub(super) fn with_header(mut self, name: &'static str, value: &str) -> Self {
-        self.0.headers_mut().insert(name, value.parse().unwrap());
+        self.headers.insert(name, value.parse().unwrap());
         self
     }
 
+    /// What is `value` in JSON.
     pub(super) fn json(code: u16, value: &Value) -> Self {
-        let response = Response::builder()
-            .status(code)
-            .header("content-type", "application/json");
-        Self(response.body(Body::from(value.to_string())).unwrap())
+        Self {
+            code,
+            value: value.clone(),
+            headers: http::HeaderMap::new(),
+        }
     }
 }
 
 impl Stream {
-    pub(super) fn send(&self, value: &Value) {
-        self.send_text(&format!("{value}\n"));
+    pub(super) fn send(&self, event: &Value) {
+        self.send_bytes(&self.encoded(event));
+    }
+
+    /// An event as it is sent.
+    pub(super) fn encoded(&self, event: &Value) -> Vec<u8> {
+        match self.encoding {
+            Encoding::Json => format!("{event}\n").into_bytes(),
+            Encoding::Protobuf => protobuf::event(event),
+        }
     }
 
     /// Sends to a client that may have gone.
-    pub(super) fn talk(&self, value: &Value) {
-        self.lines.send(Ok(format!("{value}\n").into())).ok();
+    pub(super) fn talk(&self, event: &Value) {
+        self.lines.send(Ok(self.encoded(event).into())).ok();
     }
 
     pub(super) fn send_text(&self, text: &str) {
-        let bytes = Bytes::copy_from_slice(text.as_bytes());
+        self.send_bytes(text.as_bytes());
+    }
+
+    pub(super) fn send_bytes(&self, bytes: &[u8]) {
+        let bytes = Bytes::copy_from_slice(bytes);
         self.lines.send(Ok(bytes)).expect("the client reads");
     }
 

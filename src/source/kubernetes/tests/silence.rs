@@ -61,7 +61,10 @@ async fn a_list_of_which_nothing_arrives_is_given_up() {
     assert_eq!(query(&asked, "limit"), Some("500".to_owned()));
     assert!(about(30, seconds), "{seconds}");
     let list = asked.stream();
-    list.send_text("{\"items\": [");
+    list.send_bytes(match ENCODING.get() {
+        Encoding::Json => b"{\"items\": [",
+        Encoding::Protobuf => b"k8s\0\x0a",
+    });
     let (again, seconds) = asked_after(&mut fixture.asked, |_| {}).await;
     assert_eq!(query(&again, "limit"), Some("500".to_owned()));
     assert!(about(30, seconds), "{seconds}");
@@ -143,8 +146,8 @@ async fn a_handshake_without_an_answer_is_given_up() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (sender, _updates) = mpsc::channel::<Update>(16);
     let config = Config {
-        kubeconfig: None,
         master: Some(format!("https://{}", listener.local_addr().unwrap())),
+        ..Config::default()
     };
     let options = Options {
         node_name: "here".into(),

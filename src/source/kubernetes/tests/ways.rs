@@ -112,7 +112,7 @@ impl Way {
         fs::write(&kubeconfig, text).unwrap();
         let config = Config {
             kubeconfig: Some(kubeconfig),
-            master: None,
+            ..Config::default()
         };
         let fixture = Fixture::with(started, config);
         Self {

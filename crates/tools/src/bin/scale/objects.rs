@@ -3,6 +3,8 @@
 
 use std::net::Ipv4Addr;
 
+use kpr_testkit::protobuf;
+use kube_proxy_rs::source::kubernetes::Encoding;
 use serde_json::{Value, json};
 
 /// Nodes the endpoints are spread over.
@@ -105,12 +107,28 @@ pub(crate) fn node() -> Value {
     })
 }
 
-/// A line of a watch response.
-pub(crate) fn event(kind: &str, object: &Value) -> String {
-    format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n")
+/// An event of a watch, in this form.
+pub(crate) fn event(form: Encoding, kind: &str, object: &Value) -> Vec<u8> {
+    let event = json!({"type": kind, "object": object});
+    match form {
+        Encoding::Json => format!("{event}\n").into_bytes(),
+        Encoding::Protobuf => protobuf::event(&event),
+    }
 }
 
-/// The watch line for a change of a slice with that many endpoints.
-pub(crate) fn event_of(endpoints: u32) -> String {
-    event("MODIFIED", &slice_of(1, endpoints, 1_000_000, 0))
+pub(crate) const fn media_type(form: Encoding) -> &'static str {
+    match form {
+        Encoding::Json => "application/json",
+        Encoding::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+    }
+}
+
+/// The event for a change of a slice with that many endpoints, in the form that kube-proxy and we
+/// ask for by default.
+pub(crate) fn event_of(endpoints: u32) -> Vec<u8> {
+    event(
+        Encoding::Protobuf,
+        "MODIFIED",
+        &slice_of(1, endpoints, 1_000_000, 0),
+    )
 }

@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
-use axum::http::StatusCode;
+use axum::http::header::{ACCEPT, CONTENT_TYPE};
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
+use kube_proxy_rs::source::kubernetes::Encoding;
 use serde_json::json;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -97,6 +99,8 @@ impl Stream {
     }
 }
 
+/// Stands in the event that ends a list.
+const END: &[u8] = b"initial-events-end";
 /// Events written at once, as by a server under load.
 const TOGETHER: usize = 64;
 
@@ -120,20 +124,25 @@ fn answer(
         // Only streaming lists, which the proxy tries first.
         return status(StatusCode::BAD_REQUEST);
     }
-    let first: BoxStream<'static, String> = match kind {
+    let accept = request.headers().get(ACCEPT);
+    let accept = accept.and_then(|value| value.to_str().ok());
+    let form = accept.and_then(Encoding::first_of);
+    let form = form.unwrap_or(Encoding::Json);
+    let first: BoxStream<'static, Vec<u8>> = match kind {
         _ if !query.contains("sendInitialEvents=true") => stream::empty().boxed(),
-        "Service" => {
-            stream::iter((0..services).map(|n| objects::event("ADDED", &objects::service(n))))
-                .boxed()
-        }
-        "EndpointSlice" => {
-            stream::iter((0..services).map(|n| objects::event("ADDED", &objects::slice(n, 1, 0))))
-                .boxed()
-        }
-        "Node" => stream::iter([objects::event("ADDED", &objects::node())]).boxed(),
+        "Service" => stream::iter(
+            (0..services).map(move |n| objects::event(form, "ADDED", &objects::service(n))),
+        )
+        .boxed(),
+        "EndpointSlice" => stream::iter(
+            (0..services).map(move |n| objects::event(form, "ADDED", &objects::slice(n, 1, 0))),
+        )
+        .boxed(),
+        "Node" => stream::iter([objects::event(form, "ADDED", &objects::node())]).boxed(),
         _ => stream::empty().boxed(),
     };
     let end = objects::event(
+        form,
         "BOOKMARK",
         &json!({
             "apiVersion": version, "kind": kind,
@@ -146,24 +155,28 @@ fn answer(
         .chain(stream::iter([end]))
         .ready_chunks(TOGETHER)
         .map(move |lines| {
-            let text = lines.concat();
-            let length = text.len() as u64;
+            let bytes = lines.concat();
+            let length = bytes.len() as u64;
             listed.bytes.fetch_add(length, Ordering::SeqCst);
             listed.listed.fetch_add(length, Ordering::SeqCst);
-            if is_slices && text.contains("initial-events-end") {
+            let ends = bytes.windows(END.len()).any(|part| part == END);
+            if is_slices && ends {
                 listed.is_listed.store(true, Ordering::SeqCst);
             }
-            text
+            bytes
         });
     let changes = if is_slices {
-        changes(services, counts, wanted).boxed()
+        changes(form, services, counts, wanted).boxed()
     } else {
         stream::pending().boxed()
     };
     let lines = list
         .chain(changes)
-        .map(|text| Ok::<_, Infallible>(Bytes::from(text)));
-    Response::new(Body::from_stream(lines))
+        .map(|bytes| Ok::<_, Infallible>(Bytes::from(bytes)));
+    let mut response = Response::new(Body::from_stream(lines));
+    let media_type = HeaderValue::from_static(objects::media_type(form));
+    response.headers_mut().insert(CONTENT_TYPE, media_type);
+    response
 }
 
 fn status(code: StatusCode) -> Response {
@@ -178,10 +191,11 @@ fn status(code: StatusCode) -> Response {
 
 /// Waits for [`Stream::change`], then changes one slice after another at that rate.
 fn changes(
+    form: Encoding,
     services: u32,
     counts: Arc<Counts>,
     mut wanted: watch::Receiver<Changes>,
-) -> impl futures::Stream<Item = String> + Send + 'static {
+) -> impl futures::Stream<Item = Vec<u8>> + Send + 'static {
     let begin = async move {
         // The sender outlives the server.
         let wanted = wanted
@@ -204,10 +218,10 @@ fn changes(
                 // Coprime to most sizes, so that consecutive changes hit distant Services.
                 let service = n.wrapping_mul(7_919) % services;
                 let slice = objects::slice(service, u64::from(n) + 2, n / services + 1);
-                let line = objects::event("MODIFIED", &slice);
-                counts.bytes.fetch_add(line.len() as u64, Ordering::SeqCst);
+                let event = objects::event(form, "MODIFIED", &slice);
+                counts.bytes.fetch_add(event.len() as u64, Ordering::SeqCst);
                 counts.changes.fetch_add(1, Ordering::SeqCst);
-                Some((line, (n + 1, ticks)))
+                Some((event, (n + 1, ticks)))
             }
         })
     })
