@@ -34,7 +34,7 @@ modes! {
     #[cfg(test)] memory
 }
 
-pub(super) use ipvs::{leftovers, open_ipvs};
+pub(super) use ipvs::{has_scheduler, leftovers};
 
 /// What a mode is opened with.
 pub(super) struct Opening<'a> {

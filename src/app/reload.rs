@@ -112,7 +112,7 @@ fn read(arguments: &[OsString], old: &Settings) -> anyhow::Result<Settings> {
         && old.mode == ProxyMode::IPVS
         && new.ipvs.scheduler != old.ipvs.scheduler
     {
-        modes::open_ipvs(&new)?;
+        modes::has_scheduler(&new)?;
     }
     Ok(*new)
 }

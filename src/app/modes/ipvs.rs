@@ -21,6 +21,7 @@ use crate::dataplane::sysctl::Sysctls;
 use crate::reconcile::context::NodeFacts;
 use crate::reconcile::runner::Pace;
 use crate::reconcile::{Parts, Reconciler};
+use crate::telemetry::ErrorChain;
 use ipset_netlink as ipset;
 use ipvs_netlink as ipvs;
 use kpr_core::model::{IpFamily, ProxyMode};
@@ -32,7 +33,8 @@ pub(super) const MODE: ProxyMode = ProxyMode::IPVS;
 
 pub(super) fn open(opening: Opening<'_>) -> anyhow::Result<Opened> {
     // First: without it the mode is wrong, whatever else is there.
-    let ipvs = open_ipvs(&opening.settings)?;
+    let mut ipvs = client(&**opening.exec)?;
+    probe_scheduler(&mut ipvs, &opening.settings)?;
     let mut common = Common::open(&opening)?;
     let needed = matches::COMMON.iter();
     let families = common.families();
@@ -88,15 +90,36 @@ fn security_tables(iptables: &BTreeMap<IpFamily, Iptables>) -> anyhow::Result<BT
     Ok(able)
 }
 
-pub(in crate::app) fn open_ipvs(settings: &Settings) -> anyhow::Result<ipvs::Client> {
+/// Connects to IPVS. Kernels before 5.11 do not load its module when its netlink family is asked
+/// for (`MODULE_ALIAS_GENL_FAMILY` of `net/netfilter/ipvs/ip_vs_ctl.c`).
+fn client(exec: &dyn Exec) -> anyhow::Result<ipvs::Client> {
+    let opened = match ipvs::Client::open() {
+        Err(ipvs::Error::NotAvailable(_)) => {
+            match exec.run("modprobe", &["ip_vs"], &[]) {
+                Ok(output) if output.ended.succeeded() => {}
+                Ok(output) => debug!(stderr = output.ended.stderr_text(), "cannot load ip_vs"),
+                Err(error) => debug!(error = %ErrorChain(&error), "cannot load ip_vs"),
+            }
+            ipvs::Client::open()
+        }
+        opened => opened,
+    };
+    opened.context("cannot use IPVS")
+}
+
+/// Fails if the kernel lacks the scheduler of the settings. The module `ip_vs` must be loaded.
+pub(in crate::app) fn has_scheduler(settings: &Settings) -> anyhow::Result<()> {
     let mut ipvs = ipvs::Client::open().context("cannot use IPVS")?;
+    probe_scheduler(&mut ipvs, settings)
+}
+
+fn probe_scheduler(ipvs: &mut ipvs::Client, settings: &Settings) -> anyhow::Result<()> {
     let scheduler = settings
         .ipvs
         .scheduler
         .parse()
         .context("invalid IPVS scheduler")?;
-    ipvs.probe_scheduler(scheduler).context("cannot use IPVS")?;
-    Ok(ipvs)
+    ipvs.probe_scheduler(scheduler).context("cannot use IPVS")
 }
 
 /// A kernel handle for leftovers of ipvs mode, if there are any. Does not load the IPVS module.
@@ -116,7 +139,7 @@ pub(in crate::app) fn leftovers(
         return Ok(None);
     }
     let (_, ipset) = ipset.context("cannot use ipset")?;
-    let ipvs = ipvs::Client::open().context("cannot use IPVS")?;
+    let ipvs = client(&**exec)?;
     let sysctls = Sysctls::new("/proc/sys");
     let node = NodeKernel::new(links, sysctls, iptables.clone(), exec.clone());
     Ok(Some(Dataplane::new(ipvs, ipset, node)))
