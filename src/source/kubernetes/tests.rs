@@ -2,7 +2,6 @@
 //! The source against a scripted API server: what is asked, and what becomes of each answer. It
 //! answers in the form that is asked for, protobuf unless a test says otherwise.
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -13,10 +12,12 @@ use tokio::task::JoinHandle;
 
 use super::super::{Problem, Request};
 use super::*;
+use forms::{ENCODING, also_in_json};
 use kpr_core::model::{self, Event, NodeInfo, ServiceName};
 use server::{Answer, Asked, Server};
 
 mod balancer;
+mod forms;
 mod objects;
 mod protobuf;
 mod server;
@@ -80,37 +81,6 @@ impl Observer for Recorder {
         ));
     }
 }
-
-thread_local! {
-    /// What [`Fixture::new`] asks for.
-    static ENCODING: Cell<Encoding> = const { Cell::new(Encoding::Protobuf) };
-}
-
-/// Runs a test with JSON.
-fn in_json(test: fn()) {
-    struct Back;
-    impl Drop for Back {
-        fn drop(&mut self) {
-            ENCODING.set(Encoding::Protobuf);
-        }
-    }
-    ENCODING.set(Encoding::Json);
-    let _back = Back;
-    test();
-}
-
-/// Has tests for JSON of tests that do not depend on the form.
-macro_rules! also_in_json {
-    ($($test:ident)*) => {
-        mod in_json {
-            $(#[test]
-            fn $test() {
-                crate::source::kubernetes::tests::in_json(super::$test);
-            })*
-        }
-    };
-}
-use also_in_json;
 
 also_in_json! {
     a_streamed_list_is_one_update_and_its_changes_follow
