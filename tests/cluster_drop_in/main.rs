@@ -15,6 +15,8 @@ use kpr_testkit::testbed::{self, Test};
 
 mod metrics;
 mod node;
+mod probes;
+mod silence;
 mod start;
 mod takeover;
 
@@ -24,5 +26,13 @@ fn ours() -> PathBuf {
 }
 
 fn main() -> ExitCode {
-    testbed::run(&[start::TESTS, node::TESTS, metrics::TESTS, takeover::TESTS].concat())
+    let tests = [
+        start::TESTS,
+        node::TESTS,
+        metrics::TESTS,
+        silence::TESTS,
+        probes::TESTS,
+        takeover::TESTS,
+    ];
+    testbed::run(&tests.concat())
 }

@@ -17,11 +17,10 @@ const FAILURES: &str =
 const PARTIAL_FAILURES: &str =
     "kubeproxy_sync_proxy_rules_iptables_partial_restore_failures_total{ip_family=\"IPv4\"}";
 
-/// A kernel without `xt_recent`: the Service that needs it is named and set aside, with its old
-/// rules; others are served.
-pub(crate) fn refused_service(node: &Node) -> Result<()> {
+/// What `restore` does in a kernel without `xt_recent`.
+pub(crate) fn without_recent(backend: Backend) -> String {
     // What the programs say where the module is missing (iptables 1.8.9).
-    let words = match node.backend {
+    let words = match backend {
         Backend::Legacy => {
             "iptables-restore v1.8.9 (legacy): Couldn't load match `recent':No such file or directory"
         }
@@ -30,19 +29,29 @@ pub(crate) fn refused_service(node: &Node) -> Result<()> {
         }
     };
     let input = "input=$(mktemp); cat >$input";
-    let no_recent = format!(
+    format!(
         "{input}\nif grep -q -e '-m recent' $input; then rm $input; echo \"{}\" >&2; exit 2; fi\n\
          PATH=${{PATH#*:}} ${{0##*/}} \"$@\" <$input; s=$?; rm $input; exit $s\n",
         words.replace('`', "\\`")
-    );
-    let proxy = node.start()?;
-    let before = node.rules(Family::V4)?;
-    node.trouble("restore", &no_recent)?;
-    let web = services().remove(0);
-    let mut sticky = web.clone().with("sessionAffinity", json!("ClientIP")).with(
+    )
+}
+
+/// The Service with what needs `xt_recent`.
+pub(crate) fn sticky(service: Service) -> Service {
+    service.with("sessionAffinity", json!("ClientIP")).with(
         "sessionAffinityConfig",
         json!({ "clientIP": { "timeoutSeconds": 10 } }),
-    );
+    )
+}
+
+/// A kernel without `xt_recent`: the Service that needs it is named and set aside, with its old
+/// rules; others are served.
+pub(crate) fn refused_service(node: &Node) -> Result<()> {
+    let proxy = node.start()?;
+    let before = node.rules(Family::V4)?;
+    node.trouble("restore", &without_recent(node.backend))?;
+    let web = services().remove(0);
+    let mut sticky = sticky(web.clone());
     sticky.endpoints.pop();
     node.manifests.apply(&sticky)?;
     proxy.wait_for_log(&["unknown match recent"])?;

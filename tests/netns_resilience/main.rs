@@ -19,6 +19,7 @@ mod failure;
 mod large;
 mod native;
 mod node;
+mod probes;
 mod servers;
 mod start;
 mod stop;
@@ -42,7 +43,7 @@ const SCENARIOS: [Scenario; 11] = [
 ];
 
 /// With one.
-const SINGLE: [(Backend, Scenario); 15] = [
+const SINGLE: [(Backend, Scenario); 17] = [
     (Backend::Legacy, ("failure::held_lock", failure::held_lock)),
     (
         Backend::Nft,
@@ -68,6 +69,13 @@ const SINGLE: [(Backend, Scenario); 15] = [
         ("start::warns_of_the_network", start::warns_of_the_network),
     ),
     (
+        Backend::Legacy,
+        (
+            "probes::bear_a_refused_service",
+            probes::bear_a_refused_service,
+        ),
+    ),
+    (
         Backend::Nft,
         ("servers::stand_floods", servers::stand_floods),
     ),
@@ -88,6 +96,13 @@ const SINGLE: [(Backend, Scenario); 15] = [
         (
             "together::the_second_one_waits",
             together::the_second_one_waits,
+        ),
+    ),
+    (
+        Backend::Nft,
+        (
+            "together::a_start_has_the_lock",
+            together::a_start_has_the_lock,
         ),
     ),
     (

@@ -52,7 +52,7 @@ pub(crate) fn finishes_the_round(node: &Node) -> Result<()> {
 }
 
 /// A program that does not end until it is told to.
-const WAITS: &str = "here=$(dirname \"$0\"); touch \"$here/begun\"\n\
+pub(crate) const WAITS: &str = "here=$(dirname \"$0\"); touch \"$here/begun\"\n\
     until [ -e \"$here/free\" ]; do sleep 0.05; done\n";
 
 /// A slow program at the start does not keep the proxy from obeying; probes are answered meanwhile.

@@ -7,6 +7,8 @@ use super::node::Node;
 use kpr_testkit::proxy::{HEALTH_PORT, Proxy, get};
 use kpr_testkit::wait;
 
+use super::stop::WAITS;
+
 /// The second one says whom it waits for and changes nothing; when the first one ends it serves
 /// what is there. `--cleanup` refuses meanwhile, and `plan` does not.
 pub(crate) fn the_second_one_waits(node: &Node) -> Result<()> {
@@ -37,6 +39,27 @@ pub(crate) fn the_second_one_waits(node: &Node) -> Result<()> {
     second.wait_until_synced(&node.namespace)?;
     ensure!(node.all_rules()? != before, "it has other settings");
     Ok(())
+}
+
+/// The first one is busy in its start: the second one waits as well, leaves the port of the probes to
+/// it, and serves when it is told to end.
+pub(crate) fn a_start_has_the_lock(node: &Node) -> Result<()> {
+    node.trouble("save", WAITS)?;
+    let mut first = Proxy::spawn(&node.namespace, node.command(&[]))?;
+    wait::until("it starts", || {
+        ensure!(node.has_file("begun"), "no save has begun: {}", first.log());
+        Ok(())
+    })?;
+    let mut second = Proxy::spawn(&node.namespace, node.command(&["--bind-address-hard-fail"]))?;
+    let said = second.wait_for_log(&["another kube-proxy-rs serves this network namespace"])?;
+    let whom = format!("pid={} ", first.pid());
+    ensure!(said.contains(&whom), "{whom:?} is not in {said}");
+    first.ask_to_end()?;
+    let (status, log) = first.wait()?;
+    ensure!(status.success(), "it ended with {status}:\n{log}");
+    node.no_trouble("save")?;
+    node.script("free", "")?;
+    second.wait_until_synced(&node.namespace)
 }
 
 /// One that waits answers at a port of its own and obeys, and one that is killed leaves no lock.

@@ -16,6 +16,7 @@
 )]
 
 pub mod agent;
+pub mod balancer;
 pub mod cases;
 pub mod dashboard;
 pub mod differential;
@@ -24,6 +25,7 @@ pub mod flows;
 pub mod guest;
 pub mod isolated;
 pub mod kernel;
+pub mod kubelet;
 pub mod load;
 pub mod machine;
 pub mod manifests;

@@ -13,7 +13,10 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output, Stdio};
 
+use anyhow::Context as _;
 use libtest_mimic::{Arguments, Failed, Trial};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 /// A test: its name and what it does.
 pub type Test = (&'static str, fn(&Testbed) -> anyhow::Result<()>);
@@ -144,6 +147,17 @@ impl Testbed {
         self.script("apiserver-stop", &["--kill"]);
     }
 
+    /// Stops the API server where it is, as a machine that swaps or a paused virtual machine does;
+    /// the kernel goes on to answer for its connections. It goes on when this is dropped.
+    pub fn freeze_apiserver(&self) -> anyhow::Result<Frozen> {
+        let file = self.directory.join("kube-apiserver.pid");
+        let text = std::fs::read_to_string(&file)?;
+        let pid = text.split_whitespace().next().context("no process")?;
+        let frozen = Frozen(Pid::from_raw(pid.parse()?));
+        kill(frozen.0, Signal::SIGSTOP)?;
+        Ok(frozen)
+    }
+
     /// A program that `hack/testbed/build` makes; it is built unless it is there.
     pub fn built(name: &str) -> Result<PathBuf, String> {
         let script = crate::repository().join("hack/testbed/build");
@@ -234,6 +248,17 @@ pub struct Restart<'a>(pub &'a Testbed);
 impl Drop for Restart<'_> {
     fn drop(&mut self) {
         self.0.apiserver("start");
+    }
+}
+
+/// An API server that stands still.
+#[derive(Debug)]
+pub struct Frozen(Pid);
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        // Without it the test's own failure is what counts.
+        kill(self.0, Signal::SIGCONT).ok();
     }
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the proxy leaves behind: clean-up, in each mode and after a switch.
+//! What the proxy leaves behind: clean-up, in each mode and after a switch, and to its successor.
 
 use std::path::Path;
 
@@ -10,6 +10,7 @@ use crate::cases::run::failed;
 
 mod cleanup;
 mod few_rights;
+mod handover;
 mod switch;
 
 /// All of them as tests, for a kernel that has IPVS or one that does not.
@@ -19,8 +20,13 @@ pub fn trials(binary: &'static Path, has_ipvs: bool) -> Vec<Trial> {
             run(binary).map_err(failed)
         })
     };
+    let handover = Trial::test("handover::loses_nothing", move || {
+        let mode = if has_ipvs { "ipvs" } else { "iptables" };
+        handover::loses_nothing(binary, mode).map_err(failed)
+    });
     if has_ipvs {
         vec![
+            handover,
             Trial::test("switch::there_and_back", move || {
                 switch::there_and_back(binary).map_err(failed)
             }),
@@ -39,6 +45,7 @@ pub fn trials(binary: &'static Path, has_ipvs: bool) -> Vec<Trial> {
         ]
     } else {
         vec![
+            handover,
             trial("after_iptables_mode", |binary| {
                 cleanup::after(binary, &["iptables"])
             }),
