@@ -86,9 +86,14 @@ async fn execute(arguments: &[OsString]) -> anyhow::Result<ExitCode> {
     let command = config::parse(arguments.iter().cloned())?;
     if let Command::Run(settings) = command {
         telemetry::init(&settings.logging)?;
-        return match Box::pin(run(*settings, arguments, &mut signals)).await? {
-            Ended::Stopped => Ok(ExitCode::SUCCESS),
-            Ended::Restart => Err(reexec::reexec(arguments)),
+        let restart = Box::pin(run(*settings, arguments, &mut signals)).await?;
+        let Some(lock) = restart else {
+            return Ok(ExitCode::SUCCESS);
+        };
+        // The new program would know nothing of a signal that has come.
+        return match signals.unless_received(lock.hand_over()).await {
+            None => Ok(ExitCode::SUCCESS),
+            Some(lock) => Err(reexec::reexec(arguments, lock)),
         };
     }
     tokio::select! {
@@ -258,12 +263,13 @@ async fn print_plan(settings: Settings, output: OutputFormat) -> anyhow::Result<
 /// How long a proxy that failed waits for its last Event to be written.
 const FAREWELL: std::time::Duration = std::time::Duration::from_secs(3);
 
-/// Is the proxy until a signal ends it. If it gives up, its Node says why.
+/// Is the proxy until a signal ends it. If it gives up, its Node says why. With the lock it must be
+/// started anew.
 async fn run(
     settings: Settings,
     arguments: &[OsString],
     signals: &mut Signals,
-) -> anyhow::Result<Ended> {
+) -> anyhow::Result<Option<Lock>> {
     crate::descriptors::raise_limit();
     for notice in &settings.notices {
         warn!(
@@ -275,20 +281,30 @@ async fn run(
     let clock = Clock::system();
     let metrics = instrumentation::Metrics::new(&settings, &clock)?;
     let (events, writing) = bootstrap::events(&settings, &metrics, &clock)?;
-    let here = Holder::here(settings.mode.as_str(), clock.now());
-    let says = |holder: &Holder| waiting::say_whom_for(holder, &events);
+    let here = Holder {
+        health: settings.healthz_address,
+        ..Holder::here(settings.mode.as_str(), clock.now())
+    };
+    let (known, other) = watch::channel(None);
+    let says = |holder: &Holder| {
+        waiting::say_whom_for(holder, &events);
+        known.send_replace(Some(holder.clone()));
+    };
     let taking = async {
         tokio::select! {
             biased;
             lock = Lock::take(lock::NAME, here, says) => lock,
-            never = waiting::answer_probes(&settings, &metrics, &clock) => match never {},
+            never = waiting::answer_probes(&settings, &metrics, &clock, other) => match never {},
         }
     };
     let Some(lock) = signals.unless_received(taking).await else {
-        return Ok(Ended::Stopped);
+        return Ok(None);
     };
     let parts = (clock, metrics, events.clone());
     let ended = Box::pin(proxy(settings, arguments, parts, signals)).await;
+    if matches!(ended, Ok(Ended::Restart)) {
+        return Ok(Some(lock));
+    }
     lock.release().await;
     if let Err(error) = &ended {
         let reason = match error.downcast_ref::<ServeError>() {
@@ -301,7 +317,7 @@ async fn run(
         // Written or not: there is no more to do.
         drop(tokio::time::timeout(FAREWELL, writing).await);
     }
-    ended
+    ended.map(|_stopped| None)
 }
 
 async fn proxy(

@@ -35,10 +35,14 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // Each test starts a proxy, and there are two processors.
     arguments.test_threads.get_or_insert(2);
-    let tests: [Test; 6] = [
+    let tests: [Test; 7] = [
         (
             "a_changed_configuration_file_costs_no_connection",
             a_changed_configuration_file_costs_no_connection,
+        ),
+        (
+            "a_restart_in_place_keeps_its_place",
+            a_restart_in_place_keeps_its_place,
         ),
         (
             "few_rights_are_enough_after_init_only",
@@ -303,6 +307,65 @@ impl Client {
     }
 }
 
+/// Starts it with this file.
+fn start_with(node: &Namespace, file: &Path, manifests: &ManifestDirectory) -> Result<Proxy> {
+    let mut command = command(env!("CARGO_BIN_EXE_kube-proxy-rs"));
+    command.args([
+        format!("--config={}", file.display()),
+        format!("--manifests={}", manifests.path().display()),
+        "--hostname-override=node".to_owned(),
+    ]);
+    Proxy::spawn(node, command)
+}
+
+fn configz(node: &Namespace, port: u16) -> Result<serde_json::Value> {
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let answer = get(node, address, "/configz")?;
+    let value: serde_json::Value = serde_json::from_str(&answer.body)?;
+    Ok(value["kubeproxy.config.k8s.io"].clone())
+}
+
+/// Another proxy waits all the time, and does not get between the two halves of a restart.
+fn a_restart_in_place_keeps_its_place() -> Result<()> {
+    const RESTARTS: u16 = 8;
+    let node = node(&["192.0.2.1/24"])?;
+    let manifests = ManifestDirectory::new(&[checked(&[Host::Web1])])?;
+    let mut volume = ConfigMap::new("")?;
+    let first = start_with(&node, &volume.path(), &manifests)?;
+    answers(&node, "192.0.2.1:32000", 200)?;
+    let mut other = invocation(&manifests).command();
+    other.args([
+        "--healthz-bind-address=127.0.0.1:10300",
+        "--metrics-bind-address=127.0.0.1:10301",
+    ]);
+    let second = Proxy::spawn(&node, other)?;
+    second.wait_for_log(&["another kube-proxy-rs serves this network namespace"])?;
+    for number in 0..RESTARTS {
+        let port = 10_400 + number;
+        volume.update(&format!("metricsBindAddress: 127.0.0.1:{port}\n"))?;
+        wait::until("the new start answers", || configz(&node, port))
+            .with_context(|| format!("{}\n{}", first.log(), second.log()))?;
+    }
+    let log = second.log();
+    ensure!(!log.contains("the other proxy has ended"), "{log}");
+    // The new start says who it is.
+    let mut command = command(env!("CARGO_BIN_EXE_kube-proxy-rs"));
+    command.arg("--cleanup");
+    let (_, said) = Proxy::spawn(&node, command)?.wait()?;
+    let holder = format!("runs here (process {}, mode iptables", first.pid());
+    ensure!(said.contains(&holder), "{said}");
+    let log = first.log();
+    ensure!(
+        !log.contains("another kube-proxy-rs"),
+        "it waits for itself: {log}"
+    );
+    let (status, log) = first.terminate()?;
+    ensure!(status.success(), "it ended with {status}:\n{log}");
+    second.wait_for_log(&["the other proxy has ended"])?;
+    wait::until("the second one serves", || configz(&node, 10_301))?;
+    Ok(())
+}
+
 fn a_changed_configuration_file_costs_no_connection() -> Result<()> {
     // The endpoint is the node itself.
     let node = node(&["192.0.2.1/24", "198.51.100.1/24", "10.244.1.11/32"])?;
@@ -311,21 +374,10 @@ fn a_changed_configuration_file_costs_no_connection() -> Result<()> {
     std::thread::spawn(move || server.incoming().for_each(drop));
     let manifests = ManifestDirectory::new(&[checked(&[Host::Web1])])?;
     let mut volume = ConfigMap::new("nodePortAddresses: [192.0.2.0/24]\n")?;
-    let mut command = command(env!("CARGO_BIN_EXE_kube-proxy-rs"));
-    command.args([
-        format!("--config={}", volume.path().display()),
-        format!("--manifests={}", manifests.path().display()),
-        "--hostname-override=node".to_owned(),
-    ]);
-    let mut proxy = Proxy::spawn(&node, command)?;
+    let mut proxy = start_with(&node, &volume.path(), &manifests)?;
     answers(&node, "192.0.2.1:32000", 200)?;
     let client = Client::start(&node, "10.96.0.1:80".parse()?)?;
-    let configz = |port: u16| -> Result<serde_json::Value> {
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
-        let answer = get(&node, address, "/configz")?;
-        let value: serde_json::Value = serde_json::from_str(&answer.body)?;
-        Ok(value["kubeproxy.config.k8s.io"].clone())
-    };
+    let configz = |port| configz(&node, port);
 
     volume.update("nodePortAddresses: [198.51.100.0/24]\n")?;
     answers(&node, "198.51.100.1:32000", 200)?;

@@ -3,14 +3,17 @@
 //!
 //! The lock is an abstract Unix socket: it belongs to the network namespace, needs no file that
 //! both containers see, and goes with its process, however that ends. Who has it says so to those
-//! who connect. One that waits serves nothing and changes nothing.
+//! who connect. One that waits serves nothing and changes nothing. A restart in place keeps it: the
+//! socket is the standard input of the program that takes our place.
 
+use std::fs::File;
 use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener as StdListener};
 use std::time::Duration;
 
-use nix::unistd::geteuid;
+use nix::unistd::{dup2_stdin, geteuid};
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -42,6 +45,8 @@ pub(super) struct Holder {
     /// What it does: its proxy mode, or `cleanup`.
     pub(super) mode: String,
     pub(super) version: String,
+    /// Where it answers probes, or is about to.
+    pub(super) health: Option<std::net::SocketAddr>,
 }
 
 impl Holder {
@@ -52,6 +57,7 @@ impl Holder {
             since: now.to_string(),
             mode: mode.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            health: None,
         }
     }
 }
@@ -68,12 +74,40 @@ impl std::fmt::Display for Holder {
 #[derive(Debug)]
 pub(super) struct Lock {
     /// None: the lock cannot be had here, or whoever has it may not have it.
-    introducing: Option<Task>,
+    held: Option<Held>,
+}
+
+#[derive(Debug)]
+struct Held {
+    introducing: Task,
+    /// The socket once more, for the program that takes our place.
+    socket: OwnedFd,
+}
+
+impl Held {
+    fn new(listener: StdListener, holder: Holder) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        let socket = listener.as_fd().try_clone_to_owned()?;
+        let listener = UnixListener::from_std(listener)?;
+        Ok(Self {
+            introducing: Task::spawn(introduce(listener, holder)),
+            socket,
+        })
+    }
 }
 
 impl Lock {
     /// Takes the lock of this network namespace, when it is free. `says` hears once who has it.
     pub(super) async fn take(name: &str, holder: Holder, says: impl Fn(&Holder)) -> Self {
+        if let Some(listener) = inherited(name, &io::stdin()) {
+            // Programs that we start must not have it.
+            if let Ok(nothing) = File::open("/dev/null") {
+                dup2_stdin(nothing).ok();
+            }
+            if let Ok(held) = Held::new(listener, holder.clone()) {
+                return Self { held: Some(held) };
+            }
+        }
         let mut is_known = false;
         loop {
             match Self::attempt(name, &holder, is_known).await {
@@ -107,14 +141,9 @@ impl Lock {
 
     /// Fails with who has it, which is not asked if `is_known`.
     async fn attempt(name: &str, holder: &Holder, is_known: bool) -> Result<Self, Option<Holder>> {
-        let nobodys = Self { introducing: None };
-        match listen(name) {
-            Ok(listener) => {
-                let introducing = Task::spawn(introduce(listener, holder.clone()));
-                Ok(Self {
-                    introducing: Some(introducing),
-                })
-            }
+        let nobodys = Self { held: None };
+        match listen(name).and_then(|listener| Held::new(listener, holder.clone())) {
+            Ok(held) => Ok(Self { held: Some(held) }),
             Err(error) if error.kind() != ErrorKind::AddrInUse => {
                 warn!(%error, "cannot tell whether another proxy serves this network namespace");
                 Ok(nobodys)
@@ -136,16 +165,29 @@ impl Lock {
 
     /// The next one may have it at once.
     pub(super) async fn release(self) {
-        if let Some(introducing) = self.introducing {
-            introducing.end().await;
-        }
+        drop(self.hand_over().await);
+    }
+
+    /// The lock as the standard input of the program that takes our place. Those who ask meanwhile
+    /// hear from that one.
+    pub(super) async fn hand_over(self) -> Option<OwnedFd> {
+        let held = self.held?;
+        held.introducing.end().await;
+        Some(held.socket)
     }
 }
 
-fn listen(name: &str) -> io::Result<UnixListener> {
-    let listener = StdListener::bind_addr(&SocketAddr::from_abstract_name(name)?)?;
-    listener.set_nonblocking(true)?;
-    UnixListener::from_std(listener)
+fn listen(name: &str) -> io::Result<StdListener> {
+    StdListener::bind_addr(&SocketAddr::from_abstract_name(name)?)
+}
+
+/// The lock, if this is its socket.
+fn inherited(name: &str, descriptor: &impl AsFd) -> Option<StdListener> {
+    let copy = descriptor.as_fd().try_clone_to_owned().ok()?;
+    let listener = StdListener::from(copy);
+    // Fails for what is no socket.
+    let address = listener.local_addr().ok()?;
+    (address.as_abstract_name() == Some(name.as_bytes())).then_some(listener)
 }
 
 /// Who listens.
@@ -160,7 +202,7 @@ async fn ask(name: &str) -> io::Result<Asked> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     socket.connect(&SockAddr::unix(format!("\0{name}"))?)?;
-    let stream = std::os::unix::net::UnixStream::from(std::os::fd::OwnedFd::from(socket));
+    let stream = std::os::unix::net::UnixStream::from(OwnedFd::from(socket));
     let stream = UnixStream::from_std(stream)?;
     let peer = stream.peer_cred()?;
     if peer.uid() != 0 && peer.uid() != geteuid().as_raw() {
@@ -236,6 +278,34 @@ mod tests {
         first.release().await;
         drop(waiting.await);
         assert_eq!(said.into_inner().unwrap(), [here()]);
+    }
+
+    #[tokio::test]
+    async fn a_restart_in_place_keeps_it_and_says_what_is_new() {
+        let name = name("restart");
+        let first = Lock::take(&name, here(), |_| panic!("nobody has it")).await;
+        let socket = first.hand_over().await.unwrap();
+        // Nobody introduces itself, and nobody else gets it.
+        let asking = tokio::spawn({
+            let name = name.clone();
+            async move { Lock::try_take(&name, here()).await.unwrap_err() }
+        });
+        assert!(inherited("another", &socket).is_none());
+        let listener = inherited(&name, &socket).unwrap();
+        drop(socket);
+        let new = Holder::here("iptables", "2026-01-02T00:00:00Z".parse().unwrap());
+        let again = Held::new(listener, new.clone()).unwrap();
+        assert_eq!(asking.await.unwrap(), new);
+        Lock { held: Some(again) }.release().await;
+        Lock::try_take(&name, here()).await.unwrap();
+    }
+
+    #[test]
+    fn what_is_no_socket_is_no_lock() {
+        let file = File::open("/dev/null").unwrap();
+        assert!(inherited(NAME, &file).is_none());
+        let (one, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert!(inherited(NAME, &one).is_none());
     }
 
     #[tokio::test]
