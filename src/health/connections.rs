@@ -1,21 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Serves the connections of an HTTP server, of which there are few at once.
 //!
-//! A new connection always gets a place. When all are taken, or all that one peer may have, it gets
-//! that of the connection that has been silent for longest, of the peer with the most: who holds
-//! connections open loses them, and a probe is answered meanwhile.
+//! A new connection always gets a place. One peer may have most of them, as the monitors and probes
+//! of a node all come from one address; a reserve is kept for others. When what a peer may have is
+//! taken, it gets the place of the connection that has been silent for longest, of the peer with the
+//! most: who holds connections open loses them, and a probe is answered meanwhile.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::{Body, Bytes};
 use hyper::Request;
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -32,8 +35,8 @@ use crate::descriptors::{self, Cause};
 pub(super) struct Limits {
     /// Connections at once.
     pub(super) most: usize,
-    /// The same of one peer.
-    pub(super) most_of_peer: usize,
+    /// As many of these are left free by the peer that has the most.
+    pub(super) reserve: usize,
     /// How long the head of a request may take, and how long a connection may be idle before it.
     pub(super) head: Duration,
     /// How long a connection may live; one that is being answered then may finish.
@@ -44,7 +47,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             most: 64,
-            most_of_peer: 16,
+            reserve: 16,
             head: Duration::from_secs(5),
             life: Duration::from_mins(1),
         }
@@ -80,6 +83,7 @@ struct Taken {
     peer: IpAddr,
     /// When it came or last asked.
     active: u64,
+    is_answered: bool,
     lost: Arc<Notify>,
 }
 
@@ -95,19 +99,23 @@ impl Table {
         for taken in self.taken.values() {
             *counts.entry(taken.peer).or_default() += 1;
         }
-        let of = if counts
-            .get(&peer)
-            .is_some_and(|count| *count >= limits.most_of_peer)
-        {
-            peer
-        } else if self.taken.len() >= limits.most {
-            counts.into_iter().max_by_key(|(_, count)| *count)?.0
-        } else {
+        let largest = counts.values().copied().max().unwrap_or_default();
+        let is_largest = |peer| counts.get(&peer) == Some(&largest);
+        let is_own = is_largest(peer);
+        let reserve = if is_own { limits.reserve } else { 0 };
+        if self.taken.len() < limits.most.saturating_sub(reserve) {
             return None;
-        };
-        let theirs = self.taken.iter().filter(|(_, taken)| taken.peer == of);
+        }
+        let theirs = self.taken.iter().filter(|(_, taken)| {
+            if is_own {
+                taken.peer == peer
+            } else {
+                is_largest(taken.peer)
+            }
+        });
+        // One that is being answered is the last to go.
         theirs
-            .min_by_key(|(_, taken)| taken.active)
+            .min_by_key(|(_, taken)| (taken.is_answered, taken.active))
             .map(|(id, _)| *id)
     }
 }
@@ -134,6 +142,7 @@ impl Places {
         let taken = Taken {
             peer,
             active: id,
+            is_answered: false,
             lost: lost.clone(),
         };
         table.taken.insert(id, taken);
@@ -141,6 +150,15 @@ impl Places {
             places: self.clone(),
             id,
             lost,
+        }
+    }
+
+    /// A request came, or has its answer.
+    fn note(&self, id: u64, is_answered: bool) {
+        let mut table = self.lock();
+        let now = table.tick();
+        if let Some(taken) = table.taken.get_mut(&id) {
+            (taken.active, taken.is_answered) = (now, is_answered);
         }
     }
 
@@ -159,12 +177,12 @@ struct Place {
 }
 
 impl Place {
-    /// The peer has sent a request.
-    fn touch(&self) {
-        let mut table = self.places.lock();
-        let now = table.tick();
-        if let Some(taken) = table.taken.get_mut(&self.id) {
-            taken.active = now;
+    /// The peer has sent a request, which is answered until the result is dropped.
+    fn answering(&self) -> Answering {
+        self.places.note(self.id, true);
+        Answering {
+            places: self.places.clone(),
+            id: self.id,
         }
     }
 }
@@ -172,6 +190,46 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.places.lock().taken.remove(&self.id);
+    }
+}
+
+/// A request until all of its answer is on its way.
+#[derive(Debug)]
+struct Answering {
+    places: Places,
+    id: u64,
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.places.note(self.id, false);
+    }
+}
+
+/// The body of an answer.
+#[derive(Debug)]
+struct Answer {
+    body: Body,
+    _answering: Answering,
+}
+
+impl hyper::body::Body for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -194,6 +252,8 @@ pub(super) async fn serve(listener: TcpListener, routes: Router, places: Places)
                     is_failing = false;
                     let place = places.take(peer.ip());
                     connections.spawn(carry(stream, place, routes.clone()));
+                    // What has been asked is answered before others push it out.
+                    tokio::task::yield_now().await;
                 }
                 Err(error) if is_of_one_peer(&error) => {}
                 Err(error) => {
@@ -230,8 +290,15 @@ fn is_of_one_peer(error: &io::Error) -> bool {
 async fn carry(stream: TcpStream, place: Place, routes: Router) {
     let limits = place.places.limits;
     let service = service_fn(|request: Request<Incoming>| {
-        place.touch();
-        routes.clone().oneshot(request)
+        let answering = place.answering();
+        let answer = routes.clone().oneshot(request);
+        async move {
+            let answer = answer.await?;
+            Ok::<_, Infallible>(answer.map(|body| Answer {
+                body,
+                _answering: answering,
+            }))
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

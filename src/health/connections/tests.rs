@@ -14,7 +14,7 @@ const LIMIT: Duration = Duration::from_mins(1);
 /// None of them by itself.
 const PATIENT: Limits = Limits {
     most: 6,
-    most_of_peer: 4,
+    reserve: 2,
     head: LIMIT,
     life: LIMIT,
 };
@@ -22,10 +22,13 @@ const PATIENT: Limits = Limits {
 async fn server(limits: Limits) -> (SocketAddr, Places) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let routes = Router::new().fallback(async || "good");
     let places = Places::new(limits);
-    tokio::spawn(serve(listener, routes, places.clone()));
+    tokio::spawn(serve(listener, routes(), places.clone()));
     (address, places)
+}
+
+fn routes() -> Router {
+    Router::new().fallback(async || "good")
 }
 
 /// Connects as another host, 127.0.0.`host`.
@@ -71,7 +74,7 @@ async fn a_probe_is_answered_while_its_own_host_holds_connections_open() {
         held.push(stream);
     }
     assert!(is_answered(&mut connect(address, 1).await).await);
-    assert!(places.lock().taken.len() <= PATIENT.most_of_peer);
+    assert!(places.lock().taken.len() <= PATIENT.most - PATIENT.reserve);
     for stream in held.drain(..36) {
         is_closed(stream).await;
     }
@@ -91,6 +94,75 @@ async fn a_greedy_peer_loses_its_own_places_only() {
     assert_eq!(places.lock().taken.len(), PATIENT.most);
     is_closed(greedy.swap_remove(0)).await;
     assert!(is_answered(&mut modest).await, "it did nothing wrong");
+}
+
+#[tokio::test]
+async fn the_monitors_of_a_node_keep_their_connections() {
+    // Probes, scrapes and five windows that people look at, all from one address.
+    let (address, places) = server(Limits::default()).await;
+    let mut monitors = Vec::new();
+    for _ in 0..40 {
+        monitors.push(connect(address, 1).await);
+    }
+    for _ in 0..3 {
+        for stream in &mut monitors {
+            assert!(is_answered(stream).await);
+        }
+    }
+    assert_eq!(places.lock().taken.len(), monitors.len());
+}
+
+#[tokio::test]
+async fn what_is_being_answered_is_not_cut() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (asked, goes_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let slow = {
+        let (asked, goes_on) = (asked.clone(), goes_on.clone());
+        async move || {
+            asked.notify_one();
+            goes_on.notified().await;
+            "good"
+        }
+    };
+    let routes = routes().route("/slow", axum::routing::get(slow));
+    tokio::spawn(serve(listener, routes, Places::new(PATIENT)));
+    let mut first = connect(address, 1).await;
+    let request = b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n";
+    first.write_all(request).await.unwrap();
+    asked.notified().await;
+    for _ in 0..3 * PATIENT.most {
+        assert!(is_answered(&mut connect(address, 1).await).await);
+    }
+    goes_on.notify_one();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"good") {
+        let read = tokio::time::timeout(LIMIT, first.read_buf(&mut answer));
+        assert!(read.await.unwrap().unwrap() > 0, "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_probe_amid_a_crowd_of_its_own_host_is_answered() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    // All are there before the first is accepted, as many as the kernel keeps.
+    let mut crowd = Vec::new();
+    for _ in 0..20 {
+        crowd.push(connect(address, 1).await);
+    }
+    let mut probe = connect(address, 1).await;
+    let request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+    probe.write_all(request).await.unwrap();
+    for _ in 0..100 {
+        crowd.push(connect(address, 1).await);
+    }
+    tokio::spawn(serve(listener, routes(), Places::new(Limits::default())));
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"good") {
+        let read = tokio::time::timeout(LIMIT, probe.read_buf(&mut answer));
+        assert!(read.await.unwrap().unwrap() > 0, "{answer:?}");
+    }
 }
 
 #[tokio::test]
