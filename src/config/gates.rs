@@ -2,11 +2,17 @@
 //! Feature gates: all gates of kube-proxy v1.37 are accepted, four of them have an effect.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use super::gone;
 
-/// One gate per line.
-const KNOWN: &str = include_str!("gates.txt");
+/// The gates of kube-proxy; the first lines of the file say how to read the others.
+const LIST: &str = include_str!("gates.txt");
+
+static KNOWN: LazyLock<BTreeMap<&str, Gate>> = LazyLock::new(|| {
+    let lines = LIST.lines().filter(|line| !line.starts_with('#'));
+    lines.filter_map(Gate::parse).collect()
+});
 
 /// Gates whose value changes what this proxy does.
 const EFFECTIVE: [&str; 4] = [
@@ -15,6 +21,35 @@ const EFFECTIVE: [&str; 4] = [
     "LoggingAlphaOptions",
     "LoggingBetaOptions",
 ];
+
+/// Gates that set all others of a stage, but for those that are set themselves.
+const GROUPS: [(&str, &str); 2] = [("AllAlpha", "alpha"), ("AllBeta", "beta")];
+
+/// What kube-proxy knows of a gate.
+#[derive(Debug)]
+struct Gate {
+    stage: &'static str,
+    default: bool,
+    /// It has only its default.
+    is_locked: bool,
+    /// Gates that must be on where it is.
+    needs: Vec<&'static str>,
+}
+
+impl Gate {
+    /// A line of the list, with the gate's name.
+    fn parse(line: &'static str) -> Option<(&'static str, Self)> {
+        let mut fields = line.split(' ');
+        let (name, stage, default) = (fields.next()?, fields.next()?, fields.next()?);
+        let gate = Self {
+            stage,
+            default: default.starts_with("true"),
+            is_locked: default.ends_with('!'),
+            needs: fields.collect(),
+        };
+        Some((name, gate))
+    }
+}
 
 /// An invalid setting of a feature gate.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -32,6 +67,27 @@ pub enum GateError {
         /// The value that it has.
         locked: bool,
     },
+    /// The gate is on, also by default or by a group, and others that it needs are not.
+    #[error("{gate} is enabled, but depends on features that are disabled: [{}]", disabled.join(" "))]
+    Dependency {
+        /// The gate.
+        gate: &'static str,
+        /// What it needs and has not.
+        disabled: Vec<&'static str>,
+    },
+}
+
+impl GateError {
+    /// Whether it is about a gate.
+    pub fn names(&self, gate: &str) -> bool {
+        match self {
+            Self::Unknown(named) | Self::Locked { gate: named, .. } => named == gate,
+            Self::Dependency {
+                gate: named,
+                disabled,
+            } => *named == gate || disabled.contains(&gate),
+        }
+    }
 }
 
 /// A gate, and what to do about it if it is known to be gone.
@@ -57,64 +113,64 @@ impl FeatureGates {
     /// Applies the configured values to the defaults of v1.37; the second part lists all that is
     /// wrong.
     pub fn from_map(configured: &BTreeMap<String, bool>) -> (Self, Vec<GateError>) {
-        let mut errors = Vec::new();
-        for (gate, &value) in configured {
-            match known(gate) {
-                Known::No => errors.push(GateError::Unknown(gate.clone())),
-                Known::Locked(locked) if locked != value => {
-                    errors.push(GateError::Locked {
-                        gate: gate.clone(),
-                        value,
-                        locked,
-                    });
-                }
-                Known::Free | Known::Locked(_) => {}
-            }
+        let mut errors: Vec<GateError> = configured
+            .iter()
+            .filter_map(|(gate, &value)| refusal(gate, value))
+            .collect();
+        let is_on = |name: &str| is_on(name, configured);
+        // What kube-proxy checks last.
+        if errors.is_empty() {
+            errors.extend(KNOWN.iter().filter_map(|(gate, known)| {
+                let mut disabled = known.needs.clone();
+                disabled.retain(|needed| !is_on(needed));
+                let is_broken = !disabled.is_empty() && is_on(gate);
+                is_broken.then_some(GateError::Dependency { gate, disabled })
+            }));
         }
-        let value = |gate: &str, group: &str, default: bool| {
-            let group = configured.get(group).copied();
-            configured.get(gate).copied().or(group).unwrap_or(default)
-        };
         let gates = Self {
-            allow_service_external_ips: value("AllowServiceExternalIPs", "", true),
-            kube_proxy_ipvs: value("KubeProxyIPVS", "", true),
-            logging_alpha_options: value("LoggingAlphaOptions", "AllAlpha", false),
-            logging_beta_options: value("LoggingBetaOptions", "AllBeta", true),
+            allow_service_external_ips: is_on("AllowServiceExternalIPs"),
+            kube_proxy_ipvs: is_on("KubeProxyIPVS"),
+            logging_alpha_options: is_on("LoggingAlphaOptions"),
+            logging_beta_options: is_on("LoggingBetaOptions"),
         };
         (gates, errors)
     }
 }
 
+/// Why a gate cannot have this value whatever the others have.
+fn refusal(gate: &str, value: bool) -> Option<GateError> {
+    match KNOWN.get(gate) {
+        None => Some(GateError::Unknown(gate.to_owned())),
+        Some(known) if known.is_locked && known.default != value => Some(GateError::Locked {
+            gate: gate.to_owned(),
+            value,
+            locked: known.default,
+        }),
+        Some(_) => None,
+    }
+}
+
+/// The value of a gate: its own, else that of its group, else its default.
+fn is_on(name: &str, configured: &BTreeMap<String, bool>) -> bool {
+    if let Some(value) = configured.get(name) {
+        return *value;
+    }
+    let Some(gate) = KNOWN.get(name) else {
+        return false;
+    };
+    let group = GROUPS.iter().find(|(_, stage)| *stage == gate.stage);
+    let of_group = group.and_then(|(group, _)| configured.get(*group));
+    of_group.copied().unwrap_or(gate.default)
+}
+
 /// Whether setting a gate changes anything here.
 pub fn is_effective(gate: &str) -> bool {
-    EFFECTIVE.contains(&gate) || gate == "AllAlpha" || gate == "AllBeta"
+    EFFECTIVE.contains(&gate) || GROUPS.iter().any(|(group, _)| *group == gate)
 }
 
 /// Whether a component has such a gate.
 pub fn exists(gate: &str) -> bool {
-    known(gate) != Known::No
-}
-
-/// What the list says of a gate.
-#[derive(Debug, PartialEq, Eq)]
-enum Known {
-    /// Nothing: it does not exist.
-    No,
-    /// It may be set.
-    Free,
-    /// It has only this value.
-    Locked(bool),
-}
-
-fn known(gate: &str) -> Known {
-    for line in KNOWN.lines().filter(|line| !line.starts_with('#')) {
-        match line.split_once('=') {
-            None if line == gate => return Known::Free,
-            Some((name, value)) if name == gate => return Known::Locked(value == "true"),
-            _ => {}
-        }
-    }
-    Known::No
+    KNOWN.contains_key(gate)
 }
 
 #[cfg(test)]
@@ -157,7 +213,6 @@ mod tests {
         for gate in [
             "KubeletInUserNamespace",
             "WatchListClient",
-            "AllBeta",
             "NativeHistograms",
         ] {
             assert_eq!(gates(&[(gate, true)]).1, [], "{gate}");
@@ -173,9 +228,58 @@ mod tests {
     }
 
     #[test]
+    fn a_gate_that_is_on_needs_others() {
+        let broken = |gate: &Gate, pairs: &[(&str, bool)]| {
+            let found = gates(pairs).1;
+            gate.needs
+                .iter()
+                .any(|needed| found.iter().any(|error| error.names(needed)))
+        };
+        let mut tried = 0;
+        for (name, gate) in KNOWN.iter().filter(|(_, gate)| !gate.needs.is_empty()) {
+            // Those that can be off.
+            let all: Vec<(&str, bool)> = gate.needs.iter().map(|needed| (*needed, false)).collect();
+            if gate.is_locked || gate.needs.iter().any(|needed| KNOWN[needed].is_locked) {
+                continue;
+            }
+            tried += 1;
+            let on = [all.clone(), vec![(name, true)]].concat();
+            assert!(broken(gate, &on), "{name}");
+            let off = [all, vec![(name, false)]].concat();
+            let found = gates(&off).1;
+            assert!(
+                found.iter().all(
+                    |error| !matches!(error, GateError::Dependency { gate, .. } if gate == name)
+                ),
+                "{name}: {found:?}"
+            );
+        }
+        assert!(tried > 10, "{tried}");
+        let (_, errors) = gates(&[("AllAlpha", true)]);
+        assert!(!errors.is_empty(), "kube-proxy v1.37.2 refuses it");
+        let text = errors[0].to_string();
+        assert!(
+            text.contains(" is enabled, but depends on features that are disabled: ["),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn every_line_of_the_list_is_a_gate() {
+        let lines = LIST.lines().filter(|line| !line.starts_with('#'));
+        assert_eq!(KNOWN.len(), lines.count());
+        for (name, gate) in KNOWN.iter() {
+            let is_stage = ["alpha", "beta", "deprecated", "ga"].contains(&gate.stage);
+            assert!(is_stage, "{name}: {gate:?}");
+            let known = gate.needs.iter().all(|needed| exists(needed));
+            assert!(known, "{name}: {gate:?}");
+        }
+    }
+
+    #[test]
     fn effective_gates_are_known() {
         for gate in EFFECTIVE {
-            assert_eq!(known(gate), Known::Free, "{gate}");
+            assert!(!KNOWN[gate].is_locked, "{gate}");
         }
     }
 }

@@ -2,7 +2,7 @@
 //! Notices about a valid configuration: fields without effect, defaults that matter.
 
 use super::decode::Finding;
-use super::gates::{exists, is_effective};
+use super::gates::{FeatureGates, exists, is_effective};
 use super::settings::Notice;
 use super::types::{KubeProxyConfiguration, Nftables, Quantity, Winkernel};
 use crate::source::kubernetes::Encoding;
@@ -48,11 +48,13 @@ pub(super) fn notices(config: &KubeProxyConfiguration) -> Vec<Notice> {
     .map(|(_, subject, message)| notice(subject, message))
     .collect();
 
+    let (_, refused) = FeatureGates::from_map(&config.feature_gates);
+    let is_refused = |gate: &str| refused.iter().any(|error| error.names(gate));
     notices.extend(
         config
             .feature_gates
             .keys()
-            .filter(|gate| exists(gate) && !is_effective(gate))
+            .filter(|gate| exists(gate) && !is_effective(gate) && !is_refused(gate))
             .map(|gate| {
                 notice(
                     &format!("featureGates.{gate}"),

@@ -175,7 +175,8 @@ All are kube-proxy's; kube-proxy-rs adds none.
         "
 ## Feature gates
 Every gate of kube-proxy v1.37 is accepted. These have an effect: `AllowServiceExternalIPs`, `KubeProxyIPVS`, `LoggingAlphaOptions`,
-`LoggingBetaOptions`, and the groups `AllAlpha` and `AllBeta` for the last two.
+`LoggingBetaOptions`, and the groups `AllAlpha` and `AllBeta` for the last two. As for kube-proxy, a gate that needs others
+is refused without them, whatever turned it on; that is why `AllAlpha: true` alone is refused.
 ",
     );
     document_is("docs/configuration.md", &text);
