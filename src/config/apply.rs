@@ -2,7 +2,7 @@
 //! Applies flags to a configuration.
 
 use super::defaults::{HEALTHZ_PORT, METRICS_PORT, append_port};
-use super::flags::{FlagError, Flags, gates, list, vmodule};
+use super::flags::{FlagError, Flags, gates, strings, vmodule};
 use super::types::KubeProxyConfiguration;
 
 /// Flags that count beside a file: those of logging, and the node's name.
@@ -44,8 +44,8 @@ pub(super) fn all(flags: &Flags, config: &mut KubeProxyConfiguration) -> Result<
 
     servers(flags, config);
     flags.apply(config, false);
-    config.ipvs.exclude_cidrs = list(&flags.ipvs_exclude_cidrs);
-    config.node_port_addresses = list(&flags.nodeport_addresses);
+    config.ipvs.exclude_cidrs = strings(&flags.ipvs_exclude_cidrs);
+    config.node_port_addresses = strings(&flags.nodeport_addresses);
     Ok(())
 }
 

@@ -163,16 +163,15 @@ pub(super) fn documents(text: &str) -> Result<Vec<Document>, Mistake> {
     };
     let failed = |error: yaml::Error| {
         let line = text.lines().nth(error.place.line.saturating_sub(1));
-        let quoted = line.map_or_else(String::new, |line| {
-            let is_template = line.contains("{{");
-            let hint = if is_template {
-                ", which is still a template"
-            } else {
-                ""
-            };
-            format!(" in `{}`{hint}", line.trim())
-        });
-        Mistake::at(error.place, format!("{}{quoted}", error.message))
+        let line = line.map(str::trim).unwrap_or_default();
+        let message = if line.contains("{{") {
+            format!("still a template, render it first: `{line}`")
+        } else if line.is_empty() {
+            error.message
+        } else {
+            format!("{} in `{line}`", error.message)
+        };
+        Mistake::at(error.place, message)
     };
     let mut reader = Reader::new(text, words);
     let mut documents = Vec::new();

@@ -5,18 +5,17 @@
 
 mod commands;
 mod shown;
+mod values;
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::builder::{OsStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser};
 
 use super::settings::IptablesBackend;
-use super::types::{KubeProxyConfiguration, VmoduleItem};
+use super::types::KubeProxyConfiguration;
 use kpr_core::model::GoDuration;
 
 pub use commands::{OutputFormat, TopOptions, TopSort};
@@ -24,6 +23,10 @@ pub(super) use commands::{Sub, completion, manual};
 #[cfg(test)]
 pub(super) use shown::OURS;
 pub(super) use shown::shown;
+use values::{
+    address, boolean, csv_text, finite, gate_list, level, path, server_address, size, whole_number,
+};
+pub(super) use values::{gates, list, strings, vmodule};
 
 /// The proxy's command line.
 #[derive(Debug, Parser)]
@@ -352,7 +355,12 @@ pub(super) fn command() -> clap::Command {
         let arg = match arg.get_id().as_str() {
             // The only number that is not whole.
             "kube_api_qps" => arg.value_parser(finite),
-            "verbosity" => arg,
+            "verbosity" => arg.value_parser(level),
+            // These are looked at beside `--config`, too, where they do not count.
+            "bind_address" => arg.value_parser(address),
+            "healthz_bind_address" | "metrics_bind_address" => arg.value_parser(server_address),
+            "feature_gates" => arg.value_parser(gate_list),
+            "ipvs_exclude_cidrs" | "nodeport_addresses" => arg.value_parser(csv_text),
             _ if has_value(&arg, &["NUMBER", "BIT", "PORT"]) => arg.value_parser(whole_number),
             _ if has_value(&arg, &["BYTES"]) => arg.value_parser(size),
             _ => arg,
@@ -443,110 +451,6 @@ fn positional(error: clap::Error) -> FlagError {
         }
         _ => FlagError::Usage(error),
     }
-}
-
-/// A number that a float can hold, as Go's `strconv.ParseFloat` has it.
-fn finite(text: &str) -> Result<f32, String> {
-    let number: f32 = text.parse().map_err(|error| format!("{error}"))?;
-    let names_infinity = text.to_ascii_lowercase().contains("inf");
-    if number.is_infinite() && !names_infinity {
-        return Err("value out of range".to_owned());
-    }
-    Ok(number)
-}
-
-/// A path that may be empty.
-fn path() -> impl TypedValueParser<Value = PathBuf> {
-    OsStringValueParser::new().map(PathBuf::from)
-}
-
-/// What Go's `strconv.ParseInt` takes if the prefix says the base: `0x10`, `010`, `1_000`.
-fn whole_number(text: &str) -> Result<i32, String> {
-    let digits = text.trim_start_matches(['+', '-']);
-    let separates = !digits.starts_with('_') && !digits.ends_with('_') && !digits.contains("__");
-    crate::yaml::integer(&text.replace('_', ""))
-        .filter(|_| separates)
-        .and_then(|number| number.parse().ok())
-        .ok_or_else(|| format!("want a whole number from {} to {}", i32::MIN, i32::MAX))
-}
-
-fn size(text: &str) -> Result<String, &'static str> {
-    let is_size = super::types::is_quantity(text.trim());
-    is_size
-        .then(|| text.trim().to_owned())
-        .ok_or("want a size such as 512, 4k or 4Ki")
-}
-
-/// What Go's `strconv.ParseBool` takes.
-fn boolean() -> impl TypedValueParser<Value = bool> {
-    PossibleValuesParser::new([
-        "true", "false", "1", "0", "t", "f", "T", "F", "TRUE", "FALSE", "True", "False",
-    ])
-    .map(|text| matches!(text.as_str(), "true" | "1" | "t" | "T" | "TRUE" | "True"))
-}
-
-/// All values of a list flag: `--x=a,b --x=c`. `None` if it was not given, empty for `--x=`.
-pub(super) fn list(values: &[String]) -> Option<Vec<String>> {
-    (!values.is_empty()).then(|| {
-        values
-            .iter()
-            .filter(|value| !value.is_empty())
-            .flat_map(|value| value.split(','))
-            .map(str::to_owned)
-            .collect()
-    })
-}
-
-/// `--feature-gates`.
-pub(super) fn gates(values: &[String]) -> Result<BTreeMap<String, bool>, FlagError> {
-    let invalid = |value: &str, message: String| FlagError::Value {
-        flag: "feature-gates",
-        value: value.to_owned(),
-        message,
-    };
-    let pairs = list(values).unwrap_or_default();
-    pairs
-        .iter()
-        .filter(|pair| !pair.is_empty())
-        .map(|pair| {
-            let (name, value) = pair
-                .split_once('=')
-                .ok_or_else(|| invalid(pair, "malformed pair, expect string=bool".to_owned()))?;
-            match value.trim() {
-                "true" | "1" | "t" | "T" | "TRUE" | "True" => Ok((name.trim().to_owned(), true)),
-                "false" | "0" | "f" | "F" | "FALSE" | "False" => {
-                    Ok((name.trim().to_owned(), false))
-                }
-                value => Err(invalid(
-                    pair,
-                    format!("invalid value of {}: {value}", name.trim()),
-                )),
-            }
-        })
-        .collect()
-}
-
-/// `--vmodule`.
-pub(super) fn vmodule(values: &[String]) -> Result<Vec<VmoduleItem>, FlagError> {
-    let items = list(values).unwrap_or_default();
-    items
-        .iter()
-        .filter(|item| !item.is_empty())
-        .map(|item| {
-            let parsed = item.split_once('=').and_then(|(pattern, level)| {
-                let verbosity = level.parse().ok()?;
-                (!pattern.is_empty()).then(|| VmoduleItem {
-                    file_pattern: pattern.to_owned(),
-                    verbosity,
-                })
-            });
-            parsed.ok_or_else(|| FlagError::Value {
-                flag: "vmodule",
-                value: item.clone(),
-                message: "want pattern=N".to_owned(),
-            })
-        })
-        .collect()
 }
 
 #[cfg(test)]

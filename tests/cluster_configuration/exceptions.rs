@@ -35,7 +35,7 @@ const EXCEPTIONS: &[Exception] = &[
                 name.starts_with("--healthz-bind-address")
                     || name.starts_with("--metrics-bind-address")
             };
-            let is_given = matches!(case, Case::Flags(flags) if flags.iter().any(is_flag));
+            let is_given = case.file.is_none() && case.flags.iter().any(is_flag);
             is_given && ours.is_ok() && says(theirs, "must be IP:port")
         },
     ),

@@ -183,6 +183,33 @@ const UNKNOWN: &[&str] = &[
     "0x10: hexadecimal",
 ];
 
+/// Those that matter here, groups, and names that are none.
+const GATES: &[&str] = &[
+    "KubeProxyIPVS",
+    "AllowServiceExternalIPs",
+    "LoggingAlphaOptions",
+    "LoggingBetaOptions",
+    "AllAlpha",
+    "AllBeta",
+    "SupportIPVSProxyMode",
+    "Bogus",
+];
+
+/// A feature gate, of those that matter or of all that there are.
+pub(crate) fn gate(dice: &mut Dice) -> &'static str {
+    if dice.chance(60) {
+        return dice.pick(GATES);
+    }
+    dice.pick(&all_gates())
+}
+
+/// Those of all components.
+pub(crate) fn all_gates() -> Vec<&'static str> {
+    let lines = include_str!("../../src/config/gates.txt").lines();
+    let names = lines.filter(|line| !line.starts_with('#'));
+    names.filter_map(|line| line.split(' ').next()).collect()
+}
+
 /// The text of a file.
 pub(crate) fn file(dice: &mut Dice) -> String {
     let mut lines = vec![
@@ -283,7 +310,7 @@ fn section(dice: &mut Dice, name: &str, fields: &[String]) -> String {
 fn mutate(dice: &mut Dice, lines: &mut Vec<String>) {
     for _ in 0..dice.below(3) {
         let at = dice.below(lines.len());
-        match dice.below(12) {
+        match dice.below(14) {
             0..=3 => lines.push(dice.pick(UNKNOWN).to_owned()),
             4 | 5 => lines.push(lines[at].clone()),
             6 => lines[at] = format!("{}  # a comment", lines[at]),
@@ -301,6 +328,28 @@ fn mutate(dice: &mut Dice, lines: &mut Vec<String>) {
                     "*base",
                 ];
                 lines.push(format!("ipvs: {}", dice.pick(&merged)));
+            }
+            12 => {
+                let tabbed = [
+                    lines[at].replacen(": ", ":\t", 1),
+                    format!("{}\t", lines[at]),
+                    format!("{}\t# a comment", lines[at]),
+                    lines[at].replacen("\n  ", "\n\t", 1),
+                ];
+                lines[at] = tabbed[dice.below(tabbed.len())].clone();
+            }
+            13 => {
+                lines[at] = lines[at].replacen(": ", ": &value ", 1);
+                let (path, _) = dice.pick(FIELDS);
+                let again = path.split('.').rev();
+                let again = again.fold("*value".to_owned(), |inner, name| {
+                    if inner.starts_with('*') {
+                        format!("{name}: {inner}")
+                    } else {
+                        format!("{name}: {{{inner}}}")
+                    }
+                });
+                lines.push(again);
             }
             9 => {
                 let (one, other) = (dice.below(lines.len()), dice.below(lines.len()));
@@ -452,21 +501,10 @@ fn value(dice: &mut Dice, kind: Kind) -> String {
             }
         }
         Gates => {
-            let gates = [
-                "KubeProxyIPVS",
-                "AllowServiceExternalIPs",
-                "LoggingAlphaOptions",
-                "LoggingBetaOptions",
-                "AllBeta",
-                "WatchListClient",
-                "NativeHistograms",
-                "SupportIPVSProxyMode",
-                "Bogus",
-            ];
             let pairs: Vec<String> = (0..dice.below(3))
                 .map(|_| {
                     let value = dice.pick(&["true", "false", "yes", "null", "True"]);
-                    format!("{}: {value}", dice.pick(&gates))
+                    format!("{}: {value}", gate(dice))
                 })
                 .collect();
             format!("{{{}}}", pairs.join(", "))

@@ -56,6 +56,13 @@ const LISTS: &[&str] = &[
     "primary,primary",
     "10.0.0.0",
     ",",
+    "\"10.0.0.0/8\"",
+    "\"10.0.0.0/8\",fd00::/8",
+    "\"10.0.0.0/8,fd00::/8\"",
+    "10.0.0.0/8\"",
+    "\"10.0.0.0/8\"x",
+    "\"10.0.0.0/8",
+    "\"\"\"\"",
 ];
 
 /// Flags with values for them.
@@ -104,6 +111,11 @@ const FLAGS: &[(&str, &[&str])] = &[
             "",
             "WatchListClient=true,NativeHistograms=false",
             "SupportIPVSProxyMode=true",
+            "AllAlpha=true",
+            "AllAlpha=false",
+            "AllBeta=true",
+            "AllBeta=false",
+            "AllBeta=true,KubeProxyIPVS=false",
         ],
     ),
     ("healthz-bind-address", SERVERS),

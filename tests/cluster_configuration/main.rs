@@ -31,25 +31,33 @@ const CASES: usize = 100;
 
 /// What both are given.
 #[derive(Clone, Debug)]
-enum Case {
-    File(String),
-    Flags(Vec<String>),
+struct Case {
+    /// The lines of a file for `--config`.
+    file: Option<Vec<String>>,
+    flags: Vec<String>,
+}
+
+impl Case {
+    fn new(file: Option<&str>, flags: Vec<String>) -> Self {
+        let lines = |text: &str| text.split_inclusive('\n').map(str::to_owned).collect();
+        Self {
+            file: file.map(lines),
+            flags,
+        }
+    }
 }
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::File(text) => write!(f, "the file\n{text}"),
-            Self::Flags(flags) => write!(f, "the flags {flags:?}"),
+        if let Some(file) = &self.file {
+            writeln!(f, "the file\n{}", file.concat())?;
         }
+        write!(f, "the flags {:?}", self.flags)
     }
 }
 
 /// Makes the case of a seed.
 type Make = fn(u64) -> Case;
-
-/// Makes a case of its lines, or flags.
-type Join = fn(&[String]) -> Case;
 
 /// The effective configuration, or why there is none.
 type Verdict = std::result::Result<Value, String>;
@@ -57,12 +65,25 @@ type Verdict = std::result::Result<Value, String>;
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let has_bed = std::env::var_os("KPR_TESTBED").is_some();
-    let tests: [(&str, Make); 2] = [
+    let tests: [(&str, Make); 4] = [
         ("files_mean_the_same", |seed| {
-            Case::File(files::file(&mut Dice::new(seed)))
+            let file = files::file(&mut Dice::new(seed));
+            Case::new(Some(&file), Vec::new())
         }),
         ("flags_mean_the_same", |seed| {
-            Case::Flags(flags::flags(&mut Dice::new(seed)))
+            Case::new(None, flags::flags(&mut Dice::new(seed)))
+        }),
+        // Each alone, off and on: 600 cases are enough for all.
+        ("gates_mean_the_same", |seed| {
+            let gates = files::all_gates();
+            let number = usize::try_from(seed / 2).unwrap_or_default();
+            let (gate, value) = (gates[number % gates.len()], seed % 2 == 0);
+            Case::new(None, vec![format!("--feature-gates={gate}={value}")])
+        }),
+        ("files_with_flags_beside_mean_the_same", |seed| {
+            let mut dice = Dice::new(seed);
+            let file = files::file(&mut dice);
+            Case::new(Some(&file), flags::flags(&mut dice))
         }),
     ];
     let mut trials: Vec<Trial> = tests
@@ -72,6 +93,11 @@ fn main() -> ExitCode {
             Trial::test(name, run).with_ignored_flag(!has_bed)
         })
         .collect();
+    let defaults = || {
+        let compared = defaults_mean_the_same();
+        compared.map_err(|error| Failed::from(format!("{error:?}")))
+    };
+    trials.push(Trial::test("defaults_mean_the_same", defaults).with_ignored_flag(!has_bed));
     trials.push(Trial::test("each_exception_is_documented", || {
         exceptions::are_documented().map_err(|error| Failed::from(format!("{error:?}")))
     }));
@@ -88,11 +114,28 @@ fn number(variable: &str, default: u64) -> Result<u64> {
     }
 }
 
+/// What is not given.
+fn defaults_mean_the_same() -> Result<()> {
+    const HEAD: &str =
+        "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
+    let world = World::new()?;
+    for mode in ["", "iptables", "ipvs"] {
+        let flag = format!("--proxy-mode={mode}");
+        let flags = [flag].into_iter().filter(|_| !mode.is_empty()).collect();
+        let file = format!("{HEAD}mode: {mode}\n");
+        for case in [Case::new(None, flags), Case::new(Some(&file), Vec::new())] {
+            let outcome = world.compare(&case)?;
+            ensure!(
+                matches!(outcome, Outcome::Same(true)),
+                "{outcome:?}, for {case}"
+            );
+        }
+    }
+    Ok(())
+}
+
 fn play(make: Make) -> Result<()> {
-    let world = World {
-        kube_proxy: Testbed::built("kube-proxy").map_err(anyhow::Error::msg)?,
-        folder: tempfile::tempdir()?,
-    };
+    let world = World::new()?;
     let first = number("KPR_SEED", 1)?;
     let (mut taken, mut refused, mut excused) = (0, 0, 0);
     for seed in first..first + number("KPR_CASES", CASES as u64)? {
@@ -128,15 +171,21 @@ struct World {
 }
 
 impl World {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            kube_proxy: Testbed::built("kube-proxy").map_err(anyhow::Error::msg)?,
+            folder: tempfile::tempdir()?,
+        })
+    }
+
     fn compare(&self, case: &Case) -> Result<Outcome> {
-        let input = self.folder.path().join("config.conf");
-        let arguments = match case {
-            Case::File(text) => {
-                fs::write(&input, text)?;
-                vec![format!("--config={}", input.display())]
-            }
-            Case::Flags(flags) => flags.clone(),
-        };
+        let mut arguments = Vec::new();
+        if let Some(file) = &case.file {
+            let input = self.folder.path().join("config.conf");
+            fs::write(&input, file.concat())?;
+            arguments.push(format!("--config={}", input.display()));
+        }
+        arguments.extend(case.flags.iter().cloned());
         let (theirs, ours) = (self.theirs(&arguments)?, ours(&arguments)?);
         if exceptions::excuse(case, &theirs, &ours).is_some() {
             return Ok(Outcome::Excused);
@@ -175,25 +224,33 @@ impl World {
     }
 
     /// The case without what the difference does not need.
-    fn shrunk(&self, case: Case) -> Result<Case> {
-        let (mut parts, join): (Vec<String>, Join) = match case {
-            Case::File(text) => {
-                let lines = text.split_inclusive('\n').map(str::to_owned).collect();
-                (lines, |lines| Case::File(lines.concat()))
-            }
-            Case::Flags(flags) => (flags, |flags| Case::Flags(flags.to_vec())),
+    fn shrunk(&self, mut case: Case) -> Result<Case> {
+        let differs = |case: &Case| -> Result<bool> {
+            Ok(matches!(self.compare(case)?, Outcome::Differs(_)))
         };
         let mut index = 0;
-        while index < parts.len() {
-            let mut fewer = parts.clone();
-            fewer.remove(index);
-            if matches!(self.compare(&join(&fewer))?, Outcome::Differs(_)) {
-                parts = fewer;
+        while index < case.flags.len() {
+            let mut fewer = case.clone();
+            fewer.flags.remove(index);
+            if differs(&fewer)? {
+                case = fewer;
             } else {
                 index += 1;
             }
         }
-        Ok(join(&parts))
+        let mut index = 0;
+        while index < case.file.as_ref().map_or(0, Vec::len) {
+            let mut fewer = case.clone();
+            if let Some(lines) = &mut fewer.file {
+                lines.remove(index);
+            }
+            if differs(&fewer)? {
+                case = fewer;
+            } else {
+                index += 1;
+            }
+        }
+        Ok(case)
     }
 }
 

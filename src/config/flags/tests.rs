@@ -2,6 +2,7 @@
 //! The command line is read as pflag reads it.
 
 use super::*;
+use crate::config::types::VmoduleItem;
 
 fn parsed(arguments: &[&str]) -> Parsed {
     try_parse(arguments).unwrap_or_else(|error| panic!("{arguments:?}: {error}"))
@@ -255,7 +256,7 @@ fn lists_are_split_at_commas_and_gathered() {
         "--nodeport-addresses=localhost",
     ]);
     assert_eq!(
-        list(&given.nodeport_addresses),
+        strings(&given.nodeport_addresses),
         Some(vec![
             "primary".to_owned(),
             "10.0.0.0/8".to_owned(),
@@ -263,10 +264,60 @@ fn lists_are_split_at_commas_and_gathered() {
         ])
     );
     assert_eq!(
-        list(&flags(&["--nodeport-addresses="]).nodeport_addresses),
+        strings(&flags(&["--nodeport-addresses="]).nodeport_addresses),
         Some(vec![])
     );
-    assert_eq!(list(&flags(&[]).nodeport_addresses), None);
+    assert_eq!(strings(&flags(&[]).nodeport_addresses), None);
+}
+
+#[test]
+fn lists_may_be_quoted_as_in_csv() {
+    for (text, fields) in [
+        ("a,b", &["a", "b"][..]),
+        ("\"a\",b", &["a", "b"]),
+        ("\"a,b\",c", &["a,b", "c"]),
+        ("\"a\"\"b\"", &["a\"b"]),
+        ("\"\"\"\"", &["\""]),
+        ("\"\",", &["", ""]),
+    ] {
+        let given = flags(&["--ipvs-exclude-cidrs", text]);
+        assert_eq!(
+            strings(&given.ipvs_exclude_cidrs).unwrap(),
+            fields,
+            "{text}"
+        );
+    }
+    for text in ["a\"", "\"a", "\"a\"b", "\"a\"\"", "a,\"b"] {
+        let refused = try_parse(&["--nodeport-addresses", text]);
+        let error = refused.map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("a quotation mark"), "{text}: {error}");
+    }
+}
+
+/// kube-proxy looks at them when it parses the command line.
+#[test]
+fn values_are_looked_at_where_a_file_replaces_them() {
+    for flag in [
+        "--bind-address=localhost",
+        "--healthz-bind-address=localhost:1",
+        "--metrics-bind-address=1.2.3.4:70000",
+        "--metrics-bind-address=1.2.3.4:+1",
+        "--feature-gates=A",
+        "--feature-gates=A=maybe",
+        "--nodeport-addresses=\"",
+        "--v=abc",
+    ] {
+        assert!(try_parse(&["--config=c", flag]).is_err(), "{flag}");
+    }
+    for flag in [
+        "--bind-address=",
+        "--bind-address=192.0.2.01",
+        "--healthz-bind-address=::1",
+        "--healthz-bind-address=[::1]:0",
+        "--metrics-bind-address=",
+    ] {
+        assert!(try_parse(&["--config=c", flag]).is_ok(), "{flag}");
+    }
 }
 
 #[test]
