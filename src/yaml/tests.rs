@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The same values as `sigs.k8s.io/yaml` makes of a text; each row was tried with kube-proxy's
-//! libraries.
+//! The same values as `sigs.k8s.io/yaml` makes of a text. Most rows were tried with kube-proxy's
+//! libraries; `tests/cluster_configuration` compares with the program itself.
 
 use proptest::prelude::*;
 use serde_json::json;

@@ -45,20 +45,24 @@ fn visit(
         if name.starts_with(['.', '#']) || name.ends_with('~') {
             continue;
         }
-        // Follows links, which is what the files of a ConfigMap volume are.
-        let Ok(metadata) = fs::metadata(&path) else {
-            continue;
-        };
-        if metadata.is_dir() {
-            // A link may lead back up.
-            if visited.insert((metadata.dev(), metadata.ino())) {
-                visit(&path, visited, found)?;
-            }
-        } else if matches!(
+        let is_manifest = matches!(
             path.extension().and_then(|extension| extension.to_str()),
             Some("yaml" | "yml" | "json")
-        ) {
-            found.insert(path);
+        );
+        // Follows links, which is what the files of a ConfigMap volume are.
+        match fs::metadata(&path) {
+            Ok(metadata) if metadata.is_dir() => {
+                // A link may lead back up.
+                if visited.insert((metadata.dev(), metadata.ino())) {
+                    visit(&path, visited, found)?;
+                }
+            }
+            // A link that leads nowhere is named when it is read.
+            Err(_) if !path.is_symlink() => {}
+            Ok(_) | Err(_) if is_manifest => {
+                found.insert(path);
+            }
+            Ok(_) | Err(_) => {}
         }
     }
     Ok(())

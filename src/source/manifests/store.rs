@@ -160,7 +160,16 @@ impl Store {
         }
         let text = match fs::read_to_string(path) {
             Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // None: it is no link, but gone.
+                let target = fs::read_link(path).ok()?;
+                let message = format!(
+                    "a link to {}, which is not there; what it held before stays in force",
+                    target.display()
+                );
+                reading.state.problem = Some(Problem::new(shown, reason::UNREADABLE, message));
+                return Some(reading);
+            }
             Err(error) => {
                 reading.state.problem = Some(unreadable(&shown, &error));
                 return Some(reading);

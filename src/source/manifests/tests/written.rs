@@ -238,3 +238,27 @@ async fn what_is_no_regular_file_is_named_and_not_read() {
         ]
     );
 }
+
+#[tokio::test]
+async fn a_link_to_nothing_is_named_and_what_it_held_stays() {
+    let mut fixture = Fixture::new();
+    std::os::unix::fs::symlink("gone.txt", fixture.path().join("link.yaml")).unwrap();
+    std::os::unix::fs::symlink("nowhere", fixture.path().join("no-manifest")).unwrap();
+    fixture.write("web.yaml", &service("web", "10.96.0.1"));
+    let first = fixture.start().await;
+    assert_eq!(services(&first), [named("web", "10.96.0.1")]);
+    let line =
+        "link.yaml: a link to gone.txt, which is not there; what it held before stays in force";
+    assert_eq!(said(&fixture), [line]);
+    fixture.write("gone.txt", &service("late", "10.96.0.2"));
+    assert_eq!(fixture.next_service().await, named("late", "10.96.0.2"));
+    fixture.remove("gone.txt");
+    fixture.write("z.yaml", &service("z", "10.96.0.3"));
+    assert_eq!(fixture.next_service().await, named("z", "10.96.0.3"));
+    assert_eq!(said(&fixture), [line, line]);
+    fixture.remove("link.yaml");
+    match fixture.next_event().await {
+        Event::ServiceDeleted(name) => assert_eq!(name.to_string(), "default/late"),
+        other => panic!("{other:?}"),
+    }
+}
