@@ -19,6 +19,7 @@ use server::{Answer, Asked, Server};
 mod balancer;
 mod forms;
 mod objects;
+mod p521;
 mod protobuf;
 mod server;
 mod silence;

@@ -23,6 +23,8 @@ use tracing::{debug, info};
 use super::failure::cause;
 use super::settings::Unusable;
 
+mod p521;
+
 /// What the TLS of a connection is made of, as PEM. A change of it needs a new connection.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub(super) struct Identity {
@@ -34,7 +36,7 @@ pub(super) struct Identity {
 
 /// Makes the TLS of a client.
 pub(super) fn client_config(identity: &Identity, insecure: bool) -> Result<ClientConfig, Unusable> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let provider = Arc::new(p521::provider());
     let versions = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(|error| Unusable::other(error.to_string()))?;
@@ -275,11 +277,12 @@ pub(super) fn hint(error: &Error) -> Option<&'static str> {
             | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. },
         ) => {
             "the server's certificate or its authority uses an algorithm that is not supported: \
-             use RSA of 2048 bits or more with SHA-2, ECDSA P-256 or P-384, or Ed25519"
+             use RSA of 2048 bits or more, ECDSA on P-256, P-384 or P-521, with SHA-2, or Ed25519"
         }
         Error::AlertReceived(AlertDescription::HandshakeFailure) | Error::PeerIncompatible(_) => {
-            "no common TLS version, cipher or kind of key: TLS 1.2 or 1.3 with ECDHE and AES-GCM \
-             or ChaCha20, and a server key of RSA, ECDSA P-256 or P-384, or Ed25519 (not P-521)"
+            "no common TLS version, cipher or kind of key: rustls takes TLS 1.2 or 1.3 with ECDHE \
+             and AES-GCM or ChaCha20, and server keys of RSA, ECDSA P-256, P-384 or P-521, or \
+             Ed25519: give the server a certificate with such a key"
         }
         Error::AlertReceived(
             AlertDescription::BadCertificate

@@ -16,12 +16,12 @@ use super::server::Shown;
 use super::*;
 
 /// A file of `certificates`, which `make.sh` there makes.
-fn file(name: &str) -> PathBuf {
+pub(super) fn file(name: &str) -> PathBuf {
     let folder = "src/source/kubernetes/tests/certificates";
     [env!("CARGO_MANIFEST_DIR"), folder, name].iter().collect()
 }
 
-fn certificate(name: &str) -> CertificateDer<'static> {
+pub(super) fn certificate(name: &str) -> CertificateDer<'static> {
     CertificateDer::from_pem_file(file(&format!("{name}.crt"))).unwrap()
 }
 
@@ -88,7 +88,14 @@ impl Way {
         };
         let started = Server::start_at(address, SERVICES, Some(tls.clone())).await;
         let folder = TempDir::new().unwrap();
-        for name in ["ca", "client", "own-authority", "server"] {
+        for name in [
+            "ca",
+            "client",
+            "own-authority",
+            "p521-ca",
+            "p521-sha256",
+            "server",
+        ] {
             for ending in ["crt", "key"] {
                 let name = format!("{name}.{ending}");
                 if file(&name).exists() {
@@ -138,7 +145,7 @@ impl Way {
     }
 
     /// No request gets through; waits until some have failed.
-    async fn fails(&mut self) {
+    pub(super) async fn fails(&mut self) {
         let recorder = self.fixture.recorder.clone();
         within(async {
             while recorder.requests.lock().unwrap().len() < 4 {

@@ -5,7 +5,8 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 days=36500
-key() { openssl genpkey -quiet -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out "$1.key"; }
+curve=P-256
+key() { openssl genpkey -quiet -algorithm EC -pkeyopt "ec_paramgen_curve:$curve" -out "$1.key"; }
 authority() {
     key "$1"
     openssl req -x509 -new -key "$1.key" -out "$1.crt" -days $days -subj "/CN=$1" \
@@ -31,4 +32,13 @@ key own-authority
 openssl req -x509 -new -key own-authority.key -out own-authority.crt -days $days \
     -subj /CN=own-authority -addext 'basicConstraints=critical,CA:TRUE' \
     -addext 'subjectAltName=IP:127.0.0.1'
-rm ca.key other-ca.key
+# All on P-521, signed with each hash.
+curve=P-521
+authority p521-ca
+for hash in sha256 sha384 sha512; do
+    key "p521-$hash"
+    openssl req -new -key "p521-$hash.key" -subj "/CN=p521-$hash" |
+        openssl x509 -req "-$hash" -CA p521-ca.crt -CAkey p521-ca.key -days $days -out "p521-$hash.crt" \
+            -extfile <(printf '%b' "${names}extendedKeyUsage=serverAuth\n") 2>/dev/null
+done
+rm ca.key other-ca.key p521-ca.key
