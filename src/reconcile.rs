@@ -306,6 +306,7 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
         if self.is_ready() {
             due.extend(self.runner.due());
             due.extend(self.turns.due());
+            due.extend(self.families().filter_map(|it| it.planner.time_due()));
             due.push(self.next_audit);
             due.push(self.next_watch);
             due.extend(self.families().filter_map(Family::look_due));
@@ -341,6 +342,13 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
         }
         let now = self.clock.monotonic();
         if self.turns.due().is_some_and(|due| due <= now) {
+            self.request();
+        }
+        let is_time = |it: &Family<P>| it.planner.time_due().is_some_and(|due| due <= now);
+        if self.families().any(is_time) {
+            for Served { family, .. } in &mut self.served {
+                family.planner.set_time(now);
+            }
             self.request();
         }
         // One that takes longer than the period is finished first, or its rest would never be

@@ -249,6 +249,7 @@ struct Explained {
     policy: Option<String>,
     affinity_seconds: Option<u64>,
     upper_threshold: Option<u32>,
+    slow_start_seconds: Option<u64>,
     source_ranges: Vec<String>,
     masqueraded: Option<String>,
     endpoints: Vec<Endpoint>,
@@ -302,6 +303,12 @@ impl Display for Explained {
             writeln!(
                 f,
                 "  affinity     a client keeps its endpoint for {seconds} s"
+            )?;
+        }
+        if let Some(seconds) = self.slow_start_seconds {
+            writeln!(
+                f,
+                "  slow start   a new endpoint has its whole weight after {seconds} s"
             )?;
         }
         if let Some(upper) = self.upper_threshold {

@@ -170,13 +170,15 @@ flags! {
 
     /// Settings that annotations of Services and EndpointSlices may change: `drain-limit`,
     /// `forwarding-method`, `persistence-netmask`, `scheduler`, `scheduler-flags`,
-    /// `thresholds`, `weights`.
+    /// `slow-start`, `thresholds`, `weights`.
     service_annotations: Vec<String>, "LIST"
-        = "drain-limit,persistence-netmask,scheduler,scheduler-flags,thresholds,weights", always;
+        = "drain-limit,persistence-netmask,scheduler,scheduler-flags,slow-start,thresholds,weights", always;
     /// IPVS schedulers that annotations may request although they are not loaded.
     service_schedulers: Vec<String>, "LIST" = "[]", always;
     /// Longest drain limit that an annotation can set.
     service_max_drain_limit: Option<GoDuration>, "DURATION" = "24h0m0s", always;
+    /// Longest slow start that an annotation can set.
+    service_max_slow_start: Option<GoDuration>, "DURATION" = "15m0s", always;
     /// Ranges besides the pods' that tunnels of a forwarding method may lead to.
     tunnel_cidrs: Vec<String>, "CIDRS" = "[]", always;
     /// Maximum number of addresses and ports of a Service that are programmed, for each family.

@@ -280,6 +280,7 @@ impl<P: Planner> Family<P> {
     ) -> Done {
         let (family, start) = (self.family(), around.clock.monotonic());
         around.observer.round_started(family);
+        self.planner.set_time(start);
         let scope = if self.is_unknown {
             Some(ObserveScope::Everything)
         } else if trigger.is_audit

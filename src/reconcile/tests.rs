@@ -41,6 +41,7 @@ mod probes;
 mod reports;
 mod settings;
 mod shown;
+mod slow_start;
 mod watch;
 mod watcher;
 mod work;

@@ -16,6 +16,7 @@ pub enum Setting {
     PersistenceNetmask,
     Scheduler,
     SchedulerFlags,
+    SlowStart,
     /// Connection limits.
     Thresholds,
     /// Of all endpoints and by address.
@@ -23,12 +24,13 @@ pub enum Setting {
 }
 
 impl Setting {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::DrainLimit,
         Self::ForwardingMethod,
         Self::PersistenceNetmask,
         Self::Scheduler,
         Self::SchedulerFlags,
+        Self::SlowStart,
         Self::Thresholds,
         Self::Weights,
     ];
@@ -40,6 +42,7 @@ impl Setting {
             Self::PersistenceNetmask => "persistence-netmask",
             Self::Scheduler => "scheduler",
             Self::SchedulerFlags => "scheduler-flags",
+            Self::SlowStart => "slow-start",
             Self::Thresholds => "thresholds",
             Self::Weights => "weights",
         }
@@ -57,6 +60,7 @@ impl Setting {
             "kube-proxy-rs.io/scheduler-flags" | "kube-router.io/service.schedflags" => {
                 Self::SchedulerFlags
             }
+            "kube-proxy-rs.io/slow-start" => Self::SlowStart,
             "kube-proxy-rs.io/upper-threshold" | "kube-proxy-rs.io/lower-threshold" => {
                 Self::Thresholds
             }
@@ -93,6 +97,8 @@ pub struct Annotations {
     pub allowed: BTreeSet<Setting>,
     /// The longest drain limit; a longer one is cut to it.
     pub max_drain_limit: Duration,
+    /// The longest slow start; a longer one is cut to it.
+    pub max_slow_start: Duration,
 }
 
 impl Default for Annotations {
@@ -105,6 +111,7 @@ impl Default for Annotations {
                 .filter(|setting| *setting != Setting::ForwardingMethod)
                 .collect(),
             max_drain_limit: Duration::from_hours(24),
+            max_slow_start: Duration::from_mins(15),
         }
     }
 }
@@ -115,6 +122,7 @@ impl Annotations {
         Self {
             allowed: Setting::ALL.into(),
             max_drain_limit: Duration::MAX,
+            max_slow_start: Duration::MAX,
         }
     }
 }

@@ -198,7 +198,7 @@ pub(super) fn let_clients_with_affinity_pass(binary: &Path) -> Result<()> {
     let sticky = limited("sticky", 1)
         .with("sessionAffinity", "ClientIP".into())
         .with("sessionAffinityConfig", affinity);
-    let lab = Lab::new(binary, &[sticky.clone()], &[])?;
+    let lab = Lab::new(binary, std::slice::from_ref(&sticky), &[])?;
     let _proxy = lab.start()?;
     for family in Family::ALL {
         let to = At::ClusterIp.address(&sticky, family, 80);

@@ -31,6 +31,7 @@ mod rules;
 mod schedulers;
 mod sets;
 mod settings;
+mod slow_start;
 mod state;
 
 /// All scenarios as tests.
@@ -54,6 +55,10 @@ pub(super) fn trials(binary: &'static Path) -> Vec<Trial> {
         scenario("settings::change_live", settings::change_live),
         scenario("settings::netmask", settings::netmask),
         scenario("settings::drain_limit", settings::drain_limit),
+        scenario(
+            "slow_start::gives_a_new_endpoint_its_share_in_time",
+            slow_start::gives_a_new_endpoint_its_share_in_time,
+        ),
         scenario("rules::come_back", rules::come_back),
         scenario(
             "audit::puts_real_servers_right",

@@ -48,6 +48,7 @@ pub(in crate::config) const OURS: [&str; 13] = [
     "manifests",
     "service-annotations",
     "service-max-drain-limit",
+    "service-max-slow-start",
     "service-max-endpoints",
     "service-max-frontends",
     "service-max-objects",

@@ -65,6 +65,7 @@ fn every_linux_flag_of_upstream_is_taken() {
         "--service-annotations=weights",
         "--service-schedulers=mh",
         "--service-max-drain-limit=1h",
+        "--service-max-slow-start=1m",
         "--tunnel-cidrs=10.0.0.0/8",
         "--service-max-frontends=1",
         "--service-max-endpoints=2",

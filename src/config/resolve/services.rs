@@ -73,11 +73,25 @@ pub(super) fn annotations(flags: &Flags, errors: &mut Errors) -> Annotations {
             }
         }
     }
-    if let Some(limit) = flags.service_max_drain_limit {
+    for (path, flag, most) in [
+        (
+            "--service-max-drain-limit",
+            flags.service_max_drain_limit,
+            &mut annotations.max_drain_limit,
+        ),
+        (
+            "--service-max-slow-start",
+            flags.service_max_slow_start,
+            &mut annotations.max_slow_start,
+        ),
+    ] {
+        let Some(limit) = flag else {
+            continue;
+        };
         if limit.is_negative() {
-            errors.invalid_duration("--service-max-drain-limit", limit, NOT_NEGATIVE);
+            errors.invalid_duration(path, limit, NOT_NEGATIVE);
         }
-        annotations.max_drain_limit = limit.to_duration();
+        *most = limit.to_duration();
     }
     annotations
 }
@@ -106,6 +120,7 @@ mod tests {
             "--service-annotations=scheduler, forwarding-method",
             "--service-schedulers=mh,sh",
             "--service-max-drain-limit=90s",
+            "--service-max-slow-start=40s",
             "--tunnel-cidrs=10.0.0.0/8,fd00::/64",
             "--service-max-frontends=1",
             "--service-max-endpoints=2",
@@ -118,6 +133,7 @@ mod tests {
             settings.annotations.max_drain_limit,
             Duration::from_secs(90)
         );
+        assert_eq!(settings.annotations.max_slow_start, Duration::from_secs(40));
         let schedulers = [Scheduler::Mh, Scheduler::Sh];
         assert_eq!(settings.ipvs.service_schedulers, schedulers.into());
         assert_eq!(settings.ipvs.tunnel_cidrs.len(), 2);
@@ -137,6 +153,7 @@ mod tests {
             ("--service-annotations", "weight"),
             ("--service-schedulers", "best"),
             ("--service-max-drain-limit", "-1s"),
+            ("--service-max-slow-start", "-1s"),
             ("--tunnel-cidrs", "10.0.0.1"),
             ("--service-max-frontends", "0"),
             ("--service-max-endpoints", "0"),

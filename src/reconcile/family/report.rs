@@ -86,6 +86,7 @@ impl<P: Planner> Family<P> {
                 Unmet::SchedulerMissing { .. }
                 | Unmet::ClientHashMissing { .. }
                 | Unmet::NoSchedulerFlags { .. }
+                | Unmet::NoSlowStart { .. }
                 | Unmet::NoForwarding { .. }
                 | Unmet::ForwardingInPart { .. }
                 | Unmet::SchedulerTooCostly { .. }

@@ -103,7 +103,13 @@ pub(super) fn ipvs_options(
             "kube-proxy-rs.io/weight" => options.weight = value.weight(),
             "kube-proxy-rs.io/weights" => options.weights = value.weights(),
             "kube-proxy-rs.io/drain-limit" => {
-                options.drain_limit = value.duration(rules.max_drain_limit);
+                let (flag, most) = ("--service-max-drain-limit", rules.max_drain_limit);
+                options.drain_limit = value.duration(flag, most);
+            }
+            "kube-proxy-rs.io/slow-start" => {
+                let (flag, most) = ("--service-max-slow-start", rules.max_slow_start);
+                let length = value.duration(flag, most);
+                options.slow_start = length.filter(|length| !length.is_zero());
             }
             "kube-proxy-rs.io/persistence-netmask" => {
                 (options.persistence_ipv4, options.persistence_ipv6) = value.netmasks();
@@ -252,7 +258,7 @@ impl<'a> Value<'a> {
         weights
     }
 
-    fn duration(&mut self, most: Duration) -> Option<Duration> {
+    fn duration(&mut self, flag: &str, most: Duration) -> Option<Duration> {
         let duration: Option<GoDuration> = self.text.parse().ok();
         let duration = duration.filter(|duration| !duration.is_negative());
         if duration.is_none() {
@@ -262,8 +268,9 @@ impl<'a> Value<'a> {
         if duration > most {
             let most_nanos = i64::try_from(most.as_nanos()).unwrap_or(i64::MAX);
             let limit = GoDuration::from_nanos(most_nanos);
-            let message = "is longer than --service-max-drain-limit, which is used instead";
-            self.problem(format!("{} {message}: {limit}", quoted(self.text)));
+            let text = quoted(self.text);
+            let message = "which is used instead";
+            self.problem(format!("{text} is longer than {flag}, {message}: {limit}"));
         }
         Some(duration.min(most))
     }

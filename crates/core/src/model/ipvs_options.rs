@@ -30,6 +30,8 @@ pub struct IpvsOptions {
     pub forwarding: ForwardingMethod,
     /// How many connections each endpoint takes.
     pub thresholds: Thresholds,
+    /// The time in which a new endpoint gets its whole weight. Never zero.
+    pub slow_start: Option<Duration>,
 }
 
 impl IpvsOptions {

@@ -174,6 +174,10 @@ impl PortSet {
         self.ports.iter()
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.ports.is_empty()
+    }
+
     /// Number of Services with a port in the set.
     pub const fn services(&self) -> usize {
         self.services

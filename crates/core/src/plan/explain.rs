@@ -106,6 +106,8 @@ pub struct Explanation {
     pub affinity_seconds: Option<u64>,
     /// The number of connections at which IPVS gives an endpoint no new ones.
     pub upper_threshold: Option<u32>,
+    /// The time in which a new endpoint gets its whole share in IPVS.
+    pub slow_start_seconds: Option<u64>,
     pub source_ranges: Vec<String>,
     /// Why the endpoint sees the node as the client; `None` if it sees the client itself.
     pub masqueraded: Option<&'static str>,
@@ -284,6 +286,7 @@ fn not_served(
         policy: None,
         affinity_seconds: None,
         upper_threshold: None,
+        slow_start_seconds: None,
         source_ranges: Vec::new(),
         masqueraded: None,
         endpoints: Vec::new(),
@@ -348,6 +351,11 @@ fn served(
             .as_deref()
             .map(|options| options.thresholds.upper)
             .filter(|upper| *upper > 0),
+        slow_start_seconds: port
+            .ipvs
+            .as_deref()
+            .and_then(|options| options.slow_start)
+            .map(|length| length.as_secs()),
         source_ranges: ranges.iter().map(ToString::to_string).collect(),
         masqueraded: masqueraded(right, client, port, context, place)
             .or_else(|| reaches_itself(client, chosen)),

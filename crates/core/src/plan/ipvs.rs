@@ -15,6 +15,7 @@ pub mod object;
 pub mod planner;
 pub mod port_objects;
 pub mod prerequisites;
+pub mod ramps;
 pub mod set;
 pub mod set_aside;
 pub mod state;

@@ -62,6 +62,15 @@ pub trait Planner: fmt::Debug + Send {
         false
     }
 
+    /// The time that has come, from any fixed start: what is due by it becomes part of the next
+    /// plan.
+    fn set_time(&mut self, _now: Duration) {}
+
+    /// When something becomes due without a change.
+    fn time_due(&self) -> Option<Duration> {
+        None
+    }
+
     /// Whether the next plan compares everything, not only what changed.
     fn is_full(&self) -> bool;
 

@@ -112,6 +112,8 @@ pub struct Proxy {
     pub tracker: Tracker,
     pub planner: Planner,
     pub kernel: FakeKernel<State>,
+    /// Since the start.
+    pub now: Duration,
 }
 
 impl Proxy {
@@ -121,9 +123,10 @@ impl Proxy {
             tracker,
             planner: Planner::new(context).unwrap(),
             kernel: FakeKernel::new(state),
+            now: Duration::ZERO,
         };
-        proxy.observe();
         proxy.planner.update_all(&proxy.tracker);
+        proxy.observe();
         proxy.tracker.take();
         proxy
     }
@@ -136,6 +139,12 @@ impl Proxy {
 
     pub fn observe(&mut self) {
         self.planner.observed(self.kernel.state.clone());
+    }
+
+    /// Time passes; programs nothing.
+    pub fn pass(&mut self, time: Duration) {
+        self.now += time;
+        self.planner.set_time(self.now);
     }
 
     /// Learns who has addresses; programs nothing.

@@ -24,6 +24,8 @@ pub enum Unmet {
     },
     /// Only `sh` and `mh` have flags.
     NoSchedulerFlags { scheduler: Arc<str> },
+    /// The scheduler does not go by weights, so a new endpoint gets its whole share at once.
+    NoSlowStart { scheduler: Arc<str> },
     /// Another holder owns the address, so the node must not bind it.
     NotBound { address: IpAddr, holder: Holder },
     /// The same, and packets to it are the holder's as well. `binds`: in a mode that binds
@@ -117,6 +119,10 @@ impl fmt::Display for Unmet {
             Self::NoSchedulerFlags { scheduler } => write!(
                 f,
                 "scheduler {scheduler} has no flags (only sh and mh do); they are ignored"
+            ),
+            Self::NoSlowStart { scheduler } => write!(
+                f,
+                "scheduler {scheduler} does not let endpoints start slowly (wrr, wlc, sed, nq and twos do); a new one gets its whole share at once"
             ),
             Self::NotBound { address, holder } => {
                 write!(f, "address {address} is not bound to kube-ipvs0: {holder}")

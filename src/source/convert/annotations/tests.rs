@@ -71,6 +71,7 @@ fn every_setting_is_read() {
         ("kube-proxy-rs.io/forwarding-method", "direct-routing"),
         ("kube-proxy-rs.io/upper-threshold", "100"),
         ("kube-proxy-rs.io/lower-threshold", "80"),
+        ("kube-proxy-rs.io/slow-start", "30s"),
     ]);
     let expected = IpvsOptions {
         scheduler: Some(Scheduler::Mh),
@@ -89,6 +90,7 @@ fn every_setting_is_read() {
             upper: 100,
             lower: 80,
         },
+        slow_start: Some(Duration::from_secs(30)),
     };
     assert_eq!(options, expected);
 }
@@ -145,6 +147,8 @@ fn bad_values_are_named_and_ignored() {
     bad("kube-proxy-rs.io/persistence-netmask", "ipv4/33");
     bad("kube-proxy-rs.io/persistence-netmask", "ipv4/0");
     bad("kube-proxy-rs.io/persistence-netmask", "255.255.255.0");
+    bad("kube-proxy-rs.io/slow-start", "-1s");
+    bad("kube-proxy-rs.io/slow-start", "30");
     bad("kube-proxy-rs.io/upper-threshold", "0");
     bad("kube-proxy-rs.io/upper-threshold", "1000000001");
     bad("kube-proxy-rs.io/upper-threshold", "-1");
@@ -228,6 +232,7 @@ fn what_the_operator_does_not_allow_is_ignored_and_said() {
         ("kube-proxy-rs.io/persistence-netmask", "ipv4/24"),
         ("kube-proxy-rs.io/scheduler", "mh"),
         ("kube-proxy-rs.io/scheduler-flags", "port"),
+        ("kube-proxy-rs.io/slow-start", "30s"),
         ("kube-proxy-rs.io/upper-threshold", "9"),
         ("kube-proxy-rs.io/weight", "2"),
         ("kube-proxy-rs.io/weights", "10.0.0.1=3"),
@@ -270,15 +275,36 @@ fn what_the_operator_does_not_allow_is_ignored_and_said() {
 }
 
 #[test]
-fn a_drain_limit_ends_at_the_operators() {
-    let meta = meta(&[("kube-proxy-rs.io/drain-limit", "2562047h")]);
-    let mut problems = Problems::of("Service", &meta);
-    let options = ipvs_options(&meta, &Annotations::default(), &mut problems).unwrap();
-    assert_eq!(options.drain_limit, Some(Duration::from_hours(24)));
-    let [problem] = &problems.found[..] else {
-        panic!("{:?}", problems.found)
+fn durations_end_at_the_operators() {
+    let cut = |annotation: &str| {
+        let meta = meta(&[(annotation, "2562047h")]);
+        let mut problems = Problems::of("Service", &meta);
+        let options = ipvs_options(&meta, &Annotations::default(), &mut problems).unwrap();
+        let [problem] = &problems.found[..] else {
+            panic!("{:?}", problems.found)
+        };
+        (options, problem.message.clone())
     };
-    assert!(problem.message.ends_with("instead: 24h0m0s"), "{problem}");
+    let (options, message) = cut("kube-proxy-rs.io/drain-limit");
+    assert_eq!(options.drain_limit, Some(Duration::from_hours(24)));
+    assert!(
+        message.ends_with("--service-max-drain-limit, which is used instead: 24h0m0s"),
+        "{message}"
+    );
+    let (options, message) = cut("kube-proxy-rs.io/slow-start");
+    assert_eq!(options.slow_start, Some(Duration::from_mins(15)));
+    assert!(
+        message.ends_with("--service-max-slow-start, which is used instead: 15m0s"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_slow_start_of_no_time_is_none() {
+    assert_eq!(
+        options(&[("kube-proxy-rs.io/slow-start", "0s")]),
+        (None, Vec::new())
+    );
 }
 
 #[test]

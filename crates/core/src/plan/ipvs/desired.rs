@@ -14,6 +14,7 @@ use crate::plan::by_port::{ByPort, PortSet, Revision};
 use crate::plan::claim::Claims;
 use crate::plan::ipvs::object::{RealServers, VirtualServerKey};
 use crate::plan::ipvs::port_objects::{PortObjects, WantedServer};
+use crate::plan::ipvs::ramps;
 use crate::plan::ipvs::set::{SetEntry, SetId};
 use crate::plan::unmet::{Holder, Unmet};
 
@@ -59,6 +60,8 @@ pub struct Desired {
     no_local_external: PortSet,
     /// Service ports with a request that cannot be met.
     with_unmet: PortSet,
+    /// Service ports whose new real servers get their weight in steps.
+    with_slow_start: PortSet,
     /// Revision of `with_unmet`.
     unmet_revision: Revision,
 }
@@ -110,6 +113,14 @@ impl Desired {
             .set(&name, has(|new| new.no_local_internal));
         self.no_local_external
             .set(&name, has(|new| new.no_local_external));
+        self.with_slow_start.set(
+            &name,
+            has(|new| {
+                new.extras
+                    .as_ref()
+                    .is_some_and(|it| it.slow_start.is_some())
+            }),
+        );
         let had_unmet = self.with_unmet.contains(&name);
         self.with_unmet
             .set(&name, has(|new| new.unmet().next().is_some()));
@@ -321,6 +332,22 @@ impl Desired {
     pub fn drain_limit(&self, key: &VirtualServerKey) -> Option<Duration> {
         let port_objects = self.by_port.get(self.virtual_servers.winner(key)?)?;
         port_objects.extras.as_ref()?.drain_limit
+    }
+
+    /// The time in which a new real server of the virtual server gets its whole weight. Costs
+    /// nothing where no Service has it.
+    pub fn slow_start(&self, key: &VirtualServerKey) -> Option<Duration> {
+        if self.with_slow_start.is_empty() {
+            return None;
+        }
+        let port_objects = self.by_port.get(self.virtual_servers.winner(key)?)?;
+        let length = port_objects.extras.as_ref()?.slow_start?;
+        let wanted = port_objects.virtual_servers.get(key)?;
+        ramps::suits(&wanted.server.scheduler).then_some(length)
+    }
+
+    pub fn has_slow_start(&self) -> bool {
+        !self.with_slow_start.is_empty()
     }
 
     /// The virtual servers of a Service that sets a drain limit of its own.

@@ -14,6 +14,7 @@ use crate::plan::ipvs::Plan;
 use crate::plan::ipvs::desired::{Desired, Dirty};
 use crate::plan::ipvs::object::{RealServer, RealServerKey, VirtualServer, VirtualServerKey};
 use crate::plan::ipvs::port_objects::WantedServer;
+use crate::plan::ipvs::ramps::{self, Ramps};
 use crate::plan::ipvs::set::{self, DEFAULT_MAX_ENTRIES, SetEntry, SetId, SetName, SetSpec};
 use crate::plan::ipvs::state::{State, VirtualServerState};
 use crate::plan::ipvs::static_rules::{self, FixedRules};
@@ -28,6 +29,7 @@ pub struct Comparison<'a> {
     pub context: &'a Context,
     pub desired: &'a Desired,
     pub believed: &'a State,
+    pub(super) ramps: &'a Ramps,
     /// Whether an unwanted virtual server is ours to remove.
     pub owns: &'a dyn Fn(&VirtualServerKey) -> bool,
 }
@@ -158,7 +160,9 @@ impl Comparison<'_> {
             let wanted = self.desired.virtual_server(key);
             let present = self.believed.virtual_servers.get(key);
             match (wanted, present) {
-                (Some(wanted), present) => compare_virtual_server(plan, *key, wanted, present),
+                (Some(wanted), present) => {
+                    self.compare_virtual_server(plan, *key, wanted, present);
+                }
                 (None, Some(present)) if (self.owns)(key) => {
                     remove_virtual_server(plan, *key, present);
                 }
@@ -175,6 +179,59 @@ impl Comparison<'_> {
                 }
             } else if present && !self.is_drained_at(address, |_| true) {
                 plan.push(Phase::OldAddresses, Step::DeleteAddress { address });
+            }
+        }
+    }
+
+    fn compare_virtual_server(
+        &self,
+        plan: &mut Plan,
+        key: VirtualServerKey,
+        wanted: &WantedServer,
+        present: Option<&VirtualServerState>,
+    ) {
+        let server = || wanted.server.clone();
+        match present {
+            None => {
+                let server = server();
+                plan.push(Phase::Servers, Step::AddVirtualServer { key, server });
+            }
+            Some(present) if present.server != wanted.server => {
+                let server = server();
+                plan.push(Phase::Servers, Step::SetVirtualServer { key, server });
+            }
+            Some(_) => {}
+        }
+        let vs = key;
+        let starts_slowly = self.desired.slow_start(&vs).is_some() && has_others(wanted, present);
+        for (key, server) in wanted.real_servers.iter() {
+            let present = present.and_then(|present| present.real_servers.get(key));
+            let (key, mut server) = (*key, *server);
+            let is_new = present.is_none_or(|present| present.weight == 0);
+            match self.ramps.step_of(&(vs, key)) {
+                Some(step) => server.weight = ramps::weight_at(step, server.weight),
+                None if starts_slowly && is_new => {
+                    server.weight = ramps::weight_at(1, server.weight)
+                }
+                None => {}
+            }
+            match present {
+                None => plan.push(Phase::Servers, Step::AddRealServer { vs, key, server }),
+                Some(present) if *present != server => {
+                    plan.push(Phase::Servers, Step::SetRealServer { vs, key, server });
+                }
+                Some(_) => {}
+            }
+        }
+        let unwanted = present
+            .into_iter()
+            .flat_map(|present| &present.real_servers)
+            .filter(|(key, _)| !wanted.real_servers.contains_key(*key));
+        for (key, server) in unwanted {
+            if drains_beside(&vs, &wanted.server) {
+                drain(plan, vs, *key, *server);
+            } else {
+                plan.push(Phase::OldServers, Step::DeleteRealServer { vs, key: *key });
             }
         }
     }
@@ -378,47 +435,13 @@ fn push_entry_removal(plan: &mut Plan, id: SetId, set: &SetName, entry: SetEntry
     plan.push(phase, Step::DeleteEntry { set, entry });
 }
 
-fn compare_virtual_server(
-    plan: &mut Plan,
-    key: VirtualServerKey,
-    wanted: &WantedServer,
-    present: Option<&VirtualServerState>,
-) {
-    let server = || wanted.server.clone();
-    match present {
-        None => {
-            let server = server();
-            plan.push(Phase::Servers, Step::AddVirtualServer { key, server });
-        }
-        Some(present) if present.server != wanted.server => {
-            let server = server();
-            plan.push(Phase::Servers, Step::SetVirtualServer { key, server });
-        }
-        Some(_) => {}
-    }
-    let vs = key;
-    for (key, server) in wanted.real_servers.iter() {
-        let present = present.and_then(|present| present.real_servers.get(key));
-        let (key, server) = (*key, *server);
-        match present {
-            None => plan.push(Phase::Servers, Step::AddRealServer { vs, key, server }),
-            Some(present) if *present != server => {
-                plan.push(Phase::Servers, Step::SetRealServer { vs, key, server });
-            }
-            Some(_) => {}
-        }
-    }
-    let unwanted = present
-        .into_iter()
-        .flat_map(|present| &present.real_servers)
-        .filter(|(key, _)| !wanted.real_servers.contains_key(*key));
-    for (key, server) in unwanted {
-        if drains_beside(&vs, &wanted.server) {
-            drain(plan, vs, *key, *server);
-        } else {
-            plan.push(Phase::OldServers, Step::DeleteRealServer { vs, key: *key });
-        }
-    }
+/// Whether a real server that is new to a virtual server joins one that serves and goes on serving.
+fn has_others(wanted: &WantedServer, present: Option<&VirtualServerState>) -> bool {
+    let stays = |(key, server): (&RealServerKey, &RealServer)| {
+        let wanted = wanted.real_servers.get(key);
+        server.weight > 0 && wanted.is_some_and(|wanted| wanted.weight > 0)
+    };
+    present.is_some_and(|present| present.real_servers.iter().any(stays))
 }
 
 /// An unwanted virtual server stays until its connections have ended. It rejects new ones: all of

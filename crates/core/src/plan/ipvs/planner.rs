@@ -20,6 +20,7 @@ use crate::plan::ipvs::mark::MarkRange;
 use crate::plan::ipvs::marks::{self, Marks};
 use crate::plan::ipvs::object::{RealServerKey, VirtualServerKey};
 use crate::plan::ipvs::port_objects::{PortObjects, port_objects};
+use crate::plan::ipvs::ramps::Ramps;
 use crate::plan::ipvs::set::{SetEntry, SetId, SetName, SetSpec, lists_node_port};
 use crate::plan::ipvs::set_aside::{Object, SetAside};
 use crate::plan::ipvs::state::State;
@@ -53,6 +54,8 @@ pub struct Planner {
     /// Believed real servers of weight 0 that are unwanted: deleted when their connections have
     /// ended.
     draining: BTreeSet<RealServerOf>,
+    /// Real servers that get their weight in steps.
+    ramps: Ramps,
     /// Drain limits of virtual servers whose Service is gone, where the Service set one.
     last_limits: BTreeMap<VirtualServerKey, Duration>,
     /// The next plan compares everything.
@@ -82,6 +85,7 @@ impl Planner {
             turn: turn::TURN,
             owned: BTreeSet::new(),
             draining: BTreeSet::new(),
+            ramps: Ramps::default(),
             last_limits: BTreeMap::new(),
             is_full: true,
             is_foundation_due: false,
@@ -117,6 +121,7 @@ impl Planner {
         self.owned.extend(&dirty.virtual_servers);
         for key in &dirty.virtual_servers {
             self.find_draining(key);
+            self.end_ramps(key);
         }
         self.dirty.extend(dirty);
     }
@@ -149,6 +154,7 @@ impl Planner {
             context: &self.context,
             desired: &self.desired,
             believed: &self.believed,
+            ramps: &self.ramps,
             owns,
         }
     }
@@ -239,6 +245,7 @@ impl Planner {
                 } else {
                     self.draining.remove(&(*vs, *key));
                 }
+                self.find_ramp(*vs, *key, server.weight);
             }
             Step::DeleteRealServer { vs, key } => {
                 self.draining.remove(&(*vs, *key));
@@ -428,6 +435,7 @@ impl Planner {
 }
 
 mod interface;
+mod slow_start;
 #[cfg(test)]
 mod tests;
 mod turn;

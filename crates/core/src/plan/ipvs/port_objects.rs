@@ -16,6 +16,7 @@ use crate::plan::context::Context;
 use crate::plan::ipvs::object::{
     Forwarding, RealServer, RealServerKey, RealServers, VirtualServer, VirtualServerKey, flags,
 };
+use crate::plan::ipvs::ramps;
 use crate::plan::ipvs::set::{SetEntry, SetId};
 use crate::plan::unmet::{Holder, Unmet};
 
@@ -66,6 +67,9 @@ impl PortObjects {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Extras {
     pub drain_limit: Option<Duration>,
+    /// The time in which a new real server gets its whole weight, where the scheduler goes by
+    /// weights.
+    pub slow_start: Option<Duration>,
     /// Requests that cannot be met.
     pub unmet: Vec<Unmet>,
 }
@@ -153,9 +157,15 @@ pub fn port_objects(
     let options = service_port.ipvs.as_deref();
     let mut extras = Extras {
         drain_limit: options.and_then(|options| options.drain_limit),
-        unmet: Vec::new(),
+        ..Extras::default()
     };
     let server = virtual_server(service_port, context, &mut extras.unmet);
+    let slow_start = options.and_then(|options| options.slow_start);
+    extras.slow_start = slow_start.filter(|_| ramps::suits(&server.scheduler));
+    if extras.slow_start != slow_start {
+        let scheduler = server.scheduler.clone();
+        extras.lacks(Unmet::NoSlowStart { scheduler });
+    }
     let leaving = leaving(service_port, endpoints);
     let cluster = real_servers(
         service_port,
@@ -219,10 +229,16 @@ pub fn port_objects(
         .collect();
     if let Some(mark) = mark.filter(|_| service_port.external_policy_local || direct.is_some()) {
         let family = service_port.family;
+        let server = marked_server(server, context, &mut extras.unmet);
+        let real_servers = if extras.slow_start.is_some() && !ramps::suits(&server.scheduler) {
+            Arc::new(ramps::undivided(&cluster))
+        } else {
+            cluster
+        };
         let wanted = WantedServer {
-            server: marked_server(server, context, &mut extras.unmet),
+            server,
             right: Right::LoadBalancer,
-            real_servers: cluster,
+            real_servers,
             entries: Box::default(),
         };
         virtual_servers.insert(VirtualServerKey::Mark { mark, family }, wanted);
@@ -420,10 +436,16 @@ fn real_servers<'a>(
     leaving: impl Iterator<Item = &'a Endpoint>,
 ) -> Arc<RealServers> {
     let options = service_port.ipvs.as_deref();
+    let starts_slowly = options.is_some_and(|options| options.slow_start.is_some());
+    let scale = if starts_slowly && ramps::suits(&server.scheduler) {
+        ramps::STEPS
+    } else {
+        1
+    };
     let weight = |endpoint: &Endpoint| {
         let of_service = || options.and_then(|options| options.weight_of(endpoint.address));
         let weight = endpoint.weight.or_else(of_service);
-        weight.map_or(1, |weight| weight.get().into())
+        weight.map_or(1, |weight| weight.get().into()) * scale
     };
     let thresholds = options.map_or_else(Thresholds::default, |options| options.thresholds);
     let leaving = leaving.map(|endpoint| (endpoint, 0));

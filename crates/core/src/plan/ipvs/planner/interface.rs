@@ -69,13 +69,22 @@ impl crate::plan::Planner for Planner {
 
     fn observed(&mut self, mut state: State) {
         state.rules.recall(&self.believed.rules);
-        self.believed = state;
+        let before = std::mem::replace(&mut self.believed, state);
         self.is_full = true;
         self.is_foundation_due = false;
         self.needs_observation = false;
         self.doubtful.clear();
         self.draining.clear();
         self.find_owned();
+        self.find_ramps(&before.virtual_servers);
+    }
+
+    fn set_time(&mut self, now: Duration) {
+        self.dirty.virtual_servers.append(&mut self.ramps.pass(now));
+    }
+
+    fn time_due(&self) -> Option<Duration> {
+        self.ramps.due()
     }
 
     fn is_full(&self) -> bool {
@@ -344,7 +353,8 @@ impl SlicedAudit for Planner {
             if let Some(believed) = self.believed.virtual_servers.get_mut(&key)
                 && believed.real_servers != real_servers
             {
-                believed.real_servers = real_servers;
+                let before = std::mem::replace(&mut believed.real_servers, real_servers);
+                self.find_ramps_of(&key, Some(&before));
                 self.find_draining(&key);
                 self.dirty.virtual_servers.insert(key);
                 differs = true;
@@ -358,10 +368,11 @@ impl SlicedAudit for Planner {
         states: BTreeMap<VirtualServerKey, Option<VirtualServerState>>,
     ) {
         for (key, state) in states {
-            match state {
+            let before = match state {
                 Some(state) => self.believed.virtual_servers.insert(key, state),
                 None => self.believed.virtual_servers.remove(&key),
             };
+            self.find_ramps_of(&key, before.as_ref().map(|before| &before.real_servers));
             self.find_draining(&key);
             self.dirty.virtual_servers.insert(key);
         }

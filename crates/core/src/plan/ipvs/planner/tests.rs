@@ -7,6 +7,7 @@ mod failures;
 mod marks;
 mod ownership;
 mod properties;
+mod slow_start;
 mod takeover;
 mod turns;
 mod unread;

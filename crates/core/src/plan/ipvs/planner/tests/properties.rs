@@ -27,6 +27,8 @@ enum Happening {
     Holders(u8),
     /// Another program changes the kernel, and an audit finds out.
     Drift(u8),
+    /// So many seconds pass.
+    Time(u8),
     Restart,
 }
 
@@ -38,6 +40,7 @@ fn happening(family: IpFamily) -> impl Strategy<Value = Happening> {
         1 => any::<bool>().prop_map(Happening::NodeAddress),
         1 => any::<u8>().prop_map(Happening::Holders),
         1 => any::<u8>().prop_map(Happening::Drift),
+        3 => (0..40_u8).prop_map(Happening::Time),
         1 => Just(Happening::Restart),
     ]
 }
@@ -84,6 +87,7 @@ fn happen(proxy: &mut Proxy, what: Happening, sync: &mut impl FnMut(&mut Proxy))
             world::drift(&mut proxy.kernel.state, what);
             proxy.observe();
         }
+        Happening::Time(seconds) => proxy.pass(Duration::from_secs(seconds.into())),
         Happening::Restart => {
             // A restart loses what the kernel does not show.
             sync(proxy);
@@ -128,6 +132,10 @@ fn fresh(proxy: &Proxy, state: State) -> State {
 fn settle(proxy: &mut Proxy) {
     proxy.sync();
     proxy.drain_all();
+    while proxy.planner.time_due().is_some() {
+        proxy.pass(Duration::from_secs(5));
+        proxy.sync();
+    }
     assert!(proxy.planner.draining().is_empty());
     assert!(!proxy.planner.is_pending());
 }

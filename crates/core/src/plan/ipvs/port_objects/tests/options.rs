@@ -136,6 +136,63 @@ fn every_endpoint_has_the_limits_of_its_service() {
     assert_eq!(of(&web()), [Thresholds::default(); 2]);
 }
 
+#[test]
+fn weights_of_a_slow_start_can_be_divided_where_they_count() {
+    let length = Some(Duration::from_secs(30));
+    let service = web().options(|options| {
+        options.slow_start = length;
+        options.weight = Weight::new(3);
+    });
+    let endpoints = vec![endpoint("10.0.1.1"), endpoint("10.0.1.2").weight(0)];
+    let with = |scheduler| {
+        let service = service.clone().scheduler(scheduler);
+        let port_objects = of(&service, endpoints.clone(), &context(IpFamily::V4));
+        let weights = weights(&port_objects).into_iter().map(|(_, weight)| weight);
+        let extras = port_objects.extras.as_ref();
+        let slow_start = extras.and_then(|extras| extras.slow_start);
+        (
+            weights.collect::<Vec<_>>(),
+            slow_start,
+            unmet(&port_objects),
+        )
+    };
+    for scheduler in Scheduler::ALL {
+        let name = scheduler.as_str();
+        let (weights, slow_start, unmet) = with(scheduler);
+        if ["wrr", "wlc", "sed", "nq", "twos"].contains(&name) {
+            assert_eq!((weights, slow_start, unmet), (vec![30, 0], length, vec![]));
+        } else {
+            assert_eq!((weights[0], slow_start), (3, None));
+            let said = format!("scheduler {name} does not let endpoints start slowly");
+            assert!(
+                unmet.iter().any(|unmet| unmet.starts_with(&said)),
+                "{unmet:?}"
+            );
+        }
+    }
+}
+
+/// With affinity, clients behind a mark are hashed, and `sh` fills its table by weight.
+#[test]
+fn weights_behind_a_mark_are_those_of_its_scheduler() {
+    let service = web()
+        .scheduler(Scheduler::Wrr)
+        .affinity(60)
+        .vip("198.51.100.1")
+        .external_local()
+        .options(|options| options.slow_start = Some(Duration::from_secs(30)));
+    let context = context(IpFamily::V4);
+    let slice = slice("ns/web", "a", vec![endpoint("10.0.1.1").local()]).port(8080);
+    let port_objects = with_mark(&service, &slice, &context, Some(9));
+    let weight = |key| {
+        let servers = &wanted_at(&port_objects, key).real_servers;
+        servers.values().next().unwrap().weight
+    };
+    assert_eq!(weight(tcp("198.51.100.1:80")), 10);
+    let family = IpFamily::V4;
+    assert_eq!(weight(VirtualServerKey::Mark { mark: 9, family }), 1);
+}
+
 /// It would reject the connections that it hashes to such a server.
 #[test]
 fn dh_has_no_servers_of_weight_0() {

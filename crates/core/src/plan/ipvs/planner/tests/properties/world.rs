@@ -67,7 +67,15 @@ fn addresses(
 
 /// The annotations of a Service; mostly none.
 fn options() -> impl Strategy<Value = Option<IpvsOptions>> {
-    let scheduler = select(&[Scheduler::Dh, Scheduler::Mh, Scheduler::Sh, Scheduler::Twos][..]);
+    let scheduler = select(
+        &[
+            Scheduler::Dh,
+            Scheduler::Mh,
+            Scheduler::Sh,
+            Scheduler::Twos,
+            Scheduler::Wrr,
+        ][..],
+    );
     let weights = vec(
         (select(&["10.0.1.0/30", "fd00:10::/64"][..]), 0..3_u16),
         0..2,
@@ -83,9 +91,10 @@ fn options() -> impl Strategy<Value = Option<IpvsOptions>> {
         weights,
         select(methods.to_vec()),
         thresholds(),
+        option::of(select(&[9, 90][..])),
     );
     option::weighted(0.3, settings).prop_map(|settings| {
-        let (scheduler, hashes_port, weights, forwarding, thresholds) = settings?;
+        let (scheduler, hashes_port, weights, forwarding, thresholds, slow_start) = settings?;
         let weights = weights
             .into_iter()
             .map(|(range, weight)| (range.parse().unwrap(), Weight::new(weight).unwrap()));
@@ -99,6 +108,7 @@ fn options() -> impl Strategy<Value = Option<IpvsOptions>> {
             drain_limit: Some(Duration::from_secs(5)),
             forwarding,
             thresholds,
+            slow_start: slow_start.map(Duration::from_secs),
         })
     })
 }
