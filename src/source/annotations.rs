@@ -19,7 +19,7 @@ pub enum Setting {
     SlowStart,
     /// Connection limits.
     Thresholds,
-    /// Of all endpoints and by address.
+    /// Of all endpoints, by address and by place.
     Weights,
 }
 
@@ -64,7 +64,9 @@ impl Setting {
             "kube-proxy-rs.io/upper-threshold" | "kube-proxy-rs.io/lower-threshold" => {
                 Self::Thresholds
             }
-            "kube-proxy-rs.io/weight" | "kube-proxy-rs.io/weights" => Self::Weights,
+            "kube-proxy-rs.io/weight"
+            | "kube-proxy-rs.io/weights"
+            | "kube-proxy-rs.io/topology-weights" => Self::Weights,
             _ => return None,
         })
     }

@@ -331,9 +331,10 @@ impl Converter {
                 Some(nodes) if !nodes.is_empty() => NodeHint::Elsewhere,
                 _ => NodeHint::Absent,
             },
-            zone_hints: self
-                .interner
-                .list(zones.into_iter().flatten().map(|zone| zone.name.as_str())),
+            zones: self.interner.zones(
+                endpoint.zone.as_deref().filter(|zone| !zone.is_empty()),
+                zones.into_iter().flatten().map(|zone| zone.name.as_str()),
+            ),
             weight: None,
         })
     }

@@ -174,7 +174,7 @@ fn objects(family: IpFamily) -> Vec<Event> {
                     local: is(4) && e < 30,
                     conditions: Conditions::from_api(None, None, None),
                     node_hint: NodeHint::Absent,
-                    zone_hints: Arc::new([]),
+                    zones: Arc::default(),
                     weight: None,
                 })
                 .collect(),

@@ -33,6 +33,7 @@ mod sets;
 mod settings;
 mod slow_start;
 mod state;
+mod zones;
 
 /// All scenarios as tests.
 pub(super) fn trials(binary: &'static Path) -> Vec<Trial> {
@@ -58,6 +59,10 @@ pub(super) fn trials(binary: &'static Path) -> Vec<Trial> {
         scenario(
             "slow_start::gives_a_new_endpoint_its_share_in_time",
             slow_start::gives_a_new_endpoint_its_share_in_time,
+        ),
+        scenario(
+            "zones::near_endpoints_get_more",
+            zones::near_endpoints_get_more,
         ),
         scenario("rules::come_back", rules::come_back),
         scenario(

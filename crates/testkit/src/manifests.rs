@@ -42,6 +42,7 @@ pub struct Endpoint {
     pub terminating: bool,
     pub zone_hint: Option<&'static str>,
     pub node_hint: Option<&'static str>,
+    pub zone: Option<&'static str>,
 }
 
 impl Endpoint {
@@ -53,6 +54,7 @@ impl Endpoint {
             terminating: false,
             zone_hint: None,
             node_hint: None,
+            zone: None,
         }
     }
 
@@ -81,6 +83,14 @@ impl Endpoint {
         }
     }
 
+    #[must_use]
+    pub const fn in_zone(self, zone: &'static str) -> Self {
+        Self {
+            zone: Some(zone),
+            ..self
+        }
+    }
+
     pub fn manifest(&self, family: Family) -> Value {
         let mut hints = json!({});
         if let Some(zone) = self.zone_hint {
@@ -97,6 +107,7 @@ impl Endpoint {
                 "terminating": self.terminating,
             },
             "nodeName": self.host.node().map(Host::name),
+            "zone": self.zone,
             "hints": hints,
         })
     }

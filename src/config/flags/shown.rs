@@ -40,7 +40,7 @@ pub(in crate::config) fn shown(
 
 /// kube-proxy has none of these.
 #[cfg(test)]
-pub(in crate::config) const OURS: [&str; 13] = [
+pub(in crate::config) const OURS: [&str; 14] = [
     "help",
     "iptables-backend",
     "ipvs-drain-limit",
@@ -48,10 +48,10 @@ pub(in crate::config) const OURS: [&str; 13] = [
     "manifests",
     "service-annotations",
     "service-max-drain-limit",
-    "service-max-slow-start",
     "service-max-endpoints",
     "service-max-frontends",
     "service-max-objects",
+    "service-max-slow-start",
     "service-node-port-range",
     "service-schedulers",
     "tunnel-cidrs",

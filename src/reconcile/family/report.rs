@@ -87,6 +87,8 @@ impl<P: Planner> Family<P> {
                 | Unmet::ClientHashMissing { .. }
                 | Unmet::NoSchedulerFlags { .. }
                 | Unmet::NoSlowStart { .. }
+                | Unmet::NoPlaceWeights { .. }
+                | Unmet::NoZone
                 | Unmet::NoForwarding { .. }
                 | Unmet::ForwardingInPart { .. }
                 | Unmet::SchedulerTooCostly { .. }

@@ -27,7 +27,7 @@ fn steps_are_taken_when_they_are_due() {
         assert!(fixture.reconciler.pause().unwrap() <= Duration::from_secs(2));
         fixture.wait(Duration::from_secs(2));
         let servers = fixture.real_servers();
-        assert_eq!(servers[1], ("10.1.0.6:8080".to_owned(), weight));
+        assert_eq!(servers[1], ("10.1.0.6:8080", weight));
         let applied = fixture.applied();
         assert_eq!(applied.len(), 1, "{applied:?}");
     }

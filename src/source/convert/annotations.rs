@@ -19,7 +19,7 @@ use crate::shortened::quoted;
 use crate::source::annotations::{Annotations, Setting};
 use kpr_core::model::GoDuration;
 use kpr_core::model::ipvs_options::{
-    ForwardingMethod, IpvsOptions, Scheduler, Thresholds, Tunnel, Weight,
+    ForwardingMethod, IpvsOptions, PlaceWeights, Scheduler, Thresholds, Tunnel, Weight,
 };
 use kpr_core::model::weights::{self, Weights};
 
@@ -102,6 +102,7 @@ pub(super) fn ipvs_options(
             "kube-proxy-rs.io/gue-port" => gue_port = value.port(),
             "kube-proxy-rs.io/weight" => options.weight = value.weight(),
             "kube-proxy-rs.io/weights" => options.weights = value.weights(),
+            "kube-proxy-rs.io/topology-weights" => options.place_weights = value.place_weights(),
             "kube-proxy-rs.io/drain-limit" => {
                 let (flag, most) = ("--service-max-drain-limit", rules.max_drain_limit);
                 options.drain_limit = value.duration(flag, most);
@@ -256,6 +257,41 @@ impl<'a> Value<'a> {
             self.problem(format!("more than {most} weights; the rest is ignored"));
         }
         weights
+    }
+
+    /// What is not named has the weight of what is farther away. None may be 0: where nothing else
+    /// is left, those that are far away answer.
+    fn place_weights(&mut self) -> Option<PlaceWeights> {
+        let (mut same_node, mut same_zone, mut other) = (None, None, None);
+        for item in list(self.text) {
+            let (place, share) = item.split_once('=').unwrap_or((item, ""));
+            let weight = weight(share.trim()).filter(|weight| weight.get() > 0);
+            match (place.trim(), weight) {
+                ("same-node", Some(_)) => same_node = weight,
+                ("same-zone", Some(_)) => same_zone = weight,
+                ("other", Some(_)) => other = weight,
+                _ => {
+                    same_node = None;
+                    same_zone = None;
+                    break;
+                }
+            }
+        }
+        if same_node.or(same_zone).is_none() {
+            let max = Weight::MAX;
+            self.is_not(&format!(
+                "same-node=WEIGHT, same-zone=WEIGHT and other=WEIGHT with a comma between them, one of the first two at least, with weights of 1 to {max}"
+            ));
+        }
+        let other = other.or_else(|| Weight::new(1))?;
+        let near = same_node.or(same_zone)?;
+        let same_zone = same_zone.unwrap_or(other);
+        let same_node = same_node.unwrap_or(near);
+        Some(PlaceWeights {
+            same_node,
+            same_zone,
+            other,
+        })
     }
 
     fn duration(&mut self, flag: &str, most: Duration) -> Option<Duration> {

@@ -1,18 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Interns strings that repeat in many objects (namespaces, zones, port names).
+//! Interns what repeats in many objects (namespaces, zones, port names).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use kpr_core::model::endpoint::Zones;
+
 /// Below this number of entries nothing is dropped.
 const MIN_PRUNE: usize = 1024;
 
-/// A pool of shared strings and lists of strings. What no object uses any more is dropped when the
+/// A pool of shared strings and zones. What no object uses any more is dropped when the
 /// pool has doubled.
 #[derive(Debug)]
 pub(super) struct Interner {
     texts: BTreeSet<Arc<str>>,
-    lists: BTreeSet<Arc<[Arc<str>]>>,
+    all_zones: BTreeSet<Arc<Zones>>,
     prune_at: usize,
 }
 
@@ -20,7 +22,7 @@ impl Default for Interner {
     fn default() -> Self {
         Self {
             texts: BTreeSet::new(),
-            lists: BTreeSet::new(),
+            all_zones: BTreeSet::new(),
             prune_at: MIN_PRUNE,
         }
     }
@@ -37,23 +39,30 @@ impl Interner {
         text
     }
 
-    pub(super) fn list<'a>(&mut self, texts: impl Iterator<Item = &'a str>) -> Arc<[Arc<str>]> {
-        let list: Vec<Arc<str>> = texts.map(|text| self.text(text)).collect();
-        if let Some(known) = self.lists.get(list.as_slice()) {
+    pub(super) fn zones<'a>(
+        &mut self,
+        zone: Option<&str>,
+        hints: impl Iterator<Item = &'a str>,
+    ) -> Arc<Zones> {
+        let zones = Zones {
+            zone: zone.map(|zone| self.text(zone)),
+            hints: hints.map(|text| self.text(text)).collect(),
+        };
+        if let Some(known) = self.all_zones.get(&zones) {
             return known.clone();
         }
-        let list: Arc<[Arc<str>]> = list.into();
-        self.lists.insert(list.clone());
-        list
+        let zones = Arc::new(zones);
+        self.all_zones.insert(zones.clone());
+        zones
     }
 
     fn prune(&mut self) {
-        if self.texts.len() + self.lists.len() < self.prune_at {
+        if self.texts.len() + self.all_zones.len() < self.prune_at {
             return;
         }
-        self.lists.retain(|list| Arc::strong_count(list) > 1);
+        self.all_zones.retain(|zones| Arc::strong_count(zones) > 1);
         self.texts.retain(|text| Arc::strong_count(text) > 1);
-        self.prune_at = MIN_PRUNE.max(2 * (self.texts.len() + self.lists.len()));
+        self.prune_at = MIN_PRUNE.max(2 * (self.texts.len() + self.all_zones.len()));
     }
 }
 
@@ -62,13 +71,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn equal_texts_and_lists_are_one_allocation() {
+    fn equal_texts_and_zones_are_one_allocation() {
         let mut interner = Interner::default();
         assert!(Arc::ptr_eq(&interner.text("a"), &interner.text("a")));
-        let first = interner.list(["a", "b"].into_iter());
-        let second = interner.list(["a", "b"].into_iter());
+        let mut zones = |zone| interner.zones(zone, ["a", "b"].into_iter());
+        let (first, second) = (zones(Some("z")), zones(Some("z")));
         assert!(Arc::ptr_eq(&first, &second));
-        assert_eq!(&*first, &[Arc::from("a"), Arc::from("b")]);
+        let expected = Zones {
+            zone: Some("z".into()),
+            hints: vec!["a".into(), "b".into()],
+        };
+        assert_eq!((&*first, &zones(None).hints), (&expected, &expected.hints));
     }
 
     #[test]

@@ -39,10 +39,18 @@ pub struct SliceEndpoint {
     pub local: bool,
     pub conditions: Conditions,
     pub node_hint: NodeHint,
-    /// `hints.forZones[].name`; empty if there is no hint.
-    pub zone_hints: Arc<[Arc<str>]>,
+    pub zones: Arc<Zones>,
     /// From an annotation of the slice.
     pub weight: Option<Weight>,
+}
+
+/// The zones of an endpoint. Few are different, so endpoints share them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Zones {
+    /// `zone`: where it is.
+    pub zone: Option<Arc<str>>,
+    /// `hints.forZones[].name`: for whose clients it is. Empty if there is no hint.
+    pub hints: Vec<Arc<str>>,
 }
 
 /// `conditions` of an endpoint with the API's defaults filled in.
@@ -83,7 +91,7 @@ pub struct Endpoint {
     pub local: bool,
     pub conditions: Conditions,
     pub node_hint: NodeHint,
-    pub zone_hints: Arc<[Arc<str>]>,
+    pub zones: Arc<Zones>,
     pub weight: Option<Weight>,
 }
 

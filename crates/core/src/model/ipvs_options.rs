@@ -2,14 +2,13 @@
 //! The settings of a Service for IPVS mode, from its annotations, as typed values.
 
 use std::fmt;
-use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::str::FromStr;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{IpFamily, Weights};
+use super::{Endpoint, IpFamily, Weights};
 
 /// The settings of one Service. Few Services have any, so a Service only holds a pointer to them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,6 +19,8 @@ pub struct IpvsOptions {
     pub hashes_port: Option<bool>,
     /// Weights by address; the first range that contains an endpoint's address applies.
     pub weights: Weights,
+    /// The weights of other endpoints by where they are.
+    pub place_weights: Option<PlaceWeights>,
     /// The weight of all other endpoints.
     pub weight: Option<Weight>,
     /// How long a removed endpoint may keep its connections.
@@ -35,9 +36,13 @@ pub struct IpvsOptions {
 }
 
 impl IpvsOptions {
-    /// The weight of an endpoint that has none of its own.
-    pub fn weight_of(&self, address: IpAddr) -> Option<Weight> {
-        self.weights.of(address).or(self.weight)
+    /// The weight of an endpoint. `zone` is that of our node.
+    pub fn weight_of(&self, endpoint: &Endpoint, zone: Option<&str>) -> Option<Weight> {
+        let by_place = || self.place_weights.map(|weights| weights.of(endpoint, zone));
+        let own = endpoint.weight;
+        own.or_else(|| self.weights.of(endpoint.address))
+            .or_else(by_place)
+            .or(self.weight)
     }
 
     pub const fn persistence_prefix(&self, family: IpFamily) -> Option<u8> {
@@ -75,6 +80,26 @@ impl Weight {
 impl fmt::Debug for Weight {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Weight({})", self.get())
+    }
+}
+
+/// Weights of endpoints by where they are, as seen from our node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlaceWeights {
+    pub same_node: Weight,
+    pub same_zone: Weight,
+    pub other: Weight,
+}
+
+impl PlaceWeights {
+    fn of(&self, endpoint: &Endpoint, zone: Option<&str>) -> Weight {
+        if endpoint.local {
+            self.same_node
+        } else if zone.is_some() && endpoint.zones.zone.as_deref() == zone {
+            self.same_zone
+        } else {
+            self.other
+        }
     }
 }
 
@@ -217,6 +242,7 @@ impl FromStr for Scheduler {
 
 #[cfg(test)]
 mod tests {
+    use super::super::slices::merge;
     use super::super::{SliceEndpoint, testing};
     use super::*;
 
@@ -232,7 +258,7 @@ mod tests {
     fn no_weight_costs_no_memory() {
         assert_eq!(size_of::<Option<Weight>>(), 2);
         // The size of an endpoint without weights: address, locality, conditions, hints.
-        assert_eq!(size_of::<SliceEndpoint>(), 40);
+        assert_eq!(size_of::<SliceEndpoint>(), 32);
     }
 
     #[test]
@@ -246,7 +272,12 @@ mod tests {
             weight: Some(weight(2)),
             ..IpvsOptions::default()
         };
-        let of = |address| options.weight_of(testing::ip(address)).map(Weight::get);
+        let of = |address| {
+            let slice = testing::slice("ns/web", "a", vec![testing::endpoint(address)]).port(80);
+            let merged = merge(std::iter::once(&slice), IpFamily::V4);
+            let endpoint = merged.into_values().flatten().next().unwrap();
+            options.weight_of(&endpoint, None).map(Weight::get)
+        };
         assert_eq!(of("10.0.0.7"), Some(0));
         assert_eq!(of("10.0.0.8"), Some(3));
         assert_eq!(of("10.0.1.8"), Some(2));

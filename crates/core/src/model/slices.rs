@@ -32,7 +32,7 @@ pub fn merge<'a>(
                     local: endpoint.local,
                     conditions: endpoint.conditions,
                     node_hint: endpoint.node_hint,
-                    zone_hints: endpoint.zone_hints.clone(),
+                    zones: endpoint.zones.clone(),
                     weight: endpoint.weight,
                 };
                 endpoints
@@ -62,7 +62,7 @@ fn usefulness(endpoint: &Endpoint) -> impl Ord + use<'_> {
         conditions.serving,
         endpoint.local,
         endpoint.node_hint as u8,
-        &endpoint.zone_hints,
+        &endpoint.zones,
         endpoint.weight,
     )
 }

@@ -185,7 +185,7 @@ pub fn endpoint_at(address: IpAddr) -> SliceEndpoint {
         local: false,
         conditions: Conditions::from_api(None, None, None),
         node_hint: NodeHint::Absent,
-        zone_hints: Arc::new([]),
+        zones: Arc::default(),
         weight: None,
     }
 }
@@ -214,8 +214,15 @@ impl SliceEndpoint {
         self
     }
 
+    /// It is for clients of this zone.
     pub fn zone(mut self, zone: &str) -> Self {
-        self.zone_hints = Arc::new([zone.into()]);
+        Arc::make_mut(&mut self.zones).hints = vec![zone.into()];
+        self
+    }
+
+    /// It is in this zone.
+    pub fn in_zone(mut self, zone: &str) -> Self {
+        Arc::make_mut(&mut self.zones).zone = Some(zone.into());
         self
     }
 }

@@ -81,7 +81,7 @@ fn preference(endpoints: &[Endpoint], zone: Option<&str>) -> Preference {
     if node_hinted && ready().any(|endpoint| endpoint.node_hint == NodeHint::Here) {
         return Preference::SameNode;
     }
-    let zone_hinted = ready().all(|endpoint| !endpoint.zone_hints.is_empty());
+    let zone_hinted = ready().all(|endpoint| !endpoint.zones.hints.is_empty());
     if zone_hinted && ready().any(|e| is_near(e, Preference::SameZone, zone)) {
         return Preference::SameZone;
     }
@@ -93,7 +93,8 @@ fn is_near(endpoint: &Endpoint, preference: Preference, zone: Option<&str>) -> b
         Preference::Anywhere => true,
         Preference::SameNode => endpoint.node_hint == NodeHint::Here,
         Preference::SameZone => {
-            zone.is_some_and(|zone| endpoint.zone_hints.iter().any(|hint| **hint == *zone))
+            let mut hints = endpoint.zones.hints.iter();
+            zone.is_some_and(|zone| hints.any(|hint| **hint == *zone))
         }
     }
 }

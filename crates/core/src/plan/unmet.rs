@@ -26,6 +26,10 @@ pub enum Unmet {
     NoSchedulerFlags { scheduler: Arc<str> },
     /// The scheduler does not go by weights, so a new endpoint gets its whole share at once.
     NoSlowStart { scheduler: Arc<str> },
+    /// The scheduler does not spread connections by weight.
+    NoPlaceWeights { scheduler: Arc<str> },
+    /// No endpoint is known to be in the zone of this node.
+    NoZone,
     /// Another holder owns the address, so the node must not bind it.
     NotBound { address: IpAddr, holder: Holder },
     /// The same, and packets to it are the holder's as well. `binds`: in a mode that binds
@@ -123,6 +127,13 @@ impl fmt::Display for Unmet {
             Self::NoSlowStart { scheduler } => write!(
                 f,
                 "scheduler {scheduler} does not let endpoints start slowly (wrr, wlc, sed, nq and twos do); a new one gets its whole share at once"
+            ),
+            Self::NoPlaceWeights { scheduler } => write!(
+                f,
+                "scheduler {scheduler} does not spread connections by weight (wrr, wlc, sed, nq, twos and mh do), so topology-weights do not prefer near endpoints"
+            ),
+            Self::NoZone => f.write_str(
+                "this node has no label topology.kubernetes.io/zone, so topology-weights take no endpoint for one of the same zone",
             ),
             Self::NotBound { address, holder } => {
                 write!(f, "address {address} is not bound to kube-ipvs0: {holder}")

@@ -72,6 +72,10 @@ fn every_setting_is_read() {
         ("kube-proxy-rs.io/upper-threshold", "100"),
         ("kube-proxy-rs.io/lower-threshold", "80"),
         ("kube-proxy-rs.io/slow-start", "30s"),
+        (
+            "kube-proxy-rs.io/topology-weights",
+            "other=2, same-zone=5,same-node=9",
+        ),
     ]);
     let expected = IpvsOptions {
         scheduler: Some(Scheduler::Mh),
@@ -91,6 +95,11 @@ fn every_setting_is_read() {
             lower: 80,
         },
         slow_start: Some(Duration::from_secs(30)),
+        place_weights: Some(PlaceWeights {
+            same_node: weight_of(9),
+            same_zone: weight_of(5),
+            other: weight_of(2),
+        }),
     };
     assert_eq!(options, expected);
 }
@@ -149,6 +158,18 @@ fn bad_values_are_named_and_ignored() {
     bad("kube-proxy-rs.io/persistence-netmask", "255.255.255.0");
     bad("kube-proxy-rs.io/slow-start", "-1s");
     bad("kube-proxy-rs.io/slow-start", "30");
+    for places in [
+        "",
+        "other=5",
+        "same-zone=0",
+        "same-zone=5,other=0",
+        "same-node=3,zone=2",
+        "same-zone",
+        "same-zone=65535",
+        "same-zone=9,same-rack=1",
+    ] {
+        bad("kube-proxy-rs.io/topology-weights", places);
+    }
     bad("kube-proxy-rs.io/upper-threshold", "0");
     bad("kube-proxy-rs.io/upper-threshold", "1000000001");
     bad("kube-proxy-rs.io/upper-threshold", "-1");
@@ -233,6 +254,7 @@ fn what_the_operator_does_not_allow_is_ignored_and_said() {
         ("kube-proxy-rs.io/scheduler", "mh"),
         ("kube-proxy-rs.io/scheduler-flags", "port"),
         ("kube-proxy-rs.io/slow-start", "30s"),
+        ("kube-proxy-rs.io/topology-weights", "same-zone=9"),
         ("kube-proxy-rs.io/upper-threshold", "9"),
         ("kube-proxy-rs.io/weight", "2"),
         ("kube-proxy-rs.io/weights", "10.0.0.1=3"),
@@ -300,6 +322,20 @@ fn durations_end_at_the_operators() {
 }
 
 #[test]
+fn places_that_are_not_named_have_the_weight_of_those_beside_them() {
+    let of = |text| {
+        let options = good(&[("kube-proxy-rs.io/topology-weights", text)]);
+        let weights = options.place_weights.unwrap();
+        [weights.same_node, weights.same_zone, weights.other].map(Weight::get)
+    };
+    assert_eq!(of("same-zone=100,other=10"), [100, 100, 10]);
+    assert_eq!(of("same-zone=7"), [7, 7, 1]);
+    assert_eq!(of("same-node=7"), [7, 1, 1]);
+    assert_eq!(of("same-node=7,other=3"), [7, 3, 3]);
+    assert_eq!(of("same-node=4,same-zone=2,other=1"), [4, 2, 1]);
+}
+
+#[test]
 fn a_slow_start_of_no_time_is_none() {
     assert_eq!(
         options(&[("kube-proxy-rs.io/slow-start", "0s")]),
@@ -314,8 +350,8 @@ fn weights_are_read_up_to_a_limit() {
         .collect();
     let (options, problems) = options(&[("kube-proxy-rs.io/weights", &many.join(","))]);
     let options = options.unwrap();
-    assert_eq!(options.weight_of(ip("10.0.3.231")), Some(weight_of(7)));
-    assert_eq!(options.weight_of(ip("10.0.3.232")), None);
+    assert_eq!(options.weights.of(ip("10.0.3.231")), Some(weight_of(7)));
+    assert_eq!(options.weights.of(ip("10.0.3.232")), None);
     assert_eq!(problems.len(), 1);
 }
 

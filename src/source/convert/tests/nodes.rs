@@ -93,16 +93,17 @@ fn zone_names_are_kept_once() {
             "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
             "metadata": {"name": "web-1", "labels": {"kubernetes.io/service-name": "web"}},
             "addressType": "IPv4",
-            "endpoints": [{"addresses": ["10.0.0.1"], "hints": {"forZones": [{"name": "a"}]}}],
+            "endpoints": [{"addresses": ["10.0.0.1"], "zone": "b", "hints": {"forZones": [{"name": "a"}]}}],
         });
         let object = serde_json::from_value(object).unwrap();
         converter.slice(&object).0.unwrap()
     };
     let (first, second) = (slice(), slice());
     assert!(Arc::ptr_eq(
-        &first.endpoints[0].zone_hints,
-        &second.endpoints[0].zone_hints
+        &first.endpoints[0].zones,
+        &second.endpoints[0].zones
     ));
+    assert_eq!(first.endpoints[0].zones.zone.as_deref(), Some("b"));
     assert!(Arc::ptr_eq(
         &first.name.namespace,
         &second.service.namespace

@@ -47,7 +47,7 @@ fn a_slice_keeps_what_a_proxy_needs() {
             local: false,
             conditions: Conditions::from_api(None, None, None),
             node_hint: NodeHint::Absent,
-            zone_hints: Vec::new().into(),
+            zones: Arc::default(),
             weight: None,
         }],
         last_change_trigger: Some(1_000_000_002),
@@ -138,7 +138,7 @@ fn hints_are_seen_from_our_node() {
     let hints: Vec<_> = slice
         .endpoints
         .iter()
-        .map(|endpoint| (endpoint.node_hint, texts_of(&endpoint.zone_hints)))
+        .map(|endpoint| (endpoint.node_hint, texts_of(&endpoint.zones.hints)))
         .collect();
     let zones = vec!["a".to_owned(), "b".to_owned()];
     assert_eq!(

@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::endpoint::Conditions;
+use crate::model::endpoint::{Conditions, Zones};
 use crate::model::{NodeHint, ServiceName, SliceEndpoint, SliceName, SlicePort};
 
 fn slice(name: &str, ports: &[(&str, u16)], endpoints: Vec<SliceEndpoint>) -> EndpointSlice {
@@ -34,7 +34,7 @@ fn endpoint(last: u8, conditions: Conditions) -> SliceEndpoint {
         local: false,
         conditions,
         node_hint: NodeHint::Absent,
-        zone_hints: Vec::new().into(),
+        zones: Arc::default(),
         weight: None,
     }
 }
@@ -153,7 +153,10 @@ fn any_slice() -> impl Strategy<Value = EndpointSlice> {
             |(last, conditions, local, node_hint, zones)| SliceEndpoint {
                 local,
                 node_hint,
-                zone_hints: zones.into(),
+                zones: Arc::new(Zones {
+                    zone: zones.first().cloned(),
+                    hints: zones,
+                }),
                 weight: None,
                 ..endpoint(last, conditions)
             },

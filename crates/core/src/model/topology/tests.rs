@@ -6,7 +6,7 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use super::*;
-use crate::model::endpoint::Conditions;
+use crate::model::endpoint::{Conditions, Zones};
 use crate::model::{IpFamily, Protocol, ServiceName, ServicePortName};
 
 /// An endpoint that is ready, on another node and without hints.
@@ -17,7 +17,7 @@ fn endpoint(last: u8) -> Endpoint {
         local: false,
         conditions: Conditions::from_api(None, None, None),
         node_hint: NodeHint::Absent,
-        zone_hints: Vec::new().into(),
+        zones: Arc::default(),
         weight: None,
     }
 }
@@ -61,10 +61,12 @@ impl With for Endpoint {
     }
 
     fn zones<const N: usize>(self, zones: [&str; N]) -> Self {
-        let zones: Vec<Arc<str>> = zones.map(Arc::from).to_vec();
+        let zones = Zones {
+            hints: zones.map(Arc::from).to_vec(),
+            ..Zones::default()
+        };
         Self {
-            zone_hints: zones.into(),
-            weight: None,
+            zones: zones.into(),
             ..self
         }
     }

@@ -3,6 +3,7 @@
 //! which Services changed.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
@@ -59,7 +60,7 @@ fn slice(name: &str, of: &str, last: u8) -> EndpointSlice {
             local: false,
             conditions: Conditions::from_api(None, None, None),
             node_hint: NodeHint::Absent,
-            zone_hints: Vec::new().into(),
+            zones: Arc::default(),
             weight: None,
         }],
         last_change_trigger: None,

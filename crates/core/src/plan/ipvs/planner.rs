@@ -23,7 +23,7 @@ use crate::plan::ipvs::port_objects::{PortObjects, port_objects};
 use crate::plan::ipvs::ramps::Ramps;
 use crate::plan::ipvs::set::{SetEntry, SetId, SetName, SetSpec, lists_node_port};
 use crate::plan::ipvs::set_aside::{Object, SetAside};
-use crate::plan::ipvs::state::State;
+use crate::plan::ipvs::state::{SetState, State};
 use crate::plan::ipvs::static_rules::{FixedRules, fixed_rules};
 use crate::plan::ipvs::step::Step;
 use crate::plan::report::FailureKind;
@@ -123,6 +123,7 @@ impl Planner {
             self.find_draining(key);
             self.end_ramps(key);
         }
+        self.pace_ramps(name);
         self.dirty.extend(dirty);
     }
 
@@ -193,6 +194,14 @@ impl Planner {
         let is_ours = context.node_addresses.contains(&address)
             || context.node_port_addresses.contains(&address);
         let in_range = context.node_port_range;
+        // It has the address, too: the node may have lost that while connections go on.
+        let ours = SetId::NodePort.name(context.family);
+        let is_listed = |set: &SetState| {
+            SetEntry::of_node_port(key).is_some_and(|entry| set.entries.contains(&entry))
+        };
+        if self.believed.sets.get(&ours).is_some_and(is_listed) {
+            return true;
+        }
         is_ours
             && (in_range.is_some_and(|range| range.contains(port))
                 || lists_node_port(&self.believed.sets, key) == Some(true))

@@ -7,20 +7,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::holders::Held;
-use crate::model::ipvs_options::{Scheduler, Thresholds};
+use crate::model::ipvs_options::Thresholds;
 use crate::model::topology::{self, Choice};
 use crate::model::{Endpoint, Protocol, ServicePort, ServicePortName};
 use crate::plan::claim::{Claim, Right};
 use crate::plan::compact::CompactMap;
 use crate::plan::context::Context;
 use crate::plan::ipvs::object::{
-    Forwarding, RealServer, RealServerKey, RealServers, VirtualServer, VirtualServerKey, flags,
+    Forwarding, RealServer, RealServerKey, RealServers, VirtualServer, VirtualServerKey,
 };
 use crate::plan::ipvs::ramps;
 use crate::plan::ipvs::set::{SetEntry, SetId};
 use crate::plan::unmet::{Holder, Unmet};
 
 mod forwarding;
+mod server;
+
+pub use server::CLIENT_HASHES;
 
 /// The objects of one Service port. Two Service ports may want the same address, entry or even
 /// virtual server; [`crate::plan::ipvs::desired::Desired`] resolves that.
@@ -142,10 +145,6 @@ pub fn needs_mark(service_port: &ServicePort) -> bool {
         && service_port.is_externally_accessible()
 }
 
-/// The schedulers that keep the clients of a mark's virtual server with their endpoints, the best
-/// first.
-pub const CLIENT_HASHES: [Scheduler; 2] = [Scheduler::Mh, Scheduler::Sh];
-
 /// Computes the objects of a Service port from all of its endpoints. `mark` is its mark, if any.
 pub fn port_objects(
     service_port: &ServicePort,
@@ -153,18 +152,22 @@ pub fn port_objects(
     context: &Context,
     mark: Option<u32>,
 ) -> PortObjects {
-    let choice = topology::choose(service_port, endpoints, context.zone.as_deref());
+    let zone = context.zone.as_deref();
+    let choice = topology::choose(service_port, endpoints, zone);
     let options = service_port.ipvs.as_deref();
     let mut extras = Extras {
         drain_limit: options.and_then(|options| options.drain_limit),
         ..Extras::default()
     };
-    let server = virtual_server(service_port, context, &mut extras.unmet);
+    let server = server::wanted(service_port, context, &mut extras.unmet);
     let slow_start = options.and_then(|options| options.slow_start);
     extras.slow_start = slow_start.filter(|_| ramps::suits(&server.scheduler));
     if extras.slow_start != slow_start {
         let scheduler = server.scheduler.clone();
         extras.lacks(Unmet::NoSlowStart { scheduler });
+    }
+    if options.is_some_and(|options| options.place_weights.is_some()) {
+        extras.unmet.extend(server::no_place_weights(&server, zone));
     }
     let leaving = leaving(service_port, endpoints);
     let cluster = real_servers(
@@ -172,9 +175,10 @@ pub fn port_objects(
         &server,
         &choice.cluster,
         leaving.iter().copied(),
+        zone,
     );
     let local_leaving = leaving.iter().copied().filter(|endpoint| endpoint.local);
-    let local = real_servers(service_port, &server, &choice.local, local_leaving);
+    let local = real_servers(service_port, &server, &choice.local, local_leaving, zone);
     let servers = (&choice.cluster[..], &*cluster);
     let direct = forwarding::servers(service_port, servers, endpoints, context, mark, &mut extras);
     let mut virtual_servers: BTreeMap<_, (&Arc<RealServers>, Right, BTreeSet<_>)> = BTreeMap::new();
@@ -229,7 +233,7 @@ pub fn port_objects(
         .collect();
     if let Some(mark) = mark.filter(|_| service_port.external_policy_local || direct.is_some()) {
         let family = service_port.family;
-        let server = marked_server(server, context, &mut extras.unmet);
+        let server = server::of_mark(server, context, &mut extras.unmet);
         let real_servers = if extras.slow_start.is_some() && !ramps::suits(&server.scheduler) {
             Arc::new(ramps::undivided(&cluster))
         } else {
@@ -326,96 +330,6 @@ fn frontends(service_port: &ServicePort, context: &Context) -> Vec<Frontend> {
     frontends
 }
 
-fn virtual_server(
-    service_port: &ServicePort,
-    context: &Context,
-    unmet: &mut Vec<Unmet>,
-) -> VirtualServer {
-    let options = service_port.ipvs.as_deref();
-    let scheduler = match options.and_then(|options| options.scheduler) {
-        None => context.scheduler.clone(),
-        Some(wanted) => {
-            let used = context.scheduler.clone();
-            let obstacle = if context.refused_schedulers.contains(&wanted) {
-                Some(Unmet::SchedulerNotAllowed { wanted, used })
-            } else if context.missing_schedulers.contains(&wanted) {
-                Some(Unmet::SchedulerMissing { wanted, used })
-            } else if service_port.is_wide && wanted.has_table() && *used != *wanted.as_str() {
-                Some(Unmet::SchedulerTooCostly { wanted, used })
-            } else {
-                None
-            };
-            let is_possible = obstacle.is_none();
-            unmet.extend(obstacle);
-            if is_possible {
-                wanted.as_str().into()
-            } else {
-                context.scheduler.clone()
-            }
-        }
-    };
-    let hashes_port = options.and_then(|options| options.hashes_port);
-    // A server of weight 0 is draining: hashing must not choose it. Hashing the port makes `mh`
-    // spread the connections of one client, as kube-proxy does.
-    let mut server_flags = match (&*scheduler, hashes_port) {
-        ("mh", None | Some(true)) | ("sh", Some(true)) => flags::SCHED_FALLBACK | flags::SCHED_PORT,
-        ("mh", Some(false)) | ("sh", None | Some(false)) => flags::SCHED_FALLBACK,
-        (_, None) => 0,
-        (_, Some(_)) => {
-            let scheduler = scheduler.clone();
-            unmet.push(Unmet::NoSchedulerFlags { scheduler });
-            0
-        }
-    };
-    let mut timeout = 0;
-    let mut netmask = service_port.family.host_prefix_len();
-    if let Some(affinity) = service_port.client_ip_affinity {
-        server_flags |= flags::PERSISTENT;
-        timeout = u32::try_from(affinity.as_secs()).unwrap_or(u32::MAX);
-        let wanted = options.and_then(|options| options.persistence_prefix(service_port.family));
-        netmask = wanted.unwrap_or(netmask);
-    }
-    VirtualServer {
-        scheduler,
-        flags: server_flags,
-        timeout,
-        netmask,
-    }
-}
-
-/// The virtual server of a mark. The kernel's persistence does not translate ports there
-/// (`ip_vs_sched_persist`: the port of such a virtual server is 0, and only packets to the virtual
-/// server's port are sent to the real server's), so affinity comes from a hash of the client's
-/// address.
-fn marked_server(
-    server: VirtualServer,
-    context: &Context,
-    unmet: &mut Vec<Unmet>,
-) -> VirtualServer {
-    if server.flags & flags::PERSISTENT == 0 {
-        return server;
-    }
-    let [wanted, _] = CLIENT_HASHES;
-    let mut present = CLIENT_HASHES.into_iter();
-    let used = present.find(|scheduler| !context.missing_schedulers.contains(scheduler));
-    if used != Some(wanted) {
-        unmet.push(Unmet::ClientHashMissing { wanted, used });
-    }
-    match used {
-        Some(used) => VirtualServer {
-            scheduler: used.as_str().into(),
-            flags: flags::SCHED_FALLBACK,
-            timeout: 0,
-            ..server
-        },
-        None => VirtualServer {
-            flags: server.flags & !flags::PERSISTENT,
-            timeout: 0,
-            ..server
-        },
-    }
-}
-
 /// The end of a UDP flow is not visible: flows to an endpoint that shuts down stay as long as it
 /// serves, and then move at once. Other protocols need nothing here: what is no longer wanted
 /// drains.
@@ -434,6 +348,7 @@ fn real_servers<'a>(
     server: &VirtualServer,
     chosen: &[&Endpoint],
     leaving: impl Iterator<Item = &'a Endpoint>,
+    zone: Option<&str>,
 ) -> Arc<RealServers> {
     let options = service_port.ipvs.as_deref();
     let starts_slowly = options.is_some_and(|options| options.slow_start.is_some());
@@ -443,8 +358,8 @@ fn real_servers<'a>(
         1
     };
     let weight = |endpoint: &Endpoint| {
-        let of_service = || options.and_then(|options| options.weight_of(endpoint.address));
-        let weight = endpoint.weight.or_else(of_service);
+        let of_service = options.map(|options| options.weight_of(endpoint, zone));
+        let weight = of_service.unwrap_or(endpoint.weight);
         weight.map_or(1, |weight| weight.get().into()) * scale
     };
     let thresholds = options.map_or_else(Thresholds::default, |options| options.thresholds);

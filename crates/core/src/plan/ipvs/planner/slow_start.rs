@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::Planner;
+use crate::model::ServiceName;
 use crate::plan::ipvs::object::{RealServerKey, RealServers, VirtualServerKey};
 use crate::plan::ipvs::state::VirtualServerState;
 
@@ -30,6 +31,19 @@ impl Planner {
             server.is_some_and(|server| server.weight > 0)
         };
         self.ramps.retain(vs, length.unwrap_or_default(), still);
+    }
+
+    /// A change of the time alone leaves servers as they are.
+    pub(super) fn pace_ramps(&mut self, service: &ServiceName) {
+        if !self.desired.has_slow_start() {
+            return;
+        }
+        let ports = self.desired.by_port().of(service);
+        let keys = ports.flat_map(|(_, objects)| objects.virtual_servers.keys());
+        let keys: Vec<VirtualServerKey> = keys.copied().collect();
+        for key in &keys {
+            self.end_ramps(key);
+        }
     }
 
     /// Continues ramps of an earlier process, and of real servers that were added although the

@@ -8,6 +8,7 @@ mod policies;
 use super::*;
 use crate::model::testing::{endpoint, ip, service, slice};
 use crate::model::{EndpointSlice, IpFamily, Service, SliceEndpoint};
+use crate::plan::ipvs::object::flags;
 use crate::plan::testing::{context, rs, tcp, udp, vs};
 
 /// The objects of the only port of a Service with these endpoints.

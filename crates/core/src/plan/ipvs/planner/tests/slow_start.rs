@@ -139,6 +139,17 @@ fn weights_set_by_others_are_put_right_at_once() {
 }
 
 #[test]
+fn another_time_counts_at_once() {
+    let mut proxy = serving(&["10.0.1.1"]);
+    proxy.take_in([endpoints(&["10.0.1.1", "10.0.1.2"])]);
+    proxy.sync();
+    let faster = slow().options(|options| options.slow_start = Some(LENGTH / 5));
+    proxy.take_in([Event::ServiceApplied(faster)]);
+    assert!(proxy.sync().is_empty());
+    assert_eq!(proxy.planner.time_due(), Some(PACE / 5));
+}
+
+#[test]
 fn a_changed_weight_counts_from_the_same_step_on() {
     let mut proxy = serving(&["10.0.1.1"]);
     proxy.take_in([endpoints(&["10.0.1.1", "10.0.1.2"])]);

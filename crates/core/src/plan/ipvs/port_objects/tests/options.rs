@@ -2,7 +2,7 @@
 //! The effect of annotations.
 
 use super::*;
-use crate::model::ipvs_options::{Scheduler, Thresholds, Weight};
+use crate::model::ipvs_options::{PlaceWeights, Scheduler, Thresholds, Weight};
 
 fn web() -> Service {
     service("ns/web").port(80)
@@ -134,6 +134,52 @@ fn every_endpoint_has_the_limits_of_its_service() {
     };
     assert_eq!(of(&service), [thresholds; 2]);
     assert_eq!(of(&web()), [Thresholds::default(); 2]);
+}
+
+#[test]
+fn near_endpoints_may_weigh_more() {
+    let weight = |n| Weight::new(n).unwrap();
+    let service = web().scheduler(Scheduler::Wrr).options(|options| {
+        options.place_weights = Some(PlaceWeights {
+            same_node: weight(9),
+            same_zone: weight(5),
+            other: weight(2),
+        });
+        options.weights = [("10.0.1.7/32".parse().unwrap(), weight(77))]
+            .into_iter()
+            .collect();
+        // The weight of all others: there are none.
+        options.weight = Some(weight(33));
+    });
+    let endpoints = vec![
+        endpoint("10.0.1.1").local().in_zone("there"),
+        endpoint("10.0.1.2").in_zone("here"),
+        endpoint("10.0.1.3").in_zone("there"),
+        endpoint("10.0.1.4"),
+        endpoint("10.0.1.5").in_zone("here").weight(88),
+        endpoint("10.0.1.7").in_zone("here"),
+    ];
+    let with = |service: &Service, context: &Context| {
+        let port_objects = of(service, endpoints.clone(), context);
+        let weights = weights(&port_objects).into_iter().map(|(_, weight)| weight);
+        (weights.collect::<Vec<_>>(), unmet(&port_objects))
+    };
+    let context = context(IpFamily::V4);
+    assert_eq!(with(&service, &context), (vec![9, 5, 2, 2, 88, 77], vec![]));
+    let nowhere = Context {
+        zone: None,
+        ..context.clone()
+    };
+    let (weights, unmet) = with(&service, &nowhere);
+    assert_eq!(weights, [9, 2, 2, 2, 88, 77]);
+    assert!(
+        unmet[0].contains("topology.kubernetes.io/zone"),
+        "{unmet:?}"
+    );
+    for (scheduler, count) in [(Scheduler::Mh, 0), (Scheduler::Rr, 1), (Scheduler::Sh, 1)] {
+        let (_, unmet) = with(&service.clone().scheduler(scheduler), &context);
+        assert_eq!(unmet.len(), count, "{unmet:?}");
+    }
 }
 
 #[test]

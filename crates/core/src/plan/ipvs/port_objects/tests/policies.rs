@@ -2,6 +2,7 @@
 //! Which endpoints serve which address of a Service.
 
 use super::*;
+use crate::model::ipvs_options::Scheduler;
 
 #[test]
 fn external_policy_local_never_uses_remote_endpoints() {

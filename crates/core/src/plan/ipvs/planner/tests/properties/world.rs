@@ -12,7 +12,9 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
 use super::*;
-use crate::model::ipvs_options::{ForwardingMethod, Scheduler, Thresholds, Tunnel, Weight};
+use crate::model::ipvs_options::{
+    ForwardingMethod, PlaceWeights, Scheduler, Thresholds, Tunnel, Weight,
+};
 use crate::model::testing::{endpoint_at, ip, service_name};
 use crate::model::{Holders, IpvsOptions, ServiceName, SliceName};
 use crate::plan::ipvs::object::{Forwarding, RealServer, VirtualServer};
@@ -91,10 +93,14 @@ fn options() -> impl Strategy<Value = Option<IpvsOptions>> {
         weights,
         select(methods.to_vec()),
         thresholds(),
-        option::of(select(&[9, 90][..])),
+        (
+            option::of(select(&[9, 90][..])),
+            option::of(place_weights()),
+        ),
     );
     option::weighted(0.3, settings).prop_map(|settings| {
-        let (scheduler, hashes_port, weights, forwarding, thresholds, slow_start) = settings?;
+        let (scheduler, hashes_port, weights, forwarding, thresholds, others) = settings?;
+        let (slow_start, place_weights) = others;
         let weights = weights
             .into_iter()
             .map(|(range, weight)| (range.parse().unwrap(), Weight::new(weight).unwrap()));
@@ -109,7 +115,17 @@ fn options() -> impl Strategy<Value = Option<IpvsOptions>> {
             forwarding,
             thresholds,
             slow_start: slow_start.map(Duration::from_secs),
+            place_weights,
         })
+    })
+}
+
+fn place_weights() -> impl Strategy<Value = PlaceWeights> {
+    let weight = || (1..4_u16).prop_map(|weight| Weight::new(weight).unwrap());
+    (weight(), weight(), weight()).prop_map(|(same_node, same_zone, other)| PlaceWeights {
+        same_node,
+        same_zone,
+        other,
     })
 }
 
@@ -213,8 +229,8 @@ fn any_endpoint(family: IpFamily) -> impl Strategy<Value = SliceEndpoint> {
             _ => endpoint,
         };
         match zone {
-            0 => endpoint.zone("here"),
-            1 => endpoint.zone("there"),
+            0 => endpoint.zone("here").in_zone("there"),
+            1 => endpoint.zone("there").in_zone("here"),
             _ => endpoint,
         }
     })
