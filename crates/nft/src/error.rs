@@ -80,6 +80,23 @@ pub struct Refusal {
     pub source: KernelError,
 }
 
+impl Refusal {
+    /// A refusal, for those who play the kernel.
+    pub const fn new(
+        operation: Option<usize>,
+        element: Option<usize>,
+        what: String,
+        source: KernelError,
+    ) -> Self {
+        Self {
+            operation,
+            element,
+            what,
+            source,
+        }
+    }
+}
+
 impl Error {
     /// Whether the same call may succeed later without anybody repairing something: the rules were
     /// changed meanwhile, the kernel was short of memory or busy, answers were lost.
