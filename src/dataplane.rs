@@ -13,6 +13,7 @@ pub mod network;
 pub mod nfacct;
 pub mod nftables;
 pub mod node;
+pub mod own_table;
 mod rules;
 pub mod surroundings;
 pub mod sysctl;

@@ -34,16 +34,24 @@ use kpr_core::plan::KernelVersion;
 pub(super) struct Common {
     pub(super) iptables: BTreeMap<IpFamily, Iptables>,
     pub(super) node: NodeKernel,
-    pub(super) backend: Backend,
     version: KernelVersion,
 }
 
 impl Common {
-    /// Opens the kernel of this network namespace.
-    pub(super) fn open(opening: &Opening<'_>) -> anyhow::Result<Self> {
+    /// Opens the kernel of this network namespace, and the iptables to use.
+    pub(super) fn open(opening: &Opening<'_>) -> anyhow::Result<(Self, Backend)> {
         let (backends, iptables) = iptables(opening.settings.iptables_backend, opening.exec)?;
         let (backend, reason) = (backends.backend.as_str(), backends.reason.as_str());
         opening.observer.iptables_backend(backend, reason);
+        Ok((Self::over(opening, iptables)?, backends.backend))
+    }
+
+    /// Opens the kernel of this network namespace. No program is started for a family that is not
+    /// in `iptables`.
+    pub(super) fn over(
+        opening: &Opening<'_>,
+        iptables: BTreeMap<IpFamily, Iptables>,
+    ) -> anyhow::Result<Self> {
         let sysctls = Sysctls::new("/proc/sys");
         let version = sysctls
             .read("kernel/osrelease")
@@ -65,11 +73,11 @@ impl Common {
         Ok(Self {
             iptables,
             node,
-            backend: backends.backend,
             version,
         })
     }
 
+    /// The families whose iptables can be used.
     pub(super) fn families(&self) -> Vec<IpFamily> {
         self.iptables.keys().copied().collect()
     }
@@ -125,7 +133,7 @@ fn iptables(
 }
 
 /// The families that the kernel can serve with a backend; at least one.
-fn usable(
+pub(super) fn usable(
     backends: &Backends,
     exec: &Arc<dyn Exec>,
 ) -> Result<BTreeMap<IpFamily, Iptables>, IptablesError> {
@@ -160,7 +168,7 @@ fn usable(
     }
 }
 
-fn ipv6_is_enabled() -> bool {
+pub(super) fn ipv6_is_enabled() -> bool {
     let disabled = Sysctls::new("/proc/sys").read("net/ipv6/conf/all/disable_ipv6");
     Path::new("/proc/net/if_inet6").exists() && disabled.is_ok_and(|value| value != "1")
 }

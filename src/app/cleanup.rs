@@ -20,7 +20,7 @@ use crate::telemetry::ErrorChain;
 use kpr_core::model::IpFamily;
 use kpr_core::plan::leftovers::cleanup::{self, Facts, Obstacle};
 use kpr_core::plan::ruleset::Table;
-use kpr_core::plan::{Outcome, Plan, Planner, Step, ipvs};
+use kpr_core::plan::{Outcome, Plan, Planner, Step};
 
 /// What could not be removed, in words.
 type Left = Vec<String>;
@@ -65,14 +65,20 @@ pub(super) fn run(settings: &Settings, exec: &Arc<dyn Exec>) -> anyhow::Result<L
         }
     }
     if let Some(kernel) = &mut ipvs {
-        for (family, ipvs::State { sets, .. }) in &observed {
-            apply(kernel, &cleanup::sets(sets, *family, &obstacles), &mut left);
+        for (family, state) in &observed {
+            apply(
+                kernel,
+                &cleanup::sets(state, *family, &obstacles),
+                &mut left,
+            );
         }
     }
     // A set in use elsewhere is an obstacle only if it exists.
     let is_present = |obstacle: &Obstacle| match obstacle {
         Obstacle::Chain(_) => true,
-        Obstacle::Set { set, .. } => observed.iter().any(|(_, s)| s.sets.contains_key(set)),
+        Obstacle::Set { set, .. } => observed
+            .iter()
+            .any(|(_, s)| s.all_sets(set).next().is_some()),
     };
     left.extend(
         obstacles

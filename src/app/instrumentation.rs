@@ -122,6 +122,10 @@ impl Observer for LoopObserver {
         self.dataplane.iptables_backend(backend, reason);
     }
 
+    fn ipvs_rules(&self, rules: &'static str, reason: &'static str) {
+        self.dataplane.ipvs_rules(rules, reason);
+    }
+
     fn kernel_capability(&self, name: &str, available: bool) {
         self.dataplane.kernel_capability(name, available);
     }

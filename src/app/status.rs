@@ -53,6 +53,8 @@ pub(super) struct Status {
     pub(super) is_busy: bool,
     /// Which iptables is used and the reason for choosing it.
     pub(super) iptables: Option<(String, String)>,
+    /// How ipvs mode holds its rules and the reason for that.
+    pub(super) ipvs_rules: Option<(String, String)>,
     pub(super) services: u64,
     pub(super) endpoint_slices: u64,
     /// Services that changed since the last round.
@@ -167,7 +169,8 @@ impl Overview {
             healthy: health.healthy,
             node_eligible: health.node_eligible.unwrap_or_default(),
             is_busy: shown.is_none(),
-            iptables: metrics.backend(),
+            iptables: metrics.chosen("kube_proxy_rs_iptables_backend", "backend"),
+            ipvs_rules: metrics.chosen("kube_proxy_rs_ipvs_rules", "rules"),
             services: metrics.total("kube_proxy_rs_services"),
             endpoint_slices: metrics.total("kube_proxy_rs_endpoint_slices"),
             draining_servers: metrics.total("kube_proxy_rs_draining_servers"),
@@ -272,11 +275,12 @@ impl Scrape {
             .collect()
     }
 
-    fn backend(&self) -> Option<(String, String)> {
-        let mut values = self.values("kube_proxy_rs_iptables_backend");
+    /// What a metric with a reason says was chosen.
+    fn chosen(&self, metric: &str, by: &str) -> Option<(String, String)> {
+        let mut values = self.values(metric);
         values.find_map(|(metric, value)| {
             let known = value == 1;
-            let name = || Some(label(metric, "backend")?.to_owned());
+            let name = || Some(label(metric, by)?.to_owned());
             let reason = || Some(label(metric, "reason")?.to_owned());
             known.then(|| Some((name()?, reason()?))).flatten()
         })

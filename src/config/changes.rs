@@ -21,6 +21,7 @@ pub fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
         metrics_address: "metricsBindAddress",
         bind_address_hard_fail: "bindAddressHardFail",
         iptables_backend: "--iptables-backend",
+        ipvs_rules: "--ipvs-rules",
         budget: "--service-max-objects",
         annotations: "--service-annotations",
         allow_external_ips: "featureGates.AllowServiceExternalIPs",

@@ -14,7 +14,7 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser};
 
-use super::settings::IptablesBackend;
+use super::settings::{IptablesBackend, IpvsRulesChoice};
 use super::types::KubeProxyConfiguration;
 use kpr_core::model::GoDuration;
 
@@ -98,6 +98,10 @@ flags! {
     /// iptables variant to use where both are installed; `auto` picks the one that kubelet uses.
     #[arg(value_enum)]
     iptables_backend: Option<IptablesBackend>, "BACKEND" = "auto", always;
+    /// How ipvs mode holds its fixed rules and sets: `iptables` with ipset, `nftables` in a table
+    /// of its own, or `auto`: iptables where it works, else nftables.
+    #[arg(value_enum)]
+    ipvs_rules: Option<IpvsRulesChoice>, "WAY" = "iptables", always;
     /// Feature gates, `Name=true,Other=false`.
     feature_gates: Vec<String>, "LIST";
 

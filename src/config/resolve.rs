@@ -122,6 +122,7 @@ pub(super) fn resolve(
         masquerade_all: config.iptables.masquerade_all,
         masquerade_bit,
         iptables_backend: flags.iptables_backend.unwrap_or_default(),
+        ipvs_rules: flags.ipvs_rules.unwrap_or_default(),
         iptables_localhost_node_ports: config.iptables.localhost_node_ports.unwrap_or(true),
         localhost_node_ports: flags.localhost_nodeports.unwrap_or(false),
         node_port_range,

@@ -39,6 +39,16 @@ pub enum IptablesBackend {
     Nft,
 }
 
+/// How ipvs mode holds its fixed rules and sets (`--ipvs-rules`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum IpvsRulesChoice {
+    /// iptables where it works, else nftables.
+    Auto,
+    #[default]
+    Iptables,
+    Nftables,
+}
+
 /// Settings of ipvs mode.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IpvsSettings {
@@ -143,6 +153,8 @@ pub struct Settings {
     pub masquerade_bit: u8,
     /// Which iptables is written to.
     pub iptables_backend: IptablesBackend,
+    /// How ipvs mode holds its fixed rules and sets.
+    pub ipvs_rules: IpvsRulesChoice,
     /// `--iptables-localhost-nodeports`: rules of iptables mode accept node ports on IPv4 loopback
     /// addresses.
     pub iptables_localhost_node_ports: bool,

@@ -197,6 +197,19 @@ impl Failed for nft::Error {
     }
 }
 
+impl Failed for nft::Refusal {
+    fn failure_kind(&self) -> FailureKind {
+        self.source.failure_kind()
+    }
+}
+
+/// A name that is too long is not sent.
+impl Failed for nft::InvalidName {
+    fn failure_kind(&self) -> FailureKind {
+        FailureKind::Other
+    }
+}
+
 impl Failed for SysctlError {
     fn failure_kind(&self) -> FailureKind {
         match self {

@@ -19,7 +19,7 @@ pub use restore::{RestoreFailure, RestoreFailureKind};
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub use watch::fuzz;
-pub use watch::{Touched, Watch};
+pub use watch::{Touched, Watch, legacy_has_chain};
 
 use super::exec::{Exec, ExecError};
 use super::nftables;

@@ -16,7 +16,8 @@ use kpr_core::model::ipvs_options::Scheduler;
 use kpr_core::plan::conntrack::flows::Cleanup;
 use kpr_core::plan::ipvs::object::{RealServers, VirtualServerKey};
 use kpr_core::plan::ipvs::planner::RealServerOf;
-use kpr_core::plan::ipvs::state::{LinkState, VirtualServerState};
+use kpr_core::plan::ipvs::set::SetName;
+use kpr_core::plan::ipvs::state::{LinkState, SetState, VirtualServerState};
 use kpr_core::plan::ruleset::Ruleset;
 use kpr_core::plan::{Failure, Plan, Planner, Report, ipvs};
 use netlink_pipeline::SocketStats;
@@ -139,6 +140,15 @@ pub trait Kernel<P: Planner>: Host {
 /// A kernel with our iptables rules.
 pub trait RuleKernel {
     fn observe_rules(&mut self, family: IpFamily) -> Result<Ruleset, ObserveError>;
+
+    /// The sets that those rules match, if whoever changes rules may change them alike, unnoticed
+    /// by anything else.
+    fn observe_sets(
+        &mut self,
+        _family: IpFamily,
+    ) -> Result<Option<BTreeMap<SetName, SetState>>, ObserveError> {
+        Ok(None)
+    }
 
     /// Whether another program may have changed our rules since they were last observed. Reads no
     /// rules and starts no process.

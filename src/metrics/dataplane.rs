@@ -31,6 +31,8 @@ declare_metrics! {
             "Kernel objects changed by another program, by kind; found and repaired", &["kind", "state"];
         iptables_backend: IntGaugeVec = "kube_proxy_rs_iptables_backend",
             "1 for the iptables backend in use, with the reason for choosing it", &["backend", "reason"];
+        ipvs_rules: IntGaugeVec = "kube_proxy_rs_ipvs_rules",
+            "1 for how ipvs mode holds its fixed rules and sets, with the reason", &["rules", "reason"];
         capabilities: IntGaugeVec = "kube_proxy_rs_kernel_capability",
             "1 if the kernel has a probed capability, else 0", &["name"];
         unwritable_sysctls: IntGaugeVec = "kube_proxy_rs_sysctl_unwritable",
@@ -73,6 +75,11 @@ impl DataplaneMetrics {
         self.iptables_backend
             .with_label_values(&[backend, reason])
             .set(1);
+    }
+
+    /// Ipvs mode holds its rules so.
+    pub fn ipvs_rules(&self, rules: &'static str, reason: &'static str) {
+        self.ipvs_rules.with_label_values(&[rules, reason]).set(1);
     }
 
     /// The kernel can, or cannot, do something.

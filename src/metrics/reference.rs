@@ -48,6 +48,7 @@ fn rest(registry: &Registry) -> Vec<MetricFamily> {
     dataplane.drift("rule", DriftState::Found, 1);
     dataplane.kernel_capability("ip_vs", true);
     dataplane.iptables_backend("nft", "hint");
+    dataplane.ipvs_rules("nftables", "configured");
     dataplane.sysctl_written("net/netfilter/nf_conntrack_max", true);
     dataplane.unbound_addresses(IpFamily::V4, 1);
     dataplane.over_budget(IpFamily::V4, 1);

@@ -315,6 +315,7 @@ fn the_dataplane_counts_what_it_does() {
     metrics.drift("rule", DriftState::Repaired, 1);
     metrics.kernel_capability("ip_vs", true);
     metrics.iptables_backend("nft", "hint");
+    metrics.ipvs_rules("nftables", "configured");
     metrics.sysctl_written("net/netfilter/nf_conntrack_max", false);
     let text = text(&registry);
     for (series, expected) in [
@@ -347,6 +348,10 @@ fn the_dataplane_counts_what_it_does() {
         ("kube_proxy_rs_kernel_capability{name=\"ip_vs\"}", 1.0),
         (
             "kube_proxy_rs_iptables_backend{backend=\"nft\",reason=\"hint\"}",
+            1.0,
+        ),
+        (
+            "kube_proxy_rs_ipvs_rules{reason=\"configured\",rules=\"nftables\"}",
             1.0,
         ),
         (

@@ -19,7 +19,7 @@ use kpr_core::model::{
     Holders, IpFamily, NodeClaims, NodeInfo, Service, ServiceName, SliceName, Tracker,
 };
 use kpr_core::plan::ipvs::object::Timeouts;
-use kpr_core::plan::{Context, Hairpin, IptablesContext, KernelVersion};
+use kpr_core::plan::{Context, Hairpin, IptablesContext, IpvsRules, KernelVersion};
 
 /// Current facts about the node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -57,6 +57,8 @@ pub struct NodeFacts {
     pub refused_schedulers: BTreeSet<Scheduler>,
     /// Families in which one rule can compare source and destination.
     pub comparing: BTreeSet<IpFamily>,
+    /// How IPVS mode holds its fixed rules and sets.
+    pub ipvs_rules: IpvsRules,
     /// Families with a table `security` that can change marks.
     pub security_tables: BTreeSet<IpFamily>,
     /// Rules can count packets by name.
@@ -225,6 +227,7 @@ pub fn context(node: NodeView<'_>, family: IpFamily, owns_node: bool) -> Context
         service_cidrs: facts.service_cidrs.clone(),
         masquerade_all: settings.masquerade_all,
         masquerade_mark: settings.masquerade_mark(),
+        ipvs_rules: facts.ipvs_rules,
         has_security_table: facts.security_tables.contains(&family),
         local_detector: settings.detect_local.detector(family, pod_cidrs),
         strict_arp: settings.ipvs.strict_arp,

@@ -110,7 +110,7 @@ impl RuleCounts {
                 match edit.table() {
                     Table::Nat => self.nat += count,
                     Table::Filter => self.filter += count,
-                    Table::Raw | Table::Mangle | Table::Security => {}
+                    Table::Raw | Table::Mangle | Table::Security | Table::Own => {}
                 }
             }
         }
@@ -254,6 +254,9 @@ impl<P: Planner> Family<P> {
             ObserveScope::Rules => {
                 if let (Some(belief), Some(kernel)) = (self.planner.rules(), kernel.rules()) {
                     belief.observed_rules(kernel.observe_rules(family)?);
+                    if let Some(sets) = kernel.observe_sets(family)? {
+                        belief.observed_sets(sets);
+                    }
                 }
                 self.is_suspect = false;
             }

@@ -122,6 +122,9 @@ pub trait Observer: Send + Sync {
     /// Which iptables was chosen at start, and the reason.
     fn iptables_backend(&self, _backend: &'static str, _reason: &'static str) {}
 
+    /// How ipvs mode holds its rules, and the reason.
+    fn ipvs_rules(&self, _rules: &'static str, _reason: &'static str) {}
+
     /// Whether the kernel has a probed capability.
     fn kernel_capability(&self, _name: &str, _available: bool) {}
 

@@ -32,7 +32,7 @@ pub mod step;
 pub mod testing;
 pub mod unmet;
 
-pub use context::{Context, Hairpin, IptablesContext, KernelVersion};
+pub use context::{Context, Hairpin, IptablesContext, IpvsRules, KernelVersion};
 pub use drift::Drift;
 pub use mode::Planner;
 pub use report::{Failure, FailureKind, Outcome, Report};

@@ -26,7 +26,7 @@ use kpr_core::plan::ruleset::{Rule, Table};
 pub(super) const MODE: ProxyMode = ProxyMode::IPTABLES;
 
 pub(super) fn open(opening: Opening<'_>) -> anyhow::Result<Opened> {
-    let mut common = Common::open(&opening)?;
+    let (mut common, backend) = Common::open(&opening)?;
     let families = common.families();
     let comparing = comparing(&common.iptables)?;
     let can_count = counts_packets(&common.iptables)?;
@@ -51,7 +51,7 @@ pub(super) fn open(opening: Opening<'_>) -> anyhow::Result<Opened> {
         counts_packets,
         leaves_ipvs: previous.is_some(),
         missing_matches,
-        batch_limit: common.backend.batch_limit(),
+        batch_limit: backend.batch_limit(),
         ..common.facts(&opening)?
     };
     let sync = Reconciler::new(Parts {

@@ -1,22 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Opens IPVS mode, and what an earlier IPVS mode left.
 
+mod way;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::{Opened, Opening};
-use crate::app::bootstrap::Common;
-use crate::app::matches;
 use crate::config::settings::Settings;
 use crate::dataplane::exec::Exec;
 use crate::dataplane::iptables::Iptables;
 use crate::dataplane::links::Links;
-use crate::dataplane::modes::ipvs::Dataplane;
+use crate::dataplane::modes::ipvs::{Dataplane, Held};
 use crate::dataplane::node::NodeKernel;
+use crate::dataplane::own_table::OwnTable;
 use crate::dataplane::sysctl::Sysctls;
 use crate::reconcile::context::NodeFacts;
 use crate::reconcile::runner::Pace;
@@ -27,7 +28,7 @@ use ipvs_netlink as ipvs;
 use kpr_core::model::{IpFamily, ProxyMode};
 use kpr_core::plan::ipvs::Planner;
 use kpr_core::plan::ipvs::step::LINK;
-use kpr_core::plan::ruleset::{Rule, Table};
+use way::Way;
 
 pub(super) const MODE: ProxyMode = ProxyMode::IPVS;
 
@@ -35,15 +36,17 @@ pub(super) fn open(opening: Opening<'_>) -> anyhow::Result<Opened> {
     // First: without it the mode is wrong, whatever else is there.
     let mut ipvs = client(&**opening.exec)?;
     probe_scheduler(&mut ipvs, &opening.settings)?;
-    let mut common = Common::open(&opening)?;
-    let needed = matches::COMMON.iter();
-    let families = common.families();
-    let security_tables = security_tables(&common.iptables)?;
-    opening
-        .observer
-        .kernel_capability("iptable_security", security_tables.len() == families.len());
+    let Way {
+        rules,
+        mut common,
+        held,
+        families,
+        missing_matches,
+        security_tables,
+    } = Way::open(&opening)?;
     let facts = NodeFacts {
-        missing_matches: matches::missing(&common.iptables, needed, &*opening.observer),
+        ipvs_rules: rules,
+        missing_matches,
         security_tables,
         ..common.facts(&opening)?
     };
@@ -52,13 +55,12 @@ pub(super) fn open(opening: Opening<'_>) -> anyhow::Result<Opened> {
     for module in ["ip_vs", &scheduler] {
         opening.observer.kernel_capability(module, true);
     }
-    let ipset = ipset::Client::open().context("cannot use ipset")?;
     let sync = Reconciler::new(Parts {
         settings: opening.settings,
         families: families.clone(),
         facts,
         planner: Planner::new,
-        kernel: Dataplane::new(ipvs, ipset, common.node),
+        kernel: Dataplane::new(ipvs, held, common.node),
         pace: Pace::Cost,
         previous: None,
         clock: opening.clock,
@@ -68,26 +70,6 @@ pub(super) fn open(opening: Opening<'_>) -> anyhow::Result<Opened> {
         sync: Box::new(sync),
         families,
     })
-}
-
-/// The families with a table `security` whose rules can change marks.
-fn security_tables(iptables: &BTreeMap<IpFamily, Iptables>) -> anyhow::Result<BTreeSet<IpFamily>> {
-    let mut able = BTreeSet::new();
-    for (family, iptables) in iptables {
-        let rule = Rule::new("-m connmark --mark 0x0 -j CONNMARK --save-mark");
-        if iptables
-            .knows(Table::Security, &rule)
-            .context("cannot use iptables")?
-        {
-            able.insert(*family);
-        } else {
-            warn!(
-                %family,
-                "iptables has no table security or no connmark: what others do with packet marks may keep pods from Services with externalTrafficPolicy Local"
-            );
-        }
-    }
-    Ok(able)
 }
 
 /// Connects to IPVS. Kernels before 5.11 do not load its module when its netlink family is asked
@@ -129,18 +111,32 @@ pub(in crate::app) fn leftovers(
 ) -> anyhow::Result<Option<Dataplane>> {
     let mut links = Links::open().context("cannot use route netlink")?;
     let has_link = links.find(LINK)?.is_some();
+    let mut table = OwnTable::open().ok();
+    let mut has_table = |family: IpFamily| {
+        let table = table.as_mut();
+        table.is_some_and(|table| table.exists(family).unwrap_or(false))
+    };
+    let has_table = IpFamily::ALL.into_iter().any(&mut has_table);
     let ipset = ipset::Client::open().and_then(|mut ipset| Ok((ipset.names()?, ipset)));
-    let has_sets = ipset.as_ref().is_ok_and(|(names, _)| {
-        let mut names = names.iter();
-        names.any(|name| name.as_str().starts_with("KUBE-"))
-    });
-    if !has_link && !has_sets && !Path::new("/proc/net/ip_vs").exists() {
+    let has_sets = ipset.as_ref().is_ok_and(|(names, _)| has_ours(names));
+    if !has_link && !has_sets && !has_table && !Path::new("/proc/net/ip_vs").exists() {
         debug!("no leftover IPVS state");
         return Ok(None);
     }
-    let (_, ipset) = ipset.context("cannot use ipset")?;
+    let held = match (table, ipset) {
+        (Some(table), ipset) if has_table => {
+            Held::Table(table, ipset.ok().map(|(_, ipset)| ipset))
+        }
+        (table, ipset) => Held::Ipsets(ipset.context("cannot use ipset")?.1, table),
+    };
     let ipvs = client(&**exec)?;
     let sysctls = Sysctls::new("/proc/sys");
     let node = NodeKernel::new(links, sysctls, iptables.clone(), exec.clone());
-    Ok(Some(Dataplane::new(ipvs, ipset, node)))
+    Ok(Some(Dataplane::new(ipvs, held, node)))
+}
+
+/// Whether one of these ipsets is kube-proxy's or ours.
+fn has_ours(names: &BTreeSet<ipset::SetName>) -> bool {
+    let mut names = names.iter();
+    names.any(|name| name.as_str().starts_with("KUBE-"))
 }

@@ -41,6 +41,7 @@ fn status() -> Status {
         time: "2026-01-01T03:12:00Z".to_owned(),
         node_eligible: true,
         iptables: Some(("nft".to_owned(), "kubelet".to_owned())),
+        ipvs_rules: Some(("nftables".to_owned(), "configured".to_owned())),
         services: 12,
         endpoint_slices: 15,
         service_errors: 1,
@@ -71,6 +72,7 @@ kube-proxy-rs v0.1.0 for kube-proxy v1.37.2, mode ipvs, node worker-1
   health          a change has been waiting for more than twice the sync period
   load balancers  may send connections to this node
   iptables        nft (kubelet)
+  rules           nftables (configured)
   services        12 in 15 EndpointSlices; 1 with errors, 0 changed since the last sync
   drift           address: 2 changed by others, 2 repaired
   kernel lacks    ip_vs_mh
@@ -145,7 +147,7 @@ fn metrics_are_read_by_their_labels() {
     let missing = metrics.names("kube_proxy_rs_kernel_capability", 0);
     assert_eq!(missing, ["xt_recent"]);
     assert_eq!(
-        metrics.backend(),
+        metrics.chosen("kube_proxy_rs_iptables_backend", "backend"),
         Some(("nft".to_owned(), "kubelet".to_owned()))
     );
     assert_eq!(metrics.drift()["chain"], (3, 2));

@@ -63,6 +63,9 @@ impl Display for Screen<'_> {
         if let Some((backend, reason)) = &status.iptables {
             self.fact(f, "iptables", true, format_args!("{backend} ({reason})"))?;
         }
+        if let Some((rules, reason)) = &status.ipvs_rules {
+            self.fact(f, "rules", true, format_args!("{rules} ({reason})"))?;
+        }
         self.fact(
             f,
             "services",

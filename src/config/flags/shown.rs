@@ -40,10 +40,11 @@ pub(in crate::config) fn shown(
 
 /// kube-proxy has none of these.
 #[cfg(test)]
-pub(in crate::config) const OURS: [&str; 14] = [
+pub(in crate::config) const OURS: [&str; 15] = [
     "help",
     "iptables-backend",
     "ipvs-drain-limit",
+    "ipvs-rules",
     "localhost-nodeports",
     "manifests",
     "service-annotations",

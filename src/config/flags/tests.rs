@@ -62,6 +62,7 @@ fn every_linux_flag_of_upstream_is_taken() {
         "--ipvs-tcp-timeout=5s",
         "--ipvs-tcpfin-timeout=6s",
         "--ipvs-udp-timeout=7s",
+        "--ipvs-rules=auto",
         "--service-annotations=weights",
         "--service-schedulers=mh",
         "--service-max-drain-limit=1h",
@@ -439,4 +440,14 @@ fn iptables_backend_is_one_of_three_and_counts_beside_a_file() {
     assert_eq!(parsed.ignored, [""; 0]);
     let error = try_parse(&["--iptables-backend=nftables"]).unwrap_err();
     assert!(error.to_string().contains("auto, legacy, nft"), "{error}");
+}
+
+#[test]
+fn ipvs_rules_is_one_of_three_and_counts_beside_a_file() {
+    let parsed = parsed(&["--config=c", "--ipvs-rules=nftables"]);
+    assert_eq!(parsed.cli.flags.ipvs_rules, Some(IpvsRulesChoice::Nftables));
+    assert_eq!(parsed.ignored, [""; 0]);
+    let error = try_parse(&["--ipvs-rules=nft"]).unwrap_err();
+    let known = "auto, iptables, nftables";
+    assert!(error.to_string().contains(known), "{error}");
 }

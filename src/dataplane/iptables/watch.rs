@@ -112,6 +112,11 @@ impl Watch {
     }
 }
 
+/// Whether the legacy tables of a family have one of these chains. Starts no program.
+pub fn legacy_has_chain(family: IpFamily, names: &[&str]) -> bool {
+    legacy::LegacyWatch::open(family).is_ok_and(|legacy| legacy.has_chain(names))
+}
+
 /// Decodes what the kernel may send, for `fuzz/`.
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]

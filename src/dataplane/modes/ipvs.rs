@@ -2,8 +2,10 @@
 //! The kernel as IPVS mode uses it: turns plans into messages, and answers into outcomes.
 //!
 //! Runs of steps of one kind are sent together: all virtual and real servers of a plan in one
-//! pipelined batch, all entries of a set in few messages, all addresses in one batch.
+//! pipelined batch, all entries of an ipset in few messages, those of all sets of nftables in one
+//! transaction, all addresses in one batch.
 
+mod held;
 mod observe;
 mod schedulers;
 mod sets;
@@ -20,17 +22,18 @@ use crate::dataplane::kernel::{
 };
 use crate::dataplane::node::NodeKernel;
 use crate::dataplane::surroundings::Listening;
-use ipset_netlink::{self as ipset, Client as IpsetClient};
+pub use held::Held;
 use ipvs_netlink::{Client as IpvsClient, Error as IpvsError, Listing, Operation};
 use kpr_core::model::IpFamily;
 use kpr_core::model::ipvs_options::Scheduler;
 use kpr_core::plan::conntrack::flows::Cleanup;
 use kpr_core::plan::ipvs::object::{RealServers, VirtualServerKey};
 use kpr_core::plan::ipvs::planner::RealServerOf;
-use kpr_core::plan::ipvs::set::{SetEntry, SetName};
-use kpr_core::plan::ipvs::state::{LinkState, VirtualServerState};
+use kpr_core::plan::ipvs::set::SetName;
+use kpr_core::plan::ipvs::state::{LinkState, SetState, VirtualServerState};
 use kpr_core::plan::ipvs::step::LINK;
 use kpr_core::plan::ipvs::{Plan, Planner, State, Step};
+use kpr_core::plan::ruleset::{Edit, RuleBatch, Ruleset, Table};
 use kpr_core::plan::{Failure, FailureKind, Outcome, Report, prerequisites};
 use netlink_pipeline::{KernelError, KernelErrorKind};
 use observe::Depth;
@@ -43,7 +46,7 @@ const LISTING: &str = "/proc/thread-self/net/ip_vs";
 #[derive(Debug)]
 pub struct Dataplane {
     ipvs: IpvsClient,
-    ipset: IpsetClient,
+    held: Held,
     /// The index of our link, if it exists.
     link: Option<u32>,
     /// The families that were observed already.
@@ -52,10 +55,10 @@ pub struct Dataplane {
 }
 
 impl Dataplane {
-    pub fn new(ipvs: IpvsClient, ipset: IpsetClient, node: NodeKernel) -> Self {
+    pub fn new(ipvs: IpvsClient, held: Held, node: NodeKernel) -> Self {
         Self {
             ipvs,
-            ipset,
+            held,
             link: None,
             is_known: BTreeSet::new(),
             node,
@@ -92,41 +95,17 @@ impl Dataplane {
         outcomes
     }
 
-    fn apply_entries(&mut self, set_name: &SetName, steps: &[&Step]) -> Vec<Outcome> {
-        let name = match sets::name(set_name) {
-            Ok(name) => name,
-            Err(error) => return vec![failed(&error); steps.len()],
-        };
-        let is_removal = matches!(steps.first(), Some(Step::DeleteEntry { .. }));
-        let entries: Vec<ipset::SetEntry> = steps
-            .iter()
-            .filter_map(|step| entry_of(step))
-            .flat_map(sets::entries)
-            .collect();
-        let result = if is_removal {
-            let entries: Vec<ipset::Entry> = entries.iter().map(|entry| entry.entry).collect();
-            self.ipset.delete(&name, &entries)
-        } else {
-            self.ipset.add(&name, &entries)
-        };
-        let failures = match result {
-            Ok(failures) => failures,
-            Err(error) => return vec![failed(&error); steps.len()],
-        };
-        let failures: BTreeMap<ipset::Entry, _> = failures
-            .into_iter()
-            .map(|failure| (failure.entry.entry, failure))
-            .collect();
-        steps
-            .iter()
-            .map(|step| {
-                let mut parts = entry_of(step).into_iter().flat_map(sets::entries);
-                match parts.find_map(|part| failures.get(&part.entry)) {
-                    Some(failure) => failed(failure),
-                    None => Outcome::Done,
-                }
-            })
-            .collect()
+    /// Rules of our table are one transaction, the others one `iptables-restore`.
+    fn edit_rules(&mut self, batch: &RuleBatch) -> Outcome {
+        let is_own = |edit: &&Edit| edit.table() == Table::Own;
+        let own: Vec<Edit> = batch.edits.iter().filter(is_own).cloned().collect();
+        if own.is_empty() {
+            return self.node.edit_rules(batch);
+        }
+        match self.held.table() {
+            Some(table) => outcome(&table.edit(batch.family, &own)),
+            None => Outcome::NotTried,
+        }
     }
 
     fn apply_addresses(&mut self, steps: &[&Step]) -> Vec<Outcome> {
@@ -168,14 +147,11 @@ impl Dataplane {
     fn apply_run(&mut self, steps: &[&Step]) -> Vec<Outcome> {
         match steps {
             [] => Vec::new(),
-            [
-                Step::AddEntry { set, .. } | Step::DeleteEntry { set, .. },
-                ..,
-            ] => self.apply_entries(set, steps),
             [Step::AddAddress { .. } | Step::DeleteAddress { .. }, ..] => {
                 self.apply_addresses(steps)
             }
             [first, ..] if is_about_servers(first) => self.apply_servers(steps),
+            [first, ..] if is_about_sets(first) => self.held.apply(steps),
             _ => steps.iter().map(|step| self.apply_one(step)).collect(),
         }
     }
@@ -199,24 +175,18 @@ impl Dataplane {
                 self.link = None;
                 outcome(&result)
             }
-            Step::CreateSet(spec) => match sets::spec(spec) {
-                Ok(spec) => outcome(&self.ipset.create(&spec)),
-                Err(error) => failed(&error),
-            },
-            Step::SwapSets { a, b } => match (sets::name(a), sets::name(b)) {
-                (Ok(a), Ok(b)) => outcome(&self.ipset.swap(&a, &b)),
-                (Err(error), _) | (_, Err(error)) => failed(&error),
-            },
-            Step::DestroySet { set } => match sets::name(set) {
-                Ok(name) => outcome(&self.ipset.destroy(&name)),
-                Err(error) => failed(&error),
-            },
             Step::SetSysctl { key, value } => self.node.set_sysctl(key, value),
-            Step::EditRules(batch) => self.node.edit_rules(batch),
+            Step::EditRules(batch) => self.edit_rules(batch),
             Step::DeleteNftablesTable { family } => NodeKernel::delete_nftables_table(*family),
+            Step::DestroyOtherSet { set } => self.held.destroy_other(set),
+            Step::DeleteOwnTable { family } => self.held.delete_table(*family),
             // Steps that are sent in runs.
-            Step::AddEntry { .. }
+            Step::CreateSet(_)
+            | Step::SwapSets { .. }
+            | Step::DestroySet { .. }
+            | Step::AddEntry { .. }
             | Step::DeleteEntry { .. }
+            | Step::ReplaceEntries { .. }
             | Step::AddVirtualServer { .. }
             | Step::SetVirtualServer { .. }
             | Step::DeleteVirtualServer { .. }
@@ -239,21 +209,52 @@ impl Kernel<Planner> for Dataplane {
                 state.addresses.remove(&lost);
             }
         }
-        state.rules = self.node.observe_rules(family)?;
+        state.rules = self.observe_rules(family)?;
         state.has_nftables_table = NodeKernel::has_nftables_table(family)?;
         Ok(state)
     }
 
     fn apply(&mut self, plan: &Plan) -> Report {
+        let in_table = self.held.is_table();
+        let goes_with = |first: &Step, step: &Step| goes_with(first, step, in_table);
         prerequisites::apply(plan, goes_with, |steps| self.apply_run(steps))
     }
 
     fn rules(&mut self) -> Option<&mut dyn RuleKernel> {
-        Some(&mut self.node)
+        Some(self)
     }
 
     fn servers(&mut self) -> Option<&mut dyn ServerKernel> {
         Some(self)
+    }
+}
+
+impl RuleKernel for Dataplane {
+    fn observe_rules(&mut self, family: IpFamily) -> Result<Ruleset, ObserveError> {
+        let mut rules = self.node.observe_rules(family)?;
+        if let Some(table) = self.held.table() {
+            let own = table.observe_rules(family);
+            let own = own.map_err(|error| ObserveError::new("our nftables table", error))?;
+            rules.chains.extend(own.chains);
+        }
+        Ok(rules)
+    }
+
+    fn observe_sets(
+        &mut self,
+        family: IpFamily,
+    ) -> Result<Option<BTreeMap<SetName, SetState>>, ObserveError> {
+        match self.held.table() {
+            Some(_) => self.held.observe(family).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn rules_have_changed(&mut self, family: IpFamily) -> bool {
+        match self.held.table() {
+            Some(table) => table.has_changed(family),
+            None => self.node.rules_have_changed(family),
+        }
     }
 }
 
@@ -265,7 +266,7 @@ impl Host for Dataplane {
     fn cost(&self) -> Cost {
         let mut cost = self.node.cost();
         cost.add(self.ipvs.socket_stats());
-        cost.add(self.ipset.stats());
+        self.held.stats().for_each(|stats| cost.add(stats));
         cost
     }
 
@@ -442,13 +443,6 @@ fn server_outcome(operation: &Operation, result: Result<(), KernelError>) -> Out
     }
 }
 
-const fn entry_of(step: &Step) -> Option<&SetEntry> {
-    match step {
-        Step::AddEntry { entry, .. } | Step::DeleteEntry { entry, .. } => Some(entry),
-        _ => None,
-    }
-}
-
 const fn is_about_servers(step: &Step) -> bool {
     matches!(
         step,
@@ -461,9 +455,23 @@ const fn is_about_servers(step: &Step) -> bool {
     )
 }
 
-/// Whether a step can be sent together with the first one of a run.
-fn goes_with(first: &Step, step: &Step) -> bool {
+const fn is_about_sets(step: &Step) -> bool {
+    matches!(
+        step,
+        Step::CreateSet(_)
+            | Step::AddEntry { .. }
+            | Step::DeleteEntry { .. }
+            | Step::ReplaceEntries { .. }
+            | Step::SwapSets { .. }
+            | Step::DestroySet { .. }
+    )
+}
+
+/// Whether a step can be sent together with the first one of a run. `in_table`: sets are those of
+/// nftables.
+fn goes_with(first: &Step, step: &Step, in_table: bool) -> bool {
     match (first, step) {
+        _ if in_table && is_about_sets(first) => is_about_sets(step),
         (Step::AddEntry { set: a, .. }, Step::AddEntry { set: b, .. })
         | (Step::DeleteEntry { set: a, .. }, Step::DeleteEntry { set: b, .. }) => a == b,
         (Step::AddAddress { .. }, Step::AddAddress { .. })

@@ -50,6 +50,8 @@ pub struct Context {
     pub masquerade_all: bool,
     /// The mark of packets to masquerade, a single bit.
     pub masquerade_mark: u32,
+    /// How IPVS mode holds its fixed rules and sets.
+    pub ipvs_rules: IpvsRules,
     /// Table `security`, the last one before IPVS, can take the bits of others out of marks.
     pub has_security_table: bool,
     pub local_detector: LocalDetector,
@@ -57,6 +59,26 @@ pub struct Context {
     pub timeouts: Timeouts,
     pub kernel: KernelVersion,
     pub iptables: IptablesContext,
+}
+
+/// How IPVS mode holds its fixed rules and the sets that they match.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum IpvsRules {
+    /// iptables rules and ipsets, with kube-proxy's names.
+    #[default]
+    Iptables,
+    /// One nftables table of our own for each family.
+    Nftables,
+}
+
+impl IpvsRules {
+    /// As the flag `--ipvs-rules` has it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Iptables => "iptables",
+            Self::Nftables => "nftables",
+        }
+    }
 }
 
 /// Facts about the node that only iptables mode needs.

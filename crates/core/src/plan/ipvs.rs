@@ -11,6 +11,7 @@ pub mod desired;
 pub mod diff;
 pub mod mark;
 pub mod marks;
+pub mod nft_rules;
 pub mod object;
 pub mod planner;
 pub mod port_objects;

@@ -14,7 +14,8 @@ use crate::plan::cuts::Cuts;
 use crate::plan::ipvs;
 use crate::plan::ipvs::object::{RealServers, VirtualServerKey};
 use crate::plan::ipvs::planner::RealServerOf;
-use crate::plan::ipvs::state::VirtualServerState;
+use crate::plan::ipvs::set::SetName;
+use crate::plan::ipvs::state::{SetState, VirtualServerState};
 use crate::plan::report::Report;
 use crate::plan::ruleset::{ChainId, ChainName, InvalidChainName, Ruleset, Table};
 use crate::plan::shown::ServiceState;
@@ -164,6 +165,10 @@ pub trait Planner: fmt::Debug + Send {
 pub trait RuleBelief {
     /// Replaces belief about the rules by what was observed; the next plan compares them.
     fn observed_rules(&mut self, rules: Ruleset);
+
+    /// Replaces belief about the sets of those rules by what was observed, in modes that have any;
+    /// the next plan compares what differs.
+    fn observed_sets(&mut self, _sets: BTreeMap<SetName, SetState>) {}
 
     /// Whether the kernel is believed to have a chain.
     fn has_chain(&self, table: Table, chain: &ChainName) -> bool;

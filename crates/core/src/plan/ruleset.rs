@@ -33,10 +33,13 @@ pub enum Table {
     Nat,
     Filter,
     Security,
+    /// None of iptables: the table of our own in nftables, where IPVS mode has its fixed rules in
+    /// one. A rule is a line of `nft` (`crate::plan::ipvs::nft_rules`).
+    Own,
 }
 
 impl Table {
-    /// All tables that we support.
+    /// All tables of iptables that we support.
     pub const ALL: [Self; 5] = [
         Self::Raw,
         Self::Mangle,
@@ -53,6 +56,7 @@ impl Table {
             Self::Nat => "nat",
             Self::Filter => "filter",
             Self::Security => "security",
+            Self::Own => "kube-proxy-rs",
         }
     }
 
@@ -63,6 +67,7 @@ impl Table {
             Self::Mangle => &["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"],
             Self::Nat => &["PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"],
             Self::Filter | Self::Security => &["INPUT", "FORWARD", "OUTPUT"],
+            Self::Own => &[],
         }
     }
 

@@ -21,7 +21,7 @@ use std::time::Duration;
 use crate::model::node::LocalDetector;
 use crate::model::testing::ip;
 use crate::model::{Budget, Event, Holders, IpFamily, Protocol, ServiceName, ServiceView, Tracker};
-use crate::plan::context::{Context, Hairpin, IptablesContext, KernelVersion};
+use crate::plan::context::{Context, Hairpin, IptablesContext, IpvsRules, KernelVersion};
 use crate::plan::ipvs::object::{RealServerKey, Timeouts, VirtualServerKey};
 use crate::plan::ipvs::planner::RealServerOf;
 use crate::plan::ipvs::step::Step;
@@ -55,6 +55,7 @@ pub fn context(family: IpFamily) -> Context {
         service_cidrs: vec![services.parse().unwrap()],
         masquerade_all: false,
         masquerade_mark: 0x4000,
+        ipvs_rules: IpvsRules::Iptables,
         has_security_table: true,
         local_detector: LocalDetector::None,
         strict_arp: false,

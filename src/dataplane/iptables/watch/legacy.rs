@@ -198,6 +198,33 @@ impl LegacyWatch {
     }
 
     fn hash(&self, table: &str, size: usize) -> io::Result<u64> {
+        let buffer = self.entries(table, size)?;
+        let entries = buffer.get(ENTRIES..).unwrap_or_default();
+        Ok(hash_entries(entries, Layout::of(self.family)))
+    }
+
+    /// Whether some table, of whatever size, has one of these names of chains. Reads all tables.
+    pub(super) fn has_chain(&self, names: &[&str]) -> bool {
+        let names: Vec<Vec<u8>> = names
+            .iter()
+            .map(|name| [name.as_bytes(), &[0]].concat())
+            .collect();
+        let tables = self.summaries().into_keys();
+        let read = |table| {
+            let mut info = [0; INFO];
+            put_name(&mut info, table);
+            self.ask(IPT_SO_GET_INFO, &mut info).ok()?;
+            let size = u32::from_ne_bytes(*info.last_chunk()?);
+            self.entries(table, usize::try_from(size).ok()?).ok()
+        };
+        tables.filter_map(read).any(|entries| {
+            let has = |name: &Vec<u8>| entries.windows(name.len()).any(|bytes| bytes == name);
+            names.iter().any(has)
+        })
+    }
+
+    /// The head of the answer and the entries of a table.
+    fn entries(&self, table: &str, size: usize) -> io::Result<Vec<u8>> {
         let mut buffer = vec![0; ENTRIES + size];
         put_name(&mut buffer, table);
         let wire_size = u32::try_from(size).unwrap_or(u32::MAX).to_ne_bytes();
@@ -205,8 +232,7 @@ impl LegacyWatch {
             place.copy_from_slice(&wire_size);
         }
         self.ask(IPT_SO_GET_ENTRIES, &mut buffer)?;
-        let entries = buffer.get(ENTRIES..).unwrap_or_default();
-        Ok(hash_entries(entries, Layout::of(self.family)))
+        Ok(buffer)
     }
 
     /// One `getsockopt`, whose buffer contains the request and takes the answer.

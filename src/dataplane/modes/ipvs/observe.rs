@@ -4,16 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::{Dataplane, sets, wire};
+use super::{Dataplane, wire};
 use crate::dataplane::kernel::ObserveError;
 use crate::dataplane::links::Address;
 use ipnet::IpNet;
-use ipset_netlink as ipset;
 use ipvs_netlink::{Error as IpvsError, ServiceKey};
 use kpr_core::model::IpFamily;
 use kpr_core::plan::ipvs::object::{RealServers, VirtualServerKey};
-use kpr_core::plan::ipvs::set::{SetId, SetName, retired};
-use kpr_core::plan::ipvs::state::{NodeState, SetState, State, VirtualServerState};
+use kpr_core::plan::ipvs::state::{NodeState, State, VirtualServerState};
 use kpr_core::plan::ipvs::step::LINK;
 use kpr_core::plan::ipvs::sysctl;
 
@@ -34,53 +32,15 @@ impl Dataplane {
     ) -> Result<State, ObserveError> {
         Ok(State {
             node: self.observe_node()?,
-            sets: self
-                .observe_sets(family)
-                .map_err(|error| ObserveError::new("ipsets", error))?,
+            sets: self.held.observe(family)?,
+            other_sets: self.held.observe_other(family)?,
+            has_own_table: self.held.has_table(family)?,
             virtual_servers: self
                 .observe_servers(family, depth)
                 .map_err(|error| ObserveError::new("virtual servers", error))?,
             addresses: self.observe_addresses(family)?,
             ..State::default()
         })
-    }
-
-    pub(super) fn observe_sets(
-        &mut self,
-        family: IpFamily,
-    ) -> Result<BTreeMap<SetName, SetState>, ipset::Error> {
-        let present = self.ipset.names()?;
-        let mut states = BTreeMap::new();
-        let ours = SetId::ALL.map(|id| id.name(family));
-        let beside = SetId::ALL.map(|id| id.name(family).replacement());
-        for name in ours.into_iter().chain(beside).chain(retired(family)) {
-            let Ok(wire_name) = sets::name(&name) else {
-                continue;
-            };
-            if !present.contains(&wire_name) {
-                continue;
-            }
-            let Some((info, entries)) = self.ipset.entries(&wire_name)? else {
-                continue;
-            };
-            // A set with one of our names that we did not create: creating ours will report it.
-            let Some((set_type, max_entries)) = info.spec.as_ref().and_then(sets::shape) else {
-                continue;
-            };
-            let entries = entries
-                .iter()
-                .filter_map(|entry| sets::entry(set_type, entry))
-                .collect();
-            states.insert(
-                name,
-                SetState {
-                    set_type,
-                    max_entries,
-                    entries,
-                },
-            );
-        }
-        Ok(states)
     }
 
     pub(super) fn observe_servers(

@@ -11,7 +11,7 @@ use crate::dataplane::links::Links;
 use crate::dataplane::sysctl::Sysctls;
 use kpr_core::plan::ipvs::Phase;
 use kpr_core::plan::ipvs::object::{Forwarding, RealServer};
-use kpr_core::plan::ipvs::set::SetId;
+use kpr_core::plan::ipvs::set::{SetEntry, SetId};
 use kpr_core::plan::testing::{rs, tcp};
 use netlink_pipeline::scripted::{Header, Script, Scripted, message, verdict};
 
@@ -82,8 +82,8 @@ fn linux(of_ipvs: Option<Script>, of_ipset: Option<Script>, of_links: Option<Scr
     let links = Links::over(then(Scripted::default(), of_links));
     let node = NodeKernel::new(links, Sysctls::default(), BTreeMap::new(), exec);
     let ipvs = IpvsClient::over(then(ipvs, of_ipvs)).unwrap();
-    let ipset = IpsetClient::over(then(ipset, of_ipset)).unwrap();
-    let mut linux = Dataplane::new(ipvs, ipset, node);
+    let ipset = ipset_netlink::Client::over(then(ipset, of_ipset)).unwrap();
+    let mut linux = Dataplane::new(ipvs, Held::Ipsets(ipset, None), node);
     linux.link = Some(7);
     linux
 }

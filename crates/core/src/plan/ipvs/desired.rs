@@ -275,6 +275,17 @@ impl Desired {
         self.entries.get(&set).unwrap_or(&NONE).keys()
     }
 
+    /// The entries of a set from the first to the last of these.
+    pub fn entries_within(
+        &self,
+        set: SetId,
+        first: SetEntry,
+        last: SetEntry,
+    ) -> impl Iterator<Item = &SetEntry> {
+        let entries = self.entries.get(&set).into_iter();
+        entries.flat_map(move |entries| entries.range(first..=last).map(|(entry, _)| entry))
+    }
+
     /// What one Service wants, to plan it before others.
     pub fn dirty_of(&self, service: &ServiceName) -> Dirty {
         let mut dirty = Dirty::default();

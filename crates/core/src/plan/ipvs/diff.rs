@@ -9,7 +9,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use crate::model::Protocol;
-use crate::plan::context::Context;
+use crate::plan::context::{Context, IpvsRules};
 use crate::plan::ipvs::Plan;
 use crate::plan::ipvs::desired::{Desired, Dirty};
 use crate::plan::ipvs::object::{RealServer, RealServerKey, VirtualServer, VirtualServerKey};
@@ -72,6 +72,15 @@ impl Comparison<'_> {
                 dirty.entries.extend(present.map(|entry| (id, *entry)));
             }
         }
+        // What drains needs its entries in a set that is new as well.
+        let bound = self.believed.addresses.iter();
+        let bound = bound.map(|address| (SetId::IpvsIps, SetEntry::Ip(*address)));
+        dirty.entries.extend(bound);
+        let id = SetId::NodePort;
+        if let Some(set) = self.believed.other_sets.get(&id.name(self.context.family)) {
+            let listed = set.entries.iter();
+            dirty.entries.extend(listed.map(|entry| (id, *entry)));
+        }
         dirty
     }
 
@@ -102,7 +111,10 @@ impl Comparison<'_> {
                 plan.push(Phase::Sets, Step::DestroySet { set: replacement });
             }
             if !self.believed.sets.contains_key(&name) {
-                let max_entries = wanted_size(self.desired.entries(id).len());
+                let max_entries = match context.ipvs_rules {
+                    IpvsRules::Iptables => wanted_size(self.desired.entries(id).len()),
+                    IpvsRules::Nftables => u32::MAX,
+                };
                 let spec = SetSpec::new(id, context.family, max_entries);
                 plan.push(Phase::Sets, Step::CreateSet(spec));
             }
@@ -140,9 +152,15 @@ impl Comparison<'_> {
             edits.extend(all.into_iter().filter(is_dispatch));
         }
         let rewritten = rules.chains.chains.keys().cloned().collect();
-        let removal = stale_rules::removal(present, |modes| modes == Modes::Iptables, &rewritten);
-        edits.extend(removal.edits);
-        edits.extend(stale_rules::foreign_jumps(present, Modes::Iptables));
+        // Where our rules are not iptables', those of IPVS mode go as well.
+        let goes = |modes| match self.context.ipvs_rules {
+            IpvsRules::Iptables => modes == Modes::Iptables,
+            IpvsRules::Nftables => true,
+        };
+        edits.extend(stale_rules::removal(present, goes, &rewritten).edits);
+        if self.context.ipvs_rules == IpvsRules::Iptables {
+            edits.extend(stale_rules::foreign_jumps(present, Modes::Iptables));
+        }
         if !edits.is_empty() {
             let edits = self.batch(edits);
             plan.push(Phase::Switch, Step::EditRules(edits));
@@ -150,6 +168,18 @@ impl Comparison<'_> {
         if self.believed.has_nftables_table {
             let family = self.context.family;
             plan.push(Phase::Switch, Step::DeleteNftablesTable { family });
+        }
+        match self.context.ipvs_rules {
+            IpvsRules::Iptables if self.believed.has_own_table => {
+                let family = self.context.family;
+                plan.push(Phase::Switch, Step::DeleteOwnTable { family });
+            }
+            IpvsRules::Iptables => {}
+            IpvsRules::Nftables => {
+                for set in self.believed.other_sets.keys().cloned() {
+                    plan.push(Phase::OldSets, Step::DestroyOtherSet { set });
+                }
+            }
         }
     }
 
@@ -312,6 +342,7 @@ impl Comparison<'_> {
 
     /// In the orders for which [`SetId`] gives the reasons.
     fn compare_entries(&self, plan: &mut Plan, dirty: &BTreeSet<(SetId, SetEntry)>) {
+        let dirty = &*self.with_related(dirty);
         let of = |id| {
             let first = (id, SetEntry::FIRST);
             let entries = dirty.range(first..).take_while(move |(of, _)| *of == id);
@@ -322,11 +353,12 @@ impl Comparison<'_> {
             .filter(|id| of(*id).next().is_some())
             .collect();
         let mut replaced = BTreeSet::new();
+        let mut gone = BTreeSet::new();
         for id in ids.iter().rev().copied() {
             let name = id.name(self.context.family);
             let present = self.believed.sets.get(&name);
             let missing: Vec<&SetEntry> = of(id)
-                .filter(|entry| self.desired.wants_entry(id, entry))
+                .filter(|entry| self.wants_entry(id, entry) || self.is_in_use(id, entry))
                 .filter(|entry| !present.is_some_and(|set| set.entries.contains(entry)))
                 .collect();
             // New entries are added before old ones are deleted, so there must be room for both.
@@ -341,7 +373,20 @@ impl Comparison<'_> {
             }
             for entry in missing {
                 let (set, entry) = (name.clone(), *entry);
-                plan.push(Phase::Entries, Step::AddEntry { set, entry });
+                let mut clashing = match present {
+                    Some(present) => self.clashing(present, &entry),
+                    None => Vec::new(),
+                };
+                clashing.retain(|old| gone.insert((id, *old)));
+                plan.push(
+                    Phase::Entries,
+                    if clashing.is_empty() {
+                        Step::AddEntry { set, entry }
+                    } else {
+                        let (old, new) = (clashing, entry);
+                        Step::ReplaceEntries { set, old, new }
+                    },
+                );
             }
         }
         for id in ids.into_iter().filter(|id| !replaced.contains(id)) {
@@ -350,7 +395,10 @@ impl Comparison<'_> {
                 continue;
             };
             for entry in of(id).filter(|entry| present.entries.contains(entry)) {
-                if !self.desired.wants_alternative(id, entry) && !self.is_in_use(id, entry) {
+                if !gone.contains(&(id, *entry))
+                    && !self.wants_alternative(id, entry)
+                    && !self.is_in_use(id, entry)
+                {
                     push_entry_removal(plan, id, &name, *entry);
                 }
             }
@@ -470,5 +518,6 @@ fn drain(plan: &mut Plan, vs: VirtualServerKey, key: RealServerKey, server: Real
     }
 }
 
+mod clashes;
 #[cfg(test)]
 mod tests;

@@ -25,8 +25,8 @@ use crate::plan::ipvs::state::State;
 /// The marks that only we can have set: our set assigns them to packets, or they are in our range
 /// and their virtual server only drains.
 pub fn in_use(observed: &State, family: IpFamily) -> BTreeSet<u32> {
-    let set = observed.sets.get(&SetId::LocalPolicyMark.name(family));
-    let given = set.into_iter().flat_map(|set| &set.entries);
+    let name = SetId::LocalPolicyMark.name(family);
+    let given = observed.all_sets(&name).flat_map(|set| &set.entries);
     let given = given.filter_map(|entry| match entry {
         SetEntry::IpPortMark(.., mark) => Some(*mark),
         _ => None,

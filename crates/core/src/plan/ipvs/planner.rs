@@ -204,7 +204,7 @@ impl Planner {
         }
         is_ours
             && (in_range.is_some_and(|range| range.contains(port))
-                || lists_node_port(&self.believed.sets, key) == Some(true))
+                || lists_node_port(&self.believed, key) == Some(true))
     }
 
     /// The draining real servers of a virtual server.
@@ -390,14 +390,17 @@ impl Planner {
             | Step::SetTimeouts(_)
             | Step::CreateLink
             | Step::DeleteLink
-            | Step::DeleteNftablesTable { .. } => {}
+            | Step::DeleteNftablesTable { .. }
+            | Step::DeleteOwnTable { .. } => {}
             Step::AddAddress { .. }
             | Step::DeleteAddress { .. }
             | Step::AddEntry { .. }
             | Step::DeleteEntry { .. }
+            | Step::ReplaceEntries { .. }
             | Step::CreateSet(_)
             | Step::SwapSets { .. }
             | Step::DestroySet { .. }
+            | Step::DestroyOtherSet { .. }
             | Step::EditRules(_) => self.needs_observation = true,
         }
     }
@@ -425,6 +428,12 @@ impl Planner {
                 // A set that was to replace another.
                 None => self.is_full = true,
             },
+            Step::ReplaceEntries { set, old, new } => {
+                let entries = old.iter().chain([new]);
+                let id = id_of(set);
+                let all = entries.filter_map(|entry| Some((id?, *entry)));
+                self.dirty.entries.extend(all);
+            }
             Step::CreateSet(SetSpec { name, .. }) | Step::DestroySet { set: name } => {
                 if id_of(name).is_some() {
                     self.is_foundation_due = true;
@@ -438,6 +447,8 @@ impl Planner {
             | Step::CreateLink
             | Step::DeleteLink
             | Step::DeleteNftablesTable { .. }
+            | Step::DestroyOtherSet { .. }
+            | Step::DeleteOwnTable { .. }
             | Step::EditRules(_) => self.is_foundation_due = true,
         }
     }

@@ -36,7 +36,10 @@ impl prerequisites::Prerequisites for Prerequisites {
             Step::CreateSet(spec) => {
                 self.missing_sets.insert(spec.name.clone());
             }
-            Step::AddEntry { set, entry } => {
+            Step::AddEntry { set, entry }
+            | Step::ReplaceEntries {
+                set, new: entry, ..
+            } => {
                 self.incomplete_sets.insert(set.clone());
                 self.missing_reject_entries.extend(rejected(set, entry));
             }
@@ -64,9 +67,9 @@ impl prerequisites::Prerequisites for Prerequisites {
                 !self.missing_sets.is_empty()
                     || (self.has_no_rules && rules.edits.iter().any(is_dispatch))
             }
-            Step::AddEntry { set, .. } | Step::DestroySet { set } => {
-                self.missing_sets.contains(set)
-            }
+            Step::AddEntry { set, .. }
+            | Step::ReplaceEntries { set, .. }
+            | Step::DestroySet { set } => self.missing_sets.contains(set),
             // Only a complete set may replace another.
             Step::SwapSets { a, .. } => {
                 self.missing_sets.contains(a) || self.incomplete_sets.contains(a)
@@ -86,9 +89,11 @@ impl prerequisites::Prerequisites for Prerequisites {
                 rejected(set, entry).is_some_and(|address| self.bound_addresses.contains(&address))
             }
             // Until our objects serve, the old rules do.
-            Step::DeleteNftablesTable { .. } => {
+            Step::DeleteNftablesTable { .. } | Step::DeleteOwnTable { .. } => {
                 self.has_no_rules || self.has_no_link || !self.missing_servers.is_empty()
             }
+            // Rules that could not be removed use it.
+            Step::DestroyOtherSet { .. } => self.has_no_rules,
             _ => false,
         }
     }

@@ -2,7 +2,6 @@
 //! PURE: the ipsets of IPVS mode and their entries. Names and types are byte for byte kube-proxy's
 //! where it has them.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -12,7 +11,7 @@ use serde::{Serialize, Serializer};
 use crate::model::{IpFamily, Protocol};
 use crate::plan::ipvs::mark::bits_of;
 use crate::plan::ipvs::object::VirtualServerKey;
-use crate::plan::ipvs::state::SetState;
+use crate::plan::ipvs::state::State;
 
 /// `maxelem` of a set as kube-proxy creates it. Kept while it suffices: kube-proxy fails to start
 /// if a set has another size, and a rollback must work.
@@ -238,7 +237,7 @@ pub fn node_ports_of_kube_proxy(protocol: Protocol, family: IpFamily) -> SetName
 
 /// Whether a virtual server is that of a node port, by kube-proxy's set or ours; `None` if there is
 /// no such set.
-pub fn lists_node_port(sets: &BTreeMap<SetName, SetState>, key: &VirtualServerKey) -> Option<bool> {
+pub fn lists_node_port(observed: &State, key: &VirtualServerKey) -> Option<bool> {
     let VirtualServerKey::Address {
         address,
         port,
@@ -257,7 +256,10 @@ pub fn lists_node_port(sets: &BTreeMap<SetName, SetState>, key: &VirtualServerKe
         SetEntry::IpPort(address, protocol, port),
         SetEntry::Port(port),
     ];
-    let mut present = names.iter().filter_map(|name| sets.get(name)).peekable();
+    let mut present = names
+        .iter()
+        .flat_map(|name| observed.all_sets(name))
+        .peekable();
     present.peek()?;
     Some(present.any(|set| entries.iter().any(|entry| set.entries.contains(entry))))
 }

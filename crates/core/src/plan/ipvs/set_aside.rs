@@ -36,7 +36,10 @@ impl Object {
             | Step::SetRealServer { vs: key, .. } => Some(Self::Server(*key)),
             Step::AddAddress { address } => Some(Self::Address(*address)),
             // A set that is to replace another has no identity.
-            Step::AddEntry { set, entry } => SetId::ALL
+            Step::AddEntry { set, entry }
+            | Step::ReplaceEntries {
+                set, new: entry, ..
+            } => SetId::ALL
                 .into_iter()
                 .find(|id| id.name(family) == *set)
                 .map(|id| Self::Entry(id, *entry)),

@@ -9,7 +9,7 @@ use crate::plan::ipvs::object::{RealServers, Timeouts, VirtualServer, VirtualSer
 use crate::plan::ipvs::set::{SetEntry, SetName, SetType};
 use crate::plan::ipvs::step::Step;
 use crate::plan::report::Refusal;
-use crate::plan::ruleset::{Rule, Ruleset};
+use crate::plan::ruleset::{Rule, Ruleset, Table};
 
 /// The kernel's state of one family.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,6 +22,11 @@ pub struct State {
     pub addresses: BTreeSet<IpAddr>,
     /// The table of kube-proxy's nftables mode exists. It translates packets until it is deleted.
     pub has_nftables_table: bool,
+    /// Sets that were left when fixed rules were held in the other way: ipsets, or those of our
+    /// table.
+    pub other_sets: BTreeMap<SetName, SetState>,
+    /// Our nftables table exists. Where the fixed rules are iptables', it is left from before.
+    pub has_own_table: bool,
 }
 
 /// Our link, as one family sees it.
@@ -75,6 +80,12 @@ pub struct VirtualServerState {
 }
 
 impl State {
+    /// The sets of a name: ours, and what was left of the other way to hold them.
+    pub fn all_sets<'a>(&'a self, name: &SetName) -> impl Iterator<Item = &'a SetState> + use<'a> {
+        let ours = self.sets.get(name).into_iter();
+        ours.chain(self.other_sets.get(name))
+    }
+
     /// Applies a step as the kernel does. Belief follows successful steps through this, and it is
     /// the whole of the fake kernel.
     pub fn apply(&mut self, step: &Step) -> Result<(), Refusal> {
@@ -94,32 +105,13 @@ impl State {
                 }
                 self.addresses.clear();
             }
-            Step::CreateSet(spec) => {
-                let state = SetState {
-                    set_type: spec.set_type,
-                    max_entries: spec.max_entries,
-                    entries: BTreeSet::new(),
-                };
-                if self.sets.contains_key(&spec.name) {
-                    return Err(Refusal::AlreadyExists);
-                }
-                self.sets.insert(spec.name.clone(), state);
-            }
-            Step::AddEntry { set, entry } => {
-                let set = self.sets.get_mut(set).ok_or(Refusal::NotFound)?;
-                set.add(*entry)?;
-            }
-            Step::DeleteEntry { set, entry } => {
-                let set = self.sets.get_mut(set).ok_or(Refusal::NotFound)?;
-                set.entries.remove(entry);
-            }
-            Step::SwapSets { a, b } => self.swap(a, b)?,
-            Step::DestroySet { set } => {
-                if refers_to_set(&self.rules, set) {
-                    return Err(Refusal::Busy);
-                }
-                self.sets.remove(set).ok_or(Refusal::NotFound)?;
-            }
+            Step::CreateSet(_)
+            | Step::AddEntry { .. }
+            | Step::DeleteEntry { .. }
+            | Step::ReplaceEntries { .. }
+            | Step::SwapSets { .. }
+            | Step::DestroySet { .. }
+            | Step::DestroyOtherSet { .. } => self.apply_to_sets(step)?,
             Step::EditRules(rules) => {
                 // A batch is atomic.
                 let mut edited = self.rules.clone();
@@ -173,6 +165,64 @@ impl State {
                 self.addresses.remove(address);
             }
             Step::DeleteNftablesTable { .. } => self.has_nftables_table = false,
+            Step::DeleteOwnTable { .. } => {
+                self.has_own_table = false;
+                if self.rules.table(Table::Own).next().is_some() {
+                    self.rules
+                        .chains
+                        .retain(|(table, _), _| *table != Table::Own);
+                    self.sets.clear();
+                } else {
+                    self.other_sets.clear();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies a step about sets or their entries; others change nothing.
+    fn apply_to_sets(&mut self, step: &Step) -> Result<(), Refusal> {
+        match step {
+            Step::CreateSet(spec) => {
+                let state = SetState {
+                    set_type: spec.set_type,
+                    max_entries: spec.max_entries,
+                    entries: BTreeSet::new(),
+                };
+                if self.sets.contains_key(&spec.name) {
+                    return Err(Refusal::AlreadyExists);
+                }
+                self.sets.insert(spec.name.clone(), state);
+            }
+            Step::AddEntry { set, entry } => {
+                let set = self.sets.get_mut(set).ok_or(Refusal::NotFound)?;
+                set.add(*entry)?;
+            }
+            Step::DeleteEntry { set, entry } => {
+                let set = self.sets.get_mut(set).ok_or(Refusal::NotFound)?;
+                set.entries.remove(entry);
+            }
+            Step::ReplaceEntries { set, old, new } => {
+                let set = self.sets.get_mut(set).ok_or(Refusal::NotFound)?;
+                for entry in old {
+                    set.entries.remove(entry);
+                }
+                set.add(*new)?;
+            }
+            Step::SwapSets { a, b } => self.swap(a, b)?,
+            Step::DestroySet { set } => {
+                if refers_to_set(&self.rules, set) {
+                    return Err(Refusal::Busy);
+                }
+                self.sets.remove(set).ok_or(Refusal::NotFound)?;
+            }
+            Step::DestroyOtherSet { set } => {
+                if refers_to_set(&self.rules, set) {
+                    return Err(Refusal::Busy);
+                }
+                self.other_sets.remove(set).ok_or(Refusal::NotFound)?;
+            }
+            _ => {}
         }
         Ok(())
     }

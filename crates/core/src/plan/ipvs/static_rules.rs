@@ -14,8 +14,9 @@
 
 use crate::model::IpFamily;
 use crate::model::node::LocalDetector;
-use crate::plan::context::Context;
+use crate::plan::context::{Context, IpvsRules};
 use crate::plan::ipvs::mark::MarkRange;
+use crate::plan::ipvs::nft_rules;
 use crate::plan::ipvs::set::SetId;
 use crate::plan::order;
 use crate::plan::ruleset::{
@@ -449,9 +450,12 @@ const JUMPS: [(Table, &str, &str, &str); 12] = [
     ),
 ];
 
-/// The rules for a context. The names are constants, so this fails only if one of them is not a
-/// valid chain name, which a test excludes.
+/// The rules for a context, as it says they are held. The names are constants, so this fails only
+/// if one of them is not a valid chain name, which a test excludes.
 pub fn fixed_rules(context: &Context) -> Result<FixedRules, InvalidChainName> {
+    if context.ipvs_rules == IpvsRules::Nftables {
+        return nft_rules::fixed_rules(context);
+    }
     let mut chains = Ruleset::new();
     for (table, chain, rules) in (Texts { context }).chains() {
         chains.set(
@@ -494,6 +498,13 @@ pub fn edits(wanted: &FixedRules, present: &Ruleset) -> Vec<Edit> {
             rules: rules.clone(),
         })
         .collect();
+    // Nothing of others belongs there.
+    let extra = present.table(Table::Own).map(|(chain, _)| chain.clone());
+    let extra = extra.filter(|chain| wanted.chains.rules(Table::Own, chain).is_none());
+    edits.extend(extra.map(|chain| Edit::DeleteChain {
+        table: Table::Own,
+        chain,
+    }));
     for (table, chain, rule) in &wanted.jumps {
         let found = present.rules(*table, chain);
         if !found.is_some_and(|rules| rules.contains(rule)) {

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use crate::model::IpFamily;
+use crate::plan::ipvs::nft_rules::TABLE;
 use crate::plan::ipvs::object::{
     RealServer, RealServerKey, Timeouts, VirtualServer, VirtualServerKey,
 };
@@ -40,6 +41,13 @@ pub enum Step {
         set: SetName,
         entry: SetEntry,
     },
+    /// Deletes entries and adds one in one transaction, where both cannot be there together. In
+    /// nftables only.
+    ReplaceEntries {
+        set: SetName,
+        old: Vec<SetEntry>,
+        new: SetEntry,
+    },
     /// Swaps the contents of two sets of the same type; rules that name one then use its new
     /// contents.
     SwapSets {
@@ -49,7 +57,7 @@ pub enum Step {
     DestroySet {
         set: SetName,
     },
-    /// One run of `iptables-restore --noflush`.
+    /// One run of `iptables-restore --noflush`, or a transaction of our table.
     EditRules(RuleBatch),
     AddVirtualServer {
         key: VirtualServerKey,
@@ -87,6 +95,14 @@ pub enum Step {
     DeleteNftablesTable {
         family: IpFamily,
     },
+    /// An ipset that was left when the rules were iptables'.
+    DestroyOtherSet {
+        set: SetName,
+    },
+    /// Our table of this family, with its sets, that was left when the rules were nftables'.
+    DeleteOwnTable {
+        family: IpFamily,
+    },
 }
 
 impl crate::plan::Step for Step {
@@ -102,6 +118,7 @@ impl crate::plan::Step for Step {
             Self::CreateSet(_) => "create-set",
             Self::AddEntry { .. } => "add-entry",
             Self::DeleteEntry { .. } => "delete-entry",
+            Self::ReplaceEntries { .. } => "replace-entries",
             Self::SwapSets { .. } => "swap-sets",
             Self::DestroySet { .. } => "destroy-set",
             Self::EditRules(_) => "edit-rules",
@@ -114,6 +131,8 @@ impl crate::plan::Step for Step {
             Self::AddAddress { .. } => "add-address",
             Self::DeleteAddress { .. } => "delete-address",
             Self::DeleteNftablesTable { .. } => "delete-nftables-table",
+            Self::DestroyOtherSet { .. } => "destroy-other-set",
+            Self::DeleteOwnTable { .. } => "delete-own-table",
         }
     }
 
@@ -152,12 +171,19 @@ impl fmt::Display for Step {
             Self::CreateSet(spec) => {
                 write!(f, "create set {} {}", spec.name, spec.set_type.as_str())?;
                 if spec.set_type.is_hash() {
-                    write!(f, " {} maxelem {}", spec.family, spec.max_entries)?;
+                    write!(f, " {}", spec.family)?;
+                }
+                if spec.set_type.is_hash() && spec.max_entries < u32::MAX {
+                    write!(f, " maxelem {}", spec.max_entries)?;
                 }
                 Ok(())
             }
             Self::AddEntry { set, entry } => write!(f, "add entry {set} {entry}"),
             Self::DeleteEntry { set, entry } => write!(f, "delete entry {set} {entry}"),
+            Self::ReplaceEntries { set, old, new } => {
+                write!(f, "replace entry {set} {new} instead of")?;
+                old.iter().try_for_each(|entry| write!(f, " {entry}"))
+            }
             Self::SwapSets { a, b } => write!(f, "swap sets {a} {b}"),
             Self::DestroySet { set } => write!(f, "destroy set {set}"),
             Self::EditRules(batch) => batch.fmt(f),
@@ -179,6 +205,10 @@ impl fmt::Display for Step {
             Self::DeleteAddress { address } => write!(f, "delete address {address} from {LINK}"),
             Self::DeleteNftablesTable { family } => {
                 write!(f, "delete nftables table {NFTABLES_TABLE} of {family}")
+            }
+            Self::DestroyOtherSet { set } => write!(f, "destroy ipset {set}"),
+            Self::DeleteOwnTable { family } => {
+                write!(f, "delete nftables table {TABLE} of {family}")
             }
         }
     }

@@ -11,7 +11,7 @@
 //! If one of them fails, the next run still finds the rest: sets identify addresses and virtual
 //! servers, and chains and sets are identified by name.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -23,7 +23,7 @@ use crate::plan::ipvs::Plan;
 use crate::plan::ipvs::marks;
 use crate::plan::ipvs::object::VirtualServerKey;
 use crate::plan::ipvs::set::{SetEntry, SetId, SetName, lists_node_port, retired};
-use crate::plan::ipvs::state::{SetState, State};
+use crate::plan::ipvs::state::State;
 use crate::plan::ipvs::step::{Phase, Step};
 use crate::plan::leftovers::modes::Modes;
 use crate::plan::leftovers::stale_rules::{Kept, removal};
@@ -74,8 +74,10 @@ pub fn owns(key: &VirtualServerKey, observed: &State, facts: &Facts) -> bool {
             return marks::in_use(observed, family).contains(mark);
         }
     };
-    let set = |id: SetId| observed.sets.get(&id.name(family));
-    let has = |id: SetId, entry: SetEntry| set(id).is_some_and(|set| set.entries.contains(&entry));
+    let has = |id: SetId, entry: SetEntry| {
+        let mut sets = observed.all_sets(&id.name(family));
+        sets.any(|set| set.entries.contains(&entry))
+    };
     let is_listed = [
         SetId::ClusterIp,
         SetId::ExternalIp,
@@ -98,9 +100,11 @@ pub fn owns(key: &VirtualServerKey, observed: &State, facts: &Facts) -> bool {
     }
     let is_service_address =
         observed.addresses.contains(address) || has(SetId::IpvsIps, SetEntry::Ip(*address));
-    let is_node_port = lists_node_port(&observed.sets, key).unwrap_or_else(|| {
+    let is_node_port = lists_node_port(observed, key).unwrap_or_else(|| {
         // Without any other evidence of ipvs mode we do not guess.
-        let was_ipvs = observed.node.link_exists || !observed.sets.is_empty();
+        let was_ipvs = observed.node.link_exists
+            || !observed.sets.is_empty()
+            || !observed.other_sets.is_empty();
         was_ipvs
             && facts
                 .node_port_range
@@ -217,12 +221,8 @@ fn localnet_edits(present: &Ruleset) -> Vec<Edit> {
         .collect()
 }
 
-/// The sets of one family, except for those that other programs use.
-pub fn sets(
-    present: &BTreeMap<SetName, SetState>,
-    family: IpFamily,
-    obstacles: &[Obstacle],
-) -> Plan {
+/// The sets of one family, except for those that other programs use, and our table with its sets.
+pub fn sets(observed: &State, family: IpFamily, obstacles: &[Obstacle]) -> Plan {
     let mut plan = Plan::default();
     let is_used = |name: &SetName| {
         let uses = |other: &Obstacle| matches!(other, Obstacle::Set { set, .. } if set == name);
@@ -230,12 +230,31 @@ pub fn sets(
     };
     let ours = SetId::ALL.map(|id| id.name(family)).into_iter();
     let ours = ours.flat_map(|name| [name.replacement(), name]);
-    for set in ours.chain(retired(family)) {
-        if present.contains_key(&set) && !is_used(&set) {
+    let names = ours.chain(retired(family)).filter(|set| !is_used(set));
+    destroy_sets(&mut plan, observed, family, names);
+    plan
+}
+
+/// Adds the removal of sets with these names, and of our table, to a plan.
+pub(super) fn destroy_sets(
+    plan: &mut Plan,
+    observed: &State,
+    family: IpFamily,
+    names: impl Iterator<Item = SetName>,
+) {
+    if observed.has_own_table {
+        plan.push(Phase::OldSets, Step::DeleteOwnTable { family });
+    }
+    for set in names {
+        if observed.other_sets.contains_key(&set) {
+            let set = set.clone();
+            plan.push(Phase::OldSets, Step::DestroyOtherSet { set });
+        }
+        // Those of our table are gone with it.
+        if observed.sets.contains_key(&set) && !observed.has_own_table {
             plan.push(Phase::OldSets, Step::DestroySet { set });
         }
     }
-    plan
 }
 
 #[cfg(test)]

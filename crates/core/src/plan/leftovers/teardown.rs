@@ -13,13 +13,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::IpFamily;
 use crate::plan::ipvs::Plan;
+use crate::plan::ipvs::nft_rules;
 use crate::plan::ipvs::object::{RealServer, VirtualServerKey};
 use crate::plan::ipvs::planner::RealServerOf;
 use crate::plan::ipvs::set::{SetEntry, SetId, retired};
 use crate::plan::ipvs::state::{State, VirtualServerState};
 use crate::plan::ipvs::static_rules;
 use crate::plan::ipvs::step::{Phase, Step};
-use crate::plan::leftovers::cleanup::{Facts, owns};
+use crate::plan::leftovers::cleanup::{Facts, destroy_sets, owns};
 use crate::plan::leftovers::modes::Modes;
 use crate::plan::leftovers::stale_rules;
 use crate::plan::ruleset::RuleBatch;
@@ -32,6 +33,8 @@ const GUARD: (Table, &str) = (Table::Filter, "KUBE-IPVS-FILTER");
 pub fn is_due(observed: &State, facts: &Facts) -> bool {
     observed.node.link_exists
         || !observed.sets.is_empty()
+        || !observed.other_sets.is_empty()
+        || observed.has_own_table
         || servers(observed, facts).next().is_some()
 }
 
@@ -104,13 +107,11 @@ pub fn steps(
         plan.push(Phase::Rules, Step::EditRules(edits));
     }
     // Until then they identify our virtual servers.
-    let names = SetId::ALL.map(|id| id.name(family)).into_iter();
-    for name in names.chain(retired(family)).filter(|_| is_over) {
-        for set in [name.replacement(), name] {
-            if observed.sets.contains_key(&set) {
-                plan.push(Phase::OldSets, Step::DestroySet { set });
-            }
-        }
+    if is_over {
+        let names = SetId::ALL.map(|id| id.name(family)).into_iter();
+        let names = names.chain(retired(family));
+        let names = names.flat_map(|name| [name.replacement(), name]);
+        destroy_sets(&mut plan, observed, family, names);
     }
     plan.ordered()
 }
@@ -130,6 +131,9 @@ fn rule_edits(observed: &State, family: IpFamily, is_guarded: bool) -> Vec<Edit>
                 rules: refusal,
             });
         }
+    }
+    if is_guarded {
+        edits.extend(nft_rules::guard_edits(&present, family));
     }
     let removal = stale_rules::removal(&present, |modes| modes == Modes::Ipvs, &BTreeSet::new());
     edits.extend(removal.edits);

@@ -40,6 +40,8 @@ pub enum Breach {
     ClosedLoadBalancer,
     #[error("the cluster IP of a virtual server is not masqueraded")]
     ServerWithoutEntry,
+    #[error("a set of nftables has networks that overlap")]
+    Overlap,
 }
 
 /// Checks the order of a plan, that a kernel in the state `believed` would accept every step, that
@@ -67,7 +69,7 @@ pub fn check(plan: &Plan, believed: &State) -> Result<(), Violation> {
         {
             return Err(Violation::Growth(text()));
         }
-        if let Some(breach) = breach(step, &state) {
+        if let Some(breach) = breach(step, &state).or_else(|| exclusion(step, &state)) {
             let step = text();
             return Err(Violation::Unsafe { step, breach });
         }
@@ -112,7 +114,11 @@ fn is_done(step: &Step, state: &State) -> bool {
         Step::DeleteEntry { set, entry } => !has(set, entry),
         Step::AddAddress { address } => state.addresses.contains(address),
         Step::DeleteAddress { address } => !state.addresses.contains(address),
+        Step::ReplaceEntries { set, old, new } => {
+            has(set, new) && !old.iter().any(|entry| has(set, entry))
+        }
         Step::DeleteNftablesTable { .. } => !state.has_nftables_table,
+        Step::DeleteOwnTable { .. } => !state.has_own_table,
         Step::SetVirtualServer { key, server } => {
             let present = state.virtual_servers.get(key);
             present.is_some_and(|present| present.server == *server)
@@ -135,6 +141,7 @@ fn is_done(step: &Step, state: &State) -> bool {
         | Step::CreateSet(_)
         | Step::SwapSets { .. }
         | Step::DestroySet { .. }
+        | Step::DestroyOtherSet { .. }
         | Step::AddVirtualServer { .. }
         | Step::DeleteVirtualServer { .. }
         | Step::AddRealServer { .. }
@@ -144,8 +151,24 @@ fn is_done(step: &Step, state: &State) -> bool {
 
 /// The violations in a state just after a step.
 pub fn breach(step: &Step, state: &State) -> Option<Breach> {
-    let is_filtered = || has_chain(state, Table::Filter, "KUBE-IPVS-FILTER");
-    let is_masqueraded = || has_chain(state, Table::Nat, "KUBE-POSTROUTING");
+    let has_one = |chains: [(Table, &str); 2]| {
+        let mut chains = chains.into_iter();
+        chains.any(|(table, chain)| has_chain(state, table, chain))
+    };
+    let is_filtered = || {
+        let rejecting = [
+            (Table::Filter, "KUBE-IPVS-FILTER"),
+            (Table::Own, "unserved"),
+        ];
+        has_one(rejecting)
+    };
+    let is_masqueraded = || {
+        let masquerading = [
+            (Table::Nat, "KUBE-POSTROUTING"),
+            (Table::Own, "postrouting"),
+        ];
+        has_one(masquerading)
+    };
     match step {
         Step::AddAddress { .. } if !is_filtered() => Some(Breach::AddressWithoutRules),
         Step::AddAddress { address }
@@ -177,6 +200,33 @@ pub fn breach(step: &Step, state: &State) -> Option<Breach> {
         }
         _ => None,
     }
+}
+
+/// nftables refuses networks that overlap.
+fn exclusion(step: &Step, state: &State) -> Option<Breach> {
+    let (Step::AddEntry { set, entry }
+    | Step::ReplaceEntries {
+        set, new: entry, ..
+    }) = step
+    else {
+        return None;
+    };
+    let set = state
+        .sets
+        .get(set)
+        .filter(|set| set.max_entries == u32::MAX)?;
+    let SetEntry::IpPortNet(address, protocol, port, network) = entry else {
+        return None;
+    };
+    let overlaps = |other: &SetEntry| match other {
+        SetEntry::IpPortNet(at, of, to, net) => {
+            (at, of, to) == (address, protocol, port)
+                && net != network
+                && (net.contains(network) || network.contains(net))
+        }
+        _ => false,
+    };
+    set.entries.iter().any(overlaps).then_some(Breach::Overlap)
 }
 
 fn has_chain(state: &State, table: Table, name: &str) -> bool {

@@ -38,7 +38,8 @@ impl Model for ipvs::State {
 
     fn forgives(step: &ipvs::Step, refusal: Refusal) -> bool {
         use ipvs::Step::{
-            CreateLink, DeleteLink, DeleteRealServer, DeleteVirtualServer, DestroySet,
+            CreateLink, DeleteLink, DeleteRealServer, DeleteVirtualServer, DestroyOtherSet,
+            DestroySet,
         };
         match refusal {
             Refusal::AlreadyExists => matches!(step, CreateLink),
@@ -48,6 +49,7 @@ impl Model for ipvs::State {
                     | DeleteVirtualServer { .. }
                     | DeleteRealServer { .. }
                     | DestroySet { .. }
+                    | DestroyOtherSet { .. }
             ),
             _ => false,
         }

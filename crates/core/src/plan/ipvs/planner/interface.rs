@@ -14,8 +14,9 @@ use crate::plan::ipvs::mark::MarkRange;
 use crate::plan::ipvs::marks::Marks;
 use crate::plan::ipvs::object::{RealServerKey, RealServers, Timeouts, VirtualServerKey};
 use crate::plan::ipvs::port_objects::needs_mark;
+use crate::plan::ipvs::set::{SetId, SetName};
 use crate::plan::ipvs::set_aside::Object;
-use crate::plan::ipvs::state::VirtualServerState;
+use crate::plan::ipvs::state::{SetState, VirtualServerState};
 use crate::plan::ipvs::static_rules::fixed_rules;
 use crate::plan::ipvs::step::{Phase, Step};
 use crate::plan::ipvs::{State, sysctl};
@@ -299,6 +300,21 @@ impl RuleBelief for Planner {
         rules.recall(&self.believed.rules);
         self.believed.rules = rules;
         self.is_foundation_due = true;
+    }
+
+    fn observed_sets(&mut self, sets: BTreeMap<SetName, SetState>) {
+        let before = std::mem::replace(&mut self.believed.sets, sets);
+        for id in SetId::ALL {
+            let name = id.name(self.context.family);
+            let of = |sets: &BTreeMap<SetName, SetState>| {
+                let set = sets.get(&name);
+                set.map(|set| set.entries.clone()).unwrap_or_default()
+            };
+            let (before, now) = (of(&before), of(&self.believed.sets));
+            let differing = before.symmetric_difference(&now);
+            let differing = differing.map(|entry| (id, *entry));
+            self.dirty.entries.extend(differing);
+        }
     }
 
     fn has_chain(&self, table: Table, chain: &ChainName) -> bool {

@@ -5,6 +5,7 @@ mod budget;
 mod drain;
 mod failures;
 mod marks;
+mod nftables;
 mod ownership;
 mod properties;
 mod slow_start;

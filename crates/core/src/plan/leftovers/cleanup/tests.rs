@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::model::testing::{endpoint, ip, service, slice, tracker};
 use crate::model::{Protocol, Tracker};
@@ -6,6 +8,7 @@ use crate::plan::Step as _;
 use crate::plan::iptables;
 use crate::plan::ipvs::object::VirtualServer;
 use crate::plan::ipvs::set::{SetType, node_ports_of_kube_proxy};
+use crate::plan::ipvs::state::SetState;
 use crate::plan::ipvs::state::VirtualServerState;
 use crate::plan::mode::Planner as _;
 use crate::plan::testing::fake::{FakeKernel, in_iptables_mode};
@@ -133,7 +136,7 @@ fn clean(kernel: &mut FakeKernel<State>, family: IpFamily) -> Vec<String> {
         let report = kernel.apply(&plan);
         assert!(report.is_success(), "{report:?}\n{plan}");
     });
-    apply(kernel, &sets(&observed.sets, family, &obstacles));
+    apply(kernel, &sets(&observed, family, &obstacles));
     obstacles.iter().map(ToString::to_string).collect()
 }
 
@@ -178,7 +181,7 @@ fn after_any_mode_nothing_is_left_and_foreign_objects_are() {
                 let cleaned = kernel.state.clone();
                 assert!(servers(&cleaned, &facts(family)).is_empty());
                 assert!(rules(&(&cleaned).into(), family).0.is_empty());
-                assert!(sets(&cleaned.sets, family, &[]).is_empty());
+                assert!(sets(&cleaned, family, &[]).is_empty());
             }
         }
     }

@@ -2,7 +2,7 @@
 //! Properties of planning and applying, over random Services and slices that share addresses and
 //! ports, in random order, in both families.
 
-mod world;
+pub(super) mod world;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -107,7 +107,7 @@ fn recognizable(proxy: &Proxy) -> BTreeSet<RealServerOf> {
         let address = vs.address();
         proxy.planner.desired().virtual_server(vs).is_some()
             || address.is_some_and(|address| proxy.kernel.state.addresses.contains(&address))
-            || lists_node_port(&proxy.kernel.state.sets, vs) == Some(true)
+            || lists_node_port(&proxy.kernel.state, vs) == Some(true)
     };
     let draining = proxy.planner.draining().iter();
     draining.filter(|(vs, _)| is_shown(vs)).copied().collect()

@@ -46,7 +46,7 @@ pub(super) fn spare_node_address(family: IpFamily) -> IpAddr {
     at(family, "external", 2)
 }
 
-pub(super) fn any_family() -> impl Strategy<Value = IpFamily> {
+pub(in super::super) fn any_family() -> impl Strategy<Value = IpFamily> {
     family()
 }
 
@@ -261,7 +261,7 @@ fn any_slice(family: IpFamily) -> impl Strategy<Value = EndpointSlice> {
     )
 }
 
-pub(super) fn event(family: IpFamily) -> impl Strategy<Value = Event> {
+pub(in super::super) fn event(family: IpFamily) -> impl Strategy<Value = Event> {
     let unique = |services: Vec<Service>| {
         let by_name: BTreeMap<_, _> = services.into_iter().map(|s| (s.name.clone(), s)).collect();
         by_name.into_values().collect()
