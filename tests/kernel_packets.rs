@@ -43,8 +43,16 @@ fn main() -> ExitCode {
     trials.extend(table);
     trials.extend(flows::trials(&world, binary));
     trials.extend(changes::trials(Dataplane::Ipvs, binary));
-    trials.extend(scenarios::trials(binary));
-    trials.extend(lifecycle::trials(binary, true));
+    if lacks_ipvs().is_none() && !scenarios::nftables::can_be_held() {
+        eprintln!("absent: this kernel cannot translate addresses in nftables");
+    } else {
+        trials.extend(scenarios::trials_in_nftables(binary));
+    }
+    // These look at iptables and ipsets.
+    if std::env::var_os("KPR_IPVS_RULES").is_none_or(|rules| rules != "nftables") {
+        trials.extend(scenarios::trials(binary));
+        trials.extend(lifecycle::trials(binary, true));
+    }
     trials.push(Trial::test("ipvs::rollout::loses_nothing", || {
         rollout::loses_nothing(binary, "ipvs", &[]).map_err(cases::run::failed)
     }));

@@ -25,6 +25,7 @@ mod forwarding;
 mod limits;
 pub(super) mod missing;
 mod neighbours;
+pub(super) mod nftables;
 mod ownership;
 mod restart;
 mod rules;
@@ -34,6 +35,24 @@ mod settings;
 mod slow_start;
 mod state;
 mod zones;
+
+/// Scenarios with rules in nftables, where the kernel can hold them.
+pub(super) fn trials_in_nftables(binary: &'static Path) -> Vec<Trial> {
+    let scenario = |name: &str, run: fn(&Path) -> Result<()>| {
+        Trial::test(format!("nftables::{name}"), move || {
+            run(binary).map_err(failed)
+        })
+    };
+    vec![
+        scenario("starts_no_program", nftables::starts_no_program),
+        scenario("there_and_back", nftables::there_and_back),
+        scenario(
+            "what_others_change_comes_back",
+            nftables::what_others_change_comes_back,
+        ),
+        scenario("cleanup_leaves_nothing", nftables::cleanup_leaves_nothing),
+    ]
+}
 
 /// All scenarios as tests.
 pub(super) fn trials(binary: &'static Path) -> Vec<Trial> {

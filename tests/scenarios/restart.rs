@@ -15,7 +15,7 @@ use kpr_testkit::traffic::{Connection, Patience, Protocol};
 
 /// One open connection from a pod through the cluster IP and one from outside through the node port
 /// and the VIP, of each family.
-fn open_connections(lab: &Lab, service: &Service) -> Result<Vec<Connection>> {
+pub(super) fn open_connections(lab: &Lab, service: &Service) -> Result<Vec<Connection>> {
     let mut connections = Vec::new();
     for family in Family::ALL {
         for (from, at) in [
@@ -32,7 +32,7 @@ fn open_connections(lab: &Lab, service: &Service) -> Result<Vec<Connection>> {
     Ok(connections)
 }
 
-fn all_live(connections: &mut [Connection], when: &str) -> Result<()> {
+pub(super) fn all_live(connections: &mut [Connection], when: &str) -> Result<()> {
     for connection in connections {
         let by = connection.answer.by.clone();
         connection

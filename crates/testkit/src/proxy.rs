@@ -63,6 +63,12 @@ impl Invocation {
             format!("--manifests={}", self.manifests.display()),
             "--hostname-override=node".to_owned(),
         ];
+        // The whole tier can be run in either way.
+        if self.mode == "ipvs"
+            && let Ok(rules) = std::env::var("KPR_IPVS_RULES")
+        {
+            flags.push(format!("--ipvs-rules={rules}"));
+        }
         flags.extend(self.flags.iter().cloned());
         flags
     }

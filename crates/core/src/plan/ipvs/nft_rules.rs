@@ -11,9 +11,9 @@
 //! Differences from the iptables rules, each for a reason of the kernel:
 //! - Accepting ends the way through our table only, not through those of others: what another table
 //!   drops stays dropped. So there is nothing like `KUBE-FORWARD`, which only accepts.
-//! - nftables cannot take over some bits of a mark from a map (before Linux 6.13). Packets get their
-//!   mark where nothing of others comes between it and IPVS, as a whole, and what others had set
-//!   goes to the connection's mark in the same rule.
+//! - nftables cannot take over some bits of a mark from a map (before Linux 6.13). Packets get
+//!   their mark where nothing of others comes between it and IPVS, as a whole, and what others had
+//!   set goes to the connection's mark in the same rule.
 //! - nftables cannot tell whether a packet crosses a bridge (`physdev`). Where pods are on a bridge
 //!   and `br_netfilter` is on, their packets to external addresses leave our chain like those of
 //!   others, which makes no difference: they are marked by then.
