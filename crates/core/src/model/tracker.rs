@@ -47,7 +47,7 @@ impl Changes {
 const FEW: usize = 8;
 
 /// The relevant objects of the cluster, by Service.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Tracker {
     /// Boxed, because a B-tree reserves room for more values than it contains.
     services: BTreeMap<ServiceName, Box<Service>>,

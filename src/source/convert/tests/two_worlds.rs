@@ -11,8 +11,11 @@ use proptest::strategy::LazyJust;
 use super::*;
 use kpr_core::plan::testing::two_worlds::{ADDRESSES, NODE_PORTS, Object, PORTS, check};
 
-/// Cases; CI runs more (`PROPTEST_CASES`).
-const CASES: u32 = 256;
+/// Cases of all parts together.
+const CASES: u32 = 10_000;
+
+/// The cases are divided among tests, which run beside each other.
+const PARTS: u32 = 4;
 
 const NAMES: [&str; 3] = ["a", "b", "kubernetes"];
 
@@ -206,17 +209,39 @@ fn converted(objects: Vec<Value>) -> Vec<Object> {
     found
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(CASES),
+fn cases() -> ProptestConfig {
+    let wanted = std::env::var("PROPTEST_CASES").ok();
+    let all = wanted.and_then(|n| n.parse().ok()).unwrap_or(CASES);
+    ProptestConfig {
+        cases: all.div_ceil(PARTS),
         ..ProptestConfig::default()
-    })]
+    }
+}
+
+fn objects() -> impl Strategy<Value = Vec<Value>> {
+    vec(prop_oneof![any_service(), any_slice()], 1..6)
+}
+
+proptest! {
+    #![proptest_config(cases())]
 
     #[test]
-    fn a_tenant_hurts_nobody_else(
-        objects in vec(prop_oneof![any_service(), any_slice()], 1..6),
-        first in any::<bool>(),
-    ) {
+    fn a_tenant_hurts_nobody_else_1(objects in objects(), first in any::<bool>()) {
+        check(converted(objects), first);
+    }
+
+    #[test]
+    fn a_tenant_hurts_nobody_else_2(objects in objects(), first in any::<bool>()) {
+        check(converted(objects), first);
+    }
+
+    #[test]
+    fn a_tenant_hurts_nobody_else_3(objects in objects(), first in any::<bool>()) {
+        check(converted(objects), first);
+    }
+
+    #[test]
+    fn a_tenant_hurts_nobody_else_4(objects in objects(), first in any::<bool>()) {
         check(converted(objects), first);
     }
 }

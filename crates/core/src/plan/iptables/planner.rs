@@ -43,7 +43,7 @@ enum Isolation {
 }
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Planner {
     context: Context,
     desired: Desired,

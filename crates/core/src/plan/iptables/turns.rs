@@ -12,7 +12,7 @@ use crate::plan::iptables::port_rules::PortRules;
 pub type Waiting = (ServicePortName, Option<PortRules>);
 
 /// See the module. Sizes are numbers of rules, more or less.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Turns {
     /// The size of the changes that the next plan has taken.
     taken: usize,

@@ -36,7 +36,7 @@ const SEARCHED: usize = 100;
 pub type RealServerOf = (VirtualServerKey, RealServerKey);
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Planner {
     context: Context,
     rules: FixedRules,

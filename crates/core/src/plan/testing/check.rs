@@ -56,7 +56,8 @@ pub fn check(plan: &Plan, believed: &State) -> Result<(), Violation> {
         }
         last = Some(*phase);
         let was_done = is_done(step, &state);
-        let before = state.rules.clone();
+        let is_batch = matches!(step, Step::EditRules(_));
+        let before = is_batch.then(|| state.rules.clone());
         state.apply(step).map_err(|refusal| Violation::Refused {
             step: text(),
             refusal,
@@ -64,8 +65,8 @@ pub fn check(plan: &Plan, believed: &State) -> Result<(), Violation> {
         if was_done {
             return Err(Violation::Idle(text()));
         }
-        if let Step::EditRules(batch) = step
-            && !grows_as_it_says(batch, &before, &state.rules)
+        if let (Step::EditRules(batch), Some(before)) = (step, &before)
+            && !grows_as_it_says(batch, before, &state.rules)
         {
             return Err(Violation::Growth(text()));
         }

@@ -171,11 +171,11 @@ impl Tracer<'_> {
         mut journey: Journey,
         depth: usize,
     ) -> Vec<(Journey, Verdict)> {
-        let words = words(rule);
-        let Some(at) = words.iter().position(|word| *word == "-j") else {
+        let mut words = words(rule).skip_while(|word| *word != "-j");
+        if words.next().is_none() {
             return vec![(journey, Verdict::Go)];
-        };
-        let words: Vec<&str> = words[at + 1..].iter().map(String::as_str).collect();
+        }
+        let words: Vec<&str> = words.collect();
         let verdict = match words.as_slice() {
             ["ACCEPT"] => Verdict::Accept,
             ["DROP"] => Verdict::Drop,
@@ -216,8 +216,7 @@ impl Tracer<'_> {
 
     /// The probability that a rule matches.
     fn matches(&self, table: Table, rule: &Rule, journey: &Journey) -> f64 {
-        let words = words(rule);
-        let mut words = words.iter().map(String::as_str);
+        let mut words = words(rule);
         let mut chance = 1.0;
         let mut is_met = true;
         let mut not = false;
@@ -322,14 +321,14 @@ fn mark_and_mask(text: &str) -> (u32, u32) {
 }
 
 /// The words of a rule; a quoted text is one word.
-fn words(rule: &Rule) -> Vec<String> {
-    let mut words = Vec::new();
-    for (index, part) in rule.as_str().split('"').enumerate() {
-        if index % 2 == 1 {
-            words.push(part.to_owned());
+fn words(rule: &Rule) -> impl Iterator<Item = &str> {
+    let parts = rule.as_str().split('"').enumerate();
+    parts.flat_map(|(index, part)| {
+        let (quoted, others) = if index % 2 == 1 {
+            (Some(part), "")
         } else {
-            words.extend(part.split_ascii_whitespace().map(str::to_owned));
-        }
-    }
-    words
+            (None, part)
+        };
+        quoted.into_iter().chain(others.split_ascii_whitespace())
+    })
 }
