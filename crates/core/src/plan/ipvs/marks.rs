@@ -12,6 +12,7 @@
 //! never takes the mark of an older one. ("Ordered hash tables", Amble and Knuth, 1974.)
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
@@ -52,6 +53,14 @@ type Claim = (i64, ServicePortName);
 /// not, so that it never moves the mark of another.
 pub const SHARE: usize = 64;
 
+/// If the Services of a namespace want more marks than this, they all count as younger than those
+/// of others: they have what others leave. An eighth of the marks of TCP.
+pub const NAMESPACE_SHARE: usize = 256;
+
+/// Makes a Service younger than those of namespaces that are not crowded, in the order of age, and
+/// still older than one that wants more than its share.
+const CROWDED: i64 = i64::MAX / 2;
+
 /// The assignment of marks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Marks {
@@ -59,6 +68,10 @@ pub struct Marks {
     tables: BTreeMap<Protocol, Table>,
     /// Service ports without a mark because the other ports of their Service have all of its share.
     beyond_share: BTreeSet<ServicePortName>,
+    /// The Services that claim marks, with their age.
+    created: BTreeMap<ServiceName, i64>,
+    /// Number of claims by namespace.
+    claimed: BTreeMap<Arc<str>, usize>,
 }
 
 impl Marks {
@@ -71,6 +84,8 @@ impl Marks {
             range,
             tables: Protocol::ALL.into_iter().map(table).collect(),
             beyond_share: BTreeSet::new(),
+            created: BTreeMap::new(),
+            claimed: BTreeMap::new(),
         }
     }
 
@@ -106,11 +121,6 @@ impl Marks {
         ports: &BTreeSet<ServicePortName>,
     ) -> BTreeSet<ServiceName> {
         let mut moved = BTreeSet::new();
-        let created = if ports.len() > SHARE {
-            i64::MAX
-        } else {
-            created
-        };
         let first_of_service = first_of(service);
         while let Some(port) = self.beyond_share.range(&first_of_service..).next()
             && port.service == *service
@@ -119,26 +129,94 @@ impl Marks {
             self.beyond_share.remove(&port);
         }
         self.beyond_share.extend(ports.iter().skip(SHARE).cloned());
-        let ports: BTreeSet<&ServicePortName> = ports.iter().take(SHARE).collect();
+        let created = if ports.len() > SHARE {
+            i64::MAX
+        } else {
+            created
+        };
+        let ports: BTreeSet<ServicePortName> = ports.iter().take(SHARE).cloned().collect();
+        let was_crowded = self.is_crowded(service);
+        self.count(service, created, ports.len());
+        self.place(service, &ports, &mut moved);
+        if was_crowded != self.is_crowded(service) {
+            let neighbours = self.created.range(first_in(service)..);
+            let neighbours = neighbours.map(|(name, _)| name.clone());
+            let neighbours = neighbours.take_while(|name| name.namespace == service.namespace);
+            for neighbour in neighbours.collect::<Vec<_>>() {
+                let ports = self.claims_of(&neighbour);
+                self.place(&neighbour, &ports, &mut moved);
+                moved.insert(neighbour);
+            }
+        }
+        moved.remove(service);
+        moved
+    }
+
+    /// Whether the Services of its namespace want more marks than those of one may have.
+    fn is_crowded(&self, service: &ServiceName) -> bool {
+        let claimed = self.claimed.get(&service.namespace);
+        claimed.is_some_and(|claims| *claims > NAMESPACE_SHARE)
+    }
+
+    /// Takes in the age of a Service and how many marks it claims.
+    fn count(&mut self, service: &ServiceName, created: i64, claims: usize) {
+        let before = self.claims_of(service).len();
+        if before + claims == 0 {
+            return;
+        }
+        let claimed = self.claimed.entry(service.namespace.clone()).or_default();
+        *claimed = *claimed + claims - before;
+        if *claimed == 0 {
+            self.claimed.remove(&service.namespace);
+        }
+        if claims == 0 {
+            self.created.remove(service);
+        } else {
+            self.created.insert(service.clone(), created);
+        }
+    }
+
+    fn claims_of(&self, service: &ServiceName) -> BTreeSet<ServicePortName> {
+        let of_all = self.tables.values().flat_map(|it| it.claims_of(service));
+        of_all.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Replaces the claims of a Service by those of these ports.
+    fn place(
+        &mut self,
+        service: &ServiceName,
+        ports: &BTreeSet<ServicePortName>,
+        moved: &mut BTreeSet<ServiceName>,
+    ) {
+        let mut created = self.created.get(service).copied().unwrap_or_default();
+        if self.is_crowded(service) {
+            created = created.saturating_add(CROWDED);
+        }
         for table in self.tables.values_mut() {
             let gone: Vec<ServicePortName> = table
                 .claims_of(service)
-                .filter(|(name, claimed)| !ports.contains(name) || *claimed != created)
+                .filter(|(name, claimed)| !ports.contains(*name) || *claimed != created)
                 .map(|(name, _)| name.clone())
                 .collect();
             for name in gone {
-                table.withdraw(&name, &mut moved);
+                table.withdraw(&name, moved);
             }
         }
         for name in ports {
             if let Some(table) = self.tables.get_mut(&name.protocol)
                 && !table.claims.contains_key(name)
             {
-                table.claim((created, name.clone()), &mut moved);
+                table.claim((created, name.clone()), moved);
             }
         }
-        moved.remove(service);
-        moved
+    }
+}
+
+/// The smallest possible name of a Service of its namespace.
+fn first_in(service: &ServiceName) -> ServiceName {
+    ServiceName {
+        namespace: service.namespace.clone(),
+        name: "".into(),
     }
 }
 

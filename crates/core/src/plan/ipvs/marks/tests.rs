@@ -127,6 +127,65 @@ fn a_service_has_a_share_and_moves_nobody_to_get_more() {
     assert_eq!(marks, before);
 }
 
+/// One port of some namespace.
+fn port_in(namespace: &str, service: usize, port: usize) -> ServicePortName {
+    ServicePortName {
+        service: ServiceName::new(namespace, format!("s{service}")),
+        port: format!("p{port}").into(),
+        protocol: Protocol::Tcp,
+    }
+}
+
+fn claim_all(marks: &mut Marks, created: i64, ports: &[ServicePortName]) -> BTreeSet<ServiceName> {
+    marks.replace_service(&ports[0].service, created, &ports.iter().cloned().collect())
+}
+
+/// Many Services that each have no more than a share, all older than the victims.
+#[test]
+fn a_namespace_has_a_share_and_moves_nobody_to_get_more() {
+    let mut marks = Marks::new(low());
+    let victims: Vec<_> = (0..500)
+        .map(|n| port_in(&format!("victims-{}", n / 100), n, 0))
+        .collect();
+    for victim in &victims {
+        claim_all(&mut marks, 1_000, std::slice::from_ref(victim));
+    }
+    let before = marks.clone();
+    let hungry = |service| -> Vec<_> {
+        (0..64)
+            .map(|port| port_in("hungry", service, port))
+            .collect()
+    };
+    for service in 0..64 {
+        claim_all(&mut marks, 1, &hungry(service));
+    }
+    for victim in &victims {
+        assert_eq!(marks.of(victim), before.of(victim), "{victim}");
+    }
+    // It has what is left.
+    let all: Vec<_> = (0..64).flat_map(hungry).collect();
+    let served = all.iter().filter(|port| marks.of(port).is_some()).count();
+    assert_eq!(served, 0x800 - victims.len());
+    // A newcomer is served too.
+    let late = port_in("late", 0, 0);
+    claim_all(&mut marks, 5_000, std::slice::from_ref(&late));
+    assert!(marks.of(&late).is_some());
+    marks.replace_service(&late.service, 5_000, &BTreeSet::new());
+    // A restart finds the same.
+    let mut anew = Marks::new(low());
+    for service in (0..64).rev() {
+        claim_all(&mut anew, 1, &hungry(service));
+    }
+    for victim in victims.iter().rev() {
+        claim_all(&mut anew, 1_000, std::slice::from_ref(victim));
+    }
+    assert_eq!(anew, marks);
+    for service in 0..64 {
+        marks.replace_service(&hungry(service)[0].service, 1, &BTreeSet::new());
+    }
+    assert_eq!(marks, before);
+}
+
 /// The slots if the oldest chooses first.
 fn expected(table: &Table, claims: &BTreeSet<Claim>) -> BTreeMap<ServicePortName, Option<u16>> {
     let mut taken = BTreeSet::new();
@@ -147,6 +206,33 @@ fn expected(table: &Table, claims: &BTreeSet<Claim>) -> BTreeMap<ServicePortName
 }
 
 proptest! {
+    /// Namespaces that pass their share and come below it again.
+    #[test]
+    fn marks_follow_from_the_claims_alone(
+        changes in proptest::collection::vec((0..2_usize, 0..6_usize, 0..3_i64, 0..70_usize), 1..30),
+    ) {
+        let mut marks = Marks::new(low());
+        let mut wanted = BTreeMap::new();
+        for (namespace, service, created, ports) in changes {
+            let ports: BTreeSet<_> =
+                (0..ports).map(|port| port_in(&format!("ns{namespace}"), service, port)).collect();
+            let name = ServiceName::new(format!("ns{namespace}"), format!("s{service}"));
+            let before = marks.clone();
+            let moved = marks.replace_service(&name, created, &ports);
+            wanted.insert(name.clone(), (created, ports));
+            // Every other Service with another mark than before was reported.
+            for (other, (_, ports)) in &wanted {
+                let is_same = ports.iter().all(|port| marks.of(port) == before.of(port));
+                prop_assert!(is_same || *other == name || moved.contains(other), "{}", other);
+            }
+        }
+        let mut anew = Marks::new(low());
+        for (name, (created, ports)) in wanted.iter().rev() {
+            anew.replace_service(name, *created, ports);
+        }
+        prop_assert_eq!(anew, marks);
+    }
+
     /// With so few slots that they collide and run out.
     #[test]
     fn the_oldest_chooses_first_whatever_the_order(
