@@ -95,6 +95,7 @@ impl<P: Planner> Family<P> {
                 | Unmet::SchedulerNotAllowed { .. }
                 | Unmet::TunnelOutside { .. }
                 | Unmet::MarkShareUsed
+                | Unmet::SameChains { .. }
                 | Unmet::NoMark => reason::SETTING_NOT_POSSIBLE,
                 Unmet::NotBound { .. } | Unmet::NotServed { .. } => reason::ADDRESS_NOT_BOUND,
             };

@@ -19,6 +19,7 @@ pub mod parts;
 pub mod planner;
 pub mod port_rules;
 pub mod prerequisites;
+mod same_names;
 pub mod state;
 pub mod static_rules;
 pub mod step;

@@ -7,6 +7,7 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 
 pub use crate::model::Holder;
+use crate::model::ServicePortName;
 use crate::model::ipvs_options::{ForwardingMethod, Scheduler};
 use crate::model::service_port::WIDE;
 use crate::plan::ipvs::marks::SHARE;
@@ -39,6 +40,8 @@ pub enum Unmet {
         holder: Holder,
         binds: bool,
     },
+    /// Chains of this name are another Service port's, too.
+    SameChains { other: ServicePortName },
     /// Older Services hold all firewall marks.
     NoMark,
     /// The Service wants more firewall marks than one may have.
@@ -146,6 +149,10 @@ impl fmt::Display for Unmet {
                 let bound = if *binds { "bound to kube-ipvs0 and not " } else { "" };
                 write!(f, "address {address} is not {bound}served: {holder}")
             }
+            Self::SameChains { other } => write!(
+                f,
+                "not served, nor is port {other}: the hashes of both names, and so their chains, are the same; rename one"
+            ),
             Self::NoMark => f.write_str(
                 "older Services hold all firewall marks; pods and the node reach local endpoints only",
             ),

@@ -7,11 +7,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::ServicePortName;
+use crate::model::{ServiceName, ServicePortName};
 use crate::plan::by_port::{ByPort, PortSet, Revision};
 use crate::plan::claim::{Claim, Claims, Right};
 use crate::plan::context::Context;
+use crate::plan::iptables::name::service_bits;
 use crate::plan::iptables::port_rules::{Entries, Frontend, PortRules};
+use crate::plan::iptables::same_names::{Meaning, SameNames};
 use crate::plan::iptables::static_rules;
 use crate::plan::iptables::tree::{Prefix, Tree, TreeId};
 use crate::plan::ruleset::{ChainName, Rule};
@@ -51,7 +53,8 @@ pub struct Desired {
     no_local_external: PortSet,
     /// Service ports with external IPs that are somebody's.
     refused: PortSet,
-    /// Revision of `yielded` and of what `refused` stands for.
+    same_names: SameNames,
+    /// Revision of `yielded`, of what `refused` stands for and of `same_names`.
     revision: Revision,
 }
 
@@ -69,6 +72,24 @@ impl Desired {
 
     pub fn by_port(&self) -> &ByPort<PortRules> {
         &self.by_port
+    }
+
+    /// The rules of a Service port, also of one that is not served.
+    pub fn wanted(&self, name: &ServicePortName) -> Option<&PortRules> {
+        let served = self.by_port.get(name);
+        served.or_else(|| self.same_names.get(name))
+    }
+
+    /// The ports of a Service that are known but not among its present ports.
+    pub fn gone(
+        &self,
+        service: &ServiceName,
+        now: &BTreeMap<ServicePortName, PortRules>,
+    ) -> Vec<ServicePortName> {
+        let mut gone = self.by_port.gone(service, now);
+        let others = self.same_names.of(service);
+        gone.extend(others.filter(|name| !now.contains_key(*name)).cloned());
+        gone
     }
 
     /// Endpoints of all Service ports, whatever their condition.
@@ -105,9 +126,40 @@ impl Desired {
         context: &Context,
         mut dirty: Option<&mut Dirty>,
     ) -> Option<PortRules> {
-        if self.by_port.get(name) == new.as_ref() {
+        if new.is_some() && self.by_port.get(name) == new.as_ref() {
             return new;
         }
+        let bits_of = |name: &ServicePortName| service_bits(&name.to_string(), name.protocol);
+        let (bits, is_served) = (bits_of(name), self.by_port.contains_key(name));
+        match self.same_names.take_in(bits, name, is_served, new) {
+            Meaning::Ordinary(new) => self.exchange_rules(name, new, context, dirty),
+            Meaning::Apart(old) => old,
+            Meaning::Frees(old, last, rules) => {
+                self.revision.bump();
+                self.exchange_rules(&last, Some(*rules), context, dirty);
+                old
+            }
+            Meaning::Meets(new) => {
+                self.revision.bump();
+                let mut others = self.by_port.iter();
+                let same = others.find(|(other, _)| bits_of(other) == bits);
+                let other = same.map(|(other, _)| other.clone())?;
+                drop(others);
+                let rules = self.exchange_rules(&other, None, context, dirty.as_deref_mut())?;
+                let both = [(other, rules), (name.clone(), new)];
+                self.same_names.part(bits, both);
+                None
+            }
+        }
+    }
+
+    fn exchange_rules(
+        &mut self,
+        name: &ServicePortName,
+        new: Option<PortRules>,
+        context: &Context,
+        mut dirty: Option<&mut Dirty>,
+    ) -> Option<PortRules> {
         let old = self.by_port.remove(name);
         let frontends = |of: Option<&PortRules>| {
             of.map_or_else(BTreeMap::new, |port_rules| port_rules.frontends(context))
@@ -304,6 +356,10 @@ impl Desired {
     pub fn unmet(&self) -> BTreeSet<(ServicePortName, Unmet)> {
         let ports = self.refused.iter();
         let ports = ports.filter_map(|name| Some((name, self.by_port.get(name)?)));
+        let same = self.same_names.pairs().map(|(name, other)| {
+            let other = other.clone();
+            (name.clone(), Unmet::SameChains { other })
+        });
         ports
             .flat_map(|(name, rules)| {
                 rules.refused().iter().map(|(address, holder)| {
@@ -315,6 +371,7 @@ impl Desired {
                     (name.clone(), unmet)
                 })
             })
+            .chain(same)
             .collect()
     }
 

@@ -108,7 +108,7 @@ impl Planner {
 
     fn replace(&mut self, name: ServicePortName, port_rules: Option<PortRules>) {
         self.quarantined.remove(&name);
-        if self.desired.by_port().get(&name) == port_rules.as_ref() {
+        if self.desired.wanted(&name) == port_rules.as_ref() {
             return;
         }
         if let Some(limit) = self.context.iptables.batch_limit.filter(|_| !self.is_full)
@@ -251,6 +251,10 @@ impl Planner {
         let mut wanted: BTreeSet<ChainId> = BTreeSet::new();
         let mut want =
             |place: Place, owner: Option<&ServicePortName>, id: ChainId, rules: Vec<Rule>| {
+                // Two endpoints may hash to one chain; it is written once.
+                if wanted.contains(&id) {
+                    return;
+                }
                 if !self.believed.has(&id, &rules) {
                     let (table, chain) = id.clone();
                     edits.push(ChainEdit {

@@ -8,6 +8,7 @@ mod layout;
 mod parts;
 mod planner;
 mod proxy;
+mod same_names;
 mod trace;
 mod tracing;
 mod tree;

@@ -54,7 +54,7 @@ impl crate::plan::Planner for Planner {
         });
         let by_port: BTreeMap<ServicePortName, PortRules> = rules.collect();
         self.turns.forget(changed.name);
-        for port in self.desired.by_port().gone(changed.name, &by_port) {
+        for port in self.desired.gone(changed.name, &by_port) {
             self.replace(port, None);
         }
         for (port, rules) in by_port {
