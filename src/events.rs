@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 
 use share::Share;
 
+use crate::line_limit::SILENCED;
 use crate::metrics::EventMetrics;
 use crate::source::ClusterSize;
 use kpr_core::model::ServiceName;
@@ -48,6 +49,8 @@ pub mod reason {
     pub const ADDRESS_CONFLICT: &str = "AddressConflict";
     /// A Service asks for more than one may have; the rest is not programmed.
     pub const OVER_BUDGET: &str = "OverBudget";
+    /// A Service has more problems than there are Events about it.
+    pub const MORE_PROBLEMS: &str = "MoreProblems";
     /// Another interface or endpoint has the address of a Service, so that it is not bound here.
     pub const ADDRESS_NOT_BOUND: &str = "AddressNotBound";
     /// The kernel does not take what the Service needs.
@@ -115,6 +118,11 @@ impl Event {
             regarding: Regarding::Service(service),
             ..Self::node(reason, action, note)
         }
+    }
+
+    /// Of this Service more is wrong than is reported.
+    pub fn silenced(service: ServiceName) -> Self {
+        Self::service(service, reason::MORE_PROBLEMS, action::PROGRAM, SILENCED)
     }
 
     /// The proxy starts.

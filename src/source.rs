@@ -74,7 +74,8 @@ pub trait Observer: Send + Sync {
     fn problem(&self, _problem: &Problem) {}
 
     /// The same, of an object that had so many problems that this one is not even logged.
-    fn problem_beyond_limit(&self, _problem: &Problem) {}
+    /// `is_first`: it is the first such one since one was logged.
+    fn problem_beyond_limit(&self, _problem: &Problem, _is_first: bool) {}
 
     /// The API server said something about a kind: an event, a bookmark, a complete list, or that
     /// it takes a watch.

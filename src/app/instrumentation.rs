@@ -276,8 +276,11 @@ pub(super) struct SourceObserver {
 }
 
 impl source::Observer for SourceObserver {
-    fn problem_beyond_limit(&self, problem: &Problem) {
+    fn problem_beyond_limit(&self, problem: &Problem, is_first: bool) {
         self.metrics.problem(problem);
+        if let Some(service) = problem.service.as_ref().filter(|_| is_first) {
+            self.events.send(Event::silenced(service.clone()));
+        }
     }
 
     fn problem(&self, problem: &Problem) {

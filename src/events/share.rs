@@ -45,6 +45,7 @@ fn is_seen_by_all(reason: &str) -> bool {
         reason::INVALID_SERVICE
             | reason::ADDRESS_CONFLICT
             | reason::OVER_BUDGET
+            | reason::MORE_PROBLEMS
             | reason::ADDRESS_NOT_BOUND
             | reason::REFUSED_BY_KERNEL
             | reason::SETTING_NOT_POSSIBLE

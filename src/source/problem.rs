@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use tracing::warn;
+use tracing::{trace, warn};
 
 use super::Observer;
 use crate::clock::Clock;
-use crate::line_limit::LineLimit;
+use crate::line_limit::{LineLimit, Verdict};
 use kpr_core::model::ServiceName;
 
 /// A part of an object that cannot be used.
@@ -102,8 +102,11 @@ impl ProblemLog {
         let known = self.reported.get(subject).map_or(&[][..], Vec::as_slice);
         let now = self.clock.monotonic();
         for problem in problems.iter().filter(|problem| !known.contains(problem)) {
-            if !self.lines.allows(subject, now) {
-                self.observer.problem_beyond_limit(problem);
+            let verdict = self.lines.verdict(subject, now);
+            if verdict != Verdict::Said {
+                trace!(%problem, "skipped invalid input");
+                let is_first = verdict == Verdict::Silenced;
+                self.observer.problem_beyond_limit(problem, is_first);
                 continue;
             }
             warn!(

@@ -1,15 +1,39 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a family reports once: conflicts, unmet requests, rejected rules.
 
+use std::collections::BTreeMap;
+
+use tracing::trace;
+
 use super::{
-    BTreeSet, Clock, Conflict, Duration, Family, IpAddr, Observer, Plan, Planner, Report, Unmet,
-    error, warn,
+    BTreeSet, Clock, Conflict, Duration, Family, IpAddr, Observer, Plan, Planner, Report,
+    ServiceName, ServicePortName, Unmet, error, warn,
 };
 use crate::events::{Event, action, reason};
+use crate::line_limit::Verdict;
 use crate::reconcile::service_errors::Refused;
 use kpr_core::model::Holder;
 
 impl<P: Planner> Family<P> {
+    /// Whether to report one more message about a Service. What is not reported is told once, in
+    /// the log and as an Event, so that nobody takes the rest for all.
+    fn may_say(
+        &mut self,
+        service: &ServiceName,
+        message: impl std::fmt::Display,
+        now: Duration,
+        observer: &dyn Observer,
+    ) -> bool {
+        let verdict = self.lines.verdict(&service.to_string(), now);
+        if verdict != Verdict::Said {
+            trace!(%service, %message, "not reported, there are more of this Service");
+        }
+        if verdict == Verdict::Silenced {
+            observer.event(Event::silenced(service.clone()));
+        }
+        verdict == Verdict::Said
+    }
+
     /// Reports new conflicts, unmet requests and what is beyond the budget. Costs nothing if there
     /// can be none.
     pub(super) fn report_findings(&mut self, clock: &Clock, observer: &dyn Observer) {
@@ -31,7 +55,7 @@ impl<P: Planner> Family<P> {
             cuts.collect()
         });
         for (service, cut) in self.cuts.update(cuts.unwrap_or_default()).new {
-            if !self.lines.allows(&service.to_string(), now) {
+            if !self.may_say(&service, cut, now, observer) {
                 continue;
             }
             warn!(%service, %cut, "Service is over its budget");
@@ -55,18 +79,17 @@ impl<P: Planner> Family<P> {
                 by,
                 place,
             } = conflict;
-            if !self.lines.allows(&loser.service.to_string(), now) {
+            let by = by.map_or_else(|| "the older Service".to_owned(), |by| by.to_string());
+            let note = format!("port {loser} is not served at {place}: {winner} holds it, as {by}");
+            if !self.may_say(&loser.service, &note, now, observer) {
                 continue;
             }
             warn!(service = %loser, %winner, %place, "address and port belong to another Service");
             observer.event(Event::service(
-                loser.service.clone(),
+                loser.service,
                 reason::ADDRESS_CONFLICT,
                 action::PROGRAM,
-                format!(
-                    "port {loser} is not served at {place}: {winner} holds it, as {}",
-                    by.map_or_else(|| "the older Service".to_owned(), |by| by.to_string()),
-                ),
+                note,
             ));
         }
     }
@@ -77,11 +100,21 @@ impl<P: Planner> Family<P> {
         let mut unmet = self.planner.unmet();
         // For a moment, when the first Service claims addresses.
         unmet.retain(|(_, unmet)| unmet.holder() != Some(Holder::Unknown));
-        for (service, unmet) in self.unmet.update(unmet).new {
-            if !self.lines.allows(&service.service.to_string(), now) {
+        // What is true of many ports of a Service is said once, or an address would hide another.
+        let mut new: BTreeMap<(ServiceName, Unmet), (ServicePortName, usize)> = BTreeMap::new();
+        for (port, unmet) in self.unmet.update(unmet).new {
+            let of_service = (port.service.clone(), unmet);
+            let (_, more) = new.entry(of_service).or_insert_with(|| (port, 0));
+            *more += 1;
+        }
+        for ((service, unmet), (port, ports)) in new {
+            let more_ports = Some(ports - 1).filter(|more| *more > 0);
+            let others = more_ports.map_or_else(String::new, |more| format!(" and {more} more"));
+            let note = format!("port {port}{others}, {family}: {unmet}");
+            if !self.may_say(&service, &note, now, observer) {
                 continue;
             }
-            warn!(%service, %unmet, "Service setting not supported on this node");
+            warn!(service = %port, more_ports, %unmet, "Service setting not supported on this node");
             let reason = match unmet {
                 Unmet::SchedulerMissing { .. }
                 | Unmet::ClientHashMissing { .. }
@@ -99,13 +132,7 @@ impl<P: Planner> Family<P> {
                 | Unmet::NoMark => reason::SETTING_NOT_POSSIBLE,
                 Unmet::NotBound { .. } | Unmet::NotServed { .. } => reason::ADDRESS_NOT_BOUND,
             };
-            let message = format!("port {service}, {family}: {unmet}");
-            observer.event(Event::service(
-                service.service,
-                reason,
-                action::PROGRAM,
-                message,
-            ));
+            observer.event(Event::service(service, reason, action::PROGRAM, note));
         }
         let unbound: BTreeSet<IpAddr> = self
             .unmet
@@ -131,12 +158,11 @@ impl<P: Planner> Family<P> {
     ) {
         let new = self.errors.follow(&self.planner, plan, report, clock.now());
         for Refused { port, message } in new {
-            observer.event(Event::service(
-                port.service.clone(),
-                reason::REFUSED_BY_KERNEL,
-                action::PROGRAM,
-                format!("port {port}: the kernel refuses to {message}"),
-            ));
+            let note = format!("port {port}: the kernel refuses to {message}");
+            if self.may_say(&port.service, &note, clock.monotonic(), observer) {
+                let reason = reason::REFUSED_BY_KERNEL;
+                observer.event(Event::service(port.service, reason, action::PROGRAM, note));
+            }
         }
     }
 
@@ -146,22 +172,22 @@ impl<P: Planner> Family<P> {
         let Some(isolation) = self.planner.isolation() else {
             return;
         };
+        let undeletable = isolation.undeletable_chains();
         if *isolation.quarantined() != *self.quarantined.present() {
-            for service in self.quarantined.update(isolation.quarantined().clone()).new {
-                error!(%service, "kernel rejected the rules of this Service, keeping the previous rules");
-                self.errors.quarantined(&service, clock.now());
-                let message = format!(
-                    "the kernel rejected the {family} rules of port {service}; keeping the previous rules"
+            for port in self.quarantined.update(isolation.quarantined().clone()).new {
+                self.errors.quarantined(&port, clock.now());
+                let note = format!(
+                    "the kernel rejected the {family} rules of port {port}; keeping the previous rules"
                 );
-                observer.event(Event::service(
-                    service.service,
-                    reason::REFUSED_BY_KERNEL,
-                    action::PROGRAM,
-                    message,
-                ));
+                if !self.may_say(&port.service, &note, clock.monotonic(), observer) {
+                    continue;
+                }
+                error!(service = %port, "kernel rejected the rules of this Service, keeping the previous rules");
+                let reason = reason::REFUSED_BY_KERNEL;
+                observer.event(Event::service(port.service, reason, action::PROGRAM, note));
             }
         }
-        for (table, chain) in self.undeletable.update(isolation.undeletable_chains()).new {
+        for (table, chain) in self.undeletable.update(undeletable).new {
             warn!(%table, %chain, "cannot delete chain: a foreign rule jumps to it");
         }
     }

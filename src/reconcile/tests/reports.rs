@@ -4,6 +4,7 @@
 use super::*;
 use crate::events::{Regarding, reason};
 use crate::loopback::Transport;
+use kpr_core::model::Protocol;
 
 impl Fixture {
     /// Number of local endpoints of `ns/web` by health check port, one entry per report.
@@ -93,4 +94,51 @@ fn a_clash_of_addresses_is_an_event_of_the_younger_service_once() {
         event.note,
         "port ns/younger is not served at TCP 10.96.0.1:80: ns/web holds it, as the older Service"
     );
+}
+
+/// Of two addresses that are others', at more ports than are reported of one Service, both are
+/// named; of a Service with very many problems it is said that there are more.
+#[test]
+fn nothing_that_is_not_served_is_hidden_silently() {
+    let mut fixture = Fixture::programmed();
+    let many = |name: &str, ports: u16, addresses: u8| {
+        let service = (1..=ports).fold(service(name), |service, port| {
+            service.named_port(&format!("p{port}"), Protocol::Tcp, port)
+        });
+        (0..addresses).fold(service, |service, n| {
+            service.external_ip(&format!("127.0.0.{n}"))
+        })
+    };
+    let wide = many("ns/wide", 20, 2).cluster_ips(&["10.96.0.7"]);
+    let greedy = many("ns/greedy", 1, 30).cluster_ips(&["10.96.0.8"]);
+    fixture.model(Event::ServiceApplied(wide));
+    fixture.model(Event::ServiceApplied(greedy));
+    fixture.work();
+    let events = fixture.watcher.events.lock().unwrap();
+    let notes = |service: &str, reason: &str| -> Vec<&str> {
+        let regarding = Regarding::Service(service_name(service));
+        let mine = events.iter().filter(|event| event.regarding == regarding);
+        let mine = mine.filter(|event| event.reason == reason);
+        mine.map(|event| event.note.as_str()).collect()
+    };
+    let wide = notes("ns/wide", reason::ADDRESS_NOT_BOUND);
+    assert_eq!(wide.len(), 2, "{wide:?}");
+    for (note, address) in wide.iter().zip(["127.0.0.0", "127.0.0.1"]) {
+        assert!(
+            note.contains(address) && note.contains("and 19 more"),
+            "{note}"
+        );
+    }
+    assert_eq!(notes("ns/wide", reason::MORE_PROBLEMS), [""; 0]);
+    assert_eq!(notes("ns/greedy", reason::ADDRESS_NOT_BOUND).len(), 10);
+    assert_eq!(notes("ns/greedy", reason::MORE_PROBLEMS).len(), 1);
+    drop(events);
+    // Where it says that they are, they are.
+    let shown = fixture.reconciler.show(&Question {
+        service: Some(service_name("ns/greedy")),
+        matching: None,
+        limit: 1,
+    });
+    let found = &shown.services["ns/greedy"][&IpFamily::V4].unmet;
+    assert_eq!(found.len(), 30, "{found:?}");
 }
