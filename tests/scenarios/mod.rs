@@ -34,6 +34,7 @@ mod sets;
 mod settings;
 mod slow_start;
 mod state;
+mod tunnels;
 mod zones;
 
 /// Scenarios with rules in nftables, where the kernel can hold them.
@@ -107,6 +108,10 @@ pub(super) fn trials(binary: &'static Path) -> Vec<Trial> {
         scenario(
             "limits::let_clients_with_affinity_pass",
             limits::let_clients_with_affinity_pass,
+        ),
+        scenario(
+            "tunnels::lead_nowhere_unasked",
+            tunnels::lead_nowhere_unasked,
         ),
         scenario("neighbours::marks", neighbours::marks),
         scenario("neighbours::link_is_repaired", neighbours::link_is_repaired),

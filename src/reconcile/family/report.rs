@@ -126,7 +126,6 @@ impl<P: Planner> Family<P> {
                 | Unmet::ForwardingInPart { .. }
                 | Unmet::SchedulerTooCostly { .. }
                 | Unmet::SchedulerNotAllowed { .. }
-                | Unmet::TunnelOutside { .. }
                 | Unmet::MarkShareUsed
                 | Unmet::SameChains { .. }
                 | Unmet::NoMark => reason::SETTING_NOT_POSSIBLE,

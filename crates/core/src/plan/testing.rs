@@ -108,7 +108,7 @@ pub fn lines(plan: &Plan) -> Vec<String> {
 }
 
 /// A tracker, a planner and a kernel: a proxy without its loop.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Proxy {
     pub tracker: Tracker,
     pub planner: Planner,

@@ -50,8 +50,6 @@ pub enum Unmet {
     SchedulerTooCostly { wanted: Scheduler, used: Arc<str> },
     /// The kernel would have to load a module that no operator allows Services to ask for.
     SchedulerNotAllowed { wanted: Scheduler, used: Arc<str> },
-    /// The endpoint is masqueraded instead: it is outside of the ranges that tunnels may lead to.
-    TunnelOutside { address: IpAddr },
     /// All packets are masqueraded instead.
     NoForwarding {
         method: ForwardingMethod,
@@ -87,6 +85,8 @@ pub enum Obstacle {
     TargetPort { port: u16, target: u16 },
     /// No firewall mark is left to distinguish clients inside from those outside.
     NoMark,
+    /// An endpoint is outside of the ranges that tunnels may lead to.
+    TunnelOutside { address: IpAddr },
 }
 
 impl fmt::Display for Obstacle {
@@ -102,6 +102,10 @@ impl fmt::Display for Obstacle {
                 "packets keep their port {port}, but the endpoints serve at {target}"
             ),
             Self::NoMark => f.write_str("no firewall mark is left"),
+            Self::TunnelOutside { address } => write!(
+                f,
+                "tunnels lead to the pods' ranges and to those in --tunnel-cidrs only, and endpoint {address} is outside"
+            ),
         }
     }
 }
@@ -167,10 +171,6 @@ impl fmt::Display for Unmet {
             Self::SchedulerNotAllowed { wanted, used } => write!(
                 f,
                 "scheduler {wanted} is not loaded in this node's kernel, and --service-schedulers does not list it; {used} is used"
-            ),
-            Self::TunnelOutside { address } => write!(
-                f,
-                "endpoint {address} is masqueraded: tunnels lead to the pods' ranges and to those in --tunnel-cidrs only"
             ),
             Self::NoForwarding { method, obstacle } => write!(
                 f,

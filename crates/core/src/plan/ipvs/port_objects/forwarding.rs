@@ -42,16 +42,19 @@ pub(super) fn servers(
     mark: Option<u32>,
     extras: &mut Extras,
 ) -> Option<Arc<RealServers>> {
+    if !is_wanted(service_port) {
+        return None;
+    }
     let unmet = &mut extras.unmet;
-    let method = direct(service_port, chosen, context, mark, unmet)?;
-    let servers = of_remote(cluster, endpoints, method, context, unmet);
-    Some(Arc::new(servers))
+    let outside = outside(cluster, endpoints, context);
+    let method = direct(service_port, (chosen, outside), context, mark, unmet)?;
+    Some(Arc::new(of_remote(cluster, endpoints, method)))
 }
 
 /// How packets reach endpoints on other nodes, if not by translation.
 fn direct(
     service_port: &ServicePort,
-    chosen: &[&Endpoint],
+    (chosen, outside): (&[&Endpoint], Option<IpAddr>),
     context: &Context,
     mark: Option<u32>,
     unmet: &mut Vec<Unmet>,
@@ -62,7 +65,10 @@ fn direct(
         ForwardingMethod::DirectRouting => Forwarding::Route,
         ForwardingMethod::Tunnel(tunnel) => Forwarding::Tunnel(tunnel),
     };
-    if let Some(obstacle) = obstacle(service_port, chosen, context, mark) {
+    let refused = outside.filter(|_| matches!(forwarding, Forwarding::Tunnel(_)));
+    let refused = refused.map(|address| Obstacle::TunnelOutside { address });
+    let obstacle = obstacle(service_port, chosen, context, mark);
+    if let Some(obstacle) = obstacle.or(refused) {
         unmet.push(Unmet::NoForwarding { method, obstacle });
         return None;
     }
@@ -71,30 +77,15 @@ fn direct(
     Some(forwarding)
 }
 
-/// The same real servers; those on other nodes get another method, if that may be used to reach
-/// them. A tunnel's packets have the node's own address: they must not reach whatever a Service
-/// names as its endpoint.
-fn of_remote(
-    servers: &RealServers,
-    endpoints: &[Endpoint],
-    method: Forwarding,
-    context: &Context,
-    unmet: &mut Vec<Unmet>,
-) -> RealServers {
-    let is_open = |address: &IpAddr| {
-        let mut ranges = context.tunnel_ranges.iter();
-        !matches!(method, Forwarding::Tunnel(_)) || ranges.any(|range| range.contains(address))
-    };
+/// The same real servers; those on other nodes get another method.
+fn of_remote(servers: &RealServers, endpoints: &[Endpoint], method: Forwarding) -> RealServers {
     let local: BTreeSet<IpAddr> = endpoints
         .iter()
         .filter(|endpoint| endpoint.local)
         .map(|endpoint| endpoint.address)
         .collect();
-    let mut outside = servers.keys().map(|key| key.address);
-    let outside = outside.find(|address| !local.contains(address) && !is_open(address));
-    unmet.extend(outside.map(|address| Unmet::TunnelOutside { address }));
     let forwarding = |key: &RealServerKey| {
-        if local.contains(&key.address) || !is_open(&key.address) {
+        if local.contains(&key.address) {
             Forwarding::Masquerade
         } else {
             method
@@ -111,6 +102,21 @@ fn of_remote(
         )
     };
     servers.iter().map(of).collect()
+}
+
+/// An endpoint on another node that a tunnel must not lead to. A tunnel's packets have the node's
+/// own address: they must not reach whatever a Service names as its endpoint.
+fn outside(servers: &RealServers, endpoints: &[Endpoint], context: &Context) -> Option<IpAddr> {
+    let is_local = |address: IpAddr| {
+        let mut local = endpoints.iter().filter(|endpoint| endpoint.local);
+        local.any(|endpoint| endpoint.address == address)
+    };
+    let is_open = |address: IpAddr| {
+        let mut ranges = context.tunnel_ranges.iter();
+        ranges.any(|range| range.contains(&address))
+    };
+    let mut addresses = servers.keys().map(|key| key.address);
+    addresses.find(|address| !is_open(*address) && !is_local(*address))
 }
 
 fn obstacle(

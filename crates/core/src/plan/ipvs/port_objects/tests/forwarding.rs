@@ -92,7 +92,14 @@ fn an_obstacle_is_reported_and_all_packets_are_translated() {
     let inside = inside.options(|options| options.forwarding = ipip);
     let mut local = direct();
     local.external_policy_local = true;
+    let tunnelled = service("ns/web").port(8080).external_ip("203.0.113.1");
+    let tunnelled = tunnelled.options(|options| options.forwarding = ipip);
+    let closed = Context {
+        tunnel_ranges: vec!["10.255.0.0/16".parse().unwrap()],
+        ..plain.clone()
+    };
     let cases = [
+        (&tunnelled, &closed, Some(MARK), "--tunnel-cidrs"),
         (&direct(), &masquerade_all, Some(MARK), "--masquerade-all"),
         (&direct(), &plain, None, "no firewall mark"),
         (
@@ -113,5 +120,10 @@ fn an_obstacle_is_reported_and_all_packets_are_translated() {
         let servers = port_objects.virtual_servers.values();
         let mut servers = servers.flat_map(|wanted| wanted.real_servers.values());
         assert!(servers.all(|server| server.forwarding == Forwarding::Masquerade));
+        // Replies must come back this way, whoever the client is.
+        let is_local = service.external_policy_local;
+        let entries = entries(&port_objects);
+        let is_split = entries.iter().any(|entry| entry.contains("-LOCAL "));
+        assert_eq!(is_split, is_local, "{why}: {entries:?}");
     }
 }
