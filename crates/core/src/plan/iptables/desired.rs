@@ -99,8 +99,12 @@ impl Desired {
 
     /// Number of rules that change, more or less, if a Service port gets other rules.
     pub fn size_of_change(&self, name: &ServicePortName, new: Option<&PortRules>) -> usize {
-        let old = self.by_port.get(name);
-        old.into_iter().chain(new).map(PortRules::size).sum()
+        let old = self.by_port.get(name).map_or(0, PortRules::size);
+        match new {
+            Some(new) => old.saturating_add(new.size()),
+            // Chains are emptied before they are deleted.
+            None => old.saturating_mul(2),
+        }
     }
 
     /// The rules of a node of a tree; `None` if there is no such node.

@@ -152,9 +152,10 @@ impl PortRules {
         } else {
             1
         };
-        let addresses = port.external_ips.len() + port.load_balancer_vips.len();
-        (self.cluster.len() + self.local.len()) * each
-            + addresses
+        let addresses = 1 + port.external_ips.len() + port.load_balancer_vips.len();
+        // Each chain costs something by itself, too, and so does each node of a tree.
+        1 + (self.cluster.len() + self.local.len()) * each
+            + 2 * addresses
             + port.load_balancer_source_ranges.len()
     }
 
