@@ -43,7 +43,7 @@ const SCENARIOS: [Scenario; 11] = [
 ];
 
 /// With one.
-const SINGLE: [(Backend, Scenario); 17] = [
+const SINGLE: [(Backend, Scenario); 18] = [
     (Backend::Legacy, ("failure::held_lock", failure::held_lock)),
     (
         Backend::Nft,
@@ -56,6 +56,13 @@ const SINGLE: [(Backend, Scenario); 17] = [
     (
         Backend::Nft,
         ("large::kill_between_parts", large::kill_between_parts),
+    ),
+    (
+        Backend::Nft,
+        (
+            "large::nobody_waits_for_a_tenant",
+            large::nobody_waits_for_a_tenant,
+        ),
     ),
     (
         Backend::Nft,
