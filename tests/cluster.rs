@@ -20,7 +20,7 @@ use libtest_mimic::{Arguments, Trial};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use kpr_testkit::testbed::{Restart, Testbed};
+use kpr_testkit::testbed::{Restart, Testbed, odd_node, odd_node_status};
 
 /// Nothing that is waited for takes this long on a machine that works.
 const LIMIT: Duration = Duration::from_mins(2);
@@ -95,8 +95,11 @@ struct Cluster<'a> {
     tracker: Tracker,
     node: Option<NodeInfo>,
     cidrs: Vec<String>,
-    /// Lists of Services that have arrived.
+    /// Addresses of all Nodes.
+    nodes: Vec<String>,
+    /// Lists of Services, and of slices, that have arrived.
     lists: usize,
+    slice_lists: usize,
     /// Every Service that was ever there.
     seen: Vec<String>,
     /// What the test made, to be removed.
@@ -145,7 +148,9 @@ impl<'a> Cluster<'a> {
             tracker: Tracker::default(),
             node: None,
             cidrs: Vec::new(),
+            nodes: Vec::new(),
             lists: 0,
+            slice_lists: 0,
             seen: Vec::new(),
             made: Vec::new(),
         };
@@ -164,13 +169,17 @@ impl<'a> Cluster<'a> {
                         self.seen
                             .extend(services.iter().map(|s| s.name.name.to_string()));
                     }
+                    Event::SlicesReplaced(_) => self.slice_lists += 1,
                     Event::ServiceApplied(service) => self.seen.push(service.name.name.to_string()),
                     _ => {}
                 }
                 self.tracker.apply(event);
             }
             Update::Node(node) => self.node = node,
-            Update::Nodes(_) | Update::ApiServers(_) => {}
+            Update::Nodes(all) => {
+                self.nodes = all.addresses.iter().map(ToString::to_string).collect();
+            }
+            Update::ApiServers(_) => {}
             Update::ServiceCidrs(cidrs) => {
                 self.cidrs = cidrs.iter().map(ToString::to_string).collect();
             }
@@ -460,56 +469,68 @@ fn an_expired_watch_finds_what_it_missed(testbed: &Testbed) {
     cluster.until("the new watch works", |c| c.service("kpr-late").is_some());
 }
 
-/// Whatever the API server takes in fields that the proxy has no use for.
+/// Whatever the API server takes in fields that the proxy has no use for, in every kind that it
+/// reads.
 fn odd_objects_cost_nobody(testbed: &Testbed) {
-    let end_of_time = "9999-12-31T23:59:59Z";
     let mut cluster = Cluster::follow(testbed);
     let mut in_json = Cluster::follow_in(testbed, Encoding::Json);
-    let lists = cluster.lists;
+    cluster.until("the ranges are there", |c| !c.cidrs.is_empty());
+    let cidrs = cluster.cidrs.clone();
     cluster.make("service", "kpr-web", &service("kpr-web", 80));
-    cluster.make("service", "kpr-odd", &service("kpr-odd", 80));
-    let odd = format!(
-        r#"{{"status": {{"conditions": [{{
-            "type": "A", "status": "True", "reason": "R", "message": "",
-            "lastTransitionTime": "{end_of_time}"
-        }}]}}}}"#
-    );
-    let status = ["--subresource=status", "--type=merge", "-p"];
-    let patch = |what: &[&str], text: &str| {
-        let arguments = [&["patch"], what, &status, &[text]].concat();
-        testbed.kubectl(&arguments);
+    let mut odd = service("kpr-odd", 80);
+    // Nodes are looked at once there is such an address.
+    odd += "  externalIPs: [203.0.113.77]\n";
+    cluster.make("service", "kpr-odd", &odd);
+    let odd = slice("kpr-odd", &[("10.0.0.1", "kpr-here")])
+        .replace("port: 8080", "port: 8080, appProtocol: example.com/odd")
+        .replace(
+            "nodeName: kpr-here",
+            "nodeName: kpr-here, zone: '\u{1f980}', hostname: odd, conditions: {}, \
+             targetRef: {kind: Odd, uid: odd, fieldPath: spec.odd, resourceVersion: odd}",
+        );
+    cluster.make("endpointslice", "kpr-odd-1", &odd);
+    for node in ["kpr-here", "kpr-odd"] {
+        cluster.make("node", node, &odd_node(node));
+    }
+    let all_there = |c: &Cluster<'_>, port: u16, endpoint: &str, nodes: [&str; 2]| {
+        let port_of = |name| c.service(name).map(|(port, _)| port);
+        let addresses = |node: &NodeInfo| node.addresses.iter().map(ToString::to_string).collect();
+        (port_of("kpr-web"), port_of("kpr-odd")) == (Some(80), Some(port))
+            && c.endpoints("kpr-odd") == [format!("{endpoint}:8080 local")]
+            && c.node.as_ref().map(addresses) == Some(vec![nodes[0].to_owned()])
+            && nodes.iter().all(|node| c.nodes.iter().any(|it| it == node))
+            && c.cidrs == cidrs
     };
-    patch(&["service", "kpr-odd"], &odd);
-    let long = "x".repeat(100_000);
-    testbed.kubectl(&[
-        "annotate",
+    testbed.patch_status("node/kpr-here", &odd_node_status("192.0.2.1"));
+    testbed.patch_status("node/kpr-odd", &odd_node_status("192.0.2.2"));
+    let nodes = ["192.0.2.1", "192.0.2.2"];
+    cluster.until("all are there", |c| all_there(c, 80, "10.0.0.1", nodes));
+    let lists = (cluster.lists, cluster.slice_lists);
+
+    for object in [
         "service/kpr-odd",
-        &format!("example.com/long={long}"),
-    ]);
+        "endpointslice/kpr-odd-1",
+        "node/kpr-here",
+        "node/kpr-odd",
+        "servicecidr/kubernetes",
+    ] {
+        testbed.make_odd(object);
+    }
+    // What the proxy needs of them is seen nevertheless.
     let port = r#"[{"op": "replace", "path": "/spec/ports/0/port", "value": 81}]"#;
     testbed.kubectl(&["patch", "service", "kpr-odd", "--type=json", "-p", port]);
-    let node = format!(
-        "apiVersion: v1\nkind: Node\nmetadata: {{name: kpr-here}}\n\
-         spec: {{taints: [{{key: a, effect: NoSchedule, timeAdded: '{end_of_time}'}}]}}\n"
-    );
-    cluster.make("node", "kpr-here", &node);
-    let quantities = format!(
-        r#"{{"status": {{
-            "capacity": {{"cpu": "1e18", "example.com/a": "900P"}},
-            "conditions": [{{
-                "type": "Ready", "status": "True", "lastHeartbeatTime": "{end_of_time}"
-            }}]
-        }}}}"#
-    );
-    patch(&["node", "kpr-here"], &quantities);
-    let all_there = |c: &Cluster<'_>| {
-        let port = |name| c.service(name).map(|(port, _)| port);
-        (port("kpr-web"), port("kpr-odd")) == (Some(80), Some(81)) && c.node.is_some()
-    };
+    let address = r#"[{"op": "replace", "path": "/endpoints/0/addresses/0", "value": "10.0.0.2"}]"#;
+    let slice = "endpointslice/kpr-odd-1";
+    testbed.kubectl(&["patch", slice, "--type=json", "-p", address]);
+    testbed.patch_status("node/kpr-here", &odd_node_status("192.0.2.3"));
+    testbed.patch_status("node/kpr-odd", &odd_node_status("192.0.2.4"));
+    let nodes = ["192.0.2.3", "192.0.2.4"];
+    let all_there = |c: &Cluster<'_>| all_there(c, 81, "10.0.0.2", nodes);
     cluster.until("all are there", all_there);
     in_json.until("all are there in JSON", all_there);
     both_forms_agree(testbed);
-    assert_eq!(cluster.lists, lists, "nothing is listed again");
+    let after = (cluster.lists, cluster.slice_lists);
+    assert_eq!(after, lists, "nothing is listed again");
     // So it is for one that starts now.
     let mut second = Cluster::follow(testbed);
     second.until("all are there after a start", all_there);

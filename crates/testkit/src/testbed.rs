@@ -7,6 +7,8 @@
     reason = "kubectl and the scripts of the test bed are started"
 )]
 
+mod odd;
+
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::io::Write as _;
@@ -17,6 +19,8 @@ use anyhow::Context as _;
 use libtest_mimic::{Arguments, Failed, Trial};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+
+pub use odd::{odd_node, odd_node_status};
 
 /// A test: its name and what it does.
 pub type Test = (&'static str, fn(&Testbed) -> anyhow::Result<()>);
