@@ -52,6 +52,11 @@ pub fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
     times(pid, 2)
 }
 
+/// The part of the CPU time that the process did not spend in the kernel, in seconds.
+pub fn user_seconds(pid: u32) -> anyhow::Result<f64> {
+    times(pid, 1)
+}
+
 /// CPU time in seconds, including children that the process has waited for.
 pub fn cpu_with_children(pid: u32) -> anyhow::Result<f64> {
     Ok(cpu_seconds(pid)? + times(pid, 4)? - times(pid, 2)?)

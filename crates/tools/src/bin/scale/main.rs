@@ -7,6 +7,7 @@
 mod objects;
 mod stream;
 mod table;
+mod tenant;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -32,6 +33,9 @@ enum Arguments {
 enum Action {
     /// Measures one size and mode. Run it in a fresh network namespace or guest kernel.
     Run(Run),
+    /// Measures what one greedy Service costs, and exits with 1 if it is too much. Run it in a
+    /// fresh network namespace or guest kernel.
+    Tenant(tenant::Options),
     /// Prints the table for a directory of results.
     Table { folder: PathBuf },
 }
@@ -63,6 +67,7 @@ fn main() -> anyhow::Result<()> {
     let Arguments::Command(action) = Arguments::parse();
     match action {
         Action::Run(run) => measure(&run),
+        Action::Tenant(options) => tenant::measure(&options),
         Action::Table { folder } => table::print(&folder),
     }
 }
@@ -75,9 +80,9 @@ fn measure(run: &Run) -> anyhow::Result<()> {
     let stream = Stream::start(run.services)?;
     let folder = run.out.parent().unwrap_or(Path::new("."));
     let kubeconfig = folder.join(format!("{}.kubeconfig", run.label));
-    std::fs::write(&kubeconfig, stream.kubeconfig())?;
+    std::fs::write(&kubeconfig, stream::kubeconfig(stream.port()))?;
     let log = File::create(folder.join(format!("{}.log", run.label)))?;
-    let mut proxy = start(run, &kubeconfig, &log)?;
+    let mut proxy = start(&run.proxy, &run.mode, &kubeconfig, &log)?;
     let pid = proxy.pid();
     let look = || -> anyhow::Result<Value> {
         Ok(json!({
@@ -140,10 +145,10 @@ const PENDING: &str = "kubeproxy_sync_proxy_rules_service_changes_pending";
 /// Time after which the allocator has returned memory to the kernel.
 const SETTLE: Duration = Duration::from_secs(5);
 
-fn start(run: &Run, kubeconfig: &Path, log: &File) -> anyhow::Result<Running> {
+fn start(proxy: &Path, mode: &str, kubeconfig: &Path, log: &File) -> anyhow::Result<Running> {
     let command = [
-        run.proxy.display().to_string(),
-        format!("--proxy-mode={}", run.mode),
+        proxy.display().to_string(),
+        format!("--proxy-mode={mode}"),
         format!("--kubeconfig={}", kubeconfig.display()),
         "--hostname-override=node-0".to_owned(),
         "--cluster-cidr=10.128.0.0/9".to_owned(),

@@ -67,14 +67,8 @@ impl Stream {
         })
     }
 
-    pub(crate) fn kubeconfig(&self) -> String {
-        let cluster = json!({"name": "scale", "cluster": {"server": format!("http://127.0.0.1:{}", self.port)}});
-        json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "scale", "clusters": [cluster],
-            "contexts": [{"name": "scale", "context": {"cluster": "scale", "user": "scale"}}],
-            "users": [{"name": "scale", "user": {}}],
-        })
-        .to_string()
+    pub(crate) const fn port(&self) -> u16 {
+        self.port
     }
 
     /// Starts to change slices, `rate` times per second for `seconds`.
@@ -101,6 +95,19 @@ impl Stream {
 
 /// Stands in the event that ends a list.
 const END: &[u8] = b"initial-events-end";
+
+/// The kubeconfig of a server at a port of the loopback address.
+pub(crate) fn kubeconfig(port: u16) -> String {
+    let cluster =
+        json!({"name": "scale", "cluster": {"server": format!("http://127.0.0.1:{port}")}});
+    json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "scale", "clusters": [cluster],
+        "contexts": [{"name": "scale", "context": {"cluster": "scale", "user": "scale"}}],
+        "users": [{"name": "scale", "user": {}}],
+    })
+    .to_string()
+}
+
 /// Events written at once, as by a server under load.
 const TOGETHER: usize = 64;
 
