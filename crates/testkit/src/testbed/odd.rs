@@ -34,12 +34,7 @@ impl Testbed {
             self.patch_status(object, &odd_conditions());
         }
         let annotations: Map<String, Value> = (0..ANNOTATIONS)
-            .map(|n| {
-                (
-                    format!("example.com/{n:0>63}"),
-                    json!("odd \n\"\u{1f980}"),
-                )
-            })
+            .map(|n| (format!("example.com/{n:0>63}"), json!("odd \n\"\u{1f980}")))
             .collect();
         let namespace = (!matches!(kind, "Node" | "ServiceCIDR")).then_some("default");
         let manifest = json!({
