@@ -4,6 +4,7 @@
 
 mod client;
 mod config;
+mod connections;
 mod constants;
 mod destination;
 mod error;
@@ -21,6 +22,7 @@ mod tests;
 
 pub use client::Client;
 pub use config::Timeouts;
+pub use connections::{Connections, ListedConnection};
 pub use destination::{
     Destination, DestinationAttribute, DestinationKey, DestinationStatus, Forwarding, Tunnel,
     TunnelKind,

@@ -82,10 +82,10 @@ pub struct ListedService {
 #[non_exhaustive]
 pub enum ListingError {
     /// The reader failed.
-    #[error("cannot read the list of IPVS services")]
+    #[error("cannot read a list of IPVS")]
     Read(#[from] io::Error),
-    /// A line that no kernel prints: of another format, or longer than 256 bytes.
-    #[error("the list of IPVS services has a line that is not known: {0:?}")]
+    /// A line that no kernel prints: of another format, or too long.
+    #[error("a list of IPVS has a line that is not known: {0:?}")]
     Line(String),
 }
 
@@ -114,37 +114,33 @@ pub enum ListingError {
 /// ```
 #[derive(Debug)]
 pub struct Listing<R> {
-    reader: R,
-    line: Vec<u8>,
+    lines: LineReader<R>,
     /// The service whose line was read last.
     next: Option<ListedKey>,
 }
 
-impl<R: BufRead> Listing<R> {
-    /// Reads the heading, which a file of another format does not have.
-    pub fn new(reader: R) -> Result<Self, ListingError> {
-        let mut listing = Self {
+/// Reads lines of a limited length.
+#[derive(Debug)]
+pub(super) struct LineReader<R> {
+    reader: R,
+    limit: u64,
+    line: Vec<u8>,
+}
+
+impl<R: BufRead> LineReader<R> {
+    /// No line has more bytes than `limit`.
+    pub(super) const fn new(reader: R, limit: u64) -> Self {
+        Self {
             reader,
+            limit,
             line: Vec::new(),
-            next: None,
-        };
-        for start in HEADING {
-            let line = listing.read_line()?.unwrap_or_default();
-            if !line.starts_with(start) {
-                return Err(unknown(line));
-            }
         }
-        if let Some(line) = listing.read_line()? {
-            let key = service(line).ok_or_else(|| unknown(line))?;
-            listing.next = Some(key);
-        }
-        Ok(listing)
     }
 
     /// One line without its end; `None` at the end of the file.
-    fn read_line(&mut self) -> Result<Option<&str>, ListingError> {
+    pub(super) fn next_line(&mut self) -> Result<Option<&str>, ListingError> {
         self.line.clear();
-        let mut line = self.reader.by_ref().take(MAX_LINE);
+        let mut line = self.reader.by_ref().take(self.limit);
         line.read_until(b'\n', &mut self.line)?;
         if self.line.is_empty() {
             return Ok(None);
@@ -154,10 +150,31 @@ impl<R: BufRead> Listing<R> {
             _ => Err(unknown(&String::from_utf8_lossy(&self.line))),
         }
     }
+}
+
+impl<R: BufRead> Listing<R> {
+    /// Reads the heading, which a file of another format does not have.
+    pub fn new(reader: R) -> Result<Self, ListingError> {
+        let mut listing = Self {
+            lines: LineReader::new(reader, MAX_LINE),
+            next: None,
+        };
+        for start in HEADING {
+            let line = listing.lines.next_line()?.unwrap_or_default();
+            if !line.starts_with(start) {
+                return Err(unknown(line));
+            }
+        }
+        if let Some(line) = listing.lines.next_line()? {
+            let key = service(line).ok_or_else(|| unknown(line))?;
+            listing.next = Some(key);
+        }
+        Ok(listing)
+    }
 
     fn read_service(&mut self, key: ListedKey) -> Result<ListedService, ListingError> {
         let mut destinations = Vec::new();
-        while let Some(line) = self.read_line()? {
+        while let Some(line) = self.lines.next_line()? {
             if line.starts_with("  -> ") {
                 destinations.push(destination(line).ok_or_else(|| unknown(line))?);
             } else {
@@ -248,7 +265,7 @@ fn place(text: &str) -> Option<(IpAddr, u16)> {
     Some((address, port))
 }
 
-fn hex_u32(text: &str) -> Option<u32> {
+pub(super) fn hex_u32(text: &str) -> Option<u32> {
     let is_hex = text.len() == 8 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     is_hex.then(|| u32::from_str_radix(text, 16).ok())?
 }

@@ -3,6 +3,7 @@
 
 mod captured;
 mod client;
+mod connections;
 mod listing;
 mod properties;
 mod text;
