@@ -3,6 +3,7 @@
 //! runs, and stops in order.
 
 mod bootstrap;
+mod check_config;
 mod cleanup;
 mod config_file;
 mod explain;
@@ -17,8 +18,11 @@ mod matches;
 mod modes;
 mod output;
 mod page;
+mod plan;
 mod reexec;
 mod reload;
+mod screen;
+mod service_metrics;
 mod serving;
 mod shutdown;
 mod state;
@@ -38,7 +42,7 @@ use tracing::{info, warn};
 
 use crate::clock::Clock;
 use crate::config::settings::Settings;
-use crate::config::{self, Command, OutputFormat};
+use crate::config::{self, Command};
 use crate::dataplane::exec::{Exec, System};
 use crate::events::{Event, Events, action, reason};
 use crate::health::{ProxyHealth, ServeError, ServiceHealthServers};
@@ -56,17 +60,11 @@ use output::{print, print_error};
 use serving::{HEALTH_SERVER, serve_all, servers};
 use shutdown::{Ended, Signals};
 
-/// Exit code of `plan` when there is something to change, as `diff` and others have it.
-const EXIT_CHANGES: u8 = 2;
-
 /// Inputs that may wait for the loop; a faster source blocks.
 const QUEUED_UPDATES: usize = 1024;
 
 /// Updates between source and loop that are not counted yet.
 const FORWARDED_UPDATES: usize = 16;
-
-/// How long `plan` waits for an API server.
-const PLAN_PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// Does what the command line says.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -106,11 +104,19 @@ async fn execute(arguments: &[OsString]) -> anyhow::Result<ExitCode> {
 async fn execute_once(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run(_) => anyhow::bail!("the proxy does not end by itself"),
-        Command::Plan { settings, output } => {
+        Command::Plan {
+            settings,
+            output,
+            verbose,
+        } => {
             telemetry::init(&settings.logging)?;
-            print_plan(*settings, output).await
+            plan::command(*settings, output, verbose).await
         }
-        Command::CheckConfig { file } => blocking(move || check_config(&file)).await,
+        Command::CheckConfig {
+            file,
+            output,
+            verbose,
+        } => blocking(move || check_config::command(&file, output, verbose)).await,
         Command::Top(options) => top::command(&options).await,
         Command::Explain {
             target,
@@ -194,69 +200,12 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await?
 }
 
-/// Prints the errors and notices of a configuration file.
-fn check_config(file: &std::path::Path) -> anyhow::Result<ExitCode> {
-    let report = config::check::check(file)?;
-    print(&report)?;
-    Ok(if report.is_usable() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
-}
-
 fn source_options(settings: &Settings) -> anyhow::Result<source::Options> {
     Ok(source::Options {
         node_name: bootstrap::node_name(settings)?,
         allow_external_ips: settings.allow_external_ips,
         annotations: settings.annotations.clone(),
         cluster: source::ClusterSize::default(),
-    })
-}
-
-/// Prints the steps that would change this node's kernel, without changing it.
-async fn print_plan(settings: Settings, output: OutputFormat) -> anyhow::Result<ExitCode> {
-    let clock = Clock::system();
-    let exec: Arc<dyn Exec> = Arc::new(System::new(clock.clone(), System::DEFAULT_DEADLINE));
-    let options = source_options(&settings)?;
-    let reading = source::read(
-        settings.source.clone(),
-        options,
-        Arc::new(source::Unobserved),
-    );
-    let updates = tokio::time::timeout(PLAN_PATIENCE, reading)
-        .await
-        .context("timed out reading Services and EndpointSlices")??;
-    let api_servers = settings.source.server_addresses().await?;
-    let planning = move || {
-        let opened = modes::open(Opening {
-            settings: Arc::new(settings),
-            exec: &exec,
-            clock,
-            observer: Arc::new(Unobserved),
-            api_servers,
-            registry: None,
-        })?;
-        Ok(opened.sync.plan_only(updates)?)
-    };
-    let plans = blocking(planning).await?;
-    let steps: Vec<_> = plans.iter().flat_map(|plan| &plan.steps).collect();
-    match output {
-        OutputFormat::Text => {
-            for plan in &plans {
-                print(&plan.text)?;
-            }
-        }
-        OutputFormat::Json => {
-            print(format_args!("{}\n", serde_json::to_string_pretty(&steps)?))?;
-        }
-        OutputFormat::Yaml => print(serde_saphyr::to_string(&steps)?)?,
-    }
-    let is_empty = plans.iter().all(|plan| plan.steps.is_empty());
-    Ok(if is_empty {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(EXIT_CHANGES)
     })
 }
 

@@ -56,6 +56,8 @@ pub enum Command {
         settings: Box<Settings>,
         /// How to print.
         output: OutputFormat,
+        /// Every step.
+        verbose: bool,
     },
     /// Print the state of the running proxy.
     Status {
@@ -77,6 +79,10 @@ pub enum Command {
     CheckConfig {
         /// The file.
         file: PathBuf,
+        /// How to print.
+        output: OutputFormat,
+        /// With the effective configuration.
+        verbose: bool,
     },
     /// Write the effective configuration; see [`file::write`].
     WriteConfig {
@@ -155,7 +161,15 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, C
     };
     let ignored = parsed.ignored;
     match parsed.cli.command {
-        Some(Sub::CheckConfig { file }) => Ok(Command::CheckConfig { file }),
+        Some(Sub::CheckConfig {
+            file,
+            output,
+            verbose,
+        }) => Ok(Command::CheckConfig {
+            file,
+            output,
+            verbose: verbose == Some(true),
+        }),
         Some(Sub::Completion { shell }) => Ok(Command::Help(flags::completion(shell))),
         Some(Sub::Man) => Ok(Command::Help(flags::manual())),
         Some(Sub::Top(options)) => Ok(Command::Top(options)),
@@ -169,10 +183,18 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, C
             output,
         }),
         Some(Sub::Status { output }) => Ok(Command::Status { output }),
-        Some(Sub::Plan { flags, output }) => {
+        Some(Sub::Plan {
+            flags,
+            output,
+            verbose,
+        }) => {
             let kubernetes_version = KUBERNETES_VERSION.to_owned();
             let settings = Box::new(settings(&flags, kubernetes_version, &ignored)?);
-            Ok(Command::Plan { settings, output })
+            Ok(Command::Plan {
+                settings,
+                output,
+                verbose: verbose == Some(true),
+            })
         }
         None => top_level(&parsed.cli.flags, &ignored),
     }

@@ -12,7 +12,7 @@ mod server;
 mod service;
 mod state;
 
-pub use admin::{AdminSurface, admin_routes};
+pub use admin::{AdminSurface, ScrapeFn, admin_routes};
 pub use proxy::health_routes;
 pub use server::{ServeError, Server};
 pub use service::{HealthCheckPortError, ServiceHealthServers};

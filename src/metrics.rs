@@ -11,6 +11,7 @@ mod healthz;
 mod ipvs;
 mod process;
 mod scraped;
+mod services;
 mod source;
 mod sync;
 
@@ -19,6 +20,7 @@ pub use events::EventMetrics;
 pub use healthz::HealthMetrics;
 pub use ipvs::register_ipvs_traffic;
 pub use scraped::register_packet_counters;
+pub use services::{CountedPort, Counts, Remembered, Sample, ServiceCounters};
 pub use source::SourceMetrics;
 pub use sync::{SyncMetrics, SyncScope, Table};
 

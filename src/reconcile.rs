@@ -16,6 +16,7 @@ mod network_warnings;
 mod node;
 mod node_warnings;
 pub mod observer;
+pub mod plan_text;
 mod previous_mode;
 pub mod runner;
 mod schedulers;
@@ -54,7 +55,7 @@ use previous_mode::PreviousMode;
 use runner::{Pace, Runner};
 use schedulers::Schedulers;
 use served::Served;
-use show::{Explain, Question, Shown};
+use show::{Explain, Owner, Question, Shown, TooMany};
 use turns::Turns;
 
 /// How often connections of draining real servers are polled.
@@ -83,7 +84,9 @@ pub enum Input {
     /// A request for what the loop knows.
     Show(Question, oneshot::Sender<Shown>),
     /// A request for what connections meet.
-    Explain(Explain, oneshot::Sender<Vec<Explanation>>),
+    Explain(Explain, oneshot::Sender<Result<Vec<Explanation>, TooMany>>),
+    /// A request for whose virtual servers there are; of counted Services alone if it says so.
+    Owners(bool, oneshot::Sender<Vec<Owner>>),
 }
 
 impl From<Update> for Input {
@@ -289,6 +292,7 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
                 drop(answer.send(self.show(&question)));
             }
             Input::Explain(question, answer) => drop(answer.send(self.explain(&question))),
+            Input::Owners(counted, answer) => drop(answer.send(self.owners(counted))),
         }
     }
 

@@ -20,12 +20,14 @@ pub mod annotations;
 mod census;
 pub mod cluster_size;
 pub mod convert;
+pub mod counted;
 pub mod kubernetes;
 pub mod manifests;
 pub mod problem;
 
 pub use annotations::Annotations;
 pub use cluster_size::ClusterSize;
+pub use counted::Counted;
 pub use problem::Problem;
 
 /// A change that a source has seen.

@@ -12,7 +12,7 @@ use libtest_mimic::{Arguments, Trial};
 use kpr_testkit::cases;
 use kpr_testkit::cases::Dataplane;
 use kpr_testkit::cases::run::SharedWorld;
-use kpr_testkit::packets::{changes, flows, lifecycle, rollout};
+use kpr_testkit::packets::{changes, flows, lifecycle, rollout, seen};
 use kpr_testkit::requirements::{is_required, lacks_ipvs};
 use kpr_testkit::traffic::Protocol;
 
@@ -42,6 +42,7 @@ fn main() -> ExitCode {
     let table = cases::run::trials(&world, binary, &Protocol::ALL);
     trials.extend(table);
     trials.extend(flows::trials(&world, binary));
+    trials.extend(seen::trials(&world, binary));
     trials.extend(changes::trials(Dataplane::Ipvs, binary));
     if lacks_ipvs().is_none() && !scenarios::nftables::can_be_held() {
         eprintln!("absent: this kernel cannot translate addresses in nftables");

@@ -14,7 +14,7 @@ use kpr_testkit::cases::run::{SharedWorld, failed};
 use kpr_testkit::cases::{Backend, Dataplane};
 use kpr_testkit::manifests::{ManifestDirectory, Service};
 use kpr_testkit::namespace::Namespace;
-use kpr_testkit::packets::{changes, flows, lifecycle, rollout};
+use kpr_testkit::packets::{changes, flows, lifecycle, rollout, seen};
 use kpr_testkit::proxy::{Invocation, Proxy};
 use kpr_testkit::requirements::{is_required, lacks_ipvs};
 use kpr_testkit::topology::{Family, Host};
@@ -46,6 +46,7 @@ fn main() -> ExitCode {
         ));
         trials.extend(cases::run::trials(&world, binary, &protocols));
         trials.extend(flows::trials(&world, binary));
+        trials.extend(seen::trials(&world, binary));
         trials.extend(changes::trials(Dataplane::Iptables(backend), binary));
         worlds.push(world);
     }

@@ -2,33 +2,36 @@
 //! `kube-proxy-rs explain`: what connections to a Service meet on this node, and why. The running
 //! proxy answers; the command prints.
 
+mod kernel;
 mod rules;
+mod text;
 
 use std::collections::BTreeMap;
-use std::fmt::{self, Display, Formatter};
 use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 
-use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::local;
 use super::output::print;
-use super::page::connections;
-use super::state::StatePage;
-use super::status::Status;
+use super::screen::Paint;
+use super::status::Overview;
 use crate::clock::Clock;
 use crate::config::OutputFormat;
 use crate::dataplane::exec::{Exec as _, System};
 use crate::reconcile::show::{Explain, From, Target};
-use kpr_core::model::{Protocol, ServiceName};
+use kpr_core::model::{Protocol, ProxyMode, ServiceName};
 use kpr_core::plan::explain::Place;
+pub(super) use text::Explanations;
 
 /// Exit code of `explain` if no connection is answered.
 const EXIT_UNANSWERED: u8 = 2;
 
 /// Answers a query such as `target=web.shop:80` and `from=pod`. Fails with what is wrong with it.
-pub(super) async fn answer(state: &StatePage, query: &[(String, String)]) -> Result<Value, String> {
+pub(super) async fn answer(
+    overview: &Overview,
+    query: &[(String, String)],
+) -> Result<Value, String> {
     let mut wanted = Explain {
         target: Target::Service(ServiceName::new("", ""), None),
         from: From::Everywhere,
@@ -47,71 +50,45 @@ pub(super) async fn answer(state: &StatePage, query: &[(String, String)]) -> Res
     if !has_target {
         return Err("target is missing: SERVICE[.NAMESPACE][:PORT] or ADDRESS:PORT[/PROTO]".into());
     }
-    let explained = state.explain(wanted).await;
+    let client = match wanted.from {
+        From::Address(client) => Some(client),
+        _ => None,
+    };
+    let explained = overview.state.explain(wanted).await;
     let explained = explained.ok_or("the sync loop is busy, try again")?;
+    let explained = explained.map_err(|error| error.to_string())?;
     let mut value = serde_json::to_value(explained).map_err(|error| error.to_string())?;
-    add_kernel(&mut value);
-    Ok(value)
+    if let Some((backend, _)) = overview.iptables.get()
+        && overview.mode == ProxyMode::IPTABLES.as_str()
+    {
+        add_backend(&mut value, backend);
+    }
+    let is_ipvs = overview.mode == ProxyMode::IPVS.as_str();
+    // Reading tables of the kernel takes its time, which is not the servers'.
+    let reading = super::blocking(move || {
+        kernel::add(&mut value, client, is_ipvs);
+        Ok(value)
+    });
+    reading.await.map_err(|error| error.to_string())
 }
 
-/// Adds what the kernel holds at each place, as it is now: real servers with their connections.
-fn add_kernel(explained: &mut Value) {
-    let connections = connections();
+/// Says whose rules to look at.
+fn add_backend(explained: &mut Value, backend: &str) {
     for explanation in explained.as_array_mut().into_iter().flatten() {
-        let place = explanation["place"].as_str().unwrap_or_default().to_owned();
-        let servers = connections
-            .iter()
-            .filter(|((server, _), _)| *server == place)
-            .map(|((_, endpoint), listed)| {
-                serde_json::json!({
-                    "endpoint": endpoint,
-                    "weight": listed.weight,
-                    "activeConnections": listed.active,
-                    "inactiveConnections": listed.inactive,
-                })
-            });
-        let servers: Vec<Value> = servers.collect();
-        let count = |server: &Value, what| server[what].as_u64().unwrap_or_default();
-        let upper = explanation["upperThreshold"].as_u64();
-        let full = servers.iter().filter(|server| {
-            let connections =
-                count(server, "activeConnections") + count(server, "inactiveConnections");
-            upper.is_some_and(|upper| connections >= upper)
-        });
-        let full: Vec<Value> = full.map(|server| server["endpoint"].clone()).collect();
-        hold_off(explanation, &full);
         if let Value::Object(fields) = explanation {
-            fields.insert("realServers".to_owned(), Value::Array(servers));
+            fields.insert("iptablesBackend".to_owned(), json!(backend));
         }
     }
 }
 
-/// Real servers that have as many connections as they may get no new ones. Clients with affinity
-/// still reach theirs.
-fn hold_off(explanation: &mut Value, full: &[Value]) {
-    let endpoints = explanation["endpoints"].as_array_mut();
-    let mut left = 0;
-    for endpoint in endpoints.into_iter().flatten() {
-        if endpoint["mayAnswer"] == true && full.contains(&endpoint["address"]) {
-            endpoint["mayAnswer"] = false.into();
-            endpoint["why"] = "has as many connections as its upper threshold".into();
-        } else if endpoint["mayAnswer"] == true {
-            left += 1;
-        }
-    }
-    if !full.is_empty() && left == 0 && explanation["verdict"] == "answered" {
-        explanation["verdict"] = "refused".into();
-        explanation["why"] = "all endpoints have as many connections as they may".into();
-    }
-}
-
-/// Adds the rules that the kernel has now, as the proxy's iptables prints them.
-fn add_rules(explained: &mut Value, backend: &str) {
+/// Adds the rules that the kernel has now, as the proxy's iptables prints them, if rules serve.
+fn add_rules(explained: &mut Value) {
     let exec = System::new(Clock::system(), System::DEFAULT_DEADLINE);
     let mut saved = BTreeMap::new();
     for explanation in explained.as_array_mut().into_iter().flatten() {
-        let place = explanation["place"].as_str().map(str::to_owned);
-        let Some(place) = place.as_deref().and_then(parse_place) else {
+        let place = explanation["place"].as_str().and_then(parse_place);
+        let backend = explanation["iptablesBackend"].as_str();
+        let (Some(place), Some(backend)) = (place, backend) else {
             continue;
         };
         let name = explanation["service"].as_str().unwrap_or_default();
@@ -210,165 +187,21 @@ pub(super) async fn command(
     }
     let answer = local::ask(&format!("/explain?{}", query.finish())).await?;
     let mut value: Value = serde_json::from_str(&answer)?;
-    let status: Status = serde_json::from_str(&local::ask("/status").await?)?;
-    if let (true, Some((backend, _))) = (status.mode == "iptables", &status.iptables) {
-        add_rules(&mut value, backend);
-    }
-    let explained: Vec<Explained> = serde_json::from_value(value.clone())?;
+    add_rules(&mut value);
+    let explained = Explanations::of(value.clone(), Paint::for_stdout())?;
     match output {
         OutputFormat::Text if explained.is_empty() => {
             anyhow::bail!("no Service {target} is known to the proxy, or it has no such port")
         }
-        OutputFormat::Text => {
-            for one in &explained {
-                print(one)?;
-            }
-        }
+        OutputFormat::Text => print(&explained)?,
         OutputFormat::Json => print(format_args!("{}\n", serde_json::to_string_pretty(&value)?))?,
         OutputFormat::Yaml => print(serde_saphyr::to_string(&value)?)?,
     }
-    let is_answered = explained.iter().any(|one| one.verdict == "answered");
-    Ok(if is_answered {
+    Ok(if explained.is_any_answered() {
         ExitCode::SUCCESS
     } else {
         ExitCode::from(EXIT_UNANSWERED)
     })
-}
-
-/// An explanation as it is printed.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Explained {
-    place: String,
-    from: String,
-    verdict: String,
-    why: String,
-    service: Option<String>,
-    role: Option<String>,
-    without: Vec<String>,
-    policy: Option<String>,
-    affinity_seconds: Option<u64>,
-    upper_threshold: Option<u32>,
-    slow_start_seconds: Option<u64>,
-    source_ranges: Vec<String>,
-    masqueraded: Option<String>,
-    endpoints: Vec<Endpoint>,
-    #[serde(default)]
-    real_servers: Vec<RealServer>,
-    #[serde(default)]
-    rules: Vec<String>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Endpoint {
-    address: SocketAddr,
-    may_answer: bool,
-    why: String,
-    is_local: bool,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RealServer {
-    endpoint: String,
-    weight: u32,
-    active_connections: u32,
-    inactive_connections: u32,
-}
-
-impl Display for Explained {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Self {
-            place,
-            from,
-            verdict,
-            why,
-            ..
-        } = self;
-        writeln!(f, "{place} from {from}: {verdict}: {why}")?;
-        if let (Some(service), Some(role)) = (&self.service, &self.role) {
-            writeln!(f, "  service      {service}, {}", words(role))?;
-        }
-        for loser in &self.without {
-            writeln!(
-                f,
-                "  loses        {loser} claims this too and does not get it"
-            )?;
-        }
-        if let Some(policy) = &self.policy {
-            writeln!(f, "  policy       {policy} for this client")?;
-        }
-        if let Some(seconds) = self.affinity_seconds {
-            writeln!(
-                f,
-                "  affinity     a client keeps its endpoint for {seconds} s"
-            )?;
-        }
-        if let Some(seconds) = self.slow_start_seconds {
-            writeln!(
-                f,
-                "  slow start   a new endpoint has its whole weight after {seconds} s"
-            )?;
-        }
-        if let Some(upper) = self.upper_threshold {
-            writeln!(
-                f,
-                "  limit        {upper} connections for each endpoint at this address"
-            )?;
-        }
-        if !self.source_ranges.is_empty() {
-            writeln!(f, "  sources      only {}", self.source_ranges.join(", "))?;
-        }
-        if self.verdict == "answered" {
-            let source = match &self.masqueraded {
-                Some(why) => format!("this node ({why})"),
-                None => "the client's own address".to_owned(),
-            };
-            writeln!(f, "  source seen  {source}")?;
-        }
-        for endpoint in &self.endpoints {
-            let answers = if endpoint.may_answer {
-                "may answer"
-            } else {
-                "does not"
-            };
-            let place = if endpoint.is_local {
-                ", on this node"
-            } else {
-                ""
-            };
-            writeln!(
-                f,
-                "  endpoint     {} {answers}: {}{place}",
-                endpoint.address, endpoint.why
-            )?;
-        }
-        for server in &self.real_servers {
-            writeln!(
-                f,
-                "  kernel       {} weight {}, {} active and {} inactive connections",
-                server.endpoint,
-                server.weight,
-                server.active_connections,
-                server.inactive_connections
-            )?;
-        }
-        for rule in &self.rules {
-            writeln!(f, "  kernel       {rule}")?;
-        }
-        Ok(())
-    }
-}
-
-fn words(role: &str) -> &str {
-    match role {
-        "clusterIp" => "cluster IP",
-        "loadBalancer" => "load balancer address",
-        "externalIp" => "external IP",
-        "nodePort" => "node port",
-        other => other,
-    }
 }
 
 #[cfg(test)]
@@ -417,40 +250,6 @@ mod tests {
                 error.starts_with(&format!("target {text:?}: want ")),
                 "{error}"
             );
-        }
-    }
-
-    #[test]
-    fn endpoints_at_their_limit_do_not_answer() {
-        let explained = |full: &[&str]| {
-            let mut explanation = serde_json::json!({
-                "verdict": "answered",
-                "endpoints": [
-                    {"address": "10.0.0.1:80", "mayAnswer": true, "why": "ready"},
-                    {"address": "10.0.0.2:80", "mayAnswer": true, "why": "ready"},
-                    {"address": "10.0.0.3:80", "mayAnswer": false, "why": "not ready"},
-                ],
-            });
-            let full: Vec<Value> = full.iter().map(|text| (*text).into()).collect();
-            hold_off(&mut explanation, &full);
-            let endpoints = explanation["endpoints"].as_array().unwrap().clone();
-            let may: Vec<Value> = endpoints.iter().map(|it| it["mayAnswer"].clone()).collect();
-            (
-                explanation["verdict"].clone(),
-                may,
-                endpoints[2]["why"].clone(),
-            )
-        };
-        let all = ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"];
-        for (full, verdict, may) in [
-            (&all[..0], "answered", [true, true]),
-            (&all[..1], "answered", [false, true]),
-            (&all, "refused", [false, false]),
-        ] {
-            let (found, found_may, third) = explained(full);
-            assert_eq!(found, verdict);
-            assert_eq!(found_may, [may[0], may[1], false]);
-            assert_eq!(third, "not ready");
         }
     }
 

@@ -119,6 +119,8 @@ impl LoopObserver {
 
 impl Observer for LoopObserver {
     fn iptables_backend(&self, backend: &'static str, reason: &'static str) {
+        let chosen = (backend.to_owned(), reason.to_owned());
+        self.overview.iptables.get_or_init(|| chosen);
         self.dataplane.iptables_backend(backend, reason);
     }
 

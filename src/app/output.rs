@@ -20,6 +20,12 @@ pub(super) fn print(answer: impl Display) -> anyhow::Result<()> {
     }
 }
 
+/// Writes a remark for people to stderr, which is no part of a command's answer.
+pub(super) fn print_note(note: &str) {
+    // Without stderr nobody reads it.
+    drop(io::stderr().write_all(format!("{note}\n").as_bytes()));
+}
+
 /// Writes the error that ends a command to stderr, before or beside the log, as upstream does.
 pub(super) fn print_error(error: &anyhow::Error) {
     let report = match error.downcast_ref::<ConfigError>() {

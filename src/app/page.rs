@@ -3,20 +3,20 @@
 //! hold of them, trouble first. Read-only, without assets of others, and whole without JavaScript.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::BufReader;
-use std::net::SocketAddr;
 
 use askama::Template;
-use ipvs_netlink::{ListedKey, Listing, ListingError};
+use ipvs_netlink::Stats;
 
+use super::explain::{self, Explanations};
+use super::screen::Paint;
 use super::status::{Family, FinishedRound, Overview, Status, age, latency};
+use crate::dataplane::modes::ipvs::statistics::{self, Counters, Listed};
 use crate::reconcile::show::{Question, ServiceShown, Shown};
-use kpr_core::model::IpFamily;
+use kpr_core::model::{IpFamily, ProxyMode};
 use kpr_core::plan::shown::{ObjectState, PortState};
 
-/// Services shown at most; the loop stops earlier if they are large.
-const SERVICES: usize = 1_000;
+/// Services of one page at most; there are fewer if they are large.
+const SERVICES: usize = 250;
 /// Height of the plot of latencies in pixels.
 const HEIGHT: f64 = 30.0;
 
@@ -25,9 +25,57 @@ const HEIGHT: f64 = 30.0;
 struct Page {
     status: Status,
     up: String,
-    query: String,
+    asked: Asked,
+    /// What was explained, or why not.
+    explained: Option<String>,
     families: Vec<FamilyRow>,
     rows: Vec<Row>,
+    /// How many Services there are that contain the text.
+    count: usize,
+    is_ipvs: bool,
+}
+
+/// What was asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Asked {
+    /// Part of a Service's name.
+    text: String,
+    /// So many Services are on pages before.
+    skip: usize,
+    /// What is to be explained.
+    explain: String,
+}
+
+impl Asked {
+    fn of(query: &[(String, String)]) -> Result<Self, String> {
+        let mut asked = Self::default();
+        for (name, value) in query {
+            match name.as_str() {
+                "q" => asked.text.clone_from(value),
+                "explain" => asked.explain.clone_from(value),
+                "skip" => {
+                    asked.skip = value
+                        .parse()
+                        .map_err(|error| format!("skip {value:?}: {error}"))?;
+                }
+                _ => return Err(format!("unknown parameter {name:?}: q, skip, explain")),
+            }
+        }
+        Ok(asked)
+    }
+}
+
+impl Page {
+    /// Services before the present page, where the one before it begins.
+    fn before(&self) -> Option<usize> {
+        (self.asked.skip > 0).then(|| self.asked.skip.saturating_sub(SERVICES))
+    }
+
+    /// Where the next page begins.
+    fn after(&self) -> Option<usize> {
+        let next = self.asked.skip + self.rows.len();
+        (next < self.count && !self.rows.is_empty()).then_some(next)
+    }
 }
 
 #[derive(Debug)]
@@ -51,19 +99,43 @@ struct Bar {
 struct Row {
     service: String,
     notes: Vec<String>,
-    lines: Vec<Line>,
+    frontends: Vec<Frontend>,
 }
 
-/// One endpoint of one frontend; or one chain.
+/// An address and port of a Service, or a chain, with its endpoints.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Line {
+struct Frontend {
     port: String,
-    frontend: String,
+    name: String,
     settings: String,
-    endpoint: String,
-    weight: String,
-    active: String,
-    inactive: String,
+    /// What to ask for an explanation.
+    target: String,
+    traffic: Option<Traffic>,
+    endpoints: Vec<Endpoint>,
+    /// It is a virtual server without endpoints.
+    refuses: bool,
+}
+
+/// What the kernel says of a virtual server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Traffic {
+    stats: Stats,
+    active: u64,
+    inactive: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Endpoint {
+    name: String,
+    settings: String,
+    listed: Option<Listed>,
+}
+
+impl Endpoint {
+    /// It gets no new connections.
+    fn drains(&self) -> bool {
+        self.listed.is_some_and(|listed| listed.weight == 0)
+    }
 }
 
 /// Renders the page for a query such as `q=default/web`.
@@ -71,31 +143,54 @@ pub(super) async fn page(
     overview: &Overview,
     query: &[(String, String)],
 ) -> Result<String, String> {
-    let mut text = String::new();
-    for (name, value) in query {
-        match name.as_str() {
-            "q" => text.clone_from(value),
-            _ => return Err(format!("unknown parameter {name:?}: q")),
-        }
-    }
+    let asked = Asked::of(query)?;
+    let explained = match asked.explain.as_str() {
+        "" => None,
+        target => Some(
+            explain(overview, target)
+                .await
+                .unwrap_or_else(|error| error),
+        ),
+    };
     let question = Question {
         service: None,
-        matching: Some(text.clone()).filter(|text| !text.is_empty()),
+        matching: Some(asked.text.clone()).filter(|text| !text.is_empty()),
+        skip: asked.skip,
         limit: SERVICES,
     };
     let (status, shown) = overview.gather(question).await;
-    let connections = connections();
-    let families = status.families.iter();
-    let page = Page {
-        up: age(&status.started, &status.time),
-        query: text,
-        families: families
-            .map(|(name, family)| family_row(name, family, &status.time))
-            .collect(),
-        rows: rows(&shown, &connections),
-        status,
-    };
-    page.render().map_err(|error| error.to_string())
+    let is_ipvs = overview.mode == ProxyMode::IPVS.as_str();
+    // Beside the servers: the kernel is read, and the text may be long.
+    let rendering = super::blocking(move || {
+        let known = if is_ipvs {
+            Known::read()
+        } else {
+            Known::default()
+        };
+        let families = status.families.iter();
+        let page = Page {
+            up: age(&status.started, &status.time),
+            asked,
+            explained,
+            families: families
+                .map(|(name, family)| family_row(name, family, &status.time))
+                .collect(),
+            rows: rows(&shown, &known),
+            count: shown.matching_count.unwrap_or(shown.service_count),
+            is_ipvs,
+            status,
+        };
+        Ok(page.render()?)
+    });
+    rendering.await.map_err(|error| error.to_string())
+}
+
+/// The text that the command `explain` prints.
+async fn explain(overview: &Overview, target: &str) -> Result<String, String> {
+    let query = [("target".to_owned(), target.to_owned())];
+    let value = explain::answer(overview, &query).await?;
+    let text = Explanations::of(value, Paint::PLAIN).map_err(|error| error.to_string())?;
+    Ok(text.to_string())
 }
 
 fn family_row(name: &str, family: &Family, now: &str) -> FamilyRow {
@@ -134,17 +229,17 @@ fn family_row(name: &str, family: &Family, now: &str) -> FamilyRow {
 }
 
 /// Those with errors come first, as the loop has them; then by name.
-fn rows(shown: &Shown, connections: &Connections) -> Vec<Row> {
+fn rows(shown: &Shown, known: &Known) -> Vec<Row> {
     let row = |(name, families): (&String, &BTreeMap<IpFamily, ServiceShown>)| Row {
         service: name.clone(),
         notes: families
             .iter()
             .flat_map(|(family, shown)| notes(*family, shown))
             .collect(),
-        lines: families
+        frontends: families
             .values()
             .flat_map(|shown| &shown.view.ports)
-            .flat_map(|(port, state)| lines(port, state, connections))
+            .flat_map(|(port, state)| frontends(port, state, known))
             .collect(),
     };
     let mut rows: Vec<Row> = shown.services.iter().map(row).collect();
@@ -167,101 +262,102 @@ fn notes(family: IpFamily, shown: &ServiceShown) -> Vec<String> {
     notes
 }
 
-/// What is believed to be in the kernel.
-fn lines(port: &str, state: &PortState, connections: &Connections) -> Vec<Line> {
-    let mut lines = Vec::new();
-    let start = Line {
+/// What is believed to be in the kernel, with its traffic.
+fn frontends(port: &str, state: &PortState, known: &Known) -> Vec<Frontend> {
+    let mut frontends = Vec::new();
+    let start = Frontend {
         port: port.to_owned(),
-        ..Line::default()
+        ..Frontend::default()
     };
-    for frontend in &state.frontends {
-        lines.push(Line {
-            frontend: frontend.clone(),
+    for name in &state.frontends {
+        frontends.push(Frontend {
+            name: name.clone(),
+            target: target(name),
             ..start.clone()
         });
     }
     for (name, object) in &state.believed {
-        match object {
-            ObjectState::Rules(count) => lines.push(Line {
-                frontend: name.clone(),
+        let first = Frontend {
+            name: name.clone(),
+            ..start.clone()
+        };
+        frontends.push(match object {
+            ObjectState::Rules(count) => Frontend {
                 settings: format!("{count} rules"),
-                ..start.clone()
-            }),
+                ..first
+            },
             ObjectState::VirtualServer {
                 settings,
                 real_servers,
-            } => {
-                let first = Line {
-                    frontend: name.clone(),
-                    settings: settings.clone(),
-                    ..start.clone()
-                };
-                if real_servers.is_empty() {
-                    lines.push(Line {
-                        endpoint: "none: refused".to_owned(),
-                        ..first.clone()
-                    });
-                }
-                for (endpoint, weight) in real_servers {
-                    let known = connections.get(&(name.clone(), endpoint.clone()));
-                    let shown = |number: Option<u32>| {
-                        number.map_or_else(String::new, |number| number.to_string())
-                    };
-                    lines.push(Line {
-                        endpoint: endpoint.clone(),
-                        weight: weight.clone(),
-                        active: shown(known.map(|known| known.active)),
-                        inactive: shown(known.map(|known| known.inactive)),
-                        ..first.clone()
-                    });
-                }
-            }
+            } => Frontend {
+                settings: settings.clone(),
+                target: target(name),
+                traffic: known.traffic(name),
+                refuses: real_servers.is_empty(),
+                endpoints: real_servers
+                    .iter()
+                    .map(|(endpoint, settings)| Endpoint {
+                        name: endpoint.clone(),
+                        settings: settings.clone(),
+                        listed: known.listed(name, endpoint),
+                    })
+                    .collect(),
+                ..first
+            },
+        });
+    }
+    frontends
+}
+
+/// `TCP 10.96.0.1:80` as `explain` takes it; nothing for a chain or a mark.
+fn target(name: &str) -> String {
+    match name.split_once(' ') {
+        Some(("FWM", _)) | None => String::new(),
+        Some((protocol, place)) => format!("{place}/{}", protocol.to_lowercase()),
+    }
+}
+
+/// What the kernel says, by names of servers as they are shown.
+#[derive(Debug, Default)]
+struct Known {
+    listed: BTreeMap<String, BTreeMap<String, Listed>>,
+    stats: BTreeMap<String, Stats>,
+}
+
+impl Known {
+    /// Nothing where the kernel says nothing.
+    fn read() -> Self {
+        let listed = statistics::servers().unwrap_or_default().into_iter();
+        let stats = Counters::open().and_then(|mut counters| counters.of_servers());
+        let stats = stats.unwrap_or_default().into_iter();
+        Self {
+            listed: listed
+                .map(|(key, servers)| {
+                    let servers = servers.into_iter();
+                    let servers = servers.map(|(key, listed)| (key.to_string(), listed));
+                    (key.to_string(), servers.collect())
+                })
+                .collect(),
+            stats: stats.map(|(key, stats)| (key.to_string(), stats)).collect(),
         }
     }
-    lines
-}
 
-/// What is listed, by virtual server and real server.
-pub(super) type Connections = BTreeMap<(String, String), Listed>;
-
-/// A real server as the kernel lists it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Listed {
-    pub(super) weight: u32,
-    pub(super) active: u32,
-    pub(super) inactive: u32,
-}
-
-/// What the kernel lists; nothing without IPVS.
-pub(super) fn connections() -> Connections {
-    read_connections().unwrap_or_default()
-}
-
-fn read_connections() -> Result<Connections, ListingError> {
-    let mut connections = Connections::new();
-    for service in Listing::new(BufReader::new(File::open("/proc/net/ip_vs")?))? {
-        let service = service?;
-        for destination in service.destinations {
-            let family = IpFamily::of(destination.key.address);
-            // As `VirtualServerKey` is shown.
-            let name = match service.key {
-                ListedKey::Address {
-                    protocol,
-                    address,
-                    port,
-                } => format!("{protocol} {}", SocketAddr::new(address, port)),
-                ListedKey::Mark(mark) => format!("FWM {mark} {family}"),
-                _ => continue,
-            };
-            let listed = Listed {
-                weight: destination.weight,
-                active: destination.active_connections,
-                inactive: destination.inactive_connections,
-            };
-            connections.insert((name, destination.key.to_string()), listed);
-        }
+    fn listed(&self, server: &str, endpoint: &str) -> Option<Listed> {
+        self.listed.get(server)?.get(endpoint).copied()
     }
-    Ok(connections)
+
+    fn traffic(&self, server: &str) -> Option<Traffic> {
+        let listed = self.listed.get(server).into_iter().flatten();
+        let mut traffic = Traffic {
+            stats: *self.stats.get(server)?,
+            ..Traffic::default()
+        };
+        for (_, listed) in listed {
+            traffic.active += listed.active;
+            traffic.inactive += listed.inactive;
+        }
+        Some(traffic)
+    }
 }
 
 #[cfg(test)]
@@ -300,21 +396,70 @@ mod tests {
             let families = BTreeMap::from([(IpFamily::V4, service)]);
             shown.services.insert(name.to_owned(), families);
         }
-        let rows = rows(&shown, &Connections::new());
+        let rows = rows(&shown, &Known::default());
         assert_eq!(rows[0].service, "b/b");
-        let page = Page {
-            status: Status::default(),
-            up: String::new(),
-            query: "\"><script>".to_owned(),
-            families: Vec::new(),
-            rows,
-        };
-        let text = page.render().unwrap();
+        let text = page(rows, "\"><script>").render().unwrap();
         assert!(
             !text.contains("<b>IPv4") && text.contains("IPv4: &#60;b&#62;"),
             "{text}"
         );
         assert!(!text.contains("\"><script>"), "{text}");
+    }
+
+    fn page(rows: Vec<Row>, text: &str) -> Page {
+        Page {
+            status: Status::default(),
+            up: String::new(),
+            asked: Asked {
+                text: text.to_owned(),
+                ..Asked::default()
+            },
+            explained: None,
+            families: Vec::new(),
+            count: rows.len(),
+            rows,
+            is_ipvs: true,
+        }
+    }
+
+    fn named(name: &str) -> Row {
+        Row {
+            service: name.to_owned(),
+            notes: Vec::new(),
+            frontends: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn pages_lead_to_all_services() {
+        let mut first = page(vec![named("a/a"), named("a/b")], "a/");
+        first.count = 5;
+        assert_eq!((first.before(), first.after()), (None, Some(2)));
+        first.asked.skip = 2;
+        assert_eq!((first.before(), first.after()), (Some(0), Some(4)));
+        let text = first.render().unwrap();
+        assert!(text.contains("href=\"?q=a/&amp;skip=4\""), "{text}");
+        first.asked.skip = 3;
+        assert_eq!(first.after(), None);
+        // A loop that is busy shows none.
+        first.rows.clear();
+        assert_eq!(first.after(), None);
+    }
+
+    #[test]
+    fn queries_are_understood_or_named() {
+        let asked = |name: &str, value: &str| Asked::of(&[(name.to_owned(), value.to_owned())]);
+        assert_eq!(asked("skip", "250").unwrap().skip, 250);
+        assert!(asked("skip", "-1").unwrap_err().starts_with("skip \"-1\""));
+        assert!(asked("x", "1").unwrap_err().contains("q, skip, explain"));
+    }
+
+    #[test]
+    fn virtual_servers_are_explained_by_their_place() {
+        assert_eq!(target("TCP 10.96.0.1:80"), "10.96.0.1:80/tcp");
+        assert_eq!(target("UDP [fd00::1]:53"), "[fd00::1]:53/udp");
+        assert_eq!(target("FWM 4097 IPv4"), "");
+        assert_eq!(target("KUBE-SVC-A"), "");
     }
 
     #[test]
@@ -330,16 +475,31 @@ mod tests {
             ..PortState::default()
         };
         let listed = Listed {
-            weight: 1,
+            weight: 0,
             active: 3,
             inactive: 4,
         };
-        let connections = BTreeMap::from([((name, "10.0.0.1:80".to_owned()), listed)]);
-        let lines = lines("http TCP", &state, &connections);
-        let [line] = lines.as_slice() else {
-            panic!("{lines:?}")
+        let mut counted = Stats::default();
+        counted.connections = 9;
+        let servers = BTreeMap::from([("10.0.0.1:80".to_owned(), listed)]);
+        let known = Known {
+            listed: BTreeMap::from([(name.clone(), servers)]),
+            stats: BTreeMap::from([(name, counted)]),
         };
-        assert_eq!((line.active.as_str(), line.inactive.as_str()), ("3", "4"));
-        assert_eq!(line.endpoint, "10.0.0.1:80");
+        let frontends = frontends("http TCP", &state, &known);
+        let [frontend] = frontends.as_slice() else {
+            panic!("{frontends:?}")
+        };
+        let traffic = Traffic {
+            stats: counted,
+            active: 3,
+            inactive: 4,
+        };
+        assert_eq!(frontend.traffic, Some(traffic));
+        let [endpoint] = frontend.endpoints.as_slice() else {
+            panic!("{frontend:?}")
+        };
+        assert_eq!(endpoint.name, "10.0.0.1:80");
+        assert!(endpoint.drains() && endpoint.listed == Some(listed));
     }
 }

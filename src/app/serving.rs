@@ -6,10 +6,12 @@ use std::sync::Arc;
 use axum::Router;
 use tokio::sync::watch;
 
+use super::service_metrics::{self, ServiceTraffic};
+use super::state::PATIENCE;
 use super::status::Overview;
 use super::{explain, instrumentation, page};
 use crate::config::settings::Settings;
-use crate::health::{AdminSurface, Server, admin_routes, health_routes};
+use crate::health::{AdminSurface, ScrapeFn, Server, admin_routes, health_routes};
 
 /// The names of the two servers.
 pub(super) const HEALTH_SERVER: &str = "healthz";
@@ -24,10 +26,17 @@ fn admin_surface(
     let settings = newest.borrow().clone();
     let configuration = newest.clone();
     let page = overview.state.clone();
-    let shown = overview.clone();
-    let explained = overview.state.clone();
+    let (shown, explained) = (overview.clone(), overview.clone());
+    let named = overview.state.clone();
+    let traffic = ServiceTraffic::new(&settings, overview.state.clone());
     let routes = admin_routes(AdminSurface {
         registry: overview.registry.clone(),
+        scraped: traffic.map(|traffic| -> Arc<ScrapeFn> {
+            Arc::new(move || {
+                let traffic = traffic.clone();
+                Box::pin(async move { traffic.scrape().await })
+            })
+        }),
         mode: settings.mode,
         flags: flags.into(),
         clock: overview.clock.clone(),
@@ -45,8 +54,15 @@ fn admin_surface(
             Box::pin(async move { page::page(&overview, &query).await })
         }),
         explain: Arc::new(move |query| {
-            let state = explained.clone();
-            Box::pin(async move { explain::answer(&state, &query).await })
+            let overview = explained.clone();
+            Box::pin(async move { explain::answer(&overview, &query).await })
+        }),
+        servers: Arc::new(move || {
+            let state = named.clone();
+            Box::pin(async move {
+                let owners = state.owners(false, PATIENCE).await.unwrap_or_default();
+                serde_json::to_value(service_metrics::names(&owners)).unwrap_or_default()
+            })
         }),
         status: Arc::new(move || {
             let overview = overview.clone();

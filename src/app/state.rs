@@ -11,12 +11,12 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::instrumentation::LastPlans;
 use crate::reconcile::Input;
-use crate::reconcile::show::{Explain, Question, Shown};
+use crate::reconcile::show::{Explain, Owner, Question, Shown, TooMany};
 use kpr_core::model::ServiceName;
 use kpr_core::plan::explain::Explanation;
 
 /// How long to wait for the loop.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Services shown without `limit`.
 pub(super) const LIMIT: usize = 100;
@@ -70,12 +70,19 @@ impl StatePage {
     }
 
     /// What connections meet, unless the loop does not answer in time.
-    pub(super) async fn explain(&self, question: Explain) -> Option<Vec<Explanation>> {
+    pub(super) async fn explain(
+        &self,
+        question: Explain,
+    ) -> Option<Result<Vec<Explanation>, TooMany>> {
         let answer = self.put(|answer| Input::Explain(question, answer));
-        tokio::time::timeout(self.patience, answer)
-            .await
-            .ok()
-            .flatten()
+        let answer = tokio::time::timeout(self.patience, answer);
+        answer.await.ok().flatten()
+    }
+
+    /// Whose virtual servers there are, unless the loop does not answer in time.
+    pub(super) async fn owners(&self, counted: bool, patience: Duration) -> Option<Vec<Owner>> {
+        let answer = self.put(|answer| Input::Owners(counted, answer));
+        tokio::time::timeout(patience, answer).await.ok().flatten()
     }
 
     async fn put<T>(&self, input: impl FnOnce(oneshot::Sender<T>) -> Input) -> Option<T> {
@@ -90,6 +97,7 @@ fn question(query: &[(String, String)]) -> Result<Question, String> {
     let mut question = Question {
         service: None,
         matching: None,
+        skip: 0,
         limit: LIMIT,
     };
     for (name, value) in query {

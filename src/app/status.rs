@@ -9,7 +9,7 @@ mod text;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use jiff::Timestamp;
 use prometheus::Registry;
@@ -130,6 +130,8 @@ pub(super) struct Overview {
     pub(super) registry: Registry,
     pub(super) health: ProxyHealth,
     pub(super) rounds: RecentRounds,
+    /// Which iptables is used and the reason for choosing it, once it is chosen.
+    pub(super) iptables: OnceLock<(String, String)>,
     pub(super) state: Arc<StatePage>,
 }
 
@@ -149,6 +151,7 @@ impl Overview {
             registry: metrics.registry.clone(),
             health: health.clone(),
             rounds: RecentRounds::default(),
+            iptables: OnceLock::new(),
             state: Arc::new(state),
         })
     }
@@ -169,7 +172,7 @@ impl Overview {
             healthy: health.healthy,
             node_eligible: health.node_eligible.unwrap_or_default(),
             is_busy: shown.is_none(),
-            iptables: metrics.chosen("kube_proxy_rs_iptables_backend", "backend"),
+            iptables: self.iptables.get().cloned(),
             ipvs_rules: metrics.chosen("kube_proxy_rs_ipvs_rules", "rules"),
             services: metrics.total("kube_proxy_rs_services"),
             endpoint_slices: metrics.total("kube_proxy_rs_endpoint_slices"),
@@ -202,6 +205,7 @@ impl Overview {
         let question = Question {
             service: None,
             matching: None,
+            skip: 0,
             limit: super::state::LIMIT,
         };
         self.gather(question).await.0

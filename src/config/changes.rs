@@ -24,6 +24,7 @@ pub fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
         ipvs_rules: "--ipvs-rules",
         budget: "--service-max-objects",
         annotations: "--service-annotations",
+        service_metrics: "--service-metrics-limit",
         allow_external_ips: "featureGates.AllowServiceExternalIPs",
         logging: "logging",
         kubernetes_version: "--version",

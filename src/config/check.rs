@@ -14,17 +14,19 @@ use super::flags::Flags;
 use super::notices;
 use super::resolve::resolve;
 use super::settings::Notice;
-use super::types::KIND;
+use super::types::{KIND, KubeProxyConfiguration};
 use super::validation::FieldError;
 use crate::yaml::Node;
 
 /// The errors and notices of a file that could be decoded. Prints one per line.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Report {
     /// What the proxy refuses to start with.
     pub errors: Vec<String>,
     /// What the operator should know.
     pub notices: Vec<Notice>,
+    /// What the proxy would run with, defaults filled in, if it would start.
+    pub configuration: Option<KubeProxyConfiguration>,
 }
 
 impl Report {
@@ -57,6 +59,7 @@ pub fn check(path: &Path) -> Result<Report, FileError> {
         return Ok(Report {
             errors: Vec::new(),
             notices,
+            configuration: None,
         });
     };
     let mut report = judged(&document, before);
@@ -157,13 +160,21 @@ fn judged(document: &Document, before: usize) -> Report {
     configuration.set_platform_defaults();
     let mode = configuration.mode.clone();
     // Values of the wrong type were left out, so that the rest can be judged.
-    if let Err(found) = resolve(configuration, &flags) {
-        errors.extend(found.errors().iter().map(|error| {
-            let line = line_of(&document.root, &field_of(error, &mode, &document.root));
-            with_line(&error.to_string(), line)
-        }));
+    let configuration = match resolve(configuration, &flags) {
+        Ok(settings) => Some(settings.configuration),
+        Err(found) => {
+            errors.extend(found.errors().iter().map(|error| {
+                let line = line_of(&document.root, &field_of(error, &mode, &document.root));
+                with_line(&error.to_string(), line)
+            }));
+            None
+        }
+    };
+    Report {
+        configuration: configuration.filter(|_| errors.is_empty()),
+        errors,
+        notices,
     }
-    Report { errors, notices }
 }
 
 /// The line of a field, whose name may be in another case.

@@ -193,6 +193,15 @@ flags! {
     /// and endpoints and source ranges for each of them.
     service_max_objects: Option<i32>, "NUMBER" = "50000", always;
 
+    /// Namespaces whose Services have traffic metrics of their own in ipvs mode; `*` for all.
+    service_metrics_namespaces: Vec<String>, "LIST" = "[]", always;
+    /// Label selector of the Services that have traffic metrics of their own in ipvs mode.
+    service_metrics_selector: Option<String>, "SELECTOR", always;
+    /// Traffic metrics of Services also by endpoint.
+    service_metrics_endpoints: Option<bool>, "BOOL" = "false", always;
+    /// Maximum number of Service ports, and of endpoints, that have traffic metrics.
+    service_metrics_limit: Option<i32>, "NUMBER" = "1000", always;
+
     /// How to detect traffic from local pods: `ClusterCIDR`, `NodeCIDR`, `BridgeInterface`,
     /// `InterfaceNamePrefix`.
     detect_local_mode: Option<String>, "MODE" = "ClusterCIDR" => detect_local_mode;
@@ -259,7 +268,7 @@ flags! {
 
 /// Whether a flag counts although `--config` is given. All others are replaced by the file.
 pub(super) fn counts_always(id: &str) -> bool {
-    id == "output"
+    ["output", "verbose"].contains(&id)
         || FLAGS
             .iter()
             .any(|(flag, _, always)| *flag == id && !always.is_empty())

@@ -159,7 +159,7 @@ brace is JSON. [Differences](design/differences.md#configuration-and-flags) are 
     }
     text.push_str(
         "
-`kube-proxy-rs plan` takes the same flags and `--output text|json`.
+`kube-proxy-rs plan` takes the same flags, `--output text|json|yaml` and `--verbose`.
 
 ## Fields of the file
 All are kube-proxy's; kube-proxy-rs adds none.

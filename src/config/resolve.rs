@@ -68,6 +68,7 @@ pub(super) fn resolve(
     services::of_ipvs(flags, &mut ipvs, &mut errors);
     let budget = services::budget(flags, &mut errors);
     let annotations = services::annotations(flags, &mut errors);
+    let service_metrics = services::metrics(flags, &mut errors);
     let node_port_range = node_port_range(flags, &mut errors);
     let conntrack = conntrack(config, &mut errors);
     let path = "KubeProxyLinuxConfiguration.OOMScoreAdj";
@@ -132,6 +133,7 @@ pub(super) fn resolve(
         conntrack,
         budget,
         annotations,
+        service_metrics,
         allow_external_ips: gates.allow_service_external_ips,
         oom_score_adj,
         logging,

@@ -86,6 +86,24 @@ impl IpvsTimeouts {
     }
 }
 
+/// How much of the Services' traffic is in metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServiceMetrics {
+    /// Also by endpoint.
+    pub by_endpoint: bool,
+    /// Of Service ports, and of endpoints.
+    pub limit: usize,
+}
+
+impl Default for ServiceMetrics {
+    fn default() -> Self {
+        Self {
+            by_endpoint: false,
+            limit: 1000,
+        }
+    }
+}
+
 /// Form of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
@@ -173,8 +191,10 @@ pub struct Settings {
     pub conntrack: Tuning,
     /// How much of each Service is programmed.
     pub budget: Budget,
-    /// Which annotations count.
+    /// Which annotations count, and which Services have metrics of their own.
     pub annotations: Annotations,
+    /// How much of the Services' traffic is in metrics.
+    pub service_metrics: ServiceMetrics,
     /// `spec.externalIPs` counts (feature gate `AllowServiceExternalIPs`).
     pub allow_external_ips: bool,
     /// For `/proc/self/oom_score_adj`.

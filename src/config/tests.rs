@@ -514,7 +514,7 @@ fn commands_are_told_apart() {
     ));
     assert!(matches!(
         try_command(&["plan", "--manifests=/m", "--output=json"]),
-        Ok(Command::Plan { settings, output: OutputFormat::Json })
+        Ok(Command::Plan { settings, output: OutputFormat::Json, verbose: false })
             if settings.source == Source::Manifests(PathBuf::from("/m"))
     ));
     assert!(matches!(

@@ -168,7 +168,7 @@ impl Failed for conntrack::Error {
             Self::Unavailable(refusal) => unavailable(refusal),
             Self::Refused { source, .. } => source.failure_kind(),
             Self::TooLong(_) => FailureKind::Other,
-            Self::Malformed(_) => FailureKind::Transient,
+            Self::Malformed(_) | Self::Undecodable(_) => FailureKind::Transient,
         }
     }
 }

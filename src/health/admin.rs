@@ -22,13 +22,14 @@ use kpr_core::model::ProxyMode;
 /// What the Prometheus text format is called by `client_golang` 1.23.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
 /// What `/statusz` lists.
-const PATHS: [&str; 8] = [
+const PATHS: [&str; 9] = [
     "/configz",
     "/explain",
     "/flagz",
     "/healthz",
     "/metrics",
     "/proxyMode",
+    "/servers",
     "/state",
     "/status",
 ];
@@ -43,6 +44,8 @@ type ConfigurationFn = dyn Fn() -> Value + Send + Sync;
 type StateFn =
     dyn Fn(Vec<(String, String)>) -> BoxFuture<'static, Result<Value, String>> + Send + Sync;
 
+/// Reads metrics that are not kept in the registry.
+pub type ScrapeFn = dyn Fn() -> BoxFuture<'static, Vec<MetricFamily>> + Send + Sync;
 /// Renders the page at `/` for a query, or says what is wrong with the query.
 type PageFn =
     dyn Fn(Vec<(String, String)>) -> BoxFuture<'static, Result<String, String>> + Send + Sync;
@@ -54,6 +57,8 @@ type StatusFn = dyn Fn() -> BoxFuture<'static, Value> + Send + Sync;
 pub struct AdminSurface {
     /// For `/metrics`.
     pub registry: Registry,
+    /// For `/metrics` besides: read at each scrape alone.
+    pub scraped: Option<Arc<ScrapeFn>>,
     /// For `/proxyMode`.
     pub mode: ProxyMode,
     /// For `/configz`: the effective configuration, which may change.
@@ -68,6 +73,8 @@ pub struct AdminSurface {
     pub state: Arc<StateFn>,
     /// For `/explain`: asked at each request.
     pub explain: Arc<StateFn>,
+    /// For `/servers`: names of virtual servers, asked at each request.
+    pub servers: Arc<StatusFn>,
     /// For `/status`: asked at each request.
     pub status: Arc<StatusFn>,
     /// For `/`: asked at each request.
@@ -86,6 +93,7 @@ impl fmt::Debug for AdminSurface {
 pub fn admin_routes(surface: AdminSurface) -> Result<Router, prometheus::Error> {
     let AdminSurface {
         registry,
+        scraped,
         mode,
         configuration,
         flags,
@@ -93,6 +101,7 @@ pub fn admin_routes(surface: AdminSurface) -> Result<Router, prometheus::Error> 
         kubernetes_version,
         state,
         explain,
+        servers,
         status,
         page,
     } = surface;
@@ -111,10 +120,19 @@ pub fn admin_routes(surface: AdminSurface) -> Result<Router, prometheus::Error> 
                 },
             ),
         )
-        .route("/metrics", any(move || async move { metrics(&registry) }))
+        .route(
+            "/metrics",
+            any(move || async move {
+                let mut families = registry.gather();
+                if let Some(scraped) = scraped {
+                    families.extend(scraped().await);
+                }
+                metrics(&families)
+            }),
+        )
         .route(
             "/metrics/slis",
-            any(move || async move { metrics(&slis.registry) }),
+            any(move || async move { metrics(&slis.registry.gather()) }),
         )
         .route(
             "/healthz",
@@ -152,6 +170,10 @@ pub fn admin_routes(surface: AdminSurface) -> Result<Router, prometheus::Error> 
         .route("/state", answers(state))
         .route("/explain", answers(explain))
         .route(
+            "/servers",
+            any(|| async move { answer(StatusCode::OK, JSON, servers().await.to_string()) }),
+        )
+        .route(
             "/status",
             any(|| async move { answer(StatusCode::OK, JSON, status().await.to_string()) }),
         )
@@ -170,12 +192,11 @@ fn answers(find: Arc<StateFn>) -> MethodRouter {
     )
 }
 
-fn metrics(registry: &Registry) -> Response {
-    let families = registry.gather();
-    match TextEncoder::new().encode_to_string(&families) {
+fn metrics(families: &[MetricFamily]) -> Response {
+    match TextEncoder::new().encode_to_string(families) {
         Ok(text) => {
             let mut response = answer(StatusCode::OK, METRICS_TYPE, text);
-            if let Some(start) = process_start(&families) {
+            if let Some(start) = process_start(families) {
                 let name = HeaderName::from_static("process-start-time-unix");
                 response.headers_mut().insert(name, start);
             }

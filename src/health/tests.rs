@@ -94,6 +94,7 @@ fn admin_server() -> SocketAddr {
     let configuration = KubeProxyConfiguration::with_defaults();
     let surface = AdminSurface {
         registry,
+        scraped: None,
         mode: ProxyMode::IPVS,
         configuration: Arc::new(move || serde_json::to_value(&configuration).unwrap()),
         flags: [
@@ -112,6 +113,7 @@ fn admin_server() -> SocketAddr {
             })
         }),
         explain: Arc::new(|_| Box::pin(async { Ok(json!([])) })),
+        servers: Arc::new(|| Box::pin(async { json!({"TCP 10.96.0.1:80": "shop/web"}) })),
         status: Arc::new(|| Box::pin(async { json!({"healthy": true}) })),
         page: Arc::new(|_| Box::pin(async { Ok("<p>".to_owned()) })),
     };
@@ -271,7 +273,7 @@ async fn flags_and_status_are_shown_in_component_bases_words() {
         format!(
             "\nkube-proxy statusz\n{warning}\n\nStarted: Mon Jan  5 00:00:00 UTC 2026\nUp: 0 hr 00 min 00 sec\n\
              Binary version: 1.37.2 (kube-proxy-rs {version})\nEmulation version: 1.37\n\
-             Paths: /configz /explain /flagz /healthz /metrics /proxyMode /state /status\n"
+             Paths: /configz /explain /flagz /healthz /metrics /proxyMode /servers /state /status\n"
         )
     );
 }

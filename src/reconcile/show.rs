@@ -13,9 +13,10 @@ use super::Reconciler;
 use super::family::Family;
 use super::service_errors::LastError;
 use crate::dataplane::kernel::Kernel;
-use kpr_core::model::{IpFamily, ProxyMode, ServiceName};
+use kpr_core::model::{IpFamily, ProxyMode, Service, ServiceName, ServicePortName};
 use kpr_core::plan::Planner;
 use kpr_core::plan::explain::{self, Client, Explanation, Place};
+use kpr_core::plan::ipvs::object::VirtualServerKey;
 use kpr_core::plan::ruleset::Table;
 use kpr_core::plan::shown::ServiceState;
 
@@ -30,6 +31,8 @@ pub struct Question {
     pub service: Option<ServiceName>,
     /// Only Services whose `namespace/name` contains this text.
     pub matching: Option<String>,
+    /// So many of them are passed over.
+    pub skip: usize,
     /// Maximum number of Services.
     pub limit: usize,
 }
@@ -39,6 +42,40 @@ pub struct Question {
 pub struct Explain {
     pub target: Target,
     pub from: From,
+}
+
+/// Explaining a place looks at all Services: this many for one question.
+const MAX_PLACES: usize = 100;
+
+/// A Service answers at more places than are explained at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the Service answers at more than {MAX_PLACES} addresses and ports: ask for one of them")]
+pub struct TooMany;
+
+/// The Service port that has a virtual server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    pub server: VirtualServerKey,
+    pub port: ServicePortName,
+    /// The port's number.
+    pub number: u16,
+}
+
+impl Owner {
+    /// The port's name, or its number if it has none.
+    pub fn port_text(&self) -> String {
+        if self.port.port.is_empty() {
+            self.number.to_string()
+        } else {
+            self.port.port.to_string()
+        }
+    }
+}
+
+fn number_of(service: &Service, port: &ServicePortName) -> u16 {
+    let mut ports = service.ports.iter();
+    let spec = ports.find(|spec| spec.name == port.port && spec.protocol == port.protocol);
+    spec.map_or(0, |spec| spec.port)
 }
 
 /// Where connections go.
@@ -66,6 +103,9 @@ pub enum From {
 pub struct Shown {
     /// Including those not shown.
     pub service_count: usize,
+    /// Those that contain the text, if one was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub matching_count: Option<usize>,
     pub trouble_count: usize,
     /// Services that changed since the last round, including those not shown.
     pub changed_count: usize,
@@ -145,13 +185,32 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
         warnings.chain(self.missing_in_words()).collect()
     }
 
-    pub(super) fn explain(&self, question: &Explain) -> Vec<Explanation> {
+    /// Whose virtual servers there are; those of counted Services alone if asked so.
+    pub(super) fn owners(&self, counted: bool) -> Vec<Owner> {
+        let services = self.tracker.services();
+        let is_counted = |service: &&Service| service.ipvs.as_ref().is_some_and(|it| it.is_counted);
+        let services = services.filter(|service| !counted || is_counted(service));
+        let mut owners = Vec::new();
+        for service in services {
+            for family in self.families() {
+                let servers = family.planner.servers_of(&service.name);
+                owners.extend(servers.into_iter().map(|(port, server)| Owner {
+                    number: number_of(service, &port),
+                    port,
+                    server,
+                }));
+            }
+        }
+        owners
+    }
+
+    pub(super) fn explain(&self, question: &Explain) -> Result<Vec<Explanation>, TooMany> {
         let settings = explain::Settings {
             localhost_by_forwarder: self.settings.localhost_node_ports,
             refuses_other_ports: self.settings.mode == ProxyMode::IPVS,
             ..explain::Settings::default()
         };
-        let mut explanations = Vec::new();
+        let (mut explanations, mut asked) = (Vec::new(), 0);
         for family in self.families() {
             let context = family.planner.context();
             let settings = explain::Settings {
@@ -173,28 +232,37 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
                 }
                 From::Address(_) => Vec::new(),
             };
+            asked += places.len();
+            if asked > MAX_PLACES {
+                return Err(TooMany);
+            }
             for place in places {
                 if IpFamily::of(place.address) != context.family {
                     continue;
                 }
                 let explain = |client: &Client| {
-                    explain::place(&self.tracker, context, settings, place, *client)
+                    let is_outside = explain::is_outside(*client, context);
+                    let server = family.planner.server_of(place, is_outside);
+                    Explanation {
+                        virtual_server: server.map(|server| server.to_string()),
+                        ..explain::place(&self.tracker, context, settings, place, *client)
+                    }
                 };
                 explanations.extend(clients.iter().map(explain));
             }
         }
-        explanations
+        Ok(explanations)
     }
 
     pub(super) fn show(&self, question: &Question) -> Shown {
         let changed = &self.tracker.pending().services;
-        let troubled = self
+        let troubled: BTreeSet<&ServiceName> = self
             .families()
-            .map(|family| family.errors.services())
-            .collect::<Vec<_>>();
+            .flat_map(|family| family.errors.services())
+            .collect();
         let mut shown = Shown {
             service_count: self.tracker.services().count(),
-            trouble_count: troubled.iter().map(ExactSizeIterator::len).sum(),
+            trouble_count: troubled.len(),
             changed_count: changed.len(),
             warnings: self.warnings(),
             ..Shown::default()
@@ -203,21 +271,27 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
             shown.families.insert(family.family(), family.show());
         }
         let all = self.tracker.services().map(|service| &service.name);
+        let others = all.filter(|name| !troubled.contains(name));
         let names: Box<dyn Iterator<Item = &ServiceName>> = match &question.service {
             Some(service) => Box::new(std::iter::once(service)),
-            None => Box::new(troubled.into_iter().flatten().chain(all)),
+            None => Box::new(troubled.iter().copied().chain(others)),
         };
-        let mut lines = 0;
+        let (mut lines, mut matching) = (0, 0);
         for name in names {
-            if shown.services.len() >= question.limit || lines >= MAX_LINES {
-                break;
-            }
             let text = name.to_string();
-            let matching = question.matching.as_ref();
-            if !matching.is_none_or(|part| text.contains(part))
-                || shown.services.contains_key(&text)
-            {
+            let part = question.matching.as_ref();
+            if !part.is_none_or(|part| text.contains(part)) {
                 continue;
+            }
+            matching += 1;
+            if matching <= question.skip {
+                continue;
+            }
+            if shown.services.len() >= question.limit || lines >= MAX_LINES {
+                if part.is_some() {
+                    continue;
+                }
+                break;
             }
             let mut families = BTreeMap::new();
             for family in self.families() {
@@ -228,6 +302,7 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
             }
             shown.services.insert(text, families);
         }
+        shown.matching_count = question.matching.is_some().then_some(matching);
         shown
     }
 }

@@ -7,11 +7,12 @@ use futures::future::LocalBoxFuture;
 use tokio::sync::{mpsc, watch};
 
 use super::family::ObserveScope;
+use super::plan_text::PlanText;
 use super::{Input, Reconciler, Served};
 use crate::dataplane::kernel::{Kernel, ObserveError};
 use crate::source::Update;
 use kpr_core::model::Changes;
-use kpr_core::plan::{Plan, Planner, Step};
+use kpr_core::plan::Planner;
 
 /// A reconciler with its mode erased.
 pub trait SyncLoop: fmt::Debug + Send {
@@ -30,22 +31,6 @@ pub trait SyncLoop: fmt::Debug + Send {
     /// Writes the kernel settings of the mode. For `--init-only`. Returns the number of settings
     /// and the failures.
     fn write_settings(&mut self) -> (usize, Vec<String>);
-}
-
-/// A plan of any mode, for people and for programs.
-#[derive(Clone, Debug)]
-pub struct PlanText {
-    pub text: String,
-    pub steps: Vec<serde_json::Value>,
-}
-
-impl PlanText {
-    fn of<S: Step>(plan: &Plan<S>) -> Self {
-        Self {
-            text: plan.to_string(),
-            steps: plan.steps().map(|step| serde_json::json!(step)).collect(),
-        }
-    }
 }
 
 impl<P, K> SyncLoop for Reconciler<P, K>
@@ -76,7 +61,7 @@ where
             served.update(&self.tracker, &changes);
             let Served { family, .. } = served;
             family.observe(&mut self.kernel, ObserveScope::Everything)?;
-            plans.push(PlanText::of(&family.planner.plan()));
+            plans.push(PlanText::of(family.family(), &family.planner.plan()));
         }
         Ok(plans)
     }

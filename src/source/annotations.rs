@@ -7,6 +7,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::Counted;
+
 /// A setting that annotations may change, under our names and kube-router's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Setting {
@@ -93,7 +95,7 @@ impl FromStr for Setting {
     }
 }
 
-/// What the operator allows annotations to do.
+/// What the operator allows annotations to do, and what he makes of labels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Annotations {
     pub allowed: BTreeSet<Setting>,
@@ -101,6 +103,8 @@ pub struct Annotations {
     pub max_drain_limit: Duration,
     /// The longest slow start; a longer one is cut to it.
     pub max_slow_start: Duration,
+    /// Services that have metrics of their own.
+    pub counted: Counted,
 }
 
 impl Default for Annotations {
@@ -114,6 +118,7 @@ impl Default for Annotations {
                 .collect(),
             max_drain_limit: Duration::from_hours(24),
             max_slow_start: Duration::from_mins(15),
+            counted: Counted::default(),
         }
     }
 }
@@ -125,6 +130,7 @@ impl Annotations {
             allowed: Setting::ALL.into(),
             max_drain_limit: Duration::MAX,
             max_slow_start: Duration::MAX,
+            counted: Counted::default(),
         }
     }
 }

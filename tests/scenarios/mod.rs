@@ -30,6 +30,7 @@ mod ownership;
 mod restart;
 mod rules;
 mod schedulers;
+mod seen;
 mod sets;
 mod settings;
 mod slow_start;
@@ -121,6 +122,8 @@ pub(super) fn trials(binary: &'static Path) -> Vec<Trial> {
         ),
         scenario("neighbours::published_ports", neighbours::published_ports),
         scenario("neighbours::health_checks", neighbours::health_checks),
+        scenario("seen::connections", seen::connections),
+        scenario("seen::counters", seen::counters),
         scenario("bad_input::is_skipped", bad_input::is_skipped),
         scenario("bad_input::scheduler", bad_input::scheduler),
         scenario("bad_input::capability", bad_input::capability),

@@ -6,3 +6,4 @@ pub mod changes;
 pub mod flows;
 pub mod lifecycle;
 pub mod rollout;
+pub mod seen;

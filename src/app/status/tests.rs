@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use prometheus::{IntGaugeVec, Opts};
 
-use super::text::{Colour, Screen, age};
+use super::text::{Screen, age};
 use super::*;
+use crate::app::screen::Paint;
 
 fn round(seconds: f64, is_full: bool, succeeded: bool) -> FinishedRound {
     FinishedRound {
@@ -61,7 +62,8 @@ fn status() -> Status {
 fn the_screen_has_trouble_in_words() {
     let text = Screen {
         status: &status(),
-        colour: Colour::Never,
+        paint: Paint::PLAIN,
+        width: None,
     }
     .to_string();
     assert_eq!(
@@ -92,11 +94,27 @@ fn only_a_terminal_gets_colours() {
     let status = status();
     let coloured = Screen {
         status: &status,
-        colour: Colour::Ansi,
+        paint: Paint::COLOURED,
+        width: None,
     };
     let text = coloured.to_string();
     assert!(text.contains("\x1b[31mlate"), "{text}");
     assert!(text.contains("\x1b[32mok"), "{text}");
+}
+
+#[test]
+fn a_narrow_terminal_shows_what_matters_most() {
+    let status = status();
+    let narrow = Screen {
+        status: &status,
+        paint: Paint::PLAIN,
+        width: Some(60),
+    };
+    let text = narrow.to_string();
+    assert!(
+        text.contains("\nFAMILY  HEALTH  SYNCED     LAST             PENDING"),
+        "{text}"
+    );
 }
 
 #[test]

@@ -2,34 +2,28 @@
 //! The status as text: one screen, trouble in red.
 
 use std::fmt::{self, Display, Formatter};
-use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::{Family, FinishedRound, Status};
-
-/// How to print words that are good or bad.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Colour {
-    Never,
-    Ansi,
-}
+use crate::app::screen::{Colour, Paint, Table, size};
 
 /// A status to print.
 #[derive(Debug)]
 pub(in crate::app) struct Screen<'a> {
     pub(super) status: &'a Status,
-    pub(super) colour: Colour,
+    pub(super) paint: Paint,
+    /// Columns of the terminal.
+    pub(super) width: Option<usize>,
 }
-
-const GREEN: &str = "\x1b[32m";
-const RED: &str = "\x1b[31m";
 
 /// Columns of the table of families.
 const HEAD: [&str; 9] = [
     "FAMILY", "HEALTH", "SYNCED", "LAST", "MEDIAN", "SLOWEST", "PENDING", "UNBOUND", "REFUSED",
 ];
+/// Columns that narrow terminals go without, the first ones first.
+const LEAST_WANTED: [usize; 5] = [5, 4, 8, 7, 2];
 /// Width of the names of facts.
 const NAME: usize = 16;
 
@@ -129,21 +123,12 @@ impl Display for Screen<'_> {
 }
 
 impl<'a> Screen<'a> {
-    /// Coloured on a terminal, unless `NO_COLOR` is set.
+    /// As stdout wants it.
     pub(in crate::app) fn for_stdout(status: &'a Status) -> Self {
-        let is_plain = std::env::var_os("NO_COLOR").is_some_and(|set| !set.is_empty());
-        let colour = if std::io::stdout().is_terminal() && !is_plain {
-            Colour::Ansi
-        } else {
-            Colour::Never
-        };
-        Self { status, colour }
-    }
-
-    fn paint(&self, good: bool, text: impl Display) -> String {
-        match self.colour {
-            Colour::Never => text.to_string(),
-            Colour::Ansi => format!("{}{text}\x1b[0m", if good { GREEN } else { RED }),
+        Self {
+            status,
+            paint: Paint::for_stdout(),
+            width: size().map(|(width, _)| width),
         }
     }
 
@@ -157,37 +142,36 @@ impl<'a> Screen<'a> {
         if good {
             writeln!(f, "  {name:NAME$}{text}")
         } else {
-            writeln!(f, "  {name:NAME$}{}", self.paint(false, text))
+            writeln!(f, "  {name:NAME$}{}", self.paint.with(Colour::Bad, text))
         }
     }
 
     fn families(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let families = &self.status.families;
-        let now = &self.status.time;
-        let rows = families.iter().map(|(name, family)| row(name, family, now));
-        let rows: Vec<_> = std::iter::once(HEAD.map(str::to_owned))
-            .chain(rows)
-            .collect();
-        let width = |column: usize| {
-            let cells = rows.iter().filter_map(|row| row.get(column));
-            cells.map(String::len).max().unwrap_or_default()
-        };
+        let mut table = Table::new(HEAD, HEAD.len());
+        for (name, family) in &self.status.families {
+            table.add(row(name, family, &self.status.time));
+        }
+        let lines = table.lines(self.width, &LEAST_WANTED);
         writeln!(f)?;
-        for (number, row) in rows.iter().enumerate() {
-            let mut line = String::new();
-            for (column, cell) in row.iter().enumerate() {
-                let padded = format!("{cell:width$}  ", width = width(column));
-                if number > 0 && column == 1 {
-                    line.push_str(&self.paint(cell == "ok", padded));
-                } else {
-                    line.push_str(&padded);
-                }
-            }
-            writeln!(f, "{}", line.trim_end())?;
+        for (number, line) in lines.iter().enumerate() {
+            let line = match number {
+                0 => self.paint.with(Colour::Dim, line),
+                _ => line
+                    .replacen(
+                        " ok ",
+                        &format!(" {} ", self.paint.with(Colour::Good, "ok")),
+                        1,
+                    )
+                    .replacen(LATE, &self.paint.with(Colour::Bad, LATE), 1),
+            };
+            writeln!(f, "{line}")?;
         }
         Ok(())
     }
 }
+
+/// A family that does not keep up.
+const LATE: &str = "late";
 
 fn row(name: &str, family: &Family, now: &str) -> [String; 9] {
     let mut seconds: Vec<f64> = family.rounds.iter().map(|round| round.seconds).collect();
@@ -202,7 +186,7 @@ fn row(name: &str, family: &Family, now: &str) -> [String; 9] {
     };
     [
         name.to_owned(),
-        if family.healthy { "ok" } else { "late" }.to_owned(),
+        if family.healthy { "ok" } else { LATE }.to_owned(),
         format!("{} ago", age(&family.last_success, now)),
         last,
         shown(seconds.get(seconds.len() / 2)),

@@ -9,8 +9,8 @@ use super::{Flags, command};
 
 #[derive(Debug, Subcommand)]
 pub(in crate::config) enum Sub {
-    /// Print the changes that this node's kernel needs, without making them. Exits with 2 if there
-    /// are any.
+    /// Print the changes that this node's kernel needs, without making them: a summary. Exits with
+    /// 0 if there are none, with 2 if there are any, with 1 if that cannot be told.
     #[command(args_override_self = true)]
     Plan {
         #[command(flatten)]
@@ -18,6 +18,9 @@ pub(in crate::config) enum Sub {
         /// Output format.
         #[arg(long, short, value_enum, default_value_t)]
         output: OutputFormat,
+        /// Print every step.
+        #[arg(long, value_name = "BOOL")]
+        verbose: Option<bool>,
     },
     /// Print the state of the proxy that runs in this network namespace. Exits with 1 if none runs,
     /// with 2 if it is unhealthy.
@@ -26,7 +29,8 @@ pub(in crate::config) enum Sub {
         #[arg(long, short, value_enum, default_value_t)]
         output: OutputFormat,
     },
-    /// Print which Services have the traffic, in IPVS mode, from the kernel's statistics.
+    /// Show which Services have the traffic, in IPVS mode, from the kernel's statistics. Keys sort
+    /// and filter; the last line names them.
     Top(TopOptions),
     /// Explain what connections to a Service meet on this node, and why. Exits with 2 if none is
     /// answered.
@@ -48,10 +52,17 @@ pub(in crate::config) enum Sub {
     },
     /// Print the manual page, in the format of man(7).
     Man,
-    /// Report errors and unsupported or deprecated fields in a configuration file.
+    /// Report errors and unsupported or deprecated fields in a configuration file. Exits with 1 if
+    /// the proxy would not start with it.
     CheckConfig {
         /// The configuration file.
         file: PathBuf,
+        /// Output format.
+        #[arg(long, short, value_enum, default_value_t)]
+        output: OutputFormat,
+        /// Print the effective configuration too.
+        #[arg(long, value_name = "BOOL")]
+        verbose: Option<bool>,
     },
 }
 
@@ -64,12 +75,12 @@ pub struct TopOptions {
     /// Order of the lines, largest first.
     #[arg(long, value_enum, default_value_t)]
     pub sort: TopSort,
-    /// Only virtual servers whose name contains this, such as an address or `:443`.
+    /// Only virtual servers whose address or Service contains this, such as `:443` or `shop/`.
     #[arg(long)]
     pub filter: Option<String>,
-    /// Maximum number of lines.
-    #[arg(long, default_value_t = 20)]
-    pub limit: usize,
+    /// Maximum number of lines: as many as the terminal has, or 20.
+    #[arg(long)]
+    pub limit: Option<usize>,
     /// One line for each endpoint.
     #[arg(long, value_name = "BOOL")]
     pub endpoints: Option<bool>,

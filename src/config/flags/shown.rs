@@ -40,7 +40,7 @@ pub(in crate::config) fn shown(
 
 /// kube-proxy has none of these.
 #[cfg(test)]
-pub(in crate::config) const OURS: [&str; 15] = [
+pub(in crate::config) const OURS: [&str; 19] = [
     "help",
     "iptables-backend",
     "ipvs-drain-limit",
@@ -53,6 +53,10 @@ pub(in crate::config) const OURS: [&str; 15] = [
     "service-max-frontends",
     "service-max-objects",
     "service-max-slow-start",
+    "service-metrics-endpoints",
+    "service-metrics-limit",
+    "service-metrics-namespaces",
+    "service-metrics-selector",
     "service-node-port-range",
     "service-schedulers",
     "tunnel-cidrs",

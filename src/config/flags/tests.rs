@@ -71,6 +71,10 @@ fn every_linux_flag_of_upstream_is_taken() {
         "--service-max-frontends=1",
         "--service-max-endpoints=2",
         "--service-max-objects=3",
+        "--service-metrics-namespaces=shop",
+        "--service-metrics-selector=app=web,tier in (a,b)",
+        "--service-metrics-endpoints",
+        "--service-metrics-limit=4",
         "--detect-local-mode=NodeCIDR",
         "--pod-bridge-interface=cni0",
         "--pod-interface-name-prefix=veth",
@@ -389,11 +393,17 @@ fn plan_takes_the_same_flags_after_its_name() {
         "--output",
         "json",
         "--masquerade-all",
+        "--verbose",
     ]);
-    let Some(Sub::Plan { flags, output }) = parsed.cli.command else {
+    let Some(Sub::Plan {
+        flags,
+        output,
+        verbose,
+    }) = parsed.cli.command
+    else {
         panic!("{parsed:?}")
     };
-    assert_eq!(output, OutputFormat::Json);
+    assert_eq!((output, verbose), (OutputFormat::Json, Some(true)));
     assert_eq!(flags.manifests, Some(PathBuf::from("d")));
     assert_eq!(flags.proxy_mode.as_deref(), Some("ipvs"));
     assert_eq!(flags.masquerade_all, Some(true));
@@ -402,7 +412,9 @@ fn plan_takes_the_same_flags_after_its_name() {
 #[test]
 fn check_config_takes_a_file() {
     let parsed = parsed(&["check-config", "c.yaml"]);
-    assert!(matches!(parsed.cli.command, Some(Sub::CheckConfig { file }) if *file == *"c.yaml"));
+    assert!(
+        matches!(parsed.cli.command, Some(Sub::CheckConfig { file, .. }) if *file == *"c.yaml")
+    );
     assert!(matches!(
         try_parse(&["check-config"]),
         Err(FlagError::Usage(_))

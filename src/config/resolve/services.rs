@@ -3,8 +3,10 @@
 
 use super::super::flags::list;
 use super::{Errors, Flags, IpvsSettings, NOT_NEGATIVE, POSITIVE, parse_cidr};
-use crate::source::Annotations;
+use crate::config::settings::ServiceMetrics;
 use crate::source::annotations::Setting;
+use crate::source::counted::{NoSelector, is_namespace};
+use crate::source::{Annotations, Counted};
 use kpr_core::model::Budget;
 
 /// Schedulers and tunnels.
@@ -93,13 +95,54 @@ pub(super) fn annotations(flags: &Flags, errors: &mut Errors) -> Annotations {
         }
         *most = limit.to_duration();
     }
+    annotations.counted = counted(flags, errors);
     annotations
+}
+
+/// Which Services have metrics of their own.
+fn counted(flags: &Flags, errors: &mut Errors) -> Counted {
+    let mut counted = Counted::default();
+    for name in list(&flags.service_metrics_namespaces).unwrap_or_default() {
+        let name = name.trim();
+        if !is_namespace(name) {
+            let message = "must be the name of a namespace, or * for all";
+            errors.invalid_text("--service-metrics-namespaces", name, message);
+        }
+        counted.namespaces.insert(name.to_owned());
+    }
+    let selector = flags.service_metrics_selector.as_deref();
+    if let Some(text) = selector.filter(|text| !text.is_empty()) {
+        match text.parse() {
+            Ok(selector) => counted.labels = Some(selector),
+            Err(error) => {
+                let message = NoSelector::to_string(&error);
+                errors.invalid_text("--service-metrics-selector", text, &message);
+            }
+        }
+    }
+    counted
+}
+
+/// How much of their traffic is in metrics.
+pub(super) fn metrics(flags: &Flags, errors: &mut Errors) -> ServiceMetrics {
+    let mut metrics = ServiceMetrics {
+        by_endpoint: flags.service_metrics_endpoints.unwrap_or(false),
+        ..ServiceMetrics::default()
+    };
+    if let Some(limit) = flags.service_metrics_limit {
+        if limit <= 0 {
+            errors.invalid("--service-metrics-limit", limit, POSITIVE);
+        }
+        metrics.limit = usize::try_from(limit).unwrap_or_default();
+    }
+    metrics
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
+    use crate::config::settings::ServiceMetrics;
     use crate::config::{self, Command, Settings};
     use crate::source::annotations::Setting;
     use kpr_core::model::Budget;
@@ -125,8 +168,23 @@ mod tests {
             "--service-max-frontends=1",
             "--service-max-endpoints=2",
             "--service-max-objects=3",
+            "--service-metrics-namespaces=shop, kube-system",
+            "--service-metrics-selector=app=web,tier in (a,b)",
+            "--service-metrics-endpoints",
+            "--service-metrics-limit=4",
         ]);
         let settings = settings.unwrap();
+        let counted = &settings.annotations.counted;
+        assert_eq!(
+            counted.namespaces,
+            ["kube-system", "shop"].map(str::to_owned).into()
+        );
+        assert_eq!(counted.labels, "app=web,tier in (a,b)".parse().ok());
+        let metrics = ServiceMetrics {
+            by_endpoint: true,
+            limit: 4,
+        };
+        assert_eq!(settings.service_metrics, metrics);
         let allowed = [Setting::Scheduler, Setting::ForwardingMethod];
         assert_eq!(settings.annotations.allowed, allowed.into());
         assert_eq!(
@@ -145,6 +203,7 @@ mod tests {
         assert_eq!(settings.budget, budget);
         let none = parsed(&["--service-annotations="]).unwrap();
         assert_eq!(none.annotations.allowed, [].into());
+        assert!(none.annotations.counted.is_empty());
     }
 
     #[test]
@@ -158,6 +217,9 @@ mod tests {
             ("--service-max-frontends", "0"),
             ("--service-max-endpoints", "0"),
             ("--service-max-objects", "0"),
+            ("--service-metrics-namespaces", "Shop"),
+            ("--service-metrics-selector", "app in"),
+            ("--service-metrics-limit", "0"),
         ] {
             let error = parsed(&[&format!("{flag}={value}")]).unwrap_err();
             assert!(error.contains(flag) && error.contains(value), "{error}");

@@ -5,8 +5,9 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use tracing::debug;
 
 use super::codec::{self, Entry, EntryFilter, MalformedEntry};
+use super::connection::{self, Connection, Wanted};
 use kpr_core::model::IpFamily;
-use netlink_pipeline::attribute::AttributeTooLong;
+use netlink_pipeline::attribute::{AttributeTooLong, DecodeError};
 use netlink_pipeline::{KernelError, KernelErrorKind, NetlinkError, Socket, SocketStats};
 
 /// Flows could not be listed or deleted, or not all of them.
@@ -19,6 +20,9 @@ pub enum Error {
     Unavailable(#[source] KernelError),
     #[error("cannot decode the kernel's answer about flows")]
     Malformed(#[from] MalformedEntry),
+    /// The same of a connection that was only to be shown.
+    #[error("cannot decode the kernel's answer about connections")]
+    Undecodable(#[source] DecodeError),
     #[error("request about flows is too long")]
     TooLong(#[from] AttributeTooLong),
     #[error("cannot delete {failed} flows ({deleted} were deleted)")]
@@ -109,6 +113,29 @@ impl Client {
         }
     }
 
+    /// Calls `each` for every connection to a place. The kernel may list others, too, which are
+    /// passed over here: all of the family before Linux 5.8, and those of the port with IPv6.
+    pub fn connections_to(
+        &mut self,
+        wanted: &Wanted,
+        each: &mut dyn FnMut(Connection),
+    ) -> Result<(), Error> {
+        let mut malformed = None;
+        let request = wanted.request()?;
+        let dumped = self
+            .socket
+            .dump_each(
+                request,
+                &mut |kind, payload| match connection::read(kind, payload) {
+                    Ok(Some(connection)) if wanted.matches(&connection) => each(connection),
+                    Ok(_) => {}
+                    Err(error) => malformed = Some(error),
+                },
+            );
+        dumped.map_err(Error::Netlink)?;
+        malformed.map_or(Ok(()), |error| Err(Error::Undecodable(error)))
+    }
+
     /// Selects among the flows that the filter matches. Returns whether the kernel listed only
     /// those.
     fn list(
@@ -118,16 +145,17 @@ impl Client {
         is_selected: &dyn Fn(&Entry) -> bool,
         selected: &mut Vec<Entry>,
     ) -> Result<bool, Error> {
+        let asked = filter.asked(family);
         let mut is_filtered = true;
         let mut malformed = None;
-        let request = codec::list(family, filter)?;
+        let request = codec::list(family, &asked)?;
         let dumped =
             self.socket.dump_each(
                 request,
                 &mut |kind, payload| match codec::entry_of(kind, payload) {
                     Ok(Some(entry)) => {
-                        is_filtered &= filter.matches(&entry);
-                        if is_selected(&entry) {
+                        is_filtered &= asked.matches(&entry);
+                        if filter.matches(&entry) && is_selected(&entry) {
                             selected.push(entry);
                         }
                     }

@@ -20,12 +20,12 @@ use netlink_pipeline::attribute::{AttributeTooLong, Writer};
 const NFNL_SUBSYS_CTNETLINK: u8 = 1;
 
 // Messages and attributes of include/uapi/linux/netfilter/nfnetlink_conntrack.h.
-const IPCTNL_MSG_CT_NEW: u8 = 0;
+pub(super) const IPCTNL_MSG_CT_NEW: u8 = 0;
 const IPCTNL_MSG_CT_GET: u8 = 1;
 const IPCTNL_MSG_CT_DELETE: u8 = 2;
 const IPCTNL_MSG_CT_GET_STATS: u8 = 5;
-const CTA_TUPLE_ORIG: u16 = 1;
-const CTA_TUPLE_REPLY: u16 = 2;
+pub(super) const CTA_TUPLE_ORIG: u16 = 1;
+pub(super) const CTA_TUPLE_REPLY: u16 = 2;
 const CTA_ID: u16 = 12;
 const CTA_ZONE: u16 = 18;
 const CTA_FILTER: u16 = 25;
@@ -33,12 +33,13 @@ const CTA_FILTER_ORIG_FLAGS: u16 = 1;
 
 // Which parts of `CTA_TUPLE_ORIG` a flow must match. Of net/netfilter/nf_internals.h; no UAPI
 // header has them.
+const CTA_FILTER_F_CTA_IP_SRC: u32 = 1 << 0;
 const CTA_FILTER_F_CTA_IP_DST: u32 = 1 << 1;
 const CTA_FILTER_F_CTA_PROTO_NUM: u32 = 1 << 3;
 const CTA_FILTER_F_CTA_PROTO_DST_PORT: u32 = 1 << 5;
 
 /// Bytes of `struct nfgenmsg`.
-const NFGENMSG_LEN: usize = 4;
+pub(super) const NFGENMSG_LEN: usize = 4;
 
 /// Bytes that describe no flow.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -61,6 +62,15 @@ pub struct EntryFilter {
 }
 
 impl EntryFilter {
+    /// What of it the kernel is asked for. Its filters of IPv6 addresses list all other addresses
+    /// (`findings/conntrack-ipv6-filter-inverted.sh`), so only the port is left of them.
+    pub(super) fn asked(&self, family: IpFamily) -> Self {
+        Self {
+            address: self.address.filter(|_| family == IpFamily::V4),
+            ..*self
+        }
+    }
+
     pub(super) fn matches(&self, entry: &Entry) -> bool {
         self.address.is_none_or(|ip| entry.destination.ip() == ip)
             && self
@@ -83,7 +93,7 @@ pub struct Entry {
     zone: Option<u16>,
 }
 
-const fn kind(message: u8) -> u16 {
+pub(super) const fn kind(message: u8) -> u16 {
     u16::from_be_bytes([NFNL_SUBSYS_CTNETLINK, message])
 }
 
@@ -122,13 +132,32 @@ pub(super) fn count() -> Result<Request, AttributeTooLong> {
 
 /// Asks for UDP flows. Kernels before 5.8 ignore the filter and list every flow of the family.
 pub(super) fn list(family: IpFamily, filter: &EntryFilter) -> Result<Request, AttributeTooLong> {
+    list_of(family, Protocol::Udp, None, filter)
+}
+
+/// The same for any protocol, and of one client if it is given.
+pub(super) fn list_of(
+    family: IpFamily,
+    protocol: Protocol,
+    client: Option<IpAddr>,
+    filter: &EntryFilter,
+) -> Result<Request, AttributeTooLong> {
+    let filter = filter.asked(family);
     let mut flags = CTA_FILTER_F_CTA_PROTO_NUM;
     let mut tuple = Vec::new();
+    let mut addresses = Vec::new();
+    if let Some(client) = client.filter(|_| family == IpFamily::V4) {
+        flags |= CTA_FILTER_F_CTA_IP_SRC;
+        addresses.push(IPTuple::SourceAddress(client));
+    }
     if let Some(address) = filter.address {
         flags |= CTA_FILTER_F_CTA_IP_DST;
-        tuple.push(Tuple::Ip(vec![IPTuple::DestinationAddress(address)]));
+        addresses.push(IPTuple::DestinationAddress(address));
     }
-    let mut protocol = vec![ProtoTuple::Protocol(Protocol::Udp)];
+    if !addresses.is_empty() {
+        tuple.push(Tuple::Ip(addresses));
+    }
+    let mut protocol = vec![ProtoTuple::Protocol(protocol)];
     if let Some(port) = filter.port {
         flags |= CTA_FILTER_F_CTA_PROTO_DST_PORT;
         protocol.push(ProtoTuple::DestinationPort(port));

@@ -143,6 +143,18 @@ fn filters_say_which_parts_count() {
         12, 0, 25, 0x80, 8, 0, 1, 0, 0b10_1010, 0, 0, 0,
     ];
     assert_eq!(list(&filter), expected);
+    // Of IPv6 only the port: the kernel would list all other addresses.
+    let six = EntryFilter {
+        address: Some("fd00:96::a".parse().unwrap()),
+        port: Some(53),
+    };
+    let port_alone = EntryFilter {
+        address: None,
+        ..six
+    };
+    let asked = |filter| codec::list(IpFamily::V6, filter).unwrap().payload;
+    assert_eq!(asked(&six), asked(&port_alone));
+    assert_eq!(asked(&six)[4..28], list(&port_alone)[4..28]);
     assert_eq!(
         list(&EntryFilter::default())[4..],
         [
@@ -150,6 +162,98 @@ fn filters_say_which_parts_count() {
             12, 0, 25, 0x80, 8, 0, 1, 0, 0b1000, 0, 0, 0,
         ]
     );
+}
+
+#[test]
+fn connections_of_any_protocol_are_read_for_people() {
+    let shown = |command| -> Vec<Connection> {
+        captured(command, "< ")
+            .iter()
+            .filter_map(|reply| connection::read(reply.kind, &reply.payload).unwrap())
+            .collect()
+    };
+    let all = shown("conntrack -L");
+    let dns = all
+        .iter()
+        .find(|it| it.destination.to_string() == "10.96.0.10:53");
+    let dns = dns.unwrap();
+    assert_eq!(dns.answerer.to_string(), "10.244.0.9:5353");
+    assert_eq!(dns.reply_to, dns.client);
+    assert_eq!(
+        (dns.protocol, dns.state, dns.is_answered),
+        (Protocol::Udp, None, false)
+    );
+    assert!(
+        dns.seconds_left.is_some_and(|seconds| seconds <= 30),
+        "{dns:?}"
+    );
+    let web = all.iter().find(|it| it.protocol == Protocol::Tcp).unwrap();
+    assert_eq!(web.destination.to_string(), "127.0.0.1:8080");
+    assert!(web.state.is_some() && web.is_answered, "{web:?}");
+    let zones: Vec<_> = all.iter().map(|it| it.zone).collect();
+    assert!(
+        zones.contains(&Some(7)) && zones.contains(&None),
+        "{zones:?}"
+    );
+    let six = shown("conntrack -L -f ipv6");
+    let ends = |it: &Connection| (it.destination.to_string(), it.answerer.to_string());
+    let wanted = (
+        "[fd00:96::a]:53".to_owned(),
+        "[fd00:244::9]:5353".to_owned(),
+    );
+    assert_eq!(six.iter().map(ends).collect::<Vec<_>>(), [wanted]);
+}
+
+#[test]
+fn a_kernel_that_ignores_filters_shows_the_same_connections() {
+    let wanted = Wanted {
+        destination: "10.96.0.10:53".parse().unwrap(),
+        protocol: Protocol::Udp,
+        client: None,
+    };
+    let script = Scripted::default()
+        .then(counted)
+        .then(everything)
+        .then(everything)
+        .then(everything);
+    let (_script, mut client) = client(script);
+    let mut found = |wanted: Wanted| {
+        let mut found = Vec::new();
+        let mut each = |connection: Connection| found.push(connection.client);
+        client.connections_to(&wanted, &mut each).unwrap();
+        found
+    };
+    let clients = found(wanted);
+    assert_eq!(clients.len(), 1);
+    let of = |client| found_of(wanted, client);
+    assert_eq!(found(of(clients[0].ip())), clients);
+    assert_eq!(found(of("192.0.2.99".parse().unwrap())), []);
+}
+
+fn found_of(wanted: Wanted, client: std::net::IpAddr) -> Wanted {
+    Wanted {
+        client: Some(client),
+        ..wanted
+    }
+}
+
+#[test]
+fn the_kernel_is_asked_for_connections_to_one_place() {
+    let wanted = Wanted {
+        destination: "10.96.0.10:80".parse().unwrap(),
+        protocol: Protocol::Tcp,
+        client: Some("192.0.2.7".parse().unwrap()),
+    };
+    #[rustfmt::skip]
+    let expected = [
+        2, 0, 0, 0,
+        // CTA_TUPLE_ORIG: CTA_TUPLE_IP (source, destination), CTA_TUPLE_PROTO (number, port)
+        44, 0, 1, 0x80, 20, 0, 1, 0x80, 8, 0, 1, 0, 192, 0, 2, 7, 8, 0, 2, 0, 10, 96, 0, 10,
+        20, 0, 2, 0x80, 5, 0, 1, 0, 6, 0, 0, 0, 6, 0, 3, 0, 0, 80, 0, 0,
+        // CTA_FILTER: CTA_FILTER_ORIG_FLAGS
+        12, 0, 25, 0x80, 8, 0, 1, 0, 0b10_1011, 0, 0, 0,
+    ];
+    assert_eq!(wanted.request().unwrap().payload, expected);
 }
 
 /// DNS at 10.96.0.10 without endpoints, at a node port too: two filters.
@@ -279,6 +383,7 @@ proptest! {
         payload in proptest::collection::vec(any::<u8>(), 0..96),
     ) {
         drop(codec::entry_of(kind, &payload));
+        drop(connection::read(kind, &payload));
     }
 
     #[test]
@@ -292,8 +397,10 @@ proptest! {
             let at = at.index(payload.len());
             payload[at] = byte;
             drop(codec::entry_of(reply.kind, &payload));
+            drop(connection::read(reply.kind, &payload));
             payload.truncate(length.index(payload.len()));
             drop(codec::entry_of(reply.kind, &payload));
+            drop(connection::read(reply.kind, &payload));
         }
     }
 }

@@ -9,6 +9,7 @@ mod held;
 mod observe;
 mod schedulers;
 mod sets;
+pub mod statistics;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};

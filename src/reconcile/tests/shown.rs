@@ -4,8 +4,10 @@
 
 use serde_json::{Value, json};
 
+use super::show::Target;
 use super::*;
 use crate::events::reason;
+use kpr_core::model::{IpvsOptions, Protocol, Service};
 
 impl<P: Planner> Fixture<P>
 where
@@ -17,6 +19,7 @@ where
         let question = Question {
             service,
             matching: None,
+            skip: 0,
             limit,
         };
         self.reconciler.take_in(Input::Show(question, answer));
@@ -53,6 +56,105 @@ fn a_service_shows_what_it_has_and_should_have() {
     fixture.scale(&["10.1.0.5"]);
     assert_eq!(fixture.web_shown()["isChanged"], true);
     assert_eq!(fixture.ask(None, 1)["changedCount"], 1);
+}
+
+#[test]
+fn services_are_shown_page_by_page() {
+    let mut fixture = Fixture::programmed();
+    for name in ["ns/a", "ns/b", "other/web"] {
+        let at = format!("10.96.1.{}", name.len());
+        let at = if name == "ns/b" {
+            "10.96.1.9".to_owned()
+        } else {
+            at
+        };
+        let service = service(name).cluster_ips(&[&at]).port(80);
+        fixture.model(Event::ServiceApplied(service));
+    }
+    fixture.work();
+    let mut shown = |skip, text: Option<&str>| {
+        let (answer, mut answered) = oneshot::channel();
+        let question = Question {
+            service: None,
+            matching: text.map(str::to_owned),
+            skip,
+            limit: 2,
+        };
+        fixture.reconciler.take_in(Input::Show(question, answer));
+        let shown = answered.try_recv().unwrap();
+        let names = shown.services.into_keys().collect::<Vec<_>>().join(" ");
+        (names, shown.matching_count)
+    };
+    assert_eq!(shown(0, None), ("ns/a ns/b".to_owned(), None));
+    assert_eq!(shown(2, None), ("ns/web other/web".to_owned(), None));
+    assert_eq!(shown(4, None), (String::new(), None));
+    assert_eq!(
+        shown(0, Some("web")),
+        ("ns/web other/web".to_owned(), Some(2))
+    );
+    assert_eq!(shown(1, Some("web")), ("other/web".to_owned(), Some(2)));
+    assert_eq!(shown(0, Some("ns/")), ("ns/a ns/b".to_owned(), Some(3)));
+}
+
+#[test]
+fn virtual_servers_have_their_owners() {
+    let mut fixture = Fixture::programmed();
+    let options = IpvsOptions {
+        is_counted: true,
+        ..IpvsOptions::default()
+    };
+    let counted = Service {
+        ipvs: Some(Arc::new(options)),
+        ..service("ns/counted")
+            .cluster_ips(&["10.96.0.9"])
+            .named_port("http", Protocol::Tcp, 81)
+    };
+    fixture.model(Event::ServiceApplied(counted));
+    // The same place: the older Service, or the one of the first name, has it.
+    let loser = service("ns/x").cluster_ips(&["10.96.0.9"]).port(81);
+    fixture.model(Event::ServiceApplied(loser));
+    fixture.work();
+    let mut owners = |counted| {
+        let (answer, mut answered) = oneshot::channel();
+        fixture.reconciler.take_in(Input::Owners(counted, answer));
+        let owners = answered.try_recv().unwrap().into_iter();
+        let shown = owners.map(|owner| {
+            let (server, port) = (owner.server.to_string(), owner.port.to_string());
+            format!("{server} {port} {}", owner.port_text())
+        });
+        shown.collect::<Vec<_>>()
+    };
+    let web = "TCP 10.96.0.1:80 ns/web 80";
+    let counted = "TCP 10.96.0.9:81 ns/counted:http http";
+    assert_eq!(owners(false), [counted, web]);
+    assert_eq!(owners(true), [counted]);
+}
+
+#[test]
+fn a_service_at_too_many_places_is_not_explained_at_once() {
+    let mut fixture = Fixture::programmed();
+    let addresses: Vec<String> = (0..120).map(|n| format!("198.51.100.{n}")).collect();
+    let external_ips = addresses.iter().map(|address| ip(address)).collect();
+    let many = Service {
+        external_ips,
+        ..service("ns/many").cluster_ips(&["10.96.0.9"]).port(80)
+    };
+    fixture.model(Event::ServiceApplied(many));
+    fixture.work();
+    let mut explain = |target| {
+        let (answer, mut answered) = oneshot::channel();
+        let question = Explain {
+            target,
+            from: show::From::Pod,
+        };
+        fixture.reconciler.take_in(Input::Explain(question, answer));
+        answered.try_recv().unwrap()
+    };
+    let error = explain(Target::Service(service_name("ns/many"), None)).unwrap_err();
+    assert!(error.to_string().contains("more than 100"), "{error}");
+    let explained = explain(Target::Service(service_name("ns/web"), None)).unwrap();
+    let server = explained[0].virtual_server.as_deref();
+    assert_eq!(server, Some("TCP 10.96.0.1:80"));
 }
 
 #[test]

@@ -69,13 +69,17 @@ impl SliceWeights {
     }
 }
 
-/// The settings of a Service; `None` if it has none that can be used.
+/// The settings of a Service; `None` if it has none that can be used, and is not counted.
 pub(super) fn ipvs_options(
     meta: &ObjectMeta,
     rules: &Annotations,
     problems: &mut Problems,
 ) -> Option<Arc<IpvsOptions>> {
-    let mut options = IpvsOptions::default();
+    let namespace = meta.namespace.as_deref().unwrap_or("default");
+    let mut options = IpvsOptions {
+        is_counted: rules.counted.has(namespace, meta.labels.as_ref()),
+        ..IpvsOptions::default()
+    };
     let (mut gue_port, mut lower) = (None, None);
     // Ours come last, so that they win over kube-router's.
     let aliases = annotations(meta).filter(|(key, _)| key.starts_with(KUBE_ROUTER));

@@ -96,6 +96,9 @@ pub struct Explanation {
     pub from: &'static str,
     pub verdict: Verdict,
     pub why: String,
+    /// The virtual server that serves this client, in IPVS mode.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub virtual_server: Option<String>,
     /// The Service port that has the place.
     pub service: Option<String>,
     pub role: Option<Right>,
@@ -280,6 +283,7 @@ fn not_served(
         from: client.name(),
         verdict,
         why: why.to_owned(),
+        virtual_server: None,
         service: None,
         role: None,
         without: Vec::new(),
@@ -341,6 +345,7 @@ fn served(
         from: client.name(),
         verdict,
         why: why.to_owned(),
+        virtual_server: None,
         service: Some(shown(&port.name)),
         role: Some(right),
         without: Vec::new(),
@@ -377,7 +382,7 @@ fn is_local(right: Right, client: Client, port: &ServicePort, context: &Context)
 }
 
 /// A pod is as good as outside where nothing tells pods from others.
-fn is_outside(client: Client, context: &Context) -> bool {
+pub fn is_outside(client: Client, context: &Context) -> bool {
     match client {
         Client::Outside(_) => true,
         Client::Pod(_) => context.local_detector == LocalDetector::None,

@@ -11,6 +11,7 @@ use crate::model::{ServiceName, ServicePortName, ServiceView, Tracker};
 use crate::plan::claim::Right;
 use crate::plan::context::Context;
 use crate::plan::cuts::Cuts;
+use crate::plan::explain::Place;
 use crate::plan::ipvs;
 use crate::plan::ipvs::object::{RealServers, VirtualServerKey};
 use crate::plan::ipvs::planner::RealServerOf;
@@ -133,6 +134,18 @@ pub trait Planner: fmt::Debug + Send {
 
     /// The desired and believed state of one Service. Costs what that Service costs.
     fn state_of(&self, service: &ServiceName) -> ServiceState;
+
+    /// The virtual server that serves clients outside or inside the cluster at a place, in modes
+    /// that have virtual servers.
+    fn server_of(&self, _place: Place, _is_outside: bool) -> Option<VirtualServerKey> {
+        None
+    }
+
+    /// The virtual servers of each port of a Service that its ports have, not those that others
+    /// won. Costs what that Service costs.
+    fn servers_of(&self, _service: &ServiceName) -> Vec<(ServicePortName, VirtualServerKey)> {
+        Vec::new()
+    }
 
     /// The mode, if its belief includes iptables rules.
     fn rules(&mut self) -> Option<&mut dyn RuleBelief> {

@@ -70,12 +70,7 @@ pub(super) fn virtual_server_key(key: &ServiceKey) -> Option<VirtualServerKey> {
             address,
             port,
         } => {
-            let protocol = match protocol {
-                Transport::Tcp => Protocol::Tcp,
-                Transport::Udp => Protocol::Udp,
-                Transport::Sctp => Protocol::Sctp,
-                _ => return None,
-            };
+            let protocol = self::protocol(protocol)?;
             VirtualServerKey::Address {
                 address,
                 port,
@@ -90,6 +85,16 @@ pub(super) fn virtual_server_key(key: &ServiceKey) -> Option<VirtualServerKey> {
             VirtualServerKey::Mark { mark, family }
         }
     })
+}
+
+/// `None` for one that no Service can have.
+pub(super) const fn protocol(transport: Transport) -> Option<Protocol> {
+    match transport {
+        Transport::Tcp => Some(Protocol::Tcp),
+        Transport::Udp => Some(Protocol::Udp),
+        Transport::Sctp => Some(Protocol::Sctp),
+        _ => None,
+    }
 }
 
 const fn address_family(family: IpFamily) -> AddressFamily {

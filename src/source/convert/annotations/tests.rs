@@ -100,8 +100,26 @@ fn every_setting_is_read() {
             same_zone: weight_of(5),
             other: weight_of(2),
         }),
+        is_counted: false,
     };
     assert_eq!(options, expected);
+}
+
+#[test]
+fn services_are_counted_where_the_operator_wants_it() {
+    let counts = |namespace: Option<&str>, rules: &Annotations| {
+        let meta = ObjectMeta {
+            namespace: namespace.map(str::to_owned),
+            ..meta(&[])
+        };
+        let options = ipvs_options(&meta, rules, &mut Problems::of("Service", &meta));
+        options.is_some_and(|options| options.is_counted)
+    };
+    let mut rules = Annotations::default();
+    assert!(!counts(Some("shop"), &rules));
+    rules.counted.namespaces = ["shop".to_owned(), "default".to_owned()].into();
+    assert!(counts(Some("shop"), &rules) && counts(None, &rules));
+    assert!(!counts(Some("other"), &rules));
 }
 
 #[test]

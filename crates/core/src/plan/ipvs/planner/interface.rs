@@ -9,6 +9,7 @@ use super::{Planner, RealServerOf};
 use crate::model::{ServiceName, ServicePortName, ServiceView, Tracker};
 use crate::plan::context::Context;
 use crate::plan::cuts::Cuts;
+use crate::plan::explain::Place;
 use crate::plan::ipvs::desired::Dirty;
 use crate::plan::ipvs::mark::MarkRange;
 use crate::plan::ipvs::marks::Marks;
@@ -258,6 +259,39 @@ impl crate::plan::Planner for Planner {
             view.ports.insert(port_name(name), port);
         }
         view
+    }
+
+    fn server_of(&self, place: Place, is_outside: bool) -> Option<VirtualServerKey> {
+        let Place {
+            address,
+            port,
+            protocol,
+        } = place;
+        let key = VirtualServerKey::Address {
+            address,
+            port,
+            protocol,
+        };
+        let name = self.desired.claims().winner(&key)?;
+        let servers = &self.desired.by_port().get(name)?.virtual_servers;
+        let is_marked = |(set, _): &(SetId, _)| *set == SetId::LocalPolicyMark;
+        if is_outside || !servers.get(&key)?.entries.iter().any(is_marked) {
+            return Some(key);
+        }
+        let is_mark = |key: &&VirtualServerKey| matches!(key, VirtualServerKey::Mark { .. });
+        Some(*servers.keys().find(is_mark).unwrap_or(&key))
+    }
+
+    fn servers_of(&self, service: &ServiceName) -> Vec<(ServicePortName, VirtualServerKey)> {
+        let (by_port, claims) = (self.desired.by_port(), self.desired.claims());
+        let servers = by_port.of(service).flat_map(|(name, objects)| {
+            let keys = objects.virtual_servers.keys();
+            keys.map(move |key| (name, key))
+        });
+        servers
+            .filter(|(name, key)| claims.winner(key) == Some(*name))
+            .map(|(name, key)| (name.clone(), *key))
+            .collect()
     }
 
     fn rules(&mut self) -> Option<&mut dyn RuleBelief> {

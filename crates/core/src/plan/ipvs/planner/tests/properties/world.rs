@@ -116,6 +116,7 @@ fn options() -> impl Strategy<Value = Option<IpvsOptions>> {
             thresholds,
             slow_start: slow_start.map(Duration::from_secs),
             place_weights,
+            is_counted: false,
         })
     })
 }

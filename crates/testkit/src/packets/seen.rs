@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What `explain` shows of connections, compared with what `conntrack -L` prints. Both modes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use libtest_mimic::Trial;
+use serde_json::Value;
+
+use crate::cases::At;
+use crate::cases::run::{SharedWorld, World, failed};
+use crate::flows::{Flow, flows};
+use crate::manifests::{ManifestDirectory, Service};
+use crate::namespace::Namespace;
+use crate::proxy::{Invocation, Proxy, ask_proxy};
+use crate::topology::{Family, Host};
+use crate::traffic::{Connection, Outcome, Patience, Protocol, ask_again, datagram_socket};
+use crate::wait;
+
+/// The tests of a world.
+pub fn trials(world: &SharedWorld, binary: &'static Path) -> Vec<Trial> {
+    let (of_world, name) = (world.clone(), format!("{}::seen", world.dataplane()));
+    let run = move || {
+        of_world
+            .without_proxy(|world| connections_are_shown(world, binary))
+            .map_err(failed)
+    };
+    vec![Trial::test(
+        format!("{name}::connections_are_as_conntrack_shows_them"),
+        run,
+    )]
+}
+
+/// Clients, and where they meet the Service.
+const CLIENTS: [(Host, At); 4] = [
+    (Host::Shell, At::ClusterIp),
+    (Host::Node, At::ClusterIp),
+    (Host::Client, At::Vip),
+    (Host::Client, At::NodePort),
+];
+
+fn connections_are_shown(world: &World, binary: &Path) -> Result<()> {
+    let service = Service::new("seen", 78, &[Host::Web1, Host::Web3])
+        .protocols(&[Protocol::Tcp, Protocol::Udp])
+        .exposed();
+    let manifests = ManifestDirectory::new(std::slice::from_ref(&service))?;
+    let mode = world.dataplane.mode().name();
+    let invocation = Invocation::new(binary, &manifests, mode).in_cluster();
+    let node = world.topology.host(Host::Node);
+    let proxy = Proxy::start(node, &invocation)?;
+    let shown = open(world, &service).and_then(|opened| {
+        let result = compare(node, binary, &service);
+        drop(opened);
+        result
+    });
+    shown.with_context(|| format!("the log:\n{}", proxy.log()))
+}
+
+/// Held open while they are looked at.
+struct Opened {
+    _connections: Vec<Connection>,
+    _sockets: Vec<std::net::UdpSocket>,
+}
+
+/// Two clients of each kind and protocol.
+fn open(world: &World, service: &Service) -> Result<Opened> {
+    let (mut connections, mut sockets) = (Vec::new(), Vec::new());
+    for family in Family::ALL {
+        for (from, at) in CLIENTS {
+            let to = at.address(service, family, 80);
+            let host = world.topology.host(from);
+            for _ in 0..2 {
+                let opened = Connection::open(host, to, Protocol::Tcp, Patience::Long)?;
+                connections.push(opened.map_err(|outcome| anyhow!("{from} at {to}: {outcome}"))?);
+                let socket = datagram_socket(host, to)?;
+                let outcome = ask_again(&socket, Patience::Long)?;
+                let is_answered = matches!(outcome, Outcome::Answered(_));
+                ensure!(is_answered, "{from} at {to}: {outcome}");
+                sockets.push(socket);
+            }
+        }
+    }
+    Ok(Opened {
+        _connections: connections,
+        _sockets: sockets,
+    })
+}
+
+fn compare(node: &Namespace, binary: &Path, service: &Service) -> Result<()> {
+    for family in Family::ALL {
+        for at in [At::ClusterIp, At::Vip, At::NodePort] {
+            let to = at.address(service, family, 80);
+            for protocol in [Protocol::Tcp, Protocol::Udp] {
+                wait::until(&format!("{to} {protocol} is shown as it is"), || {
+                    let there = flows(node, family, protocol)?;
+                    let explained = explain(node, binary, &format!("{to}/{protocol}"), None)?;
+                    is_shown(&explained["conntrack"], to, &there)
+                })?;
+            }
+        }
+    }
+    // Of one client alone, and for people.
+    let (to, from) = (
+        At::ClusterIp.address(service, Family::V4, 80),
+        Host::Shell.address(Family::V4),
+    );
+    let explained = explain(node, binary, &to.to_string(), Some(&from.to_string()))?;
+    let clients = shown(&explained["conntrack"])?;
+    ensure!(
+        !clients.is_empty() && clients.iter().all(|(client, _)| client.ip() == from),
+        "{explained:#}"
+    );
+    let printed = ask_proxy(node, binary, &["explain", &to.to_string(), "--from=pod"])?;
+    let wanted = format!("{} -> ", clients.first().context("no client")?.0);
+    ensure!(
+        printed.text.contains("  conntrack    ") && printed.text.contains(&wanted),
+        "{wanted:?} in {printed:?}"
+    );
+    Ok(())
+}
+
+/// The one explanation of a place for a pod, or for an address.
+fn explain(node: &Namespace, binary: &Path, target: &str, from: Option<&str>) -> Result<Value> {
+    let from = format!("--from={}", from.unwrap_or("pod"));
+    let printed = ask_proxy(node, binary, &["explain", target, &from, "--output=json"])?;
+    let explained: Value =
+        serde_json::from_str(&printed.text).with_context(|| format!("{printed:?}"))?;
+    ensure!(
+        explained.as_array().map(Vec::len) == Some(1),
+        "{explained:#}"
+    );
+    Ok(explained[0].clone())
+}
+
+/// Clients and who answers them.
+type Ends = BTreeSet<(SocketAddr, SocketAddr)>;
+
+/// The ends that are listed in an explanation.
+pub fn shown(table: &Value) -> Result<Ends> {
+    let end = |of: &Value| -> Result<SocketAddr> {
+        let text = of.as_str().with_context(|| format!("{table:#}"))?;
+        Ok(text.parse()?)
+    };
+    let listed = table["shown"].as_array();
+    let listed = listed.with_context(|| format!("{table:#}"))?.iter();
+    listed
+        .map(|one| Ok((end(&one["client"])?, end(&one["endpoint"])?)))
+        .collect()
+}
+
+fn is_shown(
+    table: &Value,
+    to: SocketAddr,
+    there: &BTreeMap<(SocketAddr, SocketAddr), Flow>,
+) -> Result<()> {
+    let here = there
+        .iter()
+        .filter(|((_, destination), _)| *destination == to);
+    let wanted: Ends = here
+        .map(|((client, _), flow)| (*client, flow.answerer))
+        .collect();
+    ensure!(!wanted.is_empty(), "conntrack prints none to {to}");
+    let found = shown(table)?;
+    ensure!(found == wanted, "conntrack prints {wanted:?}, {table:#}");
+    ensure!(table["count"] == wanted.len(), "{table:#}");
+    let mut by_endpoint: BTreeMap<String, u64> = BTreeMap::new();
+    for (_, endpoint) in &wanted {
+        *by_endpoint.entry(endpoint.to_string()).or_default() += 1;
+    }
+    ensure!(
+        table["byEndpoint"] == serde_json::json!(by_endpoint),
+        "{table:#}"
+    );
+    Ok(())
+}
