@@ -3,8 +3,8 @@
 //!
 //! A new connection always gets a place. One peer may have most of them, as the monitors and probes
 //! of a node all come from one address; a reserve is kept for others. When what a peer may have is
-//! taken, it gets the place of the connection that has been silent for longest, of the peer with the
-//! most: who holds connections open loses them, and a probe is answered meanwhile.
+//! taken, it gets the place of the connection that has been silent for longest, of the peer with
+//! the most: who holds connections open loses them, and a probe is answered meanwhile.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;

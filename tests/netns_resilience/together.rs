@@ -41,8 +41,8 @@ pub(crate) fn the_second_one_waits(node: &Node) -> Result<()> {
     Ok(())
 }
 
-/// The first one is busy in its start: the second one waits as well, leaves the port of the probes to
-/// it, and serves when it is told to end.
+/// The first one is busy in its start: the second one waits as well, leaves the port of the probes
+/// to it, and serves when it is told to end.
 pub(crate) fn a_start_has_the_lock(node: &Node) -> Result<()> {
     node.trouble("save", WAITS)?;
     let mut first = Proxy::spawn(&node.namespace, node.command(&[]))?;
