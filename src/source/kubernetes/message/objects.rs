@@ -291,6 +291,8 @@ struct Endpoint {
     conditions: Option<Conditions>,
     #[prost(bytes = "bytes", optional, tag = "6")]
     node_name: Option<Bytes>,
+    #[prost(bytes = "bytes", optional, tag = "7")]
+    zone: Option<Bytes>,
     #[prost(message, optional, tag = "8")]
     hints: Option<Hints>,
 }
@@ -363,6 +365,7 @@ impl From<Endpoint> for discovery::Endpoint {
                 }),
             }),
             node_name: given(endpoint.node_name.as_ref()),
+            zone: given(endpoint.zone.as_ref()),
             ..Self::default()
         }
     }
