@@ -137,6 +137,7 @@ fn nothing_that_is_not_served_is_hidden_silently() {
     let shown = fixture.reconciler.show(&Question {
         service: Some(service_name("ns/greedy")),
         matching: None,
+        skip: 0,
         limit: 1,
     });
     let found = &shown.services["ns/greedy"][&IpFamily::V4].unmet;
