@@ -128,7 +128,7 @@ impl Desired {
         name: &ServicePortName,
         new: Option<PortRules>,
         context: &Context,
-        mut dirty: Option<&mut Dirty>,
+        dirty: Option<&mut Dirty>,
     ) -> Option<PortRules> {
         if new.is_some() && self.by_port.get(name) == new.as_ref() {
             return new;
@@ -149,7 +149,7 @@ impl Desired {
                 let same = others.find(|(other, _)| bits_of(other) == bits);
                 let other = same.map(|(other, _)| other.clone())?;
                 drop(others);
-                let rules = self.exchange_rules(&other, None, context, dirty.as_deref_mut())?;
+                let rules = self.exchange_rules(&other, None, context, dirty)?;
                 let both = [(other, rules), (name.clone(), new)];
                 self.same_names.part(bits, both);
                 None

@@ -252,10 +252,7 @@ impl Planner {
         let mut want =
             |place: Place, owner: Option<&ServicePortName>, id: ChainId, rules: Vec<Rule>| {
                 // Two endpoints may hash to one chain; it is written once.
-                if wanted.contains(&id) {
-                    return;
-                }
-                if !self.believed.has(&id, &rules) {
+                if !wanted.contains(&id) && !self.believed.has(&id, &rules) {
                     let (table, chain) = id.clone();
                     edits.push(ChainEdit {
                         place,
