@@ -228,12 +228,11 @@ impl OwnTable {
     fn transact(&mut self, operations: &[Operation]) -> Result<(), nft::Error> {
         self.listen();
         for _ in 0..ATTEMPTS {
-            let generation = match self.generation.take() {
-                Some(generation) => generation,
-                None => {
-                    self.is_interrupted = true;
-                    self.client.generation()?
-                }
+            let generation = if let Some(generation) = self.generation.take() {
+                generation
+            } else {
+                self.is_interrupted = true;
+                self.client.generation()?
             };
             match self.client.apply_at(&generation, operations) {
                 Ok(()) => {

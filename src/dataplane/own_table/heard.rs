@@ -74,7 +74,7 @@ impl Heard {
             match received? {
                 Received::Messages => {}
                 Received::Lost => self.was_lost = true,
-                _ => break,
+                Received::Nothing => break,
             }
         }
         if !std::mem::take(&mut self.was_lost) {

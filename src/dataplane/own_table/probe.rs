@@ -50,6 +50,7 @@ pub fn probe(family: IpFamily) -> Result<(), Missing> {
 }
 
 /// The operations, and what the kernel lacks if it refuses each.
+#[expect(clippy::too_many_lines, reason = "it is a list")]
 fn operations(family: IpFamily) -> Result<(Vec<Operation>, Vec<&'static str>), nft::InvalidName> {
     let key = TableKey::new(
         encode::table(family)?.family,
