@@ -68,7 +68,9 @@ fn summary<S: Step>(plan: &Plan<S>) -> Vec<String> {
             line.push_str(&named.join(", "));
         }
         if !more.is_empty() {
-            line.push_str(&format!(" and {} more", counted(more.len(), "chain")));
+            line.push_str(" and ");
+            line.push_str(&counted(more.len(), "chain"));
+            line.push_str(" more");
         }
         lines.push(line);
     }

@@ -94,7 +94,7 @@ pub struct PlaceWeights {
 }
 
 impl PlaceWeights {
-    fn of(&self, endpoint: &Endpoint, zone: Option<&str>) -> Weight {
+    fn of(self, endpoint: &Endpoint, zone: Option<&str>) -> Weight {
         if endpoint.local {
             self.same_node
         } else if zone.is_some() && endpoint.zones.zone.as_deref() == zone {

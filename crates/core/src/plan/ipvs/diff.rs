@@ -241,7 +241,7 @@ impl Comparison<'_> {
             match self.ramps.step_of(&(vs, key)) {
                 Some(step) => server.weight = ramps::weight_at(step, server.weight),
                 None if starts_slowly && is_new => {
-                    server.weight = ramps::weight_at(1, server.weight)
+                    server.weight = ramps::weight_at(1, server.weight);
                 }
                 None => {}
             }

@@ -234,17 +234,7 @@ pub fn port_objects(
     if let Some(mark) = mark.filter(|_| service_port.external_policy_local || direct.is_some()) {
         let family = service_port.family;
         let server = server::of_mark(server, context, &mut extras.unmet);
-        let real_servers = if extras.slow_start.is_some() && !ramps::suits(&server.scheduler) {
-            Arc::new(ramps::undivided(&cluster))
-        } else {
-            cluster
-        };
-        let wanted = WantedServer {
-            server,
-            right: Right::LoadBalancer,
-            real_servers,
-            entries: Box::default(),
-        };
+        let wanted = wanted_of_mark(server, cluster, extras.slow_start.is_some());
         virtual_servers.insert(VirtualServerKey::Mark { mark, family }, wanted);
     }
     PortObjects {
@@ -259,6 +249,25 @@ pub fn port_objects(
             service_port.external_policy_local && service_port.is_externally_accessible(),
         ),
         extras: (extras != Extras::default()).then(|| Box::new(extras)),
+    }
+}
+
+/// The virtual server of a mark. Its scheduler may be another one than that of addresses.
+fn wanted_of_mark(
+    server: VirtualServer,
+    cluster: Arc<RealServers>,
+    starts_slowly: bool,
+) -> WantedServer {
+    let real_servers = if starts_slowly && !ramps::suits(&server.scheduler) {
+        Arc::new(ramps::undivided(&cluster))
+    } else {
+        cluster
+    };
+    WantedServer {
+        server,
+        right: Right::LoadBalancer,
+        real_servers,
+        entries: Box::default(),
     }
 }
 

@@ -137,7 +137,7 @@ impl Ramps {
             let Some(ramp) = self.by_server.get_mut(&server) else {
                 continue;
             };
-            let late = (now - due).as_nanos() / ramp.pace.as_nanos().max(1);
+            let late = now.saturating_sub(due).as_nanos() / ramp.pace.as_nanos().max(1);
             let late = u32::try_from(late).unwrap_or(STEPS);
             ramp.step = ramp.step.saturating_add(late).saturating_add(1);
             if ramp.step >= STEPS {

@@ -136,9 +136,9 @@ fn one_turn(
     // The last one may take its time.
     let wanted = before.1 + f64::from(options.changes) * 0.9;
     let mut after = latencies()?;
-    let waited = clock.monotonic();
+    let last = clock.monotonic();
     while after.1 < wanted {
-        let elapsed = clock.monotonic().saturating_sub(waited);
+        let elapsed = clock.monotonic().saturating_sub(last);
         ensure!(
             elapsed < Duration::from_mins(1),
             "changes are not programmed"

@@ -76,6 +76,7 @@ struct Spent {
     with_programs: f64,
 }
 
+#[expect(clippy::print_stdout, reason = "the answer of a command")]
 pub(crate) fn measure(options: &Options) -> anyhow::Result<()> {
     let here = Namespace::current()?;
     here.ip("link set lo up\n")?;
@@ -133,7 +134,9 @@ impl Bench<'_> {
 
     fn memory(&self, what: &str) -> anyhow::Result<u64> {
         let all = process::memory(self.proxy.pid())?;
-        all[what].as_u64().context("the kernel does not say")
+        all.get(what)
+            .and_then(Value::as_u64)
+            .context("the kernel does not say")
     }
 
     /// Waits until the proxy has had nothing to do for a while.

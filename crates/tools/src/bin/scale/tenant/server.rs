@@ -104,7 +104,7 @@ impl Server {
         let mut state = locked(&self.state);
         let mut object = object.clone();
         let (key, version) = (key(&object), state.next());
-        object["metadata"]["resourceVersion"] = json!(version.to_string());
+        set_version(&mut object, version);
         let is_new = state.objects.insert(key.clone(), object.clone()).is_none();
         let what = if is_new { "ADDED" } else { "MODIFIED" };
         state.send(&key.0, &event(what, &object));
@@ -114,7 +114,7 @@ impl Server {
         let mut state = locked(&self.state);
         let (key, version) = (key(object), state.next());
         if let Some(mut object) = state.objects.remove(&key) {
-            object["metadata"]["resourceVersion"] = json!(version.to_string());
+            set_version(&mut object, version);
             state.send(&key.0, &event("DELETED", &object));
         }
     }
@@ -213,4 +213,10 @@ fn metadata(path: &str, query: &str, state: &Mutex<State>) -> String {
         "metadata": {"resourceVersion": "1"}, "items": items,
     })
     .to_string()
+}
+
+fn set_version(object: &mut Value, version: u64) {
+    if let Some(Value::Object(metadata)) = object.get_mut("metadata") {
+        metadata.insert("resourceVersion".to_owned(), json!(version.to_string()));
+    }
 }

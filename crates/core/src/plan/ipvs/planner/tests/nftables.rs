@@ -83,7 +83,7 @@ fn what_others_change_of_the_table_is_repaired_and_nothing_else() {
     let plan = proxy.sync();
     let edits: Vec<String> = plan
         .steps()
-        .flat_map(|step| step.edits())
+        .flat_map(Step::edits)
         .map(|edit| format!("{} {}", edit.chain(), matches!(edit, Edit::Replace { .. })))
         .collect();
     assert_eq!(edits, ["postrouting true", "services true", "theirs false"]);
