@@ -189,7 +189,8 @@ fn our_elements_are_those_of_nft() {
             for id in SetId::ALL {
                 let (set, entry) = (id.name(family), entry(family, id.set_type()));
                 let words = words(family, id.set_type());
-                text += &format!("add element {} {{ {words} }}\n", in_table(family, id));
+                let table = in_table(family, id);
+                text.extend(["add element ", &table, " { ", words, " }\n"]);
                 steps.push(Step::AddEntry { set, entry });
             }
             apply(&mut table, &steps);

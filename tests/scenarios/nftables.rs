@@ -72,6 +72,7 @@ fn holds_servers(lab: &Lab, services: &[Service]) -> Result<()> {
     })
 }
 
+#[expect(clippy::disallowed_methods, reason = "strace is started")]
 pub(super) fn starts_no_program(binary: &Path) -> Result<()> {
     let service = Service::new("web", 1, &[Host::Web1, Host::Web3]).exposed();
     let lab = Lab::new(binary, std::slice::from_ref(&service), &[IN_NFTABLES])?;

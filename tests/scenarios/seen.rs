@@ -59,7 +59,7 @@ fn ipvsadm(node: &Namespace, options: &[&str]) -> Result<Printed> {
 pub(super) fn connections(binary: &Path) -> Result<()> {
     let hosts = [Host::Web1, Host::Web3];
     let service = Service::new("web", 1, &hosts).protocols(&[Protocol::Tcp, Protocol::Udp]);
-    let lab = Lab::new(binary, &[service.clone()], &[])?;
+    let lab = Lab::new(binary, std::slice::from_ref(&service), &[])?;
     let proxy = lab.start()?;
     let (node, shell) = (lab.node(), lab.topology.host(Host::Shell));
     let mut opened = Vec::new();
