@@ -121,7 +121,7 @@ fn grafana_knows_all_of_it(_: &Testbed) -> Result<()> {
     let read = |path: &Path| -> Result<_> { Ok(program(&reader).arg(path).output()?) };
     let dashboard = in_repository(DASHBOARD);
     let said = succeeded(&["dashboard"], &read(&dashboard)?);
-    ensure!(said.contains("40 panels and rows"), "{said}");
+    ensure!(said.contains("47 panels and rows"), "{said}");
     // It looks into panels and queries.
     let text = fs::read_to_string(dashboard)?;
     let folder = tempfile::tempdir()?;
