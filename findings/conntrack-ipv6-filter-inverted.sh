@@ -3,7 +3,7 @@
 #
 # Linux, nf_conntrack_netlink: a dump with a filter for an IPv6 address (CTA_FILTER with CTA_FILTER_F_CTA_IP_DST or
 # _SRC, since 5.8) lists the flows of all OTHER addresses: ctnetlink_filter_match_tuple takes `!ipv6_addr_cmp()`, which
-# is true for equal addresses, for a difference. IPv4 compares right. Seen with 6.1 and 6.18.
+# is true for equal addresses, for a difference. IPv4 compares right. Seen with 6.18.
 # We ask the kernel for protocol and port alone where the address is IPv6, and look at the address ourselves.
 # Prints what is listed of two flows, to fd00::1 and fd00::2, when fd00::1 is asked for. Needs root, python3, conntrack
 # in the kernel.

@@ -50,17 +50,6 @@ const DEFAULT_AFFINITY_SECONDS: i32 = 10_800;
 /// The API's limit for it: one day.
 const MAX_AFFINITY_SECONDS: i32 = 86_400;
 
-/// Whether a label means something here.
-pub(super) fn reads_label(name: &str) -> bool {
-    [
-        PROXY_NAME_LABEL,
-        HEADLESS_LABEL,
-        SERVICE_NAME_LABEL,
-        ZONE_LABEL,
-    ]
-    .contains(&name)
-}
-
 /// Whether an annotation means something here.
 pub(super) fn reads_annotation(name: &str) -> bool {
     name == TRIGGER_ANNOTATION || annotations::is_read(name)

@@ -293,6 +293,7 @@ struct Endpoint {
     conditions: Option<discovery::EndpointConditions>,
     hints: Option<discovery::EndpointHints>,
     node_name: Option<String>,
+    zone: Option<String>,
 }
 
 impl Decode for discovery::EndpointSlice {
@@ -320,6 +321,7 @@ impl From<SliceFields> for discovery::EndpointSlice {
                 conditions: endpoint.conditions,
                 hints: endpoint.hints,
                 node_name: endpoint.node_name,
+                zone: endpoint.zone,
                 ..discovery::Endpoint::default()
             }),
         }

@@ -8,10 +8,10 @@ use crate::{Connections, ListedConnection, ListingError, Protocol};
 /// Linux 6.1, `cat /proc/net/ip_vs_conn`: IPv4, IPv6, UDP, and a template of persistence.
 const SHOWN: &str = "\
 Pro FromIP   FPrt ToIP     TPrt DestIP   DPrt State       Expires PEName PEData
-TCP C0000201 8A2C 0A600001 0050 0A010002 1F90 ESTABLISHED     899
-TCP fd00:0010:0000:0000:0000:0000:0000:0007 8A2E fd00:0096:0000:0000:0000:0000:0000:0001 0050 fd00:0244:0000:0000:0000:0000:0000:0009 1F90 SYN_RECV         58
-UDP C0000201 C09B 0A60000A 0035 0A010003 14E9 UDP             299
-TCP C0000201 0000 0A600001 0050 0A010002 1F90 NONE             12
+TCP C0000201 A821 0A600001 0050 0A010002 1F90 SYN_RECV         59
+TCP fd00:0010:0000:0000:0000:0000:0000:0007 D079 fd00:0096:0000:0000:0000:0000:0000:0001 0050 fd00:0244:0000:0000:0000:0000:0000:0009 1F90 SYN_RECV         60
+UDP C0000201 A16F 0A60000A 0035 0A010003 14E9 UDP             300
+TCP C0000201 0000 0A600001 0050 0A010002 1F90 NONE             29
 ";
 
 fn read(text: &[u8]) -> Result<Vec<ListedConnection>, ListingError> {
@@ -40,31 +40,24 @@ fn connections_are_read_as_the_kernel_shows_them() {
     assert_eq!(
         read(SHOWN.as_bytes()).unwrap(),
         [
+            connection(Protocol::Tcp, "192.0.2.1:43041", vip, web, "SYN_RECV", 59),
             connection(
                 Protocol::Tcp,
-                "192.0.2.1:35372",
-                vip,
-                web,
-                "ESTABLISHED",
-                899
-            ),
-            connection(
-                Protocol::Tcp,
-                "[fd00:10::7]:35374",
+                "[fd00:10::7]:53369",
                 "[fd00:96::1]:80",
                 "[fd00:244::9]:8080",
                 "SYN_RECV",
-                58
+                60
             ),
             connection(
                 Protocol::Udp,
-                "192.0.2.1:49307",
+                "192.0.2.1:41327",
                 "10.96.0.10:53",
                 "10.1.0.3:5353",
                 "UDP",
-                299
+                300
             ),
-            connection(Protocol::Tcp, "192.0.2.1:0", vip, web, "NONE", 12),
+            connection(Protocol::Tcp, "192.0.2.1:0", vip, web, "NONE", 29),
         ]
     );
 }

@@ -122,7 +122,8 @@ impl From<Metadata> for ObjectMeta {
             resource_version: text(&meta.resource_version),
             creation_timestamp: time(meta.creation_timestamp),
             deletion_timestamp: time(meta.deletion_timestamp),
-            labels: Some(chosen(&meta.labels, convert::reads_label)),
+            // All: operators choose Services by any label.
+            labels: Some(chosen(&meta.labels, |_| true)),
             annotations: Some(chosen(&meta.annotations, convert::reads_annotation)),
             ..Self::default()
         }

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use super::super::all_nodes::Outline;
 use super::*;
 use crate::source::convert::{Converted, Converter};
+use crate::source::counted::Counted;
 use crate::source::kubernetes::object;
 use crate::source::{Annotations, ClusterSize, Options};
 
@@ -23,7 +24,13 @@ fn converter() -> Converter {
     Converter::new(&Options {
         node_name: "here".into(),
         allow_external_ips: true,
-        annotations: Annotations::default(),
+        annotations: Annotations {
+            counted: Counted {
+                labels: Some("app in (web, b)".parse().unwrap()),
+                ..Counted::default()
+            },
+            ..Annotations::default()
+        },
         cluster: ClusterSize::default(),
     })
 }
@@ -368,7 +375,7 @@ fn what_cannot_be_read_is_named_as_far_as_it_goes() {
     .concat();
     let error = decode_bare::<core::Service>(bad.into()).unwrap_err();
     assert_eq!(error.metadata.name.as_deref(), Some("a"));
-    assert_eq!(error.metadata.labels.unwrap().len(), 1);
+    assert_eq!(error.metadata.labels.unwrap().len(), 2);
     assert_eq!(
         error.field,
         "spec.sessionAffinityConfig.clientIP.timeoutSeconds"
