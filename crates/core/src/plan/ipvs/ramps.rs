@@ -2,7 +2,7 @@
 //! PURE: slow start. A real server that joins others begins with a tenth of its weight and gets the
 //! rest in equal steps.
 //!
-//! A step is a fact, not a matter of the time: it is taken by [`Ramps::pass`], and until then every
+//! A step is a fact, not a matter of the time: it is taken by `Ramps::pass`, and until then every
 //! plan wants the same weight. A new process continues at the step that it finds in the kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
