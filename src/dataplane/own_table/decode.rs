@@ -302,20 +302,10 @@ fn conditions(family: IpFamily, steps: &[Expression]) -> impl Iterator<Item = Ma
 /// What the remaining steps may do.
 fn actions(family: IpFamily, steps: &[Expression]) -> impl Iterator<Item = Action> {
     let found = Found::of(family, steps);
-    let known = [
-        Action::Return,
-        Action::Accept,
-        Action::Drop,
-        Action::Reject,
-        Action::RestoreMark,
-        Action::ForgetMark,
-        Action::Masquerade { random: true },
-        Action::Masquerade { random: false },
-    ];
     let jumps = Chain::ALL.map(Action::Jump);
     let bits = found.bits();
     let saving = found.set.zip(bits);
-    known
+    Action::PLAIN
         .into_iter()
         .chain(jumps)
         .chain(bits.map(Action::Mark))

@@ -164,6 +164,20 @@ pub enum Action {
     },
 }
 
+impl Action {
+    /// Those that name no chain, set or bits of a mark.
+    pub const PLAIN: [Self; 8] = [
+        Self::Return,
+        Self::Accept,
+        Self::Drop,
+        Self::Reject,
+        Self::RestoreMark,
+        Self::ForgetMark,
+        Self::Masquerade { random: true },
+        Self::Masquerade { random: false },
+    ];
+}
+
 /// A rule: conditions, an action and a comment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {

@@ -308,17 +308,7 @@ impl Action {
     }
 
     fn parse(text: &str, family: IpFamily) -> Option<Self> {
-        let known = [
-            Self::Return,
-            Self::Accept,
-            Self::Drop,
-            Self::Reject,
-            Self::RestoreMark,
-            Self::ForgetMark,
-            Self::Masquerade { random: true },
-            Self::Masquerade { random: false },
-        ];
-        if let Some(action) = known
+        if let Some(action) = Self::PLAIN
             .into_iter()
             .find(|action| action.shown(family) == text)
         {
