@@ -3,6 +3,7 @@
 //! here fails with the reason.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -144,31 +145,40 @@ pub(super) fn usable(
         ..
     } = backends;
     info!(%backend, %reason, %version, "selected iptables backend");
-    let mut usable = BTreeMap::new();
+    of_families("iptables", |family| {
+        let iptables = Iptables::new(exec.clone(), backends.programs(family));
+        iptables.probe().map(|()| iptables)
+    })
+}
+
+/// What `open` makes for each family that the kernel has on; at least one. `of`: what cannot be
+/// used for a family if it fails.
+pub(super) fn of_families<T, E: Error + 'static>(
+    of: &str,
+    mut open: impl FnMut(IpFamily) -> Result<T, E>,
+) -> Result<BTreeMap<IpFamily, T>, E> {
+    let mut opened = BTreeMap::new();
     let mut last_error = None;
     for family in IpFamily::ALL {
         if family == IpFamily::V6 && !ipv6_is_enabled() {
             info!("IPv6 is disabled in this kernel, serving IPv4 only");
             continue;
         }
-        let iptables = Iptables::new(exec.clone(), backends.programs(family));
-        match iptables.probe() {
-            Ok(()) => {
-                usable.insert(family, iptables);
-            }
+        match open(family) {
+            Ok(made) => _ = opened.insert(family, made),
             Err(error) => {
-                warn!(%family, error = %ErrorChain(&error), "cannot use iptables, not serving this family");
+                warn!(%family, error = %ErrorChain(&error), "cannot use {of}, not serving this family");
                 last_error = Some(error);
             }
         }
     }
     match last_error {
-        Some(error) if usable.is_empty() => Err(error),
-        _ => Ok(usable),
+        Some(error) if opened.is_empty() => Err(error),
+        _ => Ok(opened),
     }
 }
 
-pub(super) fn ipv6_is_enabled() -> bool {
+fn ipv6_is_enabled() -> bool {
     let disabled = Sysctls::new("/proc/sys").read("net/ipv6/conf/all/disable_ipv6");
     Path::new("/proc/net/if_inet6").exists() && disabled.is_ok_and(|value| value != "1")
 }

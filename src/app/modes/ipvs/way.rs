@@ -11,7 +11,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use tracing::{info, warn};
 
-use crate::app::bootstrap::{Common, ipv6_is_enabled, usable};
+use crate::app::bootstrap::{Common, of_families, usable};
 use crate::app::matches;
 use crate::app::modes::Opening;
 use crate::config::settings::IpvsRulesChoice;
@@ -91,39 +91,23 @@ impl Way {
 
     /// Our nftables table. No program is started, unless iptables has rules that must go.
     fn nftables(opening: &Opening<'_>) -> anyhow::Result<Self> {
-        let mut families = Vec::new();
-        let mut last_error = None;
-        for family in IpFamily::ALL {
-            if family == IpFamily::V6 && !ipv6_is_enabled() {
-                info!("IPv6 is disabled in this kernel, serving IPv4 only");
-                continue;
-            }
+        let families = of_families("nftables", |family| {
             let result = probe(family);
             let name = match family {
                 IpFamily::V4 => "nf_tables_ipv4",
                 IpFamily::V6 => "nf_tables_ipv6",
             };
             opening.observer.kernel_capability(name, result.is_ok());
-            match result {
-                Ok(()) => families.push(family),
-                Err(error) => {
-                    warn!(%family, error = %ErrorChain(&error), "cannot use nftables, not serving this family");
-                    last_error = Some(error);
-                }
-            }
-        }
-        if families.is_empty()
-            && let Some(error) = last_error
-        {
-            return Err(error).context("nftables cannot be used on this host");
-        }
+            result
+        });
+        let families = families.context("nftables cannot be used on this host")?;
         let mut table = OwnTable::open().context("cannot use nftables")?;
         let leftovers = leftovers(opening, &mut table);
         Ok(Self {
             rules: IpvsRules::Nftables,
             common: Common::over(opening, leftovers)?,
             held: Held::Table(table.watched(), loaded_ipset()),
-            families,
+            families: families.into_keys().collect(),
             missing_matches: BTreeSet::new(),
             security_tables: BTreeSet::new(),
         })
