@@ -383,7 +383,7 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
             return;
         };
         let facts = Facts {
-            node_addresses: self.facts.addresses.clone(),
+            node_addresses: self.facts.around.addresses.clone(),
             exclude_cidrs: self.settings.ipvs.exclude_cidrs.clone(),
             node_port_range: self.settings.node_port_range,
         };

@@ -25,6 +25,7 @@ use kpr_testkit::manifests::ManifestDirectory;
 use kpr_testkit::topology::{Family, Host, second_node_address};
 use kpr_testkit::traffic::{HOST_PORT, Protocol};
 use kube_proxy_rs::config::{self, Command};
+use kube_proxy_rs::dataplane::kernel::NodeSurroundings;
 use kube_proxy_rs::reconcile::context::{NodeFacts, NodeView, context};
 use kube_proxy_rs::source::{Options, Unobserved, Update, manifests};
 
@@ -82,7 +83,10 @@ fn program(setup: Setup, cases: &[Case], comparing: bool) -> Result<Kernels> {
     let addresses = Family::ALL.map(|family| Host::Node.addresses(family));
     let facts = NodeFacts {
         info,
-        addresses: addresses.into_iter().flatten().collect(),
+        around: NodeSurroundings {
+            addresses: addresses.into_iter().flatten().collect(),
+            ..NodeSurroundings::default()
+        },
         comparing: IpFamily::ALL.into_iter().filter(|_| comparing).collect(),
         ..NodeFacts::default()
     };

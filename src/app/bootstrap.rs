@@ -85,14 +85,9 @@ impl Common {
 
     /// What is known of the node before anything is watched.
     pub(super) fn facts(&mut self, opening: &Opening<'_>) -> anyhow::Result<NodeFacts> {
-        let around = self.node.surroundings()?;
         Ok(NodeFacts {
             name: node_name(&opening.settings)?,
-            addresses: around.addresses,
-            gateways: around.gateways,
-            network: around.network,
-            networks: around.networks,
-            resolvers: around.resolvers,
+            around: self.node.surroundings()?,
             api_servers: opening.api_servers.clone(),
             kernel: self.version,
             tcp_is_liberal: ConntrackSysctls::default().is_liberal(),

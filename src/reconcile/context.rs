@@ -10,7 +10,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::config::settings::{IpvsTimeouts, Settings};
-use crate::dataplane::network::Network;
+use crate::dataplane::kernel::NodeSurroundings;
 use crate::dataplane::surroundings::Listening;
 use kpr_core::model::address::parse_cidr;
 use kpr_core::model::ipvs_options::Scheduler;
@@ -28,20 +28,12 @@ pub struct NodeFacts {
     pub name: Arc<str>,
     /// The Node object, if it exists.
     pub info: Option<NodeInfo>,
-    /// Addresses on all links except ours, without loopback and link-local ones.
-    pub addresses: BTreeSet<IpAddr>,
-    /// Next hops of the default routes.
-    pub gateways: BTreeSet<IpAddr>,
-    /// What the node's network does outside of our rules.
-    pub network: Network,
+    /// What the kernel says of the node besides Services.
+    pub around: NodeSurroundings,
     /// What iptables rules need and this machine's iptables or kernel does not have.
     pub missing_matches: BTreeSet<&'static str>,
-    /// The networks of those addresses, in which neighbours may have others.
-    pub networks: BTreeSet<IpNet>,
     /// Addresses of the API server, as its URL has them, by name or not.
     pub api_servers: BTreeSet<IpAddr>,
-    /// DNS servers of this node.
-    pub resolvers: BTreeSet<IpAddr>,
     /// What the Nodes of the cluster have, once that is known.
     pub nodes: Option<NodeClaims>,
     /// Where processes of this node listen. Read only while a Service claims an address of the
@@ -127,6 +119,21 @@ impl fmt::Display for Missing {
     }
 }
 
+#[cfg(test)]
+impl NodeFacts {
+    /// Those of a node with these addresses.
+    pub(super) fn at(addresses: &[&str]) -> Self {
+        let addresses = addresses.iter().map(|address| address.parse().unwrap());
+        Self {
+            around: NodeSurroundings {
+                addresses: addresses.collect(),
+                ..NodeSurroundings::default()
+            },
+            ..Self::default()
+        }
+    }
+}
+
 impl NodeFacts {
     /// What a correct first round needs and the Node object lacks.
     pub fn missing(&self, settings: &Settings, tracker: &Tracker) -> Option<Missing> {
@@ -159,7 +166,7 @@ impl NodeFacts {
         let configured = settings.configuration.cluster_cidr.split(',');
         pods.extend(configured.filter_map(|text| parse_cidr(text).ok()));
         Holders {
-            own: self.addresses.clone(),
+            own: self.around.addresses.clone(),
             node: self
                 .info
                 .iter()
@@ -168,12 +175,12 @@ impl NodeFacts {
                 .collect(),
             nodes: nodes.map_or_else(BTreeSet::new, |nodes| nodes.addresses.clone()),
             nodes_are_unknown: nodes.is_none() && settings.source.needs_node(),
-            gateways: self.gateways.clone(),
+            gateways: self.around.gateways.clone(),
             api_servers: self.api_servers.clone(),
             listed_api_servers: listed_api_servers(tracker),
-            resolvers: self.resolvers.clone(),
+            resolvers: self.around.resolvers.clone(),
             pods,
-            networks: self.networks.clone(),
+            networks: self.around.networks.clone(),
             listening: self.listening.clone(),
         }
     }
@@ -202,6 +209,7 @@ fn listed_api_servers(tracker: &Tracker) -> BTreeSet<IpAddr> {
 pub fn context(node: NodeView<'_>, family: IpFamily, owns_node: bool) -> Context {
     let NodeView { settings, facts } = node;
     let mine: BTreeSet<IpAddr> = facts
+        .around
         .addresses
         .iter()
         .copied()

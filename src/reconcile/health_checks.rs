@@ -87,7 +87,7 @@ fn addresses(family: IpFamily, node: NodeView<'_>) -> BTreeSet<IpAddr> {
     }
     // Loopback addresses are not node addresses, so no traffic is sent to them. Health checks there
     // are fine.
-    ranges.select(node.facts.addresses.iter().chain([&loopback]))
+    ranges.select(node.facts.around.addresses.iter().chain([&loopback]))
 }
 
 #[cfg(test)]
@@ -108,10 +108,7 @@ mod tests {
     }
 
     fn facts() -> NodeFacts {
-        NodeFacts {
-            addresses: ["192.0.2.1", "198.51.100.1", "2001:db8::1"].map(ip).into(),
-            ..NodeFacts::default()
-        }
+        NodeFacts::at(&["192.0.2.1", "198.51.100.1", "2001:db8::1"])
     }
 
     fn texts(addresses: &BTreeSet<IpAddr>) -> Vec<String> {
@@ -145,8 +142,8 @@ mod tests {
         let settings = settings(&["--nodeport-addresses=192.0.2.0/24"]);
         let mut checks = HealthChecks::new(IpFamily::V4, NodeView::new(&settings, &facts()));
         let mut moved = facts();
-        moved.addresses.insert(ip("192.0.2.7"));
-        moved.addresses.remove(&ip("192.0.2.1"));
+        moved.around.addresses.insert(ip("192.0.2.7"));
+        moved.around.addresses.remove(&ip("192.0.2.1"));
         assert!(checks.set_node(NodeView::new(&settings, &moved)));
         assert_eq!(texts(&checks.addresses), ["192.0.2.7"]);
     }

@@ -105,7 +105,9 @@ pub(super) fn is_listening(family: IpFamily, node: NodeView<'_>) -> bool {
 
 /// An address of the node that accepts node ports, preferably its primary one.
 pub(super) fn target(family: IpFamily, node: NodeView<'_>) -> Option<IpAddr> {
-    let addresses = node.node_port_ranges(family).select(&node.facts.addresses);
+    let addresses = node
+        .node_port_ranges(family)
+        .select(&node.facts.around.addresses);
     node.ips()
         .known_ip(family)
         .filter(|ip| addresses.contains(ip))
@@ -132,10 +134,7 @@ mod tests {
     }
 
     fn facts(addresses: &[&str]) -> NodeFacts {
-        NodeFacts {
-            addresses: addresses.iter().copied().map(ip).collect(),
-            ..NodeFacts::default()
-        }
+        NodeFacts::at(addresses)
     }
 
     fn targets(flags: &[&str], facts: &NodeFacts) -> [Option<IpAddr>; 2] {
@@ -207,7 +206,7 @@ mod tests {
         let flags = ["--proxy-mode=ipvs", FLAG];
         assert_eq!(targets(&flags, &facts)[0], Some(ip("192.0.2.9")));
         // Not before the address exists.
-        facts.addresses.remove(&ip("192.0.2.9"));
+        facts.around.addresses.remove(&ip("192.0.2.9"));
         assert_eq!(targets(&flags, &facts)[0], Some(ip("192.0.2.1")));
     }
 

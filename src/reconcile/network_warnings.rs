@@ -25,7 +25,7 @@ pub(super) fn network_warnings(node: NodeView<'_>, families: &[IpFamily]) -> BTr
     );
     warnings.extend(strict_links(node));
     // Only there are addresses of Services local.
-    if node.facts.network.publishes_ports && node.settings.mode == ProxyMode::IPVS {
+    if node.facts.around.network.publishes_ports && node.settings.mode == ProxyMode::IPVS {
         warnings.insert(
             "the CNI plugin portmap publishes ports by nftables (table cni_hostport): in IPVS mode a \
              published port takes the same port of every Service on this node; set its backend to \
@@ -45,7 +45,7 @@ pub(super) fn network_warnings(node: NodeView<'_>, families: &[IpFamily]) -> BTr
 /// The Node object describes another machine.
 fn foreign_node(node: NodeView<'_>) -> Option<String> {
     let info = node.facts.info.as_ref()?;
-    let mine = &node.facts.addresses;
+    let mine = &node.facts.around.addresses;
     let is_known = !info.addresses.is_empty() && !mine.is_empty();
     if !is_known || info.addresses.iter().any(|ip| mine.contains(ip)) {
         return None;
@@ -62,7 +62,7 @@ fn foreign_node(node: NodeView<'_>) -> Option<String> {
 /// Packets between pods on one bridge do not meet iptables, so that replies are not translated
 /// back.
 fn past_iptables(node: NodeView<'_>, family: IpFamily) -> Option<String> {
-    let network = &node.facts.network;
+    let network = &node.facts.around.network;
     let mut links = network.links.iter();
     let (bridge, _) = links.find(|(name, link)| has_pods(node, name, link, family))?;
     if !network.bridged_past.contains(&family) {
@@ -113,7 +113,7 @@ fn has_pods(node: NodeView<'_>, name: &str, link: &NetworkLink, family: IpFamily
 
 /// On a machine with several uplinks, one that drops what it would not answer through.
 fn strict_links(node: NodeView<'_>) -> Option<String> {
-    let links = node.facts.network.links.iter();
+    let links = node.facts.around.network.links.iter();
     let uplinks: Vec<_> = links.filter(|(_, link)| is_uplink(link)).collect();
     let strict = uplinks.iter().filter(|(_, link)| link.is_strict);
     let strict: Vec<&str> = strict.map(|(name, _)| name.as_str()).collect();
@@ -164,7 +164,7 @@ mod tests {
     fn linked(links: &[(&str, NetworkLink)]) -> NodeFacts {
         let mut facts = NodeFacts::default();
         let links = links.iter().cloned();
-        facts.network.links = links.map(|(name, link)| (name.to_owned(), link)).collect();
+        facts.around.network.links = links.map(|(name, link)| (name.to_owned(), link)).collect();
         facts
     }
 
@@ -175,8 +175,7 @@ mod tests {
                 addresses: vec![ip(theirs)],
                 ..NodeInfo::named("worker")
             }),
-            addresses: mine.iter().copied().map(ip).collect(),
-            ..NodeFacts::default()
+            ..NodeFacts::at(mine)
         };
         let found = warnings(&[], &facts("192.0.2.1", &["192.0.2.9"]));
         assert_eq!(found.len(), 1, "{found:?}");
@@ -198,7 +197,7 @@ mod tests {
         let cluster = ["--cluster-cidr=10.1.0.0/16,fd00:1::/48"];
         let cni0 = link(Some("bridge"), &["10.1.3.0/24"], false);
         let mut facts = linked(&[("cni0", cni0)]);
-        facts.network.bridged_past = IpFamily::ALL.into();
+        facts.around.network.bridged_past = IpFamily::ALL.into();
         let found = warnings(&cluster, &facts);
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(
@@ -206,13 +205,13 @@ mod tests {
             "{found:?}"
         );
         assert!(found[0].contains("load br_netfilter"), "{found:?}");
-        facts.network.has_br_netfilter = true;
+        facts.around.network.has_br_netfilter = true;
         let found = warnings(&cluster, &facts);
         assert!(
             found[0].ends_with("; set net.bridge.bridge-nf-call-iptables=1"),
             "{found:?}"
         );
-        facts.network.bridged_past = [IpFamily::V6].into();
+        facts.around.network.bridged_past = [IpFamily::V6].into();
         assert_eq!(warnings(&cluster, &facts), [""; 0], "it has no IPv6 pods");
     }
 
@@ -220,7 +219,7 @@ mod tests {
     fn bridges_of_others_do_not_matter() {
         let docker0 = link(Some("bridge"), &["172.17.0.0/16"], false);
         let mut facts = linked(&[("docker0", docker0)]);
-        facts.network.bridged_past = IpFamily::ALL.into();
+        facts.around.network.bridged_past = IpFamily::ALL.into();
         for flags in [&[][..], &["--cluster-cidr=10.1.0.0/16"]] {
             assert_eq!(warnings(flags, &facts), [""; 0]);
         }
@@ -231,7 +230,7 @@ mod tests {
         assert_eq!(warnings(&bridge, &facts).len(), 1, "pods are on it");
         let cni0 = link(Some("bridge"), &["10.88.0.0/16"], false);
         let mut facts = linked(&[("cni0", cni0)]);
-        facts.network.bridged_past = [IpFamily::V4].into();
+        facts.around.network.bridged_past = [IpFamily::V4].into();
         assert_eq!(warnings(&[], &facts).len(), 1, "by its name");
     }
 

@@ -8,7 +8,7 @@ use super::context::{Missing, NodeView};
 use super::family::Family;
 use super::network_warnings::network_warnings;
 use super::node_warnings::node_warnings;
-use crate::dataplane::kernel::{Kernel, NodeSurroundings, ObserveError};
+use crate::dataplane::kernel::{Kernel, ObserveError};
 use crate::events::{Event, action, reason};
 use crate::telemetry::ErrorChain;
 use kpr_core::model::{IpFamily, NodeClaims};
@@ -27,33 +27,22 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
     }
 
     fn read_addresses(&mut self) -> Result<bool, ObserveError> {
-        let NodeSurroundings {
-            addresses,
-            networks,
-            gateways,
-            resolvers,
-            network,
-        } = self.kernel.surroundings()?;
+        let around = self.kernel.surroundings()?;
         // What is only warned of changes no plan.
-        if network != self.facts.network {
-            self.facts.network = network;
+        if around.network != self.facts.around.network {
+            self.facts.around.network = around.network.clone();
             if self.is_started {
                 self.report_warnings();
             }
         }
-        let facts = &mut self.facts;
-        let has_others = gateways != facts.gateways
-            || networks != facts.networks
-            || resolvers != facts.resolvers;
-        if has_others {
-            (facts.gateways, facts.networks, facts.resolvers) = (gateways, networks, resolvers);
-            self.holders_due = true;
-        }
-        let has_moved = addresses != facts.addresses;
-        if has_moved {
-            facts.addresses = addresses;
-            self.facts_changed = true;
-        }
+        let known = std::mem::replace(&mut self.facts.around, around);
+        let around = &self.facts.around;
+        let has_others = around.gateways != known.gateways
+            || around.networks != known.networks
+            || around.resolvers != known.resolvers;
+        let has_moved = around.addresses != known.addresses;
+        self.holders_due |= has_others;
+        self.facts_changed |= has_moved;
         Ok(has_others || has_moved)
     }
 

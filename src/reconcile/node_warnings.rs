@@ -66,7 +66,7 @@ pub(super) fn node_warnings(node: NodeView<'_>, families: &[IpFamily]) -> BTreeS
         );
     }
     for family in families {
-        let mut mine = facts.addresses.iter().map(|ip| IpFamily::of(*ip));
+        let mut mine = facts.around.addresses.iter().map(|ip| IpFamily::of(*ip));
         warn_if(
             mine.any(|it| it == *family)
                 && loopback_ports::is_listening(*family, node)
@@ -207,10 +207,7 @@ mod tests {
             let Command::Run(settings) = config::parse(arguments.map(Into::into)).unwrap() else {
                 panic!("not a command to run")
             };
-            let facts = NodeFacts {
-                addresses: addresses.iter().copied().map(ip).collect(),
-                ..NodeFacts::default()
-            };
+            let facts = NodeFacts::at(addresses);
             node_warnings(NodeView::new(&settings, &facts), &IpFamily::ALL).len()
         };
         assert_eq!(warnings(&["192.0.2.1", "2001:db8::1"], "localhost"), 2);

@@ -60,7 +60,7 @@ where
 fn started() -> Fixture {
     let mut fixture = Fixture::new();
     fixture.lock().addresses = [ip("192.168.0.10")].into();
-    fixture.reconciler.facts.addresses = [ip("192.168.0.10")].into();
+    fixture.reconciler.facts.around.addresses = [ip("192.168.0.10")].into();
     fixture.claims();
     fixture.known_node();
     fixture.work();
