@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the documents, alerts and the Dockerfile of this repository point to is there: links,
-//! headings, paths, variables.
+//! What the documents, alerts and the image of this repository point to is there: links,
+//! headings, paths, pins.
 #![cfg(test)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -174,51 +174,30 @@ fn a_broken_link_is_found() {
     );
 }
 
-/// A variable that its stage does not declare is empty: builds for two platforms would share their
-/// files.
+/// The base of the image is pinned for both architectures: the same packages, each with a version and
+/// a checksum of its own.
 #[test]
-fn image_is_made_of_what_is_there() {
-    let text = fs::read_to_string(root().join("deploy/image/Dockerfile")).unwrap();
-    let text = text.replace("\\\n", " ");
-    let mut wrong = Vec::new();
-    let (mut global, mut declared, mut stages) = (Vec::new(), Vec::new(), Vec::new());
-    for line in text.lines() {
-        let mut words = line.split_whitespace();
-        match words.next() {
-            Some("ARG") if stages.is_empty() => global.extend(words.map(name_of_argument)),
-            Some("ARG") => declared.extend(words.map(name_of_argument)),
-            Some("FROM") => {
-                stages.extend(words.last());
-                // The line itself sees those that were declared before.
-                wrong.extend(variables(line).filter(|name| !global.contains(name)));
-                declared.clear();
-                continue;
-            }
-            Some("COPY") if !line.contains("--from=") => {
-                let paths: Vec<&str> = words.collect();
-                let sources = paths.split_last().map_or(&[][..], |(_, sources)| sources);
-                wrong.extend(sources.iter().filter(|path| !root().join(path).exists()));
-            }
-            Some("COPY") => {
-                let stage = words.find_map(|word| word.strip_prefix("--from="));
-                wrong.extend(stage.filter(|stage| !stages.contains(stage)));
-            }
-            _ => {}
-        }
-        if !line.starts_with('#') {
-            wrong.extend(variables(line).filter(|name| !declared.contains(name)));
-        }
+fn image_is_made_of_pinned_packages() {
+    let text = fs::read_to_string(root().join("deploy/image/packages")).unwrap();
+    let mut names: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut sums = BTreeSet::new();
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let words: Vec<&str> = line.split(' ').collect();
+        let [arch, name, version, sum] = words[..] else {
+            panic!("not `architecture package version checksum`: {line}")
+        };
+        assert!(version.starts_with(|c: char| c.is_ascii_digit()), "{line}");
+        assert!(
+            sum.len() == 64 && sum.bytes().all(|byte| byte.is_ascii_hexdigit()),
+            "{line}"
+        );
+        assert!(sums.insert((arch, sum)), "pinned twice: {line}");
+        names.entry(arch).or_default().push(name);
     }
-    assert_eq!(stages.len(), 3);
-    assert_eq!(wrong, [""; 0]);
-}
-
-fn name_of_argument(word: &str) -> &str {
-    word.split_once('=').map_or(word, |(name, _)| name)
-}
-
-fn variables(line: &str) -> impl Iterator<Item = &str> {
-    line.split("${")
-        .skip(1)
-        .filter_map(|rest| Some(rest.split_once('}')?.0))
+    let architectures: Vec<_> = names.keys().copied().collect();
+    assert_eq!(architectures, ["amd64", "arm64"]);
+    assert_eq!(names["amd64"], names["arm64"]);
+    for name in ["iptables", "kmod", "libc6", "libgcc-s1", "base-files"] {
+        assert!(names["amd64"].contains(&name), "{name}");
+    }
 }
