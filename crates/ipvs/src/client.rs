@@ -7,6 +7,7 @@ use tracing::debug;
 
 use super::config::Timeouts;
 use super::constants::IPVS_GENL_NAME;
+use super::daemon::{SyncDaemon, SyncRole};
 use super::destination::DestinationStatus;
 use super::error::Error;
 use super::field::missing;
@@ -102,6 +103,34 @@ impl Client {
     pub fn set_timeouts(&mut self, timeouts: Timeouts) -> Result<(), Error> {
         let message = IpvsMessage::new(IpvsCommand::SetConfig, timeouts.to_attributes());
         self.command("set IPVS time-outs", &message)
+    }
+
+    /// The sync daemons of the network namespace.
+    pub fn daemons(&mut self) -> Result<Vec<SyncDaemon>, Error> {
+        let what = "list IPVS sync daemons";
+        let message = IpvsMessage::new(IpvsCommand::GetDaemon, vec![]);
+        self.dump(what, &message, |message| {
+            let attributes = message.daemon();
+            attributes
+                .ok_or_else(|| missing("IPVS_CMD_ATTR_DAEMON"))
+                .and_then(SyncDaemon::from_attributes)
+                .map_err(|source| Error::Decode { what, source })
+        })
+    }
+
+    /// Starts a sync daemon; `EEXIST` if one of its role runs, `ENODEV` if the interface is
+    /// missing.
+    pub fn start_daemon(&mut self, daemon: &SyncDaemon) -> Result<(), Error> {
+        let attributes = vec![IpvsAttribute::Daemon(daemon.to_attributes())];
+        let message = IpvsMessage::new(IpvsCommand::NewDaemon, attributes);
+        self.command("start an IPVS sync daemon", &message)
+    }
+
+    /// Stops the sync daemon of a role; `ESRCH` if there is none.
+    pub fn stop_daemon(&mut self, role: SyncRole) -> Result<(), Error> {
+        let attributes = vec![IpvsAttribute::Daemon(SyncDaemon::stop_attributes(role))];
+        let message = IpvsMessage::new(IpvsCommand::DelDaemon, attributes);
+        self.command("stop an IPVS sync daemon", &message)
     }
 
     /// Deletes every service of the network namespace, whoever added it.

@@ -6,6 +6,7 @@ mod client;
 mod config;
 mod connections;
 mod constants;
+mod daemon;
 mod destination;
 mod error;
 mod field;
@@ -23,6 +24,7 @@ mod tests;
 pub use client::Client;
 pub use config::Timeouts;
 pub use connections::{Connections, ListedConnection};
+pub use daemon::{DaemonAttribute, SyncDaemon, SyncRole};
 pub use destination::{
     Destination, DestinationAttribute, DestinationKey, DestinationStatus, Forwarding, Tunnel,
     TunnelKind,

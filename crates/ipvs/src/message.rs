@@ -12,6 +12,7 @@ use super::constants::{
     IPVS_CMD_ATTR_TIMEOUT_TCP_FIN, IPVS_CMD_ATTR_TIMEOUT_UDP, IPVS_GENL_VERSION,
     IPVS_INFO_ATTR_CONN_TAB_SIZE, IPVS_INFO_ATTR_VERSION,
 };
+use super::daemon::DaemonAttribute;
 use super::destination::DestinationAttribute;
 use super::service::ServiceAttribute;
 
@@ -68,8 +69,8 @@ pub enum IpvsAttribute {
     Service(Vec<ServiceAttribute>),
     /// `IPVS_CMD_ATTR_DEST`
     Destination(Vec<DestinationAttribute>),
-    /// `IPVS_CMD_ATTR_DAEMON`: a sync daemon, not decoded.
-    Daemon(Unknown),
+    /// `IPVS_CMD_ATTR_DAEMON`
+    Daemon(Vec<DaemonAttribute>),
     /// `IPVS_CMD_ATTR_TIMEOUT_TCP`: seconds.
     TimeoutTcp(u32),
     /// `IPVS_CMD_ATTR_TIMEOUT_TCP_FIN`: seconds.
@@ -99,7 +100,7 @@ impl IpvsAttribute {
             (_, IPVS_CMD_ATTR_DEST) => {
                 Self::Destination(DestinationAttribute::read_all(raw.value())?)
             }
-            (_, IPVS_CMD_ATTR_DAEMON) => Self::Daemon(raw.to_unknown()),
+            (_, IPVS_CMD_ATTR_DAEMON) => Self::Daemon(DaemonAttribute::read_all(raw.value())?),
             (_, IPVS_CMD_ATTR_TIMEOUT_TCP) => {
                 Self::TimeoutTcp(raw.u32("IPVS_CMD_ATTR_TIMEOUT_TCP")?)
             }
@@ -126,7 +127,8 @@ impl IpvsAttribute {
             Self::InfoConnectionTableSize(value) => {
                 Plain::write(value, IPVS_INFO_ATTR_CONN_TAB_SIZE, writer);
             }
-            Self::Daemon(unknown) | Self::Other(unknown) => Plain::write(unknown, 0, writer),
+            Self::Daemon(attributes) => Plain::write(attributes, IPVS_CMD_ATTR_DAEMON, writer),
+            Self::Other(unknown) => Plain::write(unknown, 0, writer),
         }
     }
 }
@@ -176,6 +178,11 @@ impl IpvsMessage {
     /// The first nested service.
     pub fn service(&self) -> Option<&[ServiceAttribute]> {
         find_attribute!(self.attributes, IpvsAttribute::Service).map(Vec::as_slice)
+    }
+
+    /// The first nested sync daemon.
+    pub fn daemon(&self) -> Option<&[DaemonAttribute]> {
+        find_attribute!(self.attributes, IpvsAttribute::Daemon).map(Vec::as_slice)
     }
 
     /// The first nested destination.

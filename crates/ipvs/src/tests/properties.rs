@@ -11,7 +11,7 @@ use crate::{
     AddressFamily, Destination, DestinationAttribute, DestinationKey, DestinationStatus,
     Forwarding, Info, IpvsAttribute, IpvsCommand, IpvsMessage, KernelName, MaskedFlags, Netmask,
     Operation, Persistence, Protocol, Service, ServiceAttribute, ServiceFlags, ServiceKey,
-    ServiceStatus, Timeouts, Tunnel, TunnelKind,
+    ServiceStatus, SyncDaemon, SyncRole, Timeouts, Tunnel, TunnelKind,
 };
 
 fn round_trip(message: &IpvsMessage) -> IpvsMessage {
@@ -28,6 +28,9 @@ fn interpret(message: &IpvsMessage) {
             attributes,
             AddressFamily::Inet,
         ));
+    }
+    if let Some(attributes) = message.daemon() {
+        drop(SyncDaemon::from_attributes(attributes));
     }
     drop(Info::from_attributes(&message.attributes));
     Timeouts::from_attributes(&message.attributes);
@@ -132,6 +135,18 @@ proptest! {
         let status =
             DestinationStatus::from_attributes(message.destination().unwrap(), key.family());
         prop_assert_eq!(status.unwrap().destination, destination);
+    }
+
+    #[test]
+    fn a_daemon_is_read_as_it_was_written(
+        (role, interface, sync_id) in (any::<u32>(), "[!-~]{1,15}", any::<u32>()),
+        (max_length, group, port, ttl) in (any::<u16>(), address(), any::<u16>(), any::<u8>()),
+    ) {
+        let role = SyncRole::from_number(role);
+        let daemon = SyncDaemon { role, interface, sync_id, max_length, group, port, ttl };
+        let attributes = vec![IpvsAttribute::Daemon(daemon.to_attributes())];
+        let message = round_trip(&IpvsMessage::new(IpvsCommand::NewDaemon, attributes));
+        prop_assert_eq!(SyncDaemon::from_attributes(message.daemon().unwrap()).unwrap(), daemon);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::{
     AddressFamily, Destination, DestinationAttribute, DestinationKey, DestinationStatus,
     Forwarding, Info, IpvsAttribute, IpvsCommand, IpvsMessage, KernelName, MaskedFlags, Netmask,
     Operation, Persistence, Protocol, Service, ServiceAttribute, ServiceFlags, ServiceKey,
-    ServiceStatus, Stats, Timeouts, Tunnel, TunnelKind,
+    ServiceStatus, Stats, SyncDaemon, SyncRole, Timeouts, Tunnel, TunnelKind,
 };
 
 fn decode(bytes: &[u8]) -> IpvsMessage {
@@ -374,6 +374,76 @@ fn a_dump_of_destinations_is_asked_for_in_the_bytes_of_ipvsadm() {
         vec![IpvsAttribute::Service(mark.to_attributes())],
     );
     assert_eq!(encode(ours), request);
+}
+
+fn daemons() -> [(&'static str, SyncDaemon); 3] {
+    let daemon = |role, sync_id| SyncDaemon::new(role, "d0".to_owned(), sync_id);
+    let backup = SyncDaemon {
+        max_length: 1400,
+        group: "224.0.0.99".parse().unwrap(),
+        port: 9000,
+        ttl: 3,
+        ..daemon(SyncRole::Backup, 7)
+    };
+    let over_ipv6 = SyncDaemon {
+        group: "ff02::99".parse().unwrap(),
+        ..daemon(SyncRole::Master, 0)
+    };
+    [
+        (
+            "--start-daemon master --mcast-interface d0 --syncid 7",
+            daemon(SyncRole::Master, 7),
+        ),
+        (
+            "--start-daemon backup --mcast-interface d0 --syncid 7 --sync-maxlen 1400 --mcast-group 224.0.0.99 --mcast-port 9000 --mcast-ttl 3",
+            backup,
+        ),
+        (
+            "--start-daemon master --mcast-interface d0 --mcast-group ff02::99",
+            over_ipv6,
+        ),
+    ]
+}
+
+#[test]
+fn daemons_are_started_and_stopped_in_the_bytes_of_ipvsadm() {
+    let message = |command, attributes| {
+        encode(IpvsMessage::new(
+            command,
+            vec![IpvsAttribute::Daemon(attributes)],
+        ))
+    };
+    for (command, daemon) in daemons() {
+        let ours = message(IpvsCommand::NewDaemon, daemon.to_attributes());
+        assert_eq!(ours, captured::request(&format!("ipvsadm {command}")));
+    }
+    for role in [SyncRole::Master, SyncRole::Backup] {
+        let ours = message(IpvsCommand::DelDaemon, SyncDaemon::stop_attributes(role));
+        let command = format!("ipvsadm --stop-daemon {role}");
+        assert_eq!(ours, captured::request(&command));
+    }
+    let ours = encode(IpvsMessage::new(IpvsCommand::GetDaemon, vec![]));
+    assert_eq!(ours, captured::request("ipvsadm -L --daemon"));
+}
+
+#[test]
+fn daemons_are_read_back_as_they_were_started() {
+    let [(_, master), (_, backup), _] = daemons();
+    let read: Vec<String> = captured::replies("ipvsadm -L --daemon")
+        .iter()
+        .map(|bytes| SyncDaemon::from_attributes(decode(bytes).daemon().unwrap()))
+        .map(|daemon| daemon.unwrap().to_string())
+        .collect();
+    // The kernel says how long it made the messages of the first.
+    let master = SyncDaemon {
+        max_length: 1472,
+        ..master
+    };
+    assert_eq!(read, [master.to_string(), backup.to_string()]);
+    assert_eq!(
+        read[0],
+        "master sync daemon (mcast=d0, syncid=7, maxlen=1472, group=224.0.0.81, port=8848, ttl=1)"
+    );
 }
 
 #[test]

@@ -73,3 +73,13 @@ capture -D -t 10.0.0.1:80
 capture -D -t '[fd00::1]:443'
 capture -D -f 7
 capture -C
+ip link add d0 type dummy
+ip link set d0 up
+ip address add 10.9.0.1/24 dev d0
+capture --start-daemon master --mcast-interface d0 --syncid 7
+capture --start-daemon backup --mcast-interface d0 --syncid 7 --sync-maxlen 1400 --mcast-group 224.0.0.99 \
+    --mcast-port 9000 --mcast-ttl 3
+capture -L --daemon
+capture --stop-daemon master
+capture --stop-daemon backup
+capture --start-daemon master --mcast-interface d0 --mcast-group ff02::99
