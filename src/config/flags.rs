@@ -173,10 +173,10 @@ flags! {
     ipvs_drain_limit: Option<GoDuration>, "DURATION" = "1h0m0s", always;
 
     /// Settings that annotations of Services and EndpointSlices may change: `drain-limit`,
-    /// `forwarding-method`, `persistence-netmask`, `scheduler`, `scheduler-flags`,
-    /// `slow-start`, `thresholds`, `weights`.
+    /// `forwarding-method`, `one-packet`, `persistence-netmask`, `scheduler`,
+    /// `scheduler-flags`, `slow-start`, `thresholds`, `weights`.
     service_annotations: Vec<String>, "LIST"
-        = "drain-limit,persistence-netmask,scheduler,scheduler-flags,slow-start,thresholds,weights", always;
+        = "drain-limit,one-packet,persistence-netmask,scheduler,scheduler-flags,slow-start,thresholds,weights", always;
     /// IPVS schedulers that annotations may request although they are not loaded.
     service_schedulers: Vec<String>, "LIST" = "[]", always;
     /// Longest drain limit that an annotation can set.

@@ -15,6 +15,8 @@ pub enum Setting {
     DrainLimit,
     /// With the port of GUE.
     ForwardingMethod,
+    /// Of UDP ports.
+    OnePacket,
     PersistenceNetmask,
     Scheduler,
     SchedulerFlags,
@@ -26,9 +28,10 @@ pub enum Setting {
 }
 
 impl Setting {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::DrainLimit,
         Self::ForwardingMethod,
+        Self::OnePacket,
         Self::PersistenceNetmask,
         Self::Scheduler,
         Self::SchedulerFlags,
@@ -41,6 +44,7 @@ impl Setting {
         match self {
             Self::DrainLimit => "drain-limit",
             Self::ForwardingMethod => "forwarding-method",
+            Self::OnePacket => "one-packet",
             Self::PersistenceNetmask => "persistence-netmask",
             Self::Scheduler => "scheduler",
             Self::SchedulerFlags => "scheduler-flags",
@@ -57,6 +61,7 @@ impl Setting {
             "kube-proxy-rs.io/forwarding-method"
             | "kube-proxy-rs.io/gue-port"
             | "kube-router.io/service.dsr" => Self::ForwardingMethod,
+            "kube-proxy-rs.io/one-packet" => Self::OnePacket,
             "kube-proxy-rs.io/persistence-netmask" => Self::PersistenceNetmask,
             "kube-proxy-rs.io/scheduler" | "kube-router.io/service.scheduler" => Self::Scheduler,
             "kube-proxy-rs.io/scheduler-flags" | "kube-router.io/service.schedflags" => {

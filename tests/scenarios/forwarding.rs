@@ -16,12 +16,12 @@ use kpr_testkit::namespace::{Namespace, command};
 use kpr_testkit::topology::{Family, Host};
 use kpr_testkit::traffic::{Answer, Connection, Outcome, Patience, Protocol, ask};
 
-const METHOD: &str = "kube-proxy-rs.io/forwarding-method";
+pub(super) const METHOD: &str = "kube-proxy-rs.io/forwarding-method";
 const PAGE: &str = include_str!("../../docs/forwarding-methods.md");
 /// Packets keep their port. TCP is served at it on all addresses.
-const PORT: u16 = 8080;
+pub(super) const PORT: u16 = 8080;
 /// UDP and SCTP are served at it on the VIPs themselves, so that replies have them as their source.
-const OWN_PORT: u16 = 8085;
+pub(super) const OWN_PORT: u16 = 8085;
 /// More than fits into one packet, by far.
 const LARGE: usize = 20_000;
 
@@ -97,7 +97,7 @@ pub(super) fn replies_go_straight(binary: &Path) -> Result<()> {
 }
 
 /// Makes endpoints and their node ready, as the page says.
-fn prepare(lab: &Lab, services: &[Service]) -> Result<()> {
+pub(super) fn prepare(lab: &Lab, services: &[Service]) -> Result<()> {
     let remote = lab.topology.host(Host::Remote);
     // As if a proxy ran there too.
     remote.ip("link add kube-ipvs0 type dummy\n")?;

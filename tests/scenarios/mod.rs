@@ -26,6 +26,7 @@ mod limits;
 pub(super) mod missing;
 mod neighbours;
 pub(super) mod nftables;
+mod one_packet;
 mod ownership;
 mod restart;
 mod rules;
@@ -84,6 +85,14 @@ pub(super) fn trials(binary: &'static Path) -> Vec<Trial> {
         scenario(
             "zones::near_endpoints_get_more",
             zones::near_endpoints_get_more,
+        ),
+        scenario(
+            "one_packet::spreads_the_datagrams_of_a_client",
+            one_packet::spreads_the_datagrams_of_a_client,
+        ),
+        scenario(
+            "one_packet::is_no_use_with_masquerading",
+            one_packet::is_no_use_with_masquerading,
         ),
         scenario("rules::come_back", rules::come_back),
         scenario(

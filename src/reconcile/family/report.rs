@@ -122,6 +122,7 @@ impl<P: Planner> Family<P> {
                 | Unmet::NoSlowStart { .. }
                 | Unmet::NoPlaceWeights { .. }
                 | Unmet::NoZone
+                | Unmet::NoOnePacket { .. }
                 | Unmet::NoForwarding { .. }
                 | Unmet::ForwardingInPart { .. }
                 | Unmet::SchedulerTooCostly { .. }

@@ -103,6 +103,7 @@ pub(super) fn ipvs_options(
             "kube-proxy-rs.io/forwarding-method" => {
                 options.forwarding = value.forwarding().unwrap_or(options.forwarding);
             }
+            "kube-proxy-rs.io/one-packet" => options.one_packet = value.is_true(),
             "kube-proxy-rs.io/gue-port" => gue_port = value.port(),
             "kube-proxy-rs.io/weight" => options.weight = value.weight(),
             "kube-proxy-rs.io/weights" => options.weights = value.weights(),
@@ -331,6 +332,14 @@ impl<'a> Value<'a> {
             }
         }
         (ipv4, ipv6)
+    }
+
+    fn is_true(&mut self) -> bool {
+        let is_true = self.text.parse();
+        if is_true.is_err() {
+            self.is_not("true or false");
+        }
+        is_true.unwrap_or_default()
     }
 
     /// 0, no limit, if it is none.

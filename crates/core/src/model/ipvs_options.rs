@@ -33,6 +33,8 @@ pub struct IpvsOptions {
     pub thresholds: Thresholds,
     /// The time in which a new endpoint gets its whole weight. Never zero.
     pub slow_start: Option<Duration>,
+    /// Each datagram is scheduled by itself.
+    pub one_packet: bool,
     /// Its traffic has metrics of its own: by the operator's choice, not by an annotation.
     pub is_counted: bool,
 }

@@ -31,6 +31,9 @@ pub enum Unmet {
     NoPlaceWeights { scheduler: Arc<str> },
     /// No endpoint is known to be in the zone of this node.
     NoZone,
+    /// Datagrams are not scheduled one by one: their packets are masqueraded, those to one endpoint
+    /// or all.
+    NoOnePacket { endpoint: Option<IpAddr> },
     /// Another holder owns the address, so the node must not bind it.
     NotBound { address: IpAddr, holder: Holder },
     /// The same, and packets to it are the holder's as well. `binds`: in a mode that binds
@@ -142,6 +145,14 @@ impl fmt::Display for Unmet {
             Self::NoZone => f.write_str(
                 "this node has no label topology.kubernetes.io/zone, so topology-weights take no endpoint for one of the same zone",
             ),
+            Self::NoOnePacket { endpoint } => {
+                f.write_str("datagrams are not scheduled one by one: ")?;
+                match endpoint {
+                    Some(endpoint) => write!(f, "packets to endpoint {endpoint} are masqueraded, and it")?,
+                    None => f.write_str("packets are masqueraded (see forwarding-method), and endpoints")?,
+                }
+                f.write_str(" would answer from an address that the client has not asked")
+            }
             Self::NotBound { address, holder } => {
                 write!(f, "address {address} is not bound to kube-ipvs0: {holder}")
             }

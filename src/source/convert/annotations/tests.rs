@@ -72,6 +72,7 @@ fn every_setting_is_read() {
         ("kube-proxy-rs.io/upper-threshold", "100"),
         ("kube-proxy-rs.io/lower-threshold", "80"),
         ("kube-proxy-rs.io/slow-start", "30s"),
+        ("kube-proxy-rs.io/one-packet", "true"),
         (
             "kube-proxy-rs.io/topology-weights",
             "other=2, same-zone=5,same-node=9",
@@ -95,6 +96,7 @@ fn every_setting_is_read() {
             lower: 80,
         },
         slow_start: Some(Duration::from_secs(30)),
+        one_packet: true,
         place_weights: Some(PlaceWeights {
             same_node: weight_of(9),
             same_zone: weight_of(5),
@@ -174,6 +176,7 @@ fn bad_values_are_named_and_ignored() {
     bad("kube-proxy-rs.io/persistence-netmask", "ipv4/33");
     bad("kube-proxy-rs.io/persistence-netmask", "ipv4/0");
     bad("kube-proxy-rs.io/persistence-netmask", "255.255.255.0");
+    bad("kube-proxy-rs.io/one-packet", "yes");
     bad("kube-proxy-rs.io/slow-start", "-1s");
     bad("kube-proxy-rs.io/slow-start", "30");
     for places in [
@@ -268,6 +271,7 @@ fn what_the_operator_does_not_allow_is_ignored_and_said() {
         ("kube-proxy-rs.io/drain-limit", "1m"),
         ("kube-proxy-rs.io/forwarding-method", "gue"),
         ("kube-proxy-rs.io/gue-port", "8472"),
+        ("kube-proxy-rs.io/one-packet", "true"),
         ("kube-proxy-rs.io/persistence-netmask", "ipv4/24"),
         ("kube-proxy-rs.io/scheduler", "mh"),
         ("kube-proxy-rs.io/scheduler-flags", "port"),

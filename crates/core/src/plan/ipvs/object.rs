@@ -112,6 +112,8 @@ fn as_str<S: Serializer>(text: &Arc<str>, serializer: S) -> Result<S::Ok, S::Err
 pub mod flags {
     /// `IP_VS_SVC_F_PERSISTENT`: a client stays with its real server.
     pub const PERSISTENT: u32 = 0x1;
+    /// `IP_VS_SVC_F_ONEPACKET`: each UDP packet is scheduled by itself.
+    pub const ONE_PACKET: u32 = 0x4;
     /// `IP_VS_SVC_F_SCHED1`: `sh-fallback` and `mh-fallback`: skip servers of weight 0.
     pub const SCHED_FALLBACK: u32 = 0x8;
     /// `IP_VS_SVC_F_SCHED2`: `sh-port` and `mh-port`: the source port is hashed too.

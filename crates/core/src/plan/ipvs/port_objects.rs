@@ -181,7 +181,9 @@ pub fn port_objects(
     let local = real_servers(service_port, &server, &choice.local, local_leaving, zone);
     let servers = (&choice.cluster[..], &*cluster);
     let direct = forwarding::servers(service_port, servers, endpoints, context, mark, &mut extras);
-    let mut virtual_servers: BTreeMap<_, (&Arc<RealServers>, Right, BTreeSet<_>)> = BTreeMap::new();
+    let direct_server = server::of_direct(&server, direct.as_deref(), service_port, &mut extras);
+    let mut virtual_servers: BTreeMap<_, ((&VirtualServer, &Arc<_>), Right, BTreeSet<_>)> =
+        BTreeMap::new();
     let mut addresses = BTreeSet::new();
     let mut entries = BTreeSet::new();
     let held = service_port.held.as_deref();
@@ -197,16 +199,16 @@ pub fn port_objects(
             port: frontend.port,
             protocol: service_port.name.protocol,
         };
-        let real_servers = match direct {
-            Some(direct) => direct,
-            None if is_local => &local,
-            None => &cluster,
+        let servers = match direct {
+            Some(direct) => (&direct_server, direct),
+            None if is_local => (&server, &local),
+            None => (&server, &cluster),
         };
         // An address may have two roles (an external IP that is also a load balancer's). Both have
         // the same policy, so only their entries differ and add up.
         let (_, right, of_server) = virtual_servers
             .entry(key)
-            .or_insert_with(|| (real_servers, Right::ExternalIp, BTreeSet::new()));
+            .or_insert_with(|| (servers, Right::ExternalIp, BTreeSet::new()));
         *right = (*right).min(frontend.role.right());
         add_entries(of_server, &frontend, service_port, context);
         if frontend.is_split {
@@ -226,10 +228,9 @@ pub fn port_objects(
     }
     add_loop_back_entries(&mut entries, service_port.name.protocol, endpoints);
     add_health_check_entries(&mut entries, service_port);
-    let wanted = |(real_servers, right, entries)| wanted(&server, right, real_servers, entries);
     let mut virtual_servers: BTreeMap<_, _> = virtual_servers
         .into_iter()
-        .map(|(key, parts)| (key, wanted(parts)))
+        .map(|(key, (servers, right, entries))| (key, wanted(servers, right, entries)))
         .collect();
     if let Some(mark) = mark.filter(|_| service_port.external_policy_local || direct.is_some()) {
         let family = service_port.family;
@@ -272,9 +273,8 @@ fn wanted_of_mark(
 }
 
 fn wanted(
-    server: &VirtualServer,
+    (server, real_servers): (&VirtualServer, &Arc<RealServers>),
     right: Right,
-    real_servers: &Arc<RealServers>,
     entries: BTreeSet<(SetId, SetEntry)>,
 ) -> WantedServer {
     WantedServer {

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! PURE: how the virtual servers of a Service port distribute connections.
 
-use crate::model::ServicePort;
 use crate::model::ipvs_options::Scheduler;
+use crate::model::{Protocol, ServicePort};
 use crate::plan::context::Context;
-use crate::plan::ipvs::object::{VirtualServer, flags};
+use crate::plan::ipvs::object::{Forwarding, RealServers, VirtualServer, flags};
+use crate::plan::ipvs::port_objects::Extras;
 use crate::plan::ipvs::ramps;
 use crate::plan::unmet::Unmet;
 
@@ -68,6 +69,32 @@ pub(super) fn wanted(
         timeout,
         netmask,
     }
+}
+
+/// That of addresses whose packets are forwarded without translation, if any are: only there may
+/// each datagram be scheduled by itself. The kernel forgets a translation at once, and endpoints of
+/// masqueraded packets would answer from an address that the client has not asked.
+pub(super) fn of_direct(
+    server: &VirtualServer,
+    direct: Option<&RealServers>,
+    service_port: &ServicePort,
+    extras: &mut Extras,
+) -> VirtualServer {
+    let mut server = server.clone();
+    let options = service_port.ipvs.as_deref();
+    let is_wanted = options.is_some_and(|options| options.one_packet);
+    if !is_wanted || service_port.name.protocol != Protocol::Udp {
+        return server;
+    }
+    let mut servers = direct.into_iter().flatten();
+    let translated = servers.find(|(_, server)| server.forwarding == Forwarding::Masquerade);
+    let endpoint = translated.map(|(key, _)| key.address);
+    if direct.is_some() && endpoint.is_none() {
+        server.flags |= flags::ONE_PACKET;
+    } else {
+        extras.lacks(Unmet::NoOnePacket { endpoint });
+    }
+    server
 }
 
 /// The virtual server of a mark. The kernel's persistence does not translate ports there

@@ -38,6 +38,42 @@ fn unmet(port_objects: &PortObjects) -> Vec<String> {
     unmet.map(ToString::to_string).collect()
 }
 
+/// The kernel forgets such packets at once, and with them how to translate answers.
+#[test]
+fn datagrams_are_scheduled_one_by_one_only_where_none_is_translated() {
+    let of = |direct: bool, local: bool, protocol: Protocol| {
+        let service = service("ns/dns")
+            .named_port("p", protocol, 8080)
+            .vip("198.51.100.1");
+        let service = service.options(|options| {
+            options.one_packet = true;
+            if direct {
+                options.forwarding = ForwardingMethod::DirectRouting;
+            }
+        });
+        let mut endpoints = vec![endpoint("10.0.2.1")];
+        if local {
+            endpoints.push(endpoint("10.0.1.1").local());
+        }
+        let slice = slice("ns/dns", "a", endpoints).named_port("p", protocol, 8080);
+        let port_objects = with_mark(&service, &slice, &context(IpFamily::V4), Some(MARK));
+        let said = unmet(&port_objects).into_iter();
+        let said: Vec<String> = said.filter(|it| it.contains("one by one")).collect();
+        let flags = |at| wanted_at(&port_objects, vs(protocol, at)).server.flags;
+        let found = ["198.51.100.1:8080", "10.96.0.1:8080"].map(flags);
+        (found, said)
+    };
+    let (udp, tcp) = (Protocol::Udp, Protocol::Tcp);
+    assert_eq!(of(true, false, udp), ([flags::ONE_PACKET, 0], vec![]));
+    assert_eq!(of(true, false, tcp), ([0, 0], vec![]));
+    let (found, said) = of(true, true, udp);
+    assert_eq!((found, said.len()), ([0, 0], 1));
+    assert!(said[0].contains("endpoint 10.0.1.1"), "{said:?}");
+    let (found, said) = of(false, false, udp);
+    assert_eq!((found, said.len()), ([0, 0], 1));
+    assert!(said[0].contains("forwarding-method"), "{said:?}");
+}
+
 #[test]
 fn only_external_addresses_and_remote_endpoints_are_direct() {
     let port_objects = fragment_of(&direct(), &context(IpFamily::V4), Some(MARK));

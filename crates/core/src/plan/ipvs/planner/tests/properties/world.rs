@@ -96,11 +96,12 @@ fn options() -> impl Strategy<Value = Option<IpvsOptions>> {
         (
             option::of(select(&[9, 90][..])),
             option::of(place_weights()),
+            any::<bool>(),
         ),
     );
     option::weighted(0.3, settings).prop_map(|settings| {
         let (scheduler, hashes_port, weights, forwarding, thresholds, others) = settings?;
-        let (slow_start, place_weights) = others;
+        let (slow_start, place_weights, one_packet) = others;
         let weights = weights
             .into_iter()
             .map(|(range, weight)| (range.parse().unwrap(), Weight::new(weight).unwrap()));
@@ -116,6 +117,7 @@ fn options() -> impl Strategy<Value = Option<IpvsOptions>> {
             thresholds,
             slow_start: slow_start.map(Duration::from_secs),
             place_weights,
+            one_packet,
             is_counted: false,
         })
     })
