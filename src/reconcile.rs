@@ -41,6 +41,7 @@ use crate::source::Update;
 use crate::telemetry::ErrorChain;
 use kpr_core::model::{IpFamily, Tracker};
 use kpr_core::plan::explain::Explanation;
+use kpr_core::plan::ipvs::object::SyncRole;
 use kpr_core::plan::leftovers::cleanup::Facts;
 use kpr_core::plan::ruleset::InvalidChainName;
 use kpr_core::plan::{Context, Planner};
@@ -438,6 +439,7 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
         for (served, _) in families.filter(|(_, is_serving)| *is_serving) {
             served.publish(&*self.observer);
         }
+        self.report_daemons();
         if is_audit {
             let now = self.clock.monotonic();
             let pause = now.saturating_sub(start) * AUDIT_SHARE;
@@ -452,6 +454,18 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
             self.request();
             if self.families().any(Family::goes_on) {
                 self.runner.go_on();
+            }
+        }
+    }
+
+    /// The first family has what all share.
+    fn report_daemons(&self) {
+        if let Some(first) = self.families().next()
+            && self.settings.ipvs.sync.is_some()
+        {
+            let running = first.planner.sync_daemons();
+            for role in SyncRole::ALL {
+                self.observer.sync_daemon(role, running.contains(&role));
             }
         }
     }

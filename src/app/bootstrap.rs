@@ -69,8 +69,9 @@ impl Common {
             })
             .ok();
         let exec = opening.exec.clone();
-        let node =
-            NodeKernel::new(links, sysctls, iptables.clone(), exec).with_conntrack(conntrack);
+        let node = NodeKernel::new(links, sysctls, iptables.clone(), exec)
+            .with_conntrack(conntrack)
+            .with_sync(opening.settings.ipvs.sync.as_ref());
         Ok(Self {
             iptables,
             node,

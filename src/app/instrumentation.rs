@@ -27,6 +27,7 @@ use crate::source::{self, Problem};
 use kpr_core::model::ProxyMode;
 use kpr_core::model::{Changes, IpFamily, NodeInfo};
 use kpr_core::plan::Drift;
+use kpr_core::plan::ipvs::object::SyncRole;
 
 /// The metrics of all parts, in one registry.
 #[derive(Debug)]
@@ -238,6 +239,10 @@ impl Observer for LoopObserver {
 
     fn unbound_addresses(&self, family: IpFamily, addresses: usize) {
         self.dataplane.unbound_addresses(family, addresses);
+    }
+
+    fn sync_daemon(&self, role: SyncRole, runs: bool) {
+        self.dataplane.sync_daemon(role, runs);
     }
 
     fn over_budget(&self, family: IpFamily, services: usize) {

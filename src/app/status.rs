@@ -66,6 +66,8 @@ pub(super) struct Status {
     pub(super) drift: BTreeMap<String, (u64, u64)>,
     /// What the kernel cannot do, of what was looked for.
     pub(super) missing_capabilities: Vec<String>,
+    /// Whether the sync daemons run, where there should be any, by role.
+    pub(super) sync_daemons: BTreeMap<String, bool>,
     /// Kernel settings that could not be written.
     pub(super) unwritable_settings: Vec<String>,
     /// Services with errors.
@@ -180,6 +182,11 @@ impl Overview {
             skipped_objects: metrics.total("kube_proxy_rs_skipped_objects_total"),
             drift: metrics.drift(),
             missing_capabilities: metrics.names("kube_proxy_rs_kernel_capability", 0),
+            sync_daemons: metrics
+                .by_label("kube_proxy_rs_sync_daemon", "role")
+                .into_iter()
+                .map(|(role, runs)| (role.to_owned(), runs == 1))
+                .collect(),
             unwritable_settings: metrics.names("kube_proxy_rs_sysctl_unwritable", 1),
             ..Status::default()
         };

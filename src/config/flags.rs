@@ -172,6 +172,20 @@ flags! {
     /// How long a removed endpoint may keep its connections in ipvs mode.
     ipvs_drain_limit: Option<GoDuration>, "DURATION" = "1h0m0s", always;
 
+    /// Interface on which ipvs mode exchanges connections with other nodes by multicast (master and
+    /// backup sync daemon); none: no daemons.
+    ipvs_sync_interface: Option<String>, "NAME", always;
+    /// Number of 0 to 255 that nodes which exchange connections share; 0 takes in those of all.
+    ipvs_sync_id: Option<i32>, "NUMBER" = "1", always;
+    /// Multicast group of the sync daemons.
+    ipvs_sync_group: Option<String>, "IP" = "224.0.0.81", always;
+    /// UDP port of the sync daemons.
+    ipvs_sync_port: Option<i32>, "PORT" = "8848", always;
+    /// Time to live of the sync daemons' packets.
+    ipvs_sync_ttl: Option<i32>, "NUMBER" = "1", always;
+    /// Bytes of a sync daemon's message, 1024 to 65487; 0: as many as fit into a packet.
+    ipvs_sync_max_length: Option<i32>, "NUMBER" = "0", always;
+
     /// Settings that annotations of Services and EndpointSlices may change: `drain-limit`,
     /// `forwarding-method`, `one-packet`, `persistence-netmask`, `scheduler`,
     /// `scheduler-flags`, `slow-start`, `thresholds`, `weights`.

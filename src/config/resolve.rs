@@ -28,6 +28,7 @@ use crate::source::Source;
 use crate::source::kubernetes::{self, Encoding};
 
 mod services;
+mod sync;
 
 const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
 const POSITIVE: &str = "must be greater than 0";
@@ -66,6 +67,8 @@ pub(super) fn resolve(
         ipvs.drain_limit = limit.to_duration();
     }
     services::of_ipvs(flags, &mut ipvs, &mut errors);
+    let is_ipvs = config.mode == ProxyMode::IPVS.as_str();
+    ipvs.sync = sync::daemons(flags, &mut errors).filter(|_| is_ipvs);
     let budget = services::budget(flags, &mut errors);
     let annotations = services::annotations(flags, &mut errors);
     let service_metrics = services::metrics(flags, &mut errors);
@@ -189,6 +192,7 @@ fn ipvs(config: &KubeProxyConfiguration, errors: &mut Errors) -> IpvsSettings {
         drain_limit: IPVS_DRAIN_LIMIT,
         service_schedulers: BTreeSet::new(),
         tunnel_cidrs: Vec::new(),
+        sync: None,
     };
     if config.mode != ProxyMode::IPVS.as_str() {
         return settings;

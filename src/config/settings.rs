@@ -17,6 +17,7 @@ use kpr_core::model::ipvs_options::Scheduler;
 use kpr_core::model::node::{DetectLocal, NodePortAddresses};
 use kpr_core::model::{Budget, PortRange, ProxyMode};
 use kpr_core::plan::conntrack::tuning::Tuning;
+use kpr_core::plan::ipvs::object::SyncDaemon;
 
 /// When rounds happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +67,8 @@ pub struct IpvsSettings {
     pub service_schedulers: BTreeSet<Scheduler>,
     /// Ranges besides the pods' that tunnels may lead to.
     pub tunnel_cidrs: Vec<IpNet>,
+    /// Connections are exchanged with other nodes.
+    pub sync: Option<SyncDaemon>,
 }
 
 /// The kernel's three IPVS time-outs; `None` leaves the kernel's value.

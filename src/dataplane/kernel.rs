@@ -98,6 +98,9 @@ pub struct NodeSurroundings {
     pub resolvers: BTreeSet<IpAddr>,
     /// What the node's network does outside of our rules.
     pub network: Network,
+    /// The index of the interface on which connections are exchanged with other nodes, if it is
+    /// there and up and has an address.
+    pub sync_link: Option<u32>,
 }
 
 /// The kernel of a node, independent of the mode.

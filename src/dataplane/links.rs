@@ -28,6 +28,8 @@ pub struct Link {
     pub kind: Option<String>,
     /// `IFF_UP`: the administrative state.
     pub is_up: bool,
+    /// `ip link set NAME alias TEXT`.
+    pub alias: Option<String>,
 }
 
 /// How far an address is valid (`rtnetlink(7)`, `rtm_scope`).

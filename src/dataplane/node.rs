@@ -14,7 +14,7 @@ use super::failure::{Failed as _, outcome};
 use super::flows::delete_stale;
 use super::iptables::Iptables;
 use super::kernel::{Cost, Host, NodeSurroundings, ObserveError, RuleKernel};
-use super::links::{Address, Links, Scope};
+use super::links::{Address, LinkError, Links, Scope};
 use super::network;
 use super::nftables;
 use super::rules::Rules;
@@ -22,6 +22,7 @@ use super::surroundings::{self, Listening};
 use super::sysctl::Sysctls;
 use kpr_core::model::IpFamily;
 use kpr_core::plan::conntrack::flows::Cleanup;
+use kpr_core::plan::ipvs::object::SyncDaemon;
 use kpr_core::plan::ipvs::step::LINK;
 use kpr_core::plan::ruleset::{RuleBatch, Ruleset};
 use kpr_core::plan::{Failure, Outcome};
@@ -37,6 +38,9 @@ pub struct NodeKernel {
     /// `None` if the kernel gives no access to flows.
     conntrack: Option<conntrack::Client>,
     rules: Rules,
+    /// Where connections are exchanged with other nodes, if they are: the interface, and the family
+    /// of the multicast group.
+    sync: Option<(Arc<str>, IpFamily)>,
     /// Counts the programs that `iptables` starts.
     exec: Arc<dyn Exec>,
 }
@@ -53,6 +57,7 @@ impl NodeKernel {
             sysctls,
             conntrack: None,
             rules: Rules::new(iptables),
+            sync: None,
             exec,
         }
     }
@@ -61,6 +66,27 @@ impl NodeKernel {
     #[must_use]
     pub fn with_conntrack(self, conntrack: Option<conntrack::Client>) -> Self {
         Self { conntrack, ..self }
+    }
+
+    /// The same, looking for the interface of sync daemons.
+    #[must_use]
+    pub fn with_sync(self, daemon: Option<&SyncDaemon>) -> Self {
+        let sync = daemon.map(|it| (it.interface.clone(), IpFamily::of(it.group)));
+        Self { sync, ..self }
+    }
+
+    /// The index of the interface of sync daemons, once they can use it. One without an address
+    /// would send from none, for as long as the daemon runs.
+    fn sync_link(&mut self) -> Result<Option<u32>, LinkError> {
+        let Some((interface, family)) = &self.sync else {
+            return Ok(None);
+        };
+        let Some(link) = self.links.find(interface)?.filter(|link| link.is_up) else {
+            return Ok(None);
+        };
+        let addresses = self.links.addresses_of(link.index)?;
+        let is_usable = |it: &Address| it.family() == *family && !it.is_tentative;
+        Ok(addresses.iter().any(is_usable).then_some(link.index))
     }
 
     pub(super) fn set_sysctl(&mut self, key: &str, value: &str) -> Outcome {
@@ -110,7 +136,9 @@ impl Host for NodeKernel {
             gateways.extend(found);
         }
         let network = network::observe(&addresses, &mut self.links, &self.sysctls);
+        let sync_link = self.sync_link();
         Ok(NodeSurroundings {
+            sync_link: sync_link.map_err(|error| ObserveError::new("sync interface", error))?,
             networks: networks(&addresses),
             gateways,
             resolvers: surroundings::resolvers(),

@@ -6,6 +6,7 @@ use prometheus::{IntCounter, IntCounterVec, IntGaugeVec};
 use super::{declare_metrics, raise};
 use crate::dataplane::kernel::Cost;
 use kpr_core::model::IpFamily;
+use kpr_core::plan::ipvs::object::SyncRole;
 
 /// What became of a difference that an audit found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +40,8 @@ declare_metrics! {
             "1 for each kernel setting that could not be written", &["name"];
         unbound_addresses: IntGaugeVec = "kube_proxy_rs_unbound_addresses",
             "Service addresses not served or not bound to kube-ipvs0 because somebody else has them", &["ip_family"];
+        sync_daemons: IntGaugeVec = "kube_proxy_rs_sync_daemon",
+            "1 if the kernel's sync daemon of --ipvs-sync-interface runs, else 0: master sends connections to other nodes, backup takes in theirs", &["role"];
         over_budget: IntGaugeVec = "kube_proxy_rs_services_over_budget",
             "Services of which something is not programmed because it is more than one Service may have", &["ip_family"];
     }
@@ -94,6 +97,13 @@ impl DataplaneMetrics {
         self.unbound_addresses
             .with_label_values(&[family.as_str()])
             .set(i64::try_from(addresses).unwrap_or(i64::MAX));
+    }
+
+    /// The sync daemon of a role runs, or should and does not.
+    pub fn sync_daemon(&self, role: SyncRole, runs: bool) {
+        self.sync_daemons
+            .with_label_values(&[role.as_str()])
+            .set(i64::from(runs));
     }
 
     /// Number of Services that ask for more than one may have.

@@ -18,6 +18,7 @@ use crate::source::{Observer, Problem, Request};
 use crate::testing::document_is;
 use kpr_core::model::ProxyMode;
 use kpr_core::model::net::IpFamily;
+use kpr_core::plan::ipvs::object::SyncRole;
 
 /// Everything that a proxy in that mode may show.
 fn everything(mode: ProxyMode) -> Vec<MetricFamily> {
@@ -51,6 +52,7 @@ fn rest(registry: &Registry) -> Vec<MetricFamily> {
     dataplane.ipvs_rules("nftables", "configured");
     dataplane.sysctl_written("net/netfilter/nf_conntrack_max", true);
     dataplane.unbound_addresses(IpFamily::V4, 1);
+    dataplane.sync_daemon(SyncRole::Master, true);
     dataplane.over_budget(IpFamily::V4, 1);
     let source = SourceMetrics::register(registry).unwrap();
     source.request(&Request {

@@ -18,7 +18,7 @@ use kpr_core::model::node::{DetectLocal, NodeIps, NodePortRanges};
 use kpr_core::model::{
     Holders, IpFamily, NodeClaims, NodeInfo, Service, ServiceName, SliceName, Tracker,
 };
-use kpr_core::plan::ipvs::object::Timeouts;
+use kpr_core::plan::ipvs::object::{SyncDaemon, Timeouts};
 use kpr_core::plan::{Context, Hairpin, IptablesContext, IpvsRules, KernelVersion};
 
 /// Current facts about the node.
@@ -205,6 +205,13 @@ fn listed_api_servers(tracker: &Tracker) -> BTreeSet<IpAddr> {
         .collect()
 }
 
+/// The sync daemons, where they can run.
+fn sync(node: NodeView<'_>) -> Option<SyncDaemon> {
+    let link = Some(node.facts.around.sync_link?);
+    let daemon = node.settings.ipvs.sync.clone()?;
+    Some(SyncDaemon { link, ..daemon })
+}
+
 /// The context of one family. `owns_node`: it manages what both families share.
 pub fn context(node: NodeView<'_>, family: IpFamily, owns_node: bool) -> Context {
     let NodeView { settings, facts } = node;
@@ -240,6 +247,7 @@ pub fn context(node: NodeView<'_>, family: IpFamily, owns_node: bool) -> Context
         local_detector: settings.detect_local.detector(family, pod_cidrs),
         strict_arp: settings.ipvs.strict_arp,
         timeouts: timeouts(&settings.ipvs.timeouts),
+        sync: sync(node),
         kernel: facts.kernel,
         iptables: IptablesContext {
             node_ports_everywhere: ranges.matches_all(),

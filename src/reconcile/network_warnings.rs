@@ -10,6 +10,7 @@ use super::context::NodeView;
 use crate::dataplane::network::NetworkLink;
 use kpr_core::model::node::DetectLocal;
 use kpr_core::model::{IpFamily, ProxyMode};
+use kpr_core::plan::ipvs::object::SyncDaemon;
 
 /// Bridges by these names have pods, where no range of pods is known.
 const POD_BRIDGES: [&str; 3] = ["cni", "cbr", "kube-bridge"];
@@ -32,6 +33,18 @@ pub(super) fn network_warnings(node: NodeView<'_>, families: &[IpFamily]) -> BTr
              iptables"
                 .to_owned(),
         );
+    }
+    if let Some(daemon) = &node.settings.ipvs.sync
+        && node.facts.around.sync_link.is_none()
+    {
+        let SyncDaemon {
+            interface, group, ..
+        } = daemon;
+        let family = IpFamily::of(*group);
+        warnings.insert(format!(
+            "--ipvs-sync-interface {interface} is not there, not up or without an {family} address: \
+             connections are not exchanged with other nodes until it is ready"
+        ));
     }
     for name in &node.facts.missing_matches {
         warnings.insert(format!(
@@ -257,6 +270,18 @@ mod tests {
             found[0].starts_with("rp_filter is 1 (strict) on eth1:"),
             "{found:?}"
         );
+    }
+
+    #[test]
+    fn a_sync_interface_that_is_not_ready_is_named() {
+        let flags = ["--proxy-mode=ipvs", "--ipvs-sync-interface=eth1"];
+        let mut facts = NodeFacts::default();
+        let found = warnings(&flags, &facts);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].starts_with("--ipvs-sync-interface eth1 is not there"));
+        assert_eq!(warnings(&flags[1..], &facts), [""; 0], "another mode");
+        facts.around.sync_link = Some(3);
+        assert_eq!(warnings(&flags, &facts), [""; 0]);
     }
 
     #[test]

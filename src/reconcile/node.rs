@@ -40,7 +40,7 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
         let has_others = around.gateways != known.gateways
             || around.networks != known.networks
             || around.resolvers != known.resolvers;
-        let has_moved = around.addresses != known.addresses;
+        let has_moved = around.addresses != known.addresses || around.sync_link != known.sync_link;
         self.holders_due |= has_others;
         self.facts_changed |= has_moved;
         Ok(has_others || has_moved)

@@ -11,6 +11,7 @@ use super::loopback_ports::Wanted;
 use crate::dataplane::kernel::Cost;
 use crate::events::Event;
 use kpr_core::model::{Changes, IpFamily, NodeInfo};
+use kpr_core::plan::ipvs::object::SyncRole;
 use kpr_core::plan::{Drift, Failure, Outcome, Plan, Report, Step};
 use serde_json::{Value, json};
 
@@ -161,6 +162,9 @@ pub trait Observer: Send + Sync {
     /// Number of Service addresses that are not bound because another interface or endpoint owns
     /// them.
     fn unbound_addresses(&self, _family: IpFamily, _addresses: usize) {}
+
+    /// Whether the sync daemon of a role runs, where there should be any.
+    fn sync_daemon(&self, _role: SyncRole, _runs: bool) {}
 
     /// Number of Services of which something is left out because it is too much.
     fn over_budget(&self, _family: IpFamily, _services: usize) {}

@@ -70,6 +70,8 @@ struct Node {
     /// Addresses on our link without their route.
     undelivered: BTreeSet<IpAddr>,
     gateways: BTreeSet<IpAddr>,
+    /// Where sync daemons can run.
+    sync_link: Option<u32>,
     listening: Listening,
     /// Real servers that have connections.
     busy: BTreeSet<RealServerOf>,
@@ -214,6 +216,7 @@ impl Host for Shared {
         Ok(NodeSurroundings {
             addresses: node.addresses.clone(),
             gateways: node.gateways.clone(),
+            sync_link: node.sync_link,
             ..NodeSurroundings::default()
         })
     }

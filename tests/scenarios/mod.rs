@@ -20,6 +20,7 @@ use kpr_testkit::wait;
 mod affinity;
 mod audit;
 mod bad_input;
+mod connection_sync;
 mod drain;
 mod forwarding;
 mod limits;
@@ -85,6 +86,18 @@ pub(super) fn trials(binary: &'static Path) -> Vec<Trial> {
         scenario(
             "zones::near_endpoints_get_more",
             zones::near_endpoints_get_more,
+        ),
+        scenario(
+            "connection_sync::connections_move_with_their_address",
+            connection_sync::connections_move_with_their_address,
+        ),
+        scenario(
+            "connection_sync::daemons_follow_the_flag",
+            connection_sync::daemons_follow_the_flag,
+        ),
+        scenario(
+            "connection_sync::daemons_follow_their_interface",
+            connection_sync::daemons_follow_their_interface,
         ),
         scenario(
             "one_packet::spreads_the_datagrams_of_a_client",

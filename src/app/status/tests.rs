@@ -49,6 +49,9 @@ fn status() -> Status {
         families: BTreeMap::from([("IPv4".to_owned(), v4), ("IPv6".to_owned(), v6)]),
         drift: BTreeMap::from([("address".to_owned(), (2, 2))]),
         missing_capabilities: vec!["ip_vs_mh".to_owned()],
+        sync_daemons: [("backup", true), ("master", false)]
+            .map(|(role, runs)| (role.to_owned(), runs))
+            .into(),
         problems: vec![Problem {
             service: "shop/web".to_owned(),
             family: "IPv6".to_owned(),
@@ -78,6 +81,7 @@ kube-proxy-rs v0.1.0 for kube-proxy v1.37.2, mode ipvs, node worker-1
   services        12 in 15 EndpointSlices; 1 with errors, 0 changed since the last sync
   drift           address: 2 changed by others, 2 repaired
   kernel lacks    ip_vs_mh
+  sync daemons    backup runs, master does not run
 
 FAMILY  HEALTH  SYNCED     LAST             MEDIAN  SLOWEST  PENDING  UNBOUND  REFUSED
 IPv4    ok      10s ago    12.3 ms partial  1.50 s  1.50 s   no       0        0

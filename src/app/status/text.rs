@@ -99,6 +99,16 @@ impl Display for Screen<'_> {
                 self.fact(f, name, false, missing.join(", "))?;
             }
         }
+        let daemons = &status.sync_daemons;
+        if !daemons.is_empty() {
+            let in_words = daemons.iter().map(|(role, runs)| {
+                let verb = if *runs { "runs" } else { "does not run" };
+                format!("{role} {verb}")
+            });
+            let text = in_words.collect::<Vec<_>>().join(", ");
+            let all_run = daemons.values().all(|runs| *runs);
+            self.fact(f, "sync daemons", all_run, text)?;
+        }
         if status.is_busy {
             self.fact(
                 f,

@@ -40,11 +40,17 @@ pub(in crate::config) fn shown(
 
 /// kube-proxy has none of these.
 #[cfg(test)]
-pub(in crate::config) const OURS: [&str; 19] = [
+pub(in crate::config) const OURS: [&str; 25] = [
     "help",
     "iptables-backend",
     "ipvs-drain-limit",
     "ipvs-rules",
+    "ipvs-sync-group",
+    "ipvs-sync-id",
+    "ipvs-sync-interface",
+    "ipvs-sync-max-length",
+    "ipvs-sync-port",
+    "ipvs-sync-ttl",
     "localhost-nodeports",
     "manifests",
     "service-annotations",

@@ -91,6 +91,12 @@ impl Links {
         }
     }
 
+    /// Gives a link an alias: a text that means nothing to the kernel.
+    pub fn set_alias(&mut self, link: u32, alias: &str) -> Result<(), LinkError> {
+        let outcome = self.execute(codec::set_alias(link, alias))?;
+        outcome.map_err(|error| refused(format!("set the alias of link {link}"), error))
+    }
+
     /// Deletes the dummy link of a name with its addresses. One that does not exist is success; a
     /// link of another kind is an error and stays.
     pub fn delete_dummy(&mut self, name: &str) -> Result<(), LinkError> {

@@ -32,6 +32,7 @@ const RTM_GETROUTE: u16 = 26;
 // Attributes of include/uapi/linux/if_link.h that are read without the crate, see `link_of`.
 const IFLA_IFNAME: u16 = 3;
 const IFLA_LINKINFO: u16 = 18;
+const IFLA_IFALIAS: u16 = 20;
 const IFLA_INFO_KIND: u16 = 1;
 
 // Attributes of include/uapi/linux/if_addr.h and rtnetlink.h.
@@ -96,6 +97,14 @@ pub(super) fn create_dummy(name: &str) -> Request {
         LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Dummy)]),
     ];
     request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &message)
+}
+
+/// Gives a link an alias.
+pub(super) fn set_alias(index: u32, alias: &str) -> Request {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.attributes = vec![LinkAttribute::IfAlias(alias.to_owned())];
+    request(RTM_NEWLINK, 0, &message)
 }
 
 pub(super) fn delete_link(index: u32) -> Request {
@@ -181,6 +190,7 @@ pub(super) fn link_of(reply: &Reply) -> Result<Option<Link>, MalformedMessage> {
         name,
         kind,
         is_up: header.flags.contains(LinkFlags::Up),
+        alias: attribute(attributes, IFLA_IFALIAS).map(text),
     }))
 }
 

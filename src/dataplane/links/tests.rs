@@ -143,6 +143,7 @@ fn a_link_is_read_by_name_kind_and_state() {
             name: "va".into(),
             kind: Some("veth".into()),
             is_up: true,
+            alias: None,
         }]
     );
 }

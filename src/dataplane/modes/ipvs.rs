@@ -5,6 +5,7 @@
 //! pipelined batch, all entries of an ipset in few messages, those of all sets of nftables in one
 //! transaction, all addresses in one batch.
 
+mod daemons;
 mod held;
 mod observe;
 mod schedulers;
@@ -176,6 +177,8 @@ impl Dataplane {
                 self.link = None;
                 outcome(&result)
             }
+            Step::StartSyncDaemon { role, daemon } => self.start_daemon(*role, daemon),
+            Step::StopSyncDaemon { role } => self.stop_daemon(*role),
             Step::SetSysctl { key, value } => self.node.set_sysctl(key, value),
             Step::EditRules(batch) => self.edit_rules(batch),
             Step::DeleteNftablesTable { family } => NodeKernel::delete_nftables_table(*family),
@@ -286,7 +289,7 @@ impl ServerKernel for Dataplane {
     }
 
     fn observe_link(&mut self, family: IpFamily) -> Result<LinkState, ObserveError> {
-        let exists = self.find_link()?;
+        let exists = self.find_link()?.is_some();
         let addresses = self.observe_addresses(family)?;
         Ok(LinkState {
             exists,

@@ -139,3 +139,35 @@ fn new_node_address_answers_on_node_ports() {
             .contains_key(&key)
     );
 }
+
+#[test]
+fn sync_daemons_follow_their_interface() {
+    let mut fixture = Fixture::with(&[
+        "--proxy-mode=ipvs",
+        "--ipvs-sync-interface=eth1",
+        "--ipvs-min-sync-period=0s",
+    ]);
+    one_service(&mut fixture);
+    fixture.known_node();
+    fixture.work();
+    assert!(is_programmed(&fixture), "Services do not wait for it");
+    assert_eq!(reasons(&fixture), [reason::DOUBTFUL_CONFIGURATION]);
+    let daemons = |fixture: &mut Fixture, link| {
+        fixture.lock().sync_link = link;
+        fixture.applied();
+        fixture.reconciler.take_in(Input::NodeAddresses);
+        fixture.work();
+        let about = fixture.applied().into_iter();
+        about
+            .map(|step| step.split(' ').take(4).collect::<Vec<_>>().join(" "))
+            .collect::<Vec<_>>()
+    };
+    let start = ["start sync daemon master", "start sync daemon backup"];
+    let stop = ["stop sync daemon master", "stop sync daemon backup"];
+    assert_eq!(daemons(&mut fixture, Some(7)), start);
+    assert_eq!(daemons(&mut fixture, Some(7)), [""; 0]);
+    // Deleted and added again between two looks.
+    assert_eq!(daemons(&mut fixture, Some(9)), [stop, start].concat());
+    assert_eq!(daemons(&mut fixture, None), stop);
+    assert_eq!(reasons(&fixture).len(), 2, "it is said again");
+}

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use crate::model::ipvs_options::Scheduler;
 use crate::model::node::LocalDetector;
 use crate::model::{Budget, IpFamily, PortRange};
-use crate::plan::ipvs::object::Timeouts;
+use crate::plan::ipvs::object::{SyncDaemon, Timeouts};
 
 /// Node and settings as one family sees them. A change of them requires a full plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +57,8 @@ pub struct Context {
     pub local_detector: LocalDetector,
     pub strict_arp: bool,
     pub timeouts: Timeouts,
+    /// Connections are exchanged with other nodes.
+    pub sync: Option<SyncDaemon>,
     pub kernel: KernelVersion,
     pub iptables: IptablesContext,
 }

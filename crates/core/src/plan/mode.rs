@@ -13,7 +13,7 @@ use crate::plan::context::Context;
 use crate::plan::cuts::Cuts;
 use crate::plan::explain::Place;
 use crate::plan::ipvs;
-use crate::plan::ipvs::object::{RealServers, VirtualServerKey};
+use crate::plan::ipvs::object::{RealServers, SyncRole, VirtualServerKey};
 use crate::plan::ipvs::planner::RealServerOf;
 use crate::plan::ipvs::set::SetName;
 use crate::plan::ipvs::state::{SetState, VirtualServerState};
@@ -127,6 +127,11 @@ pub trait Planner: fmt::Debug + Send {
     /// What the budget left out of Services.
     fn cuts(&self) -> Option<&Cuts> {
         None
+    }
+
+    /// The sync daemons of ours that run, in modes that have any.
+    fn sync_daemons(&self) -> BTreeSet<SyncRole> {
+        BTreeSet::new()
     }
 
     /// Number of Services with a Local policy and no endpoint on this node: internal, external.

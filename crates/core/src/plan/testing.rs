@@ -60,6 +60,7 @@ pub fn context(family: IpFamily) -> Context {
         local_detector: LocalDetector::None,
         strict_arp: false,
         timeouts: Timeouts::default(),
+        sync: None,
         kernel: KernelVersion { major: 6, minor: 1 },
         iptables: IptablesContext {
             node_ports_everywhere: true,

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use super::{Dataplane, wire};
 use crate::dataplane::kernel::ObserveError;
-use crate::dataplane::links::Address;
+use crate::dataplane::links::{Address, Link};
 use ipnet::IpNet;
 use ipvs_netlink::{Error as IpvsError, ServiceKey};
 use kpr_core::model::IpFamily;
@@ -85,25 +85,28 @@ impl Dataplane {
             .ipvs
             .timeouts()
             .map_err(|error| ObserveError::new("IPVS timeouts", error))?;
-        let link_exists = self.find_link()?;
+        let link = self.find_link()?;
+        let alias = link.as_ref().and_then(|link| link.alias.as_deref());
+        let daemons = self.observe_daemons(alias)?;
         // An unreadable setting is missing from the state; writing it will report the error.
         let sysctls = sysctl::KEYS
             .into_iter()
             .filter_map(|key| Some((key, self.node.sysctls.read(key).ok()?)))
             .collect();
         Ok(NodeState {
-            link_exists,
+            link_exists: link.is_some(),
             sysctls,
             timeouts: wire::timeouts(timeouts),
+            daemons,
         })
     }
 
-    /// Finds our link; returns whether it exists.
-    pub(super) fn find_link(&mut self) -> Result<bool, ObserveError> {
+    /// Finds our link, if it exists.
+    pub(super) fn find_link(&mut self) -> Result<Option<Link>, ObserveError> {
         let link = self.node.links.find(LINK);
         let link = link.map_err(|error| ObserveError::new("links", error))?;
-        self.link = link.map(|link| link.index);
-        Ok(self.link.is_some())
+        self.link = link.as_ref().map(|link| link.index);
+        Ok(link)
     }
 
     /// Those of our addresses to which no packet is delivered: another link had them too, and took

@@ -8,15 +8,15 @@ use std::time::Duration;
 use ipvs_netlink::{
     AddressFamily, Destination, DestinationKey, Forwarding as Method, InvalidName, KernelName,
     ListedForwarding, ListedKey, ListedService, Netmask, Operation, Persistence,
-    Protocol as Transport, Service, ServiceFlags, ServiceKey, Timeouts as WireTimeouts,
-    Tunnel as WireTunnel, TunnelKind,
+    Protocol as Transport, Service, ServiceFlags, ServiceKey, SyncDaemon as WireDaemon,
+    SyncRole as WireRole, Timeouts as WireTimeouts, Tunnel as WireTunnel, TunnelKind,
 };
 use kpr_core::model::ipvs_options::{Thresholds, Tunnel};
 use kpr_core::model::{IpFamily, Protocol};
 use kpr_core::plan::ipvs::Step;
 use kpr_core::plan::ipvs::object::{
-    Forwarding, RealServer, RealServerKey, RealServers, Timeouts, VirtualServer, VirtualServerKey,
-    flags,
+    Forwarding, RealServer, RealServerKey, RealServers, SyncDaemon, SyncRole, Timeouts,
+    VirtualServer, VirtualServerKey, flags,
 };
 
 /// The IPVS operation of a step; `None` for steps of other kinds.
@@ -282,6 +282,41 @@ pub(super) fn proc_listing(
         real_servers.insert(key, server);
     }
     Some((key, real_servers))
+}
+
+pub(super) const fn wire_role(role: SyncRole) -> WireRole {
+    match role {
+        SyncRole::Master => WireRole::Master,
+        SyncRole::Backup => WireRole::Backup,
+    }
+}
+
+pub(super) fn wire_daemon(role: SyncRole, daemon: &SyncDaemon) -> WireDaemon {
+    WireDaemon {
+        role: wire_role(role),
+        interface: daemon.interface.to_string(),
+        sync_id: daemon.sync_id,
+        max_length: daemon.max_length,
+        group: daemon.group,
+        port: daemon.port,
+        ttl: daemon.ttl,
+    }
+}
+
+/// A running sync daemon; `None` for a role that no kernel had when this was written.
+pub(super) fn sync_daemon(wire: &WireDaemon) -> Option<(SyncRole, SyncDaemon)> {
+    let mut roles = SyncRole::ALL.into_iter();
+    let role = roles.find(|role| wire_role(*role) == wire.role)?;
+    let daemon = SyncDaemon {
+        interface: wire.interface.as_str().into(),
+        link: None,
+        sync_id: wire.sync_id,
+        group: wire.group,
+        port: wire.port,
+        ttl: wire.ttl,
+        max_length: wire.max_length,
+    };
+    Some((role, daemon))
 }
 
 /// Timeouts in whole seconds, the kernel's unit.

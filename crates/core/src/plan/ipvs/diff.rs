@@ -12,7 +12,9 @@ use crate::model::Protocol;
 use crate::plan::context::{Context, IpvsRules};
 use crate::plan::ipvs::Plan;
 use crate::plan::ipvs::desired::{Desired, Dirty};
-use crate::plan::ipvs::object::{RealServer, RealServerKey, VirtualServer, VirtualServerKey};
+use crate::plan::ipvs::object::{
+    RealServer, RealServerKey, SyncRole, VirtualServer, VirtualServerKey,
+};
 use crate::plan::ipvs::port_objects::WantedServer;
 use crate::plan::ipvs::ramps::{self, Ramps};
 use crate::plan::ipvs::set::{self, DEFAULT_MAX_ENTRIES, SetEntry, SetId, SetName, SetSpec};
@@ -179,6 +181,31 @@ impl Comparison<'_> {
                 for set in self.believed.other_sets.keys().cloned() {
                     plan.push(Phase::OldSets, Step::DestroyOtherSet { set });
                 }
+            }
+        }
+    }
+
+    /// Adds the steps for the sync daemons to a plan. The kernel cannot change one that runs, and
+    /// those of other programs stay unless ours take their place.
+    pub(super) fn daemons(&self, plan: &mut Plan, is_tried: impl Fn(SyncRole) -> bool) {
+        if !self.context.owns_node {
+            return;
+        }
+        let wanted = self.context.sync.as_ref();
+        let running = |role: &SyncRole| self.believed.node.daemons.get(role);
+        let is_met = |role: &SyncRole| match (wanted, running(role)) {
+            (Some(wanted), running) => running.is_some_and(|it| wanted.is_met_by(it)),
+            (None, running) => running.is_none_or(|it| it.link.is_none()),
+        };
+        let mut roles = SyncRole::ALL.to_vec();
+        roles.retain(|role| !is_met(role) && is_tried(*role));
+        // All stop first: what says which are ours says one thing of both.
+        for role in roles.iter().copied().filter(|it| running(it).is_some()) {
+            plan.push(Phase::Daemons, Step::StopSyncDaemon { role });
+        }
+        for role in roles {
+            if let Some(daemon) = wanted.cloned() {
+                plan.push(Phase::Daemons, Step::StartSyncDaemon { role, daemon });
             }
         }
     }

@@ -196,6 +196,84 @@ pub struct Timeouts {
     pub udp: u32,
 }
 
+/// What a sync daemon does. The kernel has at most one of each role.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SyncRole {
+    /// Sends the connections of this node.
+    Master,
+    /// Takes in those of other nodes.
+    Backup,
+}
+
+impl SyncRole {
+    pub const ALL: [Self; 2] = [Self::Master, Self::Backup];
+
+    /// As `ipvsadm` names it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Master => "master",
+            Self::Backup => "backup",
+        }
+    }
+}
+
+impl fmt::Display for SyncRole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// How connections are exchanged with other nodes (kernel: `ipvs_sync_daemon_cfg`).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SyncDaemon {
+    /// The interface of the multicast group.
+    #[serde(serialize_with = "as_str")]
+    pub interface: Arc<str>,
+    /// Its index, by which the kernel goes: a daemon whose interface was deleted runs on, and knows
+    /// nothing of a new one of the same name. `None` in settings, and if another program started
+    /// the daemon.
+    pub link: Option<u32>,
+    /// Backups take in what masters of the same number send; with 0 of all.
+    pub sync_id: u32,
+    pub group: IpAddr,
+    pub port: u16,
+    pub ttl: u8,
+    /// Bytes of a message; 0: the kernel's choice.
+    pub max_length: u16,
+}
+
+impl SyncDaemon {
+    /// Whether a running daemon is as this one wants it.
+    pub fn is_met_by(&self, running: &Self) -> bool {
+        let max_length = match self.max_length {
+            0 => running.max_length,
+            length => length,
+        };
+        let wanted = Self {
+            max_length,
+            ..self.clone()
+        };
+        wanted == *running
+    }
+}
+
+impl fmt::Display for SyncDaemon {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let group = SocketAddr::new(self.group, self.port);
+        write!(
+            f,
+            "on {} to {group} id {} ttl {}",
+            self.interface, self.sync_id, self.ttl
+        )?;
+        if self.max_length != 0 {
+            write!(f, " length {}", self.max_length)?;
+        }
+        Ok(())
+    }
+}
+
 impl fmt::Display for VirtualServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "scheduler {}", self.scheduler)?;

@@ -354,6 +354,7 @@ impl Planner {
                         .map(|(name, _)| name)
                 })
             }
+            Object::SyncDaemon(_) => None,
         }
     }
 
@@ -401,6 +402,8 @@ impl Planner {
             | Step::SwapSets { .. }
             | Step::DestroySet { .. }
             | Step::DestroyOtherSet { .. }
+            | Step::StartSyncDaemon { .. }
+            | Step::StopSyncDaemon { .. }
             | Step::EditRules(_) => self.needs_observation = true,
         }
     }
@@ -446,6 +449,8 @@ impl Planner {
             | Step::SetTimeouts(_)
             | Step::CreateLink
             | Step::DeleteLink
+            | Step::StartSyncDaemon { .. }
+            | Step::StopSyncDaemon { .. }
             | Step::DeleteNftablesTable { .. }
             | Step::DestroyOtherSet { .. }
             | Step::DeleteOwnTable { .. }

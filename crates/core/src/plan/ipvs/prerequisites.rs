@@ -88,6 +88,8 @@ impl prerequisites::Prerequisites for Prerequisites {
             Step::DeleteEntry { set, entry } => {
                 rejected(set, entry).is_some_and(|address| self.bound_addresses.contains(&address))
             }
+            // The link says whose daemons they are.
+            Step::StartSyncDaemon { .. } => self.has_no_link,
             // Until our objects serve, the old rules do.
             Step::DeleteNftablesTable { .. } | Step::DeleteOwnTable { .. } => {
                 self.has_no_rules || self.has_no_link || !self.missing_servers.is_empty()

@@ -12,22 +12,23 @@ use std::net::IpAddr;
 
 use crate::model::IpFamily;
 use crate::plan::ipvs::desired::Dirty;
-use crate::plan::ipvs::object::VirtualServerKey;
+use crate::plan::ipvs::object::{SyncRole, VirtualServerKey};
 use crate::plan::ipvs::set::{SetEntry, SetId};
 use crate::plan::ipvs::step::Step;
 
-/// An object that steps of Services change.
+/// An object that steps of Services change, or one without which all of them are served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Object {
     /// With its real servers.
     Server(VirtualServerKey),
     Address(IpAddr),
     Entry(SetId, SetEntry),
+    SyncDaemon(SyncRole),
 }
 
 impl Object {
-    /// The object that a step adds or changes; `None` if it is none of a Service. What is not
-    /// deleted is never set aside: what it needs must stay as well.
+    /// The object that a step adds or changes; `None` if all Services need it. What is not deleted
+    /// is never set aside: what it needs must stay as well.
     pub fn of(step: &Step, family: IpFamily) -> Option<Self> {
         match step {
             Step::AddVirtualServer { key, .. }
@@ -35,6 +36,7 @@ impl Object {
             | Step::AddRealServer { vs: key, .. }
             | Step::SetRealServer { vs: key, .. } => Some(Self::Server(*key)),
             Step::AddAddress { address } => Some(Self::Address(*address)),
+            Step::StartSyncDaemon { role, .. } => Some(Self::SyncDaemon(*role)),
             // A set that is to replace another has no identity.
             Step::AddEntry { set, entry }
             | Step::ReplaceEntries {
@@ -52,6 +54,7 @@ impl Object {
             Self::Server(key) => dirty.virtual_servers.contains(key),
             Self::Address(address) => dirty.addresses.contains(address),
             Self::Entry(id, entry) => dirty.entries.contains(&(*id, *entry)),
+            Self::SyncDaemon(_) => false,
         }
     }
 }

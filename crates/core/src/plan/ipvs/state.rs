@@ -5,7 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crate::plan::ipvs::object::{RealServers, Timeouts, VirtualServer, VirtualServerKey};
+use crate::plan::ipvs::object::{
+    RealServers, SyncDaemon, SyncRole, Timeouts, VirtualServer, VirtualServerKey,
+};
 use crate::plan::ipvs::set::{SetEntry, SetName, SetType};
 use crate::plan::ipvs::step::Step;
 use crate::plan::report::Refusal;
@@ -46,6 +48,28 @@ pub struct NodeState {
     /// Values by path under `/proc/sys`; unreadable ones are absent.
     pub sysctls: BTreeMap<&'static str, String>,
     pub timeouts: Timeouts,
+    /// Those that run; ours have a link.
+    pub daemons: BTreeMap<SyncRole, SyncDaemon>,
+}
+
+impl NodeState {
+    fn start_daemon(&mut self, role: SyncRole, daemon: &SyncDaemon) -> Result<(), Refusal> {
+        if !self.link_exists {
+            return Err(Refusal::NotFound);
+        }
+        if self.daemons.contains_key(&role) {
+            return Err(Refusal::AlreadyExists);
+        }
+        self.daemons.insert(role, daemon.clone());
+        Ok(())
+    }
+
+    /// The link is gone, which says which daemons are ours.
+    fn forget_daemons(&mut self) {
+        for daemon in self.daemons.values_mut() {
+            daemon.link = None;
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,6 +128,13 @@ impl State {
                     return Err(Refusal::NotFound);
                 }
                 self.addresses.clear();
+                self.node.forget_daemons();
+            }
+            Step::StartSyncDaemon { role, daemon } => {
+                return self.node.start_daemon(*role, daemon);
+            }
+            Step::StopSyncDaemon { role } => {
+                self.node.daemons.remove(role).ok_or(Refusal::NotFound)?;
             }
             Step::CreateSet(_)
             | Step::AddEntry { .. }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::model::IpFamily;
 use crate::plan::ipvs::nft_rules::TABLE;
 use crate::plan::ipvs::object::{
-    RealServer, RealServerKey, Timeouts, VirtualServer, VirtualServerKey,
+    RealServer, RealServerKey, SyncDaemon, SyncRole, Timeouts, VirtualServer, VirtualServerKey,
 };
 use crate::plan::ipvs::prerequisites::Prerequisites;
 use crate::plan::ipvs::set::{SetEntry, SetName, SetSpec};
@@ -91,6 +91,14 @@ pub enum Step {
     DeleteAddress {
         address: IpAddr,
     },
+    StartSyncDaemon {
+        role: SyncRole,
+        daemon: SyncDaemon,
+    },
+    /// One that does not run is success.
+    StopSyncDaemon {
+        role: SyncRole,
+    },
     /// The table of kube-proxy's nftables mode for this family.
     DeleteNftablesTable {
         family: IpFamily,
@@ -130,6 +138,8 @@ impl crate::plan::Step for Step {
             Self::DeleteRealServer { .. } => "delete-real-server",
             Self::AddAddress { .. } => "add-address",
             Self::DeleteAddress { .. } => "delete-address",
+            Self::StartSyncDaemon { .. } => "start-sync-daemon",
+            Self::StopSyncDaemon { .. } => "stop-sync-daemon",
             Self::DeleteNftablesTable { .. } => "delete-nftables-table",
             Self::DestroyOtherSet { .. } => "destroy-other-set",
             Self::DeleteOwnTable { .. } => "delete-own-table",
@@ -203,6 +213,10 @@ impl fmt::Display for Step {
             Self::DeleteRealServer { vs, key } => write!(f, "delete real server {vs} -> {key}"),
             Self::AddAddress { address } => write!(f, "add address {address} to {LINK}"),
             Self::DeleteAddress { address } => write!(f, "delete address {address} from {LINK}"),
+            Self::StartSyncDaemon { role, daemon } => {
+                write!(f, "start sync daemon {role} {daemon}")
+            }
+            Self::StopSyncDaemon { role } => write!(f, "stop sync daemon {role}"),
             Self::DeleteNftablesTable { family } => {
                 write!(f, "delete nftables table {NFTABLES_TABLE} of {family}")
             }
@@ -230,6 +244,8 @@ pub enum Phase {
     /// Virtual servers take over from the rules of iptables mode, or our rules from those of
     /// nftables mode, if there are any: until now those served.
     Switch,
+    /// Connections of other nodes are taken in when there are servers for them.
+    Daemons,
     /// From here on objects are deleted, users before what they use. Entries that admit a virtual
     /// server are deleted before it, so that its clients are rejected rather than reaching the
     /// host's own services.

@@ -47,6 +47,7 @@ pub struct Facts {
 /// The link and the virtual servers.
 pub fn servers(observed: &State, facts: &Facts) -> Plan {
     let mut plan = Plan::default();
+    stop_daemons(observed, &mut plan);
     if observed.node.link_exists {
         plan.push(Phase::OldServers, Step::DeleteLink);
     }
@@ -57,6 +58,15 @@ pub fn servers(observed: &State, facts: &Facts) -> Plan {
         }
     }
     plan
+}
+
+/// Our link says which sync daemons are ours, so it goes after them.
+pub(super) fn stop_daemons(observed: &State, plan: &mut Plan) {
+    for (role, daemon) in &observed.node.daemons {
+        if daemon.link.is_some() {
+            plan.push(Phase::Daemons, Step::StopSyncDaemon { role: *role });
+        }
+    }
 }
 
 /// A virtual server is ours if one of our sets has its address and port, if its address is on our

@@ -20,7 +20,7 @@ use crate::plan::ipvs::set::{SetEntry, SetId, retired};
 use crate::plan::ipvs::state::{State, VirtualServerState};
 use crate::plan::ipvs::static_rules;
 use crate::plan::ipvs::step::{Phase, Step};
-use crate::plan::leftovers::cleanup::{Facts, destroy_sets, owns};
+use crate::plan::leftovers::cleanup::{Facts, destroy_sets, owns, stop_daemons};
 use crate::plan::leftovers::modes::Modes;
 use crate::plan::leftovers::stale_rules;
 use crate::plan::ruleset::RuleBatch;
@@ -147,6 +147,10 @@ pub fn link(observed: &BTreeMap<IpFamily, State>) -> Plan {
     let mut states = observed.values();
     let exists = observed.values().any(|state| state.node.link_exists);
     if exists && states.all(|state| state.addresses.is_empty()) {
+        // All see the same.
+        if let Some(state) = observed.values().next() {
+            stop_daemons(state, &mut plan);
+        }
         plan.push(Phase::OldAddresses, Step::DeleteLink);
     }
     plan

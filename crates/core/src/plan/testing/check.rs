@@ -139,6 +139,8 @@ fn is_done(step: &Step, state: &State) -> bool {
         // The kernel rejects a repetition of these.
         Step::CreateLink
         | Step::DeleteLink
+        | Step::StartSyncDaemon { .. }
+        | Step::StopSyncDaemon { .. }
         | Step::CreateSet(_)
         | Step::SwapSets { .. }
         | Step::DestroySet { .. }

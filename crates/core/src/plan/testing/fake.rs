@@ -39,7 +39,7 @@ impl Model for ipvs::State {
     fn forgives(step: &ipvs::Step, refusal: Refusal) -> bool {
         use ipvs::Step::{
             CreateLink, DeleteLink, DeleteRealServer, DeleteVirtualServer, DestroyOtherSet,
-            DestroySet,
+            DestroySet, StopSyncDaemon,
         };
         match refusal {
             Refusal::AlreadyExists => matches!(step, CreateLink),
@@ -50,6 +50,7 @@ impl Model for ipvs::State {
                     | DeleteRealServer { .. }
                     | DestroySet { .. }
                     | DestroyOtherSet { .. }
+                    | StopSyncDaemon { .. }
             ),
             _ => false,
         }

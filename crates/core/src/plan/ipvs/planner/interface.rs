@@ -13,7 +13,7 @@ use crate::plan::explain::Place;
 use crate::plan::ipvs::desired::Dirty;
 use crate::plan::ipvs::mark::MarkRange;
 use crate::plan::ipvs::marks::Marks;
-use crate::plan::ipvs::object::{RealServerKey, RealServers, Timeouts, VirtualServerKey};
+use crate::plan::ipvs::object::{RealServerKey, RealServers, SyncRole, Timeouts, VirtualServerKey};
 use crate::plan::ipvs::port_objects::needs_mark;
 use crate::plan::ipvs::set::{SetId, SetName};
 use crate::plan::ipvs::set_aside::Object;
@@ -109,6 +109,8 @@ impl crate::plan::Planner for Planner {
             self.compare(&self.turn())
         };
         self.comparison(&owns).switch(&mut plan, &self.rules);
+        let is_tried = |role| self.is_full || !self.set_aside.contains(&Object::SyncDaemon(role));
+        self.comparison(&owns).daemons(&mut plan, is_tried);
         plan.ordered()
     }
 
@@ -229,6 +231,12 @@ impl crate::plan::Planner for Planner {
 
     fn cuts(&self) -> Option<&Cuts> {
         Some(&self.cuts)
+    }
+
+    fn sync_daemons(&self) -> BTreeSet<SyncRole> {
+        let running = self.believed.node.daemons.iter();
+        let ours = running.filter(|(_, daemon)| daemon.link.is_some());
+        ours.map(|(role, _)| *role).collect()
     }
 
     fn no_local_endpoints(&self) -> (usize, usize) {

@@ -2,6 +2,7 @@
 //! Rounds over a fake kernel: what a change plans, what a failure leaves pending, what drains.
 
 mod budget;
+mod daemons;
 mod drain;
 mod failures;
 mod marks;

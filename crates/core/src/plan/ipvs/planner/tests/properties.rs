@@ -8,6 +8,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
+use crate::plan::ipvs::planner::tests::daemons::daemon;
 use crate::plan::ipvs::set::{DEFAULT_MAX_ENTRIES, lists_node_port};
 use crate::plan::mode::{Drains as _, Planner as _};
 use crate::plan::testing::Proxy;
@@ -27,6 +28,8 @@ enum Happening {
     Holders(u8),
     /// Another program changes the kernel, and an audit finds out.
     Drift(u8),
+    /// The operator wants sync daemons of this number, or none.
+    Daemons(Option<u32>),
     /// So many seconds pass.
     Time(u8),
     Restart,
@@ -41,6 +44,7 @@ fn happening(family: IpFamily) -> impl Strategy<Value = Happening> {
         1 => any::<u8>().prop_map(Happening::Holders),
         1 => any::<u8>().prop_map(Happening::Drift),
         3 => (0..40_u8).prop_map(Happening::Time),
+        1 => proptest::option::of(0..2_u32).prop_map(Happening::Daemons),
         1 => Just(Happening::Restart),
     ]
 }
@@ -86,6 +90,11 @@ fn happen(proxy: &mut Proxy, what: Happening, sync: &mut impl FnMut(&mut Proxy))
         Happening::Drift(what) => {
             world::drift(&mut proxy.kernel.state, what);
             proxy.observe();
+        }
+        Happening::Daemons(sync_id) => {
+            let mut context = proxy.planner.context().clone();
+            context.sync = sync_id.map(daemon);
+            proxy.planner.set_context(context, &proxy.tracker).unwrap();
         }
         Happening::Time(seconds) => proxy.pass(Duration::from_secs(seconds.into())),
         Happening::Restart => {

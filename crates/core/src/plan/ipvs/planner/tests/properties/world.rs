@@ -475,6 +475,7 @@ pub(super) fn drift(state: &mut State, what: u8) {
         }
         6 => {
             state.node.sysctls.clear();
+            state.node.daemons.clear();
         }
         _ => {
             for (name, set) in &mut state.sets {
