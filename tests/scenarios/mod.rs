@@ -146,6 +146,7 @@ pub(super) fn trials(binary: &'static Path) -> Vec<Trial> {
         scenario("neighbours::health_checks", neighbours::health_checks),
         scenario("seen::connections", seen::connections),
         scenario("seen::counters", seen::counters),
+        scenario("seen::draining", seen::draining),
         scenario("bad_input::is_skipped", bad_input::is_skipped),
         scenario("bad_input::scheduler", bad_input::scheduler),
         scenario("bad_input::capability", bad_input::capability),

@@ -322,3 +322,125 @@ fn counted(node: &Namespace, kind: &str, service: &str) -> Result<Counts> {
 fn counted_endpoints(node: &Namespace) -> Result<Counts> {
     counted(node, "endpoint", "web")
 }
+
+/// An endpoint that is removed while a client is connected: `status`, `top`, `explain` and the page
+/// say of it what `ipvsadm` prints, and that a virtual server was put right.
+pub(super) fn draining(binary: &Path) -> Result<()> {
+    let web = Service::new("web", 1, &[Host::Web1, Host::Web3]).protocols(&[Protocol::Tcp]);
+    let other = Service::new("other", 2, &[Host::Web2]);
+    let lab = Lab::new(
+        binary,
+        &[web.clone(), other.clone()],
+        &["--ipvs-sync-period=3s"],
+    )?;
+    let proxy = lab.start()?;
+    let node = lab.node();
+    let status = || -> Result<serde_json::Value> {
+        let printed = ask_proxy(node, binary, &["status", "--output=json"])?;
+        Ok(serde_json::from_str(&printed.text)?)
+    };
+    // Endpoints take turns.
+    let mut opened = Vec::new();
+    for family in Family::ALL {
+        let to = At::ClusterIp.address(&web, family, 80);
+        for _ in 0..2 {
+            let shell = lab.topology.host(Host::Shell);
+            let connection = Connection::open(shell, to, Protocol::Tcp, Patience::Long)?;
+            opened.push(connection.map_err(|outcome| anyhow!("{to}: {outcome}"))?);
+        }
+    }
+    let left = Service::new("web", 1, &[Host::Web1]).protocols(&[Protocol::Tcp]);
+    lab.manifests.apply(&left)?;
+    wait::until("status counts what ipvsadm prints with weight 0", || {
+        let printed = ipvsadm(node, &[])?;
+        let weights = weights(node)?;
+        let drains = weights.values().filter(|weight| **weight == 0).count();
+        let status = status()?;
+        ensure!(
+            drains == 2 && status["drainingServers"] == drains,
+            "{status:#}, {weights:?}"
+        );
+        let by_family =
+            ["IPv4", "IPv6"].map(|family| status["families"][family]["draining"].as_u64());
+        ensure!(by_family == [Some(1), Some(1)], "{status:#}");
+        let rows = endpoints_of_top(node, binary, "default/web")?;
+        let of_web = of(&left);
+        let wanted = printed
+            .real_servers
+            .iter()
+            .filter(|((server, _), _)| of_web.contains(server));
+        let wanted: BTreeMap<_, _> = wanted
+            .map(|(key, counts)| (key.clone(), (weights.get(key).copied(), counts.clone())))
+            .collect();
+        ensure!(rows == wanted, "top {rows:?}, ipvsadm {wanted:?}");
+        let page = get(node, METRICS_PORT, "/?q=default/web")?;
+        ensure!(page.matches(", drains").count() == drains, "{page}");
+        ensure!(
+            page.contains(&format!("{drains} endpoints draining")),
+            "{page}"
+        );
+        Ok(())
+    })
+    .with_context(|| format!("the log:\n{}", proxy.log()))?;
+    drop(opened);
+
+    // Somebody deletes a virtual server.
+    let place = At::ClusterIp.address(&other, Family::V4, 80).to_string();
+    node.run("ipvsadm", &["-D", "-t", &place])?;
+    wait::until("status says that it was put right", || {
+        let status = status()?;
+        let drift = &status["drift"]["add-virtual-server"];
+        ensure!(*drift == serde_json::json!([1, 1]), "{status:#}");
+        ensure!(
+            ipvsadm(node, &[])?
+                .servers
+                .contains_key(&format!("TCP {place}"))
+        );
+        Ok(())
+    })
+}
+
+/// The weights that `ipvsadm -Ln` prints, by virtual and real server.
+fn weights(node: &Namespace) -> Result<BTreeMap<(String, String), u64>> {
+    let text = node.run("ipvsadm", &["-L", "-n"])?;
+    let mut weights = BTreeMap::new();
+    let mut server = String::new();
+    for line in text.lines() {
+        match line.split_whitespace().collect::<Vec<_>>().as_slice() {
+            ["->", real, _, weight, _, _] if !server.is_empty() => {
+                weights.insert((server.clone(), (*real).to_owned()), weight.parse()?);
+            }
+            [protocol @ ("TCP" | "UDP" | "SCTP"), place, ..] => {
+                server = format!("{protocol} {place}");
+            }
+            _ => {}
+        }
+    }
+    Ok(weights)
+}
+
+/// Weight, active and inactive connections of each endpoint, as `top` prints them.
+type Endpoints = BTreeMap<(String, String), (Option<u64>, Vec<u64>)>;
+
+fn endpoints_of_top(node: &Namespace, binary: &Path, filter: &str) -> Result<Endpoints> {
+    let filter = format!("--filter={filter}");
+    let arguments = ["top", "--once", "--endpoints", &filter, "--limit=99"];
+    let top = ask_proxy(node, binary, &arguments)?;
+    ensure!(top.code == Some(0), "{top:?}");
+    let mut rows = BTreeMap::new();
+    for line in top.text.lines().skip(1) {
+        // SERVICE, TCP 10.96.0.1:80, 10.244.1.11:8080, 1 or 0 drains, five rates, CONNS, ACTIVE,
+        // INACTIVE
+        let words: Vec<&str> = line
+            .split_whitespace()
+            .filter(|it| *it != "drains")
+            .collect();
+        let [_, protocol, place, endpoint, weight, .., active, inactive] = words.as_slice() else {
+            anyhow::bail!("{line:?}")
+        };
+        let key = (format!("{protocol} {place}"), (*endpoint).to_owned());
+        let counts = vec![active.parse()?, inactive.parse()?];
+        rows.insert(key, (Some(weight.parse()?), counts));
+    }
+    Ok(rows)
+}

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What `explain` shows of connections, compared with what `conntrack -L` prints. Both modes.
+//! What `explain` shows of connections, compared with what `conntrack -L` prints, and of rules,
+//! compared with those that count a packet (`iptables-save -c`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -9,8 +10,8 @@ use anyhow::{Context, Result, anyhow, ensure};
 use libtest_mimic::Trial;
 use serde_json::Value;
 
-use crate::cases::At;
 use crate::cases::run::{SharedWorld, World, failed};
+use crate::cases::{At, Backend, Dataplane};
 use crate::flows::{Flow, flows};
 use crate::manifests::{ManifestDirectory, Service};
 use crate::namespace::Namespace;
@@ -27,10 +28,23 @@ pub fn trials(world: &SharedWorld, binary: &'static Path) -> Vec<Trial> {
             .without_proxy(|world| connections_are_shown(world, binary))
             .map_err(failed)
     };
-    vec![Trial::test(
+    let mut trials = vec![Trial::test(
         format!("{name}::connections_are_as_conntrack_shows_them"),
         run,
-    )]
+    )];
+    if let Dataplane::Iptables(backend) = world.dataplane() {
+        let world = world.clone();
+        let run = move || {
+            world
+                .without_proxy(|world| rules_are_met(world, binary, backend))
+                .map_err(failed)
+        };
+        trials.push(Trial::test(
+            format!("{name}::rules_are_those_that_count_a_packet"),
+            run,
+        ));
+    }
+    trials
 }
 
 /// Clients, and where they meet the Service.
@@ -174,4 +188,90 @@ fn is_shown(
         "{table:#}"
     );
     Ok(())
+}
+
+/// Each client's connection is counted by the rules that `explain` shows for that client, and by no
+/// other rule of any Service: those before the Service's own chains name it, too.
+fn rules_are_met(world: &World, binary: &Path, backend: Backend) -> Result<()> {
+    let web = Service::new("seen", 78, &[Host::Web1, Host::Web3]).exposed();
+    let other = Service::new("unseen", 79, &[Host::Web2]).exposed();
+    let manifests = ManifestDirectory::new(&[web.clone(), other])?;
+    let mode = world.dataplane.mode().name();
+    let invocation = Invocation::new(binary, &manifests, mode).in_cluster();
+    let node = world.topology.host(Host::Node);
+    let proxy = Proxy::start(node, &invocation)?;
+    for family in Family::ALL {
+        for (from, at) in CLIENTS {
+            let to = at.address(&web, family, 80);
+            is_met(world, binary, (backend, family), from, to)
+                .with_context(|| format!("{from} at {to}; the log:\n{}", proxy.log()))?;
+        }
+    }
+    Ok(())
+}
+
+fn is_met(
+    world: &World,
+    binary: &Path,
+    (backend, family): (Backend, Family),
+    from: Host,
+    to: SocketAddr,
+) -> Result<()> {
+    let node = world.topology.host(Host::Node);
+    let before = counted(node, backend, family)?;
+    let host = world.topology.host(from);
+    let opened = Connection::open(host, to, Protocol::Tcp, Patience::Long)?;
+    let opened = opened.map_err(|outcome| anyhow!("it was {outcome}"))?;
+    let after = counted(node, backend, family)?;
+    drop(opened);
+    let met = after
+        .iter()
+        .filter(|(rule, packets)| before.get(*rule) < Some(packets));
+    let met: BTreeSet<&str> = met.map(|(rule, _)| rule.as_str()).collect();
+    let answers = met.iter().filter(|rule| rule.contains("-j DNAT"));
+    ensure!(answers.count() == 1, "one endpoint is chosen: {met:#?}");
+    let source = match from {
+        Host::Shell => "pod",
+        Host::Node => "node",
+        _ => "outside",
+    };
+    let target = format!("{to}/tcp");
+    let from = format!("--from={source}");
+    let printed = ask_proxy(node, binary, &["explain", &target, &from, "--output=json"])?;
+    let explained: Value = serde_json::from_str(&printed.text)?;
+    let shown = explained[0]["rules"].as_array();
+    let shown = shown.with_context(|| format!("{explained:#}"))?.iter();
+    let shown: BTreeSet<&str> = shown.filter_map(Value::as_str).collect();
+    let hidden: Vec<_> = met.difference(&shown).collect();
+    ensure!(
+        hidden.is_empty(),
+        "not shown: {hidden:#?}\nof {met:#?}\n{explained:#}"
+    );
+    Ok(())
+}
+
+/// How many packets each rule of Services has counted: those of chains of a Service, and those that
+/// lead there. A rule that is there twice counts for both.
+fn counted(node: &Namespace, backend: Backend, family: Family) -> Result<BTreeMap<String, u64>> {
+    let program = match family {
+        Family::V4 => format!("iptables-{}-save", backend.name()),
+        Family::V6 => format!("ip6tables-{}-save", backend.name()),
+    };
+    let text = node.run(&program, &["-c", "-t", "nat"])?;
+    let mut counted = BTreeMap::new();
+    for line in text.lines() {
+        // [5:300] -A KUBE-SVC-X -j KUBE-SEP-Y
+        let Some((packets, rule)) = line.strip_prefix('[').and_then(|it| it.split_once("] "))
+        else {
+            continue;
+        };
+        let (packets, _) = packets.split_once(':').context("no counter")?;
+        let is_of_service = ["SVC-", "SVL-", "EXT-", "FW-", "SEP-"]
+            .iter()
+            .any(|kind| rule.contains(&format!("KUBE-{kind}")));
+        if is_of_service {
+            *counted.entry(rule.to_owned()).or_default() += packets.parse::<u64>()?;
+        }
+    }
+    Ok(counted)
 }
