@@ -7,7 +7,7 @@ mod kinds;
 
 use netlink_pipeline::attribute::{Attribute, DecodeError, Unknown, Writer, list};
 
-pub use build::Field;
+pub use build::{Field, NetworkBytes};
 pub use keys::{
     BitwiseOperation, ByteOrderOperation, Comparison, CtKey, DynsetOperation, FibResult, LimitKind,
     MetaKey, NatKind, PayloadBase, RangeComparison, RejectKind, ct_state, fib_flag, nat_flag,

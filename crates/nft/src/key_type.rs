@@ -3,6 +3,8 @@
 
 use netlink_pipeline::attribute::align;
 
+use crate::expression::NetworkBytes;
+
 /// A type as the `nft` program numbers them (its `include/datatype.h`). The kernel keeps the number
 /// for the program and looks at lengths only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,6 +34,9 @@ pub enum DataType {
 pub(crate) const BYTEORDER_NONE: u32 = 0;
 const BYTEORDER_HOST: u32 = 1;
 const BYTEORDER_NETWORK: u32 = 2;
+
+/// `nft`'s number of a plain integer of any length.
+const INTEGER: u32 = 4;
 
 /// Bits of a type's number in that of a concatenation, `TYPE_BITS`.
 const BITS: u32 = 6;
@@ -114,6 +119,21 @@ impl KeyType {
                 length: whole.length + padded(part.length()),
             },
         )
+    }
+
+    /// Bytes of packets that have no type of their own, such as `@nh,120,8 . @nh,152,8`.
+    pub fn of_bytes(parts: &[NetworkBytes]) -> Self {
+        let whole = Self {
+            number: 0,
+            length: 0,
+        };
+        parts.iter().fold(whole, |whole, part| Self {
+            number: (whole.number << BITS) | INTEGER,
+            length: match parts {
+                [only] => only.length,
+                _ => whole.length + 4 * part.words(),
+            },
+        })
     }
 
     /// The parts; `None` if one is of a type that this crate does not know.

@@ -34,9 +34,9 @@ pub use error::{Error, Refusal};
 pub use expression::{
     Bitwise, BitwiseOperation, ByteOrder, ByteOrderOperation, Cmp, Comparison, Counter, Ct, CtKey,
     Dynset, DynsetOperation, Expression, Fib, FibResult, Field, Immediate, Limit, LimitKind,
-    Lookup, Masquerade, Meta, MetaKey, Nat, NatFamily, NatKind, NoTrack, ObjectReference,
-    OtherExpression, Payload, PayloadBase, Range, RangeComparison, Redirect, Reject, RejectKind,
-    ct_state, fib_flag, nat_flag,
+    Lookup, Masquerade, Meta, MetaKey, Nat, NatFamily, NatKind, NetworkBytes, NoTrack,
+    ObjectReference, OtherExpression, Payload, PayloadBase, Range, RangeComparison, Redirect,
+    Reject, RejectKind, ct_state, fib_flag, nat_flag,
 };
 pub use family::Family;
 pub use generation::{Generation, GenerationAttribute};

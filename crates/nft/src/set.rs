@@ -7,7 +7,7 @@ use std::time::Duration;
 use netlink_pipeline::attribute::{Attribute, Codec, DecodeError, Writer, list};
 use netlink_pipeline::find_attribute;
 
-use crate::expression::Expression;
+use crate::expression::{Expression, NetworkBytes};
 use crate::family::Family;
 use crate::key_type::{BYTEORDER_NONE, DataType, KeyType};
 use crate::name::Name;
@@ -183,12 +183,23 @@ pub struct Set {
     pub timeout: Option<Duration>,
     /// The most elements.
     pub size: Option<u32>,
+    /// Of which bytes of packets its keys are, if they have no type: `nft` prints them by it, and
+    /// the kernel keeps it for `nft`. Not read from the kernel.
+    pub key_bytes: Vec<NetworkBytes>,
 }
 
 impl Set {
     /// A set of keys.
     pub fn keys(key: SetKey, key_type: impl Into<KeyType>) -> Self {
         Self::holding(key, key_type, Contents::Keys)
+    }
+
+    /// A set of keys that are bytes of packets: `typeof @nh,120,8 . @nh,152,8`.
+    pub fn of_bytes(key: SetKey, parts: &[NetworkBytes]) -> Self {
+        Self {
+            key_bytes: parts.to_vec(),
+            ..Self::keys(key, KeyType::of_bytes(parts))
+        }
     }
 
     /// A map from keys to values.
@@ -209,6 +220,7 @@ impl Set {
             flags: SetFlags::default(),
             timeout: None,
             size: None,
+            key_bytes: Vec::new(),
         }
     }
 
@@ -273,10 +285,11 @@ impl Set {
             attributes.push(SetAttribute::Description(description));
         }
         attributes.extend(self.timeout.map(milliseconds).map(SetAttribute::Timeout));
-        attributes.push(SetAttribute::UserData(user_data::byte_orders(
-            self.key_type.byte_order(),
-            data_order,
-        )));
+        let mut noted = user_data::byte_orders(self.key_type.byte_order(), data_order);
+        if !self.key_bytes.is_empty() {
+            noted.extend(user_data::key_bytes(&self.key_bytes));
+        }
+        attributes.push(SetAttribute::UserData(noted));
         attributes
     }
 }
@@ -348,6 +361,7 @@ impl SetStatus {
                     .filter(|timeout| **timeout != 0)
                     .map(|timeout| Duration::from_millis(*timeout)),
                 size: size.copied(),
+                key_bytes: Vec::new(),
             },
             handle: find_attribute!(attributes, SetAttribute::Handle).copied(),
             elements: find_attribute!(attributes, SetAttribute::Count).copied(),

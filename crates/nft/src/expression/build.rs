@@ -34,10 +34,29 @@ pub enum Field {
     SourcePort,
     /// `th dport`
     DestinationPort,
+    /// `@nh,120,8` and the like.
+    NetworkBytes(NetworkBytes),
     /// `meta KEY`, such as `meta l4proto`.
     Meta(MetaKey),
     /// `ct KEY`, of those that have no direction.
     Ct(CtKey),
+}
+
+/// Bytes of the IP header, wherever its fields begin and end. `nft` counts both in bits:
+/// `@nh,120,8` is the byte at offset 15.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NetworkBytes {
+    /// Bytes before it.
+    pub offset: u32,
+    /// How many bytes.
+    pub length: u32,
+}
+
+impl NetworkBytes {
+    /// Words of four bytes that it takes in a key.
+    pub(crate) const fn words(self) -> u32 {
+        self.length.div_ceil(4)
+    }
 }
 
 impl Field {
@@ -64,6 +83,7 @@ impl Field {
             Self::Ipv6Destination => payload(Network, 24, 16),
             Self::SourcePort => payload(Transport, 0, 2),
             Self::DestinationPort => payload(Transport, 2, 2),
+            Self::NetworkBytes(bytes) => payload(Network, bytes.offset, bytes.length),
             Self::Meta(key) => Meta {
                 key,
                 destination: Some(register),
@@ -99,6 +119,7 @@ impl Field {
             | Self::Ipv6Destination
             | Self::Meta(MetaKey::InputName | MetaKey::OutputName)
             | Self::Ct(CtKey::SourceIpv6 | CtKey::DestinationIpv6) => 4,
+            Self::NetworkBytes(bytes) => bytes.words(),
             _ => 1,
         }
     }
@@ -276,6 +297,11 @@ impl Expression {
     /// Goes on if the destination address is this machine's.
     pub fn destination_is_local() -> [Self; 2] {
         Self::is_local(fib_flag::DESTINATION, Comparison::Equal)
+    }
+
+    /// Goes on if the destination address is not this machine's.
+    pub fn destination_is_not_local() -> [Self; 2] {
+        Self::is_local(fib_flag::DESTINATION, Comparison::NotEqual)
     }
 
     fn is_local(flags: u32, comparison: Comparison) -> [Self; 2] {

@@ -7,9 +7,9 @@ use std::time::Duration;
 use super::{chain, name, set, table};
 use crate::{
     Base, Chain, ChainType, Comparison, DataType, Dynset, DynsetOperation, Element, ElementKey,
-    Expression, Family, Field, Hook, KeyType, Limit, LimitKind, MetaKey, NoTrack, Operation, Place,
-    Policy, Register, Reject, RejectKind, Rule, Set, SetFlags, Table, TableKey, Value, Verdict,
-    ct_state, nat_flag,
+    Expression, Family, Field, Hook, KeyType, Limit, LimitKind, MetaKey, NetworkBytes, NoTrack,
+    Operation, Place, Policy, Register, Reject, RejectKind, Rule, Set, SetFlags, Table, TableKey,
+    Value, Verdict, ct_state, nat_flag,
 };
 
 fn v4(text: &str) -> Value {
@@ -19,6 +19,18 @@ fn v4(text: &str) -> Value {
 fn v6(text: &str) -> Value {
     text.parse::<Ipv6Addr>().unwrap().into()
 }
+
+/// `@nh,120,8` and `@nh,152,8`: the last bytes of both addresses.
+const LAST_BYTES: [NetworkBytes; 2] = [
+    NetworkBytes {
+        offset: 15,
+        length: 1,
+    },
+    NetworkBytes {
+        offset: 19,
+        length: 1,
+    },
+];
 
 fn service(address: Value, protocol: u8, port: u16) -> Value {
     Value::concatenation([address, Value::protocol(protocol), Value::port(port)])
@@ -117,6 +129,23 @@ pub(super) fn objects() -> Vec<(&'static str, Operation)> {
         (
             "add set ip t plain { type ipv4_addr . inet_proto . inet_service; }",
             Operation::AddSet(Set::keys(set("plain"), service_type(ipv4))),
+        ),
+        (
+            "add set ip t pairs { typeof @nh,120,8 . @nh,152,8; size 256; }",
+            Operation::AddSet(Set {
+                size: Some(256),
+                ..Set::of_bytes(set("pairs"), &LAST_BYTES)
+            }),
+        ),
+        (
+            "add element ip t pairs { 0x7 . 0x7 }",
+            Operation::AddElements(
+                set("pairs"),
+                vec![Element::key(Value::concatenation([
+                    Value::new([7]),
+                    Value::new([7]),
+                ]))],
+            ),
         ),
         (
             "add set ip t wide { type ipv6_addr . inet_proto . inet_service . ipv6_addr; flags interval; }",
@@ -457,6 +486,18 @@ pub(super) fn rules() -> Vec<(&'static str, Operation)> {
                     Expression::compares(Comparison::AtMost, Value::port(90)),
                     verdict(Verdict::Accept),
                 ],
+            ),
+        ),
+        (
+            "add rule ip t post @nh,120,8 . @nh,152,8 @pairs fib daddr type != local masquerade",
+            add(
+                "post",
+                Field::load_all(&LAST_BYTES.map(Field::NetworkBytes))
+                    .into_iter()
+                    .chain([Expression::is_in(name("pairs"))])
+                    .chain(Expression::destination_is_not_local())
+                    .chain([Expression::masquerades(0)])
+                    .collect(),
             ),
         ),
         (
