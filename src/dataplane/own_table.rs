@@ -8,10 +8,11 @@ mod heard;
 mod probe;
 mod transaction;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kpr_core::model::IpFamily;
-use kpr_core::plan::ipvs::nft_rules::Line;
+use kpr_core::plan::IpvsRules;
+use kpr_core::plan::ipvs::nft_rules::{EQUAL_BYTES, Line, Match};
 use kpr_core::plan::ipvs::set::{SetId, SetName};
 use kpr_core::plan::ipvs::state::SetState;
 use kpr_core::plan::ipvs::step::Step;
@@ -89,7 +90,8 @@ impl OwnTable {
         self
     }
 
-    pub(super) const fn stats(&self) -> SocketStats {
+    /// What was sent so far.
+    pub const fn stats(&self) -> SocketStats {
         self.client.socket_stats()
     }
 
@@ -124,7 +126,7 @@ impl OwnTable {
             .iter()
             .map(|status| (status.set.key.name.as_str(), &status.set))
             .collect();
-        for id in SetId::ALL {
+        for id in SetId::of(IpvsRules::Nftables) {
             let (name, set_type) = (id.name(family), id.set_type());
             let set = encode::set(family, &name, set_type)?;
             let Some(found) = present.get(name.as_str()) else {
@@ -176,12 +178,26 @@ impl OwnTable {
                 lines.push(decode::rule(family, &status));
             }
         }
+        let compares = |line: &ruleset::Rule| line.as_str().contains(EQUAL_BYTES);
+        let comparing = lines.values_mut().flatten().filter(|line| compares(line));
+        let mut comparing = comparing.peekable();
+        if comparing.peek().is_some() && !self.has_equal_bytes(family)? {
+            comparing.for_each(|line| *line = ruleset::Rule::new("some pairs of equal bytes"));
+        }
         for (name, lines) in lines {
             if let Ok(name) = ChainName::new(name) {
                 rules.set(Table::Own, name, lines);
             }
         }
         Ok(rules)
+    }
+
+    /// Whether the set of pairs of equal bytes is as we made it.
+    fn has_equal_bytes(&mut self, family: IpFamily) -> Result<bool, TableError> {
+        let found = self.client.elements(&encode::equal_bytes(family)?)?;
+        let found: BTreeSet<_> = found.into_iter().map(|it| it.element.key).collect();
+        let wanted: BTreeSet<_> = encode::pairs().map(|it| it.key).collect();
+        Ok(found == wanted)
     }
 
     /// Whether others may have changed our table since it was last read. Reads nothing of it.
@@ -286,6 +302,7 @@ impl OwnTable {
             .map(|status| (status.chain.key.name.as_str(), status.chain.base.as_ref()))
             .collect();
         let mut operations = vec![add];
+        let mut compares = false;
         let (mut deletions, mut additions, mut rules) = (Vec::new(), Vec::new(), Vec::new());
         for edit in edits {
             let name = edit.chain().as_str();
@@ -304,6 +321,7 @@ impl OwnTable {
                 match Line::parse(line, family) {
                     Some(Line::Base(found)) => base = Some(encode::base(found)),
                     Some(Line::Rule(rule)) => {
+                        compares |= rule.matches.contains(&Match::ToItself);
                         let steps = encode::steps(family, &rule)?;
                         let mut written = nft::Rule::new(chain.clone(), steps);
                         written.comment = rule.comment;
@@ -318,6 +336,12 @@ impl OwnTable {
             if found.is_none_or(|found| *found != base.as_ref()) {
                 additions.push(Operation::AddChain(nft::Chain { key: chain, base }));
             }
+        }
+        if compares {
+            let set = encode::equal_bytes(family)?;
+            let key = set.key.clone();
+            let pairs = Operation::AddElements(key.clone(), encode::pairs().collect());
+            additions.extend([Operation::AddSet(set), Operation::FlushSet(key), pairs]);
         }
         operations.extend(deletions.into_iter().chain(additions).chain(rules));
         Ok(self.transact(&operations)?)

@@ -289,7 +289,9 @@ fn conditions(family: IpFamily, steps: &[Expression]) -> impl Iterator<Item = Ma
     let known = [
         Match::SourceLocal(true),
         Match::SourceLocal(false),
-        Match::DestinationLocal,
+        Match::DestinationLocal(true),
+        Match::DestinationLocal(false),
+        Match::ToItself,
         Match::New,
     ];
     let network = found.network(family);

@@ -4,14 +4,14 @@
 use ipnet::IpNet;
 use kpr_core::model::IpFamily;
 use kpr_core::plan::ipvs::nft_rules::{
-    Action, Base, Bits, Hook, Key, Kind, MarkOf, Match, Rule, TABLE,
+    self, Action, BYTES, Base, Bits, EQUAL_BYTES, Hook, Key, Kind, MarkOf, Match, Rule, TABLE,
 };
 use kpr_core::plan::ipvs::set::{SetEntry, SetId, SetName, SetType};
 use nft_netlink as nft;
 use nft_netlink::{
     ChainType, Comparison, Ct, CtKey, DataType, Element, ElementKey, Expression, Family, Field,
-    InvalidName, KeyType, Meta, MetaKey, Register, SetFlags, SetKey, TableKey, Value, Verdict,
-    ct_state, nat_flag, network,
+    InvalidName, KeyType, Meta, MetaKey, NetworkBytes, Register, SetFlags, SetKey, TableKey, Value,
+    Verdict, ct_state, nat_flag, network,
 };
 
 /// `IPPROTO_TCP`
@@ -56,6 +56,31 @@ pub fn set(family: IpFamily, name: &SetName, set_type: SetType) -> Named<nft::Se
         SetType::HashIpPortIp => nft::Set::keys(key, source),
         SetType::HashIpPortNet => nft::Set::keys(key, source).with(SetFlags::INTERVAL),
         SetType::BitmapPort => nft::Set::keys(key, DataType::Port),
+    })
+}
+
+/// The set of pairs of equal bytes, without them.
+pub fn equal_bytes(family: IpFamily) -> Named<nft::Set> {
+    let key = table(family)?.set(EQUAL_BYTES.parse()?);
+    let first = nft_rules::address_bytes(family).next();
+    Ok(nft::Set {
+        size: Some(u32::from(BYTES)),
+        ..nft::Set::of_bytes(key, &address_byte(first.unwrap_or_default()))
+    })
+}
+
+/// All pairs of equal bytes.
+pub fn pairs() -> impl Iterator<Item = Element> {
+    (0..=u8::MAX).map(|byte| {
+        let byte = || Value::new([byte]);
+        Element::key(Value::concatenation([byte(), byte()]))
+    })
+}
+
+fn address_byte((source, destination): (u8, u8)) -> [NetworkBytes; 2] {
+    [source, destination].map(|offset| NetworkBytes {
+        offset: offset.into(),
+        length: 1,
     })
 }
 
@@ -197,7 +222,16 @@ pub(super) fn add_match(
         }
         Match::SourceLocal(true) => steps.extend(Expression::source_is_local()),
         Match::SourceLocal(false) => steps.extend(Expression::source_is_not_local()),
-        Match::DestinationLocal => steps.extend(Expression::destination_is_local()),
+        Match::DestinationLocal(true) => steps.extend(Expression::destination_is_local()),
+        Match::DestinationLocal(false) => steps.extend(Expression::destination_is_not_local()),
+        Match::ToItself => {
+            for pair in nft_rules::address_bytes(family) {
+                steps.extend(Field::load_all(
+                    &address_byte(pair).map(Field::NetworkBytes),
+                ));
+                steps.push(Expression::is_in(EQUAL_BYTES.parse()?));
+            }
+        }
         Match::New => steps.extend(Expression::state_is(ct_state::NEW)),
         Match::Mark {
             of,

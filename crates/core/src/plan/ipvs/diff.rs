@@ -105,7 +105,7 @@ impl Comparison<'_> {
         if !node.link_exists {
             plan.push(Phase::Node, Step::CreateLink);
         }
-        for id in SetId::ALL {
+        for id in SetId::of(context.ipvs_rules) {
             let name = id.name(context.family);
             let replacement = name.replacement();
             // Left over from an interrupted replacement.

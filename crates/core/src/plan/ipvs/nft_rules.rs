@@ -14,6 +14,9 @@
 //! - nftables cannot take over some bits of a mark from a map (before Linux 6.13). Packets get
 //!   their mark where nothing of others comes between it and IPVS, as a whole, and what others had
 //!   set goes to the connection's mark in the same rule.
+//! - What a pod sends to itself is seen by its addresses, not by a set of the endpoints on this
+//!   node, so that an endpoint changes nothing here. nftables cannot compare two registers (before
+//!   Linux 6.13), but it can look up their bytes in the set of pairs of equal ones.
 //! - nftables cannot tell whether a packet crosses a bridge (`physdev`). Where pods are on a bridge
 //!   and `br_netfilter` is on, their packets to external addresses leave our chain like those of
 //!   others, which makes no difference: they are marked by then.
@@ -27,7 +30,7 @@ use ipnet::IpNet;
 
 use crate::model::IpFamily;
 use crate::model::node::{InterfaceName, LocalDetector};
-use crate::plan::context::Context;
+use crate::plan::context::{Context, IpvsRules};
 use crate::plan::ipvs::mark::MarkRange;
 use crate::plan::ipvs::set::{SetId, SetType};
 use crate::plan::ipvs::static_rules::FixedRules;
@@ -36,6 +39,24 @@ use lines::Lines;
 
 /// The name of our table in either family.
 pub const TABLE: &str = "kube-proxy-rs";
+
+/// The set of all pairs of equal bytes, by which two addresses are compared. It never changes.
+pub const EQUAL_BYTES: &str = "equal-bytes";
+
+/// Pairs in [`EQUAL_BYTES`].
+pub const BYTES: u16 = 256;
+
+/// Where the bytes of both addresses are in the IP header: offsets of source and destination, from
+/// the last pair on, which tells most addresses apart.
+pub fn address_bytes(family: IpFamily) -> impl Iterator<Item = (u8, u8)> {
+    let (source, length) = match family {
+        IpFamily::V4 => (12, 4),
+        IpFamily::V6 => (8, 16),
+    };
+    (source..source + length)
+        .rev()
+        .map(move |offset| (offset, offset + length))
+}
 
 /// A place in the way of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -109,8 +130,10 @@ pub enum Match {
     InterfacePrefix(InterfaceName, bool),
     /// The source is (or is not) an address of this node.
     SourceLocal(bool),
-    /// The destination is an address of this node.
-    DestinationLocal,
+    /// The destination is (or is not) an address of this node.
+    DestinationLocal(bool),
+    /// Source and destination are the same address.
+    ToItself,
     /// The packet begins a connection.
     New,
     /// The bits of a mark under a mask are (or are not) these.
@@ -338,7 +361,7 @@ impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let family = self.0.family;
         writeln!(f, "table {} {TABLE} {{", text::ip(family))?;
-        for set in SetId::ALL {
+        for set in SetId::of(IpvsRules::Nftables) {
             let (word, types) = text::types(set, family);
             writeln!(f, "\t{word} {} {{\n\t\ttype {types}", set.name(family))?;
             if set.set_type() == SetType::HashIpPortNet {
@@ -346,6 +369,18 @@ impl fmt::Display for Shown<'_> {
             }
             writeln!(f, "\t}}")?;
         }
+        let (source, destination) = address_bytes(family).next().unwrap_or_default();
+        let [source, destination] = [source, destination].map(text::byte);
+        writeln!(
+            f,
+            "\tset {EQUAL_BYTES} {{\n\t\ttypeof {source} . {destination}"
+        )?;
+        let pairs: Vec<String> = (0..BYTES).map(|byte| format!("{byte} . {byte}")).collect();
+        writeln!(
+            f,
+            "\t\tsize {BYTES}\n\t\telements = {{ {} }}\n\t}}",
+            pairs.join(", ")
+        )?;
         for chain in Chain::ALL {
             writeln!(f, "\tchain {} {{", chain.name())?;
             for line in chain.lines(self.0) {

@@ -12,7 +12,7 @@ use crate::model::topology::{self, Choice};
 use crate::model::{Endpoint, Protocol, ServicePort, ServicePortName};
 use crate::plan::claim::{Claim, Right};
 use crate::plan::compact::CompactMap;
-use crate::plan::context::Context;
+use crate::plan::context::{Context, IpvsRules};
 use crate::plan::ipvs::object::{
     Forwarding, RealServer, RealServerKey, RealServers, VirtualServer, VirtualServerKey,
 };
@@ -226,7 +226,9 @@ pub fn port_objects(
             entries.insert((SetId::IpvsIps, SetEntry::Ip(address)));
         }
     }
-    add_loop_back_entries(&mut entries, service_port.name.protocol, endpoints);
+    if context.ipvs_rules == IpvsRules::Iptables {
+        add_loop_back_entries(&mut entries, service_port.name.protocol, endpoints);
+    }
     add_health_check_entries(&mut entries, service_port);
     let mut virtual_servers: BTreeMap<_, _> = virtual_servers
         .into_iter()
@@ -490,7 +492,8 @@ fn add_health_check_entries(entries: &mut BTreeSet<(SetId, SetEntry)>, service_p
 }
 
 /// A pod that reaches itself through a Service must be masqueraded, or it would reply to itself
-/// directly. On this node that concerns local pods only, whatever their condition.
+/// directly. On this node that concerns local pods only, whatever their condition. Rules of
+/// nftables see that by themselves.
 fn add_loop_back_entries(
     entries: &mut BTreeSet<(SetId, SetEntry)>,
     protocol: Protocol,

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 
 use crate::model::{IpFamily, Protocol};
+use crate::plan::context::IpvsRules;
 use crate::plan::ipvs::mark::bits_of;
 use crate::plan::ipvs::object::VirtualServerKey;
 use crate::plan::ipvs::state::State;
@@ -99,6 +100,13 @@ impl SetId {
         Self::HealthCheckVip,
         Self::IpvsIps,
     ];
+
+    /// The sets that rules held in a way match: those of nftables compare addresses by themselves
+    /// instead of knowing every endpoint on this node.
+    pub fn of(rules: IpvsRules) -> impl Iterator<Item = Self> {
+        let is_used = move |id: &Self| *id != Self::LoopBack || rules == IpvsRules::Iptables;
+        Self::ALL.into_iter().filter(is_used)
+    }
 
     /// Name, type, and the comment of the rules that use the set.
     const fn facts(self) -> (&'static str, SetType, &'static str) {

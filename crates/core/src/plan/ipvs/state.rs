@@ -276,9 +276,12 @@ impl State {
         Ok(())
     }
 
-    /// Rules may name only existing sets.
+    /// Rules may name only existing sets. Those of iptables name ipsets, whichever way is ours.
     fn check_sets(&self, rules: &Ruleset) -> Result<(), Refusal> {
-        let known = |name: &str| self.sets.keys().any(|set| set.as_str() == name);
+        let known = |name: &str| {
+            let mut all = self.sets.keys().chain(self.other_sets.keys());
+            all.any(|set| set.as_str() == name)
+        };
         let mut named = rules.chains.values().flatten().flat_map(Rule::sets);
         if named.all(known) {
             Ok(())

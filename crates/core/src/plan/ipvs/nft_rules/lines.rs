@@ -176,10 +176,13 @@ impl Lines<'_> {
                 Action::Jump(Chain::MarkMasquerade),
             ),
             accept_if(SetId::ExternalIp, Match::SourceLocal(false)),
-            accept_if(SetId::ExternalIp, Match::DestinationLocal),
+            accept_if(SetId::ExternalIp, Match::DestinationLocal(true)),
             accept_if(SetId::ExternalIpLocal, Match::SourceLocal(false)),
-            accept_if(SetId::ExternalIpLocal, Match::DestinationLocal),
-            when([Match::DestinationLocal], Action::Jump(Chain::NodePort)),
+            accept_if(SetId::ExternalIpLocal, Match::DestinationLocal(true)),
+            when(
+                [Match::DestinationLocal(true)],
+                Action::Jump(Chain::NodePort),
+            ),
             accept(SetId::ClusterIp),
             accept(SetId::LoadBalancer),
         ]);
@@ -271,9 +274,10 @@ impl Lines<'_> {
             is: false,
         };
         vec![
-            noted(
+            // What the node sends to itself stays as it is.
+            of_set(
                 SetId::LoopBack,
-                Key::DestinationAndSource,
+                [Match::ToItself, Match::DestinationLocal(false)],
                 Action::Masquerade { random: false },
             ),
             // The node's own packets to endpoints on this node: `after-ipvs` sees the others.

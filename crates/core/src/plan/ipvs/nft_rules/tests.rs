@@ -80,6 +80,19 @@ fn every_line_is_read_as_it_was_written() {
 }
 
 #[test]
+fn addresses_are_compared_whole() {
+    for (family, source, destination) in [
+        (IpFamily::V4, 12..16, 16..20),
+        (IpFamily::V6, 8..24, 24..40),
+    ] {
+        let compared: BTreeSet<(u8, u8)> = address_bytes(family).collect();
+        assert_eq!(compared, source.zip(destination).collect());
+    }
+    // The last bytes differ most.
+    assert_eq!(address_bytes(IpFamily::V4).next(), Some((15, 19)));
+}
+
+#[test]
 fn other_lines_are_not_read() {
     for text in [
         "",
@@ -117,6 +130,8 @@ fn set_of(rule: &Rule) -> Option<SetId> {
     }
     rule.matches.iter().find_map(|it| match it {
         Match::In(set, _) => Some(*set),
+        // Instead of looking them up.
+        Match::ToItself => Some(SetId::LoopBack),
         _ => None,
     })
 }

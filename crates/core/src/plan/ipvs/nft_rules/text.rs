@@ -4,6 +4,7 @@
 use std::fmt;
 
 use super::{Action, Base, Bits, Chain, Hook, Key, Kind, Line, MarkOf, Match, Rule};
+use super::{EQUAL_BYTES, address_bytes};
 use crate::model::IpFamily;
 use crate::plan::ipvs::set::{SetId, SetType};
 
@@ -127,6 +128,19 @@ impl MarkOf {
     }
 }
 
+/// A byte of the IP header, whose offset `nft` counts in bits.
+pub(super) fn byte(offset: u8) -> String {
+    format!("@nh,{},8", u16::from(offset) * 8)
+}
+
+fn to_itself(family: IpFamily) -> String {
+    let lookups = address_bytes(family).map(|(source, destination)| {
+        let [source, destination] = [source, destination].map(byte);
+        format!("{source} . {destination} @{EQUAL_BYTES}")
+    });
+    lookups.collect::<Vec<_>>().join(" ")
+}
+
 const NOT: &str = "!= ";
 
 /// Takes a condition that may be negated.
@@ -158,7 +172,8 @@ impl Match {
             Self::Interface(name, is) => format!("iifname {}\"{name}\"", not(is)),
             Self::InterfacePrefix(prefix, is) => format!("iifname {}\"{prefix}*\"", not(is)),
             Self::SourceLocal(is) => format!("fib saddr type {}local", not(is)),
-            Self::DestinationLocal => "fib daddr type local".to_owned(),
+            Self::DestinationLocal(is) => format!("fib daddr type {}local", not(is)),
+            Self::ToItself => to_itself(family),
             Self::New => "ct state new".to_owned(),
             Self::Mark {
                 of,
@@ -206,7 +221,9 @@ impl Match {
         let known = [
             Self::SourceLocal(true),
             Self::SourceLocal(false),
-            Self::DestinationLocal,
+            Self::DestinationLocal(true),
+            Self::DestinationLocal(false),
+            Self::ToItself,
             Self::New,
         ];
         for condition in known {
