@@ -101,7 +101,7 @@ flags! {
     /// How ipvs mode holds its fixed rules and sets: `iptables` with ipset, `nftables` in a table
     /// of its own, or `auto`: iptables where it works, else nftables.
     #[arg(value_enum)]
-    ipvs_rules: Option<IpvsRulesChoice>, "WAY" = "iptables", always;
+    ipvs_rules: Option<IpvsRulesChoice>, "WAY" = "auto", always;
     /// Feature gates, `Name=true,Other=false`.
     feature_gates: Vec<String>, "LIST";
 

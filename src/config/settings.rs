@@ -44,8 +44,8 @@ pub enum IptablesBackend {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum IpvsRulesChoice {
     /// iptables where it works, else nftables.
-    Auto,
     #[default]
+    Auto,
     Iptables,
     Nftables,
 }

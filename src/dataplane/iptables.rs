@@ -6,6 +6,7 @@
 //! of a family or writes one batch of [`Edit`]s. `plan` decides what to write.
 
 mod backend;
+pub mod extension;
 mod restore;
 mod watch;
 

@@ -3,19 +3,23 @@
 //!
 //! `auto` takes iptables with ipset where both work: others know kube-proxy's names there, a
 //! kube-proxy that takes over again adopts them, and what others decide in iptables is decided
-//! with ours in view. Where they do not work, IPVS mode runs all the same, in nftables.
+//! with ours in view. Where they are missing, IPVS mode runs all the same, in nftables. A program
+//! that hangs or cannot be started says nothing about that: the node would change its way with the
+//! next start, so that this start fails.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
 use std::path::Path;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use tracing::{info, warn};
 
 use crate::app::bootstrap::{Common, of_families, usable};
 use crate::app::matches;
 use crate::app::modes::Opening;
 use crate::config::settings::IpvsRulesChoice;
-use crate::dataplane::iptables::{Backend, Backends, Iptables, legacy_has_chain};
+use crate::dataplane::exec::ExecError;
+use crate::dataplane::iptables::{Backend, Backends, Iptables, extension, legacy_has_chain};
 use crate::dataplane::modes::ipvs::Held;
 use crate::dataplane::own_table::{OwnTable, probe};
 use crate::telemetry::ErrorChain;
@@ -52,9 +56,14 @@ impl Way {
     }
 
     fn auto(opening: &Opening<'_>) -> anyhow::Result<(Self, &'static str)> {
-        let iptables = match Self::iptables(opening) {
-            Ok(way) => return Ok((way, "iptables-works")),
-            Err(error) => error,
+        let iptables = if extension::is_missing("set") {
+            anyhow!("the kernel cannot match ipsets in rules (module xt_set)")
+        } else {
+            match Self::iptables(opening) {
+                Ok(way) => return Ok((way, "iptables-works")),
+                Err(error) if is_passing(&error) => return Err(error),
+                Err(error) => error,
+            }
         };
         warn!(
             error = format!("{iptables:#}"),
@@ -63,7 +72,7 @@ impl Way {
         match Self::nftables(opening) {
             Ok(way) => Ok((way, "no-iptables")),
             Err(nftables) => {
-                Err(iptables.context(format!("nor can it be done in nftables: {nftables:#}")))
+                Err(iptables.context(format!("nftables cannot be used instead of iptables: {nftables:#}")))
             }
         }
     }
@@ -112,6 +121,15 @@ impl Way {
             security_tables: BTreeSet::new(),
         })
     }
+}
+
+/// Whether a program failed in a way that may pass, or did not run at all.
+fn is_passing(error: &anyhow::Error) -> bool {
+    let of_program = |cause: &(dyn Error + 'static)| {
+        let failed = cause.downcast_ref::<ExecError>();
+        failed.is_some_and(|failed| !failed.is_missing())
+    };
+    error.chain().any(of_program)
 }
 
 /// The iptables whose rules kube-proxy or we left, if there are any.
