@@ -26,7 +26,7 @@ use serde_json::{Map, Value, json};
 use crate::api::Writer;
 use crate::probe::{Pods, Probe, TooLate};
 use crate::world::{Backend, CLUSTER_CIDR, Node, World, find};
-use crate::{Shape, cluster, rounded, save};
+use crate::{Rules, Shape, cluster, rounded, save};
 
 /// Quiet time before a change; longer than the proxy's minimum sync period.
 const QUIET: Duration = Duration::from_millis(1_500);
@@ -67,6 +67,9 @@ pub(crate) struct Options {
     mode: Mode,
     #[arg(long, default_value = "legacy")]
     backend: Backend,
+    /// Ours in IPVS mode: how it holds its fixed rules and sets.
+    #[arg(long)]
+    rules: Option<Rules>,
     /// Name of the proxy in the tables.
     #[arg(long)]
     who: String,
@@ -140,7 +143,7 @@ pub(crate) fn measure(clock: &Clock, options: &Options) -> anyhow::Result<()> {
         ("kind", json!(if options.trace { "trace" } else { "case" })),
         ("who", json!(options.who)),
         ("mode", json!(options.mode.as_str())),
-        ("backend", json!(options.backend.as_str())),
+        ("backend", json!(options.backend_name())),
         ("services", json!(options.shape.services)),
         ("endpoints", json!(options.shape.endpoints)),
         ("controller", json!(options.controller)),
@@ -175,6 +178,16 @@ pub(crate) fn measure(clock: &Clock, options: &Options) -> anyhow::Result<()> {
         std::fs::write(path, sections.iter().map(line).collect::<String>())?;
     }
     save(&options.out, &Value::Object(result))
+}
+
+impl Options {
+    /// What tells cases of a mode apart.
+    fn backend_name(&self) -> String {
+        match self.rules {
+            Some(rules) => format!("rules-{}", rules.as_str()),
+            None => self.backend.as_str().to_owned(),
+        }
+    }
 }
 
 /// Where strace writes to.
@@ -343,6 +356,9 @@ impl Case<'_> {
             "--conntrack-tcp-timeout-established=0".to_owned(),
             "--conntrack-tcp-timeout-close-wait=0".to_owned(),
         ]);
+        if let Some(rules) = options.rules {
+            command.push(format!("--ipvs-rules={}", rules.as_str()));
+        }
         let environment = self.world.environment(options.backend);
         self.inside(|| Running::start(&command, &environment, log))?
     }

@@ -18,7 +18,7 @@ mod world;
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use kube_proxy_rs::clock::Clock;
 use serde_json::Value;
 
@@ -30,6 +30,22 @@ struct Shape {
     /// Endpoints of each Service.
     #[arg(long, default_value_t = 10)]
     endpoints: u16,
+}
+
+/// How IPVS mode holds its fixed rules and sets: both ways are measured in one kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Rules {
+    Iptables,
+    Nftables,
+}
+
+impl Rules {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Iptables => "iptables",
+            Self::Nftables => "nftables",
+        }
+    }
 }
 
 #[derive(Debug, Parser)]
@@ -47,6 +63,9 @@ enum Command {
     Floor {
         #[command(flatten)]
         shape: Shape,
+        /// How the fixed rules and sets are held, to be compared with cases of the same option.
+        #[arg(long)]
+        rules: Option<Rules>,
         /// Result file.
         #[arg(long)]
         out: PathBuf,
@@ -71,7 +90,7 @@ fn main() -> anyhow::Result<()> {
     let clock = Clock::system();
     match Arguments::parse().command {
         Command::Case(options) => case::measure(&clock, &options),
-        Command::Floor { shape, out } => floor::measure(&clock, shape, &out),
+        Command::Floor { shape, rules, out } => floor::measure(&clock, shape, rules, &out),
         Command::Model { shape, out } => model::measure(shape, &out),
         Command::Report(options) => report::make(&options),
         Command::Compare(options) => report::compare::print(&options),

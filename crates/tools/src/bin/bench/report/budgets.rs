@@ -4,10 +4,12 @@
 use std::fmt::Write as _;
 
 use super::figures::{
-    self, BURST_CPU, COLD, ENDPOINT, Figure, IDLE_MEMORY, IDLE_PROCESSES, MEMORY, NEW_SERVICE,
-    PLAIN_PACKET, RULES, SERVICE_PACKET,
+    self, BURST_CPU, BYTES, COLD, ENDPOINT, Figure, IDLE_MEMORY, IDLE_PROCESSES, MEMORY, MESSAGES,
+    NEW_SERVICE, PLAIN_PACKET, RULES, SERVICE_PACKET,
 };
-use super::results::{Cluster, IPTABLES, IPVS, Mode, OURS, Results, THEIRS};
+use super::results::{
+    Cluster, IPTABLES, IPVS, Mode, OURS, RULES_IPTABLES, RULES_NFTABLES, Results, THEIRS,
+};
 use crate::sample::{Sample, short};
 
 const SMALL: Cluster = Cluster::new(100, 10);
@@ -51,6 +53,7 @@ pub(super) fn write(text: &mut String, results: &Results) -> std::fmt::Result {
             lines.extend(burst(results, mode, cluster));
         }
     }
+    lines.extend(ways(results));
     writeln!(
         text,
         "| what | budget | measured | kube-proxy in the same run | met |\n|---|---|---|---|---|"
@@ -121,6 +124,50 @@ fn over_floor(results: &Results) -> Line {
             format!("{}: {theirs} s", times(&theirs))
         },
     }
+}
+
+/// IPVS mode with rules in nftables against rules in iptables, where both were measured.
+fn ways(results: &Results) -> Vec<Line> {
+    let of = |mode, cluster, figure| sample(results, mode, OURS, cluster, figure);
+    let mut lines = Vec::new();
+    let mut line = |what: String, budget: f64, ours: &Sample, other: &Sample| {
+        if ours.is_empty() || other.is_empty() {
+            return;
+        }
+        let ratio = ours.median() / other.median();
+        lines.push(Line {
+            what: format!("IPVS with rules in nftables (qemu), {what}"),
+            budget: budget.to_string(),
+            limit: budget,
+            ours: ratio,
+            shown: format!("{}: {ours} over {other}", short(ratio)),
+            theirs: String::new(),
+        });
+    };
+    let floor = results.other("floor-rules-nftables", MIDDLE, "/seconds");
+    line(
+        format!("{MIDDLE}: cold start, as a multiple of raw netlink messages"),
+        1.15,
+        &of(RULES_NFTABLES, MIDDLE, COLD),
+        &floor,
+    );
+    for cluster in [SMALL, LARGEST] {
+        for figure in [ENDPOINT, MESSAGES, BYTES] {
+            line(
+                format!("{cluster}: {}, over rules in iptables", figure.what),
+                1.0,
+                &of(RULES_NFTABLES, cluster, figure),
+                &of(RULES_IPTABLES, cluster, figure),
+            );
+        }
+    }
+    line(
+        "one endpoint changed, 10,000 Services over 100".to_owned(),
+        1.2,
+        &of(RULES_NFTABLES, LARGEST, ENDPOINT),
+        &of(RULES_NFTABLES, SMALL, ENDPOINT),
+    );
+    lines
 }
 
 /// One change at 10,000 Services, as a multiple of one at 100 measured right before.

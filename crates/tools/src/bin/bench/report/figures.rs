@@ -175,7 +175,19 @@ pub(super) const IDLE_MEMORY: Figure = Figure::megabytes(
     Place::At("/idle/memory/rssKb"),
 );
 
-pub(super) const FIGURES: [Figure; 28] = [
+/// Of all changes of a case together, with the Services that are made for them.
+pub(super) const MESSAGES: Figure = Figure::count(
+    "endpoint_messages",
+    "endpoint changes, netlink messages sent (own metric)",
+    Place::At("/endpoint/work/messagesSent"),
+);
+pub(super) const BYTES: Figure = Figure::count(
+    "endpoint_bytes",
+    "endpoint changes, netlink bytes sent (own metric)",
+    Place::At("/endpoint/work/bytesSent"),
+);
+
+pub(super) const FIGURES: [Figure; 30] = [
     COLD,
     Figure::seconds(
         "cold_last_answers",
@@ -188,6 +200,8 @@ pub(super) const FIGURES: [Figure; 28] = [
         Place::At("/cold/cpuSeconds"),
     ),
     ENDPOINT,
+    MESSAGES,
+    BYTES,
     NEW_SERVICE,
     Figure::millis(
         "removed_service",

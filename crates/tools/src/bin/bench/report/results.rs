@@ -15,11 +15,16 @@ pub(super) const THEIRS: &str = "kube-proxy";
 pub(super) const AGAINST: &str = "against";
 
 /// The measured modes, and their names in the tables.
-pub(super) const MODES: [(Mode, &str); 3] = [
+pub(super) const MODES: [(Mode, &str); 5] = [
     (Mode("ipvs", "legacy"), "IPVS (guest)"),
     (Mode("iptables", "legacy"), "iptables"),
     (Mode("iptables", "nft"), "iptables, nft"),
+    (RULES_IPTABLES, "IPVS, rules in iptables (qemu)"),
+    (RULES_NFTABLES, "IPVS, rules in nftables (qemu)"),
 ];
+/// IPVS mode in one kernel with its fixed rules in either way.
+pub(super) const RULES_IPTABLES: Mode = Mode("ipvs", "rules-iptables");
+pub(super) const RULES_NFTABLES: Mode = Mode("ipvs", "rules-nftables");
 pub(super) const IPVS: Mode = Mode("ipvs", "legacy");
 pub(super) const IPTABLES: Mode = Mode("iptables", "legacy");
 
