@@ -26,6 +26,18 @@ demo *OPTIONS:
 guest +COMMAND:
     hack/guest -- {{COMMAND}}
 
+# The container image, without a container engine.
+image *OPTIONS:
+    hack/image {{OPTIONS}}
+
+# Kubelets, containerd and our DaemonSet on this machine: `just cluster up`.
+cluster +ARGUMENTS:
+    hack/cluster {{ARGUMENTS}}
+
+# Kubernetes' own tests against it: `just e2e iptables services`.
+e2e *OPTIONS:
+    hack/e2e {{OPTIONS}}
+
 # Beside kube-proxy: `just bench --quick`.
 bench *OPTIONS:
     hack/bench {{OPTIONS}}

@@ -3,12 +3,13 @@
 #
 # Builds programs from Go modules once and keeps them in the cache directory. Source it after common.sh.
 
-# go_program MODULE BIN NAME PACKAGE [OPTION]...: builds BIN/NAME with `go build OPTION...` in the
-# directory MODULE, unless it exists and no source file of ours in MODULE is newer. Concurrent callers
-# wait for each other.
+# go_program MODULE BIN NAME PACKAGE [OPTION]...: builds BIN/NAME with `go build OPTION...`, or for a NAME that
+# ends in `.test` with `go test -c OPTION...`, in the directory MODULE, unless it exists and no source file of ours in
+# MODULE is newer. Concurrent callers wait for each other.
 go_program() {
-    local module=$1 bin=$2 name=$3 package=$4
+    local module=$1 bin=$2 name=$3 package=$4 verb=(build)
     shift 4
+    [[ $name != *.test ]] || verb=(test -c -vet=off)
     if go_program_is_fresh; then return 0; fi
     need_go
     command -v cc >/dev/null || export CGO_ENABLED=0
@@ -20,7 +21,7 @@ go_program() {
         started=$SECONDS
         cd "$module" || die "no directory $module"
         # Stripped: a smaller file starts faster.
-        nice go build -mod=readonly -buildvcs=false -trimpath "$@" -o "$bin/.$name.$$" "$package" || die "could not build $name"
+        nice go "${verb[@]}" -mod=readonly -buildvcs=false -trimpath "$@" -o "$bin/.$name.$$" "$package" || die "could not build $name"
         mv -f "$bin/.$name.$$" "$bin/$name"
         log "built $name in $((SECONDS - started)) s ($(du -h "$bin/$name" | cut -f 1))"
     ) 9>"$bin/.lock"
