@@ -47,7 +47,7 @@ fn status() -> Status {
         endpoint_slices: 15,
         service_errors: 1,
         families: BTreeMap::from([("IPv4".to_owned(), v4), ("IPv6".to_owned(), v6)]),
-        drift: BTreeMap::from([("address".to_owned(), (2, 2))]),
+        drift: BTreeMap::from([("add-address".to_owned(), (2, 2))]),
         missing_capabilities: vec!["ip_vs_mh".to_owned()],
         sync_daemons: [("backup", true), ("master", false)]
             .map(|(role, runs)| (role.to_owned(), runs))
@@ -79,7 +79,7 @@ kube-proxy-rs v0.1.0 for kube-proxy v1.37.2, mode ipvs, node worker-1
   iptables        nft (kubelet)
   rules           nftables (configured)
   services        12 in 15 EndpointSlices; 1 with errors, 0 changed since the last sync
-  drift           address: 2 changed by others, 2 repaired
+  drift           add-address: 2 changed by others, 2 repaired
   kernel lacks    ip_vs_mh
   sync daemons    backup runs, master does not run
 
@@ -91,6 +91,8 @@ problems
   shop/web IPv6: no such device
 "
     );
+    let page = include_str!("../../../docs/at-3am.md");
+    assert!(page.contains(&text), "docs/at-3am.md shows another screen");
 }
 
 #[test]
