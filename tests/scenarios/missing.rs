@@ -29,10 +29,10 @@ pub(crate) fn can_be_made() -> bool {
 }
 
 /// Modules that the kernel cannot load until this is dropped.
-struct Hidden;
+pub(super) struct Hidden;
 
 impl Hidden {
-    fn new(modules: &[&str]) -> Result<Self> {
+    pub(super) fn new(modules: &[&str]) -> Result<Self> {
         let here = Namespace::current()?;
         for module in modules {
             // It is an error if it was not loaded.

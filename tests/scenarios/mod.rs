@@ -48,6 +48,11 @@ pub(super) fn trials_in_nftables(binary: &'static Path) -> Vec<Trial> {
         })
     };
     vec![
+        // First: whatever uses a module keeps it.
+        scenario(
+            "auto_takes_it_without_xt_set",
+            nftables::auto_takes_it_without_xt_set,
+        ),
         scenario("starts_no_program", nftables::starts_no_program),
         scenario("there_and_back", nftables::there_and_back),
         scenario(

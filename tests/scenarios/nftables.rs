@@ -9,6 +9,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::Lab;
+use super::missing::Hidden;
 use super::restart::{all_live, open_connections};
 use kpr_testkit::manifests::Service;
 use kpr_testkit::namespace::Namespace;
@@ -70,6 +71,36 @@ fn holds_servers(lab: &Lab, services: &[Service]) -> Result<()> {
         ensure!(differences.is_empty(), "{}", differences.join("\n"));
         Ok(())
     })
+}
+
+/// The node has all programs, but rules cannot match ipsets, as on distributions that have moved
+/// the module away.
+pub(super) fn auto_takes_it_without_xt_set(binary: &Path) -> Result<()> {
+    let hidden = Hidden::new(&["xt_set"])?;
+    let service = Service::new("web", 1, &[Host::Web1, Host::Web3]).exposed();
+    let services = std::slice::from_ref(&service);
+    let lab = Lab::new(binary, services, &["--ipvs-rules=auto"])?;
+    let chosen = |rules: &str, reason: &str| {
+        wait::until(&format!("{rules} is chosen"), || {
+            let name = format!("kube_proxy_rs_ipvs_rules{{reason=\"{reason}\",rules=\"{rules}\"}}");
+            let found = series(lab.node(), "kube_proxy_rs_ipvs_rules")?;
+            ensure!(found.contains_key(&name), "{found:?}");
+            Ok(())
+        })
+    };
+    let proxy = lab.start()?;
+    chosen("nftables", "no-iptables")?;
+    proxy.wait_for_log(&["cannot use iptables and ipset", "xt_set"])?;
+    holds_servers(&lab, services)?;
+    has_nothing_of_iptables(&lab)?;
+    let mut connections = open_connections(&lab, &service)?;
+    all_live(&mut connections, "without xt_set")?;
+    proxy.terminate()?;
+    drop(hidden);
+    let _proxy = lab.start()?;
+    chosen("iptables", "iptables-works")?;
+    all_live(&mut connections, "with xt_set")?;
+    lab.settles_at(services, "rr")
 }
 
 #[expect(clippy::disallowed_methods, reason = "strace is started")]

@@ -13,6 +13,14 @@ mod few_rights;
 mod handover;
 mod switch;
 
+/// Those of IPVS mode with its rules in nftables.
+pub fn trials_in_nftables(binary: &'static Path) -> Vec<Trial> {
+    vec![Trial::test("nftables::handover_loses_nothing", move || {
+        let flags = ["--ipvs-rules=nftables"];
+        handover::loses_nothing(binary, "ipvs", &flags).map_err(failed)
+    })]
+}
+
 /// All of them as tests, for a kernel that has IPVS or one that does not.
 pub fn trials(binary: &'static Path, has_ipvs: bool) -> Vec<Trial> {
     let trial = |name: &str, run: fn(&Path) -> Result<()>| {
@@ -22,7 +30,7 @@ pub fn trials(binary: &'static Path, has_ipvs: bool) -> Vec<Trial> {
     };
     let handover = Trial::test("handover::loses_nothing", move || {
         let mode = if has_ipvs { "ipvs" } else { "iptables" };
-        handover::loses_nothing(binary, mode).map_err(failed)
+        handover::loses_nothing(binary, mode, &[]).map_err(failed)
     });
     if has_ipvs {
         vec![

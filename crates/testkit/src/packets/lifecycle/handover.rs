@@ -18,13 +18,15 @@ use crate::wait;
 /// New connections per second of each client.
 const RATE: u32 = 40;
 
-pub(super) fn loses_nothing(binary: &Path, mode: &str) -> Result<()> {
+pub(super) fn loses_nothing(binary: &Path, mode: &str, flags: &[&str]) -> Result<()> {
     let service = Service::new("web", 1, &[Host::Web1, Host::Web3]).exposed();
     let topology = Topology::new()?;
     let _servers = Servers::new(&topology)?;
     let manifests = ManifestDirectory::new(std::slice::from_ref(&service))?;
     let (node, shell) = (topology.host(Host::Node), topology.host(Host::Shell));
-    let invocation = Invocation::new(binary, &manifests, mode).in_cluster();
+    let invocation = Invocation::new(binary, &manifests, mode)
+        .in_cluster()
+        .with(flags);
     let change = |name: &str, n: u8| -> Result<Service> {
         let new = Service::new(name, n, &[Host::Web2]);
         manifests.apply(&new)?;
@@ -52,7 +54,11 @@ pub(super) fn loses_nothing(binary: &Path, mode: &str) -> Result<()> {
     let third = Proxy::start(node, &invocation)?;
     is_served(shell, &meanwhile)?;
     go_on(&loads)?;
-    are_flawless(loads, &format!("rolling update of the proxy, {mode} mode"))?;
+    let what = format!(
+        "rolling update of the proxy, {mode} mode {}",
+        flags.join(" ")
+    );
+    are_flawless(loads, &what)?;
     let log = third.log();
     ensure!(!log.contains("another kube-proxy-rs"), "{log}");
     Ok(())
