@@ -2,12 +2,12 @@
 //! Takes the body of an answer apart as it arrives: a watch into its events, a list into its items.
 //! At no time is more than one object in memory.
 
-use std::io::{self, Write as _};
+use std::io;
 use std::time::Duration;
 
-use bytes::buf::Writer;
-use bytes::{BufMut as _, Bytes, BytesMut};
-use flate2::write::MultiGzDecoder;
+use bytes::{Bytes, BytesMut};
+use compression_codecs::core::util::{PartialBuffer, WriteBuffer};
+use compression_codecs::{DecodeV2 as _, GzipDecoder};
 use http::HeaderMap;
 use http::header::CONTENT_ENCODING;
 use http_body_util::BodyExt as _;
@@ -26,13 +26,15 @@ mod protobuf;
 const MAX_PIECE: usize = 64 << 20;
 /// The same for what says how long it will be. client-go reads no longer events either.
 const MAX_FRAME: usize = 16 << 20;
+/// Bytes.
+const INFLATED_AT_ONCE: usize = 16 << 10;
 
 /// A body that is being read.
 #[derive(Debug)]
 pub(super) struct Incoming {
     body: Body,
     encoding: Encoding,
-    inflating: Option<MultiGzDecoder<Writer<BytesMut>>>,
+    inflating: Option<Inflating>,
     buffer: BytesMut,
     /// How much of the buffer was looked at.
     seen: usize,
@@ -49,10 +51,7 @@ impl Incoming {
         let inflating = match coding.map(|value| value.as_bytes().to_ascii_lowercase()) {
             None => None,
             Some(coding) if coding == b"identity" => None,
-            // An API server ends the compressed data after each event and begins anew.
-            Some(coding) if coding == b"gzip" || coding == b"x-gzip" => {
-                Some(MultiGzDecoder::new(BytesMut::new().writer()))
-            }
+            Some(coding) if coding == b"gzip" || coding == b"x-gzip" => Some(Inflating::default()),
             Some(coding) => {
                 let coding = String::from_utf8_lossy(&coding).into_owned();
                 let message = format!("an answer with content-encoding {coding:?}");
@@ -118,10 +117,8 @@ impl Incoming {
             return Ok(!data.is_empty());
         };
         let before = self.buffer.len();
-        let inflated = inflating.write_all(data).and_then(|()| inflating.flush());
-        inflated.map_err(|error: io::Error| Failure::Malformed(format!("gzip: {error}")))?;
-        let data = inflating.get_mut().get_mut().split();
-        self.buffer.unsplit(data);
+        let inflated = inflating.inflate(data, &mut self.buffer);
+        inflated.map_err(|error| Failure::Malformed(format!("gzip: {error}")))?;
         Ok(self.buffer.len() > before)
     }
 
@@ -195,6 +192,47 @@ impl Incoming {
         }
         self.buffer.truncate(limit);
         self.buffer.freeze()
+    }
+}
+
+/// What inflates compressed data. An API server ends them after each event and begins anew: the
+/// state is used again, because one for each event, between objects that stay, would leave holes
+/// that are several times the size of the objects.
+#[derive(Debug)]
+struct Inflating {
+    decoder: GzipDecoder,
+    is_at_end: bool,
+    output: Box<[u8]>,
+}
+
+impl Default for Inflating {
+    fn default() -> Self {
+        Self {
+            decoder: GzipDecoder::new(),
+            is_at_end: false,
+            output: vec![0; INFLATED_AT_ONCE].into(),
+        }
+    }
+}
+
+impl Inflating {
+    fn inflate(&mut self, data: &[u8], buffer: &mut BytesMut) -> io::Result<()> {
+        let mut input = PartialBuffer::new(data);
+        let mut is_full = false;
+        while is_full || !input.unwritten().is_empty() {
+            let mut output = WriteBuffer::new_initialized(&mut self.output);
+            if input.unwritten().is_empty() {
+                self.decoder.flush(&mut output)?;
+            } else {
+                if std::mem::take(&mut self.is_at_end) {
+                    self.decoder.reinit()?;
+                }
+                self.is_at_end = self.decoder.decode(&mut input, &mut output)?;
+            }
+            is_full = output.has_no_spare_space();
+            buffer.extend_from_slice(output.written());
+        }
+        Ok(())
     }
 }
 
