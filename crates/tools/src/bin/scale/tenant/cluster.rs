@@ -160,6 +160,11 @@ impl Demand {
         all
     }
 
+    /// Whether the Service alone asks for too much.
+    pub(super) const fn is_one_object(&self) -> bool {
+        self.external > 0
+    }
+
     /// Size of the Service.
     pub(super) fn bytes(&self) -> usize {
         self.service().to_string().len()
