@@ -135,6 +135,8 @@ pub struct Reconciler<P: Planner, K> {
     observer: Arc<dyn Observer>,
     runner: Runner,
     next_audit: Duration,
+    /// Time that the last audit took so far.
+    audit_cost: Duration,
     next_watch: Duration,
     next_drain: Duration,
     schedulers: Schedulers,
@@ -170,6 +172,7 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
         Ok(Self {
             runner: Runner::new(settings.sync.min_period, settings.sync.period).at(pace),
             next_audit: now + settings.sync.period,
+            audit_cost: Duration::ZERO,
             next_watch: now + WATCH_PERIOD,
             next_drain: now,
             schedulers: Schedulers::default(),
@@ -441,9 +444,9 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
         }
         self.report_daemons();
         if is_audit {
-            let now = self.clock.monotonic();
-            let pause = now.saturating_sub(start) * AUDIT_SHARE;
-            self.next_audit = now + self.settings.sync.period.max(pause);
+            self.audit_cost = Duration::ZERO;
+            self.audited_since(start);
+            self.next_audit = self.next_audit.max(start + self.settings.sync.period);
         }
         let end = self.clock.monotonic();
         self.turns.follow(large, end.saturating_sub(start), end);
@@ -470,10 +473,18 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
         }
     }
 
+    /// Audits may take no more than their share of the time.
+    fn audited_since(&mut self, start: Duration) {
+        let now = self.clock.monotonic();
+        self.audit_cost += now.saturating_sub(start);
+        self.next_audit = self.next_audit.max(now + self.audit_cost * AUDIT_SHARE);
+    }
+
     fn audit_slice(&mut self) {
         if !self.families().any(Family::is_auditing) {
             return;
         }
+        let start = self.clock.monotonic();
         let mut is_done = false;
         let succeeded = self.with_families(|family, around| {
             if is_done || !family.is_auditing() {
@@ -482,6 +493,7 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
             is_done = true;
             family.audit_slice(around)
         });
+        self.audited_since(start);
         if !succeeded {
             self.runner.failed(self.clock.monotonic());
         }

@@ -179,7 +179,7 @@ fn check(
     // not to.
     let is_martian = to.ip().is_loopback()
         && probe.from != Host::Node
-        && !kernel.sysctls.contains_key(ROUTE_LOCALNET);
+        && !kernel.settings.sysctls.contains_key(ROUTE_LOCALNET);
 
     let mut local = Host::Node.addresses(family);
     local.push(loopback(family));

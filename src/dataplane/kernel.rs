@@ -19,7 +19,7 @@ use kpr_core::plan::ipvs::planner::RealServerOf;
 use kpr_core::plan::ipvs::set::SetName;
 use kpr_core::plan::ipvs::state::{LinkState, SetState, VirtualServerState};
 use kpr_core::plan::ruleset::Ruleset;
-use kpr_core::plan::{Failure, Plan, Planner, Report, ipvs};
+use kpr_core::plan::{Failure, Plan, Planner, Report, iptables, ipvs};
 use netlink_pipeline::SocketStats;
 
 /// Why the kernel could not be observed.
@@ -150,6 +150,15 @@ pub trait RuleKernel {
         &mut self,
         _family: IpFamily,
     ) -> Result<Option<BTreeMap<SetName, SetState>>, ObserveError> {
+        Ok(None)
+    }
+
+    /// What an audit compares while nothing indicates that another program changed our rules;
+    /// `None` if the audit has to read them, and in modes whose audits never do.
+    fn observe_settings(
+        &mut self,
+        _family: IpFamily,
+    ) -> Result<Option<iptables::Settings>, ObserveError> {
         Ok(None)
     }
 

@@ -13,7 +13,7 @@ use super::exec::Exec;
 use super::failure::{Failed as _, outcome};
 use super::flows::delete_stale;
 use super::iptables::Iptables;
-use super::kernel::{Cost, Host, NodeSurroundings, ObserveError, RuleKernel};
+use super::kernel::{Cost, Host, NodeSurroundings, ObserveError};
 use super::links::{Address, LinkError, Links, Scope};
 use super::network;
 use super::nftables;
@@ -24,7 +24,7 @@ use kpr_core::model::IpFamily;
 use kpr_core::plan::conntrack::flows::Cleanup;
 use kpr_core::plan::ipvs::object::SyncDaemon;
 use kpr_core::plan::ipvs::step::LINK;
-use kpr_core::plan::ruleset::{RuleBatch, Ruleset};
+use kpr_core::plan::ruleset::RuleBatch;
 use kpr_core::plan::{Failure, Outcome};
 
 /// The kernel's index of `lo`, the first link of each network namespace (`LOOPBACK_IFINDEX`).
@@ -37,7 +37,7 @@ pub struct NodeKernel {
     pub(super) sysctls: Sysctls,
     /// `None` if the kernel gives no access to flows.
     conntrack: Option<conntrack::Client>,
-    rules: Rules,
+    pub(super) rules: Rules,
     /// Where connections are exchanged with other nodes, if they are: the interface, and the family
     /// of the multicast group.
     sync: Option<(Arc<str>, IpFamily)>,
@@ -149,17 +149,6 @@ impl Host for NodeKernel {
 
     fn listening(&mut self) -> Result<Listening, ObserveError> {
         surroundings::listening().map_err(|error| ObserveError::new("listening sockets", error))
-    }
-}
-
-impl RuleKernel for NodeKernel {
-    fn observe_rules(&mut self, family: IpFamily) -> Result<Ruleset, ObserveError> {
-        let rules = self.rules.observe(family);
-        rules.map_err(|error| ObserveError::new("iptables rules", error))
-    }
-
-    fn rules_have_changed(&mut self, family: IpFamily) -> bool {
-        self.rules.have_changed(family)
     }
 }
 

@@ -4,8 +4,10 @@
 mod unread;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::failure::{Failed, outcome};
+use crate::clock::Clock;
 use crate::dataplane::iptables::{Iptables, IptablesError, Watch};
 use crate::dataplane::nftables::NftablesError;
 use kpr_core::model::IpFamily;
@@ -34,6 +36,12 @@ impl Failed for RulesError {
     }
 }
 
+/// Audits may read rules that nobody seems to have changed for one part in this many of the time...
+const AUDIT_SHARE: u32 = 5_000;
+
+/// ...and read them once in this time at least.
+const LONGEST_TRUST: Duration = Duration::from_hours(1);
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Rules {
@@ -41,6 +49,9 @@ pub(super) struct Rules {
     /// `None` if no family is served.
     watch: Option<Watch>,
     unread: BTreeMap<IpFamily, Unread>,
+    /// When an audit reads the rules again.
+    next_audit: BTreeMap<IpFamily, Duration>,
+    clock: Clock,
 }
 
 impl Rules {
@@ -50,12 +61,34 @@ impl Rules {
         Self {
             watch: backend.map(|backend| Watch::open(backend, iptables.keys().copied())),
             unread: iptables.keys().map(unread).collect(),
+            next_audit: BTreeMap::new(),
+            clock: Clock::system(),
             iptables,
         }
     }
 
     /// Reads the rules of a family.
     pub(super) fn observe(&mut self, family: IpFamily) -> Result<Ruleset, RulesError> {
+        let start = self.clock.monotonic();
+        let rules = self.read(family);
+        let end = self.clock.monotonic();
+        let pause = (end.saturating_sub(start) * AUDIT_SHARE).min(LONGEST_TRUST);
+        self.next_audit.insert(family, end + pause);
+        rules
+    }
+
+    /// Whether an audit has to read the rules: nobody watches them, somebody changed them, or they
+    /// were not read for long.
+    pub(super) fn audit_is_due(&mut self, family: IpFamily) -> bool {
+        let next = self.next_audit.get(&family);
+        next.is_none_or(|next| self.clock.monotonic() >= *next)
+            || self
+                .watch
+                .as_mut()
+                .is_none_or(|watch| !watch.is_watching() || watch.has_changed(family))
+    }
+
+    fn read(&mut self, family: IpFamily) -> Result<Ruleset, RulesError> {
         let Some(iptables) = self.iptables.get(&family) else {
             return Ok(Ruleset::new());
         };

@@ -85,6 +85,8 @@ pub(super) enum ObserveScope {
     Everything,
     /// The first part of a sliced audit.
     Summary,
+    /// Everything but rules that nobody seems to have changed.
+    Audit,
     /// iptables rules only.
     Rules,
     /// Our link and its addresses only.
@@ -237,6 +239,16 @@ impl<P: Planner> Family<P> {
     ) -> Result<(), ObserveError> {
         let family = self.family();
         match scope {
+            ObserveScope::Audit => {
+                let belief = self.planner.rules().filter(|_| !self.is_suspect);
+                if let (Some(belief), Some(kernel)) = (belief, kernel.rules())
+                    && let Some(settings) = kernel.observe_settings(family)?
+                {
+                    belief.observed_settings(settings);
+                } else {
+                    self.observe(kernel, ObserveScope::Everything)?;
+                }
+            }
             ObserveScope::Everything => {
                 self.planner.observed(kernel.observe(family)?);
                 self.audit.stop();
@@ -292,7 +304,7 @@ impl<P: Planner> Family<P> {
         {
             Some(ObserveScope::Summary)
         } else if trigger.is_audit {
-            Some(ObserveScope::Everything)
+            Some(ObserveScope::Audit)
         } else {
             None
         };

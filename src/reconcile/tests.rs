@@ -46,21 +46,12 @@ mod watch;
 mod watcher;
 mod work;
 
+use audit::Shown;
+use watch::Watched;
 use watcher::Watcher;
 
 /// What happens to the first attempt of a step of a kind.
 type Trouble = (&'static str, Fault);
-
-/// The content of the kernel's listing.
-#[derive(Debug, Default)]
-enum Shown {
-    #[default]
-    All,
-    /// The file does not exist.
-    Nothing,
-    /// These, followed by a line that cannot be parsed.
-    Part(Vec<ListedServer>),
-}
 
 /// A fake kernel with connections, and with failures that tests request.
 #[derive(Debug, Default)]
@@ -90,8 +81,7 @@ struct Node {
     /// How long each such read takes.
     slow: Option<(ManualClock, Duration)>,
     applied: Vec<String>,
-    /// Another program may have changed rules since they were observed.
-    rules_changed: bool,
+    rules: Watched,
     /// Flows of UDP clients.
     flows: BTreeSet<Flow>,
     /// Flows cannot be deleted.
@@ -107,8 +97,9 @@ impl Node {
     /// The observed state of the kernel, if it can be read.
     fn observed(&mut self, scope: ObserveScope) -> Result<State, ObserveError> {
         self.observations.push(scope);
-        if scope != ObserveScope::Summary {
-            self.rules_changed = false;
+        let looks = !matches!(scope, ObserveScope::Summary | ObserveScope::Audit);
+        if looks && self.rules == Watched::Changed {
+            self.rules = Watched::Unsure;
         }
         if scope == ObserveScope::Rules
             && let Some((hand, pace)) = &self.slow
@@ -231,8 +222,20 @@ impl RuleKernel for Shared {
         Ok(self.lock().unwrap().observed(ObserveScope::Rules)?.rules)
     }
 
+    fn observe_settings(
+        &mut self,
+        _family: IpFamily,
+    ) -> Result<Option<iptables::Settings>, ObserveError> {
+        let mut node = self.lock().unwrap();
+        if node.rules != Watched::Unchanged {
+            return Ok(None);
+        }
+        let state = node.observed(ObserveScope::Audit)?;
+        Ok(Some(iptables::State::from(&state).settings))
+    }
+
     fn rules_have_changed(&mut self, _family: IpFamily) -> bool {
-        self.lock().unwrap().rules_changed
+        self.lock().unwrap().rules == Watched::Changed
     }
 }
 

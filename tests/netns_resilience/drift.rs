@@ -139,6 +139,29 @@ pub(crate) fn is_repaired(node: &Node) -> Result<()> {
     Ok(())
 }
 
+/// Rules that nobody seems to have changed are not read by each audit.
+pub(crate) fn audits_start_no_program(node: &Node) -> Result<()> {
+    let _proxy = node.start_by(node.command(&["--iptables-sync-period=1s"]))?;
+    let wait_for_audits = |least: f64| {
+        wait::until("audits", || {
+            let audits = node.metric("kubeproxy_sync_full_proxy_rules_duration_seconds_count")?;
+            ensure!(audits >= least, "there were {audits}");
+            Ok(audits)
+        })
+    };
+    // Two families, and the first round of each is a full one, too.
+    let audits = wait_for_audits(6.0)?;
+    let before = node.metric("kube_proxy_rs_processes_started_total")?;
+    wait_for_audits(audits + 6.0)?;
+    let after = node.metric("kube_proxy_rs_processes_started_total")?;
+    ensure!(
+        after <= before,
+        "audits started {} programs",
+        after - before
+    );
+    Ok(())
+}
+
 /// The order of chains is that of their making.
 fn sorted(rules: &[Vec<String>]) -> Vec<Vec<String>> {
     let mut sorted = rules.to_vec();

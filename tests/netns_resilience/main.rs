@@ -28,9 +28,13 @@ mod together;
 type Scenario = (&'static str, fn(&Node) -> Result<()>);
 
 /// With each backend.
-const SCENARIOS: [Scenario; 11] = [
+const SCENARIOS: [Scenario; 12] = [
     ("counters::are_metrics", counters::are_metrics),
     ("drift::is_repaired", drift::is_repaired),
+    (
+        "drift::audits_start_no_program",
+        drift::audits_start_no_program,
+    ),
     ("failure::refused_service", failure::refused_service),
     ("failure::chain_of_others", failure::chain_of_others),
     ("failure::restore_recovers", failure::restore_recovers),

@@ -89,6 +89,11 @@ impl Watch {
         }
     }
 
+    /// Whether changes are noticed at all.
+    pub const fn is_watching(&self) -> bool {
+        !matches!(self.0, Method::Unavailable)
+    }
+
     /// Makes a change of our own, which is not reported afterwards.
     pub fn around_write<E>(
         &mut self,

@@ -4,6 +4,17 @@
 use super::*;
 use kpr_core::plan::ipvs::object::Forwarding;
 
+/// The content of the kernel's listing.
+#[derive(Debug, Default)]
+pub(super) enum Shown {
+    #[default]
+    All,
+    /// The file does not exist.
+    Nothing,
+    /// These, followed by a line that cannot be parsed.
+    Part(Vec<ListedServer>),
+}
+
 #[test]
 fn audit_finds_and_repairs_what_others_changed() {
     let mut fixture = Fixture::programmed();
@@ -50,7 +61,10 @@ fn audit_that_takes_longer_than_its_period_is_finished() {
         fixture.work();
     }
     assert_eq!(fixture.lock().observations, [ObserveScope::Summary]);
-    fixture.work();
+    // The next one leaves a hundred times what it took to other work.
+    fixture.wait(Duration::from_mins(200));
+    assert_eq!(fixture.lock().observations, [ObserveScope::Summary]);
+    fixture.wait(Duration::from_mins(30));
     assert_eq!(fixture.lock().observations.len(), 2);
 }
 
@@ -159,4 +173,28 @@ fn audit_asks_about_all_that_nothing_is_shown_of() {
         }
         assert_eq!(*fixture.watcher.drift.lock().unwrap(), 0);
     }
+}
+
+#[test]
+fn audit_leaves_out_rules_that_nobody_changed() {
+    let mut fixture = Fixture::in_iptables_mode(&["--iptables-sync-period=30s"]);
+    fixture.known_node();
+    fixture.model(Event::ServicesReplaced(vec![service("ns/web").port(80)]));
+    fixture.model(Event::SlicesReplaced(vec![]));
+    fixture.scale(&["10.1.0.5"]);
+    fixture.work();
+    let wanted = fixture.lock().kernel.state.clone();
+    fixture.lock().observations.clear();
+    let scopes = |fixture: &mut Fixture<iptables::Planner>, rules: Watched| {
+        fixture.lock().rules = rules;
+        fixture.lock().kernel.state.node.sysctls.clear();
+        fixture.wait(Duration::from_secs(30));
+        assert_eq!(fixture.lock().kernel.state, wanted, "the setting is back");
+        std::mem::take(&mut fixture.lock().observations)
+    };
+    let audit = [ObserveScope::Audit];
+    assert_eq!(scopes(&mut fixture, Watched::Unchanged), audit);
+    let everything = [ObserveScope::Everything];
+    assert_eq!(scopes(&mut fixture, Watched::Unsure), everything);
+    assert!(scopes(&mut fixture, Watched::Changed).contains(&ObserveScope::Everything));
 }

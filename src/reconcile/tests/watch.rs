@@ -4,6 +4,16 @@
 use super::*;
 use kpr_core::plan::ruleset::{ChainName, Table};
 
+/// What the kernel shows of changes to rules since they were observed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Watched {
+    #[default]
+    Unsure,
+    /// No audit has to read them.
+    Unchanged,
+    Changed,
+}
+
 const SECOND: Duration = Duration::from_secs(1);
 
 impl Fixture {
@@ -16,7 +26,7 @@ impl Fixture {
         let id = (Table::Nat, ChainName::new(chain).unwrap());
         let mut node = self.lock();
         assert!(node.kernel.state.rules.chains.remove(&id).is_some());
-        node.rules_changed = true;
+        node.rules = Watched::Changed;
     }
 }
 
@@ -85,7 +95,7 @@ fn false_alarms_are_limited_to_a_share_of_the_time() {
     fixture.lock().slow = Some(slow);
     let mut looks = 0;
     for _ in 0..25 {
-        fixture.lock().rules_changed = true;
+        fixture.lock().rules = Watched::Changed;
         fixture.wait(SECOND);
         looks += fixture.observations().len();
     }

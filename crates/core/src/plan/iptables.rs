@@ -31,7 +31,7 @@ pub mod turns;
 mod tests;
 
 pub use planner::Planner;
-pub use state::State;
+pub use state::{Settings, State};
 pub use step::{Phase, Step};
 
 /// Ordered steps of this mode.

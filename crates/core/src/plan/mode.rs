@@ -12,7 +12,6 @@ use crate::plan::claim::Right;
 use crate::plan::context::Context;
 use crate::plan::cuts::Cuts;
 use crate::plan::explain::Place;
-use crate::plan::ipvs;
 use crate::plan::ipvs::object::{RealServers, SyncRole, VirtualServerKey};
 use crate::plan::ipvs::planner::RealServerOf;
 use crate::plan::ipvs::set::SetName;
@@ -22,6 +21,7 @@ use crate::plan::ruleset::{ChainId, ChainName, InvalidChainName, Ruleset, Table}
 use crate::plan::shown::ServiceState;
 use crate::plan::step::{Plan, Step};
 use crate::plan::unmet::Unmet;
+use crate::plan::{iptables, ipvs};
 
 /// One family's desired and believed state in one mode, kept up to date by changes and reports.
 ///
@@ -187,6 +187,10 @@ pub trait RuleBelief {
     /// Replaces belief about the sets of those rules by what was observed, in modes that have any;
     /// the next plan compares what differs.
     fn observed_sets(&mut self, _sets: BTreeMap<SetName, SetState>) {}
+
+    /// Replaces belief about the node's settings by what an audit observed that had no reason to
+    /// read rules, in modes that have such audits.
+    fn observed_settings(&mut self, _settings: iptables::Settings) {}
 
     /// Whether the kernel is believed to have a chain.
     fn has_chain(&self, table: Table, chain: &ChainName) -> bool;

@@ -4,7 +4,7 @@
 //! `IPT_SO_GET_INFO` returns the number of entries, their size and where the built-in chains begin
 //! and end, in a microsecond however large the table is: every flush, deletion and insertion shows.
 //! A rule that was replaced by one of the same size does not, so tables up to [`LARGEST_READ`] are
-//! read (`IPT_SO_GET_ENTRIES`) and hashed, without their packet counters.
+//! read (`IPT_SO_GET_ENTRIES`) and hashed, without their packet counters, every few seconds.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::c_int;
@@ -12,16 +12,21 @@ use std::fs;
 use std::hash::{DefaultHasher, Hasher as _};
 use std::io;
 use std::os::fd::AsRawFd as _;
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tracing::debug;
 
+use crate::clock::Clock;
 use kpr_core::model::net::IpFamily;
 use kpr_core::plan::ruleset::Growth;
 use kpr_core::plan::ruleset::Table;
 
 /// The largest table that is read, in bytes: some thousand rules, which takes about a millisecond.
 const LARGEST_READ: usize = 1 << 20;
+
+/// Tables that seem unchanged are read for one part in this many of the time.
+const READ_SHARE: u32 = 5_000;
 
 // include/uapi/linux/netfilter_ipv4/ip_tables.h; ip6_tables has the same numbers.
 const IPT_SO_GET_INFO: c_int = 64;
@@ -70,8 +75,17 @@ impl Layout {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct TableSummary {
     info: [u8; INFO],
-    /// Of the entries, if the table is small.
+    /// Of the entries, if the table is small and was read.
     hash: Option<u64>,
+}
+
+/// Whether all tables are the same as far as both know.
+fn is_same(some: &Summaries, others: &Summaries) -> bool {
+    let is_same = |(one, other): (&TableSummary, &TableSummary)| {
+        let hashes = one.hash.zip(other.hash);
+        one.info == other.info && hashes.is_none_or(|(one, other)| one == other)
+    };
+    some.keys().eq(others.keys()) && some.values().zip(others.values()).all(is_same)
 }
 
 impl TableSummary {
@@ -94,6 +108,9 @@ pub(super) struct LegacyWatch {
     known: Option<Summaries>,
     /// A write of ours found or left something else than expected.
     is_suspect: bool,
+    /// When tables that seem unchanged are read again.
+    next_read: Duration,
+    clock: Clock,
 }
 
 impl LegacyWatch {
@@ -110,20 +127,28 @@ impl LegacyWatch {
             family,
             known: None,
             is_suspect: false,
+            next_read: Duration::ZERO,
+            clock: Clock::system(),
         })
     }
 
     pub(super) fn before_look(&mut self) {
-        self.known = Some(self.summaries());
+        self.known = Some(self.summaries(true));
         self.is_suspect = false;
     }
 
     pub(super) fn has_changed(&mut self) -> bool {
-        self.is_suspect = self.is_suspect
-            || self
-                .known
-                .as_ref()
-                .is_some_and(|known| *known != self.summaries());
+        let Some(known) = self.known.as_ref().filter(|_| !self.is_suspect) else {
+            return self.is_suspect;
+        };
+        let start = self.clock.monotonic();
+        let reads = start >= self.next_read;
+        let found = self.summaries(reads);
+        self.is_suspect = !is_same(known, &found);
+        if reads {
+            let end = self.clock.monotonic();
+            self.next_read = end + end.saturating_sub(start) * READ_SHARE;
+        }
         self.is_suspect
     }
 
@@ -138,9 +163,9 @@ impl LegacyWatch {
         let Some(known) = self.known.take() else {
             return write();
         };
-        let before = self.summaries();
+        let before = self.summaries(true);
         let result = write();
-        let after = self.summaries();
+        let after = self.summaries(true);
         let is_ours = |table: &Table| {
             let name = table.as_str();
             match (before.get(name), after.get(name), growth.get(table)) {
@@ -155,14 +180,15 @@ impl LegacyWatch {
                 _ => true,
             }
         };
-        if known != before || !Table::ALL.iter().all(is_ours) {
+        if !is_same(&known, &before) || !Table::ALL.iter().all(is_ours) {
             self.is_suspect = true;
         }
         self.known = Some(after);
         result
     }
 
-    fn summaries(&self) -> Summaries {
+    /// `reads`: small tables, too, and not their outlines alone.
+    fn summaries(&self, reads: bool) -> Summaries {
         // Asking for a table that does not exist would create it.
         let loaded = fs::read_to_string(match self.family {
             IpFamily::V4 => "/proc/thread-self/net/ip_tables_names",
@@ -172,7 +198,7 @@ impl LegacyWatch {
         let loaded = |table: &&str| loaded.lines().any(|line| line == *table);
         let mut summaries = BTreeMap::new();
         for table in TABLES.into_iter().filter(loaded) {
-            match self.summary(table) {
+            match self.summary(table, reads) {
                 Ok(summary) => {
                     summaries.insert(table, summary);
                 }
@@ -183,7 +209,7 @@ impl LegacyWatch {
         summaries
     }
 
-    fn summary(&self, table: &str) -> io::Result<TableSummary> {
+    fn summary(&self, table: &str, reads: bool) -> io::Result<TableSummary> {
         let mut info = [0; INFO];
         put_name(&mut info, table);
         self.ask(IPT_SO_GET_INFO, &mut info)?;
@@ -191,7 +217,7 @@ impl LegacyWatch {
             .last_chunk()
             .map_or(0, |size| u32::from_ne_bytes(*size));
         let size = usize::try_from(size).unwrap_or(usize::MAX);
-        let hash = (size <= LARGEST_READ)
+        let hash = (reads && size <= LARGEST_READ)
             .then(|| self.hash(table, size))
             .transpose()?;
         Ok(TableSummary { info, hash })
@@ -209,7 +235,7 @@ impl LegacyWatch {
             .iter()
             .map(|name| [name.as_bytes(), &[0]].concat())
             .collect();
-        let tables = self.summaries().into_keys();
+        let tables = self.summaries(false).into_keys();
         let read = |table| {
             let mut info = [0; INFO];
             put_name(&mut info, table);

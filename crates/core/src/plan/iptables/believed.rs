@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sha2::{Digest as _, Sha256};
 
+use crate::plan::iptables::state::Settings;
 use crate::plan::iptables::static_rules::{self, SHARED_CHAIN};
 use crate::plan::leftovers::modes::{Modes, is_of_a_service};
 use crate::plan::order;
@@ -40,20 +41,14 @@ pub struct Believed {
     used: BTreeMap<ChainId, BTreeSet<ChainId>>,
     /// Tables whose rules could not be read when they were last observed.
     pub unread: BTreeSet<Table>,
-    pub sysctls: BTreeMap<&'static str, String>,
-    /// The table of kube-proxy's nftables mode.
-    pub has_nftables_table: bool,
+    pub settings: Settings,
 }
 
 impl Believed {
     /// What was observed; where it could not be read and nobody touched it, what was believed.
-    pub fn observed(
-        ruleset: &Ruleset,
-        sysctls: BTreeMap<&'static str, String>,
-        before: &Self,
-    ) -> Self {
+    pub fn observed(ruleset: &Ruleset, before: &Self) -> Self {
         let mut believed = Self {
-            sysctls,
+            settings: before.settings.clone(),
             unread: ruleset.unread.keys().copied().collect(),
             ..Self::default()
         };

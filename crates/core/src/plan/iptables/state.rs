@@ -8,9 +8,15 @@ use crate::plan::ruleset::Ruleset;
 /// The kernel's state of one family.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
+    pub settings: Settings,
+    pub rules: Ruleset,
+}
+
+/// What a plan may change besides rules.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
     /// Values by path under `/proc/sys`; unreadable ones are absent.
     pub sysctls: BTreeMap<&'static str, String>,
-    pub rules: Ruleset,
     /// The table of kube-proxy's nftables mode exists. It translates packets until it is deleted.
     pub has_nftables_table: bool,
 }

@@ -146,8 +146,8 @@ impl std::fmt::Display for Obstacle {
 pub fn rules(observed: &iptables::State, family: IpFamily) -> (iptables::Plan, Vec<Obstacle>) {
     let mut plan = iptables::Plan::default();
     let present = &observed.rules;
-    let localnet = observed.sysctls.get(ROUTE_LOCALNET);
-    if observed.has_nftables_table {
+    let localnet = observed.settings.sysctls.get(ROUTE_LOCALNET);
+    if observed.settings.has_nftables_table {
         plan.push(
             iptables::Phase::Node,
             iptables::Step::DeleteNftablesTable { family },

@@ -67,7 +67,7 @@ impl Model for iptables::State {
     fn make(&mut self, step: &iptables::Step) -> Result<(), Refusal> {
         match step {
             iptables::Step::SetSysctl { key, value } => {
-                self.sysctls.insert(key, (*value).to_owned());
+                self.settings.sysctls.insert(key, (*value).to_owned());
             }
             iptables::Step::EditRules(batch) => {
                 // A batch is atomic.
@@ -76,7 +76,9 @@ impl Model for iptables::State {
                 edited.check_targets()?;
                 self.rules = edited;
             }
-            iptables::Step::DeleteNftablesTable { .. } => self.has_nftables_table = false,
+            iptables::Step::DeleteNftablesTable { .. } => {
+                self.settings.has_nftables_table = false;
+            }
         }
         Ok(())
     }
@@ -89,9 +91,11 @@ impl Model for iptables::State {
 impl From<&ipvs::State> for iptables::State {
     fn from(state: &ipvs::State) -> Self {
         Self {
-            sysctls: state.node.sysctls.clone(),
+            settings: iptables::Settings {
+                sysctls: state.node.sysctls.clone(),
+                has_nftables_table: state.has_nftables_table,
+            },
             rules: state.rules.clone(),
-            has_nftables_table: state.has_nftables_table,
         }
     }
 }
@@ -103,14 +107,10 @@ pub fn in_iptables_mode<T>(
 ) -> T {
     let mut kernel = FakeKernel::new(iptables::State::from(&*state));
     let result = run(&mut kernel);
-    let iptables::State {
-        sysctls,
-        rules,
-        has_nftables_table,
-    } = kernel.state;
-    state.node.sysctls = sysctls;
+    let iptables::State { settings, rules } = kernel.state;
+    state.node.sysctls = settings.sysctls;
     state.rules = rules;
-    state.has_nftables_table = has_nftables_table;
+    state.has_nftables_table = settings.has_nftables_table;
     result
 }
 

@@ -10,7 +10,7 @@ use crate::plan::cuts::Cuts;
 use crate::plan::iptables::believed::Believed;
 use crate::plan::iptables::desired::{Desired, Dirty};
 use crate::plan::iptables::port_rules::PortRules;
-use crate::plan::iptables::state::State;
+use crate::plan::iptables::state::{Settings, State};
 use crate::plan::iptables::static_rules;
 use crate::plan::iptables::step::{Phase, Step};
 use crate::plan::iptables::turns::Turns;
@@ -63,10 +63,8 @@ impl crate::plan::Planner for Planner {
     }
 
     fn observed(&mut self, state: State) {
-        self.believed = Believed::observed(&state.rules, state.sysctls, &self.believed);
-        self.believed.has_nftables_table = state.has_nftables_table;
-        self.is_full = true;
-        self.needs_observation = false;
+        self.believed.settings = state.settings;
+        self.observed_rules(state.rules);
     }
 
     fn is_full(&self) -> bool {
@@ -75,7 +73,7 @@ impl crate::plan::Planner for Planner {
 
     fn is_pending(&self) -> bool {
         self.is_full
-            || self.believed.has_nftables_table
+            || self.believed.settings.has_nftables_table
             || !self.dirty.is_empty()
             || !self.turns.is_empty()
     }
@@ -91,7 +89,7 @@ impl crate::plan::Planner for Planner {
     fn plan(&self) -> Plan<Step> {
         let mut plan = Plan::default();
         for (key, value) in static_rules::sysctls(&self.context) {
-            if self.believed.sysctls.get(key).map(String::as_str) != Some(value) {
+            if self.believed.settings.sysctls.get(key).map(String::as_str) != Some(value) {
                 plan.push(Phase::Node, Step::SetSysctl { key, value });
             }
         }
@@ -99,7 +97,7 @@ impl crate::plan::Planner for Planner {
         match self.isolation {
             Search::Off => {
                 self.push_all(&mut plan, Phase::Rules, edits);
-                if self.believed.has_nftables_table {
+                if self.believed.settings.has_nftables_table {
                     let family = self.context.family;
                     plan.push(Phase::Switch, Step::DeleteNftablesTable { family });
                 }
@@ -126,11 +124,14 @@ impl crate::plan::Planner for Planner {
             succeeded &= *outcome == Outcome::Done;
             match (step, outcome) {
                 (Step::SetSysctl { key, value }, Outcome::Done) => {
-                    self.believed.sysctls.insert(key, (*value).to_owned());
+                    self.believed
+                        .settings
+                        .sysctls
+                        .insert(key, (*value).to_owned());
                 }
                 (Step::EditRules(rules), Outcome::Done) => self.believed.follow(&rules.edits),
                 (Step::DeleteNftablesTable { .. }, Outcome::Done) => {
-                    self.believed.has_nftables_table = false;
+                    self.believed.settings.has_nftables_table = false;
                 }
                 (Step::EditRules(rules), Outcome::Failed(failure)) => {
                     // A batch is applied table by table.
@@ -261,12 +262,15 @@ impl crate::plan::Planner for Planner {
 
 impl RuleBelief for Planner {
     fn observed_rules(&mut self, rules: Ruleset) {
-        let sysctls = std::mem::take(&mut self.believed.sysctls);
-        let has_nftables_table = self.believed.has_nftables_table;
-        self.believed = Believed::observed(&rules, sysctls, &self.believed);
-        self.believed.has_nftables_table = has_nftables_table;
+        self.believed = Believed::observed(&rules, &self.believed);
         self.is_full = true;
         self.needs_observation = false;
+    }
+
+    fn observed_settings(&mut self, settings: Settings) {
+        self.believed.settings = settings;
+        // What was refused is tried again at each audit.
+        self.is_full |= !self.quarantined.is_empty() || !self.undeletable.is_empty();
     }
 
     fn has_chain(&self, table: Table, chain: &ChainName) -> bool {

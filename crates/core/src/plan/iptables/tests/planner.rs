@@ -479,15 +479,15 @@ fn the_table_of_nftables_mode_goes_when_ours_serve() {
         vec![slice("ns/web", "a", vec![endpoint("10.1.0.1")]).port(8080)],
     );
     let mut proxy = Proxy::start(context(IpFamily::V4), tracker, Ruleset::new());
-    proxy.kernel.state.has_nftables_table = true;
+    proxy.kernel.state.settings.has_nftables_table = true;
     proxy.planner.observed(proxy.kernel.state.clone());
     let is_edit = |step: &Step| matches!(step, Step::EditRules(_));
     proxy.try_sync(|step| is_edit(step).then_some(Fault::Refused));
-    assert!(proxy.kernel.state.has_nftables_table);
+    assert!(proxy.kernel.state.settings.has_nftables_table);
     while proxy.planner.is_pending() {
         proxy.try_sync(|_| None);
     }
-    assert!(!proxy.kernel.state.has_nftables_table);
+    assert!(!proxy.kernel.state.settings.has_nftables_table);
     assert!(!proxy.rules(Table::Nat, "KUBE-SERVICES").is_empty());
     assert!(proxy.sync().is_empty());
 }

@@ -67,8 +67,7 @@ fn what_was_written_is_believed_and_what_was_touched_is_written() {
     for _ in 0..2 {
         let state = State {
             rules: seen(&whole, &[]),
-            sysctls: proxy.kernel.state.sysctls.clone(),
-            ..State::default()
+            settings: proxy.kernel.state.settings.clone(),
         };
         proxy.planner.observed(state);
         assert_eq!(edited(&proxy), (BTreeSet::new(), vec![]));
