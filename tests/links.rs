@@ -174,8 +174,8 @@ fn a_broken_link_is_found() {
     );
 }
 
-/// The base of the image is pinned for both architectures: the same packages, each with a version and
-/// a checksum of its own.
+/// The base of the image is pinned for both architectures: the same packages, each with a version
+/// and a checksum of its own.
 #[test]
 fn image_is_made_of_pinned_packages() {
     let text = fs::read_to_string(root().join("deploy/image/packages")).unwrap();

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use anyhow::ensure;
 use kpr_core::model::IpFamily;
 use kpr_core::plan::ruleset::{ChainId, ChainName, Edit, Rule, RuleBatch, Table};
 use kube_proxy_rs::clock::Clock;
@@ -11,6 +12,7 @@ use kube_proxy_rs::dataplane::exec::{Exec, System};
 use kube_proxy_rs::dataplane::iptables::{Backend, Backends, Iptables, Watch};
 
 use kpr_testkit::isolated::{Need, Test, run};
+use kpr_testkit::wait;
 
 pub(crate) const LEGACY: &[Test] = &[
     (
@@ -152,7 +154,12 @@ fn noticed(backend: Backend) {
             "-t nat -F",
         ] {
             machine.other(change);
-            assert!(machine.changed(), "{family} {change}");
+            // The content of legacy tables is read every few seconds only.
+            wait::until(&format!("{family} {change}"), || {
+                ensure!(machine.changed(), "it is not noticed");
+                Ok(())
+            })
+            .unwrap();
             assert!(
                 machine.changed(),
                 "{family} {change}: until it is looked at"
