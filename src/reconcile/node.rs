@@ -28,21 +28,19 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
 
     fn read_addresses(&mut self) -> Result<bool, ObserveError> {
         let around = self.kernel.surroundings()?;
-        // What is only warned of changes no plan.
-        if around.network != self.facts.around.network {
-            self.facts.around.network = around.network.clone();
-            if self.is_started {
-                self.report_warnings();
-            }
-        }
         let known = std::mem::replace(&mut self.facts.around, around);
         let around = &self.facts.around;
         let has_others = around.gateways != known.gateways
             || around.networks != known.networks
             || around.resolvers != known.resolvers;
         let has_moved = around.addresses != known.addresses || around.sync_link != known.sync_link;
+        let has_news = around.network != known.network;
         self.holders_due |= has_others;
         self.facts_changed |= has_moved;
+        // What is only warned of changes no plan.
+        if has_news && self.is_started {
+            self.report_warnings();
+        }
         Ok(has_others || has_moved)
     }
 

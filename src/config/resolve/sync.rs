@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The exchange of connections with other nodes: flags of ours, for which the file has no place.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use super::{Errors, Flags};
 use kpr_core::plan::ipvs::object::SyncDaemon;
 
-/// The kernel's (`IP_VS_SYNC_GROUP`, `IP_VS_SYNC_PORT`).
-const GROUP: IpAddr = IpAddr::V4(Ipv4Addr::new(224, 0, 0, 81));
-const PORT: u16 = 8848;
+const GROUP: IpAddr = ipvs_netlink::SyncDaemon::GROUP;
+const PORT: u16 = ipvs_netlink::SyncDaemon::PORT;
 
 /// `IFNAMSIZ` without the NUL.
 const INTERFACE_MAX: usize = 15;
