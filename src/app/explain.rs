@@ -99,11 +99,16 @@ fn add_rules(explained: &mut Value) {
         };
         let saved = saved.entry(program).or_insert_with_key(|program| {
             // Without it the proxy's own account stands alone.
-            let output = exec.run(program, &["-t", "nat"], &[]);
-            let stdout = output.map(|output| output.stdout).unwrap_or_default();
-            String::from_utf8_lossy(&stdout).into_owned()
+            ["filter", "nat"].map(|table| {
+                let output = exec.run(program, &["-t", table], &[]);
+                let stdout = output.map(|output| output.stdout).unwrap_or_default();
+                String::from_utf8_lossy(&stdout).into_owned()
+            })
         });
-        let rules = rules::of(saved, place, name);
+        let [filter, nat] = saved;
+        let refusals = rules::of(filter, place, name).into_iter();
+        let refusals = refusals.map(|rule| format!("-t filter {rule}"));
+        let rules: Vec<String> = refusals.chain(rules::of(nat, place, name)).collect();
         if let Value::Object(fields) = explanation {
             fields.insert("rules".to_owned(), serde_json::json!(rules));
         }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use libtest_mimic::Trial;
 use serde_json::Value;
 
@@ -195,7 +195,8 @@ fn is_shown(
 fn rules_are_met(world: &World, binary: &Path, backend: Backend) -> Result<()> {
     let web = Service::new("seen", 78, &[Host::Web1, Host::Web3]).exposed();
     let other = Service::new("unseen", 79, &[Host::Web2]).exposed();
-    let manifests = ManifestDirectory::new(&[web.clone(), other])?;
+    let nobody = Service::new("nobody", 80, &[]).exposed();
+    let manifests = ManifestDirectory::new(&[web.clone(), other, nobody.clone()])?;
     let mode = world.dataplane.mode().name();
     let invocation = Invocation::new(binary, &manifests, mode).in_cluster();
     let node = world.topology.host(Host::Node);
@@ -203,6 +204,9 @@ fn rules_are_met(world: &World, binary: &Path, backend: Backend) -> Result<()> {
     for family in Family::ALL {
         for (from, at) in CLIENTS {
             let to = at.address(&web, family, 80);
+            is_met(world, binary, (backend, family), from, to)
+                .with_context(|| format!("{from} at {to}; the log:\n{}", proxy.log()))?;
+            let to = at.address(&nobody, family, 80);
             is_met(world, binary, (backend, family), from, to)
                 .with_context(|| format!("{from} at {to}; the log:\n{}", proxy.log()))?;
         }
@@ -221,15 +225,19 @@ fn is_met(
     let before = counted(node, backend, family)?;
     let host = world.topology.host(from);
     let opened = Connection::open(host, to, Protocol::Tcp, Patience::Long)?;
-    let opened = opened.map_err(|outcome| anyhow!("it was {outcome}"))?;
     let after = counted(node, backend, family)?;
+    let last = match &opened {
+        Ok(_) => "-j DNAT",
+        Err(Outcome::Refused) => "-j REJECT",
+        Err(outcome) => bail!("it was {outcome}"),
+    };
     drop(opened);
     let met = after
         .iter()
         .filter(|(rule, packets)| before.get(*rule) < Some(packets));
     let met: BTreeSet<&str> = met.map(|(rule, _)| rule.as_str()).collect();
-    let answers = met.iter().filter(|rule| rule.contains("-j DNAT"));
-    ensure!(answers.count() == 1, "one endpoint is chosen: {met:#?}");
+    let decisions = met.iter().filter(|rule| rule.contains(last));
+    ensure!(decisions.count() == 1, "one rule decides: {met:#?}");
     let source = match from {
         Host::Shell => "pod",
         Host::Node => "node",
@@ -250,16 +258,25 @@ fn is_met(
     Ok(())
 }
 
-/// How many packets each rule of Services has counted: those of chains of a Service, and those that
-/// lead there. A rule that is there twice counts for both.
+/// How many packets each rule of Services has counted: those of chains of a Service, those that
+/// lead there, and those that refuse. A rule that is there twice counts for both.
 fn counted(node: &Namespace, backend: Backend, family: Family) -> Result<BTreeMap<String, u64>> {
     let program = match family {
         Family::V4 => format!("iptables-{}-save", backend.name()),
         Family::V6 => format!("ip6tables-{}-save", backend.name()),
     };
-    let text = node.run(&program, &["-c", "-t", "nat"])?;
+    let text = node.run(&program, &["-c"])?;
     let mut counted = BTreeMap::new();
+    let mut table = String::new();
     for line in text.lines() {
+        if let Some(name) = line.strip_prefix('*') {
+            // As `explain` has it.
+            table = if name == "nat" {
+                String::new()
+            } else {
+                format!("-t {name} ")
+            };
+        }
         // [5:300] -A KUBE-SVC-X -j KUBE-SEP-Y
         let Some((packets, rule)) = line.strip_prefix('[').and_then(|it| it.split_once("] "))
         else {
@@ -269,8 +286,8 @@ fn counted(node: &Namespace, backend: Backend, family: Family) -> Result<BTreeMa
         let is_of_service = ["SVC-", "SVL-", "EXT-", "FW-", "SEP-"]
             .iter()
             .any(|kind| rule.contains(&format!("KUBE-{kind}")));
-        if is_of_service {
-            *counted.entry(rule.to_owned()).or_default() += packets.parse::<u64>()?;
+        if is_of_service || rule.contains("-j REJECT") {
+            *counted.entry(format!("{table}{rule}")).or_default() += packets.parse::<u64>()?;
         }
     }
     Ok(counted)
