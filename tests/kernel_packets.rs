@@ -12,7 +12,7 @@ use libtest_mimic::{Arguments, Trial};
 use kpr_testkit::cases;
 use kpr_testkit::cases::Dataplane;
 use kpr_testkit::cases::run::SharedWorld;
-use kpr_testkit::packets::{changes, flows, lifecycle, rollout, seen};
+use kpr_testkit::packets::{changes, flows, lifecycle, neighbours, rollout, seen};
 use kpr_testkit::requirements::{is_required, lacks_ipvs};
 use kpr_testkit::traffic::Protocol;
 
@@ -54,6 +54,7 @@ fn main() -> ExitCode {
     if std::env::var_os("KPR_IPVS_RULES").is_none_or(|rules| rules != "nftables") {
         trials.extend(scenarios::trials(binary));
         trials.extend(lifecycle::trials(binary, true));
+        trials.extend(neighbours::trials(Dataplane::Ipvs, binary));
     }
     trials.push(Trial::test("ipvs::rollout::loses_nothing", || {
         rollout::loses_nothing(binary, "ipvs", &[]).map_err(cases::run::failed)

@@ -14,7 +14,7 @@ use kpr_testkit::cases::run::{SharedWorld, failed};
 use kpr_testkit::cases::{Backend, Dataplane};
 use kpr_testkit::manifests::{ManifestDirectory, Service};
 use kpr_testkit::namespace::Namespace;
-use kpr_testkit::packets::{changes, flows, lifecycle, rollout, seen};
+use kpr_testkit::packets::{changes, flows, lifecycle, neighbours, rollout, seen};
 use kpr_testkit::proxy::{Invocation, Proxy};
 use kpr_testkit::requirements::{is_required, lacks_ipvs};
 use kpr_testkit::topology::{Family, Host};
@@ -48,6 +48,7 @@ fn main() -> ExitCode {
         trials.extend(flows::trials(&world, binary));
         trials.extend(seen::trials(&world, binary));
         trials.extend(changes::trials(Dataplane::Iptables(backend), binary));
+        trials.extend(neighbours::trials(Dataplane::Iptables(backend), binary));
         worlds.push(world);
     }
     trials.extend(lifecycle::trials(binary, false));

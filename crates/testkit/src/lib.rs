@@ -18,6 +18,7 @@
 pub mod agent;
 pub mod balancer;
 pub mod cases;
+pub mod cni;
 pub mod dashboard;
 pub mod differential;
 pub mod few_rights;

@@ -5,5 +5,6 @@
 pub mod changes;
 pub mod flows;
 pub mod lifecycle;
+pub mod neighbours;
 pub mod rollout;
 pub mod seen;
