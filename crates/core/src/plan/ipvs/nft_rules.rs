@@ -17,9 +17,6 @@
 //! - What a pod sends to itself is seen by its addresses, not by a set of the endpoints on this
 //!   node, so that an endpoint changes nothing here. nftables cannot compare two registers (before
 //!   Linux 6.13), but it can look up their bytes in the set of pairs of equal ones.
-//! - nftables cannot tell whether a packet crosses a bridge (`physdev`). Where pods are on a bridge
-//!   and `br_netfilter` is on, their packets to external addresses leave our chain like those of
-//!   others, which makes no difference: they are marked by then.
 
 mod lines;
 mod text;

@@ -8,6 +8,9 @@
 //!   mistaken for one;
 //! - the port of a health check is open at the load-balancer addresses of its own Service only;
 //! - rules for empty sets exist from the start, because rules are written once;
+//! - no rule asks for bridge ports (`physdev`): that match loads `br_netfilter`, and from then on
+//!   the packets of all bridges of the machine meet iptables, those of virtual machines too. It
+//!   makes no difference to ours, since a packet to a Service is accepted by the next rule;
 //! - kube-proxy has one rule per load-balancer address in `KUBE-IPVS-OUT-FILTER` of `filter` to
 //!   drop the node's own packets that no source range admits. One rule in `mangle` OUTPUT, where
 //!   such a packet still has the address of the virtual server, does it for all of them.
@@ -80,8 +83,7 @@ impl Texts<'_> {
             IpFamily::V4 => "127.0.0.0/8",
             IpFamily::V6 => "::1/128",
         };
-        // A packet that came in over a bridge port is on its way between two pods of the node.
-        let from_outside = "-m physdev ! --physdev-is-in -m addrtype ! --src-type LOCAL -j ACCEPT";
+        let from_outside = "-m addrtype ! --src-type LOCAL -j ACCEPT";
         let to_this_node = "-m addrtype --dst-type LOCAL -j ACCEPT";
         let external = self.noted(SetId::ExternalIp, "dst,dst");
         let external_local = self.noted(SetId::ExternalIpLocal, "dst,dst");
