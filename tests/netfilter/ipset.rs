@@ -125,6 +125,11 @@ fn every_type() {
         *skbinfo = true;
     }
     specs.push(marked);
+    let mut timed = hash("TIMED", HashType::Ip, IpFamily::V6);
+    if let SetShape::Hash { timeout, .. } = &mut timed.shape {
+        *timeout = Some(10_800);
+    }
+    specs.push(timed);
     for spec in &specs {
         client.create(spec).unwrap();
         // The second time it already exists.
@@ -438,6 +443,7 @@ fn marks() {
     let mark = |mark, mask| SetEntry {
         entry,
         mark: Some(SkbMark { mark, mask }),
+        timeout: None,
     };
     for (wanted, text) in [
         (mark(0x10, 0xff), "10.0.0.1,tcp:80 skbmark 0x10/0xff"),
@@ -537,6 +543,7 @@ fn refusals() {
     let marked = SetEntry {
         entry,
         mark: Some(SkbMark { mark: 1, mask: 1 }),
+        timeout: None,
     };
     assert_eq!(
         entry_kind(&mut client, "A", marked),

@@ -19,7 +19,7 @@ use netlink_pipeline::{
     KernelError, KernelErrorKind, NetlinkError, Reply, Request, Socket, SocketStats,
 };
 
-/// Entries per message. The longest entry (IPv6, a network and a mark) takes 104 bytes, and the
+/// Entries per message. The longest entry (IPv6, a network and a mark) takes 112 bytes, and the
 /// list that holds them is an attribute, which ends at 64 KiB; the kernel holds one lock for a
 /// message, so more would gain nothing.
 const ENTRIES_PER_MESSAGE: usize = 500;
@@ -118,6 +118,11 @@ impl Client {
     /// What went over the socket so far.
     pub const fn stats(&self) -> SocketStats {
         self.socket.stats()
+    }
+
+    /// Whether the kernel has sets of a type; asking may load its module, and creates nothing.
+    pub fn supports(&mut self, set_type: SetType) -> Result<(), Error> {
+        self.revision(set_type).map(|_| ())
     }
 
     /// Creates a set. One that exists and [can serve](SetSpec::can_serve) is success and keeps its

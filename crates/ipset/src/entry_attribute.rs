@@ -19,6 +19,8 @@ netlink_pipeline::attributes! {
         Cidr(u8) = 3 IPSET_ATTR_CIDR,
         /// `IPSET_ATTR_PORT`
         Port(u16) = 4 IPSET_ATTR_PORT as NetOrder,
+        /// `IPSET_ATTR_TIMEOUT`: seconds until it expires.
+        Timeout(u32) = 6 IPSET_ATTR_TIMEOUT as NetOrder,
         /// `IPSET_ATTR_PROTO`: IP protocol number.
         Proto(u8) = 7 IPSET_ATTR_PROTO,
         /// `IPSET_ATTR_CADT_LINENO`: echoed by the kernel when it refuses this entry.
@@ -48,7 +50,7 @@ impl Codec<SkbMark> for Plain {
 
 /// The attributes of an entry in the order in which `ipset` sends them.
 pub(super) fn attributes_of(entry: &SetEntry, line: u32) -> Vec<EntryAttribute> {
-    let mut attributes = Vec::with_capacity(7);
+    let mut attributes = Vec::with_capacity(8);
     match entry.entry {
         Entry::Ip(ip) => attributes.push(EntryAttribute::Ip(ip)),
         Entry::IpPort { ip, protocol, port } => {
@@ -75,6 +77,7 @@ pub(super) fn attributes_of(entry: &SetEntry, line: u32) -> Vec<EntryAttribute> 
         }
         Entry::Port(port) => attributes.push(EntryAttribute::Port(port)),
     }
+    attributes.extend(entry.timeout.map(EntryAttribute::Timeout));
     attributes.extend(entry.mark.map(EntryAttribute::SkbMark));
     attributes.push(EntryAttribute::LineNo(line));
     attributes
@@ -99,6 +102,7 @@ pub(super) fn entry_of(
     let ip2 = find_attribute!(attributes, EntryAttribute::Ip2).copied();
     let cidr2 = find_attribute!(attributes, EntryAttribute::Cidr2).copied();
     let mark = find_attribute!(attributes, EntryAttribute::SkbMark).copied();
+    let timeout = find_attribute!(attributes, EntryAttribute::Timeout).copied();
     let mark = mark.filter(|mark| *mark != SkbMark { mark: 0, mask: 0 });
     let ip_port = ip.zip(protocol).zip(port);
     let entry = match set_type {
@@ -127,7 +131,11 @@ pub(super) fn entry_of(
         SetType::BitmapPort => port.map(Entry::Port),
     };
     match entry {
-        Some(entry) => Ok(SetEntry { entry, mark }),
+        Some(entry) => Ok(SetEntry {
+            entry,
+            mark,
+            timeout,
+        }),
         None => Err(DecodeError::Value {
             attribute: "IPSET_ATTR_DATA",
             reason: format!("no entry of a set of type {set_type}"),

@@ -25,10 +25,12 @@ pub(super) fn properties(shape: SetShape) -> Vec<SetAttribute> {
             hashsize,
             maxelem,
             skbinfo,
+            timeout,
             ..
-        } => skbinfo
-            .then_some(SetAttribute::Flags(c::IPSET_FLAG_WITH_SKBINFO))
+        } => timeout
+            .map(SetAttribute::Timeout)
             .into_iter()
+            .chain(skbinfo.then_some(SetAttribute::Flags(c::IPSET_FLAG_WITH_SKBINFO)))
             .chain([
                 SetAttribute::HashSize(hashsize),
                 SetAttribute::MaxElem(maxelem),
@@ -75,16 +77,15 @@ pub(super) fn info(message: &Message) -> Result<Option<SetInfo>, DecodeError> {
 
 /// The shape that a set's properties describe; `None` if it has a property that we never ask for.
 fn shape(type_name: &str, family: Option<u8>, data: &[SetAttribute]) -> Option<SetShape> {
-    if find_attribute!(data, SetAttribute::Timeout).is_some() {
-        return None;
-    }
     let flags = find_attribute!(data, SetAttribute::Flags)
         .copied()
         .unwrap_or(0);
     let set_type = SetType::ALL
         .into_iter()
         .find(|set_type| set_type.as_str() == type_name)?;
-    if flags & !c::IPSET_FLAG_WITH_SKBINFO != 0 {
+    let timeout = find_attribute!(data, SetAttribute::Timeout).copied();
+    let is_timed_bitmap = set_type == SetType::BitmapPort && timeout.is_some();
+    if flags & !c::IPSET_FLAG_WITH_SKBINFO != 0 || is_timed_bitmap {
         return None;
     }
     let hash = |set_type| {
@@ -98,6 +99,7 @@ fn shape(type_name: &str, family: Option<u8>, data: &[SetAttribute]) -> Option<S
             hashsize: *find_attribute!(data, SetAttribute::HashSize)?,
             maxelem: *find_attribute!(data, SetAttribute::MaxElem)?,
             skbinfo: flags & c::IPSET_FLAG_WITH_SKBINFO != 0,
+            timeout,
         })
     };
     match set_type {

@@ -131,6 +131,14 @@ fn sets_are_created_with_the_bytes_of_ipset() {
     if let SetShape::Hash { skbinfo, .. } = &mut marked.shape {
         *skbinfo = true;
     }
+    let mut timed = hash("T", HashType::Ip, IpFamily::V4);
+    if let SetShape::Hash {
+        hashsize, timeout, ..
+    } = &mut timed.shape
+    {
+        *hashsize = 4096;
+        *timeout = Some(10_800);
+    }
     for spec in [
         hash("KUBE-CLUSTER-IP", HashType::IpPort, IpFamily::V4),
         SetSpec::bitmap_port(name("P")),
@@ -138,6 +146,7 @@ fn sets_are_created_with_the_bytes_of_ipset() {
         hash("I", HashType::Ip, IpFamily::V4),
         hash("L", HashType::IpPortIp, IpFamily::V4),
         marked,
+        timed,
     ] {
         client
             .create(&spec)
@@ -157,6 +166,7 @@ fn entries_are_added_and_deleted_with_the_bytes_of_ipset() {
                 mark: 0x10,
                 mask: 0xff,
             }),
+            timeout: None,
         },
         SetEntry {
             entry: ip_port("10.0.0.2", 6, 80),
@@ -164,8 +174,13 @@ fn entries_are_added_and_deleted_with_the_bytes_of_ipset() {
                 mark: 0x4000,
                 mask: u32::MAX,
             }),
+            timeout: None,
         },
     ];
+    let timed = [("10.0.0.1", 77), ("10.0.0.2", 10_800)].map(|(ip, seconds)| SetEntry {
+        timeout: Some(seconds),
+        ..Entry::Ip(ip.parse().unwrap()).into()
+    });
     let loop_backs = [
         Entry::IpPortIp {
             ip: "10.0.0.1".parse().unwrap(),
@@ -194,6 +209,7 @@ fn entries_are_added_and_deleted_with_the_bytes_of_ipset() {
         ("I", ips.map(SetEntry::from)),
         ("L", loop_backs.map(SetEntry::from)),
         ("M", marks),
+        ("T", timed),
     ] {
         assert_eq!(client.add(&name(set), &entries).unwrap(), none, "{set}");
     }
@@ -261,6 +277,15 @@ fn listings_decode_to_specs_and_canonical_entries() {
             "10.0.0.2,tcp:80 skbmark 0x4000"
         ]
     );
+    assert_eq!(
+        text_of(&mut client, "T"),
+        ["10.0.0.1 timeout 76", "10.0.0.2 timeout 10799"]
+    );
+    let (timed, _) = client.entries(&name("T")).unwrap().unwrap();
+    assert_eq!(
+        timed.spec.unwrap().to_string(),
+        "T hash:ip family inet hashsize 4096 maxelem 65536 timeout 10800"
+    );
     assert_eq!(text_of(&mut client, "P"), ["30080", "30443"]);
     assert_eq!(text_of(&mut client, "I"), ["10.0.0.1", "10.0.0.2"]);
     assert_eq!(
@@ -316,6 +341,11 @@ fn a_set_can_serve_if_it_is_alike_and_not_smaller() {
         *hashsize = 4096;
     }
     assert!(grown.can_serve(&small) && small.can_serve(&grown));
+    let mut timed = small.clone();
+    if let SetShape::Hash { timeout, .. } = &mut timed.shape {
+        *timeout = Some(60);
+    }
+    assert!(!timed.can_serve(&small) && !small.can_serve(&timed));
 }
 
 #[test]
@@ -372,6 +402,7 @@ fn a_full_message_fits_into_an_attribute() {
     let entry = SetEntry {
         entry: net_entry("fd01::/64"),
         mark: Some(SkbMark { mark: 1, mask: 1 }),
+        timeout: Some(1),
     };
     let list = (1..=500)
         .map(|line| entry_attribute::attributes_of(&entry, line))
@@ -472,9 +503,11 @@ fn any_entry() -> impl Strategy<Value = SetEntry> {
             }
             _ => Entry::Port(port),
         });
-    (entry, prop::option::of((1_u32.., any::<u32>()))).prop_map(|(entry, mark)| SetEntry {
+    let mark = prop::option::of((1_u32.., any::<u32>()));
+    (entry, mark, any::<Option<u32>>()).prop_map(|(entry, mark, timeout)| SetEntry {
         entry,
         mark: mark.map(|(mark, mask)| SkbMark { mark, mask }),
+        timeout,
     })
 }
 

@@ -147,6 +147,9 @@ pub enum SetShape {
         maxelem: u32,
         /// Whether entries carry a packet mark (`skbinfo`).
         skbinfo: bool,
+        /// Entries expire, after so many seconds unless they say otherwise; 0 is never. `None`: the
+        /// set has no time-outs.
+        timeout: Option<u32>,
     },
     /// `bitmap:port` has no family: one set may serve both.
     BitmapPort {
@@ -205,6 +208,7 @@ impl SetSpec {
                 hashsize: Self::DEFAULT_HASHSIZE,
                 maxelem: Self::DEFAULT_MAXELEM,
                 skbinfo: false,
+                timeout: None,
             },
         }
     }
@@ -250,9 +254,9 @@ impl SetSpec {
         }
     }
 
-    /// Whether this set can be used where `wanted` is asked for: the same type, family and
-    /// extensions, and no less room. The number of hash buckets does not matter, the kernel changes
-    /// it.
+    /// Whether this set can be used where `wanted` is asked for: the same type, family, time-out
+    /// and extensions, and no less room. The number of hash buckets does not matter, the kernel
+    /// changes it.
     pub fn can_serve(&self, wanted: &Self) -> bool {
         match (self.shape, wanted.shape) {
             (
@@ -261,6 +265,7 @@ impl SetSpec {
                     family,
                     maxelem,
                     skbinfo,
+                    timeout,
                     ..
                 },
                 SetShape::Hash {
@@ -268,12 +273,14 @@ impl SetSpec {
                     family: wanted_family,
                     maxelem: wanted_maxelem,
                     skbinfo: wanted_skbinfo,
+                    timeout: wanted_timeout,
                     ..
                 },
             ) => {
                 set_type == wanted_type
                     && family == wanted_family
                     && skbinfo == wanted_skbinfo
+                    && timeout == wanted_timeout
                     && maxelem >= wanted_maxelem
             }
             (
@@ -298,6 +305,7 @@ impl fmt::Display for SetShape {
                 hashsize,
                 maxelem,
                 skbinfo,
+                timeout,
             } => {
                 let set_type = SetType::from(*set_type);
                 let family = match family {
@@ -308,6 +316,9 @@ impl fmt::Display for SetShape {
                     f,
                     "{set_type} family {family} hashsize {hashsize} maxelem {maxelem}"
                 )?;
+                if let Some(seconds) = timeout {
+                    write!(f, " timeout {seconds}")?;
+                }
                 if *skbinfo {
                     f.write_str(" skbinfo")
                 } else {
@@ -486,24 +497,35 @@ pub struct SkbMark {
     pub mask: u32,
 }
 
-/// An entry with what it carries. Adding the same entry with another mark replaces the mark.
+/// An entry with what it carries. Adding the same entry with another mark or time-out replaces
+/// that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SetEntry {
     /// What it matches.
     pub entry: Entry,
     /// Only in sets with `skbinfo`.
     pub mark: Option<SkbMark>,
+    /// The seconds that are left to it. Only in sets with time-outs; `None` is the set's own when
+    /// it is added.
+    pub timeout: Option<u32>,
 }
 
 impl From<Entry> for SetEntry {
     fn from(entry: Entry) -> Self {
-        Self { entry, mark: None }
+        Self {
+            entry,
+            mark: None,
+            timeout: None,
+        }
     }
 }
 
 impl fmt::Display for SetEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.entry)?;
+        if let Some(seconds) = self.timeout {
+            write!(f, " timeout {seconds}")?;
+        }
         match self.mark {
             None => Ok(()),
             // ipset leaves out a full mask.

@@ -43,6 +43,7 @@ pub(super) fn shape(spec: &WireSpec) -> Option<(SetType, u32)> {
             set_type,
             maxelem,
             skbinfo,
+            timeout: None,
             ..
         } => {
             let set_type = match set_type {
@@ -78,6 +79,7 @@ pub(super) fn entries(entry: &SetEntry) -> Vec<WireEntry> {
                 mark,
                 mask: bits_of(mark),
             }),
+            timeout: None,
         }],
         SetEntry::IpPortIp(ip, protocol, port, ip2) => vec![
             Entry::IpPortIp {
