@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Access to the kernel: observes its state and applies plans. Makes no decisions.
 
+pub mod client_sets;
 pub mod conntrack;
 pub mod exec;
 pub mod failure;

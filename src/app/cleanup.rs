@@ -10,6 +10,7 @@ use tracing::{debug, info, warn};
 
 use super::modes;
 use crate::config::settings::Settings;
+use crate::dataplane::client_sets::ClientSets;
 use crate::dataplane::exec::Exec;
 use crate::dataplane::iptables::{Backend, Backends, Iptables, IptablesError};
 use crate::dataplane::kernel::Kernel;
@@ -52,17 +53,24 @@ pub(super) fn run(settings: &Settings, exec: &Arc<dyn Exec>) -> anyhow::Result<L
         }
     }
     let mut obstacles = Vec::new();
-    for (mut kernel, families) in backends(exec, &mut left)? {
-        for family in families {
+    let mut client_sets = BTreeMap::new();
+    let mut kernels = backends(exec, &mut left)?;
+    for (kernel, families) in &mut kernels {
+        for family in families.iter().copied() {
             match kernel.observe(family) {
                 Ok(state) => {
+                    client_sets.extend(state.sets.clone());
                     let (plan, used) = cleanup::rules(&state, family);
-                    apply(&mut kernel, &plan, &mut left);
+                    apply(kernel, &plan, &mut left);
                     obstacles.extend(used);
                 }
                 Err(error) => left.push(ErrorChain(&error).to_string()),
             }
         }
+    }
+    // Rules of all backends may have used them.
+    if let Some((kernel, _)) = kernels.first_mut() {
+        apply(kernel, &cleanup::client_sets(&client_sets), &mut left);
     }
     if let Some(kernel) = &mut ipvs {
         for (family, state) in &observed {
@@ -119,7 +127,8 @@ fn backends(
         let families = usable.keys().copied().collect::<Vec<_>>();
         if !families.is_empty() {
             let links = Links::open().context("cannot use route netlink")?;
-            let kernel = NodeKernel::new(links, Sysctls::new("/proc/sys"), usable, exec.clone());
+            let kernel = NodeKernel::new(links, Sysctls::new("/proc/sys"), usable, exec.clone())
+                .with_client_sets(ClientSets::open().ok());
             kernels.push((kernel, families));
         }
     }

@@ -23,16 +23,16 @@ pub(super) const COMMON: &[Match] = &[
     ("xt_mark", "-m mark --mark 0x4000/0x4000"),
 ];
 
+/// What remembers clients where rules cannot match ipsets.
+pub(super) const RECENT: &str = "xt_recent";
+
 /// Those of iptables mode besides.
 pub(super) const OF_IPTABLES_MODE: &[Match] = &[
     (
         "xt_statistic",
         "-m statistic --mode random --probability 0.5",
     ),
-    (
-        "xt_recent",
-        "-m recent --rcheck --seconds 1 --name KUBE-PROBE",
-    ),
+    (RECENT, "-m recent --rcheck --seconds 1 --name KUBE-PROBE"),
 ];
 
 /// Those that some family lacks; what is there is usually seen by one program for each family.

@@ -286,6 +286,10 @@ fn frontends(port: &str, state: &PortState, known: &Known) -> Vec<Frontend> {
                 settings: format!("{count} rules"),
                 ..first
             },
+            ObjectState::Clients { timeout_seconds } => Frontend {
+                settings: timeout_seconds.map_or_else(String::new, |it| format!("timeout {it} s")),
+                ..first
+            },
             ObjectState::VirtualServer {
                 settings,
                 real_servers,

@@ -148,6 +148,19 @@ impl Iptables {
         Ok(output.ended.succeeded() && !output.ended.stderr_text().contains("not supported"))
     }
 
+    /// Whether program and kernel have rules that match and fill ipsets. The rule names a set that
+    /// does not exist, which is found out when all else is there. Changes nothing.
+    pub fn matches_sets(&self) -> Result<bool, IptablesError> {
+        let set = "KUBE-PROBE";
+        let rule = format!("-m set --match-set {set} src -j SET --add-set {set} src --exist");
+        let batch = format!("*nat\n:{set} - [0:0]\n-A {set} {rule}\nCOMMIT\n");
+        let args = ["-w", LOCK_WAIT, "--noflush", "--test"];
+        let program = self.programs.restore.as_str();
+        let output = self.exec.run(program, &args, batch.as_bytes());
+        let stderr = output.map_err(IptablesError::Exec)?.ended.stderr_text();
+        Ok(stderr.contains("doesn't exist") && !stderr.contains("not supported"))
+    }
+
     /// Makes all edits with one process. Each table is atomic by itself; tables are written in the
     /// order of [`Table`], and those before the one that fails stay written.
     pub fn restore(&self, edits: &[Edit]) -> Result<(), IptablesError> {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use super::client_sets::ClientSets;
 use super::conntrack;
 use super::exec::Exec;
 use super::failure::{Failed as _, outcome};
@@ -22,6 +23,7 @@ use super::surroundings::{self, Listening};
 use super::sysctl::Sysctls;
 use kpr_core::model::IpFamily;
 use kpr_core::plan::conntrack::flows::Cleanup;
+use kpr_core::plan::iptables::Sets;
 use kpr_core::plan::ipvs::object::SyncDaemon;
 use kpr_core::plan::ipvs::step::LINK;
 use kpr_core::plan::ruleset::RuleBatch;
@@ -38,6 +40,8 @@ pub struct NodeKernel {
     /// `None` if the kernel gives no access to flows.
     conntrack: Option<conntrack::Client>,
     pub(super) rules: Rules,
+    /// The sets of clients that rules of iptables mode match. `None` if the kernel has no ipsets.
+    pub(super) client_sets: Option<ClientSets>,
     /// Where connections are exchanged with other nodes, if they are: the interface, and the family
     /// of the multicast group.
     sync: Option<(Arc<str>, IpFamily)>,
@@ -57,6 +61,7 @@ impl NodeKernel {
             sysctls,
             conntrack: None,
             rules: Rules::new(iptables),
+            client_sets: None,
             sync: None,
             exec,
         }
@@ -66,6 +71,15 @@ impl NodeKernel {
     #[must_use]
     pub fn with_conntrack(self, conntrack: Option<conntrack::Client>) -> Self {
         Self { conntrack, ..self }
+    }
+
+    /// The same, with sets of clients.
+    #[must_use]
+    pub fn with_client_sets(self, client_sets: Option<ClientSets>) -> Self {
+        Self {
+            client_sets,
+            ..self
+        }
     }
 
     /// The same, looking for the interface of sync daemons.
@@ -102,6 +116,13 @@ impl NodeKernel {
         nftables::has_table(family).map_err(|error| ObserveError::new("nftables tables", error))
     }
 
+    /// The sets of clients that exist.
+    pub(super) fn observe_client_sets(&mut self, family: IpFamily) -> Result<Sets, ObserveError> {
+        let sets = self.client_sets.as_mut();
+        let sets = sets.map_or_else(|| Ok(Sets::new()), |sets| sets.observe(family));
+        sets.map_err(|error| ObserveError::new("ipsets of clients", error))
+    }
+
     pub(super) fn delete_nftables_table(family: IpFamily) -> Outcome {
         outcome(&nftables::delete_table(family))
     }
@@ -123,6 +144,9 @@ impl Host for NodeKernel {
         cost.add(self.links.stats());
         if let Some(conntrack) = &self.conntrack {
             cost.add(conntrack.stats());
+        }
+        if let Some(sets) = &self.client_sets {
+            cost.add(sets.stats());
         }
         cost
     }

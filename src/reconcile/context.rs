@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Derives what planning needs to know of the node from settings, Node object and addresses.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use kpr_core::model::node::{DetectLocal, NodeIps, NodePortRanges};
 use kpr_core::model::{
     Holders, IpFamily, NodeClaims, NodeInfo, Service, ServiceName, SliceName, Tracker,
 };
+use kpr_core::plan::iptables::affinity::ClientMemory;
 use kpr_core::plan::ipvs::object::{SyncDaemon, Timeouts};
 use kpr_core::plan::{Context, Hairpin, IptablesContext, IpvsRules, KernelVersion};
 
@@ -49,6 +50,9 @@ pub struct NodeFacts {
     pub refused_schedulers: BTreeSet<Scheduler>,
     /// Families in which one rule can compare source and destination.
     pub comparing: BTreeSet<IpFamily>,
+    /// How rules of iptables mode can remember clients; in families that are not named in the best
+    /// way.
+    pub memory: BTreeMap<IpFamily, ClientMemory>,
     /// How IPVS mode holds its fixed rules and sets.
     pub ipvs_rules: IpvsRules,
     /// Families with a table `security` that can change marks.
@@ -258,6 +262,7 @@ pub fn context(node: NodeView<'_>, family: IpFamily, owns_node: bool) -> Context
             counts_packets: facts.counts_packets,
             leaves_ipvs: facts.leaves_ipvs,
             batch_limit: facts.batch_limit,
+            memory: facts.memory.get(&family).copied().unwrap_or_default(),
             hairpin: if facts.comparing.contains(&family) {
                 Hairpin::OneRule
             } else {

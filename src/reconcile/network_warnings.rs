@@ -287,11 +287,11 @@ mod tests {
     #[test]
     fn what_iptables_lacks_is_named() {
         let facts = NodeFacts {
-            missing_matches: ["xt_recent"].into(),
+            missing_matches: ["xt_statistic"].into(),
             ..NodeFacts::default()
         };
         let found = warnings(&[], &facts);
         assert_eq!(found.len(), 1, "{found:?}");
-        assert!(found[0].contains("has no xt_recent"), "{found:?}");
+        assert!(found[0].contains("has no xt_statistic"), "{found:?}");
     }
 }

@@ -14,10 +14,11 @@ use kpr_core::model::{
     EndpointSlice, Event, IpFamily, NodeHint, PortSpec, Protocol, Service, ServiceName,
     ServiceView, SliceEndpoint, SliceName, SlicePort, Tracker,
 };
-use kpr_core::plan::iptables::{Planner, State};
+use kpr_core::plan::iptables::{Planner, State, Step as PlanStep};
 use kpr_core::plan::ruleset::{ChainName, Edit, Table};
 use kpr_core::plan::{Context, Hairpin, Outcome, Planner as _, Report, Step, testing};
 use kube_proxy_rs::clock::Clock;
+use kube_proxy_rs::dataplane::client_sets::ClientSets;
 use kube_proxy_rs::dataplane::exec::System;
 use kube_proxy_rs::dataplane::iptables::{Backend, Backends, Iptables};
 
@@ -190,7 +191,20 @@ fn objects(family: IpFamily) -> Vec<Event> {
 fn observe(iptables: &Iptables) -> State {
     State {
         rules: iptables.save(&TABLES).unwrap(),
+        sets: ClientSets::open()
+            .unwrap()
+            .observe(iptables.family())
+            .unwrap(),
         ..State::default()
+    }
+}
+
+/// Makes what is to be done about sets.
+fn make_sets(planner: &Planner) {
+    let mut sets = ClientSets::open().unwrap();
+    let plan = planner.plan();
+    for step in plan.steps().filter(|step| step.is_about_set()) {
+        assert_eq!(sets.make(step), Outcome::Done, "{step}");
     }
 }
 
@@ -214,11 +228,14 @@ fn written(backend: Backend) {
         for context in contexts(family) {
             planner.set_context(context, &tracker).unwrap();
             let plan = planner.plan();
+            make_sets(&planner);
             iptables.restore(&edits(&planner)).unwrap();
             let outcomes = vec![Outcome::Done; plan.len()];
             planner.report(&plan, &Report { outcomes });
             planner.observed(observe(&iptables));
-            assert_eq!(edits(&planner), [], "{family} {:?}", planner.context());
+            let plan = planner.plan();
+            let is_setting = |step: &PlanStep| matches!(step, PlanStep::SetSysctl { .. });
+            assert!(plan.steps().all(is_setting), "{plan}");
         }
         // All Services are deleted, and with them their chains.
         tracker.apply(Event::ServicesReplaced(vec![]));
@@ -228,6 +245,8 @@ fn written(backend: Backend) {
         let before = observe(&iptables).rules;
         assert!(before.rule_count() > 3_000);
         iptables.restore(&edits(&planner)).unwrap();
+        make_sets(&planner);
+        assert!(observe(&iptables).sets.is_empty());
         let after = observe(&iptables).rules;
         let left: Vec<&ChainName> = after
             .table(Table::Nat)

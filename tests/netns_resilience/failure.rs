@@ -17,26 +17,24 @@ const FAILURES: &str =
 const PARTIAL_FAILURES: &str =
     "kubeproxy_sync_proxy_rules_iptables_partial_restore_failures_total{ip_family=\"IPv4\"}";
 
-/// What `restore` does in a kernel without `xt_recent`.
-pub(crate) fn without_recent(backend: Backend) -> String {
+/// What `restore` does in a kernel that has lost `xt_set`.
+pub(crate) fn without_sets(backend: Backend) -> String {
     // What the programs say where the module is missing (iptables 1.8.9).
     let words = match backend {
         Backend::Legacy => {
-            "iptables-restore v1.8.9 (legacy): Couldn't load match `recent':No such file or directory"
+            "iptables-restore v1.8.9 (legacy): Couldn't load match `set':No such file or directory"
         }
-        Backend::Nft => {
-            "Warning: Extension recent revision 0 not supported, missing kernel module?"
-        }
+        Backend::Nft => "Warning: Extension set revision 0 not supported, missing kernel module?",
     };
     let input = "input=$(mktemp); cat >$input";
     format!(
-        "{input}\nif grep -q -e '-m recent' $input; then rm $input; echo \"{}\" >&2; exit 2; fi\n\
+        "{input}\nif grep -q -e 'match-set KUBE-.*SEP-' $input; then rm $input; echo \"{}\" >&2; exit 2; fi\n\
          PATH=${{PATH#*:}} ${{0##*/}} \"$@\" <$input; s=$?; rm $input; exit $s\n",
         words.replace('`', "\\`")
     )
 }
 
-/// The Service with what needs `xt_recent`.
+/// The Service with what needs `xt_set`.
 pub(crate) fn sticky(service: Service) -> Service {
     service.with("sessionAffinity", json!("ClientIP")).with(
         "sessionAffinityConfig",
@@ -44,17 +42,17 @@ pub(crate) fn sticky(service: Service) -> Service {
     )
 }
 
-/// A kernel without `xt_recent`: the Service that needs it is named and set aside, with its old
+/// A kernel that has lost `xt_set`: the Service that needs it is named and set aside, with its old
 /// rules; others are served.
 pub(crate) fn refused_service(node: &Node) -> Result<()> {
     let proxy = node.start()?;
     let before = node.rules(Family::V4)?;
-    node.trouble("restore", &without_recent(node.backend))?;
+    node.trouble("restore", &without_sets(node.backend))?;
     let web = services().remove(0);
     let mut sticky = sticky(web.clone());
     sticky.endpoints.pop();
     node.manifests.apply(&sticky)?;
-    proxy.wait_for_log(&["unknown match recent"])?;
+    proxy.wait_for_log(&["unknown match set"])?;
     proxy.wait_for_log(&["ERROR", "IPv4", "default/web", "kernel rejected the rules"])?;
     // All its ports, in both families.
     wait::until("the Service is set aside", || {
@@ -70,7 +68,7 @@ pub(crate) fn refused_service(node: &Node) -> Result<()> {
         let service = &shown["services"]["default/web"];
         for family in ["IPv4", "IPv6"] {
             let error = service[family]["error"]["message"].as_str();
-            ensure!(error.is_some_and(|text| text.contains("recent")), "{shown}");
+            ensure!(error.is_some_and(|text| text.contains("set")), "{shown}");
             let ports = service[family]["ports"].as_object();
             let has_chains =
                 |port: &Value| port["believed"].as_object().is_some_and(|c| !c.is_empty());
@@ -88,7 +86,7 @@ pub(crate) fn refused_service(node: &Node) -> Result<()> {
     node.manifests.apply(&sticky)?;
     sticky.endpoints = web.endpoints;
     node.manifests.apply(&sticky)?;
-    node.wait_for_rule(Family::V4, "-m recent", true)?;
+    node.wait_for_rule(Family::V4, "-m set", true)?;
     wait::until("nothing is set aside", || {
         let aside = node.metric("kube_proxy_rs_refused_service_ports")?;
         ensure!(aside < 0.5, "{aside}");

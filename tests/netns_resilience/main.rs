@@ -13,6 +13,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use kpr_testkit::requirements::is_required;
 use node::{Backend, Node};
 
+mod affinity;
 mod counters;
 mod drift;
 mod failure;
@@ -28,7 +29,15 @@ mod together;
 type Scenario = (&'static str, fn(&Node) -> Result<()>);
 
 /// With each backend.
-const SCENARIOS: [Scenario; 12] = [
+const SCENARIOS: [Scenario; 14] = [
+    (
+        "affinity::thousands_of_clients_stay",
+        affinity::thousands_of_clients_stay,
+    ),
+    (
+        "affinity::clients_of_recent_are_taken_over",
+        affinity::clients_of_recent_are_taken_over,
+    ),
     ("counters::are_metrics", counters::are_metrics),
     ("drift::is_repaired", drift::is_repaired),
     (

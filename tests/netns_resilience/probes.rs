@@ -3,7 +3,7 @@
 
 use anyhow::{Result, ensure};
 
-use super::failure::{sticky, without_recent};
+use super::failure::{sticky, without_sets};
 use super::node::{Node, late, services};
 use kpr_testkit::kubelet::Kubelet;
 use kpr_testkit::topology::{Family, Host};
@@ -11,7 +11,7 @@ use kpr_testkit::topology::{Family, Host};
 /// The kernel refuses one Service all the time, while others change.
 pub(crate) fn bear_a_refused_service(node: &Node) -> Result<()> {
     let kubelet = Kubelet::new()?;
-    node.trouble("restore", &without_recent(node.backend))?;
+    node.trouble("restore", &without_sets(node.backend))?;
     node.manifests.apply(&sticky(services().remove(0)))?;
     let proxy = node.start_by(node.command(&[kubelet.sync_period]))?;
     let probed = kubelet.watch(&node.namespace, |number| {

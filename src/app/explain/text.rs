@@ -37,6 +37,7 @@ struct Explained {
     without: Vec<String>,
     policy: Option<String>,
     affinity_seconds: Option<u64>,
+    affinity_clients: Option<u32>,
     upper_threshold: Option<u32>,
     slow_start_seconds: Option<u64>,
     source_ranges: Vec<String>,
@@ -122,7 +123,10 @@ impl Explained {
             line(f, "policy", format_args!("{policy} for this client"))?;
         }
         if let Some(seconds) = self.affinity_seconds {
-            let text = format_args!("a client keeps its endpoint for {seconds} s");
+            let few = self.affinity_clients.map_or_else(String::new, |clients| {
+                format!(", if it is one of the last {clients} of that endpoint")
+            });
+            let text = format_args!("a client keeps its endpoint for {seconds} s{few}");
             line(f, "affinity", text)?;
         }
         if let Some(seconds) = self.slow_start_seconds {

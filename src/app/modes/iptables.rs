@@ -11,7 +11,8 @@ use tracing::{debug, info, warn};
 use super::{Opened, Opening, leftovers};
 use crate::app::bootstrap::Common;
 use crate::app::matches;
-use crate::dataplane::iptables::Iptables;
+use crate::dataplane::client_sets::ClientSets;
+use crate::dataplane::iptables::{Iptables, extension};
 use crate::dataplane::kernel::IpvsKernel;
 use crate::dataplane::nfacct::PacketCounters;
 use crate::metrics::register_packet_counters;
@@ -20,10 +21,14 @@ use crate::reconcile::runner::Pace;
 use crate::reconcile::{Parts, Reconciler};
 use crate::telemetry::ErrorChain;
 use kpr_core::model::{IpFamily, ProxyMode};
+use kpr_core::plan::iptables::affinity::ClientMemory;
 use kpr_core::plan::iptables::{Planner, static_rules, syntax};
 use kpr_core::plan::ruleset::{Rule, Table};
 
 pub(super) const MODE: ProxyMode = ProxyMode::IPTABLES;
+
+/// How many clients `xt_recent` remembers of each endpoint.
+const RECENT_LIMIT: &str = "/sys/module/xt_recent/parameters/ip_list_tot";
 
 pub(super) fn open(opening: Opening<'_>) -> anyhow::Result<Opened> {
     let (mut common, backend) = Common::open(&opening)?;
@@ -38,7 +43,17 @@ pub(super) fn open(opening: Opening<'_>) -> anyhow::Result<Opened> {
         None => can_count,
     };
     let needed = matches::COMMON.iter().chain(matches::OF_IPTABLES_MODE);
-    let missing_matches = matches::missing(&common.iptables, needed, &**observer);
+    let mut missing_matches = matches::missing(&common.iptables, needed, &**observer);
+    // Services do without affinity, and are told.
+    let has_recent = !missing_matches.remove(matches::RECENT);
+    let sets = ClientSets::open().inspect_err(|error| {
+        info!(error = %ErrorChain(error), "kernel has no ipsets of addresses");
+    });
+    observer.kernel_capability("ip_set_hash_ip", sets.is_ok());
+    let memory = memory(&common.iptables, sets.is_ok(), has_recent)?;
+    let has_sets = memory.values().all(|memory| memory.has_sets);
+    observer.kernel_capability("xt_set", has_sets);
+    common.node = common.node.with_client_sets(sets.ok());
     let previous = leftovers(&common.iptables, opening.exec).unwrap_or_else(|error| {
         warn!(
             error = format!("{error:#}"),
@@ -48,6 +63,7 @@ pub(super) fn open(opening: Opening<'_>) -> anyhow::Result<Opened> {
     });
     let facts = NodeFacts {
         comparing,
+        memory,
         counts_packets,
         leaves_ipvs: previous.is_some(),
         missing_matches,
@@ -70,6 +86,29 @@ pub(super) fn open(opening: Opening<'_>) -> anyhow::Result<Opened> {
         sync: Box::new(sync),
         families,
     })
+}
+
+/// How each family can remember clients with session affinity.
+fn memory(
+    iptables: &BTreeMap<IpFamily, Iptables>,
+    has_ipset: bool,
+    has_recent: bool,
+) -> anyhow::Result<BTreeMap<IpFamily, ClientMemory>> {
+    let recent = has_recent.then(|| {
+        let limit = std::fs::read_to_string(RECENT_LIMIT).ok();
+        let limit = limit.and_then(|limit| limit.trim().parse().ok());
+        limit.unwrap_or(ClientMemory::RECENT_CLIENTS)
+    });
+    let has_ipset = has_ipset && !extension::is_missing("set");
+    let mut memory = BTreeMap::new();
+    for (family, iptables) in iptables {
+        let has_sets = has_ipset && iptables.matches_sets().context("cannot use iptables")?;
+        memory.insert(*family, ClientMemory { has_sets, recent });
+        if !has_sets {
+            info!(%family, ?recent, "rules cannot match ipsets, session affinity is limited");
+        }
+    }
+    Ok(memory)
 }
 
 /// Whether rules of all families can use nfacct counters. Creates none.

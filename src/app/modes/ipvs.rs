@@ -26,6 +26,7 @@ use crate::telemetry::ErrorChain;
 use ipset_netlink as ipset;
 use ipvs_netlink as ipvs;
 use kpr_core::model::{IpFamily, ProxyMode};
+use kpr_core::plan::iptables::affinity::chain_of;
 use kpr_core::plan::ipvs::Planner;
 use kpr_core::plan::ipvs::step::LINK;
 use way::Way;
@@ -138,5 +139,7 @@ pub(in crate::app) fn leftovers(
 /// Whether one of these ipsets is kube-proxy's or ours.
 fn has_ours(names: &BTreeSet<ipset::SetName>) -> bool {
     let mut names = names.iter();
-    names.any(|name| name.as_str().starts_with("KUBE-"))
+    // Those of clients are iptables mode's.
+    let is_ours = |name: &str| name.starts_with("KUBE-") && chain_of(name).is_none();
+    names.any(|name| is_ours(name.as_str()))
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The kernel as iptables mode uses it: rules and one setting.
+//! The kernel as iptables mode uses it: rules, the sets of clients that they match, and one
+//! setting.
 
 use crate::dataplane::kernel::{Kernel, ObserveError, RuleKernel};
 use crate::dataplane::node::NodeKernel;
@@ -9,12 +10,12 @@ use kpr_core::plan::iptables::{Plan, Planner, Settings, State, Step};
 use kpr_core::plan::ruleset::Ruleset;
 use kpr_core::plan::{Outcome, Report, prerequisites};
 
-/// It needs nothing beyond what every mode uses.
 impl Kernel<Planner> for NodeKernel {
     fn observe(&mut self, family: IpFamily) -> Result<State, ObserveError> {
         Ok(State {
             settings: settings(self, family)?,
             rules: self.observe_rules(family)?,
+            sets: self.observe_client_sets(family)?,
         })
     }
 
@@ -60,6 +61,10 @@ fn make(node: &mut NodeKernel, step: &Step) -> Outcome {
     match step {
         Step::SetSysctl { key, value } => node.set_sysctl(key, value),
         Step::EditRules(batch) => node.edit_rules(batch),
+        Step::CreateSet { .. } | Step::RemakeSet(_) | Step::DestroySet { .. } => {
+            let sets = node.client_sets.as_mut();
+            sets.map_or(Outcome::NotTried, |sets| sets.make(step))
+        }
         Step::DeleteNftablesTable { family } => NodeKernel::delete_nftables_table(*family),
     }
 }

@@ -214,6 +214,7 @@ impl Kernel<Planner> for Dataplane {
             }
         }
         state.rules = self.observe_rules(family)?;
+        state.client_sets = self.held.observe_client_sets(family)?;
         state.has_nftables_table = NodeKernel::has_nftables_table(family)?;
         Ok(state)
     }

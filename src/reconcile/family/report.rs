@@ -129,6 +129,8 @@ impl<P: Planner> Family<P> {
                 | Unmet::SchedulerNotAllowed { .. }
                 | Unmet::MarkShareUsed
                 | Unmet::SameChains { .. }
+                | Unmet::FewClients { .. }
+                | Unmet::NoAffinity
                 | Unmet::NoMark => reason::SETTING_NOT_POSSIBLE,
                 Unmet::NotBound { .. } | Unmet::NotServed { .. } => reason::ADDRESS_NOT_BOUND,
             };

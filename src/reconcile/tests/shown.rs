@@ -268,7 +268,7 @@ fn iptables_mode_shows_chains_and_what_was_set_aside() {
     assert_eq!(fixture.web_shown()["pending"], json!([]));
 
     // The kernel cannot do what one Service needs, until the Service requests something else.
-    fixture.lock().refused_rules = Some("-m recent");
+    fixture.lock().refused_rules = Some("-m set");
     let sticky = service("ns/web").port(80).affinity(10);
     fixture.model(Event::ServiceApplied(sticky));
     fixture.wait(Duration::from_mins(1));

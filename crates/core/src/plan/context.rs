@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use crate::model::ipvs_options::Scheduler;
 use crate::model::node::LocalDetector;
 use crate::model::{Budget, IpFamily, PortRange};
+use crate::plan::iptables::affinity::ClientMemory;
 use crate::plan::ipvs::object::{SyncDaemon, Timeouts};
 
 /// Node and settings as one family sees them. A change of them requires a full plan.
@@ -103,6 +104,8 @@ pub struct IptablesContext {
     /// Changes of more rules than this are made in parts. `None`: all in one batch, where that
     /// costs as much as one of its parts would.
     pub batch_limit: Option<usize>,
+    /// How rules remember clients with session affinity.
+    pub memory: ClientMemory,
 }
 
 /// How rules detect that a pod connects to itself.

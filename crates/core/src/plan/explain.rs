@@ -15,6 +15,7 @@ use crate::model::{
 };
 use crate::plan::claim::{Claim, Right};
 use crate::plan::context::Context;
+use crate::plan::iptables::affinity::Way;
 
 /// An address, a port and a protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -107,6 +108,9 @@ pub struct Explanation {
     /// The traffic policy that applies to this client.
     pub policy: Option<&'static str>,
     pub affinity_seconds: Option<u64>,
+    /// How many clients of each endpoint are remembered, where that is few.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub affinity_clients: Option<u32>,
     /// The number of connections at which IPVS gives an endpoint no new ones.
     pub upper_threshold: Option<u32>,
     /// The time in which a new endpoint gets its whole share in IPVS.
@@ -289,6 +293,7 @@ fn not_served(
         without: Vec::new(),
         policy: None,
         affinity_seconds: None,
+        affinity_clients: None,
         upper_threshold: None,
         slow_start_seconds: None,
         source_ranges: Vec::new(),
@@ -334,6 +339,9 @@ fn served(
         }
         Some(true) => (Verdict::Answered, "endpoints can answer"),
     };
+    // IPVS remembers all.
+    let way = context.iptables.memory.way(false);
+    let affinity = port.client_ip_affinity.filter(|_| way != Way::None);
     let mut explained: Vec<ExplainedEndpoint> = endpoints
         .iter()
         .map(|endpoint| explain_endpoint(endpoint, &choice, chosen, is_local))
@@ -350,7 +358,11 @@ fn served(
         role: Some(right),
         without: Vec::new(),
         policy: Some(if is_local { "Local" } else { "Cluster" }),
-        affinity_seconds: port.client_ip_affinity.map(|timeout| timeout.as_secs()),
+        affinity_seconds: affinity.map(|timeout| timeout.as_secs()),
+        affinity_clients: match way {
+            Way::Recent { clients } => affinity.map(|_| clients),
+            Way::Sets | Way::None => None,
+        },
         upper_threshold: port
             .ipvs
             .as_deref()

@@ -12,6 +12,7 @@
 //! - [`port_rules`]: without affinity an endpoint is one rule of `KUBE-SVC-*`. Hairpin traffic is
 //!   detected once, in `KUBE-HAIRPIN`, and not by a rule for each endpoint.
 
+pub mod affinity;
 pub mod believed;
 pub mod desired;
 pub mod name;
@@ -31,7 +32,7 @@ pub mod turns;
 mod tests;
 
 pub use planner::Planner;
-pub use state::{Settings, State};
+pub use state::{Sets, Settings, State};
 pub use step::{Phase, Step};
 
 /// Ordered steps of this mode.

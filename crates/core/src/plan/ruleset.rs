@@ -203,7 +203,8 @@ impl Rule {
     pub fn sets(&self) -> impl Iterator<Item = &str> {
         let mut words = self.0.split(' ');
         std::iter::from_fn(move || {
-            words.by_ref().find(|word| *word == "--match-set")?;
+            let rest = words.by_ref();
+            rest.find(|word| matches!(*word, "--match-set" | "--add-set" | "--del-set"))?;
             words.next()
         })
     }

@@ -37,6 +37,8 @@ pub enum ObjectState {
     },
     /// Number of rules.
     Rules(usize),
+    /// A set of clients, who keep their endpoint for so long.
+    Clients { timeout_seconds: Option<u32> },
 }
 
 impl ObjectState {
@@ -54,7 +56,7 @@ impl ObjectState {
     fn size(&self) -> usize {
         match self {
             Self::VirtualServer { real_servers, .. } => 1 + real_servers.len(),
-            Self::Rules(_) => 1,
+            Self::Rules(_) | Self::Clients { .. } => 1,
         }
     }
 }

@@ -22,6 +22,7 @@ use crate::model::node::LocalDetector;
 use crate::model::testing::ip;
 use crate::model::{Budget, Event, Holders, IpFamily, Protocol, ServiceName, ServiceView, Tracker};
 use crate::plan::context::{Context, Hairpin, IptablesContext, IpvsRules, KernelVersion};
+use crate::plan::iptables::affinity::ClientMemory;
 use crate::plan::ipvs::object::{RealServerKey, Timeouts, VirtualServerKey};
 use crate::plan::ipvs::planner::RealServerOf;
 use crate::plan::ipvs::step::Step;
@@ -68,6 +69,7 @@ pub fn context(family: IpFamily) -> Context {
             counts_packets: false,
             leaves_ipvs: false,
             batch_limit: None,
+            memory: ClientMemory::default(),
             drop_invalid: true,
             hairpin: Hairpin::PerEndpoint,
         },

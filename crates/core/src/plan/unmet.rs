@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PURE: what a Service requests of IPVS mode and does not get, for Events and the log.
+//! PURE: what a Service requests and does not get, for Events and the log.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -53,6 +53,10 @@ pub enum Unmet {
     SchedulerTooCostly { wanted: Scheduler, used: Arc<str> },
     /// The kernel would have to load a module that no operator allows Services to ask for.
     SchedulerNotAllowed { wanted: Scheduler, used: Arc<str> },
+    /// Clients cannot be kept in sets: an endpoint remembers its last ones only.
+    FewClients { clients: u32 },
+    /// Nothing can remember clients.
+    NoAffinity,
     /// All packets are masqueraded instead.
     NoForwarding {
         method: ForwardingMethod,
@@ -182,6 +186,13 @@ impl fmt::Display for Unmet {
             Self::SchedulerNotAllowed { wanted, used } => write!(
                 f,
                 "scheduler {wanted} is not loaded in this node's kernel, and --service-schedulers does not list it; {used} is used"
+            ),
+            Self::FewClients { clients } => write!(
+                f,
+                "this node keeps no ipset of its clients (kernel modules ip_set_hash_ip and xt_set): each endpoint remembers its last {clients} clients (xt_recent), and all others lose their session affinity"
+            ),
+            Self::NoAffinity => f.write_str(
+                "this node's kernel or iptables has neither ipsets (kernel modules ip_set_hash_ip and xt_set) nor xt_recent, so clients have no session affinity",
             ),
             Self::NoForwarding { method, obstacle } => write!(
                 f,

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use ipset_netlink::{self as ipset, Client as IpsetClient};
 use kpr_core::model::IpFamily;
 use kpr_core::plan::Outcome;
+use kpr_core::plan::iptables::Sets as ClientSets;
+use kpr_core::plan::iptables::affinity::{self, chain_of, name_of};
 use kpr_core::plan::ipvs::set::{SetEntry, SetId, SetName, retired};
 use kpr_core::plan::ipvs::state::SetState;
 use kpr_core::plan::ipvs::step::Step;
@@ -91,10 +93,34 @@ impl Held {
         }
     }
 
-    /// Destroys an ipset of the other way. One that does not exist is success.
+    const fn ipset(&mut self) -> Option<&mut IpsetClient> {
+        match self {
+            Self::Ipsets(ipset, _) | Self::Table(_, Some(ipset)) => Some(ipset),
+            Self::Table(_, None) => None,
+        }
+    }
+
+    /// The sets of clients that iptables mode left, by name.
+    pub(super) fn observe_client_sets(
+        &mut self,
+        family: IpFamily,
+    ) -> Result<ClientSets, ObserveError> {
+        let Some(ipset) = self.ipset() else {
+            return Ok(ClientSets::new());
+        };
+        let names = ipset.names();
+        let names = names.map_err(|error| ObserveError::new("ipsets of clients", error))?;
+        let ours = names.iter().filter_map(|name| chain_of(name.as_str()));
+        let ours = ours.filter(|(of, _)| *of == family);
+        Ok(ours
+            .map(|(_, chain)| (name_of(&chain, family), affinity::SetState::unknown()))
+            .collect())
+    }
+
+    /// Destroys an ipset that another way or mode left. One that does not exist is success.
     pub(super) fn destroy_other(&mut self, set: &SetName) -> Outcome {
-        match (self, sets::name(set)) {
-            (Self::Table(_, Some(ipset)), Ok(name)) => outcome(&ipset.destroy(&name)),
+        match (self.ipset(), sets::name(set)) {
+            (Some(ipset), Ok(name)) => outcome(&ipset.destroy(&name)),
             (_, Err(error)) => failed(&error),
             _ => Outcome::Done,
         }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::plan::iptables::state::Settings;
+use crate::plan::iptables::state::{Sets, Settings};
 use crate::plan::iptables::static_rules::{self, SHARED_CHAIN};
 use crate::plan::leftovers::modes::{Modes, is_of_a_service};
 use crate::plan::order;
@@ -42,6 +42,7 @@ pub struct Believed {
     /// Tables whose rules could not be read when they were last observed.
     pub unread: BTreeSet<Table>,
     pub settings: Settings,
+    pub sets: Sets,
 }
 
 impl Believed {
@@ -49,6 +50,7 @@ impl Believed {
     pub fn observed(ruleset: &Ruleset, before: &Self) -> Self {
         let mut believed = Self {
             settings: before.settings.clone(),
+            sets: before.sets.clone(),
             unread: ruleset.unread.keys().copied().collect(),
             ..Self::default()
         };

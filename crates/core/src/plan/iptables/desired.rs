@@ -53,8 +53,10 @@ pub struct Desired {
     no_local_external: PortSet,
     /// Service ports with external IPs that are somebody's.
     refused: PortSet,
+    /// Service ports whose clients lose their session affinity.
+    forgetful: PortSet,
     same_names: SameNames,
-    /// Revision of `yielded`, of what `refused` stands for and of `same_names`.
+    /// Revision of `yielded`, of what `refused` and `forgetful` stand for and of `same_names`.
     revision: Revision,
 }
 
@@ -184,10 +186,14 @@ impl Desired {
         let external = lacks(PortRules::lacks_local_external);
         self.no_local_internal.set(name, internal);
         self.no_local_external.set(name, external);
-        let had_refused = self.refused.contains(name);
+        let is_short =
+            |desired: &Self| desired.refused.contains(name) || desired.forgetful.contains(name);
+        let fell_short = is_short(self);
         self.refused
             .set(name, lacks(|new| !new.refused().is_empty()));
-        if had_refused || self.refused.contains(name) {
+        self.forgetful
+            .set(name, lacks(|new| new.forgets().is_some()));
+        if fell_short || is_short(self) {
             self.revision.bump();
         }
         // A claim to withdraw and a claim to make, where they or the rules differ.
@@ -376,6 +382,10 @@ impl Desired {
                 })
             })
             .chain(same)
+            .chain(self.forgetful.iter().filter_map(|name| {
+                let unmet = self.by_port.get(name)?.forgets()?;
+                Some((name.clone(), unmet))
+            }))
             .collect()
     }
 

@@ -61,6 +61,8 @@ pub struct Planner {
     undeletable: BTreeSet<ChainId>,
     /// The same, as observed; their deletion is never tried.
     in_use: BTreeSet<ChainId>,
+    /// The sets that the kernel refused to make or destroy.
+    refused_sets: RefusedSets,
     isolation: Isolation,
     /// The next plan compares everything.
     is_full: bool,
@@ -69,7 +71,7 @@ pub struct Planner {
     needs_observation: bool,
 }
 
-/// The result of [`Planner::edits`].
+/// The result of [`Planner::changes`].
 struct ChainChanges {
     edits: Vec<ChainEdit>,
     /// Wanted chains, among those that were compared.
@@ -91,6 +93,7 @@ impl Planner {
             quarantined: BTreeSet::new(),
             undeletable: BTreeSet::new(),
             in_use: BTreeSet::new(),
+            refused_sets: RefusedSets::default(),
             isolation: Isolation::Off,
             is_full: true,
             is_large: false,
@@ -108,6 +111,9 @@ impl Planner {
 
     fn replace(&mut self, name: ServicePortName, port_rules: Option<PortRules>) {
         self.quarantined.remove(&name);
+        if port_rules.is_none() {
+            self.forget_sets(&name);
+        }
         if self.desired.wanted(&name) == port_rules.as_ref() {
             return;
         }
@@ -240,10 +246,6 @@ impl Planner {
     }
 
     /// The changes of chains that turn Believed into Desired.
-    fn edits(&self) -> Vec<ChainEdit> {
-        self.changes().edits
-    }
-
     fn changes(&self) -> ChainChanges {
         let is_full = self.is_full || self.is_large != self.is_large_now();
         let mut edits = Vec::new();
@@ -435,3 +437,6 @@ const fn is_transient(kind: FailureKind) -> bool {
 }
 
 mod interface;
+mod sets;
+
+use sets::RefusedSets;

@@ -4,18 +4,20 @@
 
 mod endpoint_writer;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use crate::model::topology::{self, Choice};
 use crate::model::{Endpoint, Holder, IpFamily, Protocol, ServicePort, ServicePortName};
 use crate::plan::claim::{Claim, Right};
 use crate::plan::context::{Context, Hairpin};
+use crate::plan::iptables::affinity::{AffinitySet, Way};
 use crate::plan::iptables::name;
 use crate::plan::iptables::static_rules::{LOCALHOST_ACCEPTED, REACHES_ITSELF};
 use crate::plan::iptables::syntax::{self, Locality, comment};
 use crate::plan::iptables::tree::{Key, TreeId};
 use crate::plan::ruleset::{ChainName, Rule};
+use crate::plan::unmet::Unmet;
 
 use endpoint_writer::EndpointWriter;
 
@@ -85,6 +87,8 @@ pub struct PortRules {
     /// them.
     local_addresses: Vec<IpAddr>,
     has_any: bool,
+    /// How its clients are remembered, if they have affinity.
+    way: Way,
     /// Number of endpoints in any condition, which kube-proxy counts for its large-cluster mode.
     pub endpoint_count: usize,
 }
@@ -122,8 +126,49 @@ impl PortRules {
             local_addresses,
             has_any: *has_any,
             endpoint_count: endpoints.len(),
+            way: context.iptables.memory.way(false),
             service_port,
         }
+    }
+
+    /// The same with its clients remembered in the best way, or the best without sets.
+    #[must_use]
+    pub fn remembering(mut self, context: &Context, without_sets: bool) -> Self {
+        self.way = context.iptables.memory.way(without_sets);
+        self
+    }
+
+    /// Seconds of session affinity, and how clients are remembered; `None` if they are not.
+    fn affinity(&self) -> Option<(u32, Way)> {
+        let timeout = self.service_port.client_ip_affinity?;
+        let seconds = u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX);
+        (self.way != Way::None).then_some((seconds, self.way))
+    }
+
+    /// What its clients do not get of the session affinity that it asks for.
+    pub fn forgets(&self) -> Option<Unmet> {
+        self.service_port.client_ip_affinity?;
+        match self.way {
+            Way::Sets => None,
+            Way::Recent { clients } => Some(Unmet::FewClients { clients }),
+            Way::None => Some(Unmet::NoAffinity),
+        }
+    }
+
+    /// The sets of its endpoints' clients. Nothing is computed where there are none.
+    pub fn sets(&self, context: &Context) -> Vec<AffinitySet> {
+        let Some((timeout, Way::Sets)) = self.affinity() else {
+            return Vec::new();
+        };
+        let texts = Texts::new(self, context);
+        let endpoints: BTreeSet<SocketAddr> =
+            self.cluster.iter().chain(&self.local).copied().collect();
+        let all = endpoints.len();
+        let set = |endpoint| {
+            let chain = texts.endpoint_chain(endpoint);
+            AffinitySet::new(chain, context.family, timeout, all)
+        };
+        endpoints.into_iter().map(set).collect()
     }
 
     /// The claim of the Service port on a frontend.
@@ -146,12 +191,8 @@ impl PortRules {
     /// Number of its rules, more or less.
     pub fn size(&self) -> usize {
         let port = &self.service_port;
-        // With affinity an endpoint has three rules instead of one.
-        let each = if port.client_ip_affinity.is_some() {
-            3
-        } else {
-            1
-        };
+        // With affinity an endpoint has four rules instead of one.
+        let each = if self.affinity().is_some() { 4 } else { 1 };
         let addresses = 1 + port.external_ips.len() + port.load_balancer_vips.len();
         // Each chain costs something by itself, too, and so does each node of a tree.
         1 + (self.cluster.len() + self.local.len()) * each
@@ -307,6 +348,10 @@ impl<'a> Texts<'a> {
 
     fn chain(&self, prefix: &str) -> String {
         format!("{prefix}{}", self.hash)
+    }
+
+    fn endpoint_chain(&self, endpoint: SocketAddr) -> ChainName {
+        name::endpoint_chain(&self.name, self.port_rules.protocol(), endpoint)
     }
 
     fn policy_chain(&self, is_local: bool) -> String {

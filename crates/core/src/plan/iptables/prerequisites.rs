@@ -10,6 +10,8 @@ use crate::plan::ruleset::{Edit, RuleBatch};
 /// The failures of one plan so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Prerequisites {
+    /// Chains or sets are missing that any rules may name: they would be rejected, and all others
+    /// with them.
     has_no_base: bool,
     has_no_rules: bool,
     /// Packets to 127.0.0.0/8 are still routed.
@@ -29,7 +31,11 @@ impl prerequisites::Prerequisites for Prerequisites {
                 self.has_no_rules = true;
                 self.has_no_base |= phase == Phase::Base;
             }
-            Step::SetSysctl { .. } | Step::DeleteNftablesTable { .. } => {}
+            Step::CreateSet { is_needed, .. } => self.has_no_base |= *is_needed,
+            Step::SetSysctl { .. }
+            | Step::DeleteNftablesTable { .. }
+            | Step::RemakeSet(_)
+            | Step::DestroySet { .. } => {}
         }
     }
 
@@ -41,9 +47,9 @@ impl prerequisites::Prerequisites for Prerequisites {
                     || (self.has_no_rules
                         && (rules.needs_earlier || rules.edits.iter().any(is_dispatch)))
             }
-            // Until our rules serve, the old table does.
-            Step::DeleteNftablesTable { .. } => self.has_no_rules,
-            Step::SetSysctl { .. } => false,
+            // Until our rules serve, the old table does, and old rules name the set.
+            Step::DeleteNftablesTable { .. } | Step::DestroySet { .. } => self.has_no_rules,
+            Step::SetSysctl { .. } | Step::CreateSet { .. } | Step::RemakeSet(_) => false,
         }
     }
 }

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::plan::iptables::affinity::SetState;
+use crate::plan::ipvs::set::SetName;
 use crate::plan::ruleset::Ruleset;
 
 /// The kernel's state of one family.
@@ -10,7 +12,11 @@ use crate::plan::ruleset::Ruleset;
 pub struct State {
     pub settings: Settings,
     pub rules: Ruleset,
+    pub sets: Sets,
 }
+
+/// The sets of clients of one family.
+pub type Sets = BTreeMap<SetName, SetState>;
 
 /// What a plan may change besides rules.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

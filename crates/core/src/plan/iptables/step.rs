@@ -6,7 +6,9 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::model::IpFamily;
+use crate::plan::iptables::affinity::AffinitySet;
 use crate::plan::iptables::prerequisites::Prerequisites;
+use crate::plan::ipvs::set::SetName;
 use crate::plan::leftovers::NFTABLES_TABLE;
 use crate::plan::ruleset::RuleBatch;
 
@@ -19,16 +21,34 @@ pub enum Step {
         key: &'static str,
         value: &'static str,
     },
+    /// An empty set, but for the clients that `xt_recent` remembers. One of that name that no rule
+    /// uses is replaced.
+    CreateSet {
+        #[serde(flatten)]
+        set: AffinitySet,
+        /// Rules of this plan name it.
+        #[serde(skip)]
+        is_needed: bool,
+    },
+    /// Another size or time-out for a set; its clients stay.
+    RemakeSet(AffinitySet),
+    DestroySet {
+        set: SetName,
+    },
     /// One run of `iptables-restore --noflush`.
     EditRules(RuleBatch),
     /// The table of kube-proxy's nftables mode for this family.
-    DeleteNftablesTable { family: IpFamily },
+    DeleteNftablesTable {
+        family: IpFamily,
+    },
 }
 
 /// When in a plan a step happens: make before break.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     Node,
+    /// Sets exist before rules name them.
+    Sets,
     /// Chains that no Service port can be blamed for: if the kernel rejects these, it would reject
     /// all others.
     Base,
@@ -38,6 +58,18 @@ pub enum Phase {
     Switch,
     /// Chains that nothing jumps to any more, one by one.
     OldRules,
+    /// Sets that no rule names any more.
+    OldSets,
+}
+
+impl Step {
+    /// Whether it makes, remakes or destroys a set.
+    pub const fn is_about_set(&self) -> bool {
+        matches!(
+            self,
+            Self::CreateSet { .. } | Self::RemakeSet(_) | Self::DestroySet { .. }
+        )
+    }
 }
 
 impl crate::plan::Step for Step {
@@ -47,6 +79,9 @@ impl crate::plan::Step for Step {
     fn kind(&self) -> &'static str {
         match self {
             Self::SetSysctl { .. } => "set-sysctl",
+            Self::CreateSet { .. } => "create-set",
+            Self::RemakeSet(_) => "remake-set",
+            Self::DestroySet { .. } => "destroy-set",
             Self::EditRules(_) => "edit-rules",
             Self::DeleteNftablesTable { .. } => "delete-nftables-table",
         }
@@ -60,7 +95,9 @@ impl crate::plan::Step for Step {
     }
 
     fn is_essential(&self) -> bool {
-        self.batch().is_some()
+        // Without the set nothing else is written.
+        let is_needed = matches!(self, Self::CreateSet { is_needed, .. } if *is_needed);
+        is_needed || self.batch().is_some()
     }
 
     fn shorten(&mut self, edits: usize) {
@@ -74,6 +111,9 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::SetSysctl { key, value } => write!(f, "set sysctl {key} = {value}"),
+            Self::CreateSet { set, .. } => write!(f, "create set {set}"),
+            Self::RemakeSet(set) => write!(f, "remake set {set}"),
+            Self::DestroySet { set } => write!(f, "destroy set {set}"),
             Self::EditRules(batch) => batch.fmt(f),
             Self::DeleteNftablesTable { family } => {
                 write!(f, "delete nftables table {NFTABLES_TABLE} of {family}")

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Tests of iptables mode without a kernel.
 
+mod affinity;
 mod budget;
 mod claims;
 mod isolation;

@@ -171,6 +171,9 @@ impl Comparison<'_> {
             let family = self.context.family;
             plan.push(Phase::Switch, Step::DeleteNftablesTable { family });
         }
+        for set in self.believed.client_sets.keys().cloned() {
+            plan.push(Phase::OldSets, Step::DestroyOtherSet { set });
+        }
         match self.context.ipvs_rules {
             IpvsRules::Iptables if self.believed.has_own_table => {
                 let family = self.context.family;

@@ -274,7 +274,7 @@ pub fn lists_node_port(observed: &State, key: &VirtualServerKey) -> Option<bool>
 
 impl SetName {
     /// The name that a set has in a family.
-    fn of(name: &str, family: IpFamily) -> Self {
+    pub(in crate::plan) fn of(name: &str, family: IpFamily) -> Self {
         match family {
             IpFamily::V4 => Self(name.to_owned()),
             IpFamily::V6 => {

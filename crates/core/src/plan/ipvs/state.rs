@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use crate::plan::iptables;
 use crate::plan::ipvs::object::{
     RealServers, SyncDaemon, SyncRole, Timeouts, VirtualServer, VirtualServerKey,
 };
@@ -27,6 +28,8 @@ pub struct State {
     /// Sets that were left when fixed rules were held in the other way: ipsets, or those of our
     /// table.
     pub other_sets: BTreeMap<SetName, SetState>,
+    /// The sets of clients that iptables mode left.
+    pub client_sets: iptables::Sets,
     /// Our nftables table exists. Where the fixed rules are iptables', it is left from before.
     pub has_own_table: bool,
 }
@@ -251,7 +254,9 @@ impl State {
                 if refers_to_set(&self.rules, set) {
                     return Err(Refusal::Busy);
                 }
-                self.other_sets.remove(set).ok_or(Refusal::NotFound)?;
+                let other = self.other_sets.remove(set).map(|_| ());
+                let client = self.client_sets.remove(set).map(|_| ());
+                other.or(client).ok_or(Refusal::NotFound)?;
             }
             _ => {}
         }
@@ -279,7 +284,8 @@ impl State {
     /// Rules may name only existing sets. Those of iptables name ipsets, whichever way is ours.
     fn check_sets(&self, rules: &Ruleset) -> Result<(), Refusal> {
         let known = |name: &str| {
-            let mut all = self.sets.keys().chain(self.other_sets.keys());
+            let others = self.other_sets.keys().chain(self.client_sets.keys());
+            let mut all = self.sets.keys().chain(others);
             all.any(|set| set.as_str() == name)
         };
         let mut named = rules.chains.values().flatten().flat_map(Rule::sets);

@@ -103,7 +103,7 @@ pub enum Step {
     DeleteNftablesTable {
         family: IpFamily,
     },
-    /// An ipset that was left when the rules were iptables'.
+    /// An ipset that was left when the rules were iptables', or by iptables mode.
     DestroyOtherSet {
         set: SetName,
     },

@@ -2,11 +2,11 @@
 //! PURE: `--cleanup`: removes everything that kube-proxy or this program created, in both modes and
 //! both families, and nothing else.
 //!
-//! Three plans, made in this order so that nothing is in use when it is removed:
+//! Plans, made in this order so that nothing is in use when it is removed:
 //! 1. [`servers`]: first the link with its addresses (clients must not reach the host's own ports
 //!    there), then virtual servers;
 //! 2. [`rules`], for each backend of iptables, and the table of nftables mode;
-//! 3. [`sets`], which none of our rules reference any more.
+//! 3. [`client_sets`] and [`sets`], which none of our rules reference any more.
 //!
 //! If one of them fails, the next run still finds the rest: sets identify addresses and virtual
 //! servers, and chains and sets are identified by name.
@@ -188,6 +188,16 @@ pub fn rules(observed: &iptables::State, family: IpFamily) -> (iptables::Plan, V
         }
     }
     (plan, obstacles)
+}
+
+/// The sets of clients of one family, once the rules of all backends are gone. One that a foreign
+/// rule uses stays.
+pub fn client_sets(sets: &iptables::Sets) -> iptables::Plan {
+    let mut plan = iptables::Plan::default();
+    for set in sets.keys().cloned() {
+        plan.push(iptables::Phase::OldSets, iptables::Step::DestroySet { set });
+    }
+    plan
 }
 
 /// `KUBE-FIREWALL` belongs to kubelet where kubelet has it. Elsewhere our rule is deleted, and with

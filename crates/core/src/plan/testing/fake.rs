@@ -5,10 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::plan::iptables::affinity::chain_of;
 use crate::plan::ipvs::object::VirtualServerKey;
+use crate::plan::ipvs::set::SetName;
 use crate::plan::ipvs::state::VirtualServerState;
 use crate::plan::report::Refusal;
-use crate::plan::ruleset::RuleBatch;
+use crate::plan::ruleset::{Rule, RuleBatch, Ruleset};
 use crate::plan::{
     Failure, FailureKind, Outcome, Plan, Report, Step, iptables, ipvs, prerequisites,
 };
@@ -61,6 +63,23 @@ impl Model for ipvs::State {
     }
 }
 
+/// Rules may name only existing sets. Those of IPVS mode are not looked at.
+fn check_sets(rules: &Ruleset, sets: &iptables::Sets) -> Result<(), Refusal> {
+    let mut named = rules.chains.values().flatten().flat_map(Rule::sets);
+    let is_known =
+        |name: &str| chain_of(name).is_none() || sets.keys().any(|set| set.as_str() == name);
+    if named.all(is_known) {
+        Ok(())
+    } else {
+        Err(Refusal::NotFound)
+    }
+}
+
+fn refers(rules: &Ruleset, set: &SetName) -> bool {
+    let mut named = rules.chains.values().flatten().flat_map(Rule::sets);
+    named.any(|name| name == set.as_str())
+}
+
 impl Model for iptables::State {
     type Step = iptables::Step;
 
@@ -74,7 +93,24 @@ impl Model for iptables::State {
                 let mut edited = self.rules.clone();
                 batch.edits.iter().try_for_each(|edit| edited.apply(edit))?;
                 edited.check_targets()?;
+                check_sets(&edited, &self.sets)?;
                 self.rules = edited;
+            }
+            iptables::Step::CreateSet { set, .. } => {
+                if refers(&self.rules, &set.set) {
+                    return Err(Refusal::Busy);
+                }
+                self.sets.insert(set.set.clone(), set.into());
+            }
+            iptables::Step::RemakeSet(set) => {
+                let found = self.sets.get_mut(&set.set).ok_or(Refusal::NotFound)?;
+                *found = set.into();
+            }
+            iptables::Step::DestroySet { set } => {
+                if refers(&self.rules, set) {
+                    return Err(Refusal::Busy);
+                }
+                self.sets.remove(set).ok_or(Refusal::NotFound)?;
             }
             iptables::Step::DeleteNftablesTable { .. } => {
                 self.settings.has_nftables_table = false;
@@ -96,6 +132,7 @@ impl From<&ipvs::State> for iptables::State {
                 has_nftables_table: state.has_nftables_table,
             },
             rules: state.rules.clone(),
+            sets: state.client_sets.clone(),
         }
     }
 }
@@ -107,7 +144,12 @@ pub fn in_iptables_mode<T>(
 ) -> T {
     let mut kernel = FakeKernel::new(iptables::State::from(&*state));
     let result = run(&mut kernel);
-    let iptables::State { settings, rules } = kernel.state;
+    let iptables::State {
+        settings,
+        rules,
+        sets,
+    } = kernel.state;
+    state.client_sets = sets;
     state.node.sysctls = settings.sysctls;
     state.rules = rules;
     state.has_nftables_table = settings.has_nftables_table;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::model::{IpFamily, Protocol};
-use crate::plan::iptables::syntax;
+use crate::plan::iptables::{affinity, syntax};
 use crate::plan::ruleset::{ChainName, Rule, Ruleset, Table};
 
 /// The outcome of a connection.
@@ -196,6 +196,10 @@ impl Tracer<'_> {
                 journey.translated = true;
                 Verdict::Accept
             }
+            ["SET", "--add-set", set, "src", "--exist"] => {
+                assert!(affinity::chain_of(set).is_some(), "{set}");
+                Verdict::Go
+            }
             ["MASQUERADE", "--random-fully"] => {
                 journey.masqueraded = true;
                 Verdict::Accept
@@ -241,6 +245,7 @@ impl Tracer<'_> {
                         "addrtype",
                         "statistic",
                         "recent",
+                        "set",
                         "bpf",
                     ];
                     let module = value();
@@ -296,6 +301,13 @@ impl Tracer<'_> {
                 "--rcheck" => {
                     is_recent = true;
                     true
+                }
+                "--match-set" => {
+                    let set = value();
+                    assert_eq!(words.next(), Some("src"));
+                    let (family, chain) = affinity::chain_of(set).expect("a set of clients");
+                    assert_eq!(family, IpFamily::of(packet.from));
+                    packet.known_to.as_deref() == Some(chain.as_str())
                 }
                 "--name" => {
                     let name = value();

@@ -3,10 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{ChainChanges, Isolation as Search, Planner, is_transient};
+use super::{ChainChanges, Isolation as Search, Planner, RefusedSets, is_transient};
 use crate::model::{ServiceName, ServicePortName, ServiceView, Tracker};
 use crate::plan::context::Context;
 use crate::plan::cuts::Cuts;
+use crate::plan::iptables::affinity::SetState;
 use crate::plan::iptables::believed::Believed;
 use crate::plan::iptables::desired::{Desired, Dirty};
 use crate::plan::iptables::port_rules::PortRules;
@@ -40,6 +41,7 @@ impl crate::plan::Planner for Planner {
         self.previous.clear();
         self.quarantined.clear();
         self.undeletable.clear();
+        self.refused_sets = RefusedSets::default();
         self.is_full = true;
         self.update_all(tracker);
         Ok(())
@@ -50,6 +52,7 @@ impl crate::plan::Planner for Planner {
         let rules = changed.ports.iter().map(|port| {
             let endpoints = changed.endpoints_of(port);
             let rules = PortRules::new(port.clone(), endpoints, &self.context);
+            let rules = self.as_possible(&port.name, rules);
             (port.name.clone(), rules)
         });
         let by_port: BTreeMap<ServicePortName, PortRules> = rules.collect();
@@ -64,6 +67,11 @@ impl crate::plan::Planner for Planner {
 
     fn observed(&mut self, state: State) {
         self.believed.settings = state.settings;
+        let before = std::mem::replace(&mut self.believed.sets, state.sets);
+        for (set, found) in &mut self.believed.sets {
+            // Its rules were deleted just now: its clients count.
+            found.is_used |= before.get(set).is_some_and(|before| before.is_used);
+        }
         self.observed_rules(state.rules);
     }
 
@@ -79,7 +87,7 @@ impl crate::plan::Planner for Planner {
     }
 
     fn goes_on(&self) -> bool {
-        self.turns.goes_on() && self.is_pending()
+        (self.turns.goes_on() || self.refused_sets.is_news()) && self.is_pending()
     }
 
     fn needs_observation(&self) -> bool {
@@ -93,7 +101,14 @@ impl crate::plan::Planner for Planner {
                 plan.push(Phase::Node, Step::SetSysctl { key, value });
             }
         }
-        let edits = self.edits();
+        let ChainChanges { edits, in_use, .. } = self.changes();
+        let sets = self.set_steps(&in_use);
+        for step in sets.before {
+            plan.push(Phase::Sets, step);
+        }
+        for step in sets.after {
+            plan.push(Phase::OldSets, step);
+        }
         match self.isolation {
             Search::Off => {
                 self.push_all(&mut plan, Phase::Rules, edits);
@@ -118,9 +133,22 @@ impl crate::plan::Planner for Planner {
     fn report(&mut self, plan: &Plan<Step>, report: &Report) {
         let mut outcomes = report.outcomes.iter();
         let mut refused = Vec::new();
+        let mut refused_sets = BTreeSet::new();
         let mut succeeded = true;
+        self.refused_sets.clear_news();
         for step in plan.steps() {
             let outcome = outcomes.next().unwrap_or(&Outcome::NotTried);
+            if step.is_about_set() {
+                succeeded &= self.report_set(step, outcome);
+                if let (Step::CreateSet { set, is_needed }, Outcome::Failed(failure)) =
+                    (step, outcome)
+                    && *is_needed
+                    && !is_transient(failure.kind)
+                {
+                    refused_sets.insert(set.set.clone());
+                }
+                continue;
+            }
             succeeded &= *outcome == Outcome::Done;
             match (step, outcome) {
                 (Step::SetSysctl { key, value }, Outcome::Done) => {
@@ -145,6 +173,7 @@ impl crate::plan::Planner for Planner {
         }
         if !succeeded {
             self.is_full = true;
+            self.refuse_sets(&refused_sets);
             self.isolate(&refused);
             return;
         }
@@ -152,7 +181,10 @@ impl crate::plan::Planner for Planner {
         let is_over = match self.isolation {
             Search::Off => true,
             // Chains of Service ports were written, but not the dispatch to them.
-            Search::Searching(_) => self.edits().is_empty(),
+            Search::Searching(_) => {
+                let ChainChanges { edits, in_use, .. } = self.changes();
+                edits.is_empty() && self.set_steps(&in_use).is_empty()
+            }
         };
         if is_over {
             if self.is_full {
@@ -168,6 +200,7 @@ impl crate::plan::Planner for Planner {
             self.is_full = false;
             self.dirty = Dirty::default();
             self.previous.clear();
+            self.take_back();
             self.take_turns();
         }
     }
@@ -188,6 +221,10 @@ impl crate::plan::Planner for Planner {
 
     fn set_aside(&self) -> &BTreeSet<ServicePortName> {
         &self.quarantined
+    }
+
+    fn is_set_aside(&self, step: &Step) -> bool {
+        self.refused_sets.contains(step)
     }
 
     fn revision(&self) -> u64 {
@@ -246,6 +283,17 @@ impl crate::plan::Planner for Planner {
                 }
                 port.desired.insert(shown, ObjectState::Rules(rules.len()));
             }
+            for set in port_rules.sets(&self.context) {
+                let shown = format!("ipset {}", set.set);
+                let found = believed.sets.get(&set.set);
+                if let Some(found) = found {
+                    port.believed.insert(shown.clone(), found.shown());
+                }
+                if !found.is_some_and(|found| set.is_met_by(found)) {
+                    view.pending.push(shown.clone());
+                }
+                port.desired.insert(shown, SetState::from(&set).shown());
+            }
             view.ports.insert(port_name(name), port);
         }
         view
@@ -270,7 +318,9 @@ impl RuleBelief for Planner {
     fn observed_settings(&mut self, settings: Settings) {
         self.believed.settings = settings;
         // What was refused is tried again at each audit.
-        self.is_full |= !self.quarantined.is_empty() || !self.undeletable.is_empty();
+        self.is_full |= !self.quarantined.is_empty()
+            || !self.undeletable.is_empty()
+            || !self.refused_sets.is_empty();
     }
 
     fn has_chain(&self, table: Table, chain: &ChainName) -> bool {

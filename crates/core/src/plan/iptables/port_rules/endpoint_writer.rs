@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use super::{Chains, Texts};
 use crate::model::IpFamily;
-use crate::plan::iptables::name;
+use crate::plan::iptables::affinity::{self, Way};
 use crate::plan::iptables::syntax::{self, comment};
 use crate::plan::ruleset::{ChainName, Rule};
 
@@ -31,22 +31,38 @@ impl EndpointWriter<'_> {
         mut rules: Vec<Rule>,
         chains: &mut Chains,
     ) {
-        if let Some(timeout) = self.texts.port_rules.service_port.client_ip_affinity {
+        if let Some((timeout, way)) = self.texts.port_rules.affinity() {
             // A client with affinity returns to its endpoint; all others are spread.
             for endpoint in endpoints {
                 let chain = self.endpoint_chain(*endpoint);
-                rules.push(Rule::new(format!(
-                    "{}-m recent --rcheck --seconds {} --reap {} -j {chain}",
-                    self.note(*endpoint),
-                    timeout.as_secs(),
-                    self.clients(&chain),
-                )));
-                let set = format!("-m recent --set {} ", self.clients(&chain));
-                let rule = self.translation(*endpoint, &set);
-                chains.insert(chain, vec![rule]);
+                let (known, remember) = self.remembering(*endpoint, &chain, timeout, way);
+                let known = format!("{}{known} -j {chain}", self.note(*endpoint));
+                rules.push(Rule::new(known));
+                chains.insert(chain, remember);
             }
         }
         self.spread(endpoints, "", rules, chains);
+    }
+
+    /// The match of the clients of an endpoint, and the rules of its chain, which remember another.
+    fn remembering(
+        &self,
+        endpoint: SocketAddr,
+        chain: &ChainName,
+        timeout: u32,
+        way: Way,
+    ) -> (String, Vec<Rule>) {
+        if way == Way::Sets {
+            let set = affinity::name_of(chain, self.texts.context.family);
+            // A client that a full set does not take is spread again.
+            let add = Rule::new(format!("-j SET --add-set {set} src --exist"));
+            let known = format!("-m set --match-set {set} src");
+            return (known, vec![add, self.translation(endpoint, "")]);
+        }
+        let clients = self.clients(chain);
+        let set = format!("-m recent --set {clients} ");
+        let known = format!("-m recent --rcheck --seconds {timeout} --reap {clients}");
+        (known, vec![self.translation(endpoint, &set)])
     }
 
     /// Every endpoint is equally likely.
@@ -92,13 +108,7 @@ impl EndpointWriter<'_> {
     /// The rule that picks one of the remaining endpoints at random.
     fn choice(&self, endpoint: SocketAddr, left: usize) -> Rule {
         let chance = syntax::chance(1, left);
-        if self
-            .texts
-            .port_rules
-            .service_port
-            .client_ip_affinity
-            .is_some()
-        {
+        if self.texts.port_rules.affinity().is_some() {
             let chain = self.endpoint_chain(endpoint);
             return Rule::new(format!("{}{chance}-j {chain}", self.note(endpoint)));
         }
@@ -114,11 +124,10 @@ impl EndpointWriter<'_> {
     }
 
     fn endpoint_chain(&self, endpoint: SocketAddr) -> ChainName {
-        let texts = self.texts;
-        name::endpoint_chain(&texts.name, texts.port_rules.protocol(), endpoint)
+        self.texts.endpoint_chain(endpoint)
     }
 
-    /// The kernel's list of an endpoint's clients.
+    /// `xt_recent`'s list of an endpoint's clients.
     fn clients(&self, chain: &ChainName) -> String {
         let mask = match self.texts.context.family {
             IpFamily::V4 => "255.255.255.255",

@@ -32,7 +32,9 @@ fn some(count: usize) -> Proxy {
     let slices = (0..count)
         .map(|n| slice(&format!("ns/web{n}"), "a", vec![endpoint("10.1.0.1")]).port(8080));
     let tracker = tracker(services.collect(), slices.collect());
-    Proxy::start(context(IpFamily::V4), tracker, Ruleset::new())
+    let mut context = context(IpFamily::V4);
+    context.iptables.memory.has_sets = false;
+    Proxy::start(context, tracker, Ruleset::new())
 }
 
 fn sync_until_quiet(proxy: &mut Proxy, fault: fn(&Step) -> Option<Fault>) -> usize {

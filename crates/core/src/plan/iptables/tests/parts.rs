@@ -162,8 +162,7 @@ proptest! {
             proxy.tracker.services().cloned().collect(),
             proxy.tracker.slices().cloned().collect(),
         );
-        let rules = proxy.kernel.state.rules.clone();
-        let mut restarted = Proxy::start(node.clone(), objects, rules);
+        let mut restarted = Proxy::over(node.clone(), objects, proxy.kernel.state.clone());
         settle(&mut restarted);
         prop_assert_eq!(&restarted.kernel.state.rules, &fresh(node, &proxy));
     }

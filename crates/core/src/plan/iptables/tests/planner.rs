@@ -8,9 +8,9 @@ use proptest::prelude::*;
 use crate::model::testing::{endpoint, endpoint_at, ip, service, service_name, slice, tracker};
 use crate::model::{EndpointSlice, Event, IpFamily, Protocol, Service, SliceName};
 use crate::plan::Context;
-use crate::plan::iptables::Plan;
 use crate::plan::iptables::step::Step;
 use crate::plan::iptables::tests::proxy::{Proxy, name};
+use crate::plan::iptables::{Plan, State};
 use crate::plan::mode::Planner as _;
 use crate::plan::ruleset::RuleBatch;
 use crate::plan::ruleset::{Edit, Rule, Ruleset, Table};
@@ -42,7 +42,7 @@ fn some_service(n: usize, shape: u8, family: IpFamily) -> Service {
         1 => web.node_port(30_000 + u16::from(low)),
         2 => web.external_ip(&shared).external_local(),
         3 => web.vip(&shared).source_range(range),
-        4 => web.affinity(10).internal_local(),
+        4 => web.affinity(10 + u64::from(shape & 8)).internal_local(),
         // Others are another Service's cluster IP.
         5 => web
             .named_port("dns", Protocol::Udp, 53)
@@ -125,6 +125,7 @@ pub(super) fn some_node(family: IpFamily, shape: u8) -> Context {
         node.node_port_addresses = BTreeSet::from([ip(address)]);
     }
     node.iptables.node_ports_everywhere = false;
+    node.iptables.memory.has_sets = shape & 16 == 0;
     node
 }
 
@@ -142,13 +143,25 @@ pub(super) fn changes() -> impl Strategy<Value = Vec<Change>> {
 
 /// All rules that a fresh start on an empty kernel writes.
 pub(super) fn fresh(context: Context, proxy: &Proxy) -> Ruleset {
+    fresh_state(context, proxy).rules
+}
+
+/// The same with sets.
+fn fresh_state(context: Context, proxy: &Proxy) -> State {
     let tracker = tracker(
         proxy.tracker.services().cloned().collect(),
         proxy.tracker.slices().cloned().collect(),
     );
     let mut fresh = Proxy::start(context, tracker, Ruleset::new());
     fresh.sync();
-    fresh.kernel.state.rules
+    fresh.kernel.state
+}
+
+/// The sets with their time-outs. Their sizes depend on the past.
+pub(super) fn timeouts(state: &State) -> Vec<(&str, Option<u32>)> {
+    let sets = state.sets.iter();
+    sets.map(|(set, state)| (set.as_str(), state.timeout))
+        .collect()
 }
 
 proptest! {
@@ -173,17 +186,18 @@ proptest! {
             }
             proxy.sync();
         }
-        let expected = fresh(node.clone(), &proxy);
-        prop_assert_eq!(&proxy.kernel.state.rules, &expected);
+        let expected = fresh_state(node.clone(), &proxy);
+        let found = proxy.kernel.state;
+        prop_assert_eq!(&found.rules, &expected.rules);
+        prop_assert_eq!(timeouts(&found), timeouts(&expected));
         // A restart finds nothing to do.
         let again = tracker(
             proxy.tracker.services().cloned().collect(),
             proxy.tracker.slices().cloned().collect(),
         );
-        let restarted = Proxy::start(node, again, expected);
+        let restarted = Proxy::over(node, again, found);
         let plan = restarted.planner.plan();
-        let edits = edits(&plan);
-        prop_assert!(edits.is_empty(), "{plan}");
+        prop_assert!(plan.is_empty(), "{plan}");
     }
 
     #[test]
@@ -193,7 +207,7 @@ proptest! {
         proxy.sync();
         for ((_, chain), rules) in &proxy.kernel.state.rules.chains {
             // Affinity needs a rule for each endpoint's clients.
-            let is_affinity = rules.iter().any(|rule| rule.as_str().contains("-m recent"));
+            let is_affinity = rules.iter().any(|rule| rule.as_str().contains("-m set"));
             prop_assert!(is_affinity || rules.len() <= 32, "{chain}: {}", rules.len());
         }
     }

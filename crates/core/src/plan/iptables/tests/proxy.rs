@@ -23,6 +23,11 @@ impl Proxy {
             rules,
             ..State::default()
         };
+        Self::over(context, tracker, state)
+    }
+
+    /// The same with a kernel in this state.
+    pub(super) fn over(context: Context, tracker: Tracker, state: State) -> Self {
         let mut proxy = Self {
             tracker,
             planner: Planner::new(context),

@@ -9,10 +9,11 @@ use std::net::SocketAddr;
 use crate::model::node::LocalDetector;
 use crate::model::testing::{endpoint, ip, service, slice, tracker};
 use crate::model::{EndpointSlice, Event, IpFamily, Protocol, Service};
+use crate::plan::iptables::affinity::ClientMemory;
 use crate::plan::iptables::name::endpoint_chain;
 use crate::plan::iptables::tests::proxy::{Proxy, name};
 use crate::plan::mode::Planner as _;
-use crate::plan::ruleset::{Rule, Ruleset, Table};
+use crate::plan::ruleset::{ChainName, Rule, Ruleset, Table};
 use crate::plan::testing::context;
 use crate::plan::testing::tracer::{End, Packet, Tracer};
 use crate::plan::{Context, Hairpin};
@@ -286,8 +287,21 @@ fn node_ports_and_where_they_answer() {
 
 #[test]
 fn affinity_leads_back() {
+    affinity_leads_back_in(ClientMemory::default(), |chain| {
+        format!("-j SET --add-set {chain} src --exist")
+    });
+    let without_sets = ClientMemory {
+        has_sets: false,
+        recent: Some(100),
+    };
+    affinity_leads_back_in(without_sets, |chain| format!("--set --name {chain}"));
+}
+
+fn affinity_leads_back_in(memory: ClientMemory, remember: impl Fn(&ChainName) -> String) {
     let sticky = web().affinity(10);
-    let proxy = node(vec![(sticky, both())]);
+    let mut here = node(vec![]).planner.context().clone();
+    here.iptables.memory = memory;
+    let proxy = with(here, vec![(sticky, both())]);
     assert_eq!(ask(&proxy, Client::Pod, CLUSTER_IP), direct(BOTH));
     for endpoint in BOTH {
         let chain = endpoint_chain("ns/web", Protocol::Tcp, at(endpoint));
@@ -297,11 +311,8 @@ fn affinity_leads_back() {
         // The affinity list is shared by all addresses of the Service.
         packet.to = EXTERNAL[0].parse().unwrap();
         assert_eq!(ends(&proxy, &packet), masqueraded([endpoint]));
-        let sets = proxy.rules(Table::Nat, chain.as_str());
-        assert!(
-            sets[0].contains(&format!("--set --name {chain}")),
-            "{sets:?}"
-        );
+        let rules = proxy.rules(Table::Nat, chain.as_str());
+        assert!(rules[0].contains(&remember(&chain)), "{rules:?}");
     }
 }
 

@@ -68,6 +68,7 @@ fn what_was_written_is_believed_and_what_was_touched_is_written() {
         let state = State {
             rules: seen(&whole, &[]),
             settings: proxy.kernel.state.settings.clone(),
+            ..State::default()
         };
         proxy.planner.observed(state);
         assert_eq!(edited(&proxy), (BTreeSet::new(), vec![]));

@@ -388,6 +388,7 @@ impl SlicedAudit for Planner {
         }
         state.rules = std::mem::take(&mut self.believed.rules);
         state.has_nftables_table = self.believed.has_nftables_table;
+        state.client_sets = std::mem::take(&mut self.believed.client_sets);
         let needs_observation = self.needs_observation;
         crate::plan::Planner::observed(self, state);
         // The rest was not observed, so nothing more is known about it.

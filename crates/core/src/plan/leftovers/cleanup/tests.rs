@@ -133,8 +133,11 @@ fn clean(kernel: &mut FakeKernel<State>, family: IpFamily) -> Vec<String> {
     apply(kernel, &servers(&observed, &facts(family)));
     let (plan, obstacles) = rules(&(&observed).into(), family);
     in_iptables_mode(&mut kernel.state, |kernel| {
-        let report = kernel.apply(&plan);
-        assert!(report.is_success(), "{report:?}\n{plan}");
+        let sets = client_sets(&kernel.state.sets);
+        for plan in [plan, sets] {
+            let report = kernel.apply(&plan);
+            assert!(report.is_success(), "{report:?}\n{plan}");
+        }
     });
     apply(kernel, &sets(&observed, family, &obstacles));
     obstacles.iter().map(ToString::to_string).collect()

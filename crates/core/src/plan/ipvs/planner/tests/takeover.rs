@@ -14,10 +14,11 @@ use crate::plan::testing::fake::{Fault, in_iptables_mode};
 
 fn objects() -> Tracker {
     let services = (1..60).map(|n| {
-        service(&format!("ns/web{n}"))
+        let web = service(&format!("ns/web{n}"))
             .cluster_ips(&[&format!("10.96.0.{n}"), &format!("fd00:96::{n}")])
             .port(80)
-            .node_port(30_000 + n)
+            .node_port(30_000 + n);
+        if n == 7 { web.affinity(10) } else { web }
     });
     let slices = (1..60).map(|n| {
         let endpoints = vec![endpoint(&format!("10.1.0.{n}")).local()];
@@ -48,6 +49,10 @@ fn left_by_iptables_mode(family: IpFamily) -> State {
 fn old_rules_serve_until_all_virtual_servers_do() {
     for family in IpFamily::ALL {
         let before = left_by_iptables_mode(family);
+        assert_eq!(
+            before.client_sets.len(),
+            usize::from(family == IpFamily::V4)
+        );
         let mut proxy = Proxy::start(context(family), objects(), before);
         // The steps of the first Services come first and change nothing for the others.
         let first = proxy
@@ -83,6 +88,7 @@ fn old_rules_serve_until_all_virtual_servers_do() {
         }
         proxy.observe();
         assert!(proxy.planner.plan().is_empty(), "{}", proxy.planner.plan());
+        assert!(proxy.kernel.state.client_sets.is_empty());
 
         // Nothing is left over: the same as on an empty kernel, except for kubelet's chain.
         let mut fresh = Proxy::start(context(family), objects(), State::default());
