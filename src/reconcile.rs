@@ -442,7 +442,7 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
         for (served, _) in families.filter(|(_, is_serving)| *is_serving) {
             served.publish(&*self.observer);
         }
-        self.report_daemons();
+        self.report_shared();
         if is_audit {
             self.audit_cost = Duration::ZERO;
             self.audited_since(start);
@@ -462,10 +462,15 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
     }
 
     /// The first family has what all share.
-    fn report_daemons(&self) {
-        if let Some(first) = self.families().next()
-            && self.settings.ipvs.sync.is_some()
-        {
+    fn report_shared(&self) {
+        let Some(first) = self.families().next() else {
+            return;
+        };
+        let refused = first.planner.refused_sysctls();
+        for key in first.context().sysctls.keys() {
+            self.observer.sysctl_written(key, !refused.contains(key));
+        }
+        if self.settings.ipvs.sync.is_some() {
             let running = first.planner.sync_daemons();
             for role in SyncRole::ALL {
                 self.observer.sync_daemon(role, running.contains(&role));

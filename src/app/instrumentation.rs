@@ -133,6 +133,10 @@ impl Observer for LoopObserver {
         self.dataplane.kernel_capability(name, available);
     }
 
+    fn sysctl_written(&self, name: &'static str, ok: bool) {
+        self.dataplane.sysctl_written(name, ok);
+    }
+
     fn alive(&self) {
         self.sync.loop_turned();
         self.overview.health.loop_is_alive();

@@ -16,7 +16,6 @@ use super::blocking;
 use super::state::StatePage;
 use crate::config::settings::Settings;
 use crate::dataplane::modes::ipvs::statistics::{self, Counters, Servers};
-use crate::dataplane::sysctl::Sysctls;
 use crate::metrics::{CountedPort, Counts, Remembered, Sample, ServiceCounters};
 use crate::reconcile::show::Owner;
 use crate::telemetry::ErrorChain;
@@ -78,12 +77,7 @@ impl ServiceTraffic {
         let pairs = owners.iter().cloned().zip(ports);
         let counted = pairs.filter(|(_, port)| admitted.contains(port));
         let (counted, by_endpoint) = (counted.collect(), self.by_endpoint);
-        let read = blocking(move || {
-            // Not in every kernel.
-            let setting = Sysctls::new("/proc/sys").read("net/ipv4/vs/run_estimation");
-            let is_frozen = setting.is_ok_and(|value| value == "0");
-            Ok((samples(counted, by_endpoint)?, is_frozen))
-        });
+        let read = blocking(move || Ok((samples(counted, by_endpoint)?, statistics::are_frozen())));
         let families = match read.await {
             Ok((samples, is_frozen)) => {
                 counters.take(&samples);

@@ -13,7 +13,7 @@ use ipvs_netlink::Stats;
 use tokio::time::Instant;
 
 use super::local;
-use super::output::print;
+use super::output::{print, print_note};
 use super::screen::{Colour, Paint, Table, cut, size};
 use crate::config::{TopOptions, TopSort};
 use crate::dataplane::modes::ipvs::statistics::{self, Counters, Servers};
@@ -26,6 +26,9 @@ const PERIOD: Duration = Duration::from_secs(2);
 const NAMES_PERIOD: Duration = Duration::from_secs(10);
 /// Lines above and below the table.
 const FRAME: usize = 4;
+
+/// Said where the kernel does not count.
+const FROZEN: &str = "net.ipv4.vs.run_estimation is 0: only ACTIVE and INACTIVE change";
 
 /// Goes to the first line.
 const HOME: &str = "\x1b[H";
@@ -125,6 +128,9 @@ pub(super) async fn command(options: &TopOptions) -> anyhow::Result<ExitCode> {
         entered: None,
         is_paused: false,
     };
+    if statistics::are_frozen() {
+        print_note(FROZEN);
+    }
     if options.once == Some(true) {
         let rows = view.rows().await?;
         print(lines_of(&rows, None).join("\n") + "\n")?;
@@ -259,7 +265,12 @@ impl View {
         };
         let paused = if self.is_paused { ", paused" } else { "" };
         let sort = sort_name(self.options.sort);
-        format!("kube-proxy-rs top: {what} by {sort}{filter}{paused}")
+        let heading = format!("kube-proxy-rs top: {what} by {sort}{filter}{paused}");
+        if statistics::are_frozen() {
+            format!("{heading}; {FROZEN}")
+        } else {
+            heading
+        }
     }
 
     fn help(&self) -> String {

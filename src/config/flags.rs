@@ -186,6 +186,20 @@ flags! {
     /// Bytes of a sync daemon's message, 1024 to 65487; 0: as many as fit into a packet.
     ipvs_sync_max_length: Option<i32>, "NUMBER" = "0", always;
 
+    /// Whether the kernel adds up and estimates the traffic of virtual and real servers (Linux
+    /// 5.15). Empty, as for the next five: left as it is.
+    ipvs_run_estimation: Option<String>, "true|false", always;
+    /// CPUs of the kernel's threads for that, `0-3,8`, as far as the node has them (Linux 6.2).
+    ipvs_est_cpulist: Option<String>, "CPUS", always;
+    /// Nice value of those threads, -20 to 19 (Linux 6.2).
+    ipvs_est_nice: Option<String>, "NICE", always;
+    /// Size of the kernel's table of IPVS connections, -8 (large) to 8 (Linux 7.1).
+    ipvs_conn_lfactor: Option<String>, "SHIFT", always;
+    /// Size of the kernel's table of virtual servers, -8 (large) to 8 (Linux 7.1).
+    ipvs_svc_lfactor: Option<String>, "SHIFT", always;
+    /// Maximum number of IPVS connections (Linux 7.2).
+    ipvs_conn_max: Option<String>, "COUNT", always;
+
     /// Settings that annotations of Services and EndpointSlices may change: `drain-limit`,
     /// `forwarding-method`, `one-packet`, `persistence-netmask`, `scheduler`,
     /// `scheduler-flags`, `slow-start`, `thresholds`, `weights`.

@@ -4,7 +4,7 @@
 //!
 //! The order of the checks and the paths are upstream's.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -29,6 +29,7 @@ use crate::source::kubernetes::{self, Encoding};
 
 mod services;
 mod sync;
+mod sysctls;
 
 const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
 const POSITIVE: &str = "must be greater than 0";
@@ -69,6 +70,10 @@ pub(super) fn resolve(
     services::of_ipvs(flags, &mut ipvs, &mut errors);
     let is_ipvs = config.mode == ProxyMode::IPVS.as_str();
     ipvs.sync = sync::daemons(flags, &mut errors).filter(|_| is_ipvs);
+    let sysctls = sysctls::asked(flags, &mut errors);
+    if is_ipvs {
+        ipvs.sysctls = sysctls;
+    }
     let budget = services::budget(flags, &mut errors);
     let annotations = services::annotations(flags, &mut errors);
     let service_metrics = services::metrics(flags, &mut errors);
@@ -193,6 +198,7 @@ fn ipvs(config: &KubeProxyConfiguration, errors: &mut Errors) -> IpvsSettings {
         service_schedulers: BTreeSet::new(),
         tunnel_cidrs: Vec::new(),
         sync: None,
+        sysctls: BTreeMap::new(),
     };
     if config.mode != ProxyMode::IPVS.as_str() {
         return settings;

@@ -3,7 +3,7 @@
 //!
 //! Made from a [`KubeProxyConfiguration`] that passed validation.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -69,6 +69,8 @@ pub struct IpvsSettings {
     pub tunnel_cidrs: Vec<IpNet>,
     /// Connections are exchanged with other nodes.
     pub sync: Option<SyncDaemon>,
+    /// Kernel settings to write besides those that this mode needs, by path under `/proc/sys`.
+    pub sysctls: BTreeMap<&'static str, String>,
 }
 
 /// The kernel's three IPVS time-outs; `None` leaves the kernel's value.

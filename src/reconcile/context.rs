@@ -33,6 +33,8 @@ pub struct NodeFacts {
     pub around: NodeSurroundings,
     /// What iptables rules need and this machine's iptables or kernel does not have.
     pub missing_matches: BTreeSet<&'static str>,
+    /// The kernel settings that the operator asks for and this node can have.
+    pub sysctls: BTreeMap<&'static str, String>,
     /// Addresses of the API server, as its URL has them, by name or not.
     pub api_servers: BTreeSet<IpAddr>,
     /// What the Nodes of the cluster have, once that is known.
@@ -250,6 +252,7 @@ pub fn context(node: NodeView<'_>, family: IpFamily, owns_node: bool) -> Context
         has_security_table: facts.security_tables.contains(&family),
         local_detector: settings.detect_local.detector(family, pod_cidrs),
         strict_arp: settings.ipvs.strict_arp,
+        sysctls: facts.sysctls.clone(),
         timeouts: timeouts(&settings.ipvs.timeouts),
         sync: sync(node),
         kernel: facts.kernel,

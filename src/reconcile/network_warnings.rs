@@ -52,6 +52,13 @@ pub(super) fn network_warnings(node: NodeView<'_>, families: &[IpFamily]) -> BTr
              kernel's extra modules and load the module"
         ));
     }
+    let sysctls = node.settings.ipvs.sysctls.iter();
+    for (name, value) in sysctls.filter(|(name, _)| !node.facts.sysctls.contains_key(*name)) {
+        warnings.insert(format!(
+            "{name} cannot be {value} here, as a flag asks for: this kernel does not have the setting, \
+             or the node none of the CPUs"
+        ));
+    }
     warnings
 }
 
@@ -281,6 +288,17 @@ mod tests {
         assert!(found[0].starts_with("--ipvs-sync-interface eth1 is not there"));
         assert_eq!(warnings(&flags[1..], &facts), [""; 0], "another mode");
         facts.around.sync_link = Some(3);
+        assert_eq!(warnings(&flags, &facts), [""; 0]);
+    }
+
+    #[test]
+    fn settings_that_the_kernel_lacks_are_named() {
+        let flags = ["--proxy-mode=ipvs", "--ipvs-est-nice=5"];
+        let mut facts = NodeFacts::default();
+        let found = warnings(&flags, &facts);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].starts_with("net/ipv4/vs/est_nice cannot be 5 here"));
+        facts.sysctls = [("net/ipv4/vs/est_nice", "5".to_owned())].into();
         assert_eq!(warnings(&flags, &facts), [""; 0]);
     }
 

@@ -129,6 +129,9 @@ pub trait Observer: Send + Sync {
     /// Whether the kernel has a probed capability.
     fn kernel_capability(&self, _name: &str, _available: bool) {}
 
+    /// A kernel setting that an operator asked for could, or could not, be written.
+    fn sysctl_written(&self, _name: &'static str, _ok: bool) {}
+
     /// The loop turns, or gets on with a long round.
     fn alive(&self) {}
     /// An input of the source was taken in.

@@ -101,6 +101,7 @@ mod tests {
     fn a_plan_is_summed_up_by_what_it_does() {
         let mut plan = Plan::default();
         for (key, value) in [("net/ipv4/ip_forward", "1"), ("net/ipv4/vs/conntrack", "1")] {
+            let value = value.into();
             plan.push(Phase::Node, IpvsStep::SetSysctl { key, value });
         }
         let address = "10.96.0.1".parse().unwrap();

@@ -37,6 +37,7 @@ mod sets;
 mod settings;
 mod slow_start;
 mod state;
+mod sysctls;
 mod tunnels;
 mod zones;
 
@@ -112,6 +113,7 @@ pub(super) fn trials(binary: &'static Path) -> Vec<Trial> {
             "one_packet::is_no_use_with_masquerading",
             one_packet::is_no_use_with_masquerading,
         ),
+        scenario("sysctls::follow_the_flags", sysctls::follow_the_flags),
         scenario("rules::come_back", rules::come_back),
         scenario(
             "audit::puts_real_servers_right",

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Opens IPVS mode, and what an earlier IPVS mode left.
 
+mod sysctls;
 mod way;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,6 +47,7 @@ pub(super) fn open(opening: Opening<'_>) -> anyhow::Result<Opened> {
         security_tables,
     } = Way::open(&opening)?;
     let facts = NodeFacts {
+        sysctls: sysctls::possible(&opening),
         ipvs_rules: rules,
         missing_matches,
         security_tables,

@@ -40,11 +40,17 @@ pub(in crate::config) fn shown(
 
 /// kube-proxy has none of these.
 #[cfg(test)]
-pub(in crate::config) const OURS: [&str; 25] = [
+pub(in crate::config) const OURS: [&str; 31] = [
     "help",
     "iptables-backend",
+    "ipvs-conn-lfactor",
+    "ipvs-conn-max",
     "ipvs-drain-limit",
+    "ipvs-est-cpulist",
+    "ipvs-est-nice",
     "ipvs-rules",
+    "ipvs-run-estimation",
+    "ipvs-svc-lfactor",
     "ipvs-sync-group",
     "ipvs-sync-id",
     "ipvs-sync-interface",

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! PURE: the node and the settings, as planning needs them besides Services and endpoints.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,6 +57,9 @@ pub struct Context {
     pub has_security_table: bool,
     pub local_detector: LocalDetector,
     pub strict_arp: bool,
+    /// Kernel settings that the operator asks for besides, by path under `/proc/sys`. Services are
+    /// served without what the kernel refuses of them.
+    pub sysctls: BTreeMap<&'static str, String>,
     pub timeouts: Timeouts,
     /// Connections are exchanged with other nodes.
     pub sync: Option<SyncDaemon>,

@@ -129,6 +129,11 @@ pub trait Planner: fmt::Debug + Send {
         None
     }
 
+    /// The kernel settings of [`Context::sysctls`] that the kernel refuses.
+    fn refused_sysctls(&self) -> BTreeSet<&'static str> {
+        BTreeSet::new()
+    }
+
     /// The sync daemons of ours that run, in modes that have any.
     fn sync_daemons(&self) -> BTreeSet<SyncRole> {
         BTreeSet::new()

@@ -15,7 +15,7 @@ pub mod fake;
 pub mod tracer;
 pub mod two_worlds;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::model::node::LocalDetector;
@@ -60,6 +60,7 @@ pub fn context(family: IpFamily) -> Context {
         has_security_table: true,
         local_detector: LocalDetector::None,
         strict_arp: false,
+        sysctls: BTreeMap::new(),
         timeouts: Timeouts::default(),
         sync: None,
         kernel: KernelVersion { major: 6, minor: 1 },

@@ -8,11 +8,13 @@ use std::io::BufReader;
 use std::net::SocketAddr;
 
 use super::{LISTING, wire};
+use crate::dataplane::sysctl::Sysctls;
 use ipvs_netlink::{
     Client, Connections, Error, ListedConnection, ListedKey, Listing, ListingError, Protocol, Stats,
 };
 use kpr_core::model::{self, IpFamily};
 use kpr_core::plan::ipvs::object::{RealServerKey, VirtualServerKey};
+use kpr_core::plan::ipvs::sysctl::RUN_ESTIMATION;
 
 /// The kernel's list of connections.
 const CONNECTIONS: &str = "/proc/thread-self/net/ip_vs_conn";
@@ -67,6 +69,12 @@ pub fn servers() -> Result<Servers, ListingError> {
         servers.entry(key).or_default().extend(listed);
     }
     Ok(servers)
+}
+
+/// Whether the kernel does not add up its counters. Not every kernel has the setting.
+pub fn are_frozen() -> bool {
+    let setting = Sysctls::new("/proc/sys").read(RUN_ESTIMATION);
+    setting.is_ok_and(|value| value == "0")
 }
 
 /// The counters of the kernel, which adds them up every two seconds.

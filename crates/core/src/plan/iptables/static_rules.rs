@@ -10,7 +10,6 @@ use crate::model::IpFamily;
 use crate::plan::context::{Context, Hairpin};
 use crate::plan::iptables::syntax::{self, comment};
 use crate::plan::iptables::tree::{Key, TreeId};
-use crate::plan::ipvs::sysctl::Sysctl;
 use crate::plan::ruleset::{ChainName, Edit, Rule, Table};
 
 /// kubelet has rules in it as well.
@@ -25,8 +24,8 @@ pub const ROUTE_LOCALNET: &str = "net/ipv4/conf/all/route_localnet";
 pub const INVALID_DROPPED: &str = "ct_state_invalid_dropped_pkts";
 pub const LOCALHOST_ACCEPTED: &str = "localhost_nps_accepted_pkts";
 
-/// The settings for a context.
-pub fn sysctls(context: &Context) -> Vec<Sysctl> {
+/// The settings for a context: paths under `/proc/sys` and wanted values.
+pub fn sysctls(context: &Context) -> Vec<(&'static str, &'static str)> {
     let wanted = context.iptables.localhost_node_ports && context.family == IpFamily::V4;
     wanted
         .then_some((ROUTE_LOCALNET, "1"))

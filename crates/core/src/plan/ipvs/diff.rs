@@ -87,13 +87,14 @@ impl Comparison<'_> {
     }
 
     /// What every Service needs before it can be served: sysctls, link, sets, rules. Its cost does
-    /// not depend on the number of Services.
-    pub fn foundation(&self, rules: &FixedRules) -> Plan {
+    /// not depend on the number of Services. `is_tried`: of sysctls.
+    pub fn foundation(&self, rules: &FixedRules, is_tried: impl Fn(&'static str) -> bool) -> Plan {
         let mut plan = Plan::default();
         let (context, node) = (self.context, &self.believed.node);
         if context.owns_node {
             for (key, value) in sysctl::wanted(context) {
-                if node.sysctls.get(key).map(String::as_str) != Some(value) {
+                let is_met = node.sysctls.get(key).is_some_and(|found| *found == value);
+                if !is_met && is_tried(key) {
                     plan.push(Phase::Node, Step::SetSysctl { key, value });
                 }
             }

@@ -164,7 +164,8 @@ impl Planner {
     fn compare(&self, dirty: &Dirty) -> Plan {
         let owns = |key: &VirtualServerKey| self.owns(key);
         let comparison = self.comparison(&owns);
-        let mut plan = comparison.foundation(&self.rules);
+        let is_tried = |key| self.is_full || !self.set_aside.contains(&Object::Sysctl(key));
+        let mut plan = comparison.foundation(&self.rules, is_tried);
         comparison.compare(&mut plan, dirty);
         plan.ordered()
     }
@@ -307,9 +308,8 @@ impl Planner {
 
     /// Takes in a step that the kernel refused. What it refuses again is set aside.
     fn refuse(&mut self, step: &Step, why: FailureKind) {
-        let object = Object::of(step, self.context.family);
-        let is_over =
-            why.may_be_of_object() && object.is_some_and(|object| self.set_aside.refuse(object));
+        let object = Object::of(step, &self.context).filter(|object| object.may_be_refused(why));
+        let is_over = object.is_some_and(|object| self.set_aside.refuse(object));
         if !is_over {
             self.doubt(step, Some(why));
         }
@@ -317,7 +317,7 @@ impl Planner {
 
     /// Whether a step was not tried because something else is set aside.
     fn is_blocked(&mut self, step: &Step) -> bool {
-        let Some(object) = Object::of(step, self.context.family) else {
+        let Some(object) = Object::of(step, &self.context) else {
             return false;
         };
         let rejecting = |address| Object::Entry(SetId::IpvsIps, SetEntry::Ip(address));
@@ -354,7 +354,7 @@ impl Planner {
                         .map(|(name, _)| name)
                 })
             }
-            Object::SyncDaemon(_) => None,
+            Object::SyncDaemon(_) | Object::Sysctl(_) => None,
         }
     }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! PURE: objects that the kernel refuses for a reason that does not pass by itself: IPv6 is
 //! disabled on the link, a set is full, a feature is missing. Everything else is served without
-//! them.
+//! them. So are kernel settings that only operators want.
 //!
 //! The first refusal may come from a wrong belief, so the object is observed and tried again at
 //! once. After the second it waits until it changes, or until everything is compared, which audits
@@ -10,11 +10,12 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use crate::model::IpFamily;
+use crate::plan::context::Context;
 use crate::plan::ipvs::desired::Dirty;
 use crate::plan::ipvs::object::{SyncRole, VirtualServerKey};
 use crate::plan::ipvs::set::{SetEntry, SetId};
 use crate::plan::ipvs::step::Step;
+use crate::plan::report::FailureKind;
 
 /// An object that steps of Services change, or one without which all of them are served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,13 +25,19 @@ pub enum Object {
     Address(IpAddr),
     Entry(SetId, SetEntry),
     SyncDaemon(SyncRole),
+    /// One that an operator asked for.
+    Sysctl(&'static str),
 }
 
 impl Object {
     /// The object that a step adds or changes; `None` if all Services need it. What is not deleted
     /// is never set aside: what it needs must stay as well.
-    pub fn of(step: &Step, family: IpFamily) -> Option<Self> {
+    pub fn of(step: &Step, context: &Context) -> Option<Self> {
         match step {
+            Step::SetSysctl { key, .. } => context
+                .sysctls
+                .contains_key(key)
+                .then_some(Self::Sysctl(key)),
             Step::AddVirtualServer { key, .. }
             | Step::SetVirtualServer { key, .. }
             | Step::AddRealServer { vs: key, .. }
@@ -43,10 +50,16 @@ impl Object {
                 set, new: entry, ..
             } => SetId::ALL
                 .into_iter()
-                .find(|id| id.name(family) == *set)
+                .find(|id| id.name(context.family) == *set)
                 .map(|id| Self::Entry(id, *entry)),
             _ => None,
         }
+    }
+
+    /// Whether such a refusal may be of the object alone. Without privileges nothing works; but
+    /// whoever serves Services may have no need to write settings.
+    pub fn may_be_refused(&self, why: FailureKind) -> bool {
+        why.may_be_of_object() || matches!(self, Self::Sysctl(_))
     }
 
     fn is_in(&self, dirty: &Dirty) -> bool {
@@ -54,7 +67,7 @@ impl Object {
             Self::Server(key) => dirty.virtual_servers.contains(key),
             Self::Address(address) => dirty.addresses.contains(address),
             Self::Entry(id, entry) => dirty.entries.contains(&(*id, *entry)),
-            Self::SyncDaemon(_) => false,
+            Self::SyncDaemon(_) | Self::Sysctl(_) => false,
         }
     }
 }

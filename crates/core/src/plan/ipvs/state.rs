@@ -118,7 +118,7 @@ impl State {
     pub fn apply(&mut self, step: &Step) -> Result<(), Refusal> {
         match step {
             Step::SetSysctl { key, value } => {
-                self.node.sysctls.insert(key, (*value).to_owned());
+                self.node.sysctls.insert(key, value.clone().into_owned());
             }
             Step::SetTimeouts(timeouts) => self.node.timeouts.merge(*timeouts),
             Step::CreateLink => {

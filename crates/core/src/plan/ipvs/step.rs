@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! PURE: the steps of IPVS mode, and their order in a plan.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -26,7 +27,7 @@ pub enum Step {
     /// `key` is a path under `/proc/sys`.
     SetSysctl {
         key: &'static str,
-        value: &'static str,
+        value: Cow<'static, str>,
     },
     SetTimeouts(Timeouts),
     CreateLink,

@@ -107,9 +107,11 @@ fn is_done(step: &Step, state: &State) -> bool {
         set.is_some_and(|set| set.entries.contains(entry))
     };
     match step {
-        Step::SetSysctl { key, value } => {
-            state.node.sysctls.get(key).map(String::as_str) == Some(*value)
-        }
+        Step::SetSysctl { key, value } => state
+            .node
+            .sysctls
+            .get(key)
+            .is_some_and(|found| found == value),
         Step::SetTimeouts(timeouts) => timeouts.satisfied_by(state.node.timeouts),
         Step::AddEntry { set, entry } => has(set, entry),
         Step::DeleteEntry { set, entry } => !has(set, entry),

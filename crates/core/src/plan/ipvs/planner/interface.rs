@@ -141,10 +141,9 @@ impl crate::plan::Planner for Planner {
         } else {
             self.settle()
         };
-        let refused = report
-            .failures(plan)
-            .filter(|(_, why)| why.kind.may_be_of_object());
-        let refused = refused.filter_map(|(step, _)| Object::of(step, self.context.family));
+        let refused = report.failures(plan).filter_map(|(step, why)| {
+            Object::of(step, &self.context).filter(|object| object.may_be_refused(why.kind))
+        });
         self.set_aside
             .compared((!was_full).then_some(&settled), &refused.collect());
         self.report_part(plan, report);
@@ -192,7 +191,7 @@ impl crate::plan::Planner for Planner {
             Step::DeleteVirtualServer { key } | Step::DeleteRealServer { vs: key, .. } => {
                 self.desired.claims().winner(key)
             }
-            _ => self.owner_of(&Object::of(step, self.context.family)?),
+            _ => self.owner_of(&Object::of(step, &self.context)?),
         }
     }
 
@@ -201,7 +200,7 @@ impl crate::plan::Planner for Planner {
     }
 
     fn is_set_aside(&self, step: &Step) -> bool {
-        Object::of(step, self.context.family).is_some_and(|object| self.set_aside.contains(&object))
+        Object::of(step, &self.context).is_some_and(|object| self.set_aside.contains(&object))
     }
 
     fn revision(&self) -> u64 {
@@ -231,6 +230,15 @@ impl crate::plan::Planner for Planner {
 
     fn cuts(&self) -> Option<&Cuts> {
         Some(&self.cuts)
+    }
+
+    fn refused_sysctls(&self) -> BTreeSet<&'static str> {
+        let objects = self.set_aside.objects().iter();
+        let key = |object: &Object| match object {
+            Object::Sysctl(key) => Some(*key),
+            _ => None,
+        };
+        objects.filter_map(key).collect()
     }
 
     fn sync_daemons(&self) -> BTreeSet<SyncRole> {

@@ -10,6 +10,7 @@ mod nftables;
 mod ownership;
 mod properties;
 mod slow_start;
+mod sysctls;
 mod takeover;
 mod turns;
 mod unread;

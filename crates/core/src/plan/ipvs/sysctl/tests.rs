@@ -5,14 +5,23 @@ use super::*;
 use crate::model::IpFamily;
 use crate::plan::testing::context;
 
-fn with_kernel(release: &str) -> Vec<Sysctl> {
-    wanted(&Context {
+type Pair = (&'static str, &'static str);
+
+fn wanted_by(context: &Context) -> Vec<Pair> {
+    let wanted = wanted(context).into_iter();
+    wanted
+        .map(|(key, value)| (key, &*value.into_owned().leak()))
+        .collect()
+}
+
+fn with_kernel(release: &str) -> Vec<Pair> {
+    wanted_by(&Context {
         kernel: KernelVersion::parse(release).unwrap(),
         ..context(IpFamily::V4)
     })
 }
 
-const ALWAYS: [Sysctl; 4] = [
+const ALWAYS: [Pair; 4] = [
     ("net/ipv4/vs/conntrack", "1"),
     ("net/ipv4/vs/expire_nodest_conn", "1"),
     ("net/ipv4/vs/expire_quiescent_template", "1"),
@@ -52,13 +61,22 @@ fn strict_arp_is_two_settings_more() {
         ("net/ipv4/conf/all/arp_ignore", "1"),
         ("net/ipv4/conf/all/arp_announce", "2"),
     ];
-    assert_eq!(wanted(&strict), [&ALWAYS[..], &more[..]].concat());
+    assert_eq!(wanted_by(&strict), [&ALWAYS[..], &more[..]].concat());
 }
 
 #[test]
 fn all_that_is_ever_written_is_observed() {
+    let asked = [
+        RUN_ESTIMATION,
+        EST_CPULIST,
+        EST_NICE,
+        CONN_LFACTOR,
+        CONN_MAX,
+        SVC_LFACTOR,
+    ];
     let old_and_strict = Context {
         strict_arp: true,
+        sysctls: asked.map(|key| (key, "1".to_owned())).into(),
         kernel: KernelVersion { major: 4, minor: 4 },
         ..context(IpFamily::V4)
     };
