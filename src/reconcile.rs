@@ -5,6 +5,7 @@
 //! is locked. It runs on its own thread, because netlink calls block.
 
 mod audit;
+mod audits;
 pub mod context;
 mod drain;
 mod family;
@@ -35,7 +36,7 @@ use tracing::{debug, info, info_span, warn};
 
 use crate::clock::Clock;
 use crate::config::settings::Settings;
-use crate::dataplane::kernel::{IpvsKernel, Kernel};
+use crate::dataplane::kernel::{AuditDepth, IpvsKernel, Kernel, ServerKernel};
 use crate::reported_once::ReportedOnce;
 use crate::source::Update;
 use crate::telemetry::ErrorChain;
@@ -46,6 +47,7 @@ use kpr_core::plan::leftovers::cleanup::Facts;
 use kpr_core::plan::ruleset::InvalidChainName;
 use kpr_core::plan::{Context, Planner};
 
+use audits::Audits;
 use context::{Missing, NodeFacts, NodeView, context};
 use family::{Done, Family, Surroundings, Trigger};
 use health_checks::HealthChecks;
@@ -68,9 +70,6 @@ const WATCH_PERIOD: Duration = Duration::from_secs(1);
 /// The loop turns so often while it waits, so that one that hangs is told from one that has nothing
 /// to do. A shorter sync period makes it more often.
 const TURN_PERIOD: Duration = Duration::from_secs(1);
-
-/// Audits may use one part in this many of the time.
-const AUDIT_SHARE: u32 = 100;
 
 /// The inputs of the loop.
 #[derive(Debug)]
@@ -134,9 +133,7 @@ pub struct Reconciler<P: Planner, K> {
     clock: Clock,
     observer: Arc<dyn Observer>,
     runner: Runner,
-    next_audit: Duration,
-    /// Time that the last audit took so far.
-    audit_cost: Duration,
+    audits: Audits,
     next_watch: Duration,
     next_drain: Duration,
     schedulers: Schedulers,
@@ -171,8 +168,7 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
         let now = clock.monotonic();
         Ok(Self {
             runner: Runner::new(settings.sync.min_period, settings.sync.period).at(pace),
-            next_audit: now + settings.sync.period,
-            audit_cost: Duration::ZERO,
+            audits: Audits::new(now + settings.sync.period),
             next_watch: now + WATCH_PERIOD,
             next_drain: now,
             schedulers: Schedulers::default(),
@@ -277,7 +273,7 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
                 }
             }
             Input::NodeAddresses => {
-                if self.look_at_addresses() {
+                if self.look_at_addresses(AuditDepth::Everything) {
                     self.request();
                 }
             }
@@ -286,7 +282,7 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
                 self.runner
                     .set_periods(settings.sync.min_period, settings.sync.period);
                 let soonest = self.clock.monotonic() + settings.sync.period;
-                self.next_audit = self.next_audit.min(soonest);
+                self.audits.by(soonest);
                 self.settings = settings;
                 self.facts_changed = true;
                 self.request();
@@ -315,7 +311,7 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
             due.extend(self.runner.due());
             due.extend(self.turns.due());
             due.extend(self.families().filter_map(|it| it.planner.time_due()));
-            due.push(self.next_audit);
+            due.push(self.audits.due());
             due.push(self.next_watch);
             due.extend(self.families().filter_map(Family::look_due));
             due.extend(self.families().filter_map(Family::cleanup_due));
@@ -361,7 +357,7 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
         }
         // One that takes longer than the period is finished first, or its rest would never be
         // audited.
-        let is_audit = now >= self.next_audit && !self.families().any(Family::is_auditing);
+        let is_audit = now >= self.audits.due() && !self.families().any(Family::is_auditing);
         if self.runner.due().is_some_and(|due| due <= now) || is_audit {
             self.round(is_audit);
         }
@@ -404,9 +400,16 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
         self.start();
         let start = self.clock.monotonic();
         self.runner.begin(start);
-        if is_audit {
+        let audit = is_audit.then(|| {
+            let servers = self.kernel.servers();
+            let has_outline = servers.is_some();
+            servers.into_iter().for_each(ServerKernel::begin_audit);
+            self.audits
+                .begin(start, has_outline, self.settings.sync.period)
+        });
+        if let Some(depth) = audit {
             // Nothing notifies about a route that changes alone.
-            self.look_at_addresses();
+            self.look_at_addresses(depth);
         }
         self.renew_holders(is_audit);
         let mut changes = self.tracker.take();
@@ -419,7 +422,7 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
             self.renew_contexts();
         }
         let trigger = Trigger {
-            is_audit,
+            audit,
             changes: &changes,
         };
         let mut large = BTreeSet::new();
@@ -444,9 +447,7 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
         }
         self.report_shared();
         if is_audit {
-            self.audit_cost = Duration::ZERO;
             self.audited_since(start);
-            self.next_audit = self.next_audit.max(start + self.settings.sync.period);
         }
         let end = self.clock.monotonic();
         self.turns.follow(large, end.saturating_sub(start), end);
@@ -481,8 +482,10 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
     /// Audits may take no more than their share of the time.
     fn audited_since(&mut self, start: Duration) {
         let now = self.clock.monotonic();
-        self.audit_cost += now.saturating_sub(start);
-        self.next_audit = self.next_audit.max(now + self.audit_cost * AUDIT_SHARE);
+        self.audits.took(now.saturating_sub(start), now);
+        if self.families().any(|it| it.has_drifted_since(start)) {
+            self.audits.suspect();
+        }
     }
 
     fn audit_slice(&mut self) {

@@ -85,6 +85,15 @@ impl Cost {
     }
 }
 
+/// How much of the kernel an audit reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuditDepth {
+    /// What few requests show: virtual servers without their real servers, sets, settings.
+    Outline,
+    /// Addresses and real servers, too.
+    Everything,
+}
+
 /// What a node has besides Services.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeSurroundings {
@@ -113,6 +122,12 @@ pub trait Host: Send {
     /// Reads what is around the node's Services with few requests: addresses are listed once,
     /// because those of Services are among them.
     fn surroundings(&mut self) -> Result<NodeSurroundings, ObserveError>;
+
+    /// The same with the addresses as they were when they were last listed, as long as nothing has
+    /// notified of a change.
+    fn known_surroundings(&mut self) -> Result<NodeSurroundings, ObserveError> {
+        self.surroundings()
+    }
 
     /// Where processes of this node listen.
     fn listening(&mut self) -> Result<Listening, ObserveError> {
@@ -180,9 +195,17 @@ impl fmt::Debug for dyn IpvsKernel {
 
 /// A kernel with IPVS.
 pub trait ServerKernel {
-    /// The first part of an audit: no rules, which would take a process, and no real servers, which
-    /// take a request for each virtual server ([`Self::observe_real_servers`]).
-    fn observe_summary(&mut self, family: IpFamily) -> Result<ipvs::State, ObserveError>;
+    /// An audit begins: what the kernel lists for all families at once is read once in it.
+    fn begin_audit(&mut self) {}
+
+    /// The first part of an audit: no rules, which would take a process, no real servers, which
+    /// take a request for each virtual server ([`Self::observe_real_servers`]), and in an outline
+    /// no addresses.
+    fn observe_summary(
+        &mut self,
+        family: IpFamily,
+        depth: AuditDepth,
+    ) -> Result<ipvs::State, ObserveError>;
 
     /// Our link and its addresses.
     fn observe_link(&mut self, family: IpFamily) -> Result<LinkState, ObserveError>;

@@ -45,6 +45,8 @@ pub struct NodeKernel {
     /// Where connections are exchanged with other nodes, if they are: the interface, and the family
     /// of the multicast group.
     sync: Option<(Arc<str>, IpFamily)>,
+    /// The addresses on other links than ours, when they were last listed.
+    elsewhere: Option<Vec<Address>>,
     /// Counts the programs that `iptables` starts.
     exec: Arc<dyn Exec>,
 }
@@ -63,6 +65,7 @@ impl NodeKernel {
             rules: Rules::new(iptables),
             client_sets: None,
             sync: None,
+            elsewhere: None,
             exec,
         }
     }
@@ -98,9 +101,9 @@ impl NodeKernel {
         let Some(link) = self.links.find(interface)?.filter(|link| link.is_up) else {
             return Ok(None);
         };
-        let addresses = self.links.addresses_of(link.index)?;
-        let is_usable = |it: &Address| it.family() == *family && !it.is_tentative;
-        Ok(addresses.iter().any(is_usable).then_some(link.index))
+        let addresses = self.links.addresses_of(link.index, Some(*family))?;
+        let is_usable = addresses.iter().any(|it| !it.is_tentative);
+        Ok(is_usable.then_some(link.index))
     }
 
     pub(super) fn set_sysctl(&mut self, key: &str, value: &str) -> Outcome {
@@ -152,7 +155,15 @@ impl Host for NodeKernel {
     }
 
     fn surroundings(&mut self) -> Result<NodeSurroundings, ObserveError> {
-        let addresses = addresses_elsewhere(&mut self.links)?;
+        self.elsewhere = None;
+        self.known_surroundings()
+    }
+
+    fn known_surroundings(&mut self) -> Result<NodeSurroundings, ObserveError> {
+        let addresses = match self.elsewhere.take() {
+            Some(addresses) => addresses,
+            None => addresses_elsewhere(&mut self.links)?,
+        };
         let mut gateways = BTreeSet::new();
         for family in IpFamily::ALL {
             let found = self.links.default_gateways(family);
@@ -161,14 +172,16 @@ impl Host for NodeKernel {
         }
         let network = network::observe(&addresses, &mut self.links, &self.sysctls);
         let sync_link = self.sync_link();
-        Ok(NodeSurroundings {
+        let around = NodeSurroundings {
             sync_link: sync_link.map_err(|error| ObserveError::new("sync interface", error))?,
             networks: networks(&addresses),
             gateways,
             resolvers: surroundings::resolvers(),
             network: network.map_err(|error| ObserveError::new("links of the node", error))?,
             addresses: addresses.iter().map(|address| address.ip).collect(),
-        })
+        };
+        self.elsewhere = Some(addresses);
+        Ok(around)
     }
 
     fn listening(&mut self) -> Result<Listening, ObserveError> {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The rounds of one family.
 
+mod auditing;
 mod done;
 mod flows;
 pub(super) mod link;
@@ -19,7 +20,7 @@ use super::drain::DrainQueue;
 use super::observer::{Applied, Observer, Round};
 use super::service_errors::ServiceErrors;
 use crate::clock::Clock;
-use crate::dataplane::kernel::{Kernel, ObserveError};
+use crate::dataplane::kernel::{AuditDepth, Kernel, ObserveError};
 use crate::line_limit::LineLimit;
 use crate::reported_once::ReportedOnce;
 use crate::telemetry::ErrorChain;
@@ -62,7 +63,8 @@ fn first_services() -> [ServiceName; 3] {
 /// The reason for a round.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Trigger<'a> {
-    pub(super) is_audit: bool,
+    /// The round is an audit.
+    pub(super) audit: Option<AuditDepth>,
     pub(super) changes: &'a Changes,
 }
 
@@ -83,8 +85,8 @@ pub(super) struct Surroundings<'a, K> {
 pub(super) enum ObserveScope {
     /// Everything that a plan may change.
     Everything,
-    /// The first part of a sliced audit.
-    Summary,
+    /// The first part of a sliced audit, or all that it is if it is of an outline.
+    Summary(AuditDepth),
     /// Everything but rules that nobody seems to have changed.
     Audit,
     /// iptables rules only.
@@ -272,15 +274,21 @@ impl<P: Planner> Family<P> {
                 }
                 self.is_suspect = false;
             }
-            ObserveScope::Summary => {
-                if let (Some(belief), Some(kernel)) =
+            ObserveScope::Summary(depth) => {
+                if let (Some(belief), Some(servers)) =
                     (self.planner.sliced_audit(), kernel.servers())
                 {
-                    let new = belief.observed_summary(kernel.observe_summary(family)?);
+                    let state = servers.observe_summary(family, depth)?;
+                    let new = match depth {
+                        AuditDepth::Outline => belief.observed_outline(state),
+                        AuditDepth::Everything => belief.observed_summary(state),
+                    };
                     if !new.is_empty() {
-                        belief.observed_virtual_servers(kernel.observe_virtual_servers(&new)?);
+                        belief.observed_virtual_servers(servers.observe_virtual_servers(&new)?);
                     }
-                    self.audit.begin(kernel, family, belief.audited());
+                    if depth == AuditDepth::Everything {
+                        self.audit.begin(servers, family, belief.audited());
+                    }
                 }
             }
         }
@@ -298,19 +306,20 @@ impl<P: Planner> Family<P> {
         self.planner.set_time(start);
         let scope = if self.is_unknown {
             Some(ObserveScope::Everything)
-        } else if trigger.is_audit
-            && self.planner.sliced_audit().is_some()
-            && around.kernel.servers().is_some()
-        {
-            Some(ObserveScope::Summary)
-        } else if trigger.is_audit {
-            Some(ObserveScope::Audit)
         } else {
-            None
+            let is_sliced =
+                self.planner.sliced_audit().is_some() && around.kernel.servers().is_some();
+            trigger.audit.map(|depth| {
+                if is_sliced {
+                    ObserveScope::Summary(depth)
+                } else {
+                    ObserveScope::Audit
+                }
+            })
         };
         let is_full = scope.is_some() || self.planner.is_full();
         self.written = RuleCounts::default();
-        let is_audit = trigger.is_audit && trigger.changes.is_empty();
+        let is_audit = trigger.audit.is_some() && trigger.changes.is_empty();
         let mut done = self.observe_and_apply(around, is_audit, scope);
         // Bisects the batch to find the rule that the kernel rejects; other Services wait.
         for _ in 0..MAX_ISOLATION {
@@ -344,33 +353,6 @@ impl<P: Planner> Family<P> {
         }
     }
 
-    /// Whether an audit is in progress.
-    pub(super) fn is_auditing(&self) -> bool {
-        self.audit.is_running()
-    }
-
-    /// Continues an audit for a short time, so that changes need not wait for its end. Returns
-    /// whether the kernel is as desired, as far as it was checked.
-    pub(super) fn audit_slice<K: Kernel<P>>(&mut self, around: &mut Surroundings<'_, K>) -> bool {
-        let (family, start) = (self.family(), around.clock.monotonic());
-        let mut differs = false;
-        while self.is_auditing() && around.clock.monotonic().saturating_sub(start) < SLICE {
-            let belief = self.planner.sliced_audit();
-            let (Some(belief), Some(kernel)) = (belief, around.kernel.servers()) else {
-                self.audit.stop();
-                break;
-            };
-            match self.audit.look(kernel, family, belief, CHECKED_AT_ONCE) {
-                Ok(finds) => differs |= finds,
-                Err(error) => {
-                    warn!(error = %ErrorChain(&error), "audit stopped early");
-                    self.audit.stop();
-                }
-            }
-        }
-        !differs || self.plan_and_apply(around, true) == Done::Everything
-    }
-
     /// Checks whether another program may have changed rules.
     pub(super) fn watch_rules<K: Kernel<P>>(&mut self, kernel: &mut K) {
         // If the kernel is unknown it will be observed anyway.
@@ -392,8 +374,7 @@ impl<P: Planner> Family<P> {
         let start = around.clock.monotonic();
         let done = self.observe_and_apply(around, true, Some(ObserveScope::Rules));
         let end = around.clock.monotonic();
-        let has_drifted = self.drifted.is_some_and(|when| when >= start);
-        let share = if has_drifted {
+        let share = if self.has_drifted_since(start) {
             REPAIR_SHARE
         } else {
             LOOK_SHARE

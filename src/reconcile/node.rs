@@ -8,7 +8,7 @@ use super::context::{Missing, NodeView};
 use super::family::Family;
 use super::network_warnings::network_warnings;
 use super::node_warnings::node_warnings;
-use crate::dataplane::kernel::{Kernel, ObserveError};
+use crate::dataplane::kernel::{AuditDepth, Kernel, ObserveError};
 use crate::events::{Event, action, reason};
 use crate::telemetry::ErrorChain;
 use kpr_core::model::{IpFamily, NodeClaims};
@@ -16,8 +16,8 @@ use kpr_core::plan::Planner;
 
 impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
     /// Reads the node's addresses and what is around them. Returns whether planning may change.
-    pub(super) fn look_at_addresses(&mut self) -> bool {
-        match self.read_addresses() {
+    pub(super) fn look_at_addresses(&mut self, depth: AuditDepth) -> bool {
+        match self.read_addresses(depth) {
             Ok(is_news) => is_news,
             Err(error) => {
                 warn!(error = %ErrorChain(&error), "failed to read node addresses");
@@ -26,8 +26,11 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
         }
     }
 
-    fn read_addresses(&mut self) -> Result<bool, ObserveError> {
-        let around = self.kernel.surroundings()?;
+    fn read_addresses(&mut self, depth: AuditDepth) -> Result<bool, ObserveError> {
+        let around = match depth {
+            AuditDepth::Outline => self.kernel.known_surroundings()?,
+            AuditDepth::Everything => self.kernel.surroundings()?,
+        };
         let known = std::mem::replace(&mut self.facts.around, around);
         let around = &self.facts.around;
         let has_others = around.gateways != known.gateways

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use crate::dataplane::kernel::{IpvsKernel, ObserveError};
+use crate::dataplane::kernel::{AuditDepth, IpvsKernel, ObserveError};
 use crate::telemetry::ErrorChain;
 use kpr_core::model::IpFamily;
 use kpr_core::plan::ipvs;
@@ -82,8 +82,14 @@ impl PreviousMode {
 
     fn observe(&mut self) -> Result<BTreeMap<IpFamily, ipvs::State>, ObserveError> {
         let all = IpFamily::ALL.into_iter();
-        all.map(|family| Ok((family, self.kernel.observe_summary(family)?)))
-            .collect()
+        all.map(|family| {
+            Ok((
+                family,
+                self.kernel
+                    .observe_summary(family, AuditDepth::Everything)?,
+            ))
+        })
+        .collect()
     }
 
     fn apply(&mut self, plan: &ipvs::Plan) {

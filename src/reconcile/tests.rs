@@ -13,7 +13,8 @@ use super::*;
 use crate::clock::ManualClock;
 use crate::config::{self, Command};
 use crate::dataplane::kernel::{
-    Cost, Host, ListedServer, NodeSurroundings, ObserveError, ProcListing, RuleKernel, ServerKernel,
+    AuditDepth, Cost, Host, ListedServer, NodeSurroundings, ObserveError, ProcListing, RuleKernel,
+    ServerKernel,
 };
 use crate::dataplane::surroundings::Listening;
 use crate::health::ProxyHealth;
@@ -97,7 +98,7 @@ impl Node {
     /// The observed state of the kernel, if it can be read.
     fn observed(&mut self, scope: ObserveScope) -> Result<State, ObserveError> {
         self.observations.push(scope);
-        let looks = !matches!(scope, ObserveScope::Summary | ObserveScope::Audit);
+        let looks = !matches!(scope, ObserveScope::Summary(_) | ObserveScope::Audit);
         if looks && self.rules == Watched::Changed {
             self.rules = Watched::Unsure;
         }
@@ -250,9 +251,19 @@ impl ServerKernel for Shared {
         })
     }
 
-    fn observe_summary(&mut self, _family: IpFamily) -> Result<State, ObserveError> {
-        let mut state = self.lock().unwrap().observed(ObserveScope::Summary)?;
+    fn observe_summary(
+        &mut self,
+        _family: IpFamily,
+        depth: AuditDepth,
+    ) -> Result<State, ObserveError> {
+        let mut state = self
+            .lock()
+            .unwrap()
+            .observed(ObserveScope::Summary(depth))?;
         state.rules = Ruleset::new();
+        if depth == AuditDepth::Outline {
+            state.addresses.clear();
+        }
         for server in state.virtual_servers.values_mut() {
             server.real_servers.clear();
         }
@@ -361,22 +372,6 @@ impl Fixture {
         fixture.lock().applied.clear();
         fixture.lock().observations.clear();
         fixture
-    }
-
-    /// 101 Services instead of one; reading real servers takes the given time.
-    fn many_and_slow(&mut self, pace: Duration) {
-        let mut services = vec![service("ns/web").port(80)];
-        services.extend((0..100).map(|index| {
-            let address = format!("10.96.9.{index}");
-            service(&format!("ns/other-{index}"))
-                .cluster_ips(&[&address])
-                .port(80)
-        }));
-        self.model(Event::ServicesReplaced(services));
-        self.work();
-        let slow = (self.time.clone(), pace);
-        self.lock().slow = Some(slow);
-        self.lock().shown = Shown::Nothing;
     }
 }
 

@@ -109,7 +109,7 @@ fn host_addresses() {
     .map(ip);
     for _ in 0..2 {
         assert_eq!(links.add_addresses(link, &wanted).unwrap(), []);
-        let listed = links.addresses_of(link).unwrap();
+        let listed = links.addresses_of(link, None).unwrap();
         assert_eq!(as_ip_lists(&listed), ip_lists(LINK));
         assert_eq!(
             listed
@@ -140,7 +140,7 @@ fn host_addresses() {
     }
     // Those of the loopback device are not included.
     assert_eq!(
-        as_ip_lists(&links.addresses_of(link).unwrap()),
+        as_ip_lists(&links.addresses_of(link, None).unwrap()),
         ip_lists(LINK)
     );
 }
@@ -171,20 +171,20 @@ fn four_thousand_addresses() {
         "{round_trips} round trips: requests were not pipelined"
     );
     assert_eq!(ip_lists(LINK).len(), 4_000);
-    let listed = links.addresses_of(link).unwrap();
+    let listed = links.addresses_of(link, None).unwrap();
     assert_eq!(
         sorted(listed.iter().map(|address| address.ip)),
         sorted(addresses.clone())
     );
     assert_eq!(links.delete_addresses(link, &addresses).unwrap(), []);
-    assert_eq!(links.addresses_of(link).unwrap(), []);
+    assert_eq!(links.addresses_of(link, None).unwrap(), []);
 }
 
 fn link_is_gone() {
     let mut links = Links::open().unwrap();
     let link = links.ensure_dummy(LINK).unwrap().index;
     links.delete_dummy(LINK).unwrap();
-    assert_eq!(links.addresses_of(link).unwrap(), []);
+    assert_eq!(links.addresses_of(link, None).unwrap(), []);
     let addresses = [ip("10.96.0.1"), ip("fd00:96::1")];
     // Deleting from a missing link succeeds, adding to it fails.
     assert_eq!(links.delete_addresses(link, &addresses).unwrap(), []);

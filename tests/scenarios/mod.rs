@@ -119,6 +119,7 @@ pub(super) fn trials(binary: &'static Path) -> Vec<Trial> {
             "audit::puts_real_servers_right",
             audit::puts_real_servers_right,
         ),
+        scenario("audit::reads_little", audit::reads_little),
         scenario("ownership::others_survive", ownership::others_survive),
         scenario(
             "ownership::addresses_of_others",

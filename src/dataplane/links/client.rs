@@ -109,9 +109,13 @@ impl Links {
         })
     }
 
-    /// The addresses of one link, both families. A link that does not exist has none.
-    pub fn addresses_of(&mut self, link: u32) -> Result<Vec<Address>, LinkError> {
-        match self.addresses_where(Some(link)) {
+    /// The addresses of one link, of one family or both. A link that does not exist has none.
+    pub fn addresses_of(
+        &mut self,
+        link: u32,
+        of: Option<IpFamily>,
+    ) -> Result<Vec<Address>, LinkError> {
+        match self.addresses_where(Some(link), of) {
             Err(LinkError::Refused { source, .. }) if source.kind == KernelErrorKind::NotFound => {
                 Ok(Vec::new())
             }
@@ -121,11 +125,15 @@ impl Links {
 
     /// All addresses of the node, both families.
     pub fn addresses(&mut self) -> Result<Vec<Address>, LinkError> {
-        self.addresses_where(None)
+        self.addresses_where(None, None)
     }
 
-    fn addresses_where(&mut self, link: Option<u32>) -> Result<Vec<Address>, LinkError> {
-        let replies = self.dump(codec::list_addresses(link), "list addresses")?;
+    fn addresses_where(
+        &mut self,
+        link: Option<u32>,
+        of: Option<IpFamily>,
+    ) -> Result<Vec<Address>, LinkError> {
+        let replies = self.dump(codec::list_addresses(link, of), "list addresses")?;
         let mut addresses = Vec::with_capacity(replies.len());
         for reply in &replies {
             // Old kernels ignore the filter.

@@ -113,10 +113,12 @@ pub(super) fn delete_link(index: u32) -> Request {
     request(RTM_DELLINK, 0, &message)
 }
 
-/// Asks for the addresses of one link, or of all. Kernels before 4.20 ignore the filter.
-pub(super) fn list_addresses(link: Option<u32>) -> Request {
+/// Asks for the addresses of one link, or of all, and of one family, or of both. Kernels before
+/// 4.20 ignore the link.
+pub(super) fn list_addresses(link: Option<u32>, of: Option<IpFamily>) -> Request {
     let mut message = AddressMessage::default();
     message.header.index = link.unwrap_or(0);
+    message.header.family = of.map_or(AddressFamily::Unspec, family);
     request(RTM_GETADDR, 0, &message)
 }
 

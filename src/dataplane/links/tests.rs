@@ -77,7 +77,7 @@ fn requests_have_the_bytes_of_ip() {
         "ip addr del fd00:96::1/128 dev va",
         &codec::delete_address(3, ip("fd00:96::1")),
     );
-    assert_sent("ip addr show dev va", &codec::list_addresses(Some(3)));
+    assert_sent("ip addr show dev va", &codec::list_addresses(Some(3), None));
     assert_sent(
         "ip route show table main # default via 192.0.2.1",
         &codec::list_routes(IpFamily::V4),

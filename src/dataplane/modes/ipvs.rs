@@ -20,7 +20,8 @@ use std::net::IpAddr;
 
 use crate::dataplane::failure::{failed, outcome};
 use crate::dataplane::kernel::{
-    Cost, Host, Kernel, NodeSurroundings, ObserveError, ProcListing, RuleKernel, ServerKernel,
+    AuditDepth, Cost, Host, Kernel, NodeSurroundings, ObserveError, ProcListing, RuleKernel,
+    ServerKernel,
 };
 use crate::dataplane::node::NodeKernel;
 use crate::dataplane::surroundings::Listening;
@@ -38,7 +39,7 @@ use kpr_core::plan::ipvs::{Plan, Planner, State, Step};
 use kpr_core::plan::ruleset::{Edit, RuleBatch, Ruleset, Table};
 use kpr_core::plan::{Failure, FailureKind, Outcome, Report, prerequisites};
 use netlink_pipeline::{KernelError, KernelErrorKind};
-use observe::Depth;
+use observe::Servers;
 
 /// The kernel's listing of IPVS, by thread: the thread may be in another network namespace than the
 /// process.
@@ -53,6 +54,8 @@ pub struct Dataplane {
     link: Option<u32>,
     /// The families that were observed already.
     is_known: BTreeSet<IpFamily>,
+    /// What the present audit has listed of families that it has not come to.
+    outlined: BTreeMap<IpFamily, Servers>,
     node: NodeKernel,
 }
 
@@ -63,6 +66,7 @@ impl Dataplane {
             held,
             link: None,
             is_known: BTreeSet::new(),
+            outlined: BTreeMap::new(),
             node,
         }
     }
@@ -205,7 +209,10 @@ impl Dataplane {
 
 impl Kernel<Planner> for Dataplane {
     fn observe(&mut self, family: IpFamily) -> Result<State, ObserveError> {
-        let mut state = self.observe_all(family, Depth::RealServers)?;
+        let mut state = self.observe_rest(family)?;
+        let servers = self.observe_servers(family);
+        state.virtual_servers = servers.map_err(failed_servers)?;
+        state.addresses = self.observe_addresses(family)?;
         let is_first = self.is_known.insert(family);
         // Routes of IPv6 appear some time after we have added their addresses.
         if is_first || family == IpFamily::V4 {
@@ -279,14 +286,32 @@ impl Host for Dataplane {
         self.node.surroundings()
     }
 
+    fn known_surroundings(&mut self) -> Result<NodeSurroundings, ObserveError> {
+        self.node.known_surroundings()
+    }
+
     fn listening(&mut self) -> Result<Listening, ObserveError> {
         self.node.listening()
     }
 }
 
 impl ServerKernel for Dataplane {
-    fn observe_summary(&mut self, family: IpFamily) -> Result<State, ObserveError> {
-        self.observe_all(family, Depth::Summary)
+    fn begin_audit(&mut self) {
+        self.outlined.clear();
+    }
+
+    fn observe_summary(
+        &mut self,
+        family: IpFamily,
+        depth: AuditDepth,
+    ) -> Result<State, ObserveError> {
+        let mut state = self.observe_rest(family)?;
+        let servers = self.outline_servers(family);
+        state.virtual_servers = servers.map_err(failed_servers)?;
+        if depth == AuditDepth::Everything {
+            state.addresses = self.observe_addresses(family)?;
+        }
+        Ok(state)
     }
 
     fn observe_link(&mut self, family: IpFamily) -> Result<LinkState, ObserveError> {
@@ -385,6 +410,10 @@ impl ServerKernel for Dataplane {
             Err(error) => Err(ObserveError::new("IPVS schedulers", error)),
         }
     }
+}
+
+fn failed_servers(error: IpvsError) -> ObserveError {
+    ObserveError::new("virtual servers", error)
 }
 
 fn set(outcomes: &mut [Outcome], index: usize, outcome: Outcome) {

@@ -15,6 +15,27 @@ pub(super) enum Shown {
     Part(Vec<ListedServer>),
 }
 
+impl Fixture {
+    /// 101 Services instead of one; reading real servers takes the given time.
+    pub(super) fn many_and_slow(&mut self, pace: Duration) {
+        let mut services = vec![service("ns/web").port(80)];
+        services.extend((0..100).map(|index| {
+            let address = format!("10.96.9.{index}");
+            service(&format!("ns/other-{index}"))
+                .cluster_ips(&[&address])
+                .port(80)
+        }));
+        self.model(Event::ServicesReplaced(services));
+        self.work();
+        let slow = (self.time.clone(), pace);
+        self.lock().slow = Some(slow);
+        self.lock().shown = Shown::Nothing;
+    }
+}
+
+const OUTLINE: ObserveScope = ObserveScope::Summary(AuditDepth::Outline);
+const DEEP: ObserveScope = ObserveScope::Summary(AuditDepth::Everything);
+
 #[test]
 fn audit_finds_and_repairs_what_others_changed() {
     let mut fixture = Fixture::programmed();
@@ -31,7 +52,7 @@ fn audit_finds_and_repairs_what_others_changed() {
     assert_eq!(*fixture.watcher.drift.lock().unwrap(), 2);
     assert_eq!(
         fixture.lock().observations,
-        [ObserveScope::Summary],
+        [DEEP],
         "an audit starts no process"
     );
 }
@@ -60,10 +81,10 @@ fn audit_that_takes_longer_than_its_period_is_finished() {
     while fixture.lock().audited < 101 {
         fixture.work();
     }
-    assert_eq!(fixture.lock().observations, [ObserveScope::Summary]);
+    assert_eq!(fixture.lock().observations, [DEEP]);
     // The next one leaves a hundred times what it took to other work.
     fixture.wait(Duration::from_mins(200));
-    assert_eq!(fixture.lock().observations, [ObserveScope::Summary]);
+    assert_eq!(fixture.lock().observations, [DEEP]);
     fixture.wait(Duration::from_mins(30));
     assert_eq!(fixture.lock().observations.len(), 2);
 }
@@ -197,4 +218,64 @@ fn audit_leaves_out_rules_that_nobody_changed() {
     let everything = [ObserveScope::Everything];
     assert_eq!(scopes(&mut fixture, Watched::Unsure), everything);
     assert!(scopes(&mut fixture, Watched::Changed).contains(&ObserveScope::Everything));
+}
+
+/// After an audit that took 130 ms, of 101 virtual servers.
+fn audited_once() -> Fixture {
+    let mut fixture = Fixture::programmed();
+    fixture.many_and_slow(Duration::from_millis(10));
+    fixture.applied();
+    fixture.lock().observations.clear();
+    fixture.wait(Duration::from_secs(30));
+    fixture.finish_audit();
+    assert_eq!(std::mem::take(&mut fixture.lock().observations), [DEEP]);
+    assert_eq!(std::mem::take(&mut fixture.lock().audited), 101);
+    fixture
+}
+
+#[test]
+fn what_takes_long_is_left_out_of_most_audits() {
+    let mut fixture = audited_once();
+    let address = service("ns/web").cluster_ips[0];
+    fixture.lock().kernel.state.addresses.remove(&address);
+    let key = rs("10.1.0.6:8080");
+    let deleted = ipvs::Step::DeleteRealServer { vs: web(), key };
+    fixture.lock().kernel.state.apply(&deleted).unwrap();
+    for _ in 0..8 {
+        fixture.wait(Duration::from_secs(30));
+        fixture.finish_audit();
+    }
+    assert_eq!(fixture.applied(), [""; 0]);
+    assert_eq!(fixture.lock().audited, 0);
+    assert_eq!(
+        std::mem::take(&mut fixture.lock().observations),
+        [OUTLINE; 8]
+    );
+    fixture.wait(Duration::from_secs(30));
+    fixture.finish_audit();
+    assert_eq!(std::mem::take(&mut fixture.lock().observations), [DEEP]);
+    assert!(fixture.lock().kernel.state.addresses.contains(&address));
+    assert_eq!(fixture.real_servers().len(), 2);
+}
+
+#[test]
+fn after_drift_everything_is_read() {
+    let mut fixture = audited_once();
+    let wanted = fixture.lock().kernel.clone();
+    let key = rs("10.1.0.6:8080");
+    for step in [
+        ipvs::Step::DeleteRealServer { vs: web(), key },
+        ipvs::Step::DeleteVirtualServer {
+            key: tcp("10.96.9.5:80"),
+        },
+    ] {
+        fixture.lock().kernel.state.apply(&step).unwrap();
+    }
+    for _ in 0..4 {
+        fixture.wait(Duration::from_secs(30));
+        fixture.finish_audit();
+    }
+    // The second one finds what the first could not see.
+    assert_eq!(fixture.lock().observations, [OUTLINE, DEEP, DEEP, OUTLINE]);
+    assert_eq!(fixture.lock().kernel, wanted);
 }

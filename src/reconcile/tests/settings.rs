@@ -116,7 +116,10 @@ fn periods_change_at_once() {
         .take_in(Input::Settings(shorter.reconciler.settings.clone()));
     fixture.work();
     fixture.wait(Duration::from_secs(21));
-    assert_eq!(fixture.lock().observations, [ObserveScope::Summary]);
+    assert_eq!(
+        fixture.lock().observations,
+        [ObserveScope::Summary(AuditDepth::Everything)]
+    );
 }
 
 #[test]

@@ -222,6 +222,9 @@ pub trait SlicedAudit {
     /// before that plan.
     fn observed_summary(&mut self, state: ipvs::State) -> BTreeSet<VirtualServerKey>;
 
+    /// The same where addresses were not observed either.
+    fn observed_outline(&mut self, state: ipvs::State) -> BTreeSet<VirtualServerKey>;
+
     /// The virtual servers whose real servers an audit must check.
     fn audited(&self) -> BTreeSet<VirtualServerKey>;
 

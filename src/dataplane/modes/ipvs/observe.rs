@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use super::{Dataplane, wire};
 use crate::dataplane::kernel::ObserveError;
-use crate::dataplane::links::{Address, Link};
+use crate::dataplane::links::Link;
 use ipnet::IpNet;
 use ipvs_netlink::{Error as IpvsError, ServiceKey};
 use kpr_core::model::IpFamily;
@@ -15,61 +15,56 @@ use kpr_core::plan::ipvs::state::{NodeState, State, VirtualServerState};
 use kpr_core::plan::ipvs::step::LINK;
 use kpr_core::plan::ipvs::sysctl;
 
-/// How much of the virtual servers is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Depth {
-    /// Without real servers, which take a request for each virtual server.
-    Summary,
-    RealServers,
-}
+/// Virtual servers, and their real servers if they were read.
+pub(super) type Servers = BTreeMap<VirtualServerKey, VirtualServerState>;
 
 impl Dataplane {
-    /// Everything except the rules.
-    pub(super) fn observe_all(
-        &mut self,
-        family: IpFamily,
-        depth: Depth,
-    ) -> Result<State, ObserveError> {
+    /// Sets and what both families share.
+    pub(super) fn observe_rest(&mut self, family: IpFamily) -> Result<State, ObserveError> {
         Ok(State {
             node: self.observe_node()?,
             sets: self.held.observe(family)?,
             other_sets: self.held.observe_other(family)?,
             has_own_table: self.held.has_table(family)?,
-            virtual_servers: self
-                .observe_servers(family, depth)
-                .map_err(|error| ObserveError::new("virtual servers", error))?,
-            addresses: self.observe_addresses(family)?,
             ..State::default()
         })
     }
 
-    pub(super) fn observe_servers(
-        &mut self,
-        family: IpFamily,
-        depth: Depth,
-    ) -> Result<BTreeMap<VirtualServerKey, VirtualServerState>, IpvsError> {
-        let mut states = BTreeMap::new();
+    /// With their real servers, which take a request for each virtual server.
+    pub(super) fn observe_servers(&mut self, family: IpFamily) -> Result<Servers, IpvsError> {
+        let mut states = self.list_servers()?.remove(&family).unwrap_or_default();
+        for (key, state) in &mut states {
+            state.real_servers = self.real_servers(&wire::service_key(key))?;
+        }
+        Ok(states)
+    }
+
+    /// Without their real servers. The kernel lists both families, so that the other one has been
+    /// read, too, when an audit comes to it.
+    pub(super) fn outline_servers(&mut self, family: IpFamily) -> Result<Servers, IpvsError> {
+        if let Some(servers) = self.outlined.remove(&family) {
+            return Ok(servers);
+        }
+        self.outlined = self.list_servers()?;
+        Ok(self.outlined.remove(&family).unwrap_or_default())
+    }
+
+    fn list_servers(&mut self) -> Result<BTreeMap<IpFamily, Servers>, IpvsError> {
+        let mut listed: BTreeMap<IpFamily, Servers> = IpFamily::ALL
+            .into_iter()
+            .map(|family| (family, Servers::new()))
+            .collect();
         for status in self.ipvs.services()? {
             let Some(key) = wire::virtual_server_key(&status.service.key) else {
                 continue;
             };
-            if key.family() != family {
-                continue;
-            }
-            let real_servers = match depth {
-                Depth::RealServers => self.real_servers(&status.service.key)?,
-                Depth::Summary => RealServers::new(),
+            let state = VirtualServerState {
+                server: wire::virtual_server(&status.service),
+                real_servers: RealServers::new(),
             };
-            let server = wire::virtual_server(&status.service);
-            states.insert(
-                key,
-                VirtualServerState {
-                    server,
-                    real_servers,
-                },
-            );
+            listed.entry(key.family()).or_default().insert(key, state);
         }
-        Ok(states)
+        Ok(listed)
     }
 
     pub(super) fn real_servers(&mut self, key: &ServiceKey) -> Result<RealServers, IpvsError> {
@@ -143,13 +138,12 @@ impl Dataplane {
         let addresses = self
             .node
             .links
-            .addresses_of(link)
+            .addresses_of(link, Some(family))
             .map_err(|error| ObserveError::new("addresses of the link", error))?;
         // Addresses other than host addresses are not ours.
-        let ours = |address: &&Address| address.family() == family && address.is_host();
         Ok(addresses
             .iter()
-            .filter(ours)
+            .filter(|address| address.is_host())
             .map(|address| address.ip)
             .collect())
     }

@@ -404,6 +404,11 @@ impl SlicedAudit for Planner {
         news
     }
 
+    fn observed_outline(&mut self, mut state: State) -> BTreeSet<VirtualServerKey> {
+        state.addresses = std::mem::take(&mut self.believed.addresses);
+        self.observed_summary(state)
+    }
+
     fn audited(&self) -> BTreeSet<VirtualServerKey> {
         let present = self.believed.virtual_servers.keys();
         present.filter(|key| self.owns(key)).copied().collect()

@@ -46,7 +46,7 @@ pub(crate) fn count(backend: Backend) -> anyhow::Result<Value> {
     counts.insert("entries".to_owned(), Value::Object(sets));
     let mut links = Links::open()?;
     if let Some(link) = links.find(kpr_core::plan::ipvs::step::LINK)? {
-        let addresses = links.addresses_of(link.index)?;
+        let addresses = links.addresses_of(link.index, None)?;
         let count = addresses.iter().filter(|at| at.is_host()).count();
         counts.insert("addresses".to_owned(), json!(count));
     }
