@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::ServicePortName;
+use crate::model::{ServiceName, ServicePortName};
 use crate::plan::context::Context;
 use crate::plan::cuts::Cuts;
 use crate::plan::iptables::Plan;
@@ -42,6 +42,34 @@ enum Isolation {
     Searching(usize),
 }
 
+/// The most audits between two attempts at what was rejected.
+const LONGEST_PAUSE: u32 = 16;
+
+/// When what was rejected is tried again: after one audit, after two more, after four more, because
+/// each attempt costs some batches and may read all rules.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Retry {
+    /// Audits since the last attempt.
+    audits: u32,
+    /// Audits from the last attempt to the next, less one.
+    pause: u32,
+    is_due: bool,
+}
+
+impl Retry {
+    fn audited(&mut self) {
+        self.audits += 1;
+        if self.audits > self.pause {
+            let pause = (self.pause * 2 + 1).min(LONGEST_PAUSE - 1);
+            (self.audits, self.pause, self.is_due) = (0, pause, true);
+        }
+    }
+
+    const fn take_due(&mut self) -> bool {
+        std::mem::replace(&mut self.is_due, false)
+    }
+}
+
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct Planner {
@@ -55,8 +83,11 @@ pub struct Planner {
     turns: Turns,
     /// The previous rules of the Service ports that changed since then.
     previous: BTreeMap<ServicePortName, Option<PortRules>>,
-    /// Service ports whose rules the kernel rejected. `desired` has their previous rules.
+    /// Service ports whose rules the kernel rejected.
     quarantined: BTreeSet<ServicePortName>,
+    /// Their rules, unless they are being tried again. `desired` has the previous ones.
+    rejected: BTreeMap<ServicePortName, Option<PortRules>>,
+    retry: Retry,
     /// Unreferenced chains that the kernel did not let us delete: a foreign rule jumps to them.
     undeletable: BTreeSet<ChainId>,
     /// The same, as observed; their deletion is never tried.
@@ -91,6 +122,8 @@ impl Planner {
             turns: Turns::default(),
             previous: BTreeMap::new(),
             quarantined: BTreeSet::new(),
+            rejected: BTreeMap::new(),
+            retry: Retry::default(),
             undeletable: BTreeSet::new(),
             in_use: BTreeSet::new(),
             refused_sets: RefusedSets::default(),
@@ -110,7 +143,6 @@ impl Planner {
     }
 
     fn replace(&mut self, name: ServicePortName, port_rules: Option<PortRules>) {
-        self.quarantined.remove(&name);
         if port_rules.is_none() {
             self.forget_sets(&name);
         }
@@ -127,6 +159,32 @@ impl Planner {
             return;
         }
         self.exchange(name, port_rules);
+    }
+
+    /// What was rejected of a Service has changed, or the Service is gone.
+    fn forget_rejected(&mut self, service: &ServiceName) {
+        self.quarantined.retain(|name| name.service != *service);
+        self.rejected.retain(|name, _| name.service != *service);
+    }
+
+    /// Nothing is known to differ from belief. What was rejected may have been so for a reason that
+    /// has passed: a module was missing, memory was short, a program broke.
+    fn audited(&mut self) {
+        if !self.quarantined.is_empty() || !self.undeletable.is_empty() {
+            self.retry.audited();
+        }
+    }
+
+    /// Makes what was rejected part of the next plan.
+    fn try_again(&mut self) {
+        if !self.retry.take_due() {
+            return;
+        }
+        self.is_full = !std::mem::take(&mut self.undeletable).is_empty();
+        for (name, rules) in std::mem::take(&mut self.rejected) {
+            let rules = rules.map(|rules| self.as_possible(&name, rules));
+            self.exchange(name, rules);
+        }
     }
 
     /// Begins with changes that have waited.
@@ -380,8 +438,9 @@ impl Planner {
             return;
         }
         let Isolation::Searching(size) = self.isolation else {
-            let all = self.desired.by_port().len();
-            self.isolation = Isolation::Searching(all.div_ceil(PARTS).max(1));
+            let ChainChanges { edits, .. } = self.changes();
+            let changed: BTreeSet<_> = edits.iter().filter_map(|it| it.owner.as_ref()).collect();
+            self.isolation = Isolation::Searching(changed.len().div_ceil(PARTS).max(1));
             return;
         };
         let is_deletion = |edit: &Edit| matches!(edit, Edit::DeleteChain { .. });
@@ -403,10 +462,13 @@ impl Planner {
                     self.undeletable
                         .insert((edit.table(), edit.chain().clone()));
                 }
-                Some(name) if size == 1 && !self.quarantined.contains(&name) => {
+                Some(name) if size == 1 && !self.rejected.contains_key(&name) => {
                     let previous = self.previous.get(&name).cloned().flatten();
-                    self.desired.replace(&name, previous, &self.context, None);
-                    self.quarantined.insert(name);
+                    let rejected = self.desired.replace(&name, previous, &self.context, None);
+                    self.rejected.insert(name.clone(), rejected);
+                    if self.quarantined.insert(name) {
+                        self.retry = Retry::default();
+                    }
                 }
                 Some(_) => {}
             }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{ChainChanges, Isolation as Search, Planner, RefusedSets, is_transient};
+use super::{ChainChanges, Isolation as Search, Planner, RefusedSets, Retry, is_transient};
 use crate::model::{ServiceName, ServicePortName, ServiceView, Tracker};
 use crate::plan::context::Context;
 use crate::plan::cuts::Cuts;
@@ -40,6 +40,8 @@ impl crate::plan::Planner for Planner {
         self.turns = Turns::default();
         self.previous.clear();
         self.quarantined.clear();
+        self.rejected.clear();
+        self.retry = Retry::default();
         self.undeletable.clear();
         self.refused_sets = RefusedSets::default();
         self.is_full = true;
@@ -57,6 +59,7 @@ impl crate::plan::Planner for Planner {
         });
         let by_port: BTreeMap<ServicePortName, PortRules> = rules.collect();
         self.turns.forget(changed.name);
+        self.forget_rejected(changed.name);
         for port in self.desired.gone(changed.name, &by_port) {
             self.replace(port, None);
         }
@@ -66,6 +69,9 @@ impl crate::plan::Planner for Planner {
     }
 
     fn observed(&mut self, state: State) {
+        if !self.needs_observation {
+            self.audited();
+        }
         self.believed.settings = state.settings;
         let before = std::mem::replace(&mut self.believed.sets, state.sets);
         for (set, found) in &mut self.believed.sets {
@@ -200,7 +206,10 @@ impl crate::plan::Planner for Planner {
             self.is_full = false;
             self.dirty = Dirty::default();
             self.previous.clear();
+            let rejected = &self.rejected;
+            self.quarantined.retain(|name| rejected.contains_key(name));
             self.take_back();
+            self.try_again();
             self.take_turns();
         }
     }
@@ -317,10 +326,9 @@ impl RuleBelief for Planner {
 
     fn observed_settings(&mut self, settings: Settings) {
         self.believed.settings = settings;
-        // What was refused is tried again at each audit.
-        self.is_full |= !self.quarantined.is_empty()
-            || !self.undeletable.is_empty()
-            || !self.refused_sets.is_empty();
+        self.audited();
+        // Sets that were refused are tried again at each audit.
+        self.is_full |= !self.refused_sets.is_empty();
     }
 
     fn has_chain(&self, table: Table, chain: &ChainName) -> bool {

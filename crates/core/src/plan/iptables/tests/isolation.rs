@@ -100,6 +100,83 @@ fn refused_service_keeps_what_it_had() {
     assert_eq!(proxy.kernel.state.rules, before);
 }
 
+/// An audit finds the kernel as believed; then there are rounds until nothing is left to do.
+/// Returns the number of plans that changed something.
+fn audit(proxy: &mut Proxy, fault: fn(&Step) -> Option<Fault>) -> usize {
+    proxy.planner.observed(proxy.kernel.state.clone());
+    assert!(proxy.planner.plan().is_empty(), "this would be drift");
+    let mut plans = 0;
+    for _ in 0..40 {
+        plans += usize::from(!proxy.try_sync(fault).is_empty());
+        if !proxy.planner.is_pending() {
+            return plans;
+        }
+    }
+    panic!("never quiet: {}", proxy.planner.plan());
+}
+
+#[test]
+fn refused_service_is_served_when_its_reason_has_passed() {
+    let mut proxy = some(40);
+    proxy.sync();
+    let sticky = service("ns/web7")
+        .cluster_ips(&["10.96.0.8"])
+        .port(80)
+        .affinity(10);
+    proxy.take_in([Event::ServiceApplied(sticky.clone())]);
+    sync_until_quiet(&mut proxy, lacks_recent);
+    assert_eq!(proxy.planner.quarantined().len(), 1);
+    assert!(audit(&mut proxy, |_| None) > 0);
+    assert!(proxy.planner.quarantined().is_empty());
+    let mut without_trouble = some(40);
+    without_trouble.take_in([Event::ServiceApplied(sticky)]);
+    without_trouble.sync();
+    assert_eq!(proxy.kernel.state.rules, without_trouble.kernel.state.rules);
+}
+
+#[test]
+fn deleted_service_is_no_longer_refused() {
+    let mut proxy = some(4);
+    proxy.sync();
+    let before = proxy.kernel.state.rules.clone();
+    let sticky = service("ns/sticky")
+        .cluster_ips(&["10.96.9.9"])
+        .port(80)
+        .affinity(10);
+    let endpoints = slice("ns/sticky", "a", vec![endpoint("10.1.0.2")]).port(8080);
+    proxy.take_in([
+        Event::ServiceApplied(sticky.clone()),
+        Event::SliceApplied(endpoints),
+    ]);
+    sync_until_quiet(&mut proxy, lacks_recent);
+    assert_eq!(proxy.planner.quarantined().len(), 1);
+    proxy.take_in([Event::ServiceDeleted(sticky.name)]);
+    proxy.sync();
+    assert!(proxy.planner.quarantined().is_empty());
+    assert_eq!(audit(&mut proxy, |_| None), 0);
+    assert_eq!(proxy.kernel.state.rules, before);
+}
+
+#[test]
+fn attempts_at_what_stays_refused_become_rare() {
+    let mut proxy = some(40);
+    proxy.sync();
+    let sticky = service("ns/web7")
+        .cluster_ips(&["10.96.0.8"])
+        .port(80)
+        .affinity(10);
+    proxy.take_in([Event::ServiceApplied(sticky)]);
+    sync_until_quiet(&mut proxy, lacks_recent);
+    let before = proxy.kernel.state.rules.clone();
+    let mut audits = (0..200).map(|_| audit(&mut proxy, lacks_recent));
+    let attempts: Vec<usize> = audits.by_ref().filter(|plans| *plans > 0).collect();
+    // After 1, 3, 7, 15 audits and from then on every 16, and one Service is found at once.
+    assert_eq!(attempts.len(), 15);
+    assert!(attempts.iter().all(|plans| *plans <= 3), "{attempts:?}");
+    assert_eq!(proxy.planner.quarantined().len(), 1);
+    assert_eq!(proxy.kernel.state.rules, before);
+}
+
 #[test]
 fn chain_with_a_foreign_jump_is_left() {
     fn busy(step: &Step) -> Option<Fault> {
