@@ -16,6 +16,8 @@ use crate::plan::prerequisites;
 pub struct Prerequisites {
     has_no_link: bool,
     has_no_rules: bool,
+    /// A sync daemon could not be stopped.
+    has_daemons: bool,
     missing_sets: BTreeSet<SetName>,
     /// Sets that lack an entry which a step should have added.
     incomplete_sets: BTreeSet<SetName>,
@@ -33,6 +35,7 @@ impl prerequisites::Prerequisites for Prerequisites {
         match step {
             Step::CreateLink => self.has_no_link = true,
             Step::EditRules(_) => self.has_no_rules = true,
+            Step::StopSyncDaemon { .. } => self.has_daemons = true,
             Step::CreateSet(spec) => {
                 self.missing_sets.insert(spec.name.clone());
             }
@@ -90,6 +93,7 @@ impl prerequisites::Prerequisites for Prerequisites {
             }
             // The link says whose daemons they are.
             Step::StartSyncDaemon { .. } => self.has_no_link,
+            Step::DeleteLink => self.has_daemons,
             // Until our objects serve, the old rules do.
             Step::DeleteNftablesTable { .. } | Step::DeleteOwnTable { .. } => {
                 self.has_no_rules || self.has_no_link || !self.missing_servers.is_empty()

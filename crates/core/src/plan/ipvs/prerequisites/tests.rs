@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::model::testing::ip;
-use crate::plan::ipvs::object::{Forwarding, RealServer, VirtualServer};
+use crate::plan::ipvs::object::{Forwarding, RealServer, SyncRole, VirtualServer};
 use crate::plan::ipvs::set::SetSpec;
 use crate::plan::prerequisites::Prerequisites as _;
 use crate::plan::ruleset::RuleBatch;
@@ -39,6 +39,13 @@ fn rules() -> Step {
 #[test]
 fn nothing_is_forbidden_at_first() {
     assert!(!Prerequisites::default().forbid(&bind("10.96.0.1")));
+}
+
+#[test]
+fn the_link_stays_until_its_daemons_have_stopped() {
+    let role = SyncRole::Backup;
+    assert!(lacking(&[Step::StopSyncDaemon { role }]).forbid(&Step::DeleteLink));
+    assert!(!lacking(&[bind("10.96.0.1")]).forbid(&Step::DeleteLink));
 }
 
 #[test]
