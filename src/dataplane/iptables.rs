@@ -134,7 +134,8 @@ impl Iptables {
         Ok(())
     }
 
-    /// Whether program and kernel support a rule. Changes nothing.
+    /// Whether program and kernel support a rule. Changes nothing. That another program holds the
+    /// lock, or a signal killed this one, is no answer.
     pub fn knows(&self, table: Table, rule: &Rule) -> Result<bool, IptablesError> {
         let chain = "KUBE-PROBE";
         let batch = format!("*{table}\n:{chain} - [0:0]\n-A {chain} {rule}\nCOMMIT\n");
@@ -144,8 +145,19 @@ impl Iptables {
             .exec
             .run(program, &args, batch.as_bytes())
             .map_err(IptablesError::Exec)?;
+        let stderr = output.ended.stderr_text();
+        let failure = RestoreFailure::of(&[], output.ended.status, &stderr);
+        if matches!(
+            failure.kind,
+            RestoreFailureKind::LockHeld | RestoreFailureKind::Signal
+        ) {
+            return Err(IptablesError::Restore {
+                program: program.to_owned(),
+                source: Box::new(failure),
+            });
+        }
         // What the kernel lacks is a warning and no failure, as `--test` sends the kernel nothing.
-        Ok(output.ended.succeeded() && !output.ended.stderr_text().contains("not supported"))
+        Ok(output.ended.succeeded() && !stderr.contains("not supported"))
     }
 
     /// Whether program and kernel have rules that match and fill ipsets. The rule names a set that

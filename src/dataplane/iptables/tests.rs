@@ -17,10 +17,17 @@ struct Machine {
 }
 
 impl Machine {
-    fn with(mut self, program: &str, arg: &str, status: i32, stdout: &str, stderr: &str) -> Self {
+    fn with(
+        mut self,
+        program: &str,
+        arg: &str,
+        status: impl Into<Option<i32>>,
+        stdout: &str,
+        stderr: &str,
+    ) -> Self {
         let output = Output {
             ended: Ended {
-                status: Some(status),
+                status: status.into(),
                 stderr: stderr.into(),
             },
             stdout: stdout.into(),
@@ -448,6 +455,21 @@ fn a_rule_is_supported_only_without_a_warning() {
             iptables.knows(Table::Nat, &rule).unwrap(),
             known,
             "{stderr}"
+        );
+    }
+}
+
+#[test]
+fn a_probe_that_was_not_made_is_no_answer() {
+    let rule = Rule::new("-m bpf");
+    let held = "Another app is currently holding the xtables lock; still 1s 0us time ahead";
+    for (status, stderr) in [(Some(4), held), (None, "")] {
+        let machine = Machine::default().with("iptables-nft-restore", "-w", status, "", stderr);
+        let (_, iptables) = iptables(machine);
+        let answer = iptables.knows(Table::Nat, &rule);
+        assert!(
+            matches!(answer, Err(IptablesError::Restore { .. })),
+            "{stderr}: {answer:?}"
         );
     }
 }
