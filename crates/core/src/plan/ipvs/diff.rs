@@ -385,7 +385,9 @@ impl Comparison<'_> {
             .collect();
         let mut replaced = BTreeSet::new();
         let mut gone = BTreeSet::new();
-        for id in ids.iter().rev().copied() {
+        let refuses = |id: &&SetId| **id == SetId::IpvsIps;
+        let admit = ids.iter().rev().filter(|id| !refuses(id));
+        for id in admit.chain(ids.iter().filter(refuses)).copied() {
             let name = id.name(self.context.family);
             let present = self.believed.sets.get(&name);
             let missing: Vec<&SetEntry> = of(id)

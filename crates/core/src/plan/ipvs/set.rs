@@ -59,8 +59,10 @@ impl SetType {
 }
 
 /// The sets of IPVS mode, one of each per family. Entries are removed in this order of sets and
-/// added in the reverse one: what admits packets is added last and removed first, and a load
-/// balancer is never closed to all sources without the entries that admit some.
+/// added in the reverse one, but for those of [`Self::IpvsIps`], which come last. So what admits
+/// packets is removed first, a load balancer is never closed to all sources without the entries
+/// that admit some, and an address that is served already, because rules of another kind admit its
+/// ports, never refuses them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SetId {
     LoopBack,

@@ -42,6 +42,8 @@ pub enum Breach {
     ServerWithoutEntry,
     #[error("a set of nftables has networks that overlap")]
     Overlap,
+    #[error("a port that is served refuses until its entry is there")]
+    RefusedServer,
 }
 
 /// Checks the order of a plan, that a kernel in the state `believed` would accept every step, that
@@ -49,7 +51,7 @@ pub enum Breach {
 pub fn check(plan: &Plan, believed: &State) -> Result<(), Violation> {
     let mut state = believed.clone();
     let mut last = None;
-    for (phase, step) in plan.phases() {
+    for (index, (phase, step)) in plan.phases().iter().enumerate() {
         let text = || step.to_string();
         if last.is_some_and(|last| last > *phase) {
             return Err(Violation::Order(text()));
@@ -70,7 +72,9 @@ pub fn check(plan: &Plan, believed: &State) -> Result<(), Violation> {
         {
             return Err(Violation::Growth(text()));
         }
-        if let Some(breach) = breach(step, &state).or_else(|| exclusion(step, &state)) {
+        let found = breach(step, &state).or_else(|| exclusion(step, &state));
+        let rest = || plan.steps().skip(index + 1);
+        if let Some(breach) = found.or_else(|| closure(step, rest(), &state)) {
             let step = text();
             return Err(Violation::Unsafe { step, breach });
         }
@@ -253,6 +257,39 @@ fn lacks_entry(state: &State, address: &std::net::IpAddr) -> Option<Breach> {
     let entry = SetEntry::Ip(*address);
     (is_bound && !has_entry(state, SetId::IpvsIps, *address, &entry))
         .then_some(Breach::AddressWithoutEntry)
+}
+
+/// An address that is served already, because rules of another kind admit its ports, gets the entry
+/// that makes unknown ports refuse only after those of its ports.
+fn closure<'a>(
+    step: &Step,
+    mut rest: impl Iterator<Item = &'a Step>,
+    state: &State,
+) -> Option<Breach> {
+    let Step::AddEntry {
+        entry: SetEntry::Ip(address),
+        ..
+    } = step
+    else {
+        return None;
+    };
+    let is_served = |step: &Step| {
+        let Step::AddEntry {
+            entry: SetEntry::IpPort(at, protocol, port),
+            ..
+        } = *step
+        else {
+            return false;
+        };
+        let key = VirtualServerKey::Address {
+            address: at,
+            port,
+            protocol,
+        };
+        at == *address && state.virtual_servers.contains_key(&key)
+    };
+    let is_bound = state.addresses.contains(address);
+    (is_bound && rest.any(is_served)).then_some(Breach::RefusedServer)
 }
 
 /// A new virtual server is in a set that determines how its packets are masqueraded.

@@ -133,10 +133,10 @@ fn making_comes_before_breaking() {
     assert_eq!(
         steps,
         [
-            "add entry KUBE-IPVS-IPS 198.51.100.2",
             "add entry KUBE-LOAD-BALANCER-SOURCE-CIDR 198.51.100.2,tcp:80,10.0.0.0/8",
             "add entry KUBE-LOAD-BALANCER-FW 198.51.100.2,tcp:80",
             "add entry KUBE-LOAD-BALANCER 198.51.100.2,tcp:80",
+            "add entry KUBE-IPVS-IPS 198.51.100.2",
             "set virtual server TCP 10.96.0.1:80 scheduler rr",
             "add virtual server TCP 198.51.100.2:80 scheduler rr",
             "add real server TCP 198.51.100.2:80 -> 10.0.0.0:8080 weight 1 masquerade",

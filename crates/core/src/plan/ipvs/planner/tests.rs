@@ -86,10 +86,10 @@ fn a_cold_start_makes_everything_in_order() {
     assert_eq!(
         lines[services..],
         [
-            "add entry KUBE-IPVS-IPS 10.96.0.1",
             "add entry KUBE-NODE-PORT-HASH 172.16.0.10,tcp:30080",
             "add entry KUBE-NODE-PORT-HASH 192.168.0.10,tcp:30080",
             "add entry KUBE-CLUSTER-IP 10.96.0.1,tcp:80",
+            "add entry KUBE-IPVS-IPS 10.96.0.1",
             "add virtual server TCP 10.96.0.1:80 scheduler rr",
             "add real server TCP 10.96.0.1:80 -> 10.0.1.1:8080 weight 1 masquerade",
             "add virtual server TCP 172.16.0.10:30080 scheduler rr",
@@ -478,8 +478,8 @@ fn important_services_come_first() {
     assert_eq!(
         lines(&proxy.sync()),
         [
-            "add entry KUBE-IPVS-IPS 10.96.0.1",
             "add entry KUBE-CLUSTER-IP 10.96.0.1,tcp:80",
+            "add entry KUBE-IPVS-IPS 10.96.0.1",
             "add virtual server TCP 10.96.0.1:80 scheduler rr",
             "add address 10.96.0.1 to kube-ipvs0",
         ]

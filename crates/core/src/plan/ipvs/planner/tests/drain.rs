@@ -374,8 +374,8 @@ fn a_service_that_is_made_anew_after_the_drain_starts_afresh() {
     assert_eq!(
         lines(&proxy.sync()),
         [
-            "add entry KUBE-IPVS-IPS 10.96.0.1",
             "add entry KUBE-CLUSTER-IP 10.96.0.1,tcp:80",
+            "add entry KUBE-IPVS-IPS 10.96.0.1",
             "add virtual server TCP 10.96.0.1:80 scheduler rr",
             "add real server TCP 10.96.0.1:80 -> 10.0.1.1:8080 weight 1 masquerade",
             "add address 10.96.0.1 to kube-ipvs0",
