@@ -127,7 +127,7 @@ async fn an_event_that_does_not_end_is_given_up() {
     watch.send_bytes(&[0, 1, 0, 0]);
     let mut watch = Some(watch);
     // A byte every second: it is not silent.
-    let trickle = |_| watch.as_ref().unwrap().send_bytes(b"x");
+    let trickle = |_| watch.as_ref().unwrap().trickle(b"x".to_vec());
     let (asked, seconds) = asked_after(&mut fixture.asked, trickle).await;
     assert!((140..170).contains(&seconds), "{seconds}");
     assert_eq!(query(&asked, "resourceVersion"), Some("5".to_owned()));

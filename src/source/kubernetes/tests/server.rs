@@ -312,7 +312,12 @@ impl Stream {
 
     /// Sends to a client that may have gone.
     pub(super) fn talk(&self, event: &Value) {
-        self.lines.send(Ok(self.encoded(event).into())).ok();
+        self.trickle(self.encoded(event));
+    }
+
+    /// The same with a part of an event.
+    pub(super) fn trickle(&self, bytes: Vec<u8>) {
+        self.lines.send(Ok(bytes.into())).ok();
     }
 
     pub(super) fn send_text(&self, text: &str) {
