@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Linux 6.1 (Debian's user-mode-linux 6.1um4+b13), ipvsadm 1.31: a connection sync daemon stays when the link that it was
-# started on is deleted. The kernel goes on to list it with the link's name, and when a link of that name is made again,
-# the daemon looks as if it were on it: but the new link is no member of the daemon's multicast group, so that the backup
-# hears nothing any more, and a second start is refused because one runs. Only stop and start helps. So who watches over
-# these daemons has to remember the index of the link, which the kernel does not tell.
+# Linux 6.1 (Debian's user-mode-linux 6.1um4+b13), ipvsadm 1.31: a connection sync daemon stays when the link that it
+# was started on is deleted. The kernel goes on to list it with the link's name, and when a link of that name is made
+# again, the daemon looks as if it were on it: but the new link is no member of the daemon's multicast group, so that
+# the backup hears nothing any more, and a second start is refused because one runs. Only stop and start helps. So who
+# watches over these daemons has to remember the index of the link, which the kernel does not tell.
 #
 # Seen: the link's membership of 224.0.0.81 before, the list after the link was deleted and made anew, the membership
 # then, the exit code of a second start, and the membership after stop and start.
