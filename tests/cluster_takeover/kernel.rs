@@ -11,13 +11,15 @@ pub(crate) type Kernel = BTreeMap<String, Vec<String>>;
 
 const MARK: &str = "=====";
 /// Each prints something of its own; the first two are read as rules.
-const COMMANDS: [&str; 6] = [
+const COMMANDS: [&str; 7] = [
     "iptables-save",
     "ip6tables-save",
     "ipset save",
     "ipvsadm -Sn",
     "ip -o address",
     "ip -o link",
+    // Not those of iptables-nft. User-mode Linux may have none at all.
+    "for family in ip ip6; do nft --terse list table $family kube-proxy-rs 2>/dev/null; done | grep -v '^ *counter'; true",
 ];
 
 pub(crate) fn read(guest: &mut Guest) -> Kernel {

@@ -6,14 +6,17 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Result, ensure};
 
-use crate::Test;
 use crate::world::{Program, World};
+use crate::{Test, UML};
 use kpr_testkit::namespace::Namespace;
 use kpr_testkit::rollout::{Client, Ground, Place, Rollout, service};
 use kpr_testkit::testbed::Testbed;
 use kpr_testkit::topology::{Family, cluster_ip, node_port};
 
-pub(crate) const TESTS: &[Test] = &[("a_rolling_update_loses_nothing_in_ipvs_mode", loses_nothing)];
+pub(crate) const TESTS: &[Test] = &[(
+    "a_rolling_update_loses_nothing_in_ipvs_mode",
+    (UML, loses_nothing),
+)];
 
 /// New connections per second that are begun: more than 200 are made then, if the machine does
 /// nothing else.

@@ -3,12 +3,12 @@
 
 use anyhow::Result;
 
-use crate::Test;
 use crate::world::{Program, World};
+use crate::{Test, UML};
 
 pub(crate) const TESTS: &[Test] = &[(
     "a_takeover_costs_no_connection_whatever_the_modes",
-    there_and_back,
+    (UML, there_and_back),
 )];
 
 fn there_and_back(world: &mut World) -> Result<()> {

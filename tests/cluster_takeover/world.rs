@@ -91,14 +91,15 @@ fn services() -> [Service; 3] {
 }
 
 impl World {
-    pub(crate) fn new(testbed: &Testbed) -> Result<Self> {
+    /// `kernel` are options of `hack/guest`.
+    pub(crate) fn new(testbed: &Testbed, kernel: &[&str]) -> Result<Self> {
         let testbed = testbed.clone();
         let kube_proxy = Path::new(testbed.env("BIN")).join("kube-proxy");
         ensure!(
             kube_proxy.exists(),
             "build it: hack/testbed/build kube-proxy"
         );
-        let mut guest = Guest::start(&testbed);
+        let mut guest = Guest::start_with(&testbed, kernel);
         let neighbours = Neighbours::new(&testbed, &mut guest, &[Host::Web1, Host::Web2])?;
         let manifests: Vec<Value> = services()
             .iter()
@@ -142,10 +143,20 @@ impl World {
 
     /// Starts a proxy and waits until it has synced.
     pub(crate) fn start(&mut self, program: Program, mode: &'static str) -> Result<Running> {
+        self.start_with(program, mode, "")
+    }
+
+    /// The same with further flags.
+    pub(crate) fn start_with(
+        &mut self,
+        program: Program,
+        mode: &'static str,
+        flags: &str,
+    ) -> Result<Running> {
         let log = format!("/run/log-{}", self.logs.len());
         let script = format!(
             "{} --kubeconfig={} --proxy-mode={mode} --hostname-override=node --v=2 --cluster-cidr={CLUSTER_CIDRS} \
-             --metrics-bind-address=0.0.0.0:{METRICS_PORT} </dev/null >{log} 2>&1 & echo $!",
+             --metrics-bind-address=0.0.0.0:{METRICS_PORT} {flags} </dev/null >{log} 2>&1 & echo $!",
             self.program(program).display(),
             self.testbed.kubeconfig("proxy").display(),
         );

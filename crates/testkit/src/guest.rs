@@ -39,7 +39,13 @@ pub struct Guest {
 }
 
 impl Guest {
+    /// User-mode Linux.
     pub fn start(testbed: &Testbed) -> Self {
+        Self::start_with(testbed, &[])
+    }
+
+    /// The same with further options of `hack/guest`.
+    pub fn start_with(testbed: &Testbed, kernel: &[&str]) -> Self {
         let options = testbed.script("tap", &[]);
         let words: Vec<&str> = options.split_whitespace().collect();
         let addresses: Vec<IpAddr> = words
@@ -51,6 +57,7 @@ impl Guest {
         let token = fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap();
         let mut process = Command::new(crate::repository().join("hack/guest"))
             .args(words)
+            .args(kernel)
             // For all tests of a program; each has its own limits.
             .args(["--timeout", "7200"])
             .arg("--")
