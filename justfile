@@ -42,6 +42,10 @@ e2e *OPTIONS:
 bench *OPTIONS:
     hack/bench {{OPTIONS}}
 
+# Decoding and planning alone: `just micro plan`.
+micro *FILTER:
+    cargo bench --locked --bench decode --bench plan -- {{FILTER}}
+
 # Licences, banned and duplicate crates, sources, advisories.
 deny:
     hack/lint/deny

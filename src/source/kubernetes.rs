@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
@@ -94,6 +95,18 @@ pub enum Error {
         #[source]
         source: BoxError,
     },
+}
+
+/// A Service as an item of a list, for `benches/`.
+#[doc(hidden)]
+pub fn decode_service(encoding: Encoding, bytes: Bytes) -> Option<Service> {
+    object::decode_item(encoding, bytes).ok()
+}
+
+/// The same of an EndpointSlice.
+#[doc(hidden)]
+pub fn decode_slice(encoding: Encoding, bytes: Bytes) -> Option<EndpointSlice> {
+    object::decode_item(encoding, bytes).ok()
 }
 
 /// A client of the API server, for what is no watch (events). Its requests are observed too.
