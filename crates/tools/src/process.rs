@@ -73,6 +73,20 @@ fn times(pid: u32, count: usize) -> anyhow::Result<f64> {
     Ok(f64::from(ticks) / 100.0)
 }
 
+/// Bytes that a link of this thread's network namespace has received and sent.
+pub fn link_bytes(name: &str) -> anyhow::Result<(f64, f64)> {
+    let text = std::fs::read_to_string("/proc/thread-self/net/dev")?;
+    let mut lines = text.lines().filter_map(|line| line.split_once(':'));
+    let found = lines.find(|(link, _)| link.trim_start() == name);
+    let fields = found.map(|(_, fields)| fields);
+    let fields = fields.with_context(|| format!("there is no link {name}"))?;
+    let number = |nth| -> anyhow::Result<f64> {
+        let field = fields.split_whitespace().nth(nth);
+        Ok(field.context("a line of net/dev is too short")?.parse()?)
+    };
+    Ok((number(0)?, number(8)?))
+}
+
 /// Processes and threads created since the kernel booted.
 pub fn forks() -> anyhow::Result<u64> {
     let stat = std::fs::read_to_string("/proc/stat")?;
@@ -161,6 +175,7 @@ impl Metrics {
             ),
             ("processes", "kube_proxy_rs_processes_started_total", ""),
             ("steps", "kube_proxy_rs_plan_steps_total", ""),
+            ("apiRequests", "rest_client_requests_total", ""),
         ];
         metrics
             .into_iter()

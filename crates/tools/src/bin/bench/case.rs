@@ -25,7 +25,7 @@ use serde_json::{Map, Value, json};
 
 use crate::api::Writer;
 use crate::probe::{Pods, Probe, TooLate};
-use crate::world::{Backend, CLUSTER_CIDR, Node, World, find};
+use crate::world::{Backend, CLUSTER_CIDR, Node, UPLINK, World, find};
 use crate::{Rules, Shape, cluster, rounded, save};
 
 /// Quiet time before a change; longer than the proxy's minimum sync period.
@@ -44,6 +44,8 @@ const TARGETS: u16 = 10;
 enum Mode {
     Ipvs,
     Iptables,
+    /// kube-proxy's only.
+    Nftables,
 }
 
 impl Mode {
@@ -51,6 +53,7 @@ impl Mode {
         match self {
             Self::Ipvs => "ipvs",
             Self::Iptables => "iptables",
+            Self::Nftables => "nftables",
         }
     }
 }
@@ -318,8 +321,7 @@ impl Case<'_> {
         cold.insert("seconds".to_owned(), json!(rounded(programmed)));
         cold.insert("cpuSeconds".to_owned(), json!(rounded(cpu)));
         cold.insert("forks".to_owned(), json!(process::forks()? - forks));
-        let metrics = self.inside(Metrics::read)?.context("no metrics")?;
-        let work = process::difference(&BTreeMap::new(), &metrics.work());
+        let work = process::difference(&BTreeMap::new(), &self.work()?);
         cold.insert("work".to_owned(), work);
         self.settle()?;
         sections.push(("cold".to_owned(), wall, self.wall()));
@@ -379,7 +381,9 @@ impl Case<'_> {
                     &mut results,
                 )
             })?,
-            Mode::Iptables => self.endpoints_by_packets(&targets, count, &mut results),
+            Mode::Iptables | Mode::Nftables => {
+                self.endpoints_by_packets(&targets, count, &mut results)
+            }
         });
         at.insert("changes".to_owned(), json!(results));
         for target in &targets {
@@ -556,11 +560,20 @@ impl Case<'_> {
         self.settle()
     }
 
+    /// Its own metrics, and what passed the link that leads to the API server and nowhere else.
+    fn work(&self) -> anyhow::Result<BTreeMap<&'static str, f64>> {
+        let (metrics, link) = self.inside(|| (Metrics::read(), process::link_bytes(UPLINK)))?;
+        let mut work = metrics.context("no metrics")?.work();
+        let (received, sent) = link?;
+        work.extend([("apiBytesReceived", received), ("apiBytesSent", sent)]);
+        Ok(work)
+    }
+
     fn snapshot(&self, pid: u32) -> anyhow::Result<Snapshot> {
         Ok(Snapshot {
             at: self.clock.monotonic(),
             wall: self.wall(),
-            work: self.inside(Metrics::read)?.context("no metrics")?.work(),
+            work: self.work()?,
             cpu: process::cpu_with_children(pid)?,
             forks: process::forks()?,
         })

@@ -19,7 +19,7 @@ const PER_SLICE: u16 = 100;
 
 /// First number of the Services that cases create and delete; the loader's are below. They have ten
 /// endpoints in every cluster.
-pub(crate) const NEW: u16 = 12_000;
+pub(crate) const NEW: u16 = 21_000;
 pub(crate) const NEW_ENDPOINTS: u16 = 10;
 
 pub(crate) fn name(service: u16) -> String {
@@ -35,7 +35,8 @@ pub(crate) fn cluster_ip(service: u16) -> Ipv4Addr {
     Ipv4Addr::new(10, 97, high, low)
 }
 
-/// Unique for up to 16,384 Services with 256 endpoints or 4,096 with 1,024; in 10.128.0.0/10.
+/// Unique for up to 24,576 Services with 256 endpoints or 4,096 with 1,024; in 10.128.0.0/10 and,
+/// from the 16,385th Service on, 10.192.0.0/11.
 pub(crate) fn endpoint(service: u16, index: u16) -> Ipv4Addr {
     let ([high, low], [more, index]) = (service.to_be_bytes(), index.to_be_bytes());
     Ipv4Addr::new(10, 128 | more << 4 | high, low, index)

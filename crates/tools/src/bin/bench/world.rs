@@ -2,7 +2,7 @@
 //! The hosts around a proxy: nodes, a client for each, and the pods, which all nodes share.
 //!
 //! ```text
-//! client 10.255.K.2 -- 10.255.K.1 NODE 172.31.K.1 -- 172.31.K.2 pods (10.128.0.0/10, all of it)
+//! client 10.255.K.2 -- 10.255.K.1 NODE 172.31.K.1 -- 172.31.K.2 pods (10.128.0.0/10 and 10.192.0.0/11, all of them)
 //!                                   NET4.(100+K) -- bridge of the test bed -- API server
 //! ```
 
@@ -19,6 +19,9 @@ pub(crate) const CLUSTER_CIDR: &str = "10.128.0.0/9";
 
 /// Last byte of the guest's own address on the bridge. Nodes have 101 and up.
 const GUEST: u8 = 99;
+
+/// A node's link to the test bed's bridge, where the API server is.
+pub(crate) const UPLINK: &str = "uplink";
 
 /// The backend that plain `iptables` stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -77,6 +80,7 @@ impl World {
         // what a proxy does not translate is refused.
         pods.ip("link set lo up\n\
              route add local 10.128.0.0/10 dev lo\n\
+             route add local 10.192.0.0/11 dev lo\n\
              route add local 10.96.0.0/12 dev lo\n")?;
         let folder = tempfile::tempdir()?;
         for backend in [Backend::Legacy, Backend::Nft] {
@@ -88,8 +92,8 @@ impl World {
                     std::os::unix::fs::symlink(target, programs.join(format!("{family}{what}")))?;
                 }
             }
-            for tool in ["ipset", "modprobe", "conntrack"] {
-                // Needed by kube-proxy's IPVS mode.
+            for tool in ["ipset", "modprobe", "conntrack", "nft"] {
+                // Needed by kube-proxy's IPVS and nftables modes.
                 if let Ok(target) = find(tool) {
                     std::os::unix::fs::symlink(target, programs.join(tool))?;
                 }
@@ -123,7 +127,7 @@ impl World {
         let uplink = format!("kpb{}n{number}", std::process::id() % 100_000);
         let make = || {
             self.host.ip(&format!(
-                "link add {uplink} type veth peer name uplink netns {here}\n\
+                "link add {uplink} type veth peer name {UPLINK} netns {here}\n\
                  link set {uplink} master {} up\n",
                 self.bridge
             ))?;
@@ -142,8 +146,8 @@ impl World {
             ))?;
             namespace.ip(&format!(
                 "link set lo up\n\
-                 address add {}.{}/24 dev uplink\n\
-                 link set uplink up\n\
+                 address add {}.{}/24 dev {UPLINK}\n\
+                 link set {UPLINK} up\n\
                  address add 172.31.{number}.1/24 dev pods\n\
                  link set pods up\n\
                  address add 10.255.{number}.1/24 dev client\n\

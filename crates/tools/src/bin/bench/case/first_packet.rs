@@ -22,7 +22,7 @@ use crate::world::{Node, World};
 const TURN: u16 = 20;
 
 /// A pod with our listener that no Service selects.
-const POD: Ipv4Addr = Ipv4Addr::new(10, 191, 0, 1);
+const POD: Ipv4Addr = Ipv4Addr::new(10, 223, 0, 1);
 
 /// Source and destination of the connections.
 #[derive(Clone, Copy)]

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use super::results::{MODES, Mode, OURS, Results, THEIRS};
+use super::results::{IPTABLES_NFT, MODES, Mode, NFTABLES, OURS, Results, THEIRS};
 use crate::sample::{Sample, short};
 
 /// Where a result has the numbers of a figure.
@@ -175,6 +175,11 @@ pub(super) const IDLE_MEMORY: Figure = Figure::megabytes(
     Place::At("/idle/memory/rssKb"),
 );
 
+pub(super) const BURST_API: Figure = Figure::count(
+    "burst_api_received",
+    "burst of 1,000 changes, bytes from the API server",
+    Place::At("/burst/work/apiBytesReceived"),
+);
 /// Of all changes of a case together, with the Services that are made for them.
 pub(super) const MESSAGES: Figure = Figure::count(
     "endpoint_messages",
@@ -187,7 +192,7 @@ pub(super) const BYTES: Figure = Figure::count(
     Place::At("/endpoint/work/bytesSent"),
 );
 
-pub(super) const FIGURES: [Figure; 30] = [
+pub(super) const FIGURES: [Figure; 36] = [
     COLD,
     Figure::seconds(
         "cold_last_answers",
@@ -273,6 +278,32 @@ pub(super) const FIGURES: [Figure; 30] = [
         "first packet from the node, to a Service: added latency",
         Place::FirstPacket("from the node, last Service"),
     ),
+    Figure::count(
+        "cold_api_received",
+        "cold start, bytes from the API server",
+        Place::At("/cold/work/apiBytesReceived"),
+    ),
+    Figure::count(
+        "cold_api_sent",
+        "cold start, bytes to the API server",
+        Place::At("/cold/work/apiBytesSent"),
+    ),
+    Figure::count(
+        "cold_api_requests",
+        "cold start, requests to the API server (own metric)",
+        Place::At("/cold/work/apiRequests"),
+    ),
+    BURST_API,
+    Figure::count(
+        "idle_api_received",
+        "idle minute, bytes from the API server",
+        Place::PerMinute("/idle/work/apiBytesReceived"),
+    ),
+    Figure::count(
+        "idle_api_requests",
+        "idle minute, requests to the API server (own metric)",
+        Place::PerMinute("/idle/work/apiRequests"),
+    ),
     Figure::seconds(
         "restore_alone",
         "iptables-restore of all its rules alone",
@@ -318,6 +349,15 @@ pub(super) fn ratio(ours: &Sample, theirs: &Sample) -> String {
     }
 }
 
+/// What a mode of ours is compared with.
+fn others(mode: Mode) -> Vec<(Mode, &'static str)> {
+    let mut others = vec![(mode, "kube-proxy")];
+    if mode == IPTABLES_NFT {
+        others.push((NFTABLES, "kube-proxy's nftables mode"));
+    }
+    others
+}
+
 pub(super) fn write(text: &mut String, results: &Results) -> std::fmt::Result {
     let modes: Vec<(Mode, &str)> = MODES
         .into_iter()
@@ -327,12 +367,18 @@ pub(super) fn write(text: &mut String, results: &Results) -> std::fmt::Result {
         })
         .collect();
     write!(text, "| what | Services x endpoints |")?;
-    for (_, name) in &modes {
-        write!(text, " {name}: ours | kube-proxy | ratio |")?;
+    for (mode, name) in &modes {
+        write!(text, " {name}: ours |")?;
+        for (_, other) in others(*mode) {
+            write!(text, " {other} | ratio |")?;
+        }
     }
     write!(text, "\n|---|---|")?;
-    for _ in &modes {
-        write!(text, "---|---|---|")?;
+    for (mode, _) in &modes {
+        write!(text, "---|")?;
+        for _ in others(*mode) {
+            write!(text, "---|---|")?;
+        }
     }
     writeln!(text)?;
     for figure in FIGURES {
@@ -340,21 +386,26 @@ pub(super) fn write(text: &mut String, results: &Results) -> std::fmt::Result {
             let mut cells = String::new();
             let mut is_empty = true;
             for (mode, _) in &modes {
-                let sample = |who| results.sample(*mode, who, cluster, |of| figure.numbers(of));
-                let (ours, theirs) = (sample(OURS), sample(THEIRS));
-                is_empty &= ours.is_empty() && theirs.is_empty();
-                let limit = |who| {
-                    let limit = results.limit(*mode, who, cluster);
-                    limit.filter(|_| figure.is_waited())
+                let of = |mode, who| {
+                    let sample = results.sample(mode, who, cluster, |of| figure.numbers(of));
+                    let limit = results.limit(mode, who, cluster);
+                    (sample, limit.filter(|_| figure.is_waited()))
                 };
+                let (ours, limit) = of(*mode, OURS);
+                let theirs = others(*mode).into_iter();
+                let theirs: Vec<(Sample, Option<f64>)> =
+                    theirs.map(|(mode, _)| of(mode, THEIRS)).collect();
                 // A limit applies only to figures of this mode.
-                let (ours_cell, theirs_cell) = if ours.is_empty() && theirs.is_empty() {
-                    (cell(&ours, None), cell(&theirs, None))
-                } else {
-                    (cell(&ours, limit(OURS)), cell(&theirs, limit(THEIRS)))
-                };
-                let ratio = ratio(&ours, &theirs);
-                write!(cells, " {ours_cell} | {theirs_cell} | {ratio} |")?;
+                let is_of_mode = !ours.is_empty() || theirs.iter().any(|(of, _)| !of.is_empty());
+                is_empty &= !is_of_mode;
+                write!(cells, " {} |", cell(&ours, limit.filter(|_| is_of_mode)))?;
+                for (theirs, limit) in &theirs {
+                    let (shown, ratio) = (
+                        cell(theirs, limit.filter(|_| is_of_mode)),
+                        ratio(&ours, theirs),
+                    );
+                    write!(cells, " {shown} | {ratio} |")?;
+                }
             }
             if !is_empty {
                 writeln!(text, "| {} | {cluster} |{cells}", figure.title())?;

@@ -15,10 +15,11 @@ pub(super) const THEIRS: &str = "kube-proxy";
 pub(super) const AGAINST: &str = "against";
 
 /// The measured modes, and their names in the tables.
-pub(super) const MODES: [(Mode, &str); 5] = [
-    (Mode("ipvs", "legacy"), "IPVS (guest)"),
-    (Mode("iptables", "legacy"), "iptables"),
-    (Mode("iptables", "nft"), "iptables, nft"),
+pub(super) const MODES: [(Mode, &str); 6] = [
+    (IPVS, "IPVS (guest)"),
+    (IPTABLES, "iptables"),
+    (IPTABLES_NFT, "iptables, nft"),
+    (NFTABLES, "nftables"),
     (RULES_IPTABLES, "IPVS, rules in iptables (qemu)"),
     (RULES_NFTABLES, "IPVS, rules in nftables (qemu)"),
 ];
@@ -27,6 +28,9 @@ pub(super) const RULES_IPTABLES: Mode = Mode("ipvs", "rules-iptables");
 pub(super) const RULES_NFTABLES: Mode = Mode("ipvs", "rules-nftables");
 pub(super) const IPVS: Mode = Mode("ipvs", "legacy");
 pub(super) const IPTABLES: Mode = Mode("iptables", "legacy");
+pub(super) const IPTABLES_NFT: Mode = Mode("iptables", "nft");
+/// kube-proxy has it, we do not: it is compared with iptables mode on the nft backend.
+pub(super) const NFTABLES: Mode = Mode("nftables", "nft");
 
 /// A proxy mode and an iptables backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
