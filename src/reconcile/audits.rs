@@ -10,10 +10,11 @@ const SHARE: u32 = 100;
 
 /// The same of audits that read addresses and real servers, too. The others read the outline, and
 /// an audit that finds anything is followed by one that reads everything.
-const DEEP_SHARE: u32 = 2_000;
+const DEEP_SHARE: u32 = 500;
 
-/// Such an audit is due after this time at the latest.
-const DEEP_PERIOD: Duration = Duration::from_mins(10);
+/// An audit, and one that reads everything, is due after this time at the latest, however long the
+/// last one took: a program that hung once says nothing about the next audit.
+const LONGEST: Duration = Duration::from_mins(10);
 
 /// See the module.
 #[derive(Debug)]
@@ -73,9 +74,9 @@ impl Audits {
     /// A part of it was done.
     pub(super) fn took(&mut self, time: Duration, now: Duration) {
         self.cost += time;
-        self.next = self.next.max(now + self.cost * SHARE);
+        self.next = self.next.max(now + (self.cost * SHARE).min(LONGEST));
         if self.depth == AuditDepth::Everything {
-            self.next_deep = now + (self.cost * DEEP_SHARE).min(DEEP_PERIOD);
+            self.next_deep = now + (self.cost * DEEP_SHARE).min(LONGEST);
         }
     }
 }
@@ -119,15 +120,13 @@ mod tests {
 
     #[test]
     fn what_takes_long_is_read_for_its_share_of_the_time() {
-        assert_eq!(depths(Duration::from_millis(90)).len(), 20);
-        // 100 ms, 2,000 times.
-        assert_eq!(deep_ones(Duration::from_millis(90)), [0, 7, 14]);
-        // The next one would be in half an hour.
-        assert_eq!(deep_ones(Duration::from_secs(1)).len(), 1);
+        assert_eq!(depths(Duration::from_millis(290)).len(), 19);
+        // 300 ms, 500 times.
+        assert_eq!(deep_ones(Duration::from_millis(290)), [0, 5, 10, 15]);
         let mut audits = Audits::new(PERIOD);
         audits.begin(PERIOD, true, PERIOD);
         audits.took(Duration::from_mins(1), PERIOD);
-        let later = PERIOD + DEEP_PERIOD;
+        let later = PERIOD + LONGEST;
         assert_eq!(audits.begin(later, true, PERIOD), AuditDepth::Everything);
     }
 

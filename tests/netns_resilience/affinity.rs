@@ -61,7 +61,7 @@ impl Pods {
         }
         // Packets turn to the endpoints on their way, which there must be.
         let to = At::ClusterIp.address(&sticky(), family, 80).ip();
-        commands.push_str(&format!("route add {to} dev lo\n"));
+        commands = commands + "route add " + &to.to_string() + " dev lo\n";
         node.namespace.ip(&commands)?;
         node.namespace
             .sysctl(&[("net/ipv6/ip_nonlocal_bind", "1")])?;

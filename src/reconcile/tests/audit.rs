@@ -220,10 +220,10 @@ fn audit_leaves_out_rules_that_nobody_changed() {
     assert!(scopes(&mut fixture, Watched::Changed).contains(&ObserveScope::Everything));
 }
 
-/// After an audit that took 130 ms, of 101 virtual servers.
+/// After an audit that took 260 ms, of 101 virtual servers.
 fn audited_once() -> Fixture {
     let mut fixture = Fixture::programmed();
-    fixture.many_and_slow(Duration::from_millis(10));
+    fixture.many_and_slow(Duration::from_millis(20));
     fixture.applied();
     fixture.lock().observations.clear();
     fixture.wait(Duration::from_secs(30));
@@ -241,7 +241,7 @@ fn what_takes_long_is_left_out_of_most_audits() {
     let key = rs("10.1.0.6:8080");
     let deleted = ipvs::Step::DeleteRealServer { vs: web(), key };
     fixture.lock().kernel.state.apply(&deleted).unwrap();
-    for _ in 0..8 {
+    for _ in 0..4 {
         fixture.wait(Duration::from_secs(30));
         fixture.finish_audit();
     }
@@ -249,7 +249,7 @@ fn what_takes_long_is_left_out_of_most_audits() {
     assert_eq!(fixture.lock().audited, 0);
     assert_eq!(
         std::mem::take(&mut fixture.lock().observations),
-        [OUTLINE; 8]
+        [OUTLINE; 4]
     );
     fixture.wait(Duration::from_secs(30));
     fixture.finish_audit();
