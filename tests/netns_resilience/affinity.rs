@@ -54,15 +54,14 @@ struct Pods {
 impl Pods {
     fn new(node: &Node, family: Family) -> Result<Self> {
         let local = |to: &str| format!("route add local {to} dev lo\n");
-        let mut commands = local(range(family));
+        let mut routes = vec![local(range(family))];
         let pods: Vec<Host> = sticky().endpoints.iter().map(|it| it.host).collect();
-        for pod in &pods {
-            commands.push_str(&local(&pod.address(family).to_string()));
-        }
+        let addresses = pods.iter().map(|pod| pod.address(family).to_string());
+        routes.extend(addresses.map(|address| local(&address)));
         // Packets turn to the endpoints on their way, which there must be.
         let to = At::ClusterIp.address(&sticky(), family, 80).ip();
-        commands = commands + "route add " + &to.to_string() + " dev lo\n";
-        node.namespace.ip(&commands)?;
+        routes.push(format!("route add {to} dev lo\n"));
+        node.namespace.ip(&routes.concat())?;
         node.namespace
             .sysctl(&[("net/ipv6/ip_nonlocal_bind", "1")])?;
         let mut sockets = Vec::new();
@@ -157,15 +156,20 @@ pub(crate) fn thousands_of_clients_stay(node: &Node) -> Result<()> {
         Ok(())
     })?;
     for (family, clients, pods, met) in &before {
-        let now = pods.meet(node, *family, *clients)?;
         let others = |met: &BTreeMap<IpAddr, Host>| -> BTreeMap<IpAddr, Host> {
             let mut met = met.clone();
             met.retain(|_, pod| *pod != Host::Web3);
             met
         };
-        let moved = moved(&others(met), &now);
-        ensure!(moved == 0, "{family}: {moved} of others have moved");
-        ensure!(others(&now).len() == *clients, "{family}: not all are met");
+        // A client whose port is one that it had before is an old flow until that is deleted.
+        wait::until("nobody meets the endpoint any more", || {
+            let now = pods.meet(node, *family, *clients)?;
+            let moved = moved(&others(met), &now);
+            ensure!(moved == 0, "{family}: {moved} of others have moved");
+            let left = clients - others(&now).len();
+            ensure!(left == 0, "{family}: {left} still do");
+            Ok(())
+        })?;
     }
     node.manifests.delete(&fewer)?;
     wait::until("all sets are gone", || {
