@@ -12,8 +12,8 @@ const SHARE: u32 = 100;
 /// an audit that finds anything is followed by one that reads everything.
 const DEEP_SHARE: u32 = 500;
 
-/// An audit, and one that reads everything, is due after this time at the latest, however long the
-/// last one took: a program that hung once says nothing about the next audit.
+/// An audit, and one that reads everything, is due after this time at the latest, unless the last
+/// one took more than a tenth of it: a program that hung once says little about the next audit.
 const LONGEST: Duration = Duration::from_mins(10);
 
 /// See the module.
@@ -74,7 +74,8 @@ impl Audits {
     /// A part of it was done.
     pub(super) fn took(&mut self, time: Duration, now: Duration) {
         self.cost += time;
-        self.next = self.next.max(now + (self.cost * SHARE).min(LONGEST));
+        let pause = (self.cost * SHARE).min(LONGEST.max(self.cost * 10));
+        self.next = self.next.max(now + pause);
         if self.depth == AuditDepth::Everything {
             self.next_deep = now + (self.cost * DEEP_SHARE).min(LONGEST);
         }
