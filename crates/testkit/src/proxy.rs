@@ -222,6 +222,20 @@ pub fn plan_with(node: &Namespace, invocation: &Invocation, more: &[&str]) -> Re
     ask_proxy(node, &invocation.binary, &arguments)
 }
 
+/// Waits until the plan is empty.
+pub fn nothing_is_left(node: &Namespace, invocation: &Invocation, when: &str) -> Result<()> {
+    wait::until(&format!("nothing is left to do {when}"), || {
+        let planned = plan(node, invocation)?;
+        ensure!(
+            planned.code == Some(0),
+            "{}{}",
+            planned.text,
+            planned.errors
+        );
+        Ok(())
+    })
+}
+
 /// Runs the program in the node's network namespace, until it ends.
 pub fn ask_proxy(node: &Namespace, binary: &Path, arguments: &[&str]) -> Result<Printed> {
     let mut command = command(binary);

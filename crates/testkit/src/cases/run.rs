@@ -13,10 +13,9 @@ use libtest_mimic::{Failed, Trial};
 use super::{At, Backend, Case, Dataplane, Mode, Probe, Setup, Want, all, explained, loopback};
 use crate::manifests::ManifestDirectory;
 use crate::namespace::Namespace;
-use crate::proxy::{Invocation, Proxy, plan};
+use crate::proxy::{Invocation, Proxy, nothing_is_left};
 use crate::topology::{Family, Host, Topology};
 use crate::traffic::{Answer, HOST_PORT, Outcome, Patience, Protocol, Servers, ask, ping};
-use crate::wait;
 
 /// More new connections per endpoint than any fair choice among them needs to reach all of them.
 const MOST_CONNECTIONS: usize = 30;
@@ -147,16 +146,7 @@ impl World {
         }
         // Other programs print what the kernel has: it is what was wanted, word for word. What the
         // Services before have left may still drain.
-        wait::until("nothing is left to do after the start", || {
-            let planned = plan(node, &invocation)?;
-            ensure!(
-                planned.code == Some(0),
-                "{}{}",
-                planned.text,
-                planned.errors
-            );
-            Ok(())
-        })?;
+        nothing_is_left(node, &invocation, "after the start")?;
         self.failed = None;
         self.running = Some(Running {
             setup,

@@ -149,16 +149,7 @@ impl Lab {
 
     /// Nothing is left to do for the proxy: the other program and it do not undo each other's work.
     fn is_settled(&self) -> Result<()> {
-        wait::until("there is nothing left to do", || {
-            let planned = proxy::plan(self.node(), &self.invocation)?;
-            ensure!(
-                planned.code == Some(0),
-                "{}{}",
-                planned.text,
-                planned.errors
-            );
-            Ok(())
-        })
+        proxy::nothing_is_left(self.node(), &self.invocation, "beside the other program")
     }
 }
 
