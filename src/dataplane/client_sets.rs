@@ -161,7 +161,8 @@ fn counted_anew(entry: SetEntry, before: u32, after: u32) -> Option<SetEntry> {
     })
 }
 
-const fn wire_family(family: IpFamily) -> ipset_netlink::IpFamily {
+/// A family as ipset has it.
+pub(super) const fn wire_family(family: IpFamily) -> ipset_netlink::IpFamily {
     match family {
         IpFamily::V4 => ipset_netlink::IpFamily::V4,
         IpFamily::V6 => ipset_netlink::IpFamily::V6,

@@ -5,10 +5,11 @@ use ipset_netlink::{
     Entry, HashType, InvalidSetName, SetEntry as WireEntry, SetName as WireName, SetShape,
     SetSpec as WireSpec, SkbMark,
 };
-use kpr_core::model::IpFamily;
 use kpr_core::model::Protocol;
 use kpr_core::plan::ipvs::mark::bits_of;
 use kpr_core::plan::ipvs::set::{SetEntry, SetName, SetSpec, SetType};
+
+use crate::dataplane::client_sets::wire_family;
 
 pub(super) fn name(name: &SetName) -> Result<WireName, InvalidSetName> {
     WireName::new(name.as_str())
@@ -129,11 +130,4 @@ pub(super) fn entry(set_type: SetType, observed: &WireEntry) -> Option<SetEntry>
         } => SetEntry::IpPortNet(ip, Protocol::from_number(protocol)?, port, net),
         _ => return None,
     })
-}
-
-const fn wire_family(family: IpFamily) -> ipset_netlink::IpFamily {
-    match family {
-        IpFamily::V4 => ipset_netlink::IpFamily::V4,
-        IpFamily::V6 => ipset_netlink::IpFamily::V6,
-    }
 }
