@@ -460,11 +460,23 @@ fn foreign_sets() {
     let mut client = Client::open().unwrap();
     run("ipset", &["create", "NETS", "hash:net"]);
     run("ipset", &["add", "NETS", "192.0.2.0/24"]);
-    run("ipset", &["create", "LATER", "hash:ip", "timeout", "60"]);
+    run(
+        "ipset",
+        &[
+            "create",
+            "LATER",
+            "bitmap:port",
+            "range",
+            "0-9",
+            "timeout",
+            "60",
+        ],
+    );
+    run("ipset", &["create", "MASKED", "hash:ip", "netmask", "24"]);
     run("ipset", &["create", "COUNTED", "hash:ip", "counters"]);
     run("ipset", &["create", "NOTED", "hash:ip", "comment"]);
     let sets = client.sets().unwrap();
-    assert_eq!(sets.len(), 4);
+    assert_eq!(sets.len(), 5);
     for info in &sets {
         assert_eq!(info.spec, None, "{info:?}");
     }

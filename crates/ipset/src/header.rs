@@ -85,7 +85,8 @@ fn shape(type_name: &str, family: Option<u8>, data: &[SetAttribute]) -> Option<S
         .find(|set_type| set_type.as_str() == type_name)?;
     let timeout = find_attribute!(data, SetAttribute::Timeout).copied();
     let is_timed_bitmap = set_type == SetType::BitmapPort && timeout.is_some();
-    if flags & !c::IPSET_FLAG_WITH_SKBINFO != 0 || is_timed_bitmap {
+    let is_masked = find_attribute!(data, SetAttribute::NetMask).is_some();
+    if flags & !c::IPSET_FLAG_WITH_SKBINFO != 0 || is_timed_bitmap || is_masked {
         return None;
     }
     let hash = |set_type| {

@@ -20,6 +20,8 @@ netlink_pipeline::attributes! {
         HashSize(u32) = 18 IPSET_ATTR_HASHSIZE as NetOrder,
         /// `IPSET_ATTR_MAXELEM`: most entries.
         MaxElem(u32) = 19 IPSET_ATTR_MAXELEM as NetOrder,
+        /// `IPSET_ATTR_NETMASK`: addresses count as the network of so many bits.
+        NetMask(u8) = 20 IPSET_ATTR_NETMASK,
         /// `IPSET_ATTR_BUCKETSIZE`: most entries of one bucket.
         BucketSize(u8) = 21 IPSET_ATTR_BUCKETSIZE,
         /// `IPSET_ATTR_ELEMENTS`: entries (Linux 4.9).
