@@ -330,7 +330,7 @@ impl Comparison<'_> {
             if is_bound && is_free {
                 plan.push(Phase::OldAddresses, Step::DeleteAddress { address });
                 let set = SetId::IpvsIps.name(self.context.family);
-                push_entry_removal(&mut plan, SetId::IpvsIps, &set, SetEntry::Ip(address));
+                self.remove_entry(&mut plan, SetId::IpvsIps, &set, SetEntry::Ip(address));
             }
         }
         let set = SetId::NodePort.name(self.context.family);
@@ -338,7 +338,7 @@ impl Comparison<'_> {
         for entry in gone.iter().filter_map(SetEntry::of_node_port) {
             let is_there = present.is_some_and(|set| set.entries.contains(&entry));
             if is_there && !self.desired.wants_entry(SetId::NodePort, &entry) {
-                push_entry_removal(&mut plan, SetId::NodePort, &set, entry);
+                self.remove_entry(&mut plan, SetId::NodePort, &set, entry);
             }
         }
         plan
@@ -432,7 +432,7 @@ impl Comparison<'_> {
                     && !self.wants_alternative(id, entry)
                     && !self.is_in_use(id, entry)
                 {
-                    push_entry_removal(plan, id, &name, *entry);
+                    self.remove_entry(plan, id, &name, *entry);
                 }
             }
         }
@@ -456,6 +456,23 @@ impl Comparison<'_> {
             }
             _ => false,
         }
+    }
+
+    fn remove_entry(&self, plan: &mut Plan, id: SetId, set: &SetName, entry: SetEntry) {
+        let phase = match entry {
+            SetEntry::Ip(_) if id == SetId::IpvsIps => Phase::OldAddressEntries,
+            SetEntry::IpPort(..) if id == SetId::NodePort => Phase::OldServerEntries,
+            // A server that drains refuses, so that nothing may lead to it any more.
+            SetEntry::IpPortMark(.., mark) if !self.drains_by_mark(mark) => Phase::OldServerEntries,
+            _ => Phase::OldEntries,
+        };
+        let set = set.clone();
+        plan.push(phase, Step::DeleteEntry { set, entry });
+    }
+
+    fn drains_by_mark(&self, mark: u32) -> bool {
+        let family = self.context.family;
+        self.is_drained(&VirtualServerKey::Mark { mark, family })
     }
 
     /// The size of a set cannot be changed: a larger one is filled and replaces it in one step.
@@ -504,16 +521,6 @@ fn wanted_size(entries: usize) -> u32 {
         .checked_next_power_of_two()
         .unwrap_or(u32::MAX)
         .max(DEFAULT_MAX_ENTRIES)
-}
-
-fn push_entry_removal(plan: &mut Plan, id: SetId, set: &SetName, entry: SetEntry) {
-    let phase = if id == SetId::IpvsIps {
-        Phase::OldAddressEntries
-    } else {
-        Phase::OldEntries
-    };
-    let set = set.clone();
-    plan.push(phase, Step::DeleteEntry { set, entry });
 }
 
 /// Whether a real server that is new to a virtual server joins one that serves and goes on serving.

@@ -245,7 +245,7 @@ impl Planner {
     }
 
     /// Updates what is derived from belief after belief has taken in a step.
-    fn follow(&mut self, step: &Step, gone: &mut BTreeSet<IpAddr>) {
+    fn follow(&mut self, step: &Step, gone: &mut BTreeSet<VirtualServerKey>) {
         match step {
             Step::AddRealServer { vs, key, server } | Step::SetRealServer { vs, key, server } => {
                 let wanted = self.desired.virtual_server(vs);
@@ -263,8 +263,7 @@ impl Planner {
                 let is_empty = left.is_some_and(|left| left.real_servers.is_empty());
                 if is_empty && self.desired.virtual_server(vs).is_none() {
                     self.dirty.virtual_servers.insert(*vs);
-                    self.release_node_port(vs);
-                    gone.extend(vs.address());
+                    gone.insert(*vs);
                 }
             }
             Step::DeleteVirtualServer { key } => {
@@ -272,8 +271,7 @@ impl Planner {
                 self.last_limits.remove(key);
                 if self.desired.virtual_server(key).is_none() {
                     self.owned.remove(key);
-                    self.release_node_port(key);
-                    gone.extend(key.address());
+                    gone.insert(*key);
                 }
             }
             _ => {}

@@ -252,6 +252,8 @@ pub enum Phase {
     /// host's own services.
     OldEntries,
     OldServers,
+    /// By nothing else would a next process know these virtual servers as ours.
+    OldServerEntries,
     OldAddresses,
     /// The reject entry of an address stays until the address is deleted.
     OldAddressEntries,

@@ -44,6 +44,8 @@ pub enum Breach {
     Overlap,
     #[error("a port that is served refuses until its entry is there")]
     RefusedServer,
+    #[error("a virtual server that is to be deleted loses the entry that shows that it is ours")]
+    UnknownServer,
 }
 
 /// Checks the order of a plan, that a kernel in the state `believed` would accept every step, that
@@ -74,7 +76,8 @@ pub fn check(plan: &Plan, believed: &State) -> Result<(), Violation> {
         }
         let found = breach(step, &state).or_else(|| exclusion(step, &state));
         let rest = || plan.steps().skip(index + 1);
-        if let Some(breach) = found.or_else(|| closure(step, rest(), &state)) {
+        let found = found.or_else(|| closure(step, rest(), &state));
+        if let Some(breach) = found.or_else(|| oblivion(step, rest())) {
             let step = text();
             return Err(Violation::Unsafe { step, breach });
         }
@@ -290,6 +293,32 @@ fn closure<'a>(
     };
     let is_bound = state.addresses.contains(address);
     (is_bound && rest.any(is_served)).then_some(Breach::RefusedServer)
+}
+
+/// If the process dies before it deletes a virtual server, the next one has to know it.
+fn oblivion<'a>(step: &Step, mut rest: impl Iterator<Item = &'a Step>) -> Option<Breach> {
+    let Step::DeleteEntry { set, entry } = step else {
+        return None;
+    };
+    let key = match *entry {
+        SetEntry::IpPort(address, protocol, port)
+            if *set == SetId::NodePort.name(IpFamily::of(address)) =>
+        {
+            VirtualServerKey::Address {
+                address,
+                port,
+                protocol,
+            }
+        }
+        SetEntry::IpPortMark(address, .., mark) => VirtualServerKey::Mark {
+            family: IpFamily::of(address),
+            mark,
+        },
+        _ => return None,
+    };
+    let is_deletion =
+        |step: &Step| matches!(step, Step::DeleteVirtualServer { key: of } if *of == key);
+    rest.any(is_deletion).then_some(Breach::UnknownServer)
 }
 
 /// A new virtual server is in a set that determines how its packets are masqueraded.

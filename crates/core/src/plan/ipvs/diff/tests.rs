@@ -2,8 +2,8 @@
 //! Sizes of sets and the order of phases.
 
 use super::*;
-use crate::model::testing::{endpoint_at, ip, service, slice, tracker};
-use crate::model::{Budget, Event, IpFamily, SliceEndpoint};
+use crate::model::testing::{endpoint_at, ip, service, service_name, slice, tracker};
+use crate::model::{Budget, Event, IpFamily, Protocol, SliceEndpoint};
 use crate::plan::Step as _;
 use crate::plan::testing::{Proxy, context};
 
@@ -159,4 +159,24 @@ fn the_two_lists_of_sets_agree() {
     assert_eq!(order, SetId::ALL);
     assert!(ip("0.0.0.0") < ip("::"));
     assert!(SetEntry::FIRST < SetEntry::Port(0));
+}
+
+#[test]
+fn what_shows_that_a_server_is_ours_outlives_it() {
+    let slice = slice("ns/dns", "a", vec![endpoint_at(ip("10.0.1.1")).local()]);
+    let slice = slice.named_port("", Protocol::Udp, 53);
+    let dns = service("ns/dns").named_port("", Protocol::Udp, 53);
+    let dns = dns.node_port(30_053).vip("198.51.100.1").external_local();
+    let tracker = tracker(vec![dns], vec![slice]);
+    let mut proxy = Proxy::start(context(IpFamily::V4), tracker, State::default());
+    proxy.sync();
+    proxy.take_in([Event::ServiceDeleted(service_name("ns/dns"))]);
+    let plan = proxy.sync();
+    let last_of = |phase| plan.phases().iter().rposition(|(of, _)| *of == phase);
+    let first_entry = plan.phases().iter().position(|(_, step)| {
+        let text = step.to_string();
+        text.contains("KUBE-NODE-PORT-HASH") || text.contains("KUBE-LOCAL-POLICY-MARK")
+    });
+    assert!(first_entry.is_some());
+    assert!(last_of(Phase::OldServers) < first_entry, "{plan}");
 }

@@ -181,7 +181,12 @@ impl crate::plan::Planner for Planner {
                 Some(Outcome::Failed(failure)) => self.refuse(step, failure.kind),
             }
         }
-        for address in gone {
+        for key in &gone {
+            self.release_node_port(key);
+        }
+        let addresses: BTreeSet<IpAddr> =
+            gone.iter().filter_map(VirtualServerKey::address).collect();
+        for address in addresses {
             self.release_address(address);
         }
     }
