@@ -14,7 +14,7 @@ use crate::plan::iptables::Step;
 use crate::plan::iptables::tests::planner::{changes, fresh, some_node};
 use crate::plan::iptables::tests::proxy::Proxy;
 use crate::plan::mode::{Isolation as _, Planner as _};
-use crate::plan::ruleset::{Edit, Ruleset};
+use crate::plan::ruleset::{Edit, Rule, Ruleset, Table};
 use crate::plan::testing::context;
 use crate::plan::testing::fake::{FakeKernel, Fault};
 use crate::plan::testing::tracer::{End, Packet, Tracer};
@@ -83,6 +83,30 @@ fn served(rules: &Ruleset, packet: &Packet) -> Option<BTreeSet<SocketAddr>> {
     reached.collect()
 }
 
+/// The Service ports that rules lead a packet to, by the hashes in the names of their chains.
+fn owners(rules: &Ruleset, to: SocketAddr) -> BTreeSet<String> {
+    let (address, port) = (
+        format!("-d {}/32 ", to.ip()),
+        format!("--dport {} ", to.port()),
+    );
+    let is_about =
+        |rule: &&str| rule.contains(&port) && (rule.contains(&address) || !rule.contains("-d "));
+    rules
+        .table(Table::Nat)
+        .flat_map(|(_, rules)| rules.iter().map(Rule::as_str))
+        .filter(is_about)
+        .filter_map(|rule| {
+            Some(
+                rule.rsplit_once("-j KUBE-")?
+                    .1
+                    .split_once('-')?
+                    .1
+                    .to_owned(),
+            )
+        })
+        .collect()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
     #[test]
@@ -112,8 +136,12 @@ proptest! {
         let new = proxy.kernel.state.rules.clone();
         prop_assert_eq!(&new, &fresh(node, &proxy));
 
-        // Where a frontend changes hands its endpoints may be new ones of the old Service.
-        let is_wanted = |packet: &Packet| is_served(&old, packet) && is_served(&new, packet);
+        // Where a frontend changes hands, the old Service may refuse the client in the meantime.
+        let is_wanted = |packet: &Packet| {
+            is_served(&old, packet)
+                && is_served(&new, packet)
+                && owners(&old, packet.to) == owners(&new, packet.to)
+        };
         let wanted: Vec<Packet> = packets().into_iter().filter(is_wanted).collect();
         for (phase, step) in plan.phases() {
             let mut part = crate::plan::Plan::default();
