@@ -440,7 +440,7 @@ pub fn ask_again(socket: &UdpSocket, patience: Patience) -> Result<Outcome> {
         let is_stuck = matches!(&sent, Err(error) if error.kind() == ErrorKind::PermissionDenied);
         let received = match sent {
             Err(error) if !is_stuck => Err(error),
-            _ => socket.recv(&mut buffer),
+            _ => uninterrupted(|| socket.recv(&mut buffer)),
         };
         match received {
             Ok(length) => {
@@ -451,6 +451,16 @@ pub fn ask_again(socket: &UdpSocket, patience: Patience) -> Result<Outcome> {
                 Outcome::TimedOut if !is_stuck && start.elapsed() < limit => {}
                 outcome => return Ok(outcome),
             },
+        }
+    }
+}
+
+/// Receiving with a time-out ends early where the process was stopped and goes on: signal(7).
+fn uninterrupted<T>(mut receive: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match receive() {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            result => return result,
         }
     }
 }
@@ -473,7 +483,7 @@ pub fn ping(from: &Namespace, to: IpAddr, patience: Patience) -> Result<Outcome>
         .connect(&SocketAddr::new(to, 0).into())
         .and_then(|()| socket.set_read_timeout(limit))
         .and_then(|()| socket.send(&request))
-        .and_then(|_| (&socket).read(&mut [0; 64]));
+        .and_then(|_| uninterrupted(|| (&socket).read(&mut [0; 64])));
     match asked {
         Ok(_) => Ok(Outcome::Echoed),
         Err(error) => classify(&error),
