@@ -184,7 +184,8 @@ fn every_panel_has_data(testbed: &Testbed) -> Result<()> {
         for path in ["/healthz", "/livez"] {
             machine.get(10256, path)?;
         }
-        if turn == 5 {
+        // What a slow machine has forgotten by then is seen again.
+        if turn % 20 == 5 {
             testbed.apiserver("stop");
             testbed.apiserver("start");
         }
@@ -203,10 +204,23 @@ fn every_panel_has_data(testbed: &Testbed) -> Result<()> {
     Ok(())
 }
 
-/// A Service with another endpoint each turn, one with policy Local and no endpoint here, and one
-/// that is wrong each turn.
+/// A Service with another endpoint each turn, one with policy Local and no endpoint here, and some
+/// of which one is wrong in another way each turn: of one alone a few Events are written.
 fn objects(turn: u32) -> String {
+    const ODD: u32 = 8;
     let now = jiff::Timestamp::now();
+    let odd = |number: u32| {
+        let way = (turn + number) / ODD;
+        format!(
+            "---
+apiVersion: v1
+kind: Service
+metadata: {{name: kpr-odd-{number}, namespace: default, annotations: {{kube-proxy-rs.io/scheduler: 'none-{way}'}}}}
+spec: {{ports: [{{name: http, port: 80}}]}}
+"
+        )
+    };
+    let odd: String = (0..ODD).map(odd).collect();
     let turn = turn % 200;
     format!(
         "apiVersion: v1
@@ -218,11 +232,6 @@ apiVersion: v1
 kind: Service
 metadata: {{name: kpr-elsewhere, namespace: default}}
 spec: {{type: NodePort, internalTrafficPolicy: Local, externalTrafficPolicy: Local, ports: [{{name: http, port: 80}}]}}
----
-apiVersion: v1
-kind: Service
-metadata: {{name: kpr-odd, namespace: default, annotations: {{kube-proxy-rs.io/scheduler: 'none-{turn}'}}}}
-spec: {{ports: [{{name: http, port: 80}}]}}
 ---
 apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
@@ -241,6 +250,6 @@ metadata: {{name: kpr-elsewhere-1, namespace: default, labels: {{kubernetes.io/s
 addressType: IPv4
 ports: [{{name: http, port: 8080}}]
 endpoints: [{{addresses: [10.244.7.7]}}]
-"
+{odd}"
     )
 }
