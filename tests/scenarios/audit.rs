@@ -2,6 +2,7 @@
 //! Real servers that somebody else changes are put right: by the next audit if it finds more.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
@@ -11,6 +12,10 @@ use kpr_testkit::oracle;
 use kpr_testkit::proxy::series;
 use kpr_testkit::topology::Host;
 use kpr_testkit::wait;
+
+/// Audits rest for a hundred times what they took, ten minutes at most: on a machine with much else
+/// to do that is what they take.
+const AUDIT_LIMIT: Duration = Duration::from_mins(12);
 
 /// While nobody changes anything, an audit reads the virtual servers of both families once, and
 /// neither real servers nor addresses.
@@ -34,9 +39,9 @@ pub(super) fn reads_little(binary: &Path) -> Result<()> {
     ensure!(servers > 2 * usize::from(SERVICES) && addresses > usize::from(SERVICES));
     // Each audit is a round of both families. The first ones after the start read everything.
     let mut least = f64::INFINITY;
-    wait::until("an audit reads the outline", || {
+    wait::until_within(AUDIT_LIMIT, "an audit reads the outline", || {
         let before = counts()?;
-        wait::until("an audit", || {
+        wait::until_within(AUDIT_LIMIT, "an audit", || {
             ensure!(counts()?.1 >= before.1 + 1.0);
             Ok(())
         })?;
@@ -94,7 +99,8 @@ pub(super) fn puts_real_servers_right(binary: &Path) -> Result<()> {
             // and after that everything is read.
             let outline = ["-E", "-t", &at.to_string(), "-s", "wrr"];
             lab.node().run("ipvsadm", &outline)?;
-            wait::until(&format!("ipvsadm {change}: it is put right"), || {
+            let what = format!("ipvsadm {change}: it is put right");
+            wait::until_within(AUDIT_LIMIT, &what, || {
                 let found = servers(&lab)?;
                 ensure!(found == wanted, "{found:#?}");
                 Ok(())
