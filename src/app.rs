@@ -37,7 +37,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tracing::{info, warn};
 
 use crate::clock::Clock;
@@ -293,7 +293,9 @@ async fn proxy(
     let (servers, admin) = servers(&settings_now, &metrics, overview.clone(), flags)?;
     let (health_checks, wanted_checks) = Published::new();
     let (loopback, wanted_ports) = Published::new();
+    let published = Arc::new(Notify::new());
     let observer = instrumentation::LoopObserver {
+        published: published.clone(),
         health_checks,
         loopback,
         events: events.clone(),
@@ -360,10 +362,7 @@ async fn proxy(
             is_serving = false;
             ended.map(|()| Ended::Stopped)
         }
-        fields = following => {
-            info!(fields = fields.join(", "), "configuration change needs a restart, restarting in place");
-            Ok(Ended::Restart)
-        }
+        () = needs_restart(following, &published) => Ok(Ended::Restart),
         _ = loop_ended => Ok(Ended::Stopped),
         () = signals.received() => {
             info!("received stop signal, shutting down");
@@ -376,6 +375,22 @@ async fn proxy(
         }
     };
     shutdown::wind_down(outcome, &health, &stop, sync, still_serving).await
+}
+
+/// Waits for a cause to restart in place, and says it.
+async fn needs_restart(
+    following: impl Future<Output = Vec<&'static str>>,
+    ports_published: &Notify,
+) {
+    tokio::select! {
+        fields = following => info!(
+            fields = fields.join(", "),
+            "configuration change needs a restart, restarting in place"
+        ),
+        () = ports_published.notified() => info!(
+            "pods' ports are published by nftables, restarting in place to hold rules there too"
+        ),
+    }
 }
 
 /// Says that the loop starts.

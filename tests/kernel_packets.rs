@@ -49,6 +49,7 @@ fn main() -> ExitCode {
     } else {
         trials.extend(scenarios::trials_in_nftables(binary));
         trials.extend(lifecycle::trials_in_nftables(binary));
+        trials.extend(neighbours::trials_in_nftables(binary));
     }
     // These look at iptables and ipsets.
     if std::env::var_os("KPR_IPVS_RULES").is_none_or(|rules| rules != "nftables") {

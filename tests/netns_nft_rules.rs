@@ -13,8 +13,11 @@
     reason = "tests may fail loudly and start programs"
 )]
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use kpr_core::model::node::LocalDetector;
 use kpr_core::model::{IpFamily, Protocol};
@@ -41,7 +44,11 @@ fn in_namespace(test: impl FnOnce()) {
 }
 
 fn nft(arguments: &[&str], input: &str) -> String {
-    let mut child = Command::new("nft")
+    fed("nft", arguments, input)
+}
+
+fn fed(program: &str, arguments: &[&str], input: &str) -> String {
+    let mut child = Command::new(program)
         .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -51,7 +58,7 @@ fn nft(arguments: &[&str], input: &str) -> String {
     stdin.write_all(input.as_bytes()).unwrap();
     drop(stdin);
     let output = child.wait_with_output().unwrap();
-    assert!(output.status.success(), "nft {arguments:?}: {input}");
+    assert!(output.status.success(), "{program} {arguments:?}: {input}");
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -386,6 +393,111 @@ fn changes_of_others_are_heard_of_and_our_own_are_not() {
             let rules = table.observe_rules(family).unwrap();
             assert_eq!(edits(&wanted, &rules), []);
             assert!(!table.has_changed(family), "our repair");
+        }
+    });
+}
+
+#[test]
+fn a_chain_at_the_place_of_an_earlier_version_moves() {
+    in_namespace(|| {
+        let mut table = OwnTable::open().unwrap();
+        for context in contexts() {
+            let (family, wanted) = (context.family, fixed_rules(&context).unwrap());
+            make(&mut table, &context);
+            let ours = list();
+            let chain = match family {
+                IpFamily::V4 => "chain ip kube-proxy-rs prerouting",
+                IpFamily::V6 => "chain ip6 kube-proxy-rs prerouting",
+            };
+            let place = "{ type nat hook prerouting priority -100; }";
+            let earlier = format!("delete {chain}\nadd {chain} {place}\n");
+            nft(&["-f", "-"], &earlier);
+            let edits = edits(&wanted, &table.observe_rules(family).unwrap());
+            let moved: Vec<&str> = edits.iter().map(|it| it.chain().as_str()).collect();
+            assert_eq!(moved, ["prerouting"]);
+            table.edit(family, &edits).unwrap();
+            assert_eq!(list(), ours);
+            nft(&["flush", "ruleset"], "");
+        }
+    });
+}
+
+/// Listens and tells clients a name.
+fn serve(at: SocketAddr, name: &'static str) {
+    let listener = TcpListener::bind(at).unwrap();
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            client.unwrap().write_all(name.as_bytes()).unwrap();
+        }
+    });
+}
+
+/// The name that a server told.
+fn ask(server: SocketAddr) -> String {
+    let mut stream = TcpStream::connect_timeout(&server, Duration::from_secs(30)).unwrap();
+    let mut name = String::new();
+    stream.read_to_string(&mut name).unwrap();
+    name
+}
+
+/// IPVS need not be here: what the node itself asks for is translated, or not, before it.
+#[test]
+fn services_keep_ports_that_others_publish_on_all_local_addresses() {
+    in_namespace(|| {
+        fed("ip", &["link", "set", "lo", "up"], "");
+        let mut table = OwnTable::open().unwrap();
+        for family in IpFamily::ALL {
+            let (ip, at_once, addresses) = match family {
+                IpFamily::V4 => ("ip", None, ["10.96.0.1", "192.0.2.7", "10.244.0.5"]),
+                IpFamily::V6 => (
+                    "ip6",
+                    Some("nodad"),
+                    ["fd00:96::1", "fd01::7", "fd00:10:244::5"],
+                ),
+            };
+            for address in addresses {
+                let add = ["address", "add", address, "dev", "lo"].into_iter();
+                fed("ip", &add.chain(at_once).collect::<Vec<_>>(), "");
+            }
+            let [service, node, pod] = addresses.map(|it| it.parse::<IpAddr>().unwrap());
+            let at = |address| SocketAddr::new(address, 80);
+            let target = SocketAddr::new(pod, 8080);
+            serve(at(service), "service");
+            serve(target, "published");
+            // What the CNI plugin portmap v1.10 does for clients on the node, in its own table.
+            let published = format!(
+                "table {ip} cni_hostport {{
+                    chain output {{
+                        type nat hook output priority -100;
+                        fib daddr type local tcp dport 80 dnat to {target}
+                    }}
+                }}"
+            );
+            let unpublish = format!("delete table {ip} cni_hostport");
+            let context = Context {
+                ipvs_rules: IpvsRules::Nftables,
+                ..context(family)
+            };
+            for id in [
+                SetId::ClusterIp,
+                SetId::ExternalIp,
+                SetId::ExternalIpLocal,
+                SetId::LoadBalancer,
+            ] {
+                nft(&["-f", "-"], &published);
+                assert_eq!(ask(at(service)), "published");
+                make(&mut table, &context);
+                let entry = entry(family, id.set_type());
+                let set = id.name(family);
+                apply(&mut table, &[Step::AddEntry { set, entry }]);
+                assert_eq!(ask(at(service)), "service", "{id:?}: ours is newer");
+                nft(&[&unpublish], "");
+                nft(&["-f", "-"], &published);
+                assert_eq!(ask(at(service)), "service", "{id:?}: ours is older");
+                assert_eq!(ask(at(node)), "published");
+                nft(&[&unpublish], "");
+                table.delete(family).unwrap();
+            }
         }
     });
 }

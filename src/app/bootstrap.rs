@@ -155,11 +155,7 @@ pub(super) fn of_families<T, E: Error + 'static>(
 ) -> Result<BTreeMap<IpFamily, T>, E> {
     let mut opened = BTreeMap::new();
     let mut last_error = None;
-    for family in IpFamily::ALL {
-        if family == IpFamily::V6 && !ipv6_is_enabled() {
-            info!("IPv6 is disabled in this kernel, serving IPv4 only");
-            continue;
-        }
+    for family in enabled_families() {
         match open(family) {
             Ok(made) => _ = opened.insert(family, made),
             Err(error) => {
@@ -172,6 +168,17 @@ pub(super) fn of_families<T, E: Error + 'static>(
         Some(error) if opened.is_empty() => Err(error),
         _ => Ok(opened),
     }
+}
+
+/// The families that the kernel has on.
+pub(super) fn enabled_families() -> impl Iterator<Item = IpFamily> {
+    let has_v6 = ipv6_is_enabled();
+    if !has_v6 {
+        info!("IPv6 is disabled in this kernel, serving IPv4 only");
+    }
+    IpFamily::ALL
+        .into_iter()
+        .filter(move |family| has_v6 || *family == IpFamily::V4)
 }
 
 fn ipv6_is_enabled() -> bool {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use prometheus::Registry;
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
 use super::listening::Published;
 use super::status::Overview;
@@ -70,6 +71,8 @@ pub(super) struct LoopObserver {
     pub(super) needs_node: bool,
     /// Steps planned since free memory was last returned to the system.
     pub(super) planned: AtomicUsize,
+    /// Others publish ports, so that ipvs mode must move its rules to nftables.
+    pub(super) published: Arc<Notify>,
 }
 
 /// After plans of this size, one large one or many small ones, what they freed is given back.
@@ -127,6 +130,10 @@ impl Observer for LoopObserver {
 
     fn ipvs_rules(&self, rules: &'static str, reason: &'static str) {
         self.dataplane.ipvs_rules(rules, reason);
+    }
+
+    fn ports_published(&self) {
+        self.published.notify_one();
     }
 
     fn kernel_capability(&self, name: &str, available: bool) {

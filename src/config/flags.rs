@@ -99,7 +99,8 @@ flags! {
     #[arg(value_enum)]
     iptables_backend: Option<IptablesBackend>, "BACKEND" = "auto", always;
     /// How ipvs mode holds its fixed rules and sets: `iptables` with ipset, `nftables` in a table
-    /// of its own, or `auto`: iptables where it works, else nftables.
+    /// of its own, or `auto`: iptables where it works, else nftables, and nftables beside ports
+    /// that the CNI plugin portmap publishes there.
     #[arg(value_enum)]
     ipvs_rules: Option<IpvsRulesChoice>, "WAY" = "auto", always;
     /// Feature gates, `Name=true,Other=false`.

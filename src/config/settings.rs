@@ -43,7 +43,7 @@ pub enum IptablesBackend {
 /// How ipvs mode holds its fixed rules and sets (`--ipvs-rules`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum IpvsRulesChoice {
-    /// iptables where it works, else nftables.
+    /// iptables where it works, else nftables, and nftables beside ports that are published there.
     #[default]
     Auto,
     Iptables,

@@ -80,9 +80,7 @@ pub(super) fn observe(
             .map(|(family, _)| family)
             .collect(),
         has_br_netfilter: calls.iter().any(|(_, value)| value.is_some()),
-        publishes_ports: IpFamily::ALL
-            .into_iter()
-            .any(|family| publishes_ports(family).is_ok_and(|publishes| publishes)),
+        publishes_ports: publishes_ports(),
     })
 }
 

@@ -41,9 +41,11 @@ pub fn has_table(family: IpFamily) -> Result<bool, NftablesError> {
     has_named(NFTABLES_TABLE, family)
 }
 
-/// Whether the CNI plugin `portmap` publishes ports by nftables.
-pub fn publishes_ports(family: IpFamily) -> Result<bool, NftablesError> {
-    has_named(HOST_PORTS, family)
+/// Whether the CNI plugin `portmap` publishes ports by nftables. What cannot be asked for is not
+/// there.
+pub fn publishes_ports() -> bool {
+    let has_table = |family| has_named(HOST_PORTS, family).unwrap_or(false);
+    IpFamily::ALL.into_iter().any(has_table)
 }
 
 fn has_named(table: &str, family: IpFamily) -> Result<bool, NftablesError> {

@@ -16,7 +16,7 @@ use kpr_core::model::address::parse_cidr;
 use kpr_core::model::ipvs_options::Scheduler;
 use kpr_core::model::node::{DetectLocal, NodeIps, NodePortRanges};
 use kpr_core::model::{
-    Holders, IpFamily, NodeClaims, NodeInfo, Service, ServiceName, SliceName, Tracker,
+    Holders, IpFamily, NodeClaims, NodeInfo, ProxyMode, Service, ServiceName, SliceName, Tracker,
 };
 use kpr_core::plan::iptables::affinity::ClientMemory;
 use kpr_core::plan::ipvs::object::{SyncDaemon, Timeouts};
@@ -77,6 +77,14 @@ pub struct NodeView<'a> {
 impl<'a> NodeView<'a> {
     pub const fn new(settings: &'a Settings, facts: &'a NodeFacts) -> Self {
         Self { settings, facts }
+    }
+
+    /// Ports that others publish by nftables take those of Services: addresses of Services are
+    /// local in IPVS mode, and no rule of iptables comes before.
+    pub fn loses_ports(self) -> bool {
+        self.facts.around.network.publishes_ports
+            && self.settings.mode == ProxyMode::IPVS
+            && self.facts.ipvs_rules == IpvsRules::Iptables
     }
 
     /// The node's own addresses.

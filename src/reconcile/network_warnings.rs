@@ -8,8 +8,8 @@ use ipnet::IpNet;
 
 use super::context::NodeView;
 use crate::dataplane::network::NetworkLink;
+use kpr_core::model::IpFamily;
 use kpr_core::model::node::DetectLocal;
-use kpr_core::model::{IpFamily, ProxyMode};
 use kpr_core::plan::ipvs::object::SyncDaemon;
 
 /// Bridges by these names have pods, where no range of pods is known.
@@ -25,12 +25,11 @@ pub(super) fn network_warnings(node: NodeView<'_>, families: &[IpFamily]) -> BTr
             .filter_map(|family| past_iptables(node, *family)),
     );
     warnings.extend(strict_links(node));
-    // Only there are addresses of Services local.
-    if node.facts.around.network.publishes_ports && node.settings.mode == ProxyMode::IPVS {
+    if node.loses_ports() {
         warnings.insert(
-            "the CNI plugin portmap publishes ports by nftables (table cni_hostport): in IPVS mode a \
-             published port takes the same port of every Service on this node; set its backend to \
-             iptables"
+            "the CNI plugin portmap publishes ports by nftables (table cni_hostport): a published \
+             port takes the same port of every Service on this node while the rules of IPVS mode are \
+             in iptables; use --ipvs-rules=nftables, or set portmap's backend to iptables"
                 .to_owned(),
         );
     }
@@ -160,6 +159,7 @@ mod tests {
     use crate::config::{self, Command};
     use kpr_core::model::NodeInfo;
     use kpr_core::model::testing::ip;
+    use kpr_core::plan::IpvsRules;
 
     fn warnings(flags: &[&str], facts: &NodeFacts) -> Vec<String> {
         let arguments = ["kube-proxy-rs"].iter().chain(flags);
@@ -300,6 +300,23 @@ mod tests {
         assert!(found[0].starts_with("net/ipv4/vs/est_nice cannot be 5 here"));
         facts.sysctls = [("net/ipv4/vs/est_nice", "5".to_owned())].into();
         assert_eq!(warnings(&flags, &facts), [""; 0]);
+    }
+
+    #[test]
+    fn ports_that_nftables_publish_take_those_of_services_from_iptables() {
+        let mut facts = NodeFacts::default();
+        facts.around.network.publishes_ports = true;
+        let ipvs = ["--proxy-mode=ipvs"];
+        let found = warnings(&ipvs, &facts);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].contains("use --ipvs-rules=nftables"), "{found:?}");
+        assert_eq!(
+            warnings(&[], &facts),
+            [""; 0],
+            "addresses of Services are not local"
+        );
+        facts.ipvs_rules = IpvsRules::Nftables;
+        assert_eq!(warnings(&ipvs, &facts), [""; 0], "our chain comes first");
     }
 
     #[test]

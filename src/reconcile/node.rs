@@ -8,6 +8,7 @@ use super::context::{Missing, NodeView};
 use super::family::Family;
 use super::network_warnings::network_warnings;
 use super::node_warnings::node_warnings;
+use crate::config::settings::IpvsRulesChoice;
 use crate::dataplane::kernel::{AuditDepth, Kernel, ObserveError};
 use crate::events::{Event, action, reason};
 use crate::telemetry::ErrorChain;
@@ -38,10 +39,16 @@ impl<P: Planner, K: Kernel<P>> Reconciler<P, K> {
             || around.resolvers != known.resolvers;
         let has_moved = around.addresses != known.addresses || around.sync_link != known.sync_link;
         let has_news = around.network != known.network;
+        let moves_rules = !known.network.publishes_ports
+            && self.settings.ipvs_rules == IpvsRulesChoice::Auto
+            && NodeView::new(&self.settings, &self.facts).loses_ports();
+        if moves_rules {
+            self.observer.ports_published();
+        }
         self.holders_due |= has_others;
         self.facts_changed |= has_moved;
         // What is only warned of changes no plan.
-        if has_news && self.is_started {
+        if has_news && self.is_started && !moves_rules {
             self.report_warnings();
         }
         Ok(has_others || has_moved)

@@ -126,6 +126,10 @@ pub trait Observer: Send + Sync {
     /// How ipvs mode holds its rules, and the reason.
     fn ipvs_rules(&self, _rules: &'static str, _reason: &'static str) {}
 
+    /// The CNI plugin portmap has begun to publish ports by nftables, where the rules of ipvs mode
+    /// must be too.
+    fn ports_published(&self) {}
+
     /// Whether the kernel has a probed capability.
     fn kernel_capability(&self, _name: &str, _available: bool) {}
 

@@ -17,6 +17,7 @@ use crate::dataplane::exec::Exec;
 use crate::dataplane::iptables::Iptables;
 use crate::dataplane::links::Links;
 use crate::dataplane::modes::ipvs::{Dataplane, Held};
+use crate::dataplane::nftables::publishes_ports;
 use crate::dataplane::node::NodeKernel;
 use crate::dataplane::own_table::OwnTable;
 use crate::dataplane::sysctl::Sysctls;
@@ -38,6 +39,7 @@ pub(super) fn open(opening: Opening<'_>) -> anyhow::Result<Opened> {
     // First: without it the mode is wrong, whatever else is there.
     let mut ipvs = client(&**opening.exec)?;
     probe_scheduler(&mut ipvs, &opening.settings)?;
+    let is_published = publishes_ports();
     let Way {
         rules,
         mut common,
@@ -45,14 +47,16 @@ pub(super) fn open(opening: Opening<'_>) -> anyhow::Result<Opened> {
         families,
         missing_matches,
         security_tables,
-    } = Way::open(&opening)?;
-    let facts = NodeFacts {
+    } = Way::open(&opening, is_published)?;
+    let mut facts = NodeFacts {
         sysctls: sysctls::possible(&opening),
         ipvs_rules: rules,
         missing_matches,
         security_tables,
         ..common.facts(&opening)?
     };
+    // What begins after the choice is news.
+    facts.around.network.publishes_ports = is_published;
     // Without these there would be no start.
     let scheduler = format!("ip_vs_{}", opening.settings.ipvs.scheduler);
     for module in ["ip_vs", &scheduler] {

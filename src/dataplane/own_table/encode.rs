@@ -333,6 +333,14 @@ pub(super) fn add_action(
             let flags = if random { nat_flag::FULLY_RANDOM } else { 0 };
             steps.push(Expression::masquerades(flags));
         }
+        Action::Keep => {
+            add_key(steps, family, Key::Address);
+            steps.push(Expression::translates_destination(
+                wire_family(family),
+                Register::FIRST,
+                None,
+            ));
+        }
     }
     Ok(())
 }

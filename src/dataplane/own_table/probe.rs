@@ -3,9 +3,7 @@
 //! that sees no packets, and deletes it again.
 
 use kpr_core::model::IpFamily;
-use kpr_core::plan::ipvs::nft_rules::{
-    Action, Base, Bits, Chain, Hook, Key, Kind, MarkOf, Match, Rule,
-};
+use kpr_core::plan::ipvs::nft_rules::{Action, Base, Bits, Hook, Key, Kind, MarkOf, Match, Rule};
 use kpr_core::plan::ipvs::set::{SetId, SetType};
 use nft_netlink as nft;
 use nft_netlink::{Client, Operation, Place, Table, TableKey};
@@ -97,6 +95,11 @@ fn operations(family: IpFamily) -> Result<(Vec<Operation>, Vec<&'static str>), n
             Hook::Postrouting,
             "address translation (nft_chain_nat, nf_nat)",
         ),
+        (
+            Kind::Nat,
+            Hook::Prerouting,
+            "address translation (nft_chain_nat, nf_nat)",
+        ),
     ];
     let mark = |of| Match::Mark {
         of,
@@ -108,39 +111,43 @@ fn operations(family: IpFamily) -> Result<(Vec<Operation>, Vec<&'static str>), n
     let bits = Bits { keep: 0, flip: 1 };
     let rules = [
         (
-            Kind::Filter,
+            Hook::Input,
             (vec![Match::New], Action::Reject),
             "a match of connection states or rejecting (nft_ct, nft_reject)",
         ),
         (
-            Kind::Filter,
+            Hook::Input,
             accept(Match::SourceLocal(true)),
             "a match of the node's own addresses (nft_fib, nft_fib_ipv4, nft_fib_ipv6)",
         ),
         (
-            Kind::Filter,
+            Hook::Input,
             accept(mark(MarkOf::Connection)),
             "marks of connections (nft_ct, CONFIG_NF_CONNTRACK_MARK)",
         ),
         (
-            Kind::Filter,
+            Hook::Input,
             accept(Match::In(SetId::ClusterIp, Key::Destination)),
             "a match of sets (nf_tables)",
         ),
         (
-            Kind::Filter,
+            Hook::Input,
             (vec![], Action::SaveAndMapMark(SetId::LocalPolicyMark, bits)),
             "marks from maps (nf_tables, nft_ct)",
         ),
         (
-            Kind::Nat,
+            Hook::Postrouting,
             (vec![], Action::Masquerade { random: true }),
             "masquerading (nft_masq)",
         ),
+        (
+            Hook::Prerouting,
+            (vec![], Action::Keep),
+            "translation of destinations (nft_nat)",
+        ),
     ];
     for (kind, hook, what) in bases {
-        let name = Chain::Postrouting.name();
-        let chain = key.chain(format!("{name}-{kind:?}").to_lowercase().parse()?);
+        let chain = key.chain(format!("{kind:?}-{hook:?}").to_lowercase().parse()?);
         let base = Base {
             kind,
             hook,
@@ -150,7 +157,7 @@ fn operations(family: IpFamily) -> Result<(Vec<Operation>, Vec<&'static str>), n
         let key = chain.clone();
         made.push((Operation::AddChain(nft::Chain { key, base }), what));
         for (of, (matches, action), what) in &rules {
-            if *of != kind {
+            if *of != hook {
                 continue;
             }
             let rule = Rule {

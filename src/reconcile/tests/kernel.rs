@@ -2,6 +2,7 @@
 //! A fake node: its kernel, and what tests make of it.
 
 use super::*;
+use crate::dataplane::network::Network;
 
 /// What happens to the first attempt of a step of a kind.
 pub(super) type Trouble = (&'static str, Fault);
@@ -14,6 +15,7 @@ pub(super) struct Node {
     /// Addresses on our link without their route.
     pub(super) undelivered: BTreeSet<IpAddr>,
     pub(super) gateways: BTreeSet<IpAddr>,
+    pub(super) network: Network,
     /// Where sync daemons can run.
     pub(super) sync_link: Option<u32>,
     pub(super) listening: Listening,
@@ -160,6 +162,7 @@ impl Host for Shared {
         Ok(NodeSurroundings {
             addresses: node.addresses.clone(),
             gateways: node.gateways.clone(),
+            network: node.network.clone(),
             sync_link: node.sync_link,
             ..NodeSurroundings::default()
         })

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The loop and its Node: what it waits for, and how it handles changes.
 
+use std::sync::atomic::Ordering;
+
 use super::*;
 use crate::events::reason;
 use kpr_core::model::NodeInfo;
+use kpr_core::plan::IpvsRules;
 
 fn one_service(fixture: &mut Fixture) {
     fixture.model(Event::ServicesReplaced(vec![service("ns/web").port(80)]));
@@ -105,6 +108,29 @@ fn warnings_about_the_node_are_reported_once() {
     fixture.node(Some(other));
     fixture.wait(Duration::from_secs(5));
     assert_eq!(reasons(&fixture).len(), 1);
+}
+
+#[test]
+fn rules_follow_ports_when_others_begin_to_publish_them() {
+    let publish = |fixture: &mut Fixture, publishes| {
+        fixture.lock().network.publishes_ports = publishes;
+        fixture.reconciler.take_in(Input::NodeAddresses);
+        let called = fixture.watcher.ports_published.load(Ordering::Relaxed);
+        (called, reasons(fixture))
+    };
+    let mut fixture = Fixture::programmed();
+    assert_eq!(publish(&mut fixture, false), (0, vec![]));
+    assert_eq!(publish(&mut fixture, true), (1, vec![]));
+    assert_eq!(publish(&mut fixture, true), (1, vec![]), "they were there");
+    let mut moved = Fixture::programmed();
+    moved.reconciler.facts.ipvs_rules = IpvsRules::Nftables;
+    assert_eq!(publish(&mut moved, true), (0, vec![]));
+    let mut fixed = Fixture::with(&["--proxy-mode=ipvs", "--ipvs-rules=iptables"]);
+    fixed.known_node();
+    one_service(&mut fixed);
+    fixed.work();
+    let warned = vec![reason::DOUBTFUL_CONFIGURATION];
+    assert_eq!(publish(&mut fixed, true), (0, warned));
 }
 
 #[test]

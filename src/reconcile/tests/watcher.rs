@@ -2,6 +2,7 @@
 //! Records what the loop reports.
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::health::ProxyHealth;
@@ -18,6 +19,8 @@ pub(super) struct Watcher {
     /// Success of each round, and the number of Service ports set aside.
     pub(super) rounds: Mutex<Vec<(bool, usize)>>,
     pub(super) health: OnceLock<ProxyHealth>,
+    /// How often rules of ipvs mode were called to nftables.
+    pub(super) ports_published: AtomicUsize,
 }
 
 impl Watcher {
@@ -69,6 +72,10 @@ impl Observer for Watcher {
 
     fn loopback_ports(&self, wanted: &loopback_ports::Wanted) {
         self.loopback_ports.lock().unwrap().push(wanted.clone());
+    }
+
+    fn ports_published(&self) {
+        self.ports_published.fetch_add(1, Ordering::Relaxed);
     }
 
     fn node(&self, node: Option<&kpr_core::model::NodeInfo>) {

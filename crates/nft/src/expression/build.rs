@@ -232,16 +232,22 @@ impl Expression {
         .into()
     }
 
-    /// Translates the destination to the address and port in two registers.
-    pub fn translates_destination(family: Family, address: Register, port: Register) -> Self {
+    /// Translates the destination to the address and port in two registers; without one for it the
+    /// port stays.
+    pub fn translates_destination(
+        family: Family,
+        address: Register,
+        port: Option<Register>,
+    ) -> Self {
+        let flags = port.map_or(0, |_| super::nat_flag::PORT);
         Nat {
             kind: NatKind::Destination,
             family: NatFamily(family),
             address: Some(address),
             last_address: None,
-            port: Some(port),
+            port,
             last_port: None,
-            flags: super::nat_flag::PORT,
+            flags,
         }
         .into()
     }

@@ -394,8 +394,18 @@ pub(super) fn rules() -> Vec<(&'static str, Operation)> {
                     Expression::translates_destination(
                         Family::Ipv4,
                         Register::word(0),
-                        Register::word(4),
+                        Some(Register::word(4)),
                     ),
+                ],
+            ),
+        ),
+        (
+            "add rule ip t pre dnat to ip daddr",
+            add(
+                "pre",
+                vec![
+                    load(Field::Ipv4Destination),
+                    Expression::translates_destination(Family::Ipv4, Register::FIRST, None),
                 ],
             ),
         ),

@@ -46,6 +46,18 @@ pub fn trials(dataplane: Dataplane, binary: &'static Path) -> Vec<Trial> {
     trials
 }
 
+/// Where the kernel can translate addresses in nftables.
+pub fn trials_in_nftables(binary: &'static Path) -> Vec<Trial> {
+    let trial = |name: &str, run: fn(&Path) -> Result<()>| {
+        let name = format!("nftables::published_ports{name}");
+        Trial::test(name, move || run(binary).map_err(failed))
+    };
+    vec![
+        trial("", plugins::published_by_nftables),
+        trial("_in_iptables", plugins::first_in_iptables),
+    ]
+}
+
 /// A cluster with the programs of its node, and how the proxy is started there.
 struct Lab {
     topology: Topology,

@@ -6,6 +6,11 @@
 //! with ours in view. Where they are missing, IPVS mode runs all the same, in nftables. A program
 //! that hangs or cannot be started says nothing about that: the node would change its way with the
 //! next start, so that this start fails.
+//!
+//! Where the CNI plugin portmap publishes ports by nftables, `auto` takes nftables: no rule of
+//! iptables keeps such a port from being that of every Service too. Until then the proxy waits for
+//! that plugin's table. It comes with the first published port and stays until the node restarts;
+//! if it goes, the way stays until the next start.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
@@ -14,7 +19,7 @@ use std::path::Path;
 use anyhow::{Context as _, anyhow};
 use tracing::{info, warn};
 
-use crate::app::bootstrap::{Common, of_families, usable};
+use crate::app::bootstrap::{Common, enabled_families, of_families, usable};
 use crate::app::matches;
 use crate::app::modes::Opening;
 use crate::config::settings::IpvsRulesChoice;
@@ -42,12 +47,12 @@ pub(super) struct Way {
 }
 
 impl Way {
-    /// Opens the way that the settings ask for.
-    pub(super) fn open(opening: &Opening<'_>) -> anyhow::Result<Self> {
+    /// Opens the way that the settings ask for. `is_published`: see [`Self::auto`].
+    pub(super) fn open(opening: &Opening<'_>, is_published: bool) -> anyhow::Result<Self> {
         let (way, reason) = match opening.settings.ipvs_rules {
             IpvsRulesChoice::Iptables => (Self::iptables(opening)?, "configured"),
             IpvsRulesChoice::Nftables => (Self::nftables(opening)?, "configured"),
-            IpvsRulesChoice::Auto => Self::auto(opening)?,
+            IpvsRulesChoice::Auto => Self::auto(opening, is_published)?,
         };
         let rules = way.rules.as_str();
         info!(rules, reason, "selected how to hold the rules of ipvs mode");
@@ -55,7 +60,20 @@ impl Way {
         Ok(way)
     }
 
-    fn auto(opening: &Opening<'_>) -> anyhow::Result<(Self, &'static str)> {
+    /// `is_published`: the CNI plugin portmap publishes ports by nftables.
+    fn auto(
+        opening: &Opening<'_>,
+        is_published: bool,
+    ) -> anyhow::Result<(Self, &'static str)> {
+        if is_published {
+            match Self::nftables_for_all(opening) {
+                Ok(way) => return Ok((way, "published-ports")),
+                Err(error) => warn!(
+                    error = format!("{error:#}"),
+                    "cannot use nftables beside ports that it publishes, trying iptables"
+                ),
+            }
+        }
         let iptables = if extension::is_missing("set") {
             anyhow!("the kernel cannot match ipsets in rules (module xt_set)")
         } else {
@@ -96,6 +114,12 @@ impl Way {
             families,
             security_tables,
         })
+    }
+
+    /// Our nftables table, if it can have all families.
+    fn nftables_for_all(opening: &Opening<'_>) -> anyhow::Result<Self> {
+        enabled_families().try_for_each(probe)?;
+        Self::nftables(opening)
     }
 
     /// Our nftables table. No program is started, unless iptables has rules that must go.

@@ -4,9 +4,9 @@
 //! the same names.
 //!
 //! Base chains are where iptables has its tables (mangle -150, nat -100 and 100, filter 0, security
-//! 50), so that they lie around IPVS's own hooks (-99 and -98 in OUTPUT, 98 and 99 in INPUT) as
-//! those do. As values of [`Ruleset`] they are chains of [`Table::Own`], whose rules are lines of
-//! `nft` ([`Line`]); the first line of a base chain says where it is.
+//! 50), or right before, so that they lie around IPVS's own hooks (-99 and -98 in OUTPUT, 98 and 99
+//! in INPUT) as those do. As values of [`Ruleset`] they are chains of [`Table::Own`], whose rules
+//! are lines of `nft` ([`Line`]); the first line of a base chain says where it is.
 //!
 //! Differences from the iptables rules, each for a reason of the kernel:
 //! - Accepting ends the way through our table only, not through those of others: what another table
@@ -17,6 +17,9 @@
 //! - What a pod sends to itself is seen by its addresses, not by a set of the endpoints on this
 //!   node, so that an endpoint changes nothing here. nftables cannot compare two registers (before
 //!   Linux 6.13), but it can look up their bytes in the set of pairs of equal ones.
+//! - Where nat rules of iptables accept, ours translate the destination to itself, before others
+//!   do: a connection is translated once, so that no chain of another table sees it, such as the
+//!   one in which the CNI plugin portmap publishes ports on all local addresses.
 
 mod lines;
 mod text;
@@ -182,11 +185,13 @@ pub enum Action {
     Masquerade {
         random: bool,
     },
+    /// Translates the destination to itself, so that nobody else translates it.
+    Keep,
 }
 
 impl Action {
     /// Those that name no chain, set or bits of a mark.
-    pub const PLAIN: [Self; 8] = [
+    pub const PLAIN: [Self; 9] = [
         Self::Return,
         Self::Accept,
         Self::Drop,
@@ -195,6 +200,7 @@ impl Action {
         Self::ForgetMark,
         Self::Masquerade { random: true },
         Self::Masquerade { random: false },
+        Self::Keep,
     ];
 }
 
@@ -282,9 +288,11 @@ impl Chain {
     pub const fn base(self) -> Option<Base> {
         // NF_IP_PRI_MANGLE, _NAT_DST, _FILTER, _SECURITY, _NAT_SRC
         let (kind, hook, priority) = match self {
-            Self::Prerouting => (Kind::Nat, Hook::Prerouting, -100),
+            // Before those of others, which are at -100: of one priority the chain that was made
+            // last comes first.
+            Self::Prerouting => (Kind::Nat, Hook::Prerouting, -101),
             Self::OutputMark => (Kind::Route, Hook::Output, -150),
-            Self::OutputServices => (Kind::Nat, Hook::Output, -100),
+            Self::OutputServices => (Kind::Nat, Hook::Output, -101),
             Self::InputFilter => (Kind::Filter, Hook::Input, 0),
             // The last chain before IPVS; and after routing, so that no foreign policy routing sees
             // the mark.

@@ -6,14 +6,16 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use anyhow::{Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Lab, Probe, Wanted, of_empty_service, of_service};
 use crate::cases::{At, Dataplane};
 use crate::cni::{HostPort, Plugins};
 use crate::kernel;
 use crate::manifests::Service;
+use crate::proxy::series;
 use crate::topology::{Family, Host};
+use crate::wait;
 
 const PUBLISHED: [HostPort; 1] = [HostPort {
     port: 80,
@@ -35,14 +37,18 @@ struct World {
 
 impl World {
     fn new(binary: &Path, dataplane: Dataplane) -> Result<Self> {
+        Self::with(binary, dataplane, json!({}), &[])
+    }
+
+    fn with(binary: &Path, dataplane: Dataplane, portmap: Value, flags: &[&str]) -> Result<Self> {
         let services = [
             Service::new("web", 1, &[Host::Web1, Host::Web3]).exposed(),
             Service::new("itself", 2, &[Host::Web2]),
             Service::new("empty", 3, &[]).exposed(),
         ];
-        let lab = Lab::new(binary, dataplane, &services, &[])?;
+        let lab = Lab::new(binary, dataplane, &services, flags)?;
         Ok(Self {
-            plugins: Plugins::new(&lab.programs, json!({}))?,
+            plugins: Plugins::new(&lab.programs, portmap)?,
             lab,
             services,
         })
@@ -59,6 +65,16 @@ impl World {
     fn plugins_find_theirs(&self) -> Result<()> {
         for (pod, ports) in PODS {
             self.plugins.check(&self.lab.topology, pod, ports)?;
+        }
+        Ok(())
+    }
+
+    /// Without the proxy the port is published as before.
+    fn publishes(&self) -> Result<()> {
+        self.plugins_find_theirs()?;
+        for family in Family::ALL {
+            self.lab
+                .becomes("the port is published", &published(family))?;
         }
         Ok(())
     }
@@ -97,7 +113,17 @@ fn published(family: Family) -> Vec<Probe<'static>> {
 
 /// The pods were there before the proxy came; after its clean-up the node is as it was.
 pub(super) fn first(binary: &Path, dataplane: Dataplane) -> Result<()> {
-    let mut world = World::new(binary, dataplane)?;
+    before_the_proxy(World::new(binary, dataplane)?)
+}
+
+/// The same where the rules of IPVS mode are in nftables and those of the plugins are not.
+pub(super) fn first_in_iptables(binary: &Path) -> Result<()> {
+    let portmap = json!({ "backend": "iptables" });
+    let flags = ["--ipvs-rules=nftables"];
+    before_the_proxy(World::with(binary, Dataplane::Ipvs, portmap, &flags)?)
+}
+
+fn before_the_proxy(mut world: World) -> Result<()> {
     world.add_pods()?;
     let before = kernel::read(world.lab.node())?;
     let proxy = world.lab.start()?;
@@ -111,13 +137,7 @@ pub(super) fn first(binary: &Path, dataplane: Dataplane) -> Result<()> {
     let after = kernel::read(world.lab.node())?;
     let differences = kernel::differences(&before, &after);
     ensure!(differences.is_empty(), "{}", differences.join("\n"));
-    world.plugins_find_theirs()?;
-    for family in Family::ALL {
-        world
-            .lab
-            .becomes("the port is published", &published(family))?;
-    }
-    Ok(())
+    world.publishes()
 }
 
 /// The proxy was there before the pods came, one is made anew, and kubelet is started again.
@@ -136,4 +156,46 @@ pub(super) fn later(binary: &Path, dataplane: Dataplane) -> Result<()> {
     let _proxy = world.lab.start()?;
     world.serves("after a restart of the proxy")?;
     world.plugins_find_theirs()
+}
+
+fn rules_are_in(lab: &Lab, rules: &str, reason: &str) -> Result<()> {
+    wait::until(&format!("the rules are in {rules}"), || {
+        let name = format!("kube_proxy_rs_ipvs_rules{{reason=\"{reason}\",rules=\"{rules}\"}}");
+        let found = series(lab.node(), "kube_proxy_rs_ipvs_rules")?;
+        ensure!(found.contains_key(&name), "{found:?}");
+        Ok(())
+    })
+}
+
+/// portmap publishes by nftables, where no rule of iptables comes before: IPVS mode moves its rules
+/// there when that begins, once, and Services win whichever of both tables is the older one.
+pub(super) fn published_by_nftables(binary: &Path) -> Result<()> {
+    let flags = ["--ipvs-rules=auto", "--ipvs-sync-period=5s"];
+    let portmap = json!({ "backend": "nftables" });
+    let mut world = World::with(binary, Dataplane::Ipvs, portmap, &flags)?;
+    let proxy = world.lab.start()?;
+    rules_are_in(&world.lab, "iptables", "iptables-works")?;
+    world.add_pods()?;
+    rules_are_in(&world.lab, "nftables", "published-ports")?;
+    world.serves("beside ports that nftables publish")?;
+    let (pod, ports) = PODS[2];
+    world.plugins.delete(&world.lab.topology, pod, ports)?;
+    for family in ["ip", "ip6"] {
+        let table = ["delete", "table", family, "cni_hostport"];
+        world.lab.node().run("nft", &table)?;
+    }
+    world.plugins.add(&world.lab.topology, pod, ports)?;
+    world.serves("beside a table that was made later")?;
+    world.lab.is_settled()?;
+    let (_, log) = proxy.terminate()?;
+    let restarts = log.matches("restarting in place").count();
+    ensure!(restarts == 1, "{restarts} restarts in place: {log}");
+    ensure!(!log.contains("cni_hostport"), "it warned: {log}");
+    let proxy = world.lab.start()?;
+    world.serves("after a restart of the proxy")?;
+    proxy.terminate()?;
+    world.lab.clean_up()?;
+    let tables = world.lab.node().run("nft", &["list", "tables"])?;
+    ensure!(!tables.contains("kube-proxy-rs"), "{tables}");
+    world.publishes()
 }

@@ -149,11 +149,11 @@ impl Lines<'_> {
     }
 
     fn services(&self) -> Vec<Rule> {
-        let accept_if = |set, condition| {
+        let keep_if = |set, condition| {
             let matches = [Match::In(set, Key::Destination), condition];
-            of_set(set, matches, Action::Accept)
+            of_set(set, matches, Action::Keep)
         };
-        let accept = |set| when([Match::In(set, Key::Destination)], Action::Accept);
+        let keep = |set| when([Match::In(set, Key::Destination)], Action::Keep);
         let marked = SetId::LocalPolicyMark;
         // Others may have set bits since the mark was set in OUTPUT.
         let own = [
@@ -175,16 +175,16 @@ impl Lines<'_> {
                 Key::Destination,
                 Action::Jump(Chain::MarkMasquerade),
             ),
-            accept_if(SetId::ExternalIp, Match::SourceLocal(false)),
-            accept_if(SetId::ExternalIp, Match::DestinationLocal(true)),
-            accept_if(SetId::ExternalIpLocal, Match::SourceLocal(false)),
-            accept_if(SetId::ExternalIpLocal, Match::DestinationLocal(true)),
+            keep_if(SetId::ExternalIp, Match::SourceLocal(false)),
+            keep_if(SetId::ExternalIp, Match::DestinationLocal(true)),
+            keep_if(SetId::ExternalIpLocal, Match::SourceLocal(false)),
+            keep_if(SetId::ExternalIpLocal, Match::DestinationLocal(true)),
             when(
                 [Match::DestinationLocal(true)],
                 Action::Jump(Chain::NodePort),
             ),
-            accept(SetId::ClusterIp),
-            accept(SetId::LoadBalancer),
+            keep(SetId::ClusterIp),
+            keep(SetId::LoadBalancer),
         ]);
         rules
     }

@@ -179,7 +179,8 @@ fn target(text: &str) -> &'static str {
 fn action(rule: &Rule) -> &'static str {
     match rule.action {
         Action::Return => "return",
-        Action::Accept => "accept",
+        // What `ACCEPT` of a nat table does to all chains of iptables there.
+        Action::Accept | Action::Keep => "accept",
         Action::Drop => "drop",
         Action::Reject => "reject",
         Action::Mark(_)

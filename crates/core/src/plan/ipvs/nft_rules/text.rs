@@ -321,6 +321,7 @@ impl Action {
             ),
             Self::Masquerade { random: true } => "masquerade fully-random".to_owned(),
             Self::Masquerade { random: false } => "masquerade".to_owned(),
+            Self::Keep => format!("dnat to {}", Key::Address.shown(family)),
         }
     }
 
