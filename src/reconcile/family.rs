@@ -156,6 +156,8 @@ pub(super) struct Family<P: Planner> {
     drifted: Option<Duration>,
     /// Number of rules written by the present round.
     written: RuleCounts,
+    /// How long the last plan took to apply.
+    apply_time: Duration,
 }
 
 impl<P: Planner> Family<P> {
@@ -183,6 +185,7 @@ impl<P: Planner> Family<P> {
             link: link::LinkWatch::default(),
             drifted: None,
             written: RuleCounts::default(),
+            apply_time: Duration::ZERO,
         }
     }
 
@@ -453,7 +456,9 @@ impl<P: Planner> Family<P> {
             }
         }
         self.written.add(plan);
+        let start = around.clock.monotonic();
         let report = around.kernel.apply(plan);
+        self.apply_time = around.clock.monotonic().saturating_sub(start);
         let mut failed = 0;
         for (step, failure) in report.failures(plan) {
             failed += 1;
@@ -488,6 +493,7 @@ impl<P: Planner> Family<P> {
         report: &Report,
     ) {
         around.observer.alive();
+        self.planner.took(plan.len(), self.apply_time);
         let now = around.clock.monotonic();
         if let Some(drains) = self.planner.drains() {
             self.drains.follow(drains, plan.steps(), now);

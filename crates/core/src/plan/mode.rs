@@ -68,6 +68,9 @@ pub trait Planner: fmt::Debug + Send {
     /// plan.
     fn set_time(&mut self, _now: Duration) {}
 
+    /// Applying so many steps took so long: later plans have as many as others can wait for.
+    fn took(&mut self, _steps: usize, _time: Duration) {}
+
     /// When something becomes due without a change.
     fn time_due(&self) -> Option<Duration> {
         None

@@ -82,7 +82,7 @@ impl Planner {
             desired: Desired::default(),
             believed: State::default(),
             dirty: Dirty::default(),
-            turn: turn::TURN,
+            turn: usize::MAX,
             owned: BTreeSet::new(),
             draining: BTreeSet::new(),
             ramps: Ramps::default(),

@@ -103,11 +103,7 @@ impl crate::plan::Planner for Planner {
 
     fn plan(&self) -> Plan<Step> {
         let owns = |key: &VirtualServerKey| self.owns(key);
-        let mut plan = if self.is_full {
-            self.compare(&self.comparison(&owns).everything())
-        } else {
-            self.compare(&self.turn())
-        };
+        let mut plan = self.compare(&self.turn(&self.due()));
         self.comparison(&owns).switch(&mut plan, &self.rules);
         let is_tried = |role| self.is_full || !self.set_aside.contains(&Object::SyncDaemon(role));
         self.comparison(&owns).daemons(&mut plan, is_tried);
@@ -135,12 +131,8 @@ impl crate::plan::Planner for Planner {
 
     fn report(&mut self, plan: &Plan<Step>, report: &Report) {
         self.is_foundation_due = false;
-        let was_full = std::mem::take(&mut self.is_full);
-        let settled = if was_full {
-            std::mem::take(&mut self.dirty)
-        } else {
-            self.settle()
-        };
+        let settled = self.settle();
+        let was_full = std::mem::take(&mut self.is_full) && self.dirty.is_empty();
         let refused = report.failures(plan).filter_map(|(step, why)| {
             Object::of(step, &self.context).filter(|object| object.may_be_refused(why.kind))
         });
@@ -160,6 +152,13 @@ impl crate::plan::Planner for Planner {
                 self.last_limits.remove(&key);
             }
         }
+        if !crate::plan::Planner::is_pending(self) {
+            self.cut_from_now_on();
+        }
+    }
+
+    fn took(&mut self, steps: usize, time: Duration) {
+        self.pace(steps, time);
     }
 
     fn report_part(&mut self, plan: &Plan<Step>, report: &Report) {

@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! PURE: which of the dirty objects the next plan compares. Nearly always all of them; of very many
-//! so many that others wait for tens of milliseconds at most, those of the Services with the least
-//! work first. The rest stays dirty.
+//! so many that others need not wait for long, those of the Services with the least work first. The
+//! rest stays dirty.
+//!
+//! How long a change takes is the kernel's affair: it keeps deleted real servers for two minutes
+//! and walks through all of them whenever it adds one (`ip_vs_trash_get_dest`), so that a change
+//! may take a hundred times as long as usual. So the number of changes follows the time they took.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::Planner;
 use crate::model::ServiceName;
@@ -12,13 +17,36 @@ use crate::plan::ipvs::desired::Dirty;
 use crate::plan::ipvs::object::VirtualServerKey;
 use crate::plan::ipvs::set::SetEntry;
 
-/// Number of changes of servers in one plan.
-pub(super) const TURN: usize = 5_000;
+/// Most changes of servers in one plan, and the fewest.
+const MOST: usize = 5_000;
+const FEWEST: usize = 50;
+
+/// What one plan may take.
+const TIME: Duration = Duration::from_millis(500);
 
 impl Planner {
-    /// What the next plan compares, unless it compares everything.
-    pub(super) fn turn(&self) -> Cow<'_, Dirty> {
-        let dirty = &self.dirty;
+    /// All is as desired after a start, which is one plan: until then others served. What follows
+    /// is cut.
+    pub(super) fn cut_from_now_on(&mut self) {
+        self.turn = self.turn.min(MOST);
+    }
+
+    /// Applying so many steps took so long.
+    pub(super) fn pace(&mut self, steps: usize, time: Duration) {
+        // Of few, and of a part of a turn, something else took the time.
+        if self.turn <= MOST && steps.saturating_mul(2) >= self.turn.min(2 * FEWEST) {
+            let in_time = TIME.as_nanos() * steps as u128 / time.as_nanos().max(1);
+            let in_time = usize::try_from(in_time).unwrap_or(usize::MAX);
+            let turn = in_time.min(self.turn.saturating_mul(2));
+            self.turn = turn.clamp(FEWEST, MOST);
+        }
+    }
+
+    /// What the next plan compares of all that is to be compared.
+    pub(super) fn turn<'a>(&self, dirty: &'a Dirty) -> Cow<'a, Dirty> {
+        if self.turn == usize::MAX {
+            return Cow::Borrowed(dirty);
+        }
         let work: BTreeMap<_, _> = dirty
             .virtual_servers
             .iter()
@@ -51,38 +79,63 @@ impl Planner {
         })
     }
 
-    /// Takes out of the dirty objects what a plan of [`Self::turn`] has compared.
-    pub(super) fn settle(&mut self) -> Dirty {
-        match self.turn() {
-            Cow::Borrowed(_) => std::mem::take(&mut self.dirty),
-            Cow::Owned(settled) => {
-                let dirty = &mut self.dirty;
-                dirty
-                    .virtual_servers
-                    .retain(|it| !settled.virtual_servers.contains(it));
-                dirty.addresses.retain(|it| !settled.addresses.contains(it));
-                dirty.entries.retain(|it| !settled.entries.contains(it));
-                settled
-            }
+    /// What is to be compared, now or later.
+    pub(super) fn due(&self) -> Cow<'_, Dirty> {
+        if !self.is_full {
+            return Cow::Borrowed(&self.dirty);
         }
+        let mut due = self.dirty.clone();
+        due.extend(self.comparison(&|key| self.owns(key)).everything());
+        Cow::Owned(due)
+    }
+
+    /// A plan has compared its turn of what was due: the rest stays. Returns what it compared.
+    pub(super) fn settle(&mut self) -> Dirty {
+        if self.is_full && self.is_one_turn() {
+            return std::mem::take(&mut self.dirty);
+        }
+        let mut dirty = self.due().into_owned();
+        let settled = match self.turn(&dirty) {
+            Cow::Borrowed(_) => {
+                self.dirty = Dirty::default();
+                return dirty;
+            }
+            Cow::Owned(settled) => settled,
+        };
+        dirty
+            .virtual_servers
+            .retain(|it| !settled.virtual_servers.contains(it));
+        dirty.addresses.retain(|it| !settled.addresses.contains(it));
+        dirty.entries.retain(|it| !settled.entries.contains(it));
+        self.dirty = dirty;
+        settled
+    }
+
+    /// Whether one plan may change all servers that differ.
+    fn is_one_turn(&self) -> bool {
+        let wanted = self.desired.virtual_servers().map(|(key, _)| key);
+        let present = self.believed.virtual_servers.keys();
+        let unwanted =
+            present.filter(|key| self.desired.virtual_server(key).is_none() && self.owns(key));
+        let work = wanted.chain(unwanted).map(|key| self.work(key));
+        self.turn == usize::MAX || work.sum::<usize>() <= self.turn
     }
 
     /// Number of steps that a virtual server needs, about.
     fn work(&self, key: &VirtualServerKey) -> usize {
-        let wanted = self
-            .desired
-            .virtual_server(key)
-            .map(|wanted| &*wanted.real_servers);
-        let present = self.believed.virtual_servers.get(key);
-        match (wanted, present.map(|present| &present.real_servers)) {
+        let wanted = self.desired.virtual_server(key);
+        match (wanted, self.believed.virtual_servers.get(key)) {
             (None, None) => 1,
-            (Some(servers), None) | (None, Some(servers)) => 1 + servers.len(),
+            (Some(wanted), None) => 1 + wanted.real_servers.len(),
+            (None, Some(present)) => 1 + present.real_servers.len(),
             (Some(wanted), Some(present)) => {
+                let is_other = wanted.server != present.server;
+                let (wanted, present) = (&wanted.real_servers, &present.real_servers);
                 let changed = wanted
                     .iter()
                     .filter(|(key, it)| present.get(*key) != Some(*it));
                 let gone = present.keys().filter(|key| !wanted.contains_key(*key));
-                1 + changed.count() + gone.count()
+                usize::from(is_other) + changed.count() + gone.count()
             }
         }
     }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Changes that are too many for one plan.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -78,6 +80,60 @@ fn small_changes_do_not_wait_for_large_ones() {
     let plans = finish(&mut proxy);
     assert!(plans.len() > 10, "{}", plans.len());
     assert!(plans.iter().all(|plan| lines(plan).len() < 60));
+}
+
+/// The tenant's Service changes all of its endpoints.
+fn changed(proxy: &mut Proxy) {
+    proxy.take_in([
+        Event::ServiceApplied(some(1, 30, 0, false)),
+        Event::SliceApplied(served(1, 30, 9)),
+    ]);
+}
+
+#[test]
+fn an_audit_does_not_make_a_large_change_one_plan() {
+    let mut proxy = proxy(20);
+    changed(&mut proxy);
+    let first = proxy.planner.plan();
+    proxy.finish(&first);
+    proxy.observe();
+    let plans = finish(&mut proxy);
+    assert!(plans.len() > 10, "{}", plans.len());
+    assert!(plans.iter().all(|plan| lines(plan).len() < 60));
+    assert!(proxy.restarted().sync().is_empty());
+}
+
+#[test]
+fn slow_changes_make_plans_short_until_they_are_fast() {
+    let mut proxy = proxy(5_000);
+    let ms = Duration::from_millis;
+    let mut after = |steps, time| {
+        proxy.planner.took(steps, time);
+        proxy.planner.turn
+    };
+    assert_eq!(after(5_000, ms(100)), 5_000, "there is a limit");
+    assert_eq!(after(5_000, ms(5_000)), 500, "1 ms each");
+    assert_eq!(after(10, ms(5_000)), 500, "these tell nothing");
+    assert_eq!(after(500, ms(60_000)), 50, "nobody is starved");
+    // What belongs together does not always fill a turn.
+    assert_eq!(after(45, ms(1)), 100);
+    assert_eq!(after(100, ms(1)), 200);
+    for _ in 0..10 {
+        after(200, ms(1));
+    }
+    assert_eq!(after(200, ms(1)), 5_000);
+}
+
+#[test]
+fn a_start_is_one_plan() {
+    let nothing = tracker(vec![], vec![]);
+    let mut proxy = Proxy::start(context(IpFamily::V4), nothing, State::default());
+    proxy.take_in([Event::ServiceApplied(some(1, 60, 0, false))]);
+    proxy.take_in([Event::SliceApplied(served(1, 60, 200))]);
+    let plan = proxy.sync();
+    assert!(plan.len() > 12_000, "{}", plan.len());
+    proxy.take_in([Event::SliceApplied(served(1, 60, 1))]);
+    assert!(proxy.planner.plan().len() < 6_000);
 }
 
 proptest! {
