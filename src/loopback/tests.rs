@@ -15,9 +15,20 @@ fn wanted(transport: Transport, port: u16) -> BTreeMap<(Transport, u16), Service
     [((transport, port), ServiceName::new("ns", "web"))].into()
 }
 
+/// Listens on a port that nobody has at the loopback address.
+async fn listener() -> TcpListener {
+    loop {
+        let free = TcpListener::bind((LOOPBACK, 0)).await.unwrap();
+        let port = free.local_addr().unwrap().port();
+        if let Ok(listener) = TcpListener::bind((NODE, port)).await {
+            return listener;
+        }
+    }
+}
+
 /// Reads all of a request, then answers it with its length.
 async fn server() -> (u16, Task) {
-    let listener = TcpListener::bind((NODE, 0)).await.unwrap();
+    let listener = listener().await;
     let port = listener.local_addr().unwrap().port();
     let serving = async move {
         while let Ok((mut stream, _)) = listener.accept().await {
