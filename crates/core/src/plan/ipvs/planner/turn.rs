@@ -91,15 +91,15 @@ impl Planner {
 
     /// A plan has compared its turn of what was due: the rest stays. Returns what it compared.
     pub(super) fn settle(&mut self) -> Dirty {
-        if self.is_full && self.is_one_turn() {
-            return std::mem::take(&mut self.dirty);
-        }
-        let mut dirty = self.due().into_owned();
-        let settled = match self.turn(&dirty) {
-            Cow::Borrowed(_) => {
-                self.dirty = Dirty::default();
+        let mut dirty = std::mem::take(&mut self.dirty);
+        if self.is_full {
+            if self.is_one_turn() {
                 return dirty;
             }
+            dirty.extend(self.comparison(&|key| self.owns(key)).everything());
+        }
+        let settled = match self.turn(&dirty) {
+            Cow::Borrowed(_) => return dirty,
             Cow::Owned(settled) => settled,
         };
         dirty
