@@ -349,7 +349,7 @@ impl<P: Planner> Family<P> {
             set_aside: self.planner.set_aside().len(),
             rules,
         });
-        if self.clean_flows(around, done == Done::Everything && !self.goes_on()) {
+        if self.clean_flows(around, done == Done::Everything && !self.is_pending()) {
             done
         } else {
             done.min(Done::Most)

@@ -135,3 +135,27 @@ fn slow_searches_leave_time_to_others() {
     assert_eq!(fixture.cleanups(), 3, "done");
     assert_eq!(fixture.flows(), []);
 }
+
+#[test]
+fn flows_that_come_back_between_the_parts_of_a_change_are_deleted_again() {
+    let mut fixture = Fixture::with_clients();
+    let many = |net: u8| -> Vec<String> {
+        let addresses = (0..6_000).map(|n| format!("10.{net}.{}.{}", n / 250, n % 250));
+        addresses.collect()
+    };
+    let (old, new) = (many(2), many(3));
+    let dns = |all: &[String]| dns_at(&all.iter().map(String::as_str).collect::<Vec<_>>());
+    fixture.model(Event::SliceApplied(dns(&old)));
+    fixture.work();
+    fixture.model(Event::SliceApplied(dns(&new)));
+    fixture.reconciler.round(false);
+    assert!(fixture.reconciler.families().any(Family::is_pending));
+    // Its real server still exists.
+    let last = flow_to("10.2.23.249");
+    fixture.lock().flows.insert(last);
+    while fixture.reconciler.families().any(Family::is_pending) {
+        let pause = fixture.reconciler.pause().unwrap();
+        fixture.wait(pause);
+    }
+    assert!(!fixture.flows().contains(&last));
+}

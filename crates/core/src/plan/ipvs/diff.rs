@@ -214,20 +214,18 @@ impl Comparison<'_> {
         }
     }
 
-    /// Adds the steps for the dirty objects to a plan.
-    pub fn compare(&self, plan: &mut Plan, dirty: &Dirty) {
+    /// Adds the steps for the dirty objects to a plan; of one virtual server so many at most.
+    pub(super) fn compare(
+        &self,
+        plan: &mut Plan,
+        dirty: &Dirty,
+        part: Option<(VirtualServerKey, usize)>,
+    ) {
         self.compare_entries(plan, &dirty.entries);
         for key in &dirty.virtual_servers {
-            let wanted = self.desired.virtual_server(key);
-            let present = self.believed.virtual_servers.get(key);
-            match (wanted, present) {
-                (Some(wanted), present) => {
-                    self.compare_virtual_server(plan, *key, wanted, present);
-                }
-                (None, Some(present)) if (self.owns)(key) => {
-                    remove_virtual_server(plan, *key, present);
-                }
-                (None, _) => {}
+            let most = part.filter(|(of, _)| of == key).map(|(_, most)| most);
+            for (phase, step) in self.steps_of(*key).take(most.unwrap_or(usize::MAX)) {
+                plan.push(phase, step);
             }
         }
         for address in &dirty.addresses {
@@ -244,56 +242,87 @@ impl Comparison<'_> {
         }
     }
 
-    fn compare_virtual_server(
+    /// The steps for a virtual server: itself, then what it gets, then what it loses, so that the
+    /// first of them by themselves leave it serving. One with twice as many real servers as are
+    /// wanted loses some first, or it would grow for as long as it changes faster than it is
+    /// followed.
+    pub(super) fn steps_of(
         &self,
-        plan: &mut Plan,
-        key: VirtualServerKey,
-        wanted: &WantedServer,
-        present: Option<&VirtualServerState>,
-    ) {
-        let server = || wanted.server.clone();
-        match present {
-            None => {
-                let server = server();
-                plan.push(Phase::Servers, Step::AddVirtualServer { key, server });
+        vs: VirtualServerKey,
+    ) -> impl Iterator<Item = (Phase, Step)> + use<'_> {
+        let wanted = self.desired.virtual_server(&vs);
+        let present = self.believed.virtual_servers.get(&vs);
+        let present = present.filter(|_| wanted.is_some() || (self.owns)(&vs));
+        // An unwanted one stays until its connections have ended. It rejects new ones: all of its
+        // real servers have weight 0.
+        let is_gone = wanted.is_none() && present.is_some_and(|it| !outlives_its_service(&vs, it));
+        let itself = match (wanted.map(|wanted| &wanted.server), present) {
+            (Some(server), None) => Some(Step::AddVirtualServer {
+                key: vs,
+                server: server.clone(),
+            }),
+            (Some(server), Some(present)) if present.server != *server => {
+                Some(Step::SetVirtualServer {
+                    key: vs,
+                    server: server.clone(),
+                })
             }
-            Some(present) if present.server != wanted.server => {
-                let server = server();
-                plan.push(Phase::Servers, Step::SetVirtualServer { key, server });
-            }
-            Some(_) => {}
-        }
-        let vs = key;
-        let starts_slowly = self.desired.slow_start(&vs).is_some() && has_others(wanted, present);
-        for (key, server) in wanted.real_servers.iter() {
+            _ => None,
+        };
+        let itself = itself.map(|step| (Phase::Servers, step));
+        let deleted = is_gone.then_some((Phase::OldServers, Step::DeleteVirtualServer { key: vs }));
+        let starts_slowly = self.desired.slow_start(&vs).is_some()
+            && wanted.is_some_and(|wanted| has_others(wanted, present));
+        let new = wanted.into_iter().flat_map(|it| it.real_servers.iter());
+        let new = new.filter_map(move |(key, server)| {
             let present = present.and_then(|present| present.real_servers.get(key));
-            let (key, mut server) = (*key, *server);
-            let is_new = present.is_none_or(|present| present.weight == 0);
-            match self.ramps.step_of(&(vs, key)) {
-                Some(step) => server.weight = ramps::weight_at(step, server.weight),
-                None if starts_slowly && is_new => {
-                    server.weight = ramps::weight_at(1, server.weight);
-                }
-                None => {}
+            let step = self.wanted_real_server(vs, *key, *server, present, starts_slowly)?;
+            Some((Phase::Servers, step))
+        });
+        let keeps = wanted.is_none_or(|wanted| drains_beside(&vs, &wanted.server));
+        let old = present.filter(|_| !is_gone).into_iter();
+        let old = old.flat_map(|present| &present.real_servers);
+        let old = old.filter_map(move |(key, server)| {
+            let is_wanted = wanted.is_some_and(|it| it.real_servers.contains_key(key));
+            let step = match (is_wanted, keeps) {
+                (true, _) => return None,
+                (false, true) => drain(vs, *key, *server)?,
+                (false, false) => Step::DeleteRealServer { vs, key: *key },
+            };
+            Some((Phase::OldServers, step))
+        });
+        let (count, most) = (
+            present.map_or(0, |present| present.real_servers.len()),
+            wanted.map_or(0, |wanted| wanted.real_servers.len()),
+        );
+        let is_crowded = count > most.saturating_mul(2);
+        let old_if = |is_now| old.clone().take(if is_now { usize::MAX } else { 0 });
+        let (first, last) = (old_if(is_crowded), old_if(!is_crowded));
+        let itself = itself.into_iter().chain(deleted);
+        itself.chain(first).chain(new).chain(last)
+    }
+
+    /// The step for a wanted real server, if it is not as it should be.
+    fn wanted_real_server(
+        &self,
+        vs: VirtualServerKey,
+        key: RealServerKey,
+        mut server: RealServer,
+        present: Option<&RealServer>,
+        starts_slowly: bool,
+    ) -> Option<Step> {
+        let is_new = present.is_none_or(|present| present.weight == 0);
+        match self.ramps.step_of(&(vs, key)) {
+            Some(step) => server.weight = ramps::weight_at(step, server.weight),
+            None if starts_slowly && is_new => {
+                server.weight = ramps::weight_at(1, server.weight);
             }
-            match present {
-                None => plan.push(Phase::Servers, Step::AddRealServer { vs, key, server }),
-                Some(present) if *present != server => {
-                    plan.push(Phase::Servers, Step::SetRealServer { vs, key, server });
-                }
-                Some(_) => {}
-            }
+            None => {}
         }
-        let unwanted = present
-            .into_iter()
-            .flat_map(|present| &present.real_servers)
-            .filter(|(key, _)| !wanted.real_servers.contains_key(*key));
-        for (key, server) in unwanted {
-            if drains_beside(&vs, &wanted.server) {
-                drain(plan, vs, *key, *server);
-            } else {
-                plan.push(Phase::OldServers, Step::DeleteRealServer { vs, key: *key });
-            }
+        match present {
+            None => Some(Step::AddRealServer { vs, key, server }),
+            Some(present) if *present != server => Some(Step::SetRealServer { vs, key, server }),
+            Some(_) => None,
         }
     }
 
@@ -532,30 +561,20 @@ fn has_others(wanted: &WantedServer, present: Option<&VirtualServerState>) -> bo
     present.is_some_and(|present| present.real_servers.iter().any(stays))
 }
 
-/// An unwanted virtual server stays until its connections have ended. It rejects new ones: all of
-/// its real servers have weight 0.
-fn remove_virtual_server(plan: &mut Plan, key: VirtualServerKey, present: &VirtualServerState) {
-    if outlives_its_service(&key, present) {
-        for (server_key, server) in &present.real_servers {
-            drain(plan, key, *server_key, *server);
-        }
-    } else {
-        plan.push(Phase::OldServers, Step::DeleteVirtualServer { key });
-    }
-}
-
 fn outlives_its_service(key: &VirtualServerKey, state: &VirtualServerState) -> bool {
     drains(key) && !state.real_servers.is_empty()
 }
 
 /// A server with connections gets no new ones and is deleted when they have ended; an unwanted
 /// server of weight 0 is already waiting for that.
-fn drain(plan: &mut Plan, vs: VirtualServerKey, key: RealServerKey, server: RealServer) {
-    if server.weight > 0 {
-        let weight = 0;
-        let server = RealServer { weight, ..server };
-        plan.push(Phase::OldServers, Step::SetRealServer { vs, key, server });
-    }
+fn drain(vs: VirtualServerKey, key: RealServerKey, server: RealServer) -> Option<Step> {
+    let weight = 0;
+    let changed = RealServer { weight, ..server };
+    (server.weight > 0).then_some(Step::SetRealServer {
+        vs,
+        key,
+        server: changed,
+    })
 }
 
 mod clashes;

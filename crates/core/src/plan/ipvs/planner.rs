@@ -28,6 +28,7 @@ use crate::plan::ipvs::static_rules::{FixedRules, fixed_rules};
 use crate::plan::ipvs::step::Step;
 use crate::plan::report::FailureKind;
 use crate::plan::ruleset::InvalidChainName;
+use turn::Waiting;
 
 /// Maximum number of refused objects whose Service is searched for among all.
 const SEARCHED: usize = 100;
@@ -48,6 +49,8 @@ pub struct Planner {
     dirty: Dirty,
     /// Number of changes of servers that one plan may make.
     turn: usize,
+    /// Dirty as well, but too much for the plans until now.
+    waiting: Waiting,
     /// Virtual servers that some Service has wanted since this process started, and those that were
     /// found to be ours.
     owned: BTreeSet<VirtualServerKey>,
@@ -83,6 +86,7 @@ impl Planner {
             believed: State::default(),
             dirty: Dirty::default(),
             turn: usize::MAX,
+            waiting: Waiting::default(),
             owned: BTreeSet::new(),
             draining: BTreeSet::new(),
             ramps: Ramps::default(),
@@ -146,7 +150,7 @@ impl Planner {
         let owns = |key: &VirtualServerKey| self.owns(key);
         let mut plan = Plan::default();
         self.comparison(&owns)
-            .compare(&mut plan, &self.desired.dirty_of(service));
+            .compare(&mut plan, &self.desired.dirty_of(service), None);
         plan.ordered()
     }
 
@@ -160,13 +164,14 @@ impl Planner {
         }
     }
 
-    /// The foundation is compared in every plan, because that is cheap.
-    fn compare(&self, dirty: &Dirty) -> Plan {
+    /// The foundation is compared in every plan, because that is cheap. `part`: of one virtual
+    /// server so many steps at most.
+    fn compare(&self, dirty: &Dirty, part: Option<(VirtualServerKey, usize)>) -> Plan {
         let owns = |key: &VirtualServerKey| self.owns(key);
         let comparison = self.comparison(&owns);
         let is_tried = |key| self.is_full || !self.set_aside.contains(&Object::Sysctl(key));
         let mut plan = comparison.foundation(&self.rules, is_tried);
-        comparison.compare(&mut plan, dirty);
+        comparison.compare(&mut plan, dirty, part);
         plan.ordered()
     }
 

@@ -94,7 +94,11 @@ impl crate::plan::Planner for Planner {
     }
 
     fn is_pending(&self) -> bool {
-        self.is_full || self.is_foundation_due || !self.dirty.is_empty()
+        self.is_full || self.is_foundation_due || !self.dirty.is_empty() || !self.waiting.is_empty()
+    }
+
+    fn goes_on(&self) -> bool {
+        !self.waiting.is_empty()
     }
 
     fn needs_observation(&self) -> bool {
@@ -103,7 +107,11 @@ impl crate::plan::Planner for Planner {
 
     fn plan(&self) -> Plan<Step> {
         let owns = |key: &VirtualServerKey| self.owns(key);
-        let mut plan = self.compare(&self.turn(&self.due()));
+        let due = self.due();
+        let mut plan = match self.turn(&due) {
+            Some(turn) => self.compare(&turn.compared, turn.part),
+            None => self.compare(&due, None),
+        };
         self.comparison(&owns).switch(&mut plan, &self.rules);
         let is_tried = |role| self.is_full || !self.set_aside.contains(&Object::SyncDaemon(role));
         self.comparison(&owns).daemons(&mut plan, is_tried);
@@ -115,7 +123,7 @@ impl crate::plan::Planner for Planner {
         for service in services {
             dirty.extend(self.desired.dirty_of(service));
         }
-        Some(self.compare(&dirty))
+        Some(self.compare(&dirty, None))
     }
 
     fn settings(&self) -> Plan<Step> {
@@ -132,7 +140,7 @@ impl crate::plan::Planner for Planner {
     fn report(&mut self, plan: &Plan<Step>, report: &Report) {
         self.is_foundation_due = false;
         let settled = self.settle();
-        let was_full = std::mem::take(&mut self.is_full) && self.dirty.is_empty();
+        let was_full = std::mem::take(&mut self.is_full) && self.waiting.is_empty();
         let refused = report.failures(plan).filter_map(|(step, why)| {
             Object::of(step, &self.context).filter(|object| object.may_be_refused(why.kind))
         });

@@ -1,28 +1,85 @@
 // SPDX-License-Identifier: Apache-2.0
 //! PURE: which of the dirty objects the next plan compares. Nearly always all of them; of very many
 //! so many that others need not wait for long, those of the Services with the least work first. The
-//! rest stays dirty.
+//! rest waits in a queue, in which each virtual server has its turn and a large one many: what it
+//! gets comes before what it loses. What changes meanwhile does not queue: it has every other plan
+//! for itself.
 //!
 //! How long a change takes is the kernel's affair: it keeps deleted real servers for two minutes
 //! and walks through all of them whenever it adds one (`ip_vs_trash_get_dest`), so that a change
 //! may take a hundred times as long as usual. So the number of changes follows the time they took.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::Planner;
-use crate::model::ServiceName;
+use crate::model::{IpFamily, ServiceName};
 use crate::plan::ipvs::desired::Dirty;
 use crate::plan::ipvs::object::VirtualServerKey;
-use crate::plan::ipvs::set::SetEntry;
+use crate::plan::ipvs::set::{SetEntry, SetId};
 
 /// Most changes of servers in one plan, and the fewest.
 const MOST: usize = 5_000;
-const FEWEST: usize = 50;
+const FEWEST: usize = 20;
 
 /// What one plan may take.
-const TIME: Duration = Duration::from_millis(500);
+const TIME: Duration = Duration::from_millis(100);
+
+/// Dirty objects that wait for their turn.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Waiting {
+    /// Those that are next come first.
+    queue: VecDeque<VirtualServerKey>,
+    /// The same, each with the entries about its packets.
+    entries: BTreeMap<VirtualServerKey, BTreeSet<(SetId, SetEntry)>>,
+    /// Their addresses, where these are dirty as well, each with the entries about it.
+    addresses: BTreeMap<IpAddr, BTreeSet<(SetId, SetEntry)>>,
+    /// The last plan was theirs: what has changed since is next.
+    had_turn: bool,
+}
+
+impl Waiting {
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    fn contains(&self, key: &VirtualServerKey) -> bool {
+        self.entries.contains_key(key)
+    }
+
+    fn push(&mut self, key: VirtualServerKey) {
+        self.queue.push_back(key);
+        self.entries.entry(key).or_default();
+    }
+
+    /// An entry waits for all that it is about.
+    fn add_entry(&mut self, entry: (SetId, SetEntry), family: IpFamily) {
+        if let SetEntry::Ip(address) = entry.1 {
+            self.addresses.entry(address).or_default().insert(entry);
+        }
+        for key in keys_of(&entry.1, family) {
+            self.entries.entry(key).and_modify(|of| {
+                of.insert(entry);
+            });
+        }
+    }
+}
+
+/// What one plan compares if that is not all that is due.
+#[derive(Debug)]
+pub(super) struct Turn {
+    pub(super) compared: Dirty,
+    /// Of this virtual server, which comes last, so many steps only.
+    pub(super) part: Option<(VirtualServerKey, usize)>,
+    /// Number of virtual servers that have left the queue, in part or whole.
+    taken: usize,
+    /// What joins the queue.
+    later: Vec<VirtualServerKey>,
+    /// It is all new; those that wait are next.
+    is_news: bool,
+}
 
 impl Planner {
     /// All is as desired after a start, which is one plan: until then others served. What follows
@@ -42,44 +99,7 @@ impl Planner {
         }
     }
 
-    /// What the next plan compares of all that is to be compared.
-    pub(super) fn turn<'a>(&self, dirty: &'a Dirty) -> Cow<'a, Dirty> {
-        if self.turn == usize::MAX {
-            return Cow::Borrowed(dirty);
-        }
-        let work: BTreeMap<_, _> = dirty
-            .virtual_servers
-            .iter()
-            .map(|key| (*key, self.work(key)))
-            .collect();
-        if work.values().sum::<usize>() <= self.turn {
-            return Cow::Borrowed(dirty);
-        }
-        let (now, later) = self.divided(&work);
-        let is_later =
-            |entry: &SetEntry| keys_of(entry, self.context.family).any(|it| later.contains(&it));
-        let is_now = |address: std::net::IpAddr| {
-            let (first, last) = VirtualServerKey::all_at(address);
-            let has = |keys: &BTreeSet<_>| keys.range(first..=last).next().is_some();
-            has(&now) || !has(&later)
-        };
-        let entries = dirty.entries.iter().filter(|(_, entry)| match entry {
-            SetEntry::Ip(address) => is_now(*address),
-            _ => !is_later(entry),
-        });
-        Cow::Owned(Dirty {
-            addresses: dirty
-                .addresses
-                .iter()
-                .copied()
-                .filter(|it| is_now(*it))
-                .collect(),
-            entries: entries.copied().collect(),
-            virtual_servers: now,
-        })
-    }
-
-    /// What is to be compared, now or later.
+    /// What is to be compared, now or later, besides what waits.
     pub(super) fn due(&self) -> Cow<'_, Dirty> {
         if !self.is_full {
             return Cow::Borrowed(&self.dirty);
@@ -89,26 +109,148 @@ impl Planner {
         Cow::Owned(due)
     }
 
-    /// A plan has compared its turn of what was due: the rest stays. Returns what it compared.
-    pub(super) fn settle(&mut self) -> Dirty {
-        let mut dirty = std::mem::take(&mut self.dirty);
-        if self.is_full {
-            if self.is_one_turn() {
-                return dirty;
+    /// What the next plan compares of what is due and of what waits; `None` if it is all that is
+    /// due, and nothing waits.
+    pub(super) fn turn(&self, due: &Dirty) -> Option<Turn> {
+        let waiting = &self.waiting;
+        if waiting.is_empty() {
+            let keys = || due.virtual_servers.iter();
+            if self.turn == usize::MAX || self.most_steps(keys()) <= self.turn {
+                return None;
             }
-            dirty.extend(self.comparison(&|key| self.owns(key)).everything());
         }
-        let settled = match self.turn(&dirty) {
-            Cow::Borrowed(_) => return dirty,
-            Cow::Owned(settled) => settled,
+        let owns = |key: &VirtualServerKey| self.owns(key);
+        let comparison = self.comparison(&owns);
+        let steps = |key: &VirtualServerKey, most: usize| {
+            comparison
+                .steps_of(*key)
+                .take(most.saturating_add(1))
+                .count()
         };
-        dirty
-            .virtual_servers
-            .retain(|it| !settled.virtual_servers.contains(it));
-        dirty.addresses.retain(|it| !settled.addresses.contains(it));
-        dirty.entries.retain(|it| !settled.entries.contains(it));
-        self.dirty = dirty;
-        settled
+        let (mut now, mut later, mut left) = self.divided(&due.virtual_servers, steps);
+        later.retain(|key| !waiting.contains(key));
+        let is_news = later.is_empty() && !now.is_empty() && waiting.had_turn;
+        let (mut taken, mut part) = (0, None);
+        let next = waiting.queue.iter().chain(&later);
+        for key in next.take_while(|_| !is_news) {
+            let count = if now.contains(key) {
+                0
+            } else {
+                steps(key, left)
+            };
+            if count > left {
+                part = Some((*key, left)).filter(|(_, left)| *left > 0);
+                if part.is_some() {
+                    taken += 1;
+                    now.insert(*key);
+                }
+                break;
+            }
+            left -= count;
+            taken += 1;
+            now.insert(*key);
+        }
+        Some(Turn {
+            compared: self.compared(due, now, &later),
+            part,
+            taken,
+            later,
+            is_news,
+        })
+    }
+
+    /// The virtual servers of this turn, with what is about them alone.
+    fn compared(
+        &self,
+        due: &Dirty,
+        now: BTreeSet<VirtualServerKey>,
+        later: &[VirtualServerKey],
+    ) -> Dirty {
+        let waiting = &self.waiting;
+        let later: BTreeSet<VirtualServerKey> = later.iter().copied().collect();
+        let waits = |key: &VirtualServerKey| {
+            (waiting.contains(key) || later.contains(key)) && !now.contains(key)
+        };
+        // An address comes with the first server that wants it, and goes with the last.
+        let is_now = |address: &IpAddr| {
+            let (first, last) = VirtualServerKey::all_at(*address);
+            let is_first = || now.range(first..=last).next().is_some();
+            let others = waiting.entries.range(first..=last).map(|(key, _)| key);
+            let mut others = others.chain(later.range(first..=last));
+            (self.desired.wants_address(address) && is_first()) || !others.any(waits)
+        };
+        let mut compared = Dirty::default();
+        let addresses = due.addresses.iter().copied();
+        compared.addresses.extend(addresses.filter(|it| is_now(it)));
+        let is_entry_now = |entry: &SetEntry| match entry {
+            SetEntry::Ip(address) => is_now(address),
+            _ => !keys_of(entry, self.context.family).any(|it| waits(&it)),
+        };
+        let entries = due.entries.iter().filter(|(_, entry)| is_entry_now(entry));
+        compared.entries.extend(entries.copied());
+        for key in &now {
+            let entries = waiting.entries.get(key).into_iter().flatten();
+            let entries = entries.filter(|(_, entry)| is_entry_now(entry));
+            compared.entries.extend(entries.copied());
+            if let Some(address) = key.address()
+                && let Some(entries) = waiting.addresses.get(&address)
+                && is_now(&address)
+            {
+                compared.addresses.insert(address);
+                compared.entries.extend(entries);
+            }
+        }
+        compared.virtual_servers = now;
+        compared
+    }
+
+    /// A plan has compared its turn of what was due: the rest waits. Returns what it compared in
+    /// whole.
+    pub(super) fn settle(&mut self) -> Dirty {
+        let mut due = std::mem::take(&mut self.dirty);
+        if self.is_full {
+            if self.waiting.is_empty() && self.is_one_turn() {
+                return due;
+            }
+            due.extend(self.comparison(&|key| self.owns(key)).everything());
+        }
+        let Some(turn) = self.turn(&due) else {
+            return due;
+        };
+        let Turn {
+            mut compared,
+            part,
+            taken,
+            later,
+            is_news,
+        } = turn;
+        let (waiting, family) = (&mut self.waiting, self.context.family);
+        waiting.had_turn = !is_news;
+        for key in later {
+            waiting.push(key);
+        }
+        for address in due.addresses.difference(&compared.addresses) {
+            waiting.addresses.entry(*address).or_default();
+        }
+        for entry in due.entries.difference(&compared.entries) {
+            waiting.add_entry(*entry, family);
+        }
+        for address in &compared.addresses {
+            waiting.addresses.remove(address);
+        }
+        for key in waiting.queue.drain(..taken).collect::<Vec<_>>() {
+            for entry in waiting.entries.remove(&key).unwrap_or_default() {
+                // Something else that it is about waits.
+                if !compared.entries.contains(&entry) {
+                    waiting.add_entry(entry, family);
+                }
+            }
+        }
+        if let Some((key, _)) = part {
+            compared.virtual_servers.remove(&key);
+            waiting.push(key);
+        }
+        compared
     }
 
     /// Whether one plan may change all servers that differ.
@@ -117,66 +259,65 @@ impl Planner {
         let present = self.believed.virtual_servers.keys();
         let unwanted =
             present.filter(|key| self.desired.virtual_server(key).is_none() && self.owns(key));
-        let work = wanted.chain(unwanted).map(|key| self.work(key));
-        self.turn == usize::MAX || work.sum::<usize>() <= self.turn
+        self.turn == usize::MAX || self.most_steps(wanted.chain(unwanted)) <= self.turn
     }
 
-    /// Number of steps that a virtual server needs, about.
-    fn work(&self, key: &VirtualServerKey) -> usize {
-        let wanted = self.desired.virtual_server(key);
-        match (wanted, self.believed.virtual_servers.get(key)) {
-            (None, None) => 1,
-            (Some(wanted), None) => 1 + wanted.real_servers.len(),
-            (None, Some(present)) => 1 + present.real_servers.len(),
-            (Some(wanted), Some(present)) => {
-                let is_other = wanted.server != present.server;
-                let (wanted, present) = (&wanted.real_servers, &present.real_servers);
-                let changed = wanted
-                    .iter()
-                    .filter(|(key, it)| present.get(*key) != Some(*it));
-                let gone = present.keys().filter(|key| !wanted.contains_key(*key));
-                usize::from(is_other) + changed.count() + gone.count()
+    /// Number of steps that these virtual servers need at most, which is less to count.
+    fn most_steps<'a>(&self, keys: impl Iterator<Item = &'a VirtualServerKey>) -> usize {
+        let most = |key: &VirtualServerKey| {
+            let wanted = self.desired.virtual_server(key);
+            match (wanted, self.believed.virtual_servers.get(key)) {
+                (None, None) => 0,
+                (Some(wanted), None) => 1 + wanted.real_servers.len(),
+                (None, Some(present)) => 1 + present.real_servers.len(),
+                (Some(wanted), Some(present)) => {
+                    let is_other = wanted.server != present.server;
+                    let (wanted, present) = (&wanted.real_servers, &present.real_servers);
+                    let changed = wanted
+                        .iter()
+                        .filter(|(key, it)| present.get(*key) != Some(*it));
+                    let gone = present.keys().filter(|key| !wanted.contains_key(*key));
+                    usize::from(is_other) + changed.count() + gone.count()
+                }
             }
-        }
+        };
+        keys.map(most).sum()
     }
 
-    /// The virtual servers of this turn and of later ones. Those that nobody wants come last: what
-    /// takes their place comes first.
+    /// The virtual servers of this turn and of later ones, and how many steps more this turn may
+    /// have. Those that nobody wants come last: what takes their place comes first.
     fn divided(
         &self,
-        work: &BTreeMap<VirtualServerKey, usize>,
-    ) -> (BTreeSet<VirtualServerKey>, BTreeSet<VirtualServerKey>) {
-        type Group = (usize, Vec<VirtualServerKey>);
+        keys: &BTreeSet<VirtualServerKey>,
+        steps: impl Fn(&VirtualServerKey, usize) -> usize,
+    ) -> (BTreeSet<VirtualServerKey>, Vec<VirtualServerKey>, usize) {
+        type Group = (usize, Vec<(VirtualServerKey, usize)>);
         let mut groups: BTreeMap<Option<&ServiceName>, Group> = BTreeMap::new();
-        for (key, work) in work {
+        for key in keys {
             let owner = self.desired.claims().winner(key).map(|port| &port.service);
             let (sum, keys) = groups.entry(owner).or_default();
-            *sum += work;
-            keys.push(*key);
+            let steps = steps(key, self.turn);
+            *sum += steps;
+            keys.push((*key, steps));
         }
         let mut groups: Vec<_> = groups.into_iter().collect();
         groups.sort_by_key(|(owner, (sum, _))| (owner.is_none(), *sum));
-        let (mut now, mut later, mut left) = (BTreeSet::new(), BTreeSet::new(), self.turn);
-        for key in groups.into_iter().flat_map(|(_, (_, keys))| keys) {
-            let work = work.get(&key).copied().unwrap_or(1);
-            if now.is_empty() || work <= left {
+        let (mut now, mut later, mut left) = (BTreeSet::new(), Vec::new(), self.turn);
+        for (key, steps) in groups.into_iter().flat_map(|(_, (_, keys))| keys) {
+            // Nothing overtakes.
+            if steps == 0 || later.is_empty() && steps <= left {
                 now.insert(key);
-                left = left.saturating_sub(work);
+                left -= steps;
             } else {
-                later.insert(key);
-                // Nothing overtakes.
-                left = 0;
+                later.push(key);
             }
         }
-        (now, later)
+        (now, later, left)
     }
 }
 
 /// The virtual servers whose packets an entry is about.
-fn keys_of(
-    entry: &SetEntry,
-    family: crate::model::IpFamily,
-) -> impl Iterator<Item = VirtualServerKey> + use<> {
+fn keys_of(entry: &SetEntry, family: IpFamily) -> impl Iterator<Item = VirtualServerKey> + use<> {
     let at = |address, protocol, port| VirtualServerKey::Address {
         address,
         port,
