@@ -193,12 +193,30 @@ fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Resul
     done
 }
 
-/// Runs what blocks on a thread of its own.
+/// Runs what blocks on a thread of its own, which the sync loop goes before.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
 ) -> anyhow::Result<T> {
-    tokio::task::spawn_blocking(work).await?
+    let (answer, answered) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("answer".to_owned());
+    thread.spawn(move || {
+        go_behind();
+        // Nobody may be waiting any more.
+        drop(answer.send(work()));
+    })?;
+    answered.await?
 }
+
+/// Lowers the priority of this thread for good: who asks must not cost who is served.
+fn go_behind() {
+    if let Err(error) = rustix::process::setpriority_process(None, ASKED_NICE) {
+        tracing::debug!(%error, "cannot lower the priority of a thread");
+    }
+}
+
+/// The nice value of who reads the kernel for somebody who asks: a tenth of the usual share of a
+/// busy processor.
+const ASKED_NICE: i32 = 10;
 
 fn source_options(settings: &Settings) -> anyhow::Result<source::Options> {
     Ok(source::Options {

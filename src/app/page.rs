@@ -2,7 +2,7 @@
 //! The page at `/` of the admin port: the status, and Services with what the kernel is believed to
 //! hold of them, trouble first. Read-only, without assets of others, and whole without JavaScript.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use askama::Template;
 use ipvs_netlink::Stats;
@@ -10,7 +10,7 @@ use ipvs_netlink::Stats;
 use super::explain::{self, Explanations};
 use super::screen::Paint;
 use super::status::{Family, FinishedRound, Overview, Status, age, latency};
-use crate::dataplane::modes::ipvs::statistics::{self, Counters, Listed};
+use crate::dataplane::modes::ipvs::statistics::{Counters, Listed};
 use crate::reconcile::show::{Question, ServiceShown, Shown};
 use kpr_core::model::{IpFamily, ProxyMode};
 use kpr_core::plan::shown::{ObjectState, PortState};
@@ -163,7 +163,7 @@ pub(super) async fn page(
     // Beside the servers: the kernel is read, and the text may be long.
     let rendering = super::blocking(move || {
         let known = if is_ipvs {
-            Known::read()
+            Known::of(&shown)
         } else {
             Known::default()
         };
@@ -329,21 +329,26 @@ struct Known {
 }
 
 impl Known {
-    /// Nothing where the kernel says nothing.
-    fn read() -> Self {
-        let listed = statistics::servers().unwrap_or_default().into_iter();
-        let stats = Counters::open().and_then(|mut counters| counters.of_servers());
-        let stats = stats.unwrap_or_default().into_iter();
-        Self {
-            listed: listed
-                .map(|(key, servers)| {
-                    let servers = servers.into_iter();
-                    let servers = servers.map(|(key, listed)| (key.to_string(), listed));
-                    (key.to_string(), servers.collect())
-                })
-                .collect(),
-            stats: stats.map(|(key, stats)| (key.to_string(), stats)).collect(),
+    /// Of the virtual servers that are shown only: reading all real servers of a large cluster
+    /// takes as long as many rounds. Nothing where the kernel says nothing.
+    fn of(shown: &Shown) -> Self {
+        let services = shown.services.values().flat_map(BTreeMap::values);
+        let ports = services.flat_map(|service| service.view.ports.values());
+        let names: BTreeSet<&String> = ports.flat_map(|port| port.believed.keys()).collect();
+        let mut known = Self::default();
+        let Ok(mut counters) = Counters::open() else {
+            return known;
+        };
+        for (key, stats) in counters.of_servers().unwrap_or_default() {
+            let name = key.to_string();
+            if names.contains(&name) {
+                let listed = counters.listed(&key).unwrap_or_default().into_iter();
+                let listed = listed.map(|(key, listed)| (key.to_string(), listed));
+                known.listed.insert(name.clone(), listed.collect());
+                known.stats.insert(name, stats);
+            }
         }
+        known
     }
 
     fn listed(&self, server: &str, endpoint: &str) -> Option<Listed> {

@@ -136,6 +136,7 @@ pub(super) async fn command(options: &TopOptions) -> anyhow::Result<ExitCode> {
         print(lines_of(&rows, None).join("\n") + "\n")?;
         return Ok(ExitCode::SUCCESS);
     }
+    super::go_behind();
     let mut terminal = Terminal::enter();
     let mut rows = view.rows().await?;
     let mut next = Instant::now() + PERIOD;

@@ -96,6 +96,24 @@ impl Counters {
         Ok(known.collect())
     }
 
+    /// The real servers of one virtual server with their connections, which are as of now.
+    pub fn listed(
+        &mut self,
+        key: &VirtualServerKey,
+    ) -> Result<BTreeMap<RealServerKey, Listed>, Error> {
+        let found = self.0.destinations(&wire::service_key(key))?.into_iter();
+        let listed = found.map(|found| {
+            let (key, _) = wire::real_server(&found.destination);
+            let listed = Listed {
+                weight: found.destination.weight,
+                active: found.active_connections.into(),
+                inactive: found.inactive_connections.into(),
+            };
+            (key, listed)
+        });
+        Ok(listed.collect())
+    }
+
     /// Those of the real servers of one virtual server.
     pub fn of_real_servers(
         &mut self,
