@@ -77,8 +77,6 @@ pub(super) struct Turn {
     taken: usize,
     /// What joins the queue.
     later: Vec<VirtualServerKey>,
-    /// It is all new; those that wait are next.
-    is_news: bool,
 }
 
 impl Planner {
@@ -127,7 +125,15 @@ impl Planner {
                 .take(most.saturating_add(1))
                 .count()
         };
-        let (mut now, mut later, mut left) = self.divided(&due.virtual_servers, steps);
+        // Those that wait have half of their plan, however much is new.
+        let reserved = if waiting.is_empty() || waiting.had_turn {
+            0
+        } else {
+            self.turn / 2
+        };
+        let room = self.turn - reserved;
+        let (mut now, mut later, left) = self.divided(&due.virtual_servers, room, steps);
+        let mut left = left + reserved;
         later.retain(|key| !waiting.contains(key));
         let is_news = later.is_empty() && !now.is_empty() && waiting.had_turn;
         let (mut taken, mut part) = (0, None);
@@ -155,7 +161,6 @@ impl Planner {
             part,
             taken,
             later,
-            is_news,
         })
     }
 
@@ -222,10 +227,9 @@ impl Planner {
             part,
             taken,
             later,
-            is_news,
         } = turn;
         let (waiting, family) = (&mut self.waiting, self.context.family);
-        waiting.had_turn = !is_news;
+        waiting.had_turn = taken > 0;
         for key in later {
             waiting.push(key);
         }
@@ -289,6 +293,7 @@ impl Planner {
     fn divided(
         &self,
         keys: &BTreeSet<VirtualServerKey>,
+        room: usize,
         steps: impl Fn(&VirtualServerKey, usize) -> usize,
     ) -> (BTreeSet<VirtualServerKey>, Vec<VirtualServerKey>, usize) {
         type Group = (usize, Vec<(VirtualServerKey, usize)>);
@@ -302,7 +307,7 @@ impl Planner {
         }
         let mut groups: Vec<_> = groups.into_iter().collect();
         groups.sort_by_key(|(owner, (sum, _))| (owner.is_none(), *sum));
-        let (mut now, mut later, mut left) = (BTreeSet::new(), Vec::new(), self.turn);
+        let (mut now, mut later, mut left) = (BTreeSet::new(), Vec::new(), room);
         for (key, steps) in groups.into_iter().flat_map(|(_, (_, keys))| keys) {
             // Nothing overtakes.
             if steps == 0 || later.is_empty() && steps <= left {

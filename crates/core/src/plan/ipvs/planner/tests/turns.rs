@@ -166,6 +166,29 @@ fn one_that_changes_all_the_time_starves_nobody() {
     finish(&mut proxy);
 }
 
+#[test]
+fn many_small_changes_do_not_starve_a_large_one() {
+    let mut proxy = proxy(10);
+    proxy.take_in([
+        Event::ServiceApplied(some(1, 1, 0, false)),
+        Event::SliceApplied(served(1, 1, 60)),
+    ]);
+    for round in 0..200 {
+        for which in 2..6 {
+            proxy.take_in([
+                Event::ServiceApplied(some(which, 1, 0, false)),
+                Event::SliceApplied(served(which, 1, 1 + 5 * (round % 2))),
+            ]);
+        }
+        let plan = proxy.planner.plan();
+        proxy.finish(&plan);
+        proxy.drain_all();
+    }
+    let mut believed = proxy.planner.believed().virtual_servers.values();
+    assert!(believed.any(|it| it.real_servers.len() == 60));
+    finish(&mut proxy);
+}
+
 /// The tenant's Service changes all of its endpoints.
 fn changed(proxy: &mut Proxy) {
     proxy.take_in([
