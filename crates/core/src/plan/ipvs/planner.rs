@@ -49,6 +49,9 @@ pub struct Planner {
     dirty: Dirty,
     /// Number of changes of servers that one plan may make.
     turn: usize,
+    /// Real servers added by plans whose time is not known yet, and those deleted since then.
+    added: usize,
+    deleted: usize,
     /// Dirty as well, but too much for the plans until now.
     waiting: Waiting,
     /// Virtual servers that some Service has wanted since this process started, and those that were
@@ -86,6 +89,8 @@ impl Planner {
             believed: State::default(),
             dirty: Dirty::default(),
             turn: usize::MAX,
+            added: 0,
+            deleted: 0,
             waiting: Waiting::default(),
             owned: BTreeSet::new(),
             draining: BTreeSet::new(),

@@ -173,6 +173,7 @@ impl crate::plan::Planner for Planner {
         let mut gone = BTreeSet::new();
         let mut outcomes = report.outcomes.iter();
         for step in plan.steps() {
+            self.count(step);
             match outcomes.next() {
                 Some(Outcome::Done) if self.believed.apply(step).is_ok() => {
                     self.follow(step, &mut gone);

@@ -19,10 +19,16 @@ use crate::model::{IpFamily, ServiceName};
 use crate::plan::ipvs::desired::Dirty;
 use crate::plan::ipvs::object::VirtualServerKey;
 use crate::plan::ipvs::set::{SetEntry, SetId};
+use crate::plan::ipvs::step::Step;
 
 /// Most changes of servers in one plan, and the fewest.
 const MOST: usize = 5_000;
 const FEWEST: usize = 20;
+
+/// Number of real servers deleted from which on adding others may be slow, and the most changes of
+/// the plan that finds out.
+const MANY: usize = 1_000;
+const CAREFUL: usize = 100;
 
 /// What one plan may take.
 const TIME: Duration = Duration::from_millis(100);
@@ -86,14 +92,38 @@ impl Planner {
         self.turn = self.turn.min(MOST);
     }
 
-    /// Applying so many steps took so long.
+    /// Applying so many steps took so long. What deletions take says nothing of additions, which
+    /// they make slow.
     pub(super) fn pace(&mut self, steps: usize, time: Duration) {
+        let added = std::mem::take(&mut self.added);
+        if self.turn > MOST {
+            return;
+        }
         // Of few, and of a part of a turn, something else took the time.
-        if self.turn <= MOST && steps.saturating_mul(2) >= self.turn.min(2 * FEWEST) {
+        let is_enough = |count: usize| count.saturating_mul(2) >= self.turn.min(2 * FEWEST);
+        if is_enough(steps) {
             let in_time = TIME.as_nanos() * steps as u128 / time.as_nanos().max(1);
             let in_time = usize::try_from(in_time).unwrap_or(usize::MAX);
-            let turn = in_time.min(self.turn.saturating_mul(2));
-            self.turn = turn.clamp(FEWEST, MOST);
+            let most = self.turn.saturating_mul(1 + usize::from(is_enough(added)));
+            self.turn = in_time.min(most).clamp(FEWEST, MOST);
+        }
+        if added > 0 {
+            self.deleted = 0;
+        } else if self.deleted > MANY {
+            self.turn = self.turn.min(CAREFUL);
+        }
+    }
+
+    /// Counts the real servers that a step, which is about to be believed, adds or deletes.
+    pub(super) fn count(&mut self, step: &Step) {
+        match step {
+            Step::AddRealServer { .. } => self.added += 1,
+            Step::DeleteRealServer { .. } => self.deleted += 1,
+            Step::DeleteVirtualServer { key } => {
+                let present = self.believed.virtual_servers.get(key);
+                self.deleted += present.map_or(0, |present| present.real_servers.len());
+            }
+            _ => {}
         }
     }
 

@@ -215,6 +215,7 @@ fn slow_changes_make_plans_short_until_they_are_fast() {
     let mut proxy = proxy(5_000);
     let ms = Duration::from_millis;
     let mut after = |steps, time| {
+        proxy.planner.added = steps;
         proxy.planner.took(steps, time);
         proxy.planner.turn
     };
@@ -229,6 +230,23 @@ fn slow_changes_make_plans_short_until_they_are_fast() {
         after(200, ms(1));
     }
     assert_eq!(after(200, ms(1)), 5_000);
+}
+
+#[test]
+fn deletions_do_not_say_how_fast_additions_are() {
+    let mut proxy = proxy(40);
+    let mut after = |added, deleted| {
+        (proxy.planner.added, proxy.planner.deleted) = (added, deleted);
+        proxy.planner.took(40, Duration::from_millis(1));
+        proxy.planner.turn
+    };
+    assert_eq!(after(0, 40), 40);
+    assert_eq!(after(40, 0), 80);
+    assert_eq!(after(80, 0), 160);
+    assert_eq!(after(0, 900), 160);
+    assert_eq!(after(0, 1_100), 100, "what was fast may be slow now");
+    assert_eq!(after(40, 1_100), 200, "it is not");
+    assert_eq!(after(0, 0), 200);
 }
 
 #[test]
