@@ -141,11 +141,8 @@ impl Planner {
     /// due, and nothing waits.
     pub(super) fn turn(&self, due: &Dirty) -> Option<Turn> {
         let waiting = &self.waiting;
-        if waiting.is_empty() {
-            let keys = || due.virtual_servers.iter();
-            if self.turn == usize::MAX || self.most_steps(keys()) <= self.turn {
-                return None;
-            }
+        if waiting.is_empty() && self.is_within(due.virtual_servers.iter()) {
+            return None;
         }
         let owns = |key: &VirtualServerKey| self.owns(key);
         let comparison = self.comparison(&owns);
@@ -293,11 +290,12 @@ impl Planner {
         let present = self.believed.virtual_servers.keys();
         let unwanted =
             present.filter(|key| self.desired.virtual_server(key).is_none() && self.owns(key));
-        self.turn == usize::MAX || self.most_steps(wanted.chain(unwanted)) <= self.turn
+        self.is_within(wanted.chain(unwanted))
     }
 
-    /// Number of steps that these virtual servers need at most, which is less to count.
-    fn most_steps<'a>(&self, keys: impl Iterator<Item = &'a VirtualServerKey>) -> usize {
+    /// Whether one plan may have all steps that these virtual servers need at most, which is less
+    /// work than to count them exactly.
+    fn is_within<'a>(&self, keys: impl Iterator<Item = &'a VirtualServerKey>) -> bool {
         let most = |key: &VirtualServerKey| {
             let wanted = self.desired.virtual_server(key);
             match (wanted, self.believed.virtual_servers.get(key)) {
@@ -315,7 +313,7 @@ impl Planner {
                 }
             }
         };
-        keys.map(most).sum()
+        self.turn == usize::MAX || keys.map(most).sum::<usize>() <= self.turn
     }
 
     /// The virtual servers of this turn and of later ones, and how many steps more this turn may

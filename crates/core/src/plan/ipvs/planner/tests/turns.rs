@@ -26,7 +26,11 @@ fn some(which: u8, ports: u16, vips: u8, is_local: bool) -> Service {
 }
 
 fn served(which: u8, ports: u16, endpoints: u8) -> EndpointSlice {
-    let endpoints = (0..endpoints).map(|n| endpoint(&format!("10.0.{which}.{n}")));
+    served_at(&format!("10.0.{which}"), which, ports, endpoints)
+}
+
+fn served_at(net: &str, which: u8, ports: u16, endpoints: u8) -> EndpointSlice {
+    let endpoints = (0..endpoints).map(|n| endpoint(&format!("{net}.{n}")));
     let slice = slice(&format!("ns/s{which}"), "a", endpoints.collect());
     (0..ports).fold(slice, |slice, n| {
         slice.named_port(&format!("p{n}"), Protocol::Tcp, 8080)
@@ -97,12 +101,7 @@ fn one_virtual_server_may_take_many_turns() {
         Event::SliceApplied(served(2, 1, 1)),
     ]);
     finish(&mut proxy);
-    let mut others = served(1, 1, 200);
-    for endpoint in &mut others.endpoints {
-        let address = endpoint.address.to_string().replace("10.0.1.", "10.0.9.");
-        endpoint.address = address.parse().unwrap();
-    }
-    proxy.take_in([Event::SliceApplied(others)]);
+    proxy.take_in([Event::SliceApplied(served_at("10.0.9", 1, 1, 200))]);
     let mut plans = Vec::new();
     while proxy.planner.is_pending() {
         // Another one that changes has every other plan for itself.
@@ -139,14 +138,7 @@ fn one_that_changes_all_the_time_starves_nobody() {
         Event::SliceApplied(served(2, 1, 60)),
     ]);
     for round in 0..60 {
-        let mut slice = served(1, 1, 50);
-        for endpoint in &mut slice.endpoints {
-            let address = endpoint
-                .address
-                .to_string()
-                .replace("10.0.1.", &format!("10.1.{round}."));
-            endpoint.address = address.parse().unwrap();
-        }
+        let slice = served_at(&format!("10.1.{round}"), 1, 1, 50);
         proxy.take_in([
             Event::ServiceApplied(some(1, 1, 0, false)),
             Event::SliceApplied(slice),
