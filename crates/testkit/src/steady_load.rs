@@ -5,7 +5,8 @@
 //! It runs on a thread of its own in a namespace. Nothing is tried twice: a connection that is
 //! refused, reset or silent is a failure, and its time and cause are kept.
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
@@ -176,7 +177,8 @@ async fn drive(
     let mut next = || targets.next().context("there is no target");
     for _ in 0..plan.held {
         let to = next()?;
-        let stream = open(to).await.with_context(|| format!("to {to}"))?;
+        let socket = from_a_port_of_its_own(to).with_context(|| format!("to {to}"))?;
+        let stream = open(socket, to).await.with_context(|| format!("to {to}"))?;
         tokio::spawn(hold(stream, to, stop.clone(), events.clone()));
     }
     ready.send(()).context("nobody waits")?;
@@ -218,9 +220,35 @@ impl Tally {
     }
 }
 
+/// A socket whose port no new connection gets, for they come from the ephemeral range.
+///
+/// IPVS knows an answer by the addresses and ports of the real server and the client alone: where a
+/// client uses one port for two virtual servers and meets one real server, its older connection
+/// hangs.
+fn from_a_port_of_its_own(to: SocketAddr) -> Result<TcpSocket> {
+    let any: IpAddr = match to {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    for port in 20_000..30_000 {
+        let socket = socket_for(to)?;
+        if socket.bind(SocketAddr::new(any, port)).is_ok() {
+            return Ok(socket);
+        }
+    }
+    bail!("no port is free")
+}
+
+fn socket_for(to: SocketAddr) -> io::Result<TcpSocket> {
+    match to {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }
+}
+
 /// Connects and reads the server's line.
-async fn open(to: SocketAddr) -> Result<TcpStream> {
-    let connected = timeout(PATIENCE, TcpStream::connect(to)).await;
+async fn open(socket: TcpSocket, to: SocketAddr) -> Result<TcpStream> {
+    let connected = timeout(PATIENCE, socket.connect(to)).await;
     let mut stream = connected.context("no connection in time")??;
     let mut byte = [0];
     while byte != *b"\n" {
@@ -232,7 +260,11 @@ async fn open(to: SocketAddr) -> Result<TcpStream> {
 
 async fn ask(to: SocketAddr, start: Instant, events: mpsc::UnboundedSender<Event>) {
     let begin = wait::now();
-    let event = match open(to).await {
+    let opened = match socket_for(to) {
+        Ok(socket) => open(socket, to).await,
+        Err(error) => Err(error.into()),
+    };
+    let event = match opened {
         Ok(stream) => {
             // Ends with a reset, so that no table remembers it for minutes.
             let linger = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
