@@ -236,6 +236,16 @@ impl ServicePort<'_> {
         if is_local {
             add("NODE-PORT-LOCAL-HASH");
         }
+        // What leaves answers to clients of the node alone.
+        let itself = if socket.is_ipv4() {
+            "127.0.0.1:0"
+        } else {
+            "[::1]:0"
+        };
+        lines.insert("marked unused mark 8191 rr ops".to_owned());
+        lines.insert(format!(
+            "marked unused mark 8191 -> {itself} Route weight 1"
+        ));
     }
 
     fn add_load_balancer(&self, lines: &mut Lines, vip: IpAddr, entry: &str, is_local: bool) {

@@ -20,6 +20,7 @@ use kpr_testkit::wait;
 mod affinity;
 mod audit;
 mod bad_input;
+mod clients;
 mod connection_sync;
 mod drain;
 mod forwarding;
@@ -152,6 +153,7 @@ pub(super) fn trials(binary: &'static Path) -> Vec<Trial> {
         ),
         scenario("neighbours::published_ports", neighbours::published_ports),
         scenario("neighbours::health_checks", neighbours::health_checks),
+        scenario("clients::with_a_node_port", clients::with_a_node_port),
         scenario("seen::connections", seen::connections),
         scenario("seen::counters", seen::counters),
         scenario("seen::draining", seen::draining),

@@ -30,7 +30,7 @@ fn program(family: Family) -> &'static str {
     }
 }
 
-fn iptables(node: &Namespace, family: Family, arguments: &str) -> Result<()> {
+pub(super) fn iptables(node: &Namespace, family: Family, arguments: &str) -> Result<()> {
     let arguments: Vec<&str> = ["-w"].into_iter().chain(arguments.split(' ')).collect();
     node.run(program(family), &arguments)?;
     Ok(())

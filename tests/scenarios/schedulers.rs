@@ -150,6 +150,7 @@ impl Site<'_> {
     fn connect_to(&self, from: Option<IpAddr>, at: At) -> Result<Connection> {
         let shell = self.lab.topology.host(Host::Shell);
         let to = self.at(at);
+        let from = from.map(|ip| SocketAddr::new(ip, 0));
         Connection::open_from(shell, from, to, Protocol::Tcp, Patience::Long)?
             .map_err(|outcome| anyhow!("{to} was {outcome}"))
     }

@@ -273,7 +273,10 @@ fn of(service: &Service) -> Vec<String> {
     let nodes = kpr_testkit::oracle::node_addresses();
     let services = std::slice::from_ref(service);
     let wanted = kpr_testkit::oracle::wanted_virtual_servers(services, "rr", &nodes);
-    let keys = wanted.into_keys();
+    // That of a mark belongs to no Service.
+    let keys = wanted
+        .into_keys()
+        .filter(|(_, at)| !at.ip().is_unspecified());
     keys.map(|(protocol, at)| format!("{} {at}", protocol.manifest_name()))
         .collect()
 }

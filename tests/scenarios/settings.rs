@@ -135,8 +135,9 @@ pub(super) fn netmask(binary: &Path) -> Result<()> {
         let to = At::ClusterIp.address(&service, family, 80);
         let asked = || -> Result<BTreeSet<String>> {
             let answers = sources.iter().map(|source| {
+                let source = Some(SocketAddr::new(*source, 0));
                 let connection =
-                    Connection::open_from(shell, Some(*source), to, Protocol::Tcp, Patience::Long)?;
+                    Connection::open_from(shell, source, to, Protocol::Tcp, Patience::Long)?;
                 let connection = connection.map_err(|outcome| anyhow!("{to} was {outcome}"))?;
                 let by = connection.answer.by.clone();
                 connection.abort()?;

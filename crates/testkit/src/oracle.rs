@@ -3,7 +3,7 @@
 //! of the proxy's own code is used, so a mistake in it cannot hide itself here.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -33,7 +33,33 @@ pub struct VirtualServer {
     pub real_servers: BTreeMap<SocketAddr, u32>,
 }
 
+/// That of a firewall mark is at no address and has the mark as its port.
 pub type VirtualServers = BTreeMap<(Protocol, SocketAddr), VirtualServer>;
+
+/// The mark of answers to clients of the node, which no virtual server shall take.
+const PASS: u16 = 8191;
+
+fn of_mark(mark: u16, family: Family) -> (Protocol, SocketAddr) {
+    let none: IpAddr = match family {
+        Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
+        Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    (Protocol::Tcp, SocketAddr::new(none, mark))
+}
+
+/// The virtual server of those answers: the node itself, whatever their port.
+fn pass(scheduler: &str, family: Family) -> VirtualServer {
+    let itself: IpAddr = match family {
+        Family::V4 => Ipv4Addr::LOCALHOST.into(),
+        Family::V6 => Ipv6Addr::LOCALHOST.into(),
+    };
+    VirtualServer {
+        scheduler: scheduler.to_owned(),
+        flags: Some("-o".to_owned()),
+        persistent: None,
+        real_servers: BTreeMap::from([(SocketAddr::new(itself, 0), 1)]),
+    }
+}
 
 /// What `ipvsadm -Sn` prints.
 pub fn virtual_servers(node: &Namespace) -> Result<VirtualServers> {
@@ -51,21 +77,29 @@ fn parse_virtual_servers(text: &str) -> Result<VirtualServers> {
             rest.next()?;
             rest.next().copied()
         };
-        let (protocol, address) = if let Some(address) = value_of("-t") {
-            (Protocol::Tcp, address)
+        let key = if let Some(mark) = value_of("-f") {
+            let family = if words.contains(&"-6") {
+                Family::V6
+            } else {
+                Family::V4
+            };
+            of_mark(mark.parse()?, family)
+        } else if let Some(address) = value_of("-t") {
+            (Protocol::Tcp, address.parse()?)
         } else if let Some(address) = value_of("-u") {
-            (Protocol::Udp, address)
+            (Protocol::Udp, address.parse()?)
         } else if let Some(address) = value_of("--sctp-service") {
-            (Protocol::Sctp, address)
+            (Protocol::Sctp, address.parse()?)
         } else {
             bail!("ipvsadm printed {line:?}");
         };
-        let key = (protocol, address.parse().context(line.to_owned())?);
         match words.first() {
             Some(&"-A") => {
                 let server = VirtualServer {
                     scheduler: value_of("-s").unwrap_or_default().to_owned(),
-                    flags: value_of("-b").map(str::to_owned),
+                    flags: value_of("-b")
+                        .or_else(|| words.iter().find(|word| **word == "-o").copied())
+                        .map(str::to_owned),
                     persistent: value_of("-p").map(str::parse).transpose()?,
                     real_servers: BTreeMap::new(),
                 };
@@ -122,6 +156,9 @@ pub fn wanted_virtual_servers(
                     for protocol in &service.protocols {
                         wanted.insert((*protocol, frontend), server.clone());
                     }
+                }
+                if port.node_port.is_some() {
+                    wanted.insert(of_mark(PASS, family), pass(scheduler, family));
                 }
             }
         }

@@ -314,14 +314,19 @@ impl Connection {
 
     pub fn open_from(
         from: &Namespace,
-        source: Option<IpAddr>,
+        source: Option<SocketAddr>,
         to: SocketAddr,
         protocol: Protocol,
         patience: Patience,
     ) -> Result<Result<Self, Outcome>> {
         let socket = from.enter(|| new_socket(family_of(to), protocol))??;
         if let Some(source) = source {
-            socket.bind(&SocketAddr::new(source, 0).into())?;
+            if source.port() != 0 {
+                // It may be needed again at once.
+                socket.set_reuse_address(true)?;
+                socket.set_linger(Some(Duration::ZERO))?;
+            }
+            socket.bind(&source.into())?;
         }
         if let Err(error) = socket.connect_timeout(&SockAddr::from(to), patience.limit()) {
             return Ok(Err(classify(&error)?));
@@ -390,6 +395,18 @@ pub fn ask(
     protocol: Protocol,
     patience: Patience,
 ) -> Result<Outcome> {
+    let source = source.map(|source| SocketAddr::new(source, 0));
+    ask_from(from, source, to, protocol, patience)
+}
+
+/// The same, from a port of the client's choice where there is a `source` with one.
+pub fn ask_from(
+    from: &Namespace,
+    source: Option<SocketAddr>,
+    to: SocketAddr,
+    protocol: Protocol,
+    patience: Patience,
+) -> Result<Outcome> {
     if protocol == Protocol::Udp {
         let socket = datagram_socket_from(from, source, to)?;
         return ask_again(&socket, patience);
@@ -409,12 +426,12 @@ pub fn datagram_socket(from: &Namespace, to: SocketAddr) -> Result<UdpSocket> {
 
 fn datagram_socket_from(
     from: &Namespace,
-    source: Option<IpAddr>,
+    source: Option<SocketAddr>,
     to: SocketAddr,
 ) -> Result<UdpSocket> {
     let socket = from.enter(|| new_socket(family_of(to), Protocol::Udp))??;
     if let Some(source) = source {
-        socket.bind(&SocketAddr::new(source, 0).into())?;
+        socket.bind(&source.into())?;
     }
     socket
         .connect(&to.into())

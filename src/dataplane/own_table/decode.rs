@@ -182,6 +182,7 @@ struct Found {
     mask: Option<Value>,
     xor: Option<Value>,
     compared: Option<(Value, bool)>,
+    loaded: Option<Value>,
 }
 
 impl Found {
@@ -205,8 +206,8 @@ impl Found {
                     Expression::Bitwise(bitwise) => Some(bitwise),
                     _ => None,
                 });
-        let value = |data: &Option<Data>| match data {
-            Some(Data::Value(value)) => Some(value.clone()),
+        let value = |data: &Data| match data {
+            Data::Value(value) => Some(value.clone()),
             _ => None,
         };
         let compared = compared.and_then(|at| match steps.get(at) {
@@ -218,10 +219,15 @@ impl Found {
             },
             _ => None,
         });
+        let loaded = steps.iter().find_map(|step| match step {
+            Expression::Immediate(immediate) => Some(&immediate.data),
+            _ => None,
+        });
         Self {
+            loaded: loaded.and_then(value),
             set: set.and_then(of_name),
-            mask: bitwise.and_then(|bitwise| value(&bitwise.mask)),
-            xor: bitwise.and_then(|bitwise| value(&bitwise.xor)),
+            mask: bitwise.and_then(|bitwise| value(bitwise.mask.as_ref()?)),
+            xor: bitwise.and_then(|bitwise| value(bitwise.xor.as_ref()?)),
             compared,
         }
     }
@@ -286,19 +292,11 @@ fn conditions(family: IpFamily, steps: &[Expression]) -> impl Iterator<Item = Ma
     let found = Found::of(family, steps);
     let lookups = found.set.into_iter();
     let lookups = lookups.flat_map(|set| Key::ALL.map(|key| Match::In(set, key)));
-    let known = [
-        Match::SourceLocal(true),
-        Match::SourceLocal(false),
-        Match::DestinationLocal(true),
-        Match::DestinationLocal(false),
-        Match::ToItself,
-        Match::New,
-    ];
     let network = found.network(family);
     let network = network.map(|(network, is)| Match::Source(network, is));
     let marks: Vec<Match> = found.marks().collect();
     let others = network.into_iter().chain(found.interface()).chain(marks);
-    known.into_iter().chain(lookups).chain(others)
+    Match::PLAIN.into_iter().chain(lookups).chain(others)
 }
 
 /// What the remaining steps may do.
@@ -311,6 +309,7 @@ fn actions(family: IpFamily, steps: &[Expression]) -> impl Iterator<Item = Actio
         .into_iter()
         .chain(jumps)
         .chain(bits.map(Action::Mark))
+        .chain(found.loaded.as_ref().and_then(number).map(Action::SetMark))
         .chain(found.set.map(Action::MapMark))
         .chain(saving.map(|(set, bits)| Action::SaveAndMapMark(set, bits)))
 }

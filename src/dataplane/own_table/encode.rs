@@ -16,6 +16,13 @@ use nft_netlink::{
 
 /// `IPPROTO_TCP`
 const TCP: u8 = 6;
+/// `IPPROTO_UDP`
+const UDP: u8 = 17;
+/// `TCPHDR_SYN`, `TCPHDR_ACK`
+const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
+/// `IP_CT_DIR_REPLY`
+const REPLY: u8 = 1;
 
 /// Behind the longest key: two addresses of IPv6, protocol and port take ten words.
 const SCRATCH: u32 = 12;
@@ -176,12 +183,16 @@ fn add_key(steps: &mut Vec<Expression>, family: IpFamily, key: Key) {
         Key::DestinationAndSource => vec![destination, protocol, port, source],
         Key::Address => vec![destination],
         Key::TcpPort => {
-            steps.push(load(protocol));
-            steps.push(Expression::equals(Value::protocol(TCP)));
+            add_protocol(steps, TCP);
             vec![port]
         }
     };
     steps.extend(Field::load_all(&fields));
+}
+
+fn add_protocol(steps: &mut Vec<Expression>, protocol: u8) {
+    steps.push(load(Field::Meta(MetaKey::Protocol)));
+    steps.push(Expression::equals(Value::protocol(protocol)));
 }
 
 fn set_name(set: SetId, family: IpFamily) -> Named<nft::Name> {
@@ -233,6 +244,17 @@ pub(super) fn add_match(
             }
         }
         Match::New => steps.extend(Expression::state_is(ct_state::NEW)),
+        Match::Answer => {
+            steps.push(load(Field::Ct(CtKey::Direction)));
+            steps.push(Expression::equals(Value::new([REPLY])));
+        }
+        Match::SynAck => {
+            add_protocol(steps, TCP);
+            steps.push(load(Field::TcpFlags));
+            steps.push(Expression::masks(Value::new([SYN | ACK]), Value::new([0])));
+            steps.push(Expression::equals(Value::new([SYN | ACK])));
+        }
+        Match::Datagram => add_protocol(steps, UDP),
         Match::Mark {
             of,
             mask,
@@ -303,6 +325,10 @@ pub(super) fn add_action(
         Action::Reject => steps.push(Expression::rejects_port(wire_family(family))),
         Action::Mark(bits) => {
             add_changed_mark(steps, bits);
+            steps.push(Expression::sets_mark());
+        }
+        Action::SetMark(mark) => {
+            steps.push(Expression::loads(Register::FIRST, Value::mark(mark)));
             steps.push(Expression::sets_mark());
         }
         Action::RestoreMark => {

@@ -13,6 +13,7 @@ pub mod mark;
 pub mod marks;
 pub mod nft_rules;
 pub mod object;
+pub mod pass;
 pub mod planner;
 pub mod port_objects;
 pub mod prerequisites;

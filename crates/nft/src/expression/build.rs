@@ -34,6 +34,8 @@ pub enum Field {
     SourcePort,
     /// `th dport`
     DestinationPort,
+    /// `tcp flags`, a byte.
+    TcpFlags,
     /// `@nh,120,8` and the like.
     NetworkBytes(NetworkBytes),
     /// `meta KEY`, such as `meta l4proto`.
@@ -83,6 +85,7 @@ impl Field {
             Self::Ipv6Destination => payload(Network, 24, 16),
             Self::SourcePort => payload(Transport, 0, 2),
             Self::DestinationPort => payload(Transport, 2, 2),
+            Self::TcpFlags => payload(Transport, 13, 1),
             Self::NetworkBytes(bytes) => payload(Network, bytes.offset, bytes.length),
             Self::Meta(key) => Meta {
                 key,

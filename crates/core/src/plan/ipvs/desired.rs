@@ -62,11 +62,19 @@ pub struct Desired {
     with_unmet: PortSet,
     /// Service ports whose new real servers get their weight in steps.
     with_slow_start: PortSet,
+    /// What leaves answers to the node's own clients alone: wanted where there are node ports.
+    pass: Option<(VirtualServerKey, WantedServer)>,
+    needs_pass: bool,
     /// Revision of `with_unmet`.
     unmet_revision: Revision,
 }
 
 impl Desired {
+    /// Takes another virtual server for what IPVS is to leave alone.
+    pub fn set_pass(&mut self, pass: (VirtualServerKey, WantedServer)) {
+        self.pass = Some(pass);
+    }
+
     /// Replaces the objects of all ports of a Service; ports that it no longer has are removed.
     pub fn replace_service(
         &mut self,
@@ -228,18 +236,33 @@ impl Desired {
                 self.entries.remove(&set);
             }
         }
+        let needs_pass = self.entries.contains_key(&SetId::NodePort);
+        if needs_pass != self.needs_pass {
+            self.needs_pass = needs_pass;
+            let pass = self.pass.iter().map(|(key, _)| *key);
+            dirty.virtual_servers.extend(pass);
+        }
+    }
+
+    fn pass(&self) -> Option<(&VirtualServerKey, &WantedServer)> {
+        let (key, wanted) = self.pass.as_ref().filter(|_| self.needs_pass)?;
+        Some((key, wanted))
     }
 
     /// The virtual server wanted at a key, if any.
     pub fn virtual_server(&self, key: &VirtualServerKey) -> Option<&WantedServer> {
-        let winner = self.virtual_servers.winner(key)?;
+        let Some(winner) = self.virtual_servers.winner(key) else {
+            let (_, wanted) = self.pass().filter(|(pass, _)| *pass == key)?;
+            return Some(wanted);
+        };
         self.by_port.get(winner)?.virtual_servers.get(key)
     }
 
     pub fn virtual_servers(&self) -> impl Iterator<Item = (&VirtualServerKey, &WantedServer)> {
-        self.virtual_servers
-            .places()
+        let of_ports = self.virtual_servers.places();
+        of_ports
             .filter_map(|key| self.virtual_server(key).map(|wanted| (key, wanted)))
+            .chain(self.pass())
     }
 
     pub fn wants_address(&self, address: &IpAddr) -> bool {

@@ -9,6 +9,8 @@ use crate::model::Protocol;
 const MARKER: u32 = 0x1000;
 /// The bits that distinguish our marks from each other.
 const SLOTS: u32 = 0x0fff;
+/// The slot that no Service gets.
+const PASS: u16 = 0x0fff;
 /// Shift of the marks if the masquerade bit is among the lower ones.
 const SHIFT: u32 = 16;
 
@@ -60,6 +62,11 @@ impl MarkRange {
         mark & self.mask() == self.value()
     }
 
+    /// The mark of packets that IPVS is to leave alone.
+    pub const fn pass(self) -> u32 {
+        self.mark(PASS)
+    }
+
     pub(super) const fn mark(self, slot: u16) -> u32 {
         (MARKER | slot as u32) << self.shift
     }
@@ -80,8 +87,15 @@ pub(super) const fn slots_of(protocol: Protocol) -> (u16, u16) {
     match protocol {
         Protocol::Tcp => (0, 0x800),
         Protocol::Udp => (0x800, 0x400),
-        Protocol::Sctp => (0xc00, 0x400),
+        Protocol::Sctp => (0xc00, 0x3ff),
     }
+}
+
+/// Whether it is the mark of packets that IPVS is to leave alone.
+pub fn is_pass(mark: u32) -> bool {
+    [0, SHIFT]
+        .into_iter()
+        .any(|shift| mark == MarkRange { shift }.pass())
 }
 
 /// The protocol of a mark, if it is one of ours.
@@ -93,6 +107,9 @@ pub fn protocol(mark: u32) -> Option<Protocol> {
         return old_protocol(mark);
     };
     let slot = (mark >> range.shift) & SLOTS;
+    if slot == u32::from(PASS) {
+        return Some(Protocol::Tcp);
+    }
     Protocol::ALL.into_iter().find(|protocol| {
         let (first, count) = slots_of(*protocol);
         (u32::from(first)..u32::from(first) + u32::from(count)).contains(&slot)

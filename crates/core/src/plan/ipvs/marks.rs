@@ -20,11 +20,12 @@ use crate::model::{IpFamily, Protocol, ServiceName, ServicePortName};
 use crate::plan::by_port::first_of;
 use crate::plan::ipvs::mark::{MarkRange, protocol, slots_of};
 use crate::plan::ipvs::object::VirtualServerKey;
+use crate::plan::ipvs::pass;
 use crate::plan::ipvs::set::{SetEntry, SetId};
 use crate::plan::ipvs::state::State;
 
 /// The marks that only we can have set: our set assigns them to packets, or they are in our range
-/// and their virtual server only drains.
+/// and their virtual server only drains, or leads to the node itself.
 pub fn in_use(observed: &State, family: IpFamily) -> BTreeSet<u32> {
     let name = SetId::LocalPolicyMark.name(family);
     let given = observed.all_sets(&name).flat_map(|set| &set.entries);
@@ -36,7 +37,11 @@ pub fn in_use(observed: &State, family: IpFamily) -> BTreeSet<u32> {
         let mut servers = state.real_servers.values();
         let drains = !state.real_servers.is_empty() && servers.all(|server| server.weight == 0);
         match key {
-            VirtualServerKey::Mark { mark, family: of } if *of == family && drains => Some(*mark),
+            VirtualServerKey::Mark { mark, family: of }
+                if *of == family && (drains || pass::is(key, state)) =>
+            {
+                Some(*mark)
+            }
             _ => None,
         }
     });

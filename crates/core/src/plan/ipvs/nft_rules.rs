@@ -101,6 +101,21 @@ pub enum Key {
     TcpPort,
 }
 
+impl Match {
+    /// Those that name nothing.
+    pub const PLAIN: [Self; 9] = [
+        Self::SourceLocal(true),
+        Self::SourceLocal(false),
+        Self::DestinationLocal(true),
+        Self::DestinationLocal(false),
+        Self::ToItself,
+        Self::New,
+        Self::Answer,
+        Self::SynAck,
+        Self::Datagram,
+    ];
+}
+
 impl Key {
     pub const ALL: [Self; 5] = [
         Self::Destination,
@@ -136,6 +151,12 @@ pub enum Match {
     ToItself,
     /// The packet begins a connection.
     New,
+    /// The packet goes to who began its connection.
+    Answer,
+    /// TCP with SYN and ACK.
+    SynAck,
+    /// UDP
+    Datagram,
     /// The bits of a mark under a mask are (or are not) these.
     Mark {
         of: MarkOf,
@@ -173,6 +194,8 @@ pub enum Action {
     Reject,
     /// Changes bits of the packet's mark.
     Mark(Bits),
+    /// Sets the packet's mark.
+    SetMark(u32),
     /// The packet's mark becomes that of its connection.
     RestoreMark,
     /// The connection's mark becomes 0.
@@ -226,6 +249,7 @@ pub enum Chain {
     LoadBalancer,
     NodePort,
     Services,
+    Pass,
     PolicyMarks,
     SourceRanges,
     Unserved,
@@ -241,11 +265,12 @@ pub enum Chain {
 
 impl Chain {
     /// In an order in which each comes after those it jumps to.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::MarkMasquerade,
         Self::LoadBalancer,
         Self::NodePort,
         Self::Services,
+        Self::Pass,
         Self::PolicyMarks,
         Self::SourceRanges,
         Self::Unserved,
@@ -265,6 +290,7 @@ impl Chain {
             Self::LoadBalancer => "load-balancer",
             Self::NodePort => "node-port",
             Self::Services => "services",
+            Self::Pass => "pass",
             Self::PolicyMarks => "policy-marks",
             Self::SourceRanges => "source-ranges",
             Self::Unserved => "unserved",

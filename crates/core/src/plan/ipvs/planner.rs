@@ -19,6 +19,7 @@ use crate::plan::ipvs::diff::{self, Comparison};
 use crate::plan::ipvs::mark::MarkRange;
 use crate::plan::ipvs::marks::{self, Marks};
 use crate::plan::ipvs::object::{RealServerKey, VirtualServerKey};
+use crate::plan::ipvs::pass;
 use crate::plan::ipvs::port_objects::{PortObjects, port_objects};
 use crate::plan::ipvs::ramps::Ramps;
 use crate::plan::ipvs::set::{SetEntry, SetId, SetName, SetSpec, lists_node_port};
@@ -80,12 +81,14 @@ pub struct Planner {
 
 impl Planner {
     pub fn new(context: Context) -> Result<Self, InvalidChainName> {
+        let mut desired = Desired::default();
+        desired.set_pass(pass::virtual_server(&context));
         Ok(Self {
             rules: fixed_rules(&context)?,
             marks: Marks::new(MarkRange::beside(context.masquerade_mark)),
             context,
             cuts: Cuts::default(),
-            desired: Desired::default(),
+            desired,
             believed: State::default(),
             dirty: Dirty::default(),
             turn: usize::MAX,

@@ -19,8 +19,8 @@ use crate::model::IpFamily;
 use crate::model::node::LocalDetector;
 use crate::plan::context::{Context, IpvsRules};
 use crate::plan::ipvs::mark::MarkRange;
-use crate::plan::ipvs::nft_rules;
 use crate::plan::ipvs::set::SetId;
+use crate::plan::ipvs::{nft_rules, pass};
 use crate::plan::order;
 use crate::plan::ruleset::{
     ChainName, Edit, InvalidChainName, Rule, Ruleset, Table, quote, unread_jumps,
@@ -268,7 +268,25 @@ impl Texts<'_> {
         if !self.context.has_security_table {
             rules.push(self.marks_alone());
         }
+        let to_pass = format!(
+            "-m conntrack --ctdir REPLY -m comment --comment {} -j KUBE-IPVS-PASS",
+            quote(pass::COMMENT)
+        );
+        rules.push(format!(
+            "-p tcp -m tcp --tcp-flags SYN,ACK SYN,ACK {to_pass}"
+        ));
+        rules.push(format!("-p udp {to_pass}"));
         rules
+    }
+
+    /// The mark of [`pass`], whatever others have set: nobody looks behind IPVS.
+    fn pass(&self) -> Vec<String> {
+        let mark = self.marks().pass();
+        let rule = |set| {
+            let to_it = self.noted(set, "dst,dst");
+            format!("{to_it} -j MARK --set-xmark {mark:#x}/0xffffffff")
+        };
+        pass::SETS.map(rule).to_vec()
     }
 
     /// There are endpoints, but the policy admits none. Packets with the mark are not affected.
@@ -312,6 +330,7 @@ impl Texts<'_> {
         chains.extend([
             // The first packet only: adding a range does not affect open connections.
             (Table::Mangle, "KUBE-IPVS-OUT-FILTER", out),
+            (Table::Mangle, "KUBE-IPVS-PASS", self.pass()),
             (Table::Mangle, "KUBE-IPVS-MARK", self.policy_marks()),
             (
                 Table::Mangle,

@@ -3,6 +3,7 @@
 
 use super::{Action, Bits, Chain, Context, Key, LocalDetector, MarkOf, MarkRange, Match, Rule};
 use super::{SetId, loopback};
+use crate::plan::ipvs::pass;
 
 fn when(matches: impl IntoIterator<Item = Match>, action: Action) -> Rule {
     Rule {
@@ -55,6 +56,11 @@ impl Lines<'_> {
             ],
             Chain::Services => self.services(),
             Chain::PolicyMarks => self.policy_marks(),
+            Chain::Pass => {
+                let mark = Action::SetMark(self.marks().pass());
+                let rule = |set| noted(set, Key::Destination, mark);
+                pass::SETS.map(rule).to_vec()
+            }
             Chain::SourceRanges => vec![
                 noted(
                     SetId::LoadBalancerSourceCidr,
@@ -200,9 +206,15 @@ impl Lines<'_> {
     /// address.
     fn policy_marks(&self) -> Vec<Rule> {
         let set = SetId::LocalPolicyMark;
-        self.marked_sources()
+        let mut rules: Vec<Rule> = self
+            .marked_sources()
             .map(|from| of_set(set, [from], Action::MapMark(set)))
-            .collect()
+            .collect();
+        rules.extend([Match::SynAck, Match::Datagram].map(|answer| Rule {
+            comment: Some(pass::COMMENT.to_owned()),
+            ..when([answer, Match::Answer], Action::Jump(Chain::Pass))
+        }));
+        rules
     }
 
     /// The kernel compares the whole mark. Bits that others have set until here wait in the

@@ -149,13 +149,14 @@ fn every_set_of_the_iptables_rules_is_used() {
 
 /// The chains of iptables that have one of ours, with their table. The others are base chains here,
 /// or differ for the reasons that the module gives.
-const COUNTERPARTS: [(&str, &str, Chain); 10] = [
+const COUNTERPARTS: [(&str, &str, Chain); 11] = [
     ("nat", "KUBE-MARK-MASQ", Chain::MarkMasquerade),
     ("nat", "KUBE-LOAD-BALANCER", Chain::LoadBalancer),
     ("nat", "KUBE-NODE-PORT", Chain::NodePort),
     ("nat", "KUBE-SERVICES", Chain::Services),
     ("nat", "KUBE-POSTROUTING", Chain::Postrouting),
     ("mangle", "KUBE-IPVS-MARK", Chain::PolicyMarks),
+    ("mangle", "KUBE-IPVS-PASS", Chain::Pass),
     ("mangle", "KUBE-IPVS-UNMARK", Chain::AfterIpvs),
     ("mangle", "KUBE-SOURCE-RANGES-FIREWALL", Chain::SourceRanges),
     ("filter", "KUBE-SOURCE-RANGES-FIREWALL", Chain::SourceRanges),
@@ -184,6 +185,7 @@ fn action(rule: &Rule) -> &'static str {
         Action::Drop => "drop",
         Action::Reject => "reject",
         Action::Mark(_)
+        | Action::SetMark(_)
         | Action::RestoreMark
         | Action::ForgetMark
         | Action::MapMark(_)

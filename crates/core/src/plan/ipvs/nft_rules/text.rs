@@ -175,6 +175,9 @@ impl Match {
             Self::DestinationLocal(is) => format!("fib daddr type {}local", not(is)),
             Self::ToItself => to_itself(family),
             Self::New => "ct state new".to_owned(),
+            Self::Answer => "ct direction reply".to_owned(),
+            Self::SynAck => "tcp flags & (syn | ack) == syn | ack".to_owned(),
+            Self::Datagram => "meta l4proto udp".to_owned(),
             Self::Mark {
                 of,
                 mask,
@@ -218,15 +221,7 @@ impl Match {
             };
             return Some((condition, rest));
         }
-        let known = [
-            Self::SourceLocal(true),
-            Self::SourceLocal(false),
-            Self::DestinationLocal(true),
-            Self::DestinationLocal(false),
-            Self::ToItself,
-            Self::New,
-        ];
-        for condition in known {
+        for condition in Self::PLAIN {
             if let Some(rest) = text.strip_prefix(&condition.shown(family)) {
                 return Some((condition, rest.strip_prefix(' ').unwrap_or(rest)));
             }
@@ -307,6 +302,7 @@ impl Action {
                 IpFamily::V6 => "reject with icmpv6 port-unreachable".to_owned(),
             },
             Self::Mark(bits) => format!("meta mark set meta mark {}", bits.shown()),
+            Self::SetMark(mark) => format!("meta mark set {}", shown_number(mark)),
             Self::RestoreMark => "meta mark set ct mark".to_owned(),
             Self::ForgetMark => format!("ct mark set {}", shown_number(0)),
             Self::MapMark(set) => format!(
@@ -346,6 +342,9 @@ impl Action {
         let rest = text.strip_prefix("meta mark set ")?;
         if let Some(bits) = rest.strip_prefix("meta mark ") {
             return Bits::parse(bits).map(Self::Mark);
+        }
+        if let Some(mark) = number(rest) {
+            return Some(Self::SetMark(mark));
         }
         let name = rest
             .strip_prefix(&Key::Destination.shown(family))?

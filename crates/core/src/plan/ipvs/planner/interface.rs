@@ -20,7 +20,7 @@ use crate::plan::ipvs::set_aside::Object;
 use crate::plan::ipvs::state::{SetState, VirtualServerState};
 use crate::plan::ipvs::static_rules::fixed_rules;
 use crate::plan::ipvs::step::{Phase, Step};
-use crate::plan::ipvs::{State, sysctl};
+use crate::plan::ipvs::{State, pass, sysctl};
 use crate::plan::mode::{Conflict, Drains, LinkBelief, RuleBelief, SlicedAudit};
 use crate::plan::report::{Outcome, Report};
 use crate::plan::ruleset::{ChainName, InvalidChainName, Ruleset, Table};
@@ -44,6 +44,7 @@ impl crate::plan::Planner for Planner {
         if context.masquerade_mark != self.context.masquerade_mark {
             self.marks = Marks::new(MarkRange::beside(context.masquerade_mark));
         }
+        self.desired.set_pass(pass::virtual_server(&context));
         self.context = context;
         self.is_full = true;
         self.update_all(tracker);

@@ -96,6 +96,8 @@ fn a_cold_start_makes_everything_in_order() {
             "add real server TCP 172.16.0.10:30080 -> 10.0.1.1:8080 weight 1 masquerade",
             "add virtual server TCP 192.168.0.10:30080 scheduler rr",
             "add real server TCP 192.168.0.10:30080 -> 10.0.1.1:8080 weight 1 masquerade",
+            "add virtual server FWM 8191 IPv4 scheduler rr flags 0x4",
+            "add real server FWM 8191 IPv4 -> 127.0.0.1:0 weight 1 route",
             "add address 10.96.0.1 to kube-ipvs0",
         ]
     );

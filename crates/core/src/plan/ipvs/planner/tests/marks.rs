@@ -2,6 +2,7 @@
 //! Services whose external policy is Local have a second virtual server, selected by a mark.
 
 use super::*;
+use crate::plan::ipvs::mark::is_pass;
 use crate::plan::ipvs::object::{Forwarding, RealServer, VirtualServer};
 use crate::plan::ipvs::state::VirtualServerState;
 
@@ -18,8 +19,36 @@ fn both() -> EndpointSlice {
 
 fn marked(state: &State) -> Vec<VirtualServerKey> {
     let keys = state.virtual_servers.keys().copied();
-    keys.filter(|key| matches!(key, VirtualServerKey::Mark { .. }))
+    keys.filter(|key| matches!(key, VirtualServerKey::Mark { mark, .. } if !is_pass(*mark)))
         .collect()
+}
+
+/// Answers to clients of the node.
+#[test]
+fn what_leaves_answers_alone_is_there_with_the_first_port_of_the_node() {
+    let pass = |state: &State| {
+        let keys = state.virtual_servers.keys().copied();
+        keys.filter(|key| matches!(key, VirtualServerKey::Mark { mark, .. } if is_pass(*mark)))
+            .count()
+    };
+    let other = service("ns/other").port(80);
+    let mut proxy = synced(vec![other], vec![]);
+    assert_eq!(pass(&proxy.kernel.state), 0);
+    let web = service("ns/web").port(80).node_port(30080);
+    proxy.take_in([Event::ServiceApplied(web.clone())]);
+    let plan = lines(&proxy.sync());
+    let added = "add real server FWM 8191 IPv4 -> 127.0.0.1:0 weight 1 route";
+    assert!(plan.iter().any(|line| line == added), "{plan:#?}");
+    assert!(proxy.restarted().sync().is_empty());
+    proxy.take_in([Event::ServiceDeleted(web.name)]);
+    let plan = lines(&proxy.sync());
+    // The clients that it has keep it.
+    let drained = "set real server FWM 8191 IPv4 -> 127.0.0.1:0 weight 0 route";
+    assert!(plan.iter().any(|line| line == drained), "{plan:#?}");
+    let mut proxy = proxy.restarted();
+    assert!(proxy.sync().is_empty());
+    proxy.drain_all();
+    assert_eq!(pass(&proxy.kernel.state), 0);
 }
 
 #[test]
