@@ -15,10 +15,8 @@ use crate::topology::{Family, Host, Topology};
 use crate::traffic::{Outcome, Patience, Protocol, Servers, ask};
 use crate::wait;
 
-/// New connections per second of each client.
-const RATE: u32 = 40;
-
-pub(super) fn loses_nothing(binary: &Path, mode: &str, flags: &[&str]) -> Result<()> {
+/// `rate`: new connections per second of each client.
+pub(super) fn loses_nothing(binary: &Path, mode: &str, flags: &[&str], rate: u32) -> Result<()> {
     let service = Service::new("web", 1, &[Host::Web1, Host::Web3]).exposed();
     let topology = Topology::new()?;
     let _servers = Servers::new(&topology)?;
@@ -34,7 +32,7 @@ pub(super) fn loses_nothing(binary: &Path, mode: &str, flags: &[&str]) -> Result
     };
 
     let first = Proxy::start(node, &invocation)?;
-    let loads = loads(&topology, &service, RATE)?;
+    let loads = loads(&topology, &service, rate)?;
     go_on(&loads)?;
     let mut second = Proxy::spawn(node, invocation.command())?;
     let said = second.wait_for_log(&["another kube-proxy-rs serves this network namespace"])?;
