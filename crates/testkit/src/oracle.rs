@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::manifests::Service;
 use crate::namespace::Namespace;
 use crate::topology::{Family, Host, cluster_ip, external_ip, load_balancer_vip};
-use crate::traffic::Protocol;
+use crate::traffic::{Protocol, any};
 use crate::wait;
 
 /// Name of a set of the proxy in a family.
@@ -40,11 +40,7 @@ pub type VirtualServers = BTreeMap<(Protocol, SocketAddr), VirtualServer>;
 const PASS: u16 = 8191;
 
 fn of_mark(mark: u16, family: Family) -> (Protocol, SocketAddr) {
-    let none: IpAddr = match family {
-        Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
-        Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    (Protocol::Tcp, SocketAddr::new(none, mark))
+    (Protocol::Tcp, SocketAddr::new(any(family), mark))
 }
 
 /// The virtual server of those answers: the node itself, whatever their port.

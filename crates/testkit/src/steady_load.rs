@@ -6,7 +6,7 @@
 //! refused, reset or silent is a failure, and its time and cause are kept.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::namespace::Namespace;
+use crate::traffic::{any, family_of};
 use crate::wait;
 
 /// A client gives up after this time. The kernel repeats a lost first packet after one second.
@@ -226,10 +227,7 @@ impl Tally {
 /// client uses one port for two virtual servers and meets one real server, its older connection
 /// hangs.
 fn from_a_port_of_its_own(to: SocketAddr) -> Result<TcpSocket> {
-    let any: IpAddr = match to {
-        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
+    let any = any(family_of(to));
     for port in 20_000..30_000 {
         let socket = socket_for(to)?;
         if socket.bind(SocketAddr::new(any, port)).is_ok() {
@@ -260,11 +258,8 @@ async fn open(socket: TcpSocket, to: SocketAddr) -> Result<TcpStream> {
 
 async fn ask(to: SocketAddr, start: Instant, events: mpsc::UnboundedSender<Event>) {
     let begin = wait::now();
-    let opened = match socket_for(to) {
-        Ok(socket) => open(socket, to).await,
-        Err(error) => Err(error.into()),
-    };
-    let event = match opened {
+    let opened = async { open(socket_for(to)?, to).await };
+    let event = match opened.await {
         Ok(stream) => {
             // Ends with a reset, so that no table remembers it for minutes.
             let linger = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));

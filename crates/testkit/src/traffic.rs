@@ -187,7 +187,7 @@ impl Drop for Servers {
     }
 }
 
-const fn any(family: Family) -> IpAddr {
+pub(crate) const fn any(family: Family) -> IpAddr {
     match family {
         Family::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         Family::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
@@ -507,7 +507,7 @@ pub fn ping(from: &Namespace, to: IpAddr, patience: Patience) -> Result<Outcome>
     }
 }
 
-fn family_of(address: SocketAddr) -> Family {
+pub(crate) fn family_of(address: SocketAddr) -> Family {
     match address {
         SocketAddr::V4(_) => Family::V4,
         SocketAddr::V6(_) => Family::V6,

@@ -211,12 +211,9 @@ impl Found {
             _ => None,
         };
         let compared = compared.and_then(|at| match steps.get(at) {
-            Some(Expression::Cmp(cmp)) => match &cmp.data {
-                Data::Value(value) => {
-                    Some((value.clone(), cmp.comparison == nft::Comparison::Equal))
-                }
-                _ => None,
-            },
+            Some(Expression::Cmp(cmp)) => {
+                Some((value(&cmp.data)?, cmp.comparison == nft::Comparison::Equal))
+            }
             _ => None,
         });
         let loaded = steps.iter().find_map(|step| match step {

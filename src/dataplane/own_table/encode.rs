@@ -2,7 +2,7 @@
 //! The planner's sets, entries and rules as messages of nftables.
 
 use ipnet::IpNet;
-use kpr_core::model::IpFamily;
+use kpr_core::model::{IpFamily, Protocol};
 use kpr_core::plan::ipvs::nft_rules::{
     self, Action, BYTES, Base, Bits, EQUAL_BYTES, Hook, Key, Kind, MarkOf, Match, Rule, TABLE,
 };
@@ -14,10 +14,6 @@ use nft_netlink::{
     Verdict, ct_state, nat_flag, network,
 };
 
-/// `IPPROTO_TCP`
-const TCP: u8 = 6;
-/// `IPPROTO_UDP`
-const UDP: u8 = 17;
 /// `TCPHDR_SYN`, `TCPHDR_ACK`
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
@@ -183,16 +179,16 @@ fn add_key(steps: &mut Vec<Expression>, family: IpFamily, key: Key) {
         Key::DestinationAndSource => vec![destination, protocol, port, source],
         Key::Address => vec![destination],
         Key::TcpPort => {
-            add_protocol(steps, TCP);
+            add_protocol(steps, Protocol::Tcp);
             vec![port]
         }
     };
     steps.extend(Field::load_all(&fields));
 }
 
-fn add_protocol(steps: &mut Vec<Expression>, protocol: u8) {
+fn add_protocol(steps: &mut Vec<Expression>, protocol: Protocol) {
     steps.push(load(Field::Meta(MetaKey::Protocol)));
-    steps.push(Expression::equals(Value::protocol(protocol)));
+    steps.push(Expression::equals(Value::protocol(protocol.number())));
 }
 
 fn set_name(set: SetId, family: IpFamily) -> Named<nft::Name> {
@@ -249,12 +245,12 @@ pub(super) fn add_match(
             steps.push(Expression::equals(Value::new([REPLY])));
         }
         Match::SynAck => {
-            add_protocol(steps, TCP);
+            add_protocol(steps, Protocol::Tcp);
             steps.push(load(Field::TcpFlags));
             steps.push(Expression::masks(Value::new([SYN | ACK]), Value::new([0])));
             steps.push(Expression::equals(Value::new([SYN | ACK])));
         }
-        Match::Datagram => add_protocol(steps, UDP),
+        Match::Datagram => add_protocol(steps, Protocol::Udp),
         Match::Mark {
             of,
             mask,

@@ -64,7 +64,6 @@ pub struct Desired {
     with_slow_start: PortSet,
     /// What leaves answers to the node's own clients alone: wanted where there are node ports.
     pass: Option<(VirtualServerKey, WantedServer)>,
-    needs_pass: bool,
     /// Revision of `with_unmet`.
     unmet_revision: Revision,
 }
@@ -220,6 +219,7 @@ impl Desired {
         acquired: Vec<EntryOf>,
         dirty: &mut Dirty,
     ) {
+        let had_pass = self.needs_pass();
         for (set, entry) in acquired {
             if count_up(self.entries.entry(set).or_default(), entry) {
                 dirty.entries.insert((set, entry));
@@ -236,16 +236,18 @@ impl Desired {
                 self.entries.remove(&set);
             }
         }
-        let needs_pass = self.entries.contains_key(&SetId::NodePort);
-        if needs_pass != self.needs_pass {
-            self.needs_pass = needs_pass;
+        if self.needs_pass() != had_pass {
             let pass = self.pass.iter().map(|(key, _)| *key);
             dirty.virtual_servers.extend(pass);
         }
     }
 
+    fn needs_pass(&self) -> bool {
+        self.entries.contains_key(&SetId::NodePort)
+    }
+
     fn pass(&self) -> Option<(&VirtualServerKey, &WantedServer)> {
-        let (key, wanted) = self.pass.as_ref().filter(|_| self.needs_pass)?;
+        let (key, wanted) = self.pass.as_ref().filter(|_| self.needs_pass())?;
         Some((key, wanted))
     }
 

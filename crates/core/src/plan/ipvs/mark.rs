@@ -28,6 +28,9 @@ pub struct MarkRange {
 }
 
 impl MarkRange {
+    /// Wherever the masquerade bit is.
+    const ALL: [Self; 2] = [Self { shift: 0 }, Self { shift: SHIFT }];
+
     /// `masquerade_mark` is the bit that marks packets to masquerade.
     pub const fn beside(masquerade_mark: u32) -> Self {
         let shift = if masquerade_mark & (MARKER | SLOTS) == 0 {
@@ -93,17 +96,13 @@ pub(super) const fn slots_of(protocol: Protocol) -> (u16, u16) {
 
 /// Whether it is the mark of packets that IPVS is to leave alone.
 pub fn is_pass(mark: u32) -> bool {
-    [0, SHIFT]
-        .into_iter()
-        .any(|shift| mark == MarkRange { shift }.pass())
+    MarkRange::ALL.iter().any(|range| mark == range.pass())
 }
 
 /// The protocol of a mark, if it is one of ours.
 pub fn protocol(mark: u32) -> Option<Protocol> {
-    let range = [MarkRange { shift: 0 }, MarkRange { shift: SHIFT }]
-        .into_iter()
-        .find(|range| range.contains(mark));
-    let Some(range) = range else {
+    let mut ranges = MarkRange::ALL.into_iter();
+    let Some(range) = ranges.find(|range| range.contains(mark)) else {
         return old_protocol(mark);
     };
     let slot = (mark >> range.shift) & SLOTS;
