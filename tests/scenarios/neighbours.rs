@@ -52,7 +52,7 @@ fn is_served(
 }
 
 /// What others do to marks, as rules that come and go.
-const MARKERS: [&str; 6] = [
+const MARKERS: [&str; 7] = [
     // Calico's endpoint mark, before our rules and behind them.
     "filter INPUT 1 -j MARK --or-mark 0x00100000",
     "filter INPUT 9 -j MARK --or-mark 0xfff00000",
@@ -60,6 +60,8 @@ const MARKERS: [&str; 6] = [
     "filter INPUT 1 -j MARK --or-mark 0x30000",
     // Before routing, as for policy routing.
     "mangle PREROUTING 1 -j MARK --or-mark 0x00040000",
+    // AWS VPC CNI and Cilium, among the bits of our marks.
+    "mangle PREROUTING 1 -j MARK --or-mark 0xf80",
     // By what the node itself sends.
     "mangle OUTPUT 1 -j MARK --or-mark 0x00080000",
     "mangle OUTPUT 2 -j MARK --or-mark 0x00080000",
@@ -123,26 +125,35 @@ pub(super) fn marks(binary: &Path) -> Result<()> {
             iptables(node, family, &format!("-t {table} -D {chain} {rule}"))?;
         }
     }
+    let found_again = |bits: u32| -> Result<()> {
+        for family in Family::ALL {
+            let from = Host::Shell.address(family);
+            let check = format!(
+                "OUTPUT -s {from} -m mark ! --mark {bits:#x}/{bits:#x} -m conntrack --ctstate NEW -j DROP"
+            );
+            iptables(node, family, &format!("-A {check}"))?;
+            for protocol in [Protocol::Tcp, Protocol::Udp] {
+                let to = At::Vip.address(&service, family, 80);
+                is_served(&lab, (Host::Shell, to), protocol, Host::Web3, Some(from))
+                    .with_context(|| format!("{bits:#x} is put back"))?;
+            }
+            iptables(node, family, &format!("-D {check}"))?;
+        }
+        Ok(())
+    };
+    let set = |edit: &str, rule: &str| -> Result<()> {
+        let mut families = Family::ALL.into_iter();
+        families.try_for_each(|family| iptables(node, family, &rule.replacen("-A", edit, 1)))
+    };
     // Felix looks for the endpoint's bits behind IPVS to find whose policy it is.
-    for family in Family::ALL {
-        let from = Host::Shell.address(family);
-        for rule in [
-            "-I INPUT 1 -j MARK --or-mark 0x00100000".to_owned(),
-            format!(
-                "-I OUTPUT 1 -s {from} -m mark ! --mark 0x00100000/0xfff00000 -m conntrack --ctstate NEW -j DROP"
-            ),
-        ] {
-            iptables(node, family, &rule)?;
-        }
-    }
-    for family in Family::ALL {
-        for protocol in [Protocol::Tcp, Protocol::Udp] {
-            let to = At::Vip.address(&service, family, 80);
-            let seen = Some(Host::Shell.address(family));
-            is_served(&lab, (Host::Shell, to), protocol, Host::Web3, seen)
-                .context("bits that are put back")?;
-        }
-    }
+    let felix = "-A INPUT -j MARK --or-mark 0x00100000";
+    let cilium = "-t mangle -A PREROUTING -j MARK --or-mark 0xf80";
+    set("-I", felix)?;
+    found_again(0x0010_0000)?;
+    set("-I", cilium)?;
+    found_again(0x0010_0f80)?;
+    set("-D", felix)?;
+    found_again(0xf80)?;
     let saved = node.run("ipset", &["save"])?;
     let marks = saved.lines().filter(|line| line.contains(" skbmark "));
     for line in marks {

@@ -306,6 +306,7 @@ fn actions(family: IpFamily, steps: &[Expression]) -> impl Iterator<Item = Actio
         .into_iter()
         .chain(jumps)
         .chain(bits.map(Action::Mark))
+        .chain(bits.map(Action::RestoreMark))
         .chain(found.loaded.as_ref().and_then(number).map(Action::SetMark))
         .chain(found.set.map(Action::MapMark))
         .chain(saving.map(|(set, bits)| Action::SaveAndMapMark(set, bits)))

@@ -279,10 +279,10 @@ fn add_network(steps: &mut Vec<Expression>, of: IpNet, is: bool) {
     steps.push(Expression::compares(comparison(is), first));
 }
 
-/// Loads the packet's mark, changed.
-fn add_changed_mark(steps: &mut Vec<Expression>, bits: Bits) {
+/// Loads a mark, changed.
+fn add_changed_mark(steps: &mut Vec<Expression>, of: MarkOf, bits: Bits) {
     let (keep, flip) = (Value::mark(bits.keep), Value::mark(bits.flip));
-    steps.push(load(mark(MarkOf::Packet)));
+    steps.push(load(mark(of)));
     steps.push(Expression::masks(keep, flip));
 }
 
@@ -320,15 +320,15 @@ pub(super) fn add_action(
         Action::Drop => steps.push(Expression::verdict(Verdict::Drop)),
         Action::Reject => steps.push(Expression::rejects_port(wire_family(family))),
         Action::Mark(bits) => {
-            add_changed_mark(steps, bits);
+            add_changed_mark(steps, MarkOf::Packet, bits);
             steps.push(Expression::sets_mark());
         }
         Action::SetMark(mark) => {
             steps.push(Expression::loads(Register::FIRST, Value::mark(mark)));
             steps.push(Expression::sets_mark());
         }
-        Action::RestoreMark => {
-            steps.push(load(mark(MarkOf::Connection)));
+        Action::RestoreMark(bits) => {
+            add_changed_mark(steps, MarkOf::Connection, bits);
             steps.push(Expression::sets_mark());
         }
         Action::ForgetMark => {
@@ -347,7 +347,7 @@ pub(super) fn add_action(
             let found = Register::word(SCRATCH);
             add_key(steps, family, Key::Destination);
             steps.push(Expression::maps(set_name(set, family)?, found));
-            add_changed_mark(steps, bits);
+            add_changed_mark(steps, MarkOf::Packet, bits);
             steps.push(sets_connection_mark());
             steps.push(sets_mark_from(found));
         }

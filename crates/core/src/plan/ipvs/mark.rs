@@ -56,6 +56,11 @@ impl MarkRange {
         !(SLOTS << self.shift)
     }
 
+    /// The bits that distinguish our marks from each other.
+    pub const fn slots(self) -> u32 {
+        SLOTS << self.shift
+    }
+
     /// The bits that are not ours.
     pub const fn foreign(self) -> u32 {
         !((MARKER | SLOTS) << self.shift)

@@ -196,8 +196,8 @@ pub enum Action {
     Mark(Bits),
     /// Sets the packet's mark.
     SetMark(u32),
-    /// The packet's mark becomes that of its connection.
-    RestoreMark,
+    /// The packet's mark becomes that of its connection, changed so.
+    RestoreMark(Bits),
     /// The connection's mark becomes 0.
     ForgetMark,
     /// Sets the mark to what a set has for the packet; without an entry the next rule follows.
@@ -214,12 +214,11 @@ pub enum Action {
 
 impl Action {
     /// Those that name no chain, set or bits of a mark.
-    pub const PLAIN: [Self; 9] = [
+    pub const PLAIN: [Self; 8] = [
         Self::Return,
         Self::Accept,
         Self::Drop,
         Self::Reject,
-        Self::RestoreMark,
         Self::ForgetMark,
         Self::Masquerade { random: true },
         Self::Masquerade { random: false },

@@ -217,13 +217,33 @@ impl Texts<'_> {
         )
     }
 
+    /// Bits of others where our mark is about to be set wait in the connection's mark, beside the
+    /// marker that shows whose it is.
+    fn save_slot(&self) -> Vec<String> {
+        let marker = self.marks().marker();
+        vec![
+            save_mark(self.marks().slots(), u32::MAX),
+            format!("-j CONNMARK --set-xmark {marker:#x}/{marker:#x}"),
+        ]
+    }
+
     /// Table `security`, after all filters and right before IPVS, which compares the whole mark.
-    /// Bits that others have set until here wait in the connection's mark, if that is not in use.
+    /// Bits that others have set until here go to the connection's mark, if that is not in use.
     fn before_ipvs(&self) -> Vec<String> {
+        let foreign = self.marks().foreign();
         vec![
             format!("-m mark ! {} -j RETURN", self.policy_mark()),
             format!("-m mark {} -j RETURN", self.exact_mark()),
-            format!("-m connmark --mark 0x0 -j CONNMARK --save-mark {ALL_BITS}"),
+            // After `KUBE-IPVS-SAVE`.
+            format!(
+                "-m connmark {} {}",
+                self.exact_mark(),
+                save_mark(foreign, foreign)
+            ),
+            format!(
+                "-m connmark --mark 0x0 {}",
+                save_mark(foreign | self.marks().marker(), u32::MAX)
+            ),
             self.clear_foreign(),
         ]
     }
@@ -232,15 +252,18 @@ impl Texts<'_> {
     /// that it had before.
     fn after_ipvs(&self) -> Vec<String> {
         let is_saved = format!("-m connmark {}", self.policy_mark());
+        let others = !self.marks().marker();
         vec![
-            format!("{is_saved} -j CONNMARK --restore-mark {ALL_BITS}"),
+            format!("-j MARK --set-xmark 0x0/{:#x}", !self.marks().foreign()),
+            format!(
+                "{is_saved} -j CONNMARK --restore-mark --nfmask {others:#x} --ctmask {others:#x}"
+            ),
             format!("{is_saved} -j CONNMARK --set-xmark 0x0/0xffffffff"),
             // Until now there was no room for the bit.
             format!(
                 "-m conntrack --ctstate NEW -m addrtype --src-type LOCAL -j MARK --set-xmark {}",
                 self.mark()
             ),
-            format!("-j MARK --set-xmark 0x0/{:#x}", !self.marks().foreign()),
         ]
     }
 
@@ -260,11 +283,22 @@ impl Texts<'_> {
             LocalDetector::InterfacePrefix(prefix) => Some(format!("-i {prefix}+ ")),
             LocalDetector::None => None,
         };
-        let mut rules: Vec<String> = from_pod
-            .into_iter()
-            .chain(["-m addrtype --src-type LOCAL ".to_owned()])
-            .map(|from| format!("{from}{mark}"))
-            .collect();
+        let mut rules = Vec::new();
+        if self.context.has_security_table
+            && let Some(from) = &from_pod
+        {
+            rules.push(format!(
+                "{from}-m mark ! --mark 0x0/{:#x} -m connmark --mark 0x0 {} -j KUBE-IPVS-SAVE",
+                self.marks().slots(),
+                self.noted(set, "dst,dst")
+            ));
+        }
+        rules.extend(
+            from_pod
+                .into_iter()
+                .chain(["-m addrtype --src-type LOCAL ".to_owned()])
+                .map(|from| format!("{from}{mark}")),
+        );
         if !self.context.has_security_table {
             rules.push(self.marks_alone());
         }
@@ -324,6 +358,7 @@ impl Texts<'_> {
         out.push(self.no_local_endpoints());
         let mut chains = Vec::new();
         if self.context.has_security_table {
+            chains.push((Table::Mangle, "KUBE-IPVS-SAVE", self.save_slot()));
             chains.push((Table::Mangle, "KUBE-IPVS-UNMARK", self.after_ipvs()));
             chains.push((Table::Security, "KUBE-IPVS-MARK", self.before_ipvs()));
         }
@@ -391,7 +426,10 @@ pub fn refusal(family: IpFamily) -> Rule {
 }
 
 /// Of a connection's mark and a packet's.
-const ALL_BITS: &str = "--nfmask 0xffffffff --ctmask 0xffffffff";
+/// Replaces the bits `of_connection` of the connection's mark by the bits `of_packet` of the packet's.
+fn save_mark(of_packet: u32, of_connection: u32) -> String {
+    format!("-j CONNMARK --save-mark --nfmask {of_packet:#x} --ctmask {of_connection:#x}")
+}
 
 /// Table, built-in chain, comment, our chain.
 const JUMPS: [(Table, &str, &str, &str); 12] = [

@@ -6,9 +6,10 @@ use crate::plan::iptables::tree::TreeId;
 use crate::plan::ruleset::{ChainId, Table};
 
 /// Chains of IPVS mode only.
-const OF_IPVS: [(Table, &str); 12] = [
+const OF_IPVS: [(Table, &str); 13] = [
     (Table::Security, "KUBE-IPVS-MARK"),
     (Table::Mangle, "KUBE-IPVS-PASS"),
+    (Table::Mangle, "KUBE-IPVS-SAVE"),
     (Table::Mangle, "KUBE-IPVS-UNMARK"),
     (Table::Mangle, "KUBE-IPVS-MARK"),
     (Table::Mangle, "KUBE-IPVS-OUT-FILTER"),

@@ -221,9 +221,10 @@ impl Lines<'_> {
     /// connection's mark, if that is not in use.
     fn saved_mark(&self) -> Vec<Rule> {
         let set = SetId::LocalPolicyMark;
+        let others = !self.marks().marker();
         let foreign = Match::Mark {
             of: MarkOf::Packet,
-            mask: self.marks().foreign(),
+            mask: others,
             value: 0,
             is: false,
         };
@@ -234,7 +235,7 @@ impl Lines<'_> {
             is: true,
         };
         let saved = Bits {
-            keep: self.marks().foreign(),
+            keep: others,
             flip: self.marks().marker(),
         };
         self.marked_sources()
@@ -249,19 +250,17 @@ impl Lines<'_> {
     /// that it had before.
     fn after_ipvs(&self) -> Vec<Rule> {
         let is_saved = || self.policy_mark(MarkOf::Connection, true);
-        let without_ours = Bits {
-            keep: self.marks().foreign(),
-            flip: 0,
-        };
+        let only = |keep| Bits { keep, flip: 0 };
+        let others = !self.marks().marker();
         vec![
-            when([is_saved()], Action::RestoreMark),
+            when([], Action::Mark(only(self.marks().foreign()))),
+            when([is_saved()], Action::RestoreMark(only(others))),
             when([is_saved()], Action::ForgetMark),
             // Until now there was no room for the bit.
             when(
                 [Match::New, Match::SourceLocal(true)],
                 self.mark_masquerade(),
             ),
-            when([], Action::Mark(without_ours)),
         ]
     }
 

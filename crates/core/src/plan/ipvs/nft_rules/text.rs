@@ -303,7 +303,7 @@ impl Action {
             },
             Self::Mark(bits) => format!("meta mark set meta mark {}", bits.shown()),
             Self::SetMark(mark) => format!("meta mark set {}", shown_number(mark)),
-            Self::RestoreMark => "meta mark set ct mark".to_owned(),
+            Self::RestoreMark(bits) => format!("meta mark set ct mark {}", bits.shown()),
             Self::ForgetMark => format!("ct mark set {}", shown_number(0)),
             Self::MapMark(set) => format!(
                 "meta mark set {} map @{}",
@@ -342,6 +342,9 @@ impl Action {
         let rest = text.strip_prefix("meta mark set ")?;
         if let Some(bits) = rest.strip_prefix("meta mark ") {
             return Bits::parse(bits).map(Self::Mark);
+        }
+        if let Some(bits) = rest.strip_prefix("ct mark ") {
+            return Bits::parse(bits).map(Self::RestoreMark);
         }
         if let Some(mark) = number(rest) {
             return Some(Self::SetMark(mark));
