@@ -62,6 +62,8 @@ pub(super) fn trials_in_nftables(binary: &'static Path) -> Vec<Trial> {
             nftables::what_others_change_comes_back,
         ),
         scenario("cleanup_leaves_nothing", nftables::cleanup_leaves_nothing),
+        scenario("marks_of_others", neighbours::marks_in_nftables),
+        scenario("health_checks", neighbours::health_checks_in_nftables),
     ]
 }
 

@@ -22,6 +22,7 @@ use kpr_testkit::wait;
 
 /// With an hour between audits nothing but notifications can help.
 const RARE: &str = "--ipvs-sync-period=1h";
+const IN_NFTABLES: &str = "--ipvs-rules=nftables";
 
 fn program(family: Family) -> &'static str {
     match family {
@@ -70,11 +71,19 @@ const MARKERS: [&str; 7] = [
 /// Pods and the node reach the endpoints of other nodes, and pods keep their address, whatever
 /// others do to marks; and others still find their bits behind IPVS.
 pub(super) fn marks(binary: &Path) -> Result<()> {
+    marks_with(binary, &[RARE])
+}
+
+pub(super) fn marks_in_nftables(binary: &Path) -> Result<()> {
+    marks_with(binary, &[RARE, IN_NFTABLES])
+}
+
+fn marks_with(binary: &Path, flags: &[&str]) -> Result<()> {
     let service = Service::new("web", 1, &[Host::Web3])
         .protocols(&[Protocol::Tcp, Protocol::Udp])
         .exposed()
         .with("externalTrafficPolicy", json!("Local"));
-    let lab = Lab::new(binary, std::slice::from_ref(&service), &[RARE])?;
+    let lab = Lab::new(binary, std::slice::from_ref(&service), flags)?;
     let node = lab.node();
     // portmap's, which masquerades for published ports.
     for family in Family::ALL {
@@ -110,10 +119,9 @@ pub(super) fn marks(binary: &Path) -> Result<()> {
         let (chain, rest) = rest.split_once(' ').context("a chain")?;
         let (place, rule) = rest.split_once(' ').context("a place")?;
         for family in Family::ALL {
-            let count = node.run(program(family), &["-t", table, "-S", chain])?;
+            let listed = node.run(program(family), &["-t", table, "-S", chain])?;
             // The first line is the policy.
-            let last = count.lines().count().to_string();
-            let place = if place == "9" { &last } else { place };
+            let place = place.parse::<usize>()?.min(listed.lines().count());
             iptables(
                 node,
                 family,
@@ -154,6 +162,7 @@ pub(super) fn marks(binary: &Path) -> Result<()> {
     found_again(0x0010_0f80)?;
     set("-D", felix)?;
     found_again(0xf80)?;
+    // Of rules in iptables.
     let saved = node.run("ipset", &["save"])?;
     let marks = saved.lines().filter(|line| line.contains(" skbmark "));
     for line in marks {
@@ -366,6 +375,14 @@ fn check(from: &Namespace, to: SocketAddr) -> Result<String> {
 
 /// A balancer that passes packets through probes at the address that it balances.
 pub(super) fn health_checks(binary: &Path) -> Result<()> {
+    health_checks_with(binary, &[])
+}
+
+pub(super) fn health_checks_in_nftables(binary: &Path) -> Result<()> {
+    health_checks_with(binary, &[IN_NFTABLES])
+}
+
+fn health_checks_with(binary: &Path, flags: &[&str]) -> Result<()> {
     const PORT: u16 = 31_700;
     let service = Service::new("web", 1, &[Host::Web1])
         .protocols(&[Protocol::Tcp])
@@ -373,7 +390,7 @@ pub(super) fn health_checks(binary: &Path) -> Result<()> {
         .with("externalTrafficPolicy", json!("Local"))
         .with("healthCheckNodePort", json!(PORT));
     let other = Service::new("other", 2, &[Host::Web1]).exposed();
-    let lab = Lab::new(binary, &[service.clone(), other.clone()], &[])?;
+    let lab = Lab::new(binary, &[service.clone(), other.clone()], flags)?;
     let proxy = lab.start()?;
     let client = lab.topology.host(Host::Client);
     for family in Family::ALL {
