@@ -78,6 +78,8 @@ fn overlay(testbed: &Testbed, mode: &str) -> Result<()> {
     )?;
     let pod = &daemon_set["spec"]["template"]["spec"];
     is(pod, "/serviceAccountName", &json!("kube-proxy-rs"))?;
+    // Where SELinux enforces, no other type may use the host's lock.
+    is(pod, "/securityContext/seLinuxOptions/type", &json!("spc_t"))?;
     is(pod, "/hostNetwork", &json!(true))?;
     is(pod, "/priorityClassName", &json!("system-node-critical"))?;
     is(pod, "/tolerations", &json!([{"operator": "Exists"}]))?;

@@ -39,7 +39,7 @@ fn main() -> ExitCode {
     if agent::play(&own) || node_load::play(&own) {
         return ExitCode::SUCCESS;
     }
-    // An emulated machine needs minutes for it: `hack/test matrix`.
+    // An emulated machine needs minutes for it.
     let is_long = std::env::var_os("KPR_TAKEOVER_TO_NFTABLES").is_some();
     let more = if is_long { rules::TESTS } else { &[] };
     let tests = [rollout::TESTS, swaps::TESTS, more].concat();

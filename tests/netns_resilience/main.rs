@@ -56,11 +56,15 @@ const SCENARIOS: [Scenario; 14] = [
 ];
 
 /// With one.
-const SINGLE: [(Backend, Scenario); 18] = [
+const SINGLE: [(Backend, Scenario); 19] = [
     (Backend::Legacy, ("failure::held_lock", failure::held_lock)),
     (
         Backend::Nft,
         ("start::nothing_installed", start::nothing_installed),
+    ),
+    (
+        Backend::Nft,
+        ("start::backend_without_nat", start::backend_without_nat),
     ),
     (
         Backend::Nft,

@@ -46,6 +46,32 @@ pub(crate) fn nothing_installed(node: &Node) -> Result<()> {
     )
 }
 
+/// Where the kernel lacks address translation for a backend: `save` fails in that table alone.
+const NO_NAT: &str = "case \"$*\" in *nat*) echo 'table nat does not exist' >&2; exit 1;; esac\n";
+
+/// `auto` takes the other backend than the default, and neither if neither works.
+pub(crate) fn backend_without_nat(node: &Node) -> Result<()> {
+    node.script(
+        "iptables",
+        "#!/bin/sh\necho 'iptables v1.8.9 (nf_tables)'\n",
+    )?;
+    node.trouble("save", NO_NAT)?;
+    let auto = "--iptables-backend=auto";
+    let proxy = node.start_by(node.command(&[auto]))?;
+    node.counts("kube_proxy_rs_iptables_backend{backend=\"legacy\",reason=\"only-one\"}")?;
+    let rules = |program: &str| node.namespace.run(program, &["-t", "nat"]);
+    ensure!(rules("iptables-legacy-save")?.contains("KUBE-SERVICES"));
+    ensure!(!rules("iptables-nft-save")?.contains("KUBE-SERVICES"));
+    proxy.terminate()?;
+    for program in ["iptables-legacy-save", "ip6tables-legacy-save"] {
+        node.script(program, &format!("#!/bin/sh\n{NO_NAT}"))?;
+    }
+    node.refuses_to_start(
+        &[auto],
+        &["nft_chain_nat", "iptable_nat", "kernel-modules-extra"],
+    )
+}
+
 /// What the node's network does to packets is said with what to do, and not any more when it is
 /// over.
 pub(crate) fn warns_of_the_network(node: &Node) -> Result<()> {

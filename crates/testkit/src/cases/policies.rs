@@ -23,8 +23,8 @@ pub(super) fn cases() -> Vec<Case> {
     cases
 }
 
-/// The port of the health check answers on the node and at the load balancer's addresses, and at no
-/// other of the Service.
+/// The port of the health check answers at no external IP of the Service. Where it does,
+/// `neighbours::health_checks` asks.
 fn health_check() -> Case {
     let service = Service::new("health-check", 37, NEAR)
         .exposed()

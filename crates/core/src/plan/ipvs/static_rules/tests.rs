@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Properties of all static rules; the rules themselves are recorded in golden files.
 
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::plan::ruleset::render_edits;
 use crate::plan::testing::{context, golden};
@@ -60,6 +62,41 @@ fn every_variant_is_as_recorded() {
             };
             golden(&format!("rules/{family}-{name}.rules"), &text);
         }
+    }
+}
+
+/// A rule that asks for bridge ports loads `br_netfilter`, which hands all bridged packets to
+/// iptables.
+#[test]
+fn no_rule_asks_for_bridge_ports() {
+    for family in IpFamily::ALL {
+        for (name, detector, all) in detectors(family) {
+            let rules = with(family, detector, all);
+            let text = render_edits(&edits(&rules, &Ruleset::new()));
+            assert!(!text.contains("physdev"), "{name}: {text}");
+        }
+    }
+}
+
+/// The node monitoring agent of EKS warns of each one that it does not know.
+#[test]
+fn docs_have_all_chains_that_refuse_packets() {
+    let docs = include_str!("../../../../../../docs/neighbours.md");
+    let row = docs
+        .lines()
+        .find(|it| it.starts_with("| IPVS, rules in iptables | since"));
+    let row = row.unwrap();
+    for family in IpFamily::ALL {
+        let rules = with(family, LocalDetector::None, false);
+        let refuses = |rule: &Rule| {
+            let text = rule.to_string();
+            text.contains("-j REJECT") || text.contains("-j DROP")
+        };
+        let chains = rules.chains.chains.iter();
+        let refusing = chains.filter(|(_, rules)| rules.iter().any(refuses));
+        let wanted: BTreeSet<&str> = refusing.map(|((_, chain), _)| chain.as_str()).collect();
+        let named: BTreeSet<&str> = row.split('`').skip(1).step_by(2).collect();
+        assert_eq!(named, wanted);
     }
 }
 
