@@ -29,7 +29,7 @@ use crate::plan::ipvs::static_rules::{FixedRules, fixed_rules};
 use crate::plan::ipvs::step::Step;
 use crate::plan::report::FailureKind;
 use crate::plan::ruleset::InvalidChainName;
-use turn::Waiting;
+use turn::{Pace, Waiting};
 
 /// Maximum number of refused objects whose Service is searched for among all.
 const SEARCHED: usize = 100;
@@ -48,8 +48,8 @@ pub struct Planner {
     believed: State,
     /// Changed since the last successful plan.
     dirty: Dirty,
-    /// Number of changes of servers that one plan may make.
-    turn: usize,
+    /// How many changes of servers one plan may make.
+    pace: Pace,
     /// Real servers added by plans whose time is not known yet, and those deleted since then.
     added: usize,
     deleted: usize,
@@ -91,7 +91,7 @@ impl Planner {
             desired,
             believed: State::default(),
             dirty: Dirty::default(),
-            turn: usize::MAX,
+            pace: Pace::UNLIMITED,
             added: 0,
             deleted: 0,
             waiting: Waiting::default(),

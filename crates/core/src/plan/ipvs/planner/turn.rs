@@ -6,8 +6,9 @@
 //! for itself.
 //!
 //! How long a change takes is the kernel's affair: it keeps deleted real servers for two minutes
-//! and walks through all of them whenever it adds one (`ip_vs_trash_get_dest`), so that a change
-//! may take a hundred times as long as usual. So the number of changes follows the time they took.
+//! and walks through all of them whenever it adds one (`ip_vs_trash_get_dest`), so that an addition
+//! may take a hundred times as long as usual, and as any other change. So the number of additions
+//! and that of other changes each follow the time they took.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -21,17 +22,80 @@ use crate::plan::ipvs::object::VirtualServerKey;
 use crate::plan::ipvs::set::{SetEntry, SetId};
 use crate::plan::ipvs::step::Step;
 
-/// Most changes of servers in one plan, and the fewest.
+/// Most changes of servers in one plan, if all are of a kind, and the fewest.
 const MOST: usize = 5_000;
 const FEWEST: usize = 20;
 
-/// Number of real servers deleted from which on adding others may be slow, and the most changes of
-/// the plan that finds out.
+/// Number of real servers deleted from which on adding others may be slow, and the most additions
+/// of the plan that finds out.
 const MANY: usize = 1_000;
 const CAREFUL: usize = 100;
 
-/// What one plan may take.
+/// What one plan may take, in time and as weight of its changes.
 const TIME: Duration = Duration::from_millis(100);
+const WEIGHT: usize = 1_000_000;
+
+/// How many changes one plan may have.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace {
+    /// Additions of real servers, if there is nothing else.
+    pub(super) additions: usize,
+    /// Other changes, if there are no additions.
+    pub(super) others: usize,
+}
+
+impl Pace {
+    /// All that is due is one plan.
+    pub(super) const UNLIMITED: Self = Self::of(usize::MAX);
+
+    /// So many changes, whatever they are.
+    pub(super) const fn of(changes: usize) -> Self {
+        Self {
+            additions: changes,
+            others: changes,
+        }
+    }
+
+    const fn is_unlimited(self) -> bool {
+        self.others > MOST
+    }
+
+    /// The weight of an addition and of another change.
+    const fn weights(self) -> (usize, usize) {
+        (WEIGHT / self.additions, WEIGHT / self.others)
+    }
+
+    const fn weight(self, step: &Step) -> usize {
+        let (addition, other) = self.weights();
+        match step {
+            Step::AddRealServer { .. } => addition,
+            _ => other,
+        }
+    }
+
+    /// Of few, and of a part of a turn, something else took the time.
+    fn is_enough(count: usize, limit: usize) -> bool {
+        count.saturating_mul(2) >= limit.min(2 * FEWEST)
+    }
+
+    /// These changes took so long together: each kind its part by weight.
+    fn follow(&mut self, additions: usize, others: usize, time: Duration) {
+        let (addition, other) = self.weights();
+        let weight = (additions * addition + others * other).max(1) as u128;
+        let time = time.as_nanos().max(1);
+        for (count, each, limit) in [
+            (additions, addition, &mut self.additions),
+            (others, other, &mut self.others),
+        ] {
+            if count > 0 && Self::is_enough(count, *limit) {
+                // TIME over what one takes.
+                let in_time = TIME.as_nanos() * weight / (time * each.max(1) as u128);
+                let in_time = usize::try_from(in_time).unwrap_or(usize::MAX);
+                *limit = in_time.min(limit.saturating_mul(2)).clamp(FEWEST, MOST);
+            }
+        }
+    }
+}
 
 /// Dirty objects that wait for their turn.
 #[derive(Clone, Debug, Default)]
@@ -89,28 +153,22 @@ impl Planner {
     /// All is as desired after a start, which is one plan: until then others served. What follows
     /// is cut.
     pub(super) fn cut_from_now_on(&mut self) {
-        self.turn = self.turn.min(MOST);
+        if self.pace.is_unlimited() {
+            self.pace = Pace::of(MOST);
+        }
     }
 
-    /// Applying so many steps took so long. What deletions take says nothing of additions, which
-    /// they make slow.
+    /// Applying so many steps took so long.
     pub(super) fn pace(&mut self, steps: usize, time: Duration) {
         let added = std::mem::take(&mut self.added);
-        if self.turn > MOST {
+        if self.pace.is_unlimited() {
             return;
         }
-        // Of few, and of a part of a turn, something else took the time.
-        let is_enough = |count: usize| count.saturating_mul(2) >= self.turn.min(2 * FEWEST);
-        if is_enough(steps) {
-            let in_time = TIME.as_nanos() * steps as u128 / time.as_nanos().max(1);
-            let in_time = usize::try_from(in_time).unwrap_or(usize::MAX);
-            let most = self.turn.saturating_mul(1 + usize::from(is_enough(added)));
-            self.turn = in_time.min(most).clamp(FEWEST, MOST);
-        }
+        self.pace.follow(added, steps.saturating_sub(added), time);
         if added > 0 {
             self.deleted = 0;
         } else if self.deleted > MANY {
-            self.turn = self.turn.min(CAREFUL);
+            self.pace.additions = self.pace.additions.min(CAREFUL);
         }
     }
 
@@ -146,40 +204,48 @@ impl Planner {
         }
         let owns = |key: &VirtualServerKey| self.owns(key);
         let comparison = self.comparison(&owns);
+        // The number of the steps of a virtual server that weigh at most so much, and their weight,
+        // which is more if these are not all.
         let steps = |key: &VirtualServerKey, most: usize| {
-            comparison
-                .steps_of(*key)
-                .take(most.saturating_add(1))
-                .count()
+            let (mut count, mut weight) = (0, 0);
+            for (_, step) in comparison.steps_of(*key) {
+                weight += self.pace.weight(&step);
+                if weight > most {
+                    break;
+                }
+                count += 1;
+            }
+            (count, weight)
         };
         // Those that wait have half of their plan, however much is new.
         let reserved = if waiting.is_empty() || waiting.had_turn {
             0
         } else {
-            self.turn / 2
+            WEIGHT / 2
         };
-        let room = self.turn - reserved;
-        let (mut now, mut later, left) = self.divided(&due.virtual_servers, room, steps);
+        let room = WEIGHT - reserved;
+        let weight = |key: &VirtualServerKey| steps(key, WEIGHT).1;
+        let (mut now, mut later, left) = self.divided(&due.virtual_servers, room, weight);
         let mut left = left + reserved;
         later.retain(|key| !waiting.contains(key));
         let is_news = later.is_empty() && !now.is_empty() && waiting.had_turn;
         let (mut taken, mut part) = (0, None);
         let next = waiting.queue.iter().chain(&later);
         for key in next.take_while(|_| !is_news) {
-            let count = if now.contains(key) {
-                0
+            let (count, weight) = if now.contains(key) {
+                (0, 0)
             } else {
                 steps(key, left)
             };
-            if count > left {
-                part = Some((*key, left)).filter(|(_, left)| *left > 0);
+            if weight > left {
+                part = Some((*key, count)).filter(|(_, count)| *count > 0);
                 if part.is_some() {
                     taken += 1;
                     now.insert(*key);
                 }
                 break;
             }
-            left -= count;
+            left -= weight;
             taken += 1;
             now.insert(*key);
         }
@@ -296,51 +362,55 @@ impl Planner {
     /// Whether one plan may have all steps that these virtual servers need at most, which is less
     /// work than to count them exactly.
     fn is_within<'a>(&self, keys: impl Iterator<Item = &'a VirtualServerKey>) -> bool {
+        let (addition, other) = self.pace.weights();
         let most = |key: &VirtualServerKey| {
             let wanted = self.desired.virtual_server(key);
             match (wanted, self.believed.virtual_servers.get(key)) {
                 (None, None) => 0,
-                (Some(wanted), None) => 1 + wanted.real_servers.len(),
-                (None, Some(present)) => 1 + present.real_servers.len(),
+                (Some(wanted), None) => other + wanted.real_servers.len() * addition,
+                (None, Some(present)) => (1 + present.real_servers.len()) * other,
                 (Some(wanted), Some(present)) => {
                     let is_other = wanted.server != present.server;
                     let (wanted, present) = (&wanted.real_servers, &present.real_servers);
-                    let changed = wanted
-                        .iter()
-                        .filter(|(key, it)| present.get(*key) != Some(*it));
+                    let changed = wanted.iter().map(|(key, it)| match present.get(key) {
+                        None => addition,
+                        Some(present) if present != it => other,
+                        Some(_) => 0,
+                    });
                     let gone = present.keys().filter(|key| !wanted.contains_key(*key));
-                    usize::from(is_other) + changed.count() + gone.count()
+                    let others = usize::from(is_other) + gone.count();
+                    changed.sum::<usize>() + others * other
                 }
             }
         };
-        self.turn == usize::MAX || keys.map(most).sum::<usize>() <= self.turn
+        self.pace.is_unlimited() || keys.map(most).sum::<usize>() <= WEIGHT
     }
 
-    /// The virtual servers of this turn and of later ones, and how many steps more this turn may
-    /// have. Those that nobody wants come last: what takes their place comes first.
+    /// The virtual servers of this turn and of later ones, and how much more this turn may weigh.
+    /// Those that nobody wants come last: what takes their place comes first.
     fn divided(
         &self,
         keys: &BTreeSet<VirtualServerKey>,
         room: usize,
-        steps: impl Fn(&VirtualServerKey, usize) -> usize,
+        weight: impl Fn(&VirtualServerKey) -> usize,
     ) -> (BTreeSet<VirtualServerKey>, Vec<VirtualServerKey>, usize) {
         type Group = (usize, Vec<(VirtualServerKey, usize)>);
         let mut groups: BTreeMap<Option<&ServiceName>, Group> = BTreeMap::new();
         for key in keys {
             let owner = self.desired.claims().winner(key).map(|port| &port.service);
             let (sum, keys) = groups.entry(owner).or_default();
-            let steps = steps(key, self.turn);
-            *sum += steps;
-            keys.push((*key, steps));
+            let weight = weight(key);
+            *sum += weight;
+            keys.push((*key, weight));
         }
         let mut groups: Vec<_> = groups.into_iter().collect();
         groups.sort_by_key(|(owner, (sum, _))| (owner.is_none(), *sum));
         let (mut now, mut later, mut left) = (BTreeSet::new(), Vec::new(), room);
-        for (key, steps) in groups.into_iter().flat_map(|(_, (_, keys))| keys) {
+        for (key, weight) in groups.into_iter().flat_map(|(_, (_, keys))| keys) {
             // Nothing overtakes.
-            if steps == 0 || later.is_empty() && steps <= left {
+            if weight == 0 || later.is_empty() && weight <= left {
                 now.insert(key);
-                left -= steps;
+                left -= weight;
             } else {
                 later.push(key);
             }

@@ -40,7 +40,7 @@ fn served_at(net: &str, which: u8, ports: u16, endpoints: u8) -> EndpointSlice {
 fn proxy(turn: usize) -> Proxy {
     let nothing = tracker(vec![], vec![]);
     let mut proxy = Proxy::start(context(IpFamily::V4), nothing, State::default());
-    proxy.planner.turn = turn;
+    proxy.planner.pace = Pace::of(turn);
     proxy.sync();
     proxy
 }
@@ -209,7 +209,7 @@ fn slow_changes_make_plans_short_until_they_are_fast() {
     let mut after = |steps, time| {
         proxy.planner.added = steps;
         proxy.planner.took(steps, time);
-        proxy.planner.turn
+        proxy.planner.pace.additions
     };
     assert_eq!(after(5_000, ms(10)), 5_000, "there is a limit");
     assert_eq!(after(5_000, ms(1_000)), 500, "0.2 ms each");
@@ -230,7 +230,7 @@ fn deletions_do_not_say_how_fast_additions_are() {
     let mut after = |added, deleted| {
         (proxy.planner.added, proxy.planner.deleted) = (added, deleted);
         proxy.planner.took(40, Duration::from_millis(1));
-        proxy.planner.turn
+        proxy.planner.pace.additions
     };
     assert_eq!(after(0, 40), 40);
     assert_eq!(after(40, 0), 80);
@@ -239,6 +239,28 @@ fn deletions_do_not_say_how_fast_additions_are() {
     assert_eq!(after(0, 1_100), 100, "what was fast may be slow now");
     assert_eq!(after(40, 1_100), 200, "it is not");
     assert_eq!(after(0, 0), 200);
+}
+
+#[test]
+fn what_is_slow_to_add_is_not_slow_to_remove() {
+    let mut proxy = proxy(5_000);
+    let ms = Duration::from_millis;
+    changed(&mut proxy);
+    finish(&mut proxy);
+    (proxy.planner.added, proxy.planner.deleted) = (1_000, 0);
+    proxy.planner.took(1_000, ms(10_000));
+    (proxy.planner.added, proxy.planner.deleted) = (0, 3_000);
+    proxy.planner.took(1_000, ms(20));
+    assert_eq!(proxy.planner.pace.additions, 20, "there is a limit");
+    assert_eq!(proxy.planner.pace.others, 5_000);
+    proxy.take_in([Event::SliceApplied(served(1, 30, 0))]);
+    assert_eq!(lines(&proxy.planner.plan()).len(), 30 * 9);
+    finish(&mut proxy);
+    // Of both a part that takes as long as they do.
+    (proxy.planner.added, proxy.planner.deleted) = (20, 0);
+    proxy.planner.took(1_020, ms(200));
+    assert_eq!(proxy.planner.pace.additions, 20);
+    assert_eq!(proxy.planner.pace.others, 3_000);
 }
 
 #[test]
