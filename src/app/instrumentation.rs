@@ -78,6 +78,9 @@ pub(super) struct LoopObserver {
 /// After plans of this size, one large one or many small ones, what they freed is given back.
 const RELEASE_AFTER: usize = 1_000;
 
+/// So is what reading as many rules took.
+const RELEASE_AFTER_RULES: usize = 100_000;
+
 /// The last plan of each family. Rendered on request.
 #[derive(Debug, Default)]
 pub(super) struct LastPlans(Mutex<BTreeMap<IpFamily, LastPlan>>);
@@ -207,7 +210,10 @@ impl Observer for LoopObserver {
     }
 
     fn round(&self, round: &Round<'_>) {
-        if self.planned.load(Ordering::Relaxed) >= RELEASE_AFTER {
+        let read = round.rules.filter(|_| round.is_full);
+        let read = read.map_or(0, |((nat, _), (filter, _))| nat + filter);
+        let planned = self.planned.load(Ordering::Relaxed);
+        if planned >= RELEASE_AFTER || read >= RELEASE_AFTER_RULES {
             self.planned.store(0, Ordering::Relaxed);
             crate::memory::release();
         }

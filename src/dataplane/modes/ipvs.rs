@@ -336,7 +336,7 @@ impl ServerKernel for Dataplane {
             let state = match present {
                 Some(found) => Some(VirtualServerState {
                     server: wire::virtual_server(&found.service),
-                    real_servers: self.real_servers(&wire_key).map_err(failed)?,
+                    real_servers: self.real_servers(&wire_key).map_err(failed)?.into(),
                 }),
                 None => None,
             };

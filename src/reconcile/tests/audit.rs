@@ -97,12 +97,12 @@ fn audit_finds_foreign_servers_where_ours_belong() {
     let address = service("ns/web").cluster_ips[0];
     let unknown = tcp(&format!("{address}:81"));
     kernel.state.virtual_servers.insert(unknown, server.clone());
-    let servers = &mut kernel
+    let servers = kernel
         .state
         .virtual_servers
         .get_mut(&web())
         .unwrap()
-        .real_servers;
+        .real_servers_mut();
     let weight = *servers.values().next().unwrap();
     servers.insert(stray, weight);
     fixture.lock().kernel = kernel;
@@ -126,7 +126,10 @@ fn changes() -> Vec<(&'static str, Change)> {
         ),
         (
             "extra",
-            Box::new(move |servers| servers.extend([(rs("10.1.0.9:8080"), servers[&here])])),
+            Box::new(move |servers| {
+                let server = *servers.get(&here).unwrap();
+                servers.insert(rs("10.1.0.9:8080"), server);
+            }),
         ),
         (
             "weight",
@@ -154,7 +157,7 @@ fn audit_asks_only_about_real_servers_that_are_not_shown_as_believed() {
         {
             let mut node = fixture.lock();
             let servers = &mut node.kernel.state.virtual_servers;
-            change(&mut servers.get_mut(&web()).unwrap().real_servers);
+            change(servers.get_mut(&web()).unwrap().real_servers_mut());
         }
         assert_ne!(fixture.lock().kernel, wanted, "{what}");
         fixture.wait(Duration::from_secs(30));
@@ -180,7 +183,7 @@ fn audit_believes_the_answer_and_not_what_is_shown() {
 fn audit_asks_about_all_that_nothing_is_shown_of() {
     let web_as_it_is = |fixture: &Fixture| {
         let servers = &fixture.lock().kernel.state.virtual_servers;
-        Shown::Part(vec![(web(), servers[&web()].real_servers.clone())])
+        Shown::Part(vec![(web(), (*servers[&web()].real_servers).clone())])
     };
     for (shown, asked) in [(None, 101), (Some(()), 100)] {
         let mut fixture = Fixture::programmed();

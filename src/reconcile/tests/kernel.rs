@@ -220,7 +220,7 @@ impl ServerKernel for Shared {
             state.addresses.clear();
         }
         for server in state.virtual_servers.values_mut() {
-            server.real_servers.clear();
+            server.real_servers_mut().clear();
         }
         Ok(state)
     }
@@ -241,7 +241,7 @@ impl ServerKernel for Shared {
         let servers = &node.kernel.state.virtual_servers;
         let all = servers
             .iter()
-            .map(|(key, found)| Ok((*key, found.real_servers.clone())));
+            .map(|(key, found)| Ok((*key, (*found.real_servers).clone())));
         let glimpses: Vec<_> = match &node.shown {
             Shown::All => all.collect(),
             Shown::Nothing => return Err(broken()),
@@ -263,7 +263,11 @@ impl ServerKernel for Shared {
         }
         node.audited += keys.len();
         let servers = &node.kernel.state.virtual_servers;
-        let of = |key| servers.get(key).map(|server| server.real_servers.clone());
+        let of = |key| {
+            servers
+                .get(key)
+                .map(|server| (*server.real_servers).clone())
+        };
         Ok(keys
             .iter()
             .map(|key| (*key, of(key).unwrap_or_default()))

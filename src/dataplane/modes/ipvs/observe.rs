@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::{Dataplane, wire};
 use crate::dataplane::kernel::ObserveError;
@@ -34,7 +35,7 @@ impl Dataplane {
     pub(super) fn observe_servers(&mut self, family: IpFamily) -> Result<Servers, IpvsError> {
         let mut states = self.list_servers()?.remove(&family).unwrap_or_default();
         for (key, state) in &mut states {
-            state.real_servers = self.real_servers(&wire::service_key(key))?;
+            state.real_servers = self.real_servers(&wire::service_key(key))?.into();
         }
         Ok(states)
     }
@@ -60,7 +61,7 @@ impl Dataplane {
             };
             let state = VirtualServerState {
                 server: wire::virtual_server(&status.service),
-                real_servers: RealServers::new(),
+                real_servers: Arc::default(),
             };
             listed.entry(key.family()).or_default().insert(key, state);
         }

@@ -260,8 +260,8 @@ pub(super) fn proc_listing(
     if key.family() != family || !is_shown {
         return None;
     }
-    let mut real_servers = RealServers::new();
-    for found in &listed.destinations {
+    let listed = listed.destinations.iter();
+    let real_servers = listed.map(|found| {
         let forwarding = match found.forwarding {
             ListedForwarding::Masquerade => Forwarding::Masquerade,
             ListedForwarding::Local => Forwarding::Local,
@@ -279,9 +279,9 @@ pub(super) fn proc_listing(
             // The listing does not show them: with thresholds, belief never matches it.
             thresholds: Thresholds::default(),
         };
-        real_servers.insert(key, server);
-    }
-    Some((key, real_servers))
+        Some((key, server))
+    });
+    Some((key, real_servers.collect::<Option<RealServers>>()?))
 }
 
 pub(super) const fn wire_role(role: SyncRole) -> WireRole {
@@ -409,7 +409,8 @@ mod tests {
                 };
                 (rs(at), server)
             })
-            .into();
+            .into_iter()
+            .collect();
         assert_eq!(found, [(tcp("10.96.0.10:53"), servers)]);
     }
 

@@ -50,7 +50,7 @@ pub struct Desired {
     /// How many claimants of an address claim it as an external IP alone.
     lendable: BTreeMap<IpAddr, u32>,
     /// Addresses of real servers.
-    real_addresses: BTreeMap<IpAddr, u32>,
+    real_addresses: AddressCounts,
     /// Those of `addresses` that are real servers' and that nobody claims by a better right: not
     /// bound, or this node could not reach the server. Whoever may write slices must not take what
     /// the cluster or a load balancer gave.
@@ -182,12 +182,12 @@ impl Desired {
     ) {
         let (released, acquired) = (real_addresses(old), real_addresses(new));
         for address in acquired.difference(&released) {
-            if count_up(&mut self.real_addresses, *address) {
+            if self.real_addresses.count_up(*address) {
                 self.find_holder(*address, dirty);
             }
         }
         for address in released.difference(&acquired) {
-            if count_down(&mut self.real_addresses, address) {
+            if self.real_addresses.count_down(*address) {
                 self.find_holder(*address, dirty);
             }
         }
@@ -198,7 +198,7 @@ impl Desired {
         let claimed = self.addresses.get(&address);
         let is_held = claimed.is_some()
             && claimed == self.lendable.get(&address)
-            && self.real_addresses.contains_key(&address);
+            && self.real_addresses.contains(address);
         let is_news = if is_held {
             self.held.insert(address)
         } else {
@@ -429,6 +429,37 @@ fn real_addresses(port_objects: Option<&PortObjects>) -> BTreeSet<IpAddr> {
         }
     }
     addresses
+}
+
+/// How often each address occurs. There are as many as endpoints, and one takes less than half of
+/// what it would as a key that says its family.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct AddressCounts {
+    v4: BTreeMap<u32, u32>,
+    v6: BTreeMap<u128, u32>,
+}
+
+impl AddressCounts {
+    fn count_up(&mut self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => count_up(&mut self.v4, address.to_bits()),
+            IpAddr::V6(address) => count_up(&mut self.v6, address.to_bits()),
+        }
+    }
+
+    fn count_down(&mut self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => count_down(&mut self.v4, &address.to_bits()),
+            IpAddr::V6(address) => count_down(&mut self.v6, &address.to_bits()),
+        }
+    }
+
+    fn contains(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => self.v4.contains_key(&address.to_bits()),
+            IpAddr::V6(address) => self.v6.contains_key(&address.to_bits()),
+        }
+    }
 }
 
 /// Returns whether this is the first reference.

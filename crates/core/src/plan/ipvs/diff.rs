@@ -281,7 +281,7 @@ impl Comparison<'_> {
         });
         let keeps = wanted.is_none_or(|wanted| drains_beside(&vs, &wanted.server));
         let old = present.filter(|_| !is_gone).into_iter();
-        let old = old.flat_map(|present| &present.real_servers);
+        let old = old.flat_map(|present| present.real_servers.iter());
         let old = old.filter_map(move |(key, server)| {
             let is_wanted = wanted.is_some_and(|it| it.real_servers.contains_key(key));
             let step = match (is_wanted, keeps) {

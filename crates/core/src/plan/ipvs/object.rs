@@ -2,7 +2,6 @@
 //! PURE: the objects of the IPVS dataplane, in one form for both desired and observed state.
 //! Statistics are excluded.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -11,6 +10,7 @@ use serde::{Serialize, Serializer};
 
 use crate::model::ipvs_options::{Thresholds, Tunnel};
 use crate::model::{IpFamily, Protocol};
+use crate::plan::compact::CompactMap;
 use crate::plan::ipvs::mark;
 
 /// The identity of a virtual server (kernel: `ip_vs_svc_hashkey`).
@@ -186,7 +186,7 @@ pub struct RealServer {
 }
 
 /// The real servers of a virtual server.
-pub type RealServers = BTreeMap<RealServerKey, RealServer>;
+pub type RealServers = CompactMap<RealServerKey, RealServer>;
 
 /// Timeouts of IPVS connections in seconds; 0 keeps the kernel's (kernel: `ip_vs_timeout_user`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]

@@ -67,7 +67,7 @@ pub fn virtual_server(context: &Context) -> (VirtualServerKey, WantedServer) {
             netmask: family.host_prefix_len(),
         },
         right: Right::NodePort,
-        real_servers: Arc::new(RealServers::from([(itself(family), node)])),
+        real_servers: Arc::new(RealServers::from_iter([(itself(family), node)])),
         entries: Box::default(),
     };
     let mark = MarkRange::beside(context.masquerade_mark).pass();

@@ -257,6 +257,16 @@ impl Planner {
         self.draining.extend(drained);
     }
 
+    /// Keeps what the kernel has as wanted once.
+    fn share_real_servers(&mut self, vs: &VirtualServerKey) {
+        if let Some(wanted) = self.desired.virtual_server(vs)
+            && let Some(present) = self.believed.virtual_servers.get_mut(vs)
+            && present.real_servers == wanted.real_servers
+        {
+            present.real_servers = wanted.real_servers.clone();
+        }
+    }
+
     /// Updates what is derived from belief after belief has taken in a step.
     fn follow(&mut self, step: &Step, gone: &mut BTreeSet<VirtualServerKey>) {
         match step {
@@ -272,6 +282,7 @@ impl Planner {
             }
             Step::DeleteRealServer { vs, key } => {
                 self.draining.remove(&(*vs, *key));
+                self.share_real_servers(vs);
                 let left = self.believed.virtual_servers.get(vs);
                 let is_empty = left.is_some_and(|left| left.real_servers.is_empty());
                 if is_empty && self.desired.virtual_server(vs).is_none() {

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::plan::iptables;
 use crate::plan::ipvs::object::{
@@ -103,7 +104,15 @@ impl SetState {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VirtualServerState {
     pub server: VirtualServer,
-    pub real_servers: RealServers,
+    /// Shared with the desired state where both are equal: most of what a planner remembers.
+    pub real_servers: Arc<RealServers>,
+}
+
+impl VirtualServerState {
+    /// Its own from now on.
+    pub fn real_servers_mut(&mut self) -> &mut RealServers {
+        Arc::make_mut(&mut self.real_servers)
+    }
 }
 
 impl State {
@@ -159,7 +168,7 @@ impl State {
             Step::AddVirtualServer { key, server } => {
                 let state = VirtualServerState {
                     server: server.clone(),
-                    real_servers: RealServers::new(),
+                    real_servers: Arc::default(),
                 };
                 if self.virtual_servers.contains_key(key) {
                     return Err(Refusal::AlreadyExists);
@@ -173,19 +182,18 @@ impl State {
                 self.virtual_servers.remove(key).ok_or(Refusal::NotFound)?;
             }
             Step::AddRealServer { vs, key, server } => {
-                let servers = &mut self.virtual_server(vs)?.real_servers;
+                let servers = self.real_servers(vs)?;
                 if servers.contains_key(key) {
                     return Err(Refusal::AlreadyExists);
                 }
                 servers.insert(*key, *server);
             }
             Step::SetRealServer { vs, key, server } => {
-                let servers = &mut self.virtual_server(vs)?.real_servers;
+                let servers = self.real_servers(vs)?;
                 *servers.get_mut(key).ok_or(Refusal::NotFound)? = *server;
             }
             Step::DeleteRealServer { vs, key } => {
-                self.virtual_server(vs)?
-                    .real_servers
+                self.real_servers(vs)?
                     .remove(key)
                     .ok_or(Refusal::NotFound)?;
             }
@@ -268,6 +276,10 @@ impl State {
         key: &VirtualServerKey,
     ) -> Result<&mut VirtualServerState, Refusal> {
         self.virtual_servers.get_mut(key).ok_or(Refusal::NotFound)
+    }
+
+    fn real_servers(&mut self, key: &VirtualServerKey) -> Result<&mut RealServers, Refusal> {
+        Ok(self.virtual_server(key)?.real_servers_mut())
     }
 
     fn swap(&mut self, a: &SetName, b: &SetName) -> Result<(), Refusal> {

@@ -73,7 +73,7 @@ pub fn steps(
         if let Some(address) = vs.address() {
             addresses.remove(&address);
         }
-        for (key, server) in &state.real_servers {
+        for (key, server) in state.real_servers.iter() {
             let (vs, key) = (*vs, *key);
             if is_idle(key) {
                 plan.push(Phase::OldServers, Step::DeleteRealServer { vs, key });

@@ -152,6 +152,7 @@ impl crate::plan::Planner for Planner {
             self.find_set_aside();
         }
         for key in settled.virtual_servers {
+            self.share_real_servers(&key);
             let exists = self.believed.virtual_servers.contains_key(&key);
             if !exists
                 && !self.doubtful.contains(&key)
@@ -430,16 +431,16 @@ impl SlicedAudit for Planner {
 
     fn believes(&self, key: &VirtualServerKey, real_servers: &RealServers) -> bool {
         let believed = self.believed.virtual_servers.get(key);
-        believed.is_some_and(|believed| believed.real_servers == *real_servers)
+        believed.is_some_and(|believed| *believed.real_servers == *real_servers)
     }
 
     fn observed_real_servers(&mut self, observed: BTreeMap<VirtualServerKey, RealServers>) -> bool {
         let mut differs = false;
         for (key, real_servers) in observed {
             if let Some(believed) = self.believed.virtual_servers.get_mut(&key)
-                && believed.real_servers != real_servers
+                && *believed.real_servers != real_servers
             {
-                let before = std::mem::replace(&mut believed.real_servers, real_servers);
+                let before = std::mem::replace(&mut believed.real_servers, real_servers.into());
                 self.find_ramps_of(&key, Some(&before));
                 self.find_draining(&key);
                 self.dirty.virtual_servers.insert(key);
@@ -458,7 +459,7 @@ impl SlicedAudit for Planner {
                 Some(state) => self.believed.virtual_servers.insert(key, state),
                 None => self.believed.virtual_servers.remove(&key),
             };
-            self.find_ramps_of(&key, before.as_ref().map(|before| &before.real_servers));
+            self.find_ramps_of(&key, before.as_ref().map(|before| &*before.real_servers));
             self.find_draining(&key);
             self.dirty.virtual_servers.insert(key);
         }

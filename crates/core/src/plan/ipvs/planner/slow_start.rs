@@ -55,7 +55,7 @@ impl Planner {
         let mut found = Vec::new();
         for (vs, present) in &self.believed.virtual_servers {
             if self.desired.slow_start(vs).is_some() {
-                let before = before.get(vs).map(|before| &before.real_servers);
+                let before = before.get(vs).map(|before| &*before.real_servers);
                 let new = new_since(before, &present.real_servers);
                 found.extend(new.map(|(key, weight)| (*vs, key, weight)));
             }

@@ -415,7 +415,7 @@ fn drift_is_repaired_and_nothing_else() {
     state.virtual_servers.remove(&tcp("203.0.113.1:80"));
     let server = state.virtual_servers.get_mut(&tcp("10.96.0.1:80")).unwrap();
     server
-        .real_servers
+        .real_servers_mut()
         .get_mut(&rs("10.0.1.1:8080"))
         .unwrap()
         .weight = 7;

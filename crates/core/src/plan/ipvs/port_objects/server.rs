@@ -86,7 +86,7 @@ pub(super) fn of_direct(
     if !is_wanted || service_port.name.protocol != Protocol::Udp {
         return server;
     }
-    let mut servers = direct.into_iter().flatten();
+    let mut servers = direct.into_iter().flat_map(RealServers::iter);
     let translated = servers.find(|(_, server)| server.forwarding == Forwarding::Masquerade);
     let endpoint = translated.map(|(key, _)| key.address);
     if direct.is_some() && endpoint.is_none() {

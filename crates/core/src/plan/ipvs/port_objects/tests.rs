@@ -110,7 +110,7 @@ fn real_servers_have_weight_1_and_are_masqueraded() {
         forwarding: Forwarding::Masquerade,
         ..RealServer::default()
     };
-    assert_eq!(wanted.real_servers[&rs("10.0.1.1:8080")], server);
+    assert_eq!(wanted.real_servers.get(&rs("10.0.1.1:8080")), Some(&server));
     let server = VirtualServer {
         scheduler: "rr".into(),
         flags: 0,

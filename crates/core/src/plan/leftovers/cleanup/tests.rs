@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::*;
 use crate::model::testing::{endpoint, ip, service, slice, tracker};
@@ -73,7 +73,7 @@ fn server() -> VirtualServerState {
             timeout: 0,
             netmask: 32,
         },
-        real_servers: BTreeMap::default(),
+        real_servers: Arc::default(),
     }
 }
 

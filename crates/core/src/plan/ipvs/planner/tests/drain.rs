@@ -200,7 +200,7 @@ fn a_server_that_others_gave_weight_0_serves_again() {
     let state = &mut proxy.kernel.state;
     let server = state.virtual_servers.get_mut(&tcp("10.96.0.1:80")).unwrap();
     server
-        .real_servers
+        .real_servers_mut()
         .get_mut(&rs("10.0.1.1:8080"))
         .unwrap()
         .weight = 0;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Services whose external policy is Local have a second virtual server, selected by a mark.
 
+use std::sync::Arc;
+
 use super::*;
 use crate::plan::ipvs::mark::is_pass;
 use crate::plan::ipvs::object::{Forwarding, RealServer, VirtualServer};
@@ -120,12 +122,10 @@ fn marks_of_others_stay() {
             mark,
             family: IpFamily::V4,
         };
-        let real_servers = (0..servers)
-            .map(|_| (rs("192.0.2.1:80"), real_server))
-            .collect();
+        let real_servers = (0..servers).map(|_| (rs("192.0.2.1:80"), real_server));
         let state = VirtualServerState {
             server: server(),
-            real_servers,
+            real_servers: Arc::new(real_servers.collect()),
         };
         proxy.kernel.state.virtual_servers.insert(key, state);
     }

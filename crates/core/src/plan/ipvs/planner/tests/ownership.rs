@@ -25,7 +25,7 @@ fn present(real_servers: &[(&str, u32)]) -> VirtualServerState {
     };
     VirtualServerState {
         server,
-        real_servers,
+        real_servers: real_servers.into(),
     }
 }
 

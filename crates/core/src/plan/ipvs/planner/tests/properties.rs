@@ -162,7 +162,7 @@ fn holds_what_is_desired(proxy: &Proxy, foreign: &Foreign) {
         .collect();
     let wanted: Vec<_> = desired
         .virtual_servers()
-        .map(|(key, wanted)| (*key, wanted.server.clone(), (*wanted.real_servers).clone()))
+        .map(|(key, wanted)| (*key, wanted.server.clone(), wanted.real_servers.clone()))
         .collect();
     assert_eq!(present, wanted);
     let addresses: BTreeSet<_> = desired.addresses().copied().collect();

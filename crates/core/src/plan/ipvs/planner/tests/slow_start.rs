@@ -116,7 +116,7 @@ fn weights_set_by_others_are_put_right_at_once() {
             .state
             .virtual_servers
             .get_mut(&tcp("10.96.0.1:80"));
-        let servers = &mut vs.unwrap().real_servers;
+        let servers = vs.unwrap().real_servers_mut();
         servers.get_mut(&rs("10.0.1.2:8080")).unwrap().weight = weight;
         proxy.observe();
         proxy.sync();
@@ -131,7 +131,7 @@ fn weights_set_by_others_are_put_right_at_once() {
         .state
         .virtual_servers
         .get_mut(&tcp("10.96.0.1:80"));
-    let servers = &mut vs.unwrap().real_servers;
+    let servers = vs.unwrap().real_servers_mut();
     servers.get_mut(&rs("10.0.1.3:8080")).unwrap().weight = 10;
     proxy.observe();
     proxy.sync();

@@ -328,7 +328,7 @@ fn present(family: IpFamily, weights: &[u32]) -> VirtualServerState {
     });
     VirtualServerState {
         server: server("wlc", family),
-        real_servers: real_servers.collect(),
+        real_servers: Arc::new(real_servers.collect()),
     }
 }
 
@@ -434,11 +434,11 @@ pub(super) fn drift(state: &mut State, what: u8) {
         }
         1 => {
             if let Some((_, server)) = ours.next() {
-                server.real_servers.clear();
+                server.real_servers_mut().clear();
             }
         }
         2 => {
-            for server in ours.flat_map(|(_, server)| server.real_servers.values_mut()) {
+            for server in ours.flat_map(|(_, server)| server.real_servers_mut().values_mut()) {
                 server.weight = 0;
                 server.thresholds.upper = 1;
             }
