@@ -137,9 +137,9 @@ fn marks_with(binary: &Path, flags: &[&str]) -> Result<()> {
         for family in Family::ALL {
             let from = Host::Shell.address(family);
             let check = format!(
-                "OUTPUT -s {from} -m mark ! --mark {bits:#x}/{bits:#x} -m conntrack --ctstate NEW -j DROP"
+                "OUTPUT -s {from} -m mark ! --mark {bits:#x}/0xfff00f80 -m conntrack --ctstate NEW -j DROP"
             );
-            iptables(node, family, &format!("-A {check}"))?;
+            iptables(node, family, &format!("-I {check}"))?;
             for protocol in [Protocol::Tcp, Protocol::Udp] {
                 let to = At::Vip.address(&service, family, 80);
                 is_served(&lab, (Host::Shell, to), protocol, Host::Web3, Some(from))

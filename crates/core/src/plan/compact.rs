@@ -34,9 +34,10 @@ impl<K: Ord, V> CompactMap<K, V> {
     /// Returns the value that the key had.
     pub fn insert(&mut self, key: K, value: V) -> Option<V> {
         match self.find(&key) {
-            Ok(_) => self
-                .get_mut(&key)
-                .map(|present| std::mem::replace(present, value)),
+            Ok(index) => {
+                let (_, present) = self.0.get_mut(index)?;
+                Some(std::mem::replace(present, value))
+            }
             Err(index) => {
                 self.0.insert(index, (key, value));
                 None
