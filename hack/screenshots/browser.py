@@ -93,6 +93,18 @@ PAINT = """new Promise(done => {
 })"""
 
 
+# In a column that is too narrow every word takes lines of its own.
+HEIGHTS = """[...document.querySelectorAll("#services td")].map(cell => cell.getBoundingClientRect().height)"""
+
+
+def check_layout(tab, width, lines, failures):
+    tallest = tab.evaluate(f"Math.max(0, ...{HEIGHTS})")
+    wide = tab.evaluate("document.documentElement.scrollWidth")
+    print(f"at {width} px: the tallest row {tallest:.0f} px, the page {wide} px wide")
+    if tallest > 20 * lines + 8 or wide > width:
+        failures.append(f"the tables have no room at {width} px")
+
+
 def check(tab, address, out, name):
     failures = []
     size = {"width": 1280, "height": 860, "deviceScaleFactor": 1, "mobile": False}
@@ -106,6 +118,7 @@ def check(tab, address, out, name):
             tab.open(address)
             paints.append(tab.evaluate(PAINT))
         tab.picture(out / f"{name}-{scheme}.png")
+    check_layout(tab, size["width"], 2, failures)
     print(json.dumps(paints[-1]))
     median = sorted(paint["firstPaint"] for paint in paints)[len(paints) // 2]
     print(f"first contentful paint: {', '.join('%.0f' % paint['firstPaint'] for paint in paints)} ms")
@@ -133,6 +146,7 @@ def check(tab, address, out, name):
     tab.do("Emulation.setDeviceMetricsOverride", **(size | {"width": 480}))
     tab.open(address)
     tab.picture(out / f"{name}-narrow.png")
+    check_layout(tab, 480, 4, failures)
     return failures
 
 
