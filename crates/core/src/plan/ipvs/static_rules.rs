@@ -425,7 +425,6 @@ pub fn refusal(family: IpFamily) -> Rule {
     ))
 }
 
-/// Of a connection's mark and a packet's.
 /// Replaces the bits `of_connection` of the connection's mark by the bits `of_packet` of the
 /// packet's.
 fn save_mark(of_packet: u32, of_connection: u32) -> String {
