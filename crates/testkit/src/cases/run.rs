@@ -13,7 +13,7 @@ use libtest_mimic::{Failed, Trial};
 use super::{At, Backend, Case, Dataplane, Mode, Probe, Setup, Want, all, explained, loopback};
 use crate::manifests::ManifestDirectory;
 use crate::namespace::Namespace;
-use crate::proxy::{Invocation, Proxy, nothing_is_left};
+use crate::proxy::{Invocation, Proxy, metric, nothing_is_left};
 use crate::topology::{Family, Host, Topology};
 use crate::traffic::{Answer, HOST_PORT, Outcome, Patience, Protocol, Servers, ask, ping};
 
@@ -114,8 +114,18 @@ impl World {
 
     /// Makes the proxy run with a setup and with the Services of all of its cases.
     fn serve(&mut self, binary: &Path, setup: Setup) -> Result<()> {
-        if self.running.as_ref().is_some_and(|it| it.setup == setup) {
-            return Ok(());
+        if let Some(running) = &self.running {
+            // Its audits read with this kernel's programs what it wrote.
+            let drift = metric(self.topology.host(Host::Node), "kube_proxy_rs_drift_total")?;
+            ensure!(
+                drift == 0.0,
+                "drift with {:?}, where nobody else writes: {}",
+                running.setup,
+                running.proxy.log()
+            );
+            if running.setup == setup {
+                return Ok(());
+            }
         }
         ensure!(
             self.failed != Some(setup),
