@@ -26,6 +26,7 @@ mod drain;
 mod forwarding;
 mod limits;
 pub(super) mod missing;
+mod native;
 mod neighbours;
 pub(super) mod nftables;
 mod one_packet;
@@ -62,6 +63,7 @@ pub(super) fn trials_in_nftables(binary: &'static Path) -> Vec<Trial> {
             nftables::what_others_change_comes_back,
         ),
         scenario("cleanup_leaves_nothing", nftables::cleanup_leaves_nothing),
+        scenario("native_rules", native::beside_ours),
         scenario("marks_of_others", neighbours::marks_in_nftables),
         scenario("health_checks", neighbours::health_checks_in_nftables),
     ]
@@ -128,6 +130,10 @@ pub(super) fn trials(binary: &'static Path) -> Vec<Trial> {
             "ownership::addresses_of_others",
             ownership::addresses_of_others,
         ),
+        scenario(
+            "ownership::node_ports_of_any_range",
+            ownership::node_ports_of_any_range,
+        ),
         scenario("sets::outgrow_their_size", sets::outgrow_their_size),
         scenario("affinity::follows_endpoints", affinity::follows_endpoints),
         scenario(
@@ -153,6 +159,7 @@ pub(super) fn trials(binary: &'static Path) -> Vec<Trial> {
             "neighbours::refused_addresses",
             neighbours::refused_addresses,
         ),
+        scenario("neighbours::no_ipv6", neighbours::no_ipv6),
         scenario("neighbours::published_ports", neighbours::published_ports),
         scenario("neighbours::health_checks", neighbours::health_checks),
         scenario("clients::with_a_node_port", clients::with_a_node_port),

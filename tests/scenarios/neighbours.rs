@@ -8,14 +8,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Lab;
 use kpr_testkit::cases::At;
 use kpr_testkit::manifests::Service;
 use kpr_testkit::namespace::Namespace;
 use kpr_testkit::oracle;
-use kpr_testkit::proxy::{HEALTH_PORT, get, metric, series};
+use kpr_testkit::proxy::{HEALTH_PORT, METRICS_PORT, Proxy, get, metric, series};
 use kpr_testkit::topology::{Family, Host, cluster_ip};
 use kpr_testkit::traffic::{Outcome, Patience, Protocol, ask};
 use kpr_testkit::wait;
@@ -302,8 +302,15 @@ pub(super) fn refused_addresses(binary: &Path) -> Result<()> {
         };
         let is_right = of("IPv4") == Some(0.0) && of("IPv6").is_some_and(|count| count > 0.0);
         ensure!(is_right, "{refused:?}");
-        let health = get(node, HEALTH_PORT, "/livez")?;
-        ensure!(health.starts_with("HTTP/1.0 200"), "{health}");
+        for path in ["/livez", "/healthz"] {
+            let health = get(node, HEALTH_PORT, path)?;
+            ensure!(health.starts_with("HTTP/1.0 200"), "{path}: {health}");
+        }
+        let shown = shown_of(node, "default/web")?;
+        let object = format!("add address {} to kube-ipvs0: ", to(Family::V6).ip());
+        let error = shown["IPv6"]["error"]["message"].as_str();
+        let is_named = error.is_some_and(|error| error.starts_with(&object));
+        ensure!(is_named && shown["IPv4"]["error"].is_null(), "{shown}");
         Ok(())
     })?;
     let drift = metric(node, "kube_proxy_rs_drift_total")?;
@@ -313,8 +320,88 @@ pub(super) fn refused_addresses(binary: &Path) -> Result<()> {
     wait::until("nothing is set aside", || {
         let refused = metric(node, "kube_proxy_rs_refused_service_ports")?;
         ensure!(refused == 0.0, "{refused}\n{}", proxy.log());
+        let shown = shown_of(node, "default/web")?;
+        ensure!(shown["IPv6"]["error"].is_null(), "{shown}");
         Ok(())
     })
+}
+
+/// What `/state` shows of a Service, by family.
+fn shown_of(node: &Namespace, service: &str) -> Result<Value> {
+    let shown = state(node, &format!("?service={service}"))?;
+    Ok(shown["services"][service].clone())
+}
+
+/// What the proxy shows of itself.
+pub(super) fn state(node: &Namespace, query: &str) -> Result<Value> {
+    let answer = get(node, METRICS_PORT, &format!("/state{query}"))?;
+    let (_, body) = answer.split_once("\r\n\r\n").context("no HTTP")?;
+    serde_json::from_str(body).with_context(|| answer.clone())
+}
+
+/// IPv6 is off on the whole node: IPv4 is served, and nothing of it is a fault.
+pub(super) fn no_ipv6(binary: &Path) -> Result<()> {
+    let web = Service::new("web", 1, &[Host::Web1, Host::Web3]).exposed();
+    let late = Service::new("late", 2, &[Host::Web1, Host::Web3]).exposed();
+    let lab = Lab::new(binary, std::slice::from_ref(&web), &[RARE])?;
+    let node = lab.node();
+    node.sysctl(&[("net/ipv6/conf/all/disable_ipv6", "1")])?;
+    let mut proxy = Proxy::spawn(node, lab.invocation.command())?;
+    proxy.wait_until_synced_in(node, 1)?;
+    // A change has its families too.
+    lab.manifests.apply(&late)?;
+    let services = [web, late];
+    let mut wanted = oracle::wanted_virtual_servers(&services, "rr", &oracle::node_addresses());
+    wanted.retain(|(_, address), _| address.is_ipv4());
+    wait::until(
+        "the virtual servers of IPv4 are there, and no other",
+        || {
+            let found = oracle::virtual_servers(node)?;
+            let differences = oracle::differences(&wanted, &found);
+            ensure!(differences.is_empty(), "{}", differences.join("\n"));
+            Ok(())
+        },
+    )?;
+    for service in &services {
+        for (from, at) in [
+            (Host::Shell, At::ClusterIp),
+            (Host::Node, At::ClusterIp),
+            (Host::Client, At::NodePort),
+            (Host::Client, At::Vip),
+        ] {
+            let to = at.address(service, Family::V4, 80);
+            let outcome = ask(
+                lab.topology.host(from),
+                None,
+                to,
+                Protocol::Tcp,
+                Patience::Long,
+            )?;
+            let is_right = matches!(outcome, Outcome::Answered(_));
+            ensure!(is_right, "{from} to {to}: {outcome}");
+        }
+    }
+    let mut addresses = oracle::wanted_addresses(&services);
+    addresses.retain(IpAddr::is_ipv4);
+    let bound = oracle::bound_addresses(node)?;
+    ensure!(bound == addresses, "{bound:?}");
+    let rules = oracle::rules(node, Family::V6)?;
+    ensure!(
+        !rules.iter().any(|rule| rule.contains("KUBE-")),
+        "{rules:?}"
+    );
+    lab.nothing_to_do_soon()?;
+    let health = get(node, HEALTH_PORT, "/healthz")?;
+    ensure!(health.starts_with("HTTP/1.0 200"), "{health}");
+    proxy.wait_for_log(&["IPv6 is disabled in this kernel, serving IPv4 only"])?;
+    let log = proxy.log();
+    let mut lines = log.lines();
+    let fault = lines.find(|line| {
+        // It warns of other things on every node of a test.
+        line.contains(" ERROR ") || line.contains(" WARN ") && line.contains("IPv6")
+    });
+    ensure!(fault.is_none(), "{fault:?}");
+    Ok(())
 }
 
 /// portmap publishes port 80 of a pod on all local addresses, which those of Services are here.

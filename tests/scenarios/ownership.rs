@@ -11,13 +11,14 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::Lab;
+use super::neighbours::iptables;
 use kpr_testkit::cases::At;
 use kpr_testkit::manifests::{Endpoint, Service};
 use kpr_testkit::namespace::{Namespace, command};
 use kpr_testkit::oracle;
-use kpr_testkit::proxy::series;
+use kpr_testkit::proxy::{Proxy, ask_proxy, series};
 use kpr_testkit::topology::{Family, Host, external_ip};
-use kpr_testkit::traffic::{Outcome, Patience, Protocol, ask};
+use kpr_testkit::traffic::{Outcome, Patience, Protocol, Servers, ask};
 use kpr_testkit::wait;
 
 /// `ipvsadm -R` takes these lines, `ipvsadm -S -n` prints them.
@@ -55,6 +56,8 @@ COMMIT
 -A KUBE-ADMIN -m set --match-set KUBE-ADMIN dst,dst -j ACCEPT
 COMMIT
 ";
+
+const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
 
 fn feed(node: &Namespace, program: &str, arguments: &[&str], text: &str) -> Result<()> {
     let mut command = command(program);
@@ -161,22 +164,116 @@ pub(super) fn others_survive(binary: &Path) -> Result<()> {
     lab.nothing_to_do_soon()?;
     proxy.kill()?;
 
-    let mut cleanup = command(binary);
-    cleanup
-        .args(["--cleanup", "--ipvs-exclude-cidrs=172.21.0.10/32"])
-        .stdin(Stdio::null());
-    let output = node.enter(|| cleanup.output())??;
-    ensure!(
-        output.status.success(),
-        "--cleanup: {}\n{}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    );
+    clean_up(&lab, &["--ipvs-exclude-cidrs=172.21.0.10/32"])?;
     survived(node, "by --cleanup")?;
     let left = node.run("ipvsadm", &["-S", "-n"])?;
     let left = left.lines().filter(|line| line.starts_with("-A")).count();
     let foreign = VIRTUAL_SERVERS.iter().filter(|line| line.starts_with("-A"));
     ensure!(left == foreign.count(), "{left} virtual servers are left");
+    Ok(())
+}
+
+/// The proxy takes away what is its own.
+fn clean_up(lab: &Lab, flags: &[&str]) -> Result<()> {
+    let arguments = [&["--cleanup"][..], flags].concat();
+    let said = ask_proxy(lab.node(), &lab.invocation.binary, &arguments)?;
+    ensure!(said.code == Some(0), "{:?}: {}", said.code, said.errors);
+    Ok(())
+}
+
+/// A node port of a cluster that has a range of its own.
+const NODE_PORT: u16 = 20_080;
+/// What others have at the node's own address, the second at a port of the range that API servers
+/// have unless they are told another.
+const AT_THE_NODE: [&str; 4] = [
+    "-A -t 172.20.0.10:5000 -s rr",
+    "-a -t 172.20.0.10:5000 -r 192.0.2.2:80 -m -w 1",
+    "-A -t 172.20.0.10:30500 -s rr",
+    "-a -t 172.20.0.10:30500 -r 192.0.2.2:80 -m -w 1",
+];
+
+/// A node port whose Service went while nobody watched is the host's again, after a start and after
+/// `--cleanup`: known by the set that lists it, and where rules and sets are gone, by the range.
+pub(super) fn node_ports_of_any_range(binary: &Path) -> Result<()> {
+    node_port_is_given_back(binary, &[], false).context("by the set")?;
+    let range = ["--service-node-port-range=20000-22767"];
+    node_port_is_given_back(binary, &range, true).context("by the range")
+}
+
+fn node_port_is_given_back(binary: &Path, range: &[&str], lacks_sets: bool) -> Result<()> {
+    let mut web = Service::new("web", 1, &[Host::Web1, Host::Web3]).protocols(&PROTOCOLS);
+    for port in &mut web.ports {
+        port.node_port = Some(NODE_PORT);
+    }
+    // The connections of this test need not end first.
+    let flags = [&["--ipvs-drain-limit=1s"][..], range].concat();
+    let lab = Lab::new(binary, std::slice::from_ref(&web), &flags)?;
+    let node = lab.node();
+    feed(node, "ipvsadm", &["-R"], &(AT_THE_NODE.join("\n") + "\n"))?;
+    let is_answered = |by: &[Host], when: &str| {
+        wait::until(&format!("{by:?} answer at the node port {when}"), || {
+            for family in Family::ALL {
+                for protocol in PROTOCOLS {
+                    let to = SocketAddr::new(Host::Node.address(family), NODE_PORT);
+                    let client = lab.topology.host(Host::Client);
+                    let outcome = ask(client, None, to, protocol, Patience::Short)?;
+                    let is_right = matches!(&outcome, Outcome::Answered(answer)
+                        if by.iter().any(|host| host.name() == answer.by));
+                    ensure!(is_right, "{protocol} {to}: {outcome}");
+                }
+            }
+            Ok(())
+        })
+    };
+    let is_given_back = |when: &str| -> Result<()> {
+        wait::until(&format!("no virtual server has the port {when}"), || {
+            let saved = node.run("ipvsadm", &["-S", "-n"])?;
+            let at = format!(":{NODE_PORT} ");
+            ensure!(!saved.lines().any(|line| line.contains(&at)), "{saved}");
+            Ok(())
+        })?;
+        is_answered(&[Host::Node], when)?;
+        let saved = node.run("ipvsadm", &["-S", "-n"])?;
+        for wanted in AT_THE_NODE {
+            let is_there = saved.lines().any(|line| line.trim_end() == wanted);
+            ensure!(is_there, "lost {when}: {wanted}\n{saved}");
+        }
+        Ok(())
+    };
+    let stops = |proxy: Proxy| -> Result<()> {
+        proxy.kill()?;
+        if lacks_sets {
+            forget_rules_and_sets(node)?;
+        }
+        Ok(())
+    };
+    let proxy = lab.start()?;
+    is_answered(&[Host::Web1, Host::Web3], "at first")?;
+    stops(proxy)?;
+    lab.manifests.delete(&web)?;
+    // IPVS comes before it.
+    let _host = Servers::at([(Host::Node, node, NODE_PORT)])?;
+    let proxy = lab.start()?;
+    is_given_back("after a start").with_context(|| proxy.log())?;
+    lab.nothing_to_do_soon()?;
+    lab.manifests.apply(&web)?;
+    is_answered(&[Host::Web1, Host::Web3], "again")?;
+    stops(proxy)?;
+    clean_up(&lab, range)?;
+    is_given_back("after --cleanup")?;
+    let left = oracle::virtual_servers(node)?;
+    ensure!(left.len() == AT_THE_NODE.len() / 2, "{left:?}");
+    Ok(())
+}
+
+/// What an administrator does who starts from nothing, and forgets IPVS.
+fn forget_rules_and_sets(node: &Namespace) -> Result<()> {
+    for family in Family::ALL {
+        for table in ["nat", "filter", "mangle", "security"] {
+            iptables(node, family, &format!("-t {table} -F"))?;
+        }
+    }
+    node.run("ipset", &["destroy"])?;
     Ok(())
 }
 

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use crate::manifests::ManifestDirectory;
 use crate::namespace::{Namespace, command};
-use crate::topology::CLUSTER_CIDRS;
+use crate::topology::{CLUSTER_CIDRS, Family};
 use crate::{oracle, wait};
 
 pub const HEALTH_PORT: u16 = 10256;
@@ -116,6 +116,11 @@ impl Proxy {
 
     /// Waits until it says that the kernel is as the manifests want it.
     pub fn wait_until_synced(&mut self, node: &Namespace) -> Result<()> {
+        self.wait_until_synced_in(node, Family::ALL.len())
+    }
+
+    /// The same on a node that has so many families.
+    pub fn wait_until_synced_in(&mut self, node: &Namespace, families: usize) -> Result<()> {
         let synced = wait::until("the proxy is healthy", || {
             if let Some(status) = self.child.try_wait()? {
                 return Ok(Err(status));
@@ -124,7 +129,7 @@ impl Proxy {
             ensure!(health.starts_with("HTTP/1.0 200"), "it says {health}");
             // Healthy without any round means only that nothing has failed yet.
             let synced = series(node, "kubeproxy_sync_proxy_rules_last_timestamp_seconds")?;
-            ensure!(synced.len() == 2, "synced is {synced:?}");
+            ensure!(synced.len() == families, "synced is {synced:?}");
             Ok(Ok(()))
         });
         match synced {

@@ -13,6 +13,7 @@ use libtest_mimic::Trial;
 use crate::cases::run::failed;
 use crate::cases::{At, Dataplane};
 use crate::cni::Programs;
+use crate::kernel::{self, Kernel};
 use crate::manifests::{ManifestDirectory, Service};
 use crate::namespace::{Namespace, command};
 use crate::proxy::{self, Invocation, Proxy};
@@ -21,6 +22,7 @@ use crate::traffic::{Outcome, Patience, Protocol, Servers, ask};
 use crate::wait;
 
 mod addresses;
+mod firewalld;
 mod kube_router;
 mod plugins;
 
@@ -36,12 +38,19 @@ pub fn trials(dataplane: Dataplane, binary: &'static Path) -> Vec<Trial> {
         trial("plugins_first", plugins::first),
         trial("plugins_later", plugins::later),
         trial("policies", kube_router::policies),
+        trial("policies_later", kube_router::policies_later),
         trial("dns_cache", addresses::dns_cache),
         trial("moving_address", addresses::moving),
         trial("probes_from_balancer", addresses::probes_from_balancer),
     ];
-    if dataplane == Dataplane::Ipvs {
-        trials.push(trial("service_proxy", kube_router::service_proxy));
+    match dataplane {
+        // Its kernel has no nat in nftables.
+        Dataplane::Iptables(_) => trials.push(trial("firewalld", firewalld::translated)),
+        Dataplane::Ipvs => trials.extend([
+            trial("service_proxy", kube_router::service_proxy),
+            trial("from_service_proxy", kube_router::from_service_proxy),
+            trial("cleanup_config", kube_router::cleanup_config),
+        ]),
     }
     trials
 }
@@ -49,12 +58,13 @@ pub fn trials(dataplane: Dataplane, binary: &'static Path) -> Vec<Trial> {
 /// Where the kernel can translate addresses in nftables.
 pub fn trials_in_nftables(binary: &'static Path) -> Vec<Trial> {
     let trial = |name: &str, run: fn(&Path) -> Result<()>| {
-        let name = format!("nftables::published_ports{name}");
+        let name = format!("nftables::{name}");
         Trial::test(name, move || run(binary).map_err(failed))
     };
     vec![
-        trial("", plugins::published_by_nftables),
-        trial("_in_iptables", plugins::first_in_iptables),
+        trial("published_ports", plugins::published_by_nftables),
+        trial("published_ports_in_iptables", plugins::first_in_iptables),
+        trial("firewalld", firewalld::closed),
     ]
 }
 
@@ -132,6 +142,35 @@ impl Lab {
         let said = proxy::ask_proxy(self.node(), &self.invocation.binary, &["--cleanup"])?;
         ensure!(said.code == Some(0), "{:?}: {}", said.code, said.errors);
         Ok(())
+    }
+
+    /// What the kernel holds. Links of others that came again have other numbers, and link-local
+    /// addresses.
+    fn kernel(&self) -> Result<Kernel> {
+        let mut kernel = kernel::read(self.node())?;
+        if let Some(addresses) = kernel.get_mut("ip") {
+            addresses.retain(|line| !line.contains(" fe80:"));
+            for line in addresses {
+                if let Some((_, address)) = line.split_once(": ") {
+                    *line = address.to_owned();
+                }
+            }
+        }
+        Ok(kernel)
+    }
+
+    /// The kernel holds what it held before the proxy came.
+    fn is_as(&self, before: &Kernel) -> Result<()> {
+        let differences = kernel::differences(before, &self.kernel()?);
+        ensure!(differences.is_empty(), "{}", differences.join("\n"));
+        Ok(())
+    }
+
+    /// The proxy ends, and takes away what is its own and nothing else.
+    fn is_left_by(&self, proxy: Proxy, before: &Kernel) -> Result<()> {
+        proxy.terminate()?;
+        self.clean_up()?;
+        self.is_as(before)
     }
 
     /// Waits until all clients meet what they are to meet, with each protocol.

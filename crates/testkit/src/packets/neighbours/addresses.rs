@@ -68,6 +68,7 @@ pub(super) fn dns_cache(binary: &Path, dataplane: Dataplane) -> Result<()> {
     };
     // Before the proxy.
     let mut cache = start()?;
+    let before = lab.kernel()?;
     let mut proxy = lab.start()?;
     for round in 0..ROUNDS {
         lab.becomes("the cache answers", &probes(&[Host::Node], &[own]))?;
@@ -87,7 +88,9 @@ pub(super) fn dns_cache(binary: &Path, dataplane: Dataplane) -> Result<()> {
     lab.script("node-local-dns", &["down", a, b])?;
     lab.becomes("at the end", &probes(&[Host::Web1], &[service]))?;
     lab.is_settled()?;
-    is_quiet(&proxy.log(), &service.ip().to_string())
+    is_quiet(&proxy.log(), &service.ip().to_string())?;
+    let _cache = start()?;
+    lab.is_left_by(proxy, &before)
 }
 
 /// A change is said once, not at each look.
@@ -140,6 +143,7 @@ pub(super) fn moving(binary: &Path, dataplane: Dataplane) -> Result<()> {
     let before = routes()?;
     // Before the proxy.
     change("add", &lengths(0))?;
+    let with_address = lab.kernel()?;
     let mut proxy = lab.start()?;
     for round in 0..ROUNDS {
         is_at(&["eth0"])?;
@@ -156,7 +160,8 @@ pub(super) fn moving(binary: &Path, dataplane: Dataplane) -> Result<()> {
     is_at(&["eth0"])?;
     lab.is_settled()?;
     let vip = load_balancer_vip(Family::V4, 1).to_string();
-    is_quiet(&proxy.log(), &vip)
+    is_quiet(&proxy.log(), &vip)?;
+    lab.is_left_by(proxy, &with_address)
 }
 
 /// A balancer that probes node ports with its own address as source. Where that address is on
