@@ -70,7 +70,9 @@ fn answer(testbed: &Testbed, object: &str, keeps: bool) -> Result<(), String> {
     let dry_run = if keeps { "none" } else { "server" };
     let dry_run = format!("--dry-run={dry_run}");
     let arguments = ["apply", "--as=tenant", &dry_run, "-f", "-"];
-    let output = testbed.kubectl_as("admin", &arguments, object);
+    // Older versions of kubectl take what begins with a brace for JSON.
+    let object = format!("---\n{object}");
+    let output = testbed.kubectl_as("admin", &arguments, &object);
     if output.status.success() {
         return Ok(());
     }
