@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use kpr_testkit::manifests::{ManifestDirectory, Service};
 use kpr_testkit::namespace::{Namespace, command};
-use kpr_testkit::proxy::{Invocation, METRICS_PORT, Proxy, get, metric, series};
+use kpr_testkit::proxy::{Invocation, Proxy, metric, series, state};
 use kpr_testkit::topology::{Family, Host};
 use kpr_testkit::wait;
 
@@ -257,9 +257,7 @@ impl Node {
 
     /// What the proxy shows of itself.
     pub(crate) fn state(&self, query: &str) -> Result<Value> {
-        let answer = get(&self.namespace, METRICS_PORT, &format!("/state{query}"))?;
-        let (_, body) = answer.split_once("\r\n\r\n").context("no HTTP")?;
-        serde_json::from_str(body).with_context(|| answer.clone())
+        state(&self.namespace, query)
     }
 
     /// Waits until a series is one or more: what it counts may be logged or seen before it is

@@ -8,24 +8,18 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 
 use super::Lab;
-use super::neighbours::state;
-use kpr_testkit::cases::At;
 use kpr_testkit::manifests::Service;
+use kpr_testkit::native::NatTable;
 use kpr_testkit::oracle;
+use kpr_testkit::packets::answers;
+use kpr_testkit::proxy::state;
 use kpr_testkit::topology::{Family, Host};
-use kpr_testkit::traffic::{Outcome, Patience, Protocol, ask};
+use kpr_testkit::traffic::Patience;
 use kpr_testkit::wait;
 
 const IN_IPTABLES: &str = "--ipvs-rules=iptables";
 /// What others change is noticed, not found by chance.
 const RARE: &str = "--ipvs-sync-period=1h";
-
-/// As Tailscale and Calico have them: in a chain of its own, and in one of the kernel's.
-const NATIVE: [&str; 3] = [
-    "add chain ip nat ts-postrouting",
-    "add rule ip nat ts-postrouting numgen random mod 2 0 counter masquerade",
-    "insert rule ip nat POSTROUTING numgen random mod 2 0 counter jump ts-postrouting",
-];
 
 /// The jumps of ours in `nat`, and the chains that they lead to.
 const JUMPS: [(&str, &str); 3] = [
@@ -35,53 +29,8 @@ const JUMPS: [(&str, &str); 3] = [
 ];
 
 impl Lab {
-    fn nft(&self, words: &str) -> Result<String> {
-        let words: Vec<&str> = words.split(' ').collect();
-        self.node().run("nft", &words)
-    }
-
-    fn is_hidden(&self, wanted: bool) -> Result<()> {
-        let text = self.node().run("iptables-nft-save", &["-t", "nat"])?;
-        ensure!(text.contains("is incompatible") == wanted, "{text}");
-        Ok(())
-    }
-
-    /// The other program comes.
-    fn hide(&self) -> Result<()> {
-        for command in NATIVE {
-            self.nft(command)?;
-        }
-        self.is_hidden(true)
-    }
-
-    /// It goes.
-    fn reveal(&self) -> Result<()> {
-        for handle in self.handles("POSTROUTING", "jump ts-postrouting")? {
-            self.nft(&format!("delete rule ip nat POSTROUTING handle {handle}"))?;
-        }
-        self.nft("flush chain ip nat ts-postrouting")?;
-        self.nft("delete chain ip nat ts-postrouting")?;
-        self.is_hidden(false)
-    }
-
-    /// The handles of rules of a chain that contain a text.
-    fn handles(&self, chain: &str, text: &str) -> Result<Vec<String>> {
-        let listed = self.nft(&format!("-a list chain ip nat {chain}"))?;
-        // Not the lines of table and chain.
-        let rules = listed
-            .lines()
-            .filter(|line| line.contains(text) && !line.contains("{ # handle "));
-        let handle = |line: &str| Some(line.rsplit_once("# handle ")?.1.trim().to_owned());
-        Ok(rules.filter_map(handle).collect())
-    }
-
-    /// Waits for so many rules with a text in a chain of `nat`.
-    fn has(&self, chain: &str, text: &str, count: usize) -> Result<()> {
-        wait::until(&format!("{chain} has {text:?} {count} times"), || {
-            let found = self.handles(chain, text)?.len();
-            ensure!(count == found, "it has it {found} times");
-            Ok(())
-        })
+    fn nat(&self) -> NatTable<'_> {
+        NatTable(self.node())
     }
 
     /// All rules of IPv4, without the order of chains, which is that of their making.
@@ -95,20 +44,7 @@ impl Lab {
     fn serves(&self, services: &[Service], when: &str) -> Result<()> {
         wait::until(&format!("it serves {when}"), || {
             for service in services {
-                for family in Family::ALL {
-                    for (from, at) in [
-                        (Host::Shell, At::ClusterIp),
-                        (Host::Node, At::ClusterIp),
-                        (Host::Client, At::NodePort),
-                        (Host::Client, At::Vip),
-                    ] {
-                        let to = at.address(service, family, 80);
-                        let host = self.topology.host(from);
-                        let outcome = ask(host, None, to, Protocol::Tcp, Patience::Short)?;
-                        let is_right = matches!(outcome, Outcome::Answered(_));
-                        ensure!(is_right, "{from} to {to}: {outcome}");
-                    }
-                }
+                answers(&self.topology, service, &Family::ALL, Patience::Short)?;
             }
             Ok(())
         })
@@ -116,14 +52,12 @@ impl Lab {
 
     /// What others do to chains and jumps of ours is repaired.
     fn is_repaired(&self) -> Result<()> {
-        self.nft("flush chain ip nat KUBE-MARK-MASQ")?;
-        self.has("KUBE-MARK-MASQ", "", 1)?;
+        self.nat().nft("flush chain ip nat KUBE-MARK-MASQ")?;
+        self.nat().has("KUBE-MARK-MASQ", "", 1..=1)?;
         for (chain, target) in JUMPS {
             let jump = format!("jump {target}");
-            for handle in self.handles(chain, &jump)? {
-                self.nft(&format!("delete rule ip nat {chain} handle {handle}"))?;
-            }
-            self.has(chain, &jump, 1)?;
+            self.nat().delete(chain, &jump)?;
+            self.nat().has(chain, &jump, 1..=1)?;
         }
         wait::until("the state names the table", || {
             let shown = state(self.node(), "?limit=1")?;
@@ -142,7 +76,7 @@ pub(super) fn beside_ours(binary: &Path) -> Result<()> {
     let proxy = lab.start()?;
     lab.settles_at(std::slice::from_ref(&web), "rr")?;
     let wanted = lab.sorted_rules()?;
-    lab.hide()?;
+    lab.nat().hide()?;
     lab.is_repaired()?;
     let warned = "table has nft rules that iptables cannot list";
     proxy.wait_for_log(&["WARN", "IPv4", "nat", warned])?;
@@ -153,14 +87,14 @@ pub(super) fn beside_ours(binary: &Path) -> Result<()> {
 
     proxy.terminate()?;
     // Written while nobody can read it.
-    lab.nft("flush chain ip nat KUBE-SERVICES")?;
+    lab.nat().nft("flush chain ip nat KUBE-SERVICES")?;
     let proxy = lab.start()?;
     lab.serves(&services, "after a restart")?;
     for (chain, target) in JUMPS {
-        lab.has(chain, &format!("jump {target}"), 1)?;
+        lab.nat().has(chain, &format!("jump {target}"), 1..=1)?;
     }
     lab.is_repaired()?;
-    lab.reveal()?;
+    lab.nat().reveal()?;
     let found = lab.sorted_rules()?;
     let [lost, more] = [(&wanted, &found), (&found, &wanted)].map(|(these, those)| {
         let those: BTreeSet<_> = those.iter().collect();

@@ -15,7 +15,8 @@ use kpr_testkit::cases::At;
 use kpr_testkit::manifests::Service;
 use kpr_testkit::namespace::Namespace;
 use kpr_testkit::oracle;
-use kpr_testkit::proxy::{HEALTH_PORT, METRICS_PORT, Proxy, get, metric, series};
+use kpr_testkit::packets::answers;
+use kpr_testkit::proxy::{HEALTH_PORT, Proxy, get, metric, series, state};
 use kpr_testkit::topology::{Family, Host, cluster_ip};
 use kpr_testkit::traffic::{Outcome, Patience, Protocol, ask};
 use kpr_testkit::wait;
@@ -332,13 +333,6 @@ fn shown_of(node: &Namespace, service: &str) -> Result<Value> {
     Ok(shown["services"][service].clone())
 }
 
-/// What the proxy shows of itself.
-pub(super) fn state(node: &Namespace, query: &str) -> Result<Value> {
-    let answer = get(node, METRICS_PORT, &format!("/state{query}"))?;
-    let (_, body) = answer.split_once("\r\n\r\n").context("no HTTP")?;
-    serde_json::from_str(body).with_context(|| answer.clone())
-}
-
 /// IPv6 is off on the whole node: IPv4 is served, and nothing of it is a fault.
 pub(super) fn no_ipv6(binary: &Path) -> Result<()> {
     let web = Service::new("web", 1, &[Host::Web1, Host::Web3]).exposed();
@@ -363,23 +357,7 @@ pub(super) fn no_ipv6(binary: &Path) -> Result<()> {
         },
     )?;
     for service in &services {
-        for (from, at) in [
-            (Host::Shell, At::ClusterIp),
-            (Host::Node, At::ClusterIp),
-            (Host::Client, At::NodePort),
-            (Host::Client, At::Vip),
-        ] {
-            let to = at.address(service, Family::V4, 80);
-            let outcome = ask(
-                lab.topology.host(from),
-                None,
-                to,
-                Protocol::Tcp,
-                Patience::Long,
-            )?;
-            let is_right = matches!(outcome, Outcome::Answered(_));
-            ensure!(is_right, "{from} to {to}: {outcome}");
-        }
+        answers(&lab.topology, service, &[Family::V4], Patience::Long)?;
     }
     let mut addresses = oracle::wanted_addresses(&services);
     addresses.retain(IpAddr::is_ipv4);

@@ -31,6 +31,7 @@ pub mod load;
 pub mod machine;
 pub mod manifests;
 pub mod namespace;
+pub mod native;
 pub mod neighbours;
 pub mod oracle;
 pub mod packets;

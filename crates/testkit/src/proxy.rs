@@ -11,6 +11,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::manifests::ManifestDirectory;
@@ -260,6 +261,13 @@ pub fn metrics(node: &Namespace) -> Result<String> {
     let answer = get(node, METRICS_PORT, "/metrics")?;
     ensure!(answer.starts_with("HTTP/1.0 200"), "/metrics says {answer}");
     Ok(answer)
+}
+
+/// What the proxy shows of itself.
+pub fn state(node: &Namespace, query: &str) -> Result<Value> {
+    let answer = get(node, METRICS_PORT, &format!("/state{query}"))?;
+    let (_, body) = answer.split_once("\r\n\r\n").context("no HTTP")?;
+    serde_json::from_str(body).with_context(|| answer.clone())
 }
 
 /// The series of a metric.

@@ -3,16 +3,16 @@
 
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 
-use crate::cases::At;
 use crate::few_rights;
 use crate::kernel;
 use crate::manifests::{ManifestDirectory, Service};
 use crate::namespace::command;
+use crate::packets::answers;
 use crate::proxy::{Invocation, Proxy};
 use crate::topology::{Family, Host, Topology};
-use crate::traffic::{Outcome, Patience, Protocol, Servers, ask};
+use crate::traffic::{Patience, Protocol, Servers};
 
 /// Kernel settings are written by `--init-only`; then the proxy serves, and cleans up, without the
 /// right to.
@@ -36,22 +36,7 @@ pub(super) fn are_enough_in_ipvs_mode(binary: &Path) -> Result<()> {
         .with(&flags);
     let mut proxy = Proxy::spawn(node, few_rights::command(&ours.command()))?;
     proxy.wait_until_synced(node)?;
-    for family in Family::ALL {
-        for (from, at) in [
-            (Host::Shell, At::ClusterIp),
-            (Host::Node, At::ClusterIp),
-            (Host::Client, At::NodePort),
-            (Host::Client, At::Vip),
-        ] {
-            let to = at.address(&web, family, 80);
-            let met = ask(topology.host(from), None, to, Protocol::Tcp, Patience::Long)?;
-            ensure!(
-                matches!(met, Outcome::Answered(_)),
-                "{from} at {to}: {met}\n{}",
-                proxy.log()
-            );
-        }
-    }
+    answers(&topology, &web, &Family::ALL, Patience::Long).with_context(|| proxy.log())?;
     let (_, log) = proxy.terminate()?;
     few_rights::has_no_complaints(&log)?;
 
