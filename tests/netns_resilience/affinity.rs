@@ -3,7 +3,9 @@
 //! is another one. Clients, endpoints and proxy share one namespace; packets go over `lo`.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -12,6 +14,7 @@ use serde_json::json;
 use super::node::Node;
 use kpr_testkit::cases::At;
 use kpr_testkit::manifests::Service;
+use kpr_testkit::namespace::command;
 use kpr_testkit::topology::{Family, Host};
 use kpr_testkit::traffic::Protocol;
 use kpr_testkit::wait;
@@ -178,6 +181,38 @@ pub(crate) fn thousands_of_clients_stay(node: &Node) -> Result<()> {
         Ok(())
     })?;
     drop(proxy);
+    Ok(())
+}
+
+/// The kernel swaps no set that somebody lists. With a pager behind it `ipset list` takes its time.
+pub(crate) fn a_list_holds_up_no_timeout(node: &Node) -> Result<()> {
+    const CLIENTS: usize = 6_000;
+    node.manifests.apply(&sticky())?;
+    let proxy = node.start()?;
+    let pods = Pods::new(node, Family::V4)?;
+    let met = pods.meet(node, Family::V4, CLIENTS)?;
+    let mut list = command("ipset");
+    list.arg("list").stdout(Stdio::piped());
+    // Nobody reads, and the pipe has room for a part.
+    let mut list = node.namespace.enter(|| list.spawn())??;
+    wait::until("it waits for its reader", || {
+        let state = fs::read_to_string(format!("/proc/{}/wchan", list.id()))?;
+        ensure!(state.contains("pipe_write"), "{state}");
+        Ok(())
+    })?;
+    let mut longer = sticky();
+    longer.spec["sessionAffinityConfig"]["clientIP"]["timeoutSeconds"] = json!(7_200);
+    node.manifests.apply(&longer)?;
+    proxy.wait_for_log(&["EBUSY"])?;
+    drop(list.stdout.take());
+    list.wait()?;
+    wait::until("the sets have the time-out", || {
+        let listed = node.namespace.run("ipset", &["list"])?;
+        ensure!(listed.matches(" timeout 7200 ").count() == 6, "{listed}");
+        Ok(())
+    })?;
+    let moved = moved(&met, &pods.meet(node, Family::V4, CLIENTS)?);
+    ensure!(moved == 0, "{moved} have moved");
     Ok(())
 }
 

@@ -56,8 +56,15 @@ const SCENARIOS: [Scenario; 14] = [
 ];
 
 /// With one.
-const SINGLE: [(Backend, Scenario); 19] = [
+const SINGLE: [(Backend, Scenario); 20] = [
     (Backend::Legacy, ("failure::held_lock", failure::held_lock)),
+    (
+        Backend::Legacy,
+        (
+            "affinity::a_list_holds_up_no_timeout",
+            affinity::a_list_holds_up_no_timeout,
+        ),
+    ),
     (
         Backend::Nft,
         ("start::nothing_installed", start::nothing_installed),

@@ -189,7 +189,7 @@ impl crate::plan::Planner for Planner {
             // Chains of Service ports were written, but not the dispatch to them.
             Search::Searching(_) => {
                 let ChainChanges { edits, in_use, .. } = self.changes();
-                edits.is_empty() && self.set_steps(&in_use).is_empty()
+                edits.is_empty() && !self.lacks_sets(&in_use)
             }
         };
         if is_over {

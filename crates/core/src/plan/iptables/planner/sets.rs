@@ -4,13 +4,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Isolation, Planner};
+use super::{Isolation, Planner, is_transient};
 use crate::model::ServicePortName;
 use crate::plan::iptables::affinity::{AffinitySet, SetState, chain_of, name_of};
 use crate::plan::iptables::port_rules::PortRules;
 use crate::plan::iptables::step::Step;
 use crate::plan::ipvs::set::SetName;
-use crate::plan::report::Outcome;
+use crate::plan::report::{FailureKind, Outcome};
 use crate::plan::ruleset::{ChainId, Table};
 
 /// Sets that the kernel refused.
@@ -20,6 +20,8 @@ pub(super) struct RefusedSets {
     by_port: BTreeMap<ServicePortName, Vec<AffinitySet>>,
     /// Those that could not be destroyed: foreign rules name them.
     stuck: BTreeSet<SetName>,
+    /// Those that could not be remade: they serve as they are.
+    stale: BTreeSet<SetName>,
     /// One was refused by the last plan.
     is_news: bool,
 }
@@ -35,13 +37,14 @@ impl RefusedSets {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.by_port.is_empty()
+        self.by_port.is_empty() && self.stale.is_empty()
     }
 
     /// Whether the kernel refused this step before.
     pub(super) fn contains(&self, step: &Step) -> bool {
         match step {
             Step::CreateSet { is_needed, .. } => !is_needed,
+            Step::RemakeSet(set) => self.stale.contains(&set.set),
             Step::DestroySet { set } => self.stuck.contains(set),
             _ => false,
         }
@@ -53,12 +56,6 @@ impl RefusedSets {
 pub(super) struct SetSteps {
     pub(super) before: Vec<Step>,
     pub(super) after: Vec<Step>,
-}
-
-impl SetSteps {
-    pub(super) const fn is_empty(&self) -> bool {
-        self.before.is_empty() && self.after.is_empty()
-    }
 }
 
 impl Planner {
@@ -123,6 +120,13 @@ impl Planner {
         steps
     }
 
+    /// Whether steps about sets are left that the kernel has not refused.
+    pub(super) fn lacks_sets(&self, in_use: &BTreeSet<ChainId>) -> bool {
+        let SetSteps { before, after } = self.set_steps(in_use);
+        let mut steps = before.iter().chain(&after);
+        steps.any(|step| !self.refused_sets.contains(step))
+    }
+
     /// Takes in the outcome of a step about a set. Returns whether all went as it should; what is
     /// refused without harm does.
     pub(super) fn report_set(&mut self, step: &Step, outcome: &Outcome) -> bool {
@@ -137,16 +141,25 @@ impl Planner {
             (Step::CreateSet { is_needed, .. }, Outcome::Failed(_)) => return !is_needed,
             (Step::RemakeSet(set), Outcome::Done) => {
                 let name = set.set.clone();
+                self.refused_sets.stale.remove(&name);
                 self.believed.sets.insert(name, SetState::from(set));
+            }
+            (Step::RemakeSet(set), Outcome::Failed(failure)) => {
+                // Sets cannot be swapped while anybody lists one of them.
+                if failure.kind == FailureKind::Busy || is_transient(failure.kind) {
+                    return false;
+                }
+                self.refused_sets.stale.insert(set.set.clone());
             }
             (Step::DestroySet { set }, Outcome::Done) => {
                 self.believed.sets.remove(set);
                 self.refused_sets.stuck.remove(set);
+                self.refused_sets.stale.remove(set);
             }
             (Step::DestroySet { set }, Outcome::Failed(_)) => {
                 self.refused_sets.stuck.insert(set.clone());
             }
-            (Step::CreateSet { .. }, Outcome::NotTried) => return false,
+            (Step::CreateSet { .. } | Step::RemakeSet(_), Outcome::NotTried) => return false,
             _ => {}
         }
         true

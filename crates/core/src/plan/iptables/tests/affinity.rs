@@ -122,6 +122,78 @@ fn another_timeout_keeps_clients() {
     assert_eq!(found.len(), 2);
 }
 
+/// Sets cannot be swapped while somebody lists one of them.
+#[test]
+fn a_set_that_somebody_lists_gets_its_timeout_later() {
+    let mut proxy = start(context(IpFamily::V4));
+    proxy.sync();
+    proxy.take_in([Event::ServiceApplied(
+        service("ns/web").port(80).affinity(60),
+    )]);
+    let mut is_first = true;
+    proxy.try_sync(|_| std::mem::take(&mut is_first).then_some(Fault::Refused));
+    assert!(proxy.planner.is_pending());
+    proxy.sync();
+    let found = timeouts(&proxy.kernel.state);
+    assert!(found.iter().all(|(_, timeout)| *timeout == Some(60)));
+}
+
+#[test]
+fn a_timeout_that_the_kernel_refuses_is_tried_again_in_audits() {
+    let mut proxy = start(context(IpFamily::V4));
+    proxy.sync();
+    proxy.take_in([Event::ServiceApplied(
+        service("ns/web").port(80).affinity(60),
+    )]);
+    let first = set(ADDRESSES[0]);
+    let refused = |step: &Step| {
+        let is_it = matches!(step, Step::RemakeSet(set) if set.set.as_str() == first);
+        is_it.then_some(Fault::Unsupported)
+    };
+    proxy.try_sync(refused);
+    assert!(!proxy.planner.is_pending(), "the old time-out serves");
+    let settings = proxy.kernel.state.settings.clone();
+    proxy.planner.observed_settings(settings);
+    let plan = proxy.planner.plan();
+    assert_eq!(plan.len(), 1, "{plan}");
+    assert!(plan.steps().all(|step| proxy.planner.is_set_aside(step)));
+    proxy.sync();
+    let found = timeouts(&proxy.kernel.state);
+    assert!(found.iter().all(|(_, timeout)| *timeout == Some(60)));
+}
+
+/// The search for what was rejected ends although sets stay refused.
+#[test]
+fn refused_sets_beside_rejected_rules_hold_up_nothing() {
+    let mut proxy = start(context(IpFamily::V4));
+    let faults = |step: &Step| match step {
+        Step::CreateSet { .. } => Some(Fault::Unsupported),
+        Step::EditRules(rules) => {
+            let names_it = |edit: &Edit| match edit {
+                Edit::Replace { rules, .. } => rules
+                    .iter()
+                    .any(|rule| rule.to_string().contains("10.1.0.66")),
+                _ => false,
+            };
+            rules
+                .edits
+                .iter()
+                .any(names_it)
+                .then_some(Fault::Unsupported)
+        }
+        _ => None,
+    };
+    let bad = service("ns/bad").cluster_ips(&["10.96.0.66"]).port(80);
+    let pods = slice("ns/bad", "b", vec![endpoint("10.1.0.66")]).port(8080);
+    proxy.take_in([Event::ServiceApplied(bad), Event::SliceApplied(pods)]);
+    for _ in 0..40 {
+        proxy.try_sync(faults);
+    }
+    assert!(!proxy.planner.is_pending());
+    assert_eq!(matches(&proxy), ["-m recent"].into());
+    assert_eq!(proxy.planner.set_aside().len(), 1);
+}
+
 #[test]
 fn sets_of_rules_are_adopted_and_others_are_out_of_date() {
     let mut before = start(context(IpFamily::V4));
