@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# ipset 7.17 (Debian 12) on Linux 6.18: an `ipset list` whose output nobody reads (a pager, a slow terminal, `ssh`) holds
-# the set in whose middle it stopped, for as long as it waits: `swap` and `destroy` of it are refused with EBUSY, which
-# `ipset` explains with "in use by a kernel component" although no rule names it and its "References" are 0. Entries can
-# be added meanwhile, and the other sets swapped and destroyed. The kernel counts dumps apart (ref_netlink) and shows
-# nobody that counter, so whoever replaces sets by swapping has to try again later.
+# ipset 7.17 (Debian 12) on Linux 6.18: an `ipset list` whose output nobody reads (a pager, a slow terminal, `ssh`)
+# holds the set in whose middle it stopped, for as long as it waits: `swap` and `destroy` of it are refused with
+# EBUSY, which `ipset` explains with "in use by a kernel component" although no rule names it and its "References" are
+# 0. Entries can be added meanwhile, and the other sets swapped and destroyed. The kernel counts dumps apart
+# (ref_netlink) and shows nobody that counter, so whoever replaces sets by swapping has to try again later.
 #
 # Seen: what succeeds while a list of 20,000 entries waits for its reader, and after it.
 # Needs root and apt-get (Debian 12): packages are unpacked into a temporary folder, sets are in a network namespace.

@@ -12,6 +12,7 @@ use kpr_testkit::wait;
 pub(crate) const TESTS: &[Test] = &[
     ("the_node_is_followed_live", the_node_is_followed_live),
     ("pod_cidrs_are_waited_for", pod_cidrs_are_waited_for),
+    ("a_node_of_another_name", a_node_of_another_name),
 ];
 
 /// Endpoints in two zones, for clients of each.
@@ -123,5 +124,30 @@ fn pod_cidrs_are_waited_for(testbed: &Testbed) -> Result<()> {
     testbed.kubectl(&["patch", "node", machine.name, "--type=merge", "-p", pods]);
     machine.rules_become(&proxy, "pods of this node are told apart", |rules| {
         rules.contains("! -s 10.244.9.0/24")
+    })
+}
+
+/// The flag names a Node that there is not, the kubelet has registered another one: Services are
+/// served, and it is said what to do.
+fn a_node_of_another_name(testbed: &Testbed) -> Result<()> {
+    let _objects = Objects::new(testbed, HINTED);
+    let machine = Machine::new(testbed, "kpr-registered", 0)?;
+    machine.register("{}");
+    let flags = ["--hostname-override=kpr-misnamed"];
+    let proxy = machine.spawn(machine.with_flags(&ours(), &flags))?;
+    proxy.wait_for_log(&[
+        "ERROR",
+        "there is no Node object",
+        "kpr-misnamed",
+        "--hostname-override",
+    ])?;
+    machine.rules_become(&proxy, "the Service is served", |rules| {
+        rules.contains("10.244.1.1:8080")
+    })?;
+    wait::until("an Event says it", || {
+        let of = "--field-selector=reason=NodeIncomplete";
+        let events = testbed.kubectl(&["get", "events", "-A", of, "-o", "yaml"]);
+        ensure!(events.contains("kpr-misnamed"), "{events}");
+        Ok(())
     })
 }

@@ -3,14 +3,18 @@
 //! none breaks, kube-proxy can do its work afterwards, and after the clean-up the kernel is as it
 //! was before the first start.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::Test;
 use crate::ours;
+use kpr_testkit::cases::At;
+use kpr_testkit::differential::side::{add_sources, source};
 use kpr_testkit::kernel;
 use kpr_testkit::manifests::{Service, list};
 use kpr_testkit::namespace::{Namespace, Uplink, command};
@@ -18,7 +22,7 @@ use kpr_testkit::proxy::{self, Proxy};
 use kpr_testkit::steady_load::{Load, Plan};
 use kpr_testkit::testbed::{Objects, Testbed};
 use kpr_testkit::topology::{CLUSTER_CIDRS, Family, Host, Topology, cluster_ip, node_port};
-use kpr_testkit::traffic::{Protocol, Servers};
+use kpr_testkit::traffic::{Answer, Outcome, Patience, Protocol, Servers, ask};
 use kpr_testkit::wait;
 
 pub(crate) const TESTS: &[Test] = &[
@@ -30,6 +34,7 @@ pub(crate) const TESTS: &[Test] = &[
         "a_takeover_from_nftables_mode_costs_no_connection",
         from_nftables_mode,
     ),
+    ("clients_keep_their_endpoints", clients_keep_their_endpoints),
 ];
 
 /// Connections between two events, for one load after the other.
@@ -276,4 +281,65 @@ fn from_nftables_mode(testbed: &Testbed) -> Result<()> {
     clean_up(node, &before)?;
     ensure!(!has_tables()?, "kube-proxy's tables are left");
     Ok(())
+}
+
+/// Clients of a Service with session affinity, by addresses of one host.
+const CLIENTS: u16 = 30;
+
+/// The endpoint that each of them meets, in two of two connections.
+fn met(topology: &Topology, sticky: &Service) -> Result<BTreeMap<IpAddr, String>> {
+    let mut met = BTreeMap::new();
+    for (from, at) in [(Host::Shell, At::ClusterIp), (Host::Client, At::NodePort)] {
+        for family in Family::ALL {
+            let to = at.address(sticky, family, 80);
+            for own in (0..CLIENTS).map(|index| source(from, family, index)) {
+                for _ in 0..2 {
+                    let host = topology.host(from);
+                    let outcome = ask(host, Some(own), to, Protocol::Tcp, Patience::Long)?;
+                    let Outcome::Answered(Answer { by, .. }) = outcome else {
+                        bail!("{own} to {to}: {outcome}")
+                    };
+                    let first = met.entry(own).or_insert_with(|| by.clone());
+                    ensure!(*first == by, "{own} to {to}: {first}, then {by}");
+                }
+            }
+        }
+    }
+    Ok(met)
+}
+
+/// What the real kube-proxy's lists of `xt_recent` remember, ours goes on to remember.
+fn clients_keep_their_endpoints(testbed: &Testbed) -> Result<()> {
+    let kube_proxy = Path::new(testbed.env("BIN")).join("kube-proxy");
+    let topology = Topology::new()?;
+    add_sources(&topology)?;
+    let _servers = Servers::new(&topology)?;
+    let node = topology.host(Host::Node);
+    let _uplink = uplink(testbed, node)?;
+    let before = kernel::read(node)?;
+    let sticky = Service::new("takeover-sticky", 23, &[Host::Web1, Host::Web2, Host::Web3])
+        .protocols(&[Protocol::Tcp])
+        .exposed()
+        .with("sessionAffinity", json!("ClientIP"));
+    let mut objects = vec![sticky.service_manifest()];
+    objects.extend(sticky.slice_manifests());
+    objects.push(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node"}}));
+    let _objects = Objects::new(testbed, &list(&objects).to_string());
+    testbed.set_addresses(
+        "node",
+        &Family::ALL.map(|family| Host::Node.address(family)),
+    );
+    let proxy = start(node, testbed, &kube_proxy)?;
+    let at_kube_proxy = met(&topology, &sticky)?;
+    let by: BTreeSet<&String> = at_kube_proxy.values().collect();
+    ensure!(by.len() == 3, "endpoints: {by:?}");
+    proxy.terminate()?;
+    let proxy = start(node, testbed, &ours())?;
+    let mut now = met(&topology, &sticky)?;
+    now.retain(|client, by| at_kube_proxy[client] != *by);
+    ensure!(now.is_empty(), "have moved: {now:?}\n{}", proxy.log());
+    let recent = rules_with(node, "iptables-save", &["-m recent"])?;
+    ensure!(recent.is_empty(), "kube-proxy's are left: {recent:#?}");
+    proxy.terminate()?;
+    clean_up(node, &before)
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::json;
 
-use super::node::Node;
+use super::node::{Node, late};
 use kpr_testkit::cases::At;
 use kpr_testkit::manifests::Service;
 use kpr_testkit::namespace::command;
@@ -216,19 +216,26 @@ pub(crate) fn a_list_holds_up_no_timeout(node: &Node) -> Result<()> {
     Ok(())
 }
 
-/// What `restore` does in a kernel without `xt_set`.
-const WITHOUT_SETS: &str = "input=$(mktemp); cat >$input
-if grep -q -e '-m set' $input; then
-rm $input; echo \"Couldn't load match \\`set':No such file or directory\" >&2; exit 2; fi
-PATH=${PATH#*:} ${0##*/} \"$@\" <$input; s=$?; rm $input; exit $s
-";
+/// What `restore` does where these matches are missing.
+fn without(matches: &[&str]) -> String {
+    let lacks = |name: &&str| {
+        format!(
+            "if grep -q -e '-m {name} ' $input; then line=$(grep -n -m 1 -e '-m {name} ' $input)\n\
+             echo \"Couldn't load match \\`{name}':No such file or directory\" >&2\n\
+             echo \"Error occurred at line: ${{line%%:*}}\" >&2; rm $input; exit 2; fi\n"
+        )
+    };
+    let lacking = matches.iter().map(lacks).collect::<String>();
+    let run = "PATH=${PATH#*:} ${0##*/} \"$@\" <$input; s=$?; rm $input; exit $s\n";
+    format!("input=$(mktemp); cat >$input\n{lacking}{run}")
+}
 
 /// Without sets the limit is said; a proxy with sets takes the clients over, as from kube-proxy,
 /// whose lists have the same names. `--cleanup` leaves nothing.
 pub(crate) fn clients_of_recent_are_taken_over(node: &Node) -> Result<()> {
     const CLIENTS: usize = 90;
     node.manifests.apply(&sticky())?;
-    node.trouble("restore", WITHOUT_SETS)?;
+    node.trouble("restore", &without(&["set"]))?;
     let proxy = node.start()?;
     proxy.wait_for_log(&[
         "default/sticky",
@@ -280,5 +287,72 @@ pub(crate) fn clients_of_recent_are_taken_over(node: &Node) -> Result<()> {
     }
     let left = sets(node)?;
     ensure!(left.is_empty(), "{left:?}");
+    Ok(())
+}
+
+/// Neither sets nor `xt_recent`: the Service is served without affinity, which is said.
+pub(crate) fn without_recent_nobody_is_remembered(node: &Node) -> Result<()> {
+    const CLIENTS: usize = 90;
+    node.manifests.apply(&sticky())?;
+    node.trouble("restore", &without(&["set", "recent"]))?;
+    let proxy = node.start()?;
+    let words = "so clients have no session affinity";
+    proxy.wait_for_log(&[
+        "default/sticky",
+        "Service setting not supported on this node",
+        words,
+    ])?;
+    let shown = node.state("?service=default/sticky")?.to_string();
+    ensure!(shown.contains(words), "{shown}");
+    for name in ["xt_set", "xt_recent"] {
+        let has = node.series(&format!(
+            "kube_proxy_rs_kernel_capability{{name=\"{name}\"}}"
+        ))?;
+        ensure!(has < 0.5, "{name}: {has}");
+    }
+    let warnings = node.state("?limit=1")?["warnings"].to_string();
+    ensure!(
+        !warnings.contains("xt_recent"),
+        "all are served: {warnings}"
+    );
+    for family in Family::ALL {
+        let pods = Pods::new(node, family)?;
+        let met = pods.meet(node, family, CLIENTS)?;
+        let moved = moved(&met, &pods.meet(node, family, CLIENTS)?);
+        ensure!(moved > 0, "{family}: nobody has moved");
+    }
+    let aside = node.metric("kube_proxy_rs_refused_service_ports")?;
+    ensure!(aside < 0.5, "{aside} are set aside");
+    Ok(())
+}
+
+/// What chooses among endpoints is missing: that is said at the start, Services of one endpoint are
+/// served, and those of several once it is there.
+pub(crate) fn without_statistic_single_endpoints_are_served(node: &Node) -> Result<()> {
+    node.manifests.apply(&late())?;
+    node.trouble("restore", &without(&["statistic"]))?;
+    let proxy = node.start()?;
+    let words = "iptables or the kernel has no xt_statistic";
+    proxy.wait_for_log(&["WARN", words])?;
+    let warnings = node.state("?limit=1")?["warnings"].to_string();
+    ensure!(warnings.contains(words), "{warnings}");
+    let has = node.series("kube_proxy_rs_kernel_capability{name=\"xt_statistic\"}")?;
+    ensure!(has < 0.5, "{has}");
+    proxy.wait_for_log(&["ERROR", "default/web", "kernel rejected the rules"])?;
+    for family in Family::ALL {
+        node.wait_for_rule(family, "default/late", true)?;
+        let rules = node.rules(family)?;
+        let is_of_web = |rule: &&String| rule.contains("default/web");
+        let of_web: Vec<&String> = rules.iter().filter(is_of_web).collect();
+        ensure!(of_web.is_empty(), "{of_web:#?}");
+    }
+    node.no_trouble("restore")?;
+    proxy.terminate()?;
+    let _proxy = node.start()?;
+    for family in Family::ALL {
+        node.wait_for_rule(family, "-m statistic", true)?;
+    }
+    let warnings = node.state("?limit=1")?["warnings"].to_string();
+    ensure!(!warnings.contains("xt_statistic"), "{warnings}");
     Ok(())
 }

@@ -26,11 +26,12 @@ const BATCH: usize = 10_000;
 /// Ports of one `EndpointSlice`: no more are allowed.
 const OF_A_SLICE: usize = 100;
 
-/// Numbers and keeps the batches, and lets none but the first two pass before there is a file `go`.
+/// Numbers and keeps the batches, and lets none but the first two pass before there is a file `go`
+/// or the test has ended.
 const GATE: &str = r#"dir=$(dirname "$0")
 n=$(($(cat "$dir/n" 2>/dev/null || echo 0) + 1)); echo $n >"$dir/n"
 cat >"$dir/in.$n"
-while [ $n -gt 2 ] && [ ! -e "$dir/go" ]; do sleep 0.05; done
+while [ $n -gt 2 ] && [ -d "$dir" ] && [ ! -e "$dir/go" ]; do sleep 0.05; done
 PATH=${PATH#*:} "${0##*/}" "$@" <"$dir/in.$n"
 exit $?
 "#;

@@ -29,7 +29,7 @@ mod together;
 type Scenario = (&'static str, fn(&Node) -> Result<()>);
 
 /// With each backend.
-const SCENARIOS: [Scenario; 14] = [
+const SCENARIOS: [Scenario; 16] = [
     (
         "affinity::thousands_of_clients_stay",
         affinity::thousands_of_clients_stay,
@@ -37,6 +37,14 @@ const SCENARIOS: [Scenario; 14] = [
     (
         "affinity::clients_of_recent_are_taken_over",
         affinity::clients_of_recent_are_taken_over,
+    ),
+    (
+        "affinity::without_recent_nobody_is_remembered",
+        affinity::without_recent_nobody_is_remembered,
+    ),
+    (
+        "affinity::without_statistic_single_endpoints_are_served",
+        affinity::without_statistic_single_endpoints_are_served,
     ),
     ("counters::are_metrics", counters::are_metrics),
     ("drift::is_repaired", drift::is_repaired),
@@ -56,7 +64,7 @@ const SCENARIOS: [Scenario; 14] = [
 ];
 
 /// With one.
-const SINGLE: [(Backend, Scenario); 20] = [
+const SINGLE: [(Backend, Scenario); 26] = [
     (Backend::Legacy, ("failure::held_lock", failure::held_lock)),
     (
         Backend::Legacy,
@@ -92,12 +100,36 @@ const SINGLE: [(Backend, Scenario); 20] = [
         Backend::Nft,
         ("native::while_running", native::while_running),
     ),
+    (Backend::Nft, ("native::in_filter", native::in_filter)),
+    (Backend::Nft, ("native::in_ipv6", native::in_ipv6)),
     (Backend::Nft, ("native::at_start", native::at_start)),
+    (
+        Backend::Nft,
+        ("native::at_start_in_filter", native::at_start_in_filter),
+    ),
+    (
+        Backend::Nft,
+        ("native::at_start_in_ipv6", native::at_start_in_ipv6),
+    ),
     (Backend::Nft, ("native::reloaded", native::reloaded)),
+    (
+        Backend::Nft,
+        (
+            "native::reloaded_while_running",
+            native::reloaded_while_running,
+        ),
+    ),
     (Backend::Nft, ("native::cleanup", native::cleanup)),
     (
         Backend::Nft,
         ("start::warns_of_the_network", start::warns_of_the_network),
+    ),
+    (
+        Backend::Nft,
+        (
+            "start::warns_of_reverse_paths",
+            start::warns_of_reverse_paths,
+        ),
     ),
     (
         Backend::Legacy,

@@ -100,3 +100,42 @@ pub(crate) fn warns_of_the_network(node: &Node) -> Result<()> {
         Ok(())
     })
 }
+
+/// The links and settings are real ones: the filter of a link is the stricter of its own and that
+/// of all, and a link that is down has none.
+pub(crate) fn warns_of_reverse_paths(node: &Node) -> Result<()> {
+    let link = |name: &str, network: &str| {
+        let peer = format!("link add {name} type veth peer name {name}-peer\n");
+        let lines = format!("address add {network}.1/24 dev {name}\nlink set {name} up\n");
+        node.namespace.ip(&format!("{peer}{lines}"))
+    };
+    link("up1", "192.0.2")?;
+    link("up2", "198.51.100")?;
+    let filter = |link: &str, value: &str| {
+        let key = format!("net/ipv4/conf/{link}/rp_filter");
+        node.namespace.sysctl(&[(key.as_str(), value)])
+    };
+    for (link, value) in [("all", "0"), ("up1", "2"), ("up2", "1")] {
+        filter(link, value)?;
+    }
+    let proxy = node.start_by(node.command(&["--iptables-sync-period=1s"]))?;
+    proxy.wait_for_log(&["WARN", "rp_filter is 1 (strict) on up2:"])?;
+    let names = |wanted: Option<&str>| {
+        wait::until(&format!("the warning names {wanted:?}"), || {
+            let warnings = node.state("?limit=1")?["warnings"].to_string();
+            let links = warnings.split_once("(strict) on ").map(|(_, rest)| rest);
+            let links = links.and_then(|rest| Some(rest.split_once(':')?.0));
+            ensure!(links == wanted, "{warnings}");
+            Ok(())
+        })
+    };
+    names(Some("up2"))?;
+    // Loose wins, whichever of the two says so.
+    filter("all", "2")?;
+    names(None)?;
+    filter("all", "1")?;
+    filter("up1", "0")?;
+    names(Some("up1, up2"))?;
+    node.namespace.ip("link set up1 down\n")?;
+    names(None)
+}

@@ -18,11 +18,7 @@ use kpr_testkit::wait;
 pub(crate) fn finishes_the_round(node: &Node) -> Result<()> {
     let mut proxy = node.start()?;
     let before = node.rules(Family::V4)?;
-    node.trouble(
-        "restore",
-        "here=$(dirname \"$0\"); touch \"$here/begun\"\n\
-         until [ -e \"$here/free\" ]; do sleep 0.05; done\n",
-    )?;
+    node.trouble("restore", WAITS)?;
     node.manifests.apply(&late())?;
     wait::until("a round is in flight", || {
         ensure!(node.has_file("begun"), "no restore has begun");
@@ -51,9 +47,9 @@ pub(crate) fn finishes_the_round(node: &Node) -> Result<()> {
     Ok(())
 }
 
-/// A program that does not end until it is told to.
+/// A program that does not end until it is told to, or until the test has ended.
 pub(crate) const WAITS: &str = "here=$(dirname \"$0\"); touch \"$here/begun\"\n\
-    until [ -e \"$here/free\" ]; do sleep 0.05; done\n";
+    while [ -d \"$here\" ] && [ ! -e \"$here/free\" ]; do sleep 0.05; done\n";
 
 /// A slow program at the start does not keep the proxy from obeying; probes are answered meanwhile.
 pub(crate) fn during_the_start(node: &Node) -> Result<()> {

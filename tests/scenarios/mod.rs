@@ -64,6 +64,7 @@ pub(super) fn trials_in_nftables(binary: &'static Path) -> Vec<Trial> {
         ),
         scenario("cleanup_leaves_nothing", nftables::cleanup_leaves_nothing),
         scenario("native_rules", native::beside_ours),
+        scenario("native_rules_of_a_reload", native::reloaded),
         scenario("marks_of_others", neighbours::marks_in_nftables),
         scenario("health_checks", neighbours::health_checks_in_nftables),
     ]

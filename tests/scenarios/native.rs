@@ -9,7 +9,7 @@ use anyhow::{Result, ensure};
 
 use super::Lab;
 use kpr_testkit::manifests::Service;
-use kpr_testkit::native::NatTable;
+use kpr_testkit::native::{Table, reload};
 use kpr_testkit::oracle;
 use kpr_testkit::packets::answers;
 use kpr_testkit::proxy::state;
@@ -29,8 +29,8 @@ const JUMPS: [(&str, &str); 3] = [
 ];
 
 impl Lab {
-    fn nat(&self) -> NatTable<'_> {
-        NatTable(self.node())
+    fn nat(&self) -> Table<'_> {
+        Table::nat(self.node(), Family::V4)
     }
 
     /// All rules of IPv4, without the order of chains, which is that of their making.
@@ -38,6 +38,17 @@ impl Lab {
         let mut rules = oracle::rules(self.node(), Family::V4)?;
         rules.sort();
         Ok(rules)
+    }
+
+    fn are_rules(&self, wanted: &[String]) -> Result<()> {
+        let found = self.sorted_rules()?;
+        let [lost, more] = [(wanted, &*found), (&*found, wanted)].map(|(these, those)| {
+            let those: BTreeSet<_> = those.iter().collect();
+            let others = these.iter().filter(|rule| !those.contains(rule));
+            others.cloned().collect::<Vec<_>>()
+        });
+        ensure!(found == wanted, "lost {lost:#?}, more {more:#?}");
+        Ok(())
     }
 
     /// Clients get answers over each family.
@@ -52,7 +63,7 @@ impl Lab {
 
     /// What others do to chains and jumps of ours is repaired.
     fn is_repaired(&self) -> Result<()> {
-        self.nat().nft("flush chain ip nat KUBE-MARK-MASQ")?;
+        self.nat().nft("flush chain", "KUBE-MARK-MASQ")?;
         self.nat().has("KUBE-MARK-MASQ", "", 1..=1)?;
         for (chain, target) in JUMPS {
             let jump = format!("jump {target}");
@@ -87,7 +98,7 @@ pub(super) fn beside_ours(binary: &Path) -> Result<()> {
 
     proxy.terminate()?;
     // Written while nobody can read it.
-    lab.nat().nft("flush chain ip nat KUBE-SERVICES")?;
+    lab.nat().nft("flush chain", "KUBE-SERVICES")?;
     let proxy = lab.start()?;
     lab.serves(&services, "after a restart")?;
     for (chain, target) in JUMPS {
@@ -95,16 +106,25 @@ pub(super) fn beside_ours(binary: &Path) -> Result<()> {
     }
     lab.is_repaired()?;
     lab.nat().reveal()?;
-    let found = lab.sorted_rules()?;
-    let [lost, more] = [(&wanted, &found), (&found, &wanted)].map(|(these, those)| {
-        let those: BTreeSet<_> = those.iter().collect();
-        let others = these.iter().filter(|rule| !those.contains(rule));
-        others.cloned().collect::<Vec<_>>()
-    });
-    ensure!(
-        found == wanted,
-        "lost {lost:#?}, more {more:#?}\n{}",
-        proxy.log()
-    );
+    lab.are_rules(&wanted)?;
     lab.settles_at(&services, "rr")
+}
+
+/// All rules become nft's own while it runs, and between two runs.
+pub(super) fn reloaded(binary: &Path) -> Result<()> {
+    let web = [Service::new("web", 1, &[Host::Web1, Host::Web3]).exposed()];
+    let lab = Lab::new(binary, &web, &[IN_IPTABLES, RARE])?;
+    let proxy = lab.start()?;
+    lab.settles_at(&web, "rr")?;
+    let wanted = lab.sorted_rules()?;
+    reload(lab.node())?;
+    lab.nat().is_hidden(true)?;
+    wait::until("all rules are iptables' again", || lab.are_rules(&wanted))?;
+    lab.serves(&web, "after a reload")?;
+    proxy.terminate()?;
+    reload(lab.node())?;
+    let _proxy = lab.start()?;
+    wait::until("all rules are iptables' again", || lab.are_rules(&wanted))?;
+    lab.serves(&web, "after a reload without it")?;
+    lab.settles_at(&web, "rr")
 }

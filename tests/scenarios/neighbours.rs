@@ -2,10 +2,8 @@
 //! Other programs of a node beside IPVS mode: what they do to packet marks, to our link, to the
 //! order of rules; and a kernel that refuses something.
 
-use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -16,7 +14,7 @@ use kpr_testkit::manifests::Service;
 use kpr_testkit::namespace::Namespace;
 use kpr_testkit::oracle;
 use kpr_testkit::packets::answers;
-use kpr_testkit::proxy::{HEALTH_PORT, Proxy, get, metric, series, state};
+use kpr_testkit::proxy::{HEALTH_PORT, Proxy, get, get_at, metric, series, state};
 use kpr_testkit::topology::{Family, Host, cluster_ip};
 use kpr_testkit::traffic::{Outcome, Patience, Protocol, ask};
 use kpr_testkit::wait;
@@ -427,17 +425,6 @@ pub(super) fn published_ports(binary: &Path) -> Result<()> {
     lab.nothing_to_do_soon()
 }
 
-/// What a server answers to a health check, header included.
-fn check(from: &Namespace, to: SocketAddr) -> Result<String> {
-    let limit = Duration::from_secs(5);
-    let mut stream = from.enter(|| TcpStream::connect_timeout(&to, limit))??;
-    stream.set_read_timeout(Some(wait::LIMIT))?;
-    write!(stream, "GET / HTTP/1.0\r\nHost: node\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer)
-}
-
 /// A balancer that passes packets through probes at the address that it balances.
 pub(super) fn health_checks(binary: &Path) -> Result<()> {
     health_checks_with(binary, &[])
@@ -449,27 +436,42 @@ pub(super) fn health_checks_in_nftables(binary: &Path) -> Result<()> {
 
 fn health_checks_with(binary: &Path, flags: &[&str]) -> Result<()> {
     const PORT: u16 = 31_700;
-    let service = Service::new("web", 1, &[Host::Web1])
-        .protocols(&[Protocol::Tcp])
-        .exposed()
-        .with("externalTrafficPolicy", json!("Local"))
-        .with("healthCheckNodePort", json!(PORT));
-    let other = Service::new("other", 2, &[Host::Web1]).exposed();
-    let lab = Lab::new(binary, &[service.clone(), other.clone()], flags)?;
+    const AWAY_PORT: u16 = 31_701;
+    let service = |name: &str, n, endpoint, port: u16| {
+        Service::new(name, n, &[endpoint])
+            .protocols(&[Protocol::Tcp])
+            .exposed()
+            .with("externalTrafficPolicy", json!("Local"))
+            .with("healthCheckNodePort", json!(port))
+    };
+    let here = service("here", 1, Host::Web1, PORT);
+    let away = service("away", 2, Host::Web3, AWAY_PORT);
+    // As it is without that flag.
+    let own = format!("--healthz-bind-address=0.0.0.0:{HEALTH_PORT}");
+    let flags = [flags, &[own.as_str()]].concat();
+    let lab = Lab::new(binary, &[here.clone(), away.clone()], &flags)?;
     let proxy = lab.start()?;
     let client = lab.topology.host(Host::Client);
     for family in Family::ALL {
-        let vip = At::Vip.address(&service, family, PORT);
-        for at in [SocketAddr::new(Host::Node.address(family), PORT), vip] {
+        let node = |port| SocketAddr::new(Host::Node.address(family), port);
+        let vip = At::Vip.address(&here, family, PORT);
+        let of_away = At::Vip.address(&away, family, AWAY_PORT);
+        for (at, wanted) in [
+            (node(PORT), "200 OK"),
+            (vip, "200 OK"),
+            (node(AWAY_PORT), "503 Service Unavailable"),
+            (of_away, "503 Service Unavailable"),
+            (node(HEALTH_PORT), "200 OK"),
+        ] {
             wait::until("the health check answers", || {
-                let answer = check(client, at)?;
-                ensure!(answer.contains("200 OK"), "{at}: {answer}\n{}", proxy.log());
+                let answer = get_at(client, at, "/healthz")?;
+                ensure!(answer.contains(wanted), "{at}: {answer}\n{}", proxy.log());
                 Ok(())
             })?;
         }
         let closed = [
-            At::ExternalIp.address(&service, family, PORT),
-            At::Vip.address(&other, family, PORT),
+            At::ExternalIp.address(&here, family, PORT),
+            At::Vip.address(&away, family, PORT),
             SocketAddr::new(vip.ip(), HEALTH_PORT),
             SocketAddr::new(vip.ip(), 22),
         ];

@@ -155,7 +155,7 @@ impl Client {
     }
 
     /// Destroys a set with its entries. One that is not there is success; `SetErrorKind::Busy`
-    /// while a rule uses it.
+    /// while a rule uses it, and while a dump of it waits for its reader (`ref_netlink`).
     pub fn destroy(&mut self, set: &SetName) -> Result<(), Error> {
         let message = self.message(c::IPSET_CMD_DESTROY, [name(set)]);
         match self.execute(&message, 0, Action::Destroy, set) {
@@ -171,7 +171,8 @@ impl Client {
     }
 
     /// Exchanges the contents of two sets of one type and family in one step: rules that refer to
-    /// either see the other's entries (and size) from then on.
+    /// either see the other's entries (and size) from then on. `SetErrorKind::Busy` while a dump of
+    /// either waits for its reader.
     pub fn swap(&mut self, set: &SetName, other: &SetName) -> Result<(), Error> {
         let message = self.message(
             c::IPSET_CMD_SWAP,

@@ -155,7 +155,8 @@ pub enum SetErrorKind {
     Full,
     /// `IPSET_ERR_BITMAP_RANGE`: the port is outside of the bitmap.
     OutOfRange,
-    /// `IPSET_ERR_BUSY`, `IPSET_ERR_REFERENCED`: a rule or another set uses the set.
+    /// `IPSET_ERR_BUSY`, `IPSET_ERR_REFERENCED`, `EBUSY`: a rule or another set uses the set, or
+    /// somebody is listing it.
     Busy,
     /// `IPSET_ERR_TYPE_MISMATCH`: sets of different types cannot be swapped.
     TypeMismatch,
@@ -227,7 +228,10 @@ const NAMED: [(SetErrorKind, &str); 18] = {
         (Other, "protocol error"),
         (UnknownType, "the kernel has no such set type"),
         (NoRoom, "too many sets"),
-        (Busy, "the set is in use by a rule or another set"),
+        (
+            Busy,
+            "the set is in use by a rule or another set, or is being listed",
+        ),
         (AlreadyExists, "the other set's name is taken"),
         (TypeMismatch, "the sets are of different types"),
         (

@@ -64,13 +64,14 @@ pub struct Plugins {
     state: TempDir,
     path: String,
     portmap: Value,
+    bridge: Value,
     /// What was said when a pod was added.
     results: BTreeMap<Host, Value>,
 }
 
 impl Plugins {
-    /// `portmap` is the configuration of that plugin.
-    pub fn new(programs: &Programs, portmap: Value) -> Result<Self> {
+    /// `portmap` is the configuration of that plugin, `bridge` what is special in that one's.
+    pub fn new(programs: &Programs, portmap: Value, bridge: Value) -> Result<Self> {
         let built = command(crate::repository().join("hack/neighbours/build"))
             .stderr(Stdio::inherit())
             .output()?;
@@ -80,6 +81,7 @@ impl Plugins {
             state: tempfile::Builder::new().prefix("kpr-cni-").tempdir()?,
             path: programs.path()?,
             portmap,
+            bridge,
             results: BTreeMap::new(),
         })
     }
@@ -120,7 +122,7 @@ impl Plugins {
     fn chain(&self, pod: Host, ports: &[HostPort]) -> [Value; 3] {
         let addresses = Family::ALL.map(|family| pod.address(family).to_string());
         let subnets = ["10.244.1.0/24", "fd00:244:1::/64"].map(|net| json!([{ "subnet": net }]));
-        let bridge = json!({
+        let mut bridge = json!({
             "type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": true,
             "hairpinMode": true,
             "args": { "cni": { "ips": addresses } },
@@ -131,6 +133,9 @@ impl Plugins {
                 "routes": [{ "dst": "0.0.0.0/0" }, { "dst": "::/0" }],
             },
         });
+        for (field, value) in self.bridge.as_object().into_iter().flatten() {
+            bridge[field] = value.clone();
+        }
         let mappings: Vec<Value> = ports
             .iter()
             .flat_map(|port| {

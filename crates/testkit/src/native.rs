@@ -1,65 +1,103 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `table ip nat` as nft shows it, and another program's rules in it that iptables cannot list.
+//! Tables of iptables as nft shows them, and another program's rules in them that iptables cannot
+//! list.
 
+use std::fs;
 use std::ops::RangeInclusive;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::namespace::Namespace;
+use crate::topology::Family;
 use crate::wait;
 
-/// A rule that iptables cannot print, in a chain of its own and in one of the kernel's, as
-/// Tailscale and Calico have them.
-const NATIVE: [&str; 3] = [
-    "add chain ip nat ts-postrouting",
-    "add rule ip nat ts-postrouting numgen random mod 2 0 counter masquerade",
-    "insert rule ip nat POSTROUTING numgen random mod 2 0 counter jump ts-postrouting",
-];
-
-/// That of a node.
+/// One of them on a node.
 #[derive(Clone, Copy, Debug)]
-pub struct NatTable<'a>(pub &'a Namespace);
+pub struct Table<'a> {
+    node: &'a Namespace,
+    pub family: Family,
+    pub name: &'static str,
+    /// The kernel's chain from which the other program's is reached.
+    chain: &'static str,
+    /// What that does with packets.
+    verdict: &'static str,
+}
 
-impl NatTable<'_> {
-    /// Runs `nft` with words between spaces.
-    pub fn nft(self, words: &str) -> Result<String> {
-        let words: Vec<&str> = words.split(' ').collect();
-        self.0.run("nft", &words)
+impl<'a> Table<'a> {
+    /// As Tailscale's rules are.
+    pub const fn nat(node: &'a Namespace, family: Family) -> Self {
+        Self {
+            node,
+            family,
+            name: "nat",
+            chain: "POSTROUTING",
+            verdict: "masquerade",
+        }
     }
 
-    /// The other program comes: iptables cannot list the table.
-    pub fn hide(self) -> Result<()> {
-        for command in NATIVE {
-            self.nft(command)?;
+    /// As Calico's are.
+    pub const fn filter(node: &'a Namespace, family: Family) -> Self {
+        Self {
+            node,
+            family,
+            name: "filter",
+            chain: "FORWARD",
+            verdict: "accept",
         }
+    }
+
+    /// Runs `nft` with words between spaces, those behind the table's name apart.
+    pub fn nft(self, words: &str, rest: &str) -> Result<String> {
+        let family = match self.family {
+            Family::V4 => "ip",
+            Family::V6 => "ip6",
+        };
+        let words = format!("{words} {family} {} {rest}", self.name);
+        let words: Vec<&str> = words.split(' ').collect();
+        self.node.run("nft", &words)
+    }
+
+    /// The other program comes, with a chain of its own: iptables cannot list the table.
+    pub fn hide(self) -> Result<()> {
+        let rule = "numgen random mod 2 0 counter";
+        self.nft("add chain", "native")?;
+        self.nft("add rule", &format!("native {rule} {}", self.verdict))?;
+        self.nft("insert rule", &format!("{} {rule} jump native", self.chain))?;
         self.is_hidden(true)
     }
 
     pub fn is_hidden(self, wanted: bool) -> Result<()> {
-        let text = self.0.run("iptables-nft-save", &["-t", "nat"])?;
+        let program = match self.family {
+            Family::V4 => "iptables-nft-save",
+            Family::V6 => "ip6tables-nft-save",
+        };
+        let text = self.node.run(program, &["-t", self.name])?;
         ensure!(text.contains("is incompatible") == wanted, "{text}");
         Ok(())
     }
 
     /// It goes.
     pub fn reveal(self) -> Result<()> {
-        self.delete("POSTROUTING", "jump ts-postrouting")?;
-        self.nft("flush chain ip nat ts-postrouting")?;
-        self.nft("delete chain ip nat ts-postrouting")?;
+        self.delete(self.chain, "jump native")?;
+        self.nft("flush chain", "native")?;
+        self.nft("delete chain", "native")?;
         self.is_hidden(false)
     }
 
-    /// Deletes the rules of a chain that contain a text.
+    /// Deletes the rules of a chain that contain a text. The proxy may put others in their place
+    /// between the list and this.
     pub fn delete(self, chain: &str, text: &str) -> Result<()> {
-        for handle in self.handles(chain, text)? {
-            self.nft(&format!("delete rule ip nat {chain} handle {handle}"))?;
-        }
-        Ok(())
+        wait::until(&format!("{text} is deleted from {chain}"), || {
+            for handle in self.handles(chain, text)? {
+                self.nft("delete rule", &format!("{chain} handle {handle}"))?;
+            }
+            Ok(())
+        })
     }
 
     /// The handles of rules of a chain that contain a text.
-    fn handles(self, chain: &str, text: &str) -> Result<Vec<String>> {
-        let listed = self.nft(&format!("-a list chain ip nat {chain}"))?;
+    pub fn handles(self, chain: &str, text: &str) -> Result<Vec<String>> {
+        let listed = self.nft("-a list chain", chain)?;
         // Not the lines of table and chain.
         let rules = listed
             .lines()
@@ -76,4 +114,20 @@ impl NatTable<'_> {
             Ok(())
         })
     }
+}
+
+/// `nft list ruleset >FILE` and `nft -f FILE`, as the service of Debian does, turn rules of
+/// iptables into nft's own.
+pub fn reload(node: &Namespace) -> Result<()> {
+    let ruleset = node.run("nft", &["list", "ruleset"])?;
+    // What this nft cannot express it would not take back.
+    let known = ruleset
+        .lines()
+        .filter(|line| !line.contains("xt match") && !line.contains("xt target"));
+    let text = known.collect::<Vec<_>>().join("\n");
+    let file = tempfile::NamedTempFile::new()?;
+    fs::write(file.path(), format!("flush ruleset\n{text}\n"))?;
+    let path = file.path().to_str().context("a path")?;
+    node.run("nft", &["-f", path])?;
+    Ok(())
 }

@@ -7,6 +7,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
@@ -77,11 +78,14 @@ impl Invocation {
     /// The command that runs it.
     pub fn command(&self) -> Command {
         let mut command = command(&self.binary);
-        command.args(self.common_flags()).args([
-            format!("--healthz-bind-address=127.0.0.1:{HEALTH_PORT}"),
-            format!("--metrics-bind-address=127.0.0.1:{METRICS_PORT}"),
-            "--v=2".to_owned(),
-        ]);
+        // The last one counts.
+        command
+            .args([
+                format!("--healthz-bind-address=127.0.0.1:{HEALTH_PORT}"),
+                format!("--metrics-bind-address=127.0.0.1:{METRICS_PORT}"),
+                "--v=2".to_owned(),
+            ])
+            .args(self.common_flags());
         command
     }
 }
@@ -290,8 +294,13 @@ pub fn metric(node: &Namespace, name: &str) -> Result<f64> {
 
 /// What a server on the node's loopback address answers, header included.
 pub fn get(node: &Namespace, port: u16, path: &str) -> Result<String> {
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let mut stream = node.enter(|| TcpStream::connect(address))??;
+    get_at(node, (Ipv4Addr::LOCALHOST, port).into(), path)
+}
+
+/// What a server answers to a client, header included.
+pub fn get_at(from: &Namespace, to: SocketAddr, path: &str) -> Result<String> {
+    let limit = Duration::from_secs(5);
+    let mut stream = from.enter(|| TcpStream::connect_timeout(&to, limit))??;
     stream.set_read_timeout(Some(wait::LIMIT))?;
     // HTTP/1.0: nobody answers in chunks, whose borders are anywhere.
     write!(stream, "GET {path} HTTP/1.0\r\nHost: node\r\n\r\n")?;

@@ -39,6 +39,28 @@ fn a_node_without_an_address_is_waited_for_like_none() {
 }
 
 #[test]
+fn a_node_that_never_comes_is_reported_and_does_not_stop_serving() {
+    for info in [None, Some(NodeInfo::named("worker"))] {
+        let mut fixture = Fixture::new();
+        one_service(&mut fixture);
+        fixture.node(info);
+        fixture.wait(Duration::from_secs(31));
+        assert!(is_programmed(&fixture));
+        fixture.wait(Duration::from_mins(5));
+        assert_eq!(
+            reasons(&fixture),
+            [reason::NODE_INCOMPLETE],
+            "it is said once"
+        );
+        let events = fixture.watcher.events.lock().unwrap();
+        let note = &events[0].note;
+        for part in ["there is no Node object", "--hostname-override"] {
+            assert!(note.contains(part), "{note}");
+        }
+    }
+}
+
+#[test]
 fn pod_cidrs_are_waited_for_if_they_are_needed() {
     let flags = ["--proxy-mode=ipvs", "--detect-local-mode=NodeCIDR"];
     let mut fixture = Fixture::with(&flags);

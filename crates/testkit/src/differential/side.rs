@@ -190,7 +190,8 @@ pub fn source(host: Host, family: Family, index: u16) -> std::net::IpAddr {
     }
 }
 
-fn add_sources(topology: &Topology) -> Result<()> {
+/// Gives them to those hosts.
+pub fn add_sources(topology: &Topology) -> Result<()> {
     for host in MANY {
         let commands = (0..SOURCES).flat_map(|index| {
             Family::ALL.map(|family| {

@@ -45,7 +45,14 @@ pub fn trials(dataplane: Dataplane, binary: &'static Path) -> Vec<Trial> {
     ];
     match dataplane {
         // Its kernel has no nat in nftables.
-        Dataplane::Iptables(_) => trials.push(trial("firewalld", firewalld::translated)),
+        Dataplane::Iptables(_) => trials.extend([
+            trial("firewalld", firewalld::translated),
+            trial("plugins_first_in_nftables", plugins::first_in_nftables),
+            trial(
+                "health_checks_at_a_local_address",
+                addresses::health_checks_at_a_local_address,
+            ),
+        ]),
         Dataplane::Ipvs => trials.extend([
             trial("service_proxy", kube_router::service_proxy),
             trial("from_service_proxy", kube_router::from_service_proxy),

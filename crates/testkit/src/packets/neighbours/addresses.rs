@@ -5,12 +5,14 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
+use serde_json::json;
 
 use super::{Lab, PROTOCOLS, Probe, Wanted, of_service};
 use crate::cases::{At, Dataplane};
 use crate::manifests::Service;
 use crate::namespace::Namespace;
+use crate::proxy::{HEALTH_PORT, Proxy, get_at};
 use crate::topology::{Family, Host, load_balancer_vip};
 use crate::traffic::{Outcome, Patience, Protocol, Servers, ask};
 use crate::wait;
@@ -106,11 +108,15 @@ fn is_quiet(log: &str, address: &str) -> Result<()> {
 pub(super) fn moving(binary: &Path, dataplane: Dataplane) -> Result<()> {
     let web = Service::new("web", 1, &[Host::Web1, Host::Web3]).exposed();
     let lab = Lab::new(binary, dataplane, std::slice::from_ref(&web), &[])?;
+    // Those that are there, and the address that packets to others get from the node.
     let routes = || -> Result<Vec<String>> {
-        let both = [["-4", "route"], ["-6", "route"]];
-        both.iter()
-            .map(|arguments| lab.node().run("ip", arguments))
-            .collect()
+        let mut said = Vec::new();
+        for (flag, family) in [("-4", Family::V4), ("-6", Family::V6)] {
+            said.push(lab.node().run("ip", &[flag, "route"])?);
+            let to = Host::Client.address(family).to_string();
+            said.push(lab.node().run("ip", &[flag, "route", "get", &to])?);
+        }
+        Ok(said)
     };
     let of = |family: Family, bits: u8| format!("{}/{bits}", load_balancer_vip(family, 1));
     let lengths = |round: usize| match round % 2 {
@@ -140,28 +146,52 @@ pub(super) fn moving(binary: &Path, dataplane: Dataplane) -> Result<()> {
         Dataplane::Ipvs => &["kube-ipvs0"],
         Dataplane::Iptables(_) => &[],
     };
-    let before = routes()?;
+    let without = routes()?;
+    // What they are with the address, which comes with both lengths, and no proxy.
+    let mut with = Vec::new();
+    for round in [1, 0] {
+        change("add", &lengths(round))?;
+        with.push(routes()?);
+        change("delete", &lengths(round))?;
+    }
+    with.reverse();
+    let are = |wanted: &[String]| -> Result<()> {
+        let found = routes()?;
+        ensure!(found == wanted, "{wanted:#?}\n{found:#?}");
+        Ok(())
+    };
+    // One of the changes of both kinds is made while there is no proxy.
+    let make = |proxy: Proxy, is_alone: bool, verb: &str, round: usize| -> Result<Proxy> {
+        if !is_alone {
+            change(verb, &lengths(round))?;
+            return Ok(proxy);
+        }
+        let (_, log) = proxy.terminate()?;
+        is_quiet_of_both(&log)?;
+        change(verb, &lengths(round))?;
+        lab.start()
+    };
     // Before the proxy.
     change("add", &lengths(0))?;
     let with_address = lab.kernel()?;
     let mut proxy = lab.start()?;
     for round in 0..ROUNDS {
         is_at(&["eth0"])?;
-        change("delete", &lengths(round))?;
+        are(&with[round % 2])?;
+        proxy = make(proxy, round == ROUNDS / 2, "delete", round)?;
         is_at(ours)?;
-        let after = routes()?;
-        ensure!(after == before, "{before:?}\n{after:?}");
-        if round == ROUNDS / 2 {
-            proxy.terminate()?;
-            proxy = lab.start()?;
-        }
-        change("add", &lengths(round + 1))?;
+        are(&without)?;
+        proxy = make(proxy, round == ROUNDS / 3, "add", round + 1)?;
     }
     is_at(&["eth0"])?;
     lab.is_settled()?;
-    let vip = load_balancer_vip(Family::V4, 1).to_string();
-    is_quiet(&proxy.log(), &vip)?;
+    is_quiet_of_both(&proxy.log())?;
     lab.is_left_by(proxy, &with_address)
+}
+
+fn is_quiet_of_both(log: &str) -> Result<()> {
+    let mut families = Family::ALL.into_iter();
+    families.try_for_each(|family| is_quiet(log, &load_balancer_vip(family, 1).to_string()))
 }
 
 /// A balancer that probes node ports with its own address as source. Where that address is on
@@ -204,6 +234,69 @@ pub(super) fn probes_from_balancer(binary: &Path, dataplane: Dataplane) -> Resul
             };
             ensure!(is_right, "{} from {source:?}: {outcome}", service.name);
         }
+    }
+    Ok(())
+}
+
+/// How the address of a load balancer that passes packets through becomes one of the node: an
+/// object of `ip`, and words before and after the address.
+const MADE_LOCAL: [[&str; 3]; 2] = [
+    ["address", "", "dev lo"],
+    // Google's guest agent (GoogleCloudPlatform/guest-agent google_guest_agent/addresses.go).
+    ["route", "local ", "dev eth0 proto 66"],
+];
+
+/// A balancer that passes packets through probes at the address that it balances, which the node
+/// has too: the port of the health check says whether there are endpoints on the node, and the
+/// proxy's own port whether it works, as it does of kube-proxy.
+pub(super) fn health_checks_at_a_local_address(binary: &Path, dataplane: Dataplane) -> Result<()> {
+    const PORT: u16 = 31_700;
+    const AWAY_PORT: u16 = 31_701;
+    let service = |name: &str, n, endpoint, port: u16| {
+        Service::new(name, n, &[endpoint])
+            .exposed()
+            .with("externalTrafficPolicy", json!("Local"))
+            .with("healthCheckNodePort", json!(port))
+    };
+    let here = service("here", 1, Host::Web1, PORT);
+    let away = service("away", 2, Host::Web3, AWAY_PORT);
+    // As it is without that flag.
+    let flag = format!("--healthz-bind-address=0.0.0.0:{HEALTH_PORT}");
+    let services = [here.clone(), away.clone()];
+    let lab = Lab::new(binary, dataplane, &services, &[&flag])?;
+    let client = lab.topology.host(Host::Client);
+    for [object, kind, place] in MADE_LOCAL {
+        let change = |verb: &str| -> Result<()> {
+            let vips = Family::ALL.map(|family| [1, 2].map(|n| load_balancer_vip(family, n)));
+            let mut lines = vips
+                .iter()
+                .flatten()
+                .map(|vip| format!("{object} {verb} {kind}{vip} {place}\n"));
+            lines.try_for_each(|line| lab.node().ip(&line))
+        };
+        change("add")?;
+        let proxy = lab.start()?;
+        for family in Family::ALL {
+            for (service, port, wanted) in [
+                (&here, PORT, "200 OK"),
+                (&away, AWAY_PORT, "503 Service Unavailable"),
+                (&here, HEALTH_PORT, "200 OK"),
+            ] {
+                let at = At::Vip.address(service, family, port);
+                wait::until("the health check answers", || {
+                    let answer = get_at(client, at, "/healthz").with_context(|| at.to_string())?;
+                    ensure!(answer.contains(wanted), "{at} {place}: {answer}");
+                    Ok(())
+                })?;
+            }
+            let to = At::Vip.address(&here, family, 80);
+            let seen = Some(Host::Client.address(family));
+            let served = Wanted::Answer(&[Host::Web1], seen);
+            lab.becomes("it serves", &[(Host::Client, to, served)])?;
+        }
+        lab.is_settled()?;
+        proxy.terminate()?;
+        change("delete")?;
     }
     Ok(())
 }
