@@ -79,7 +79,7 @@ pub(super) struct LoopObserver {
 const RELEASE_AFTER: usize = 1_000;
 
 /// So is what reading as many rules took.
-const RELEASE_AFTER_RULES: usize = 100_000;
+const RELEASE_AFTER_RULES: usize = 10_000;
 
 /// The last plan of each family. Rendered on request.
 #[derive(Debug, Default)]

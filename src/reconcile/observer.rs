@@ -36,8 +36,8 @@ pub struct Round<'a> {
     pub rules: Option<((usize, usize), (usize, usize))>,
 }
 
-/// Maximum number of steps of a plan kept for display, and of edits of a step: a cold start has a
-/// hundred thousand.
+/// Maximum number of steps and edits of a plan kept for display: a cold start has a hundred
+/// thousand, which would take more memory than all else.
 const SHOWN_STEPS: usize = 1_000;
 
 /// An applied plan, of any mode.
@@ -78,10 +78,21 @@ impl<S: Step> ShownPlan for Kept<S> {
     }
 }
 
-/// The first steps of a plan. A vector collected from another one keeps that one's memory, which
-/// for a cold start is a megabyte.
-fn beginning<S>(steps: impl Iterator<Item = S>) -> Vec<S> {
-    let mut kept: Vec<S> = steps.take(SHOWN_STEPS).collect();
+/// The first steps, with so many edits together. A vector collected from another one keeps that
+/// one's memory, which for a cold start is a megabyte.
+fn beginning<T, S: Step>(
+    steps: impl Iterator<Item = T>,
+    step_of: impl Fn(&mut T) -> &mut S,
+) -> Vec<T> {
+    let mut left = SHOWN_STEPS;
+    let shortened = steps.map_while(|mut shown| {
+        let step = step_of(&mut shown);
+        step.shorten(left);
+        let is_room = left > 0;
+        left = left.saturating_sub(step.edits().len().max(1));
+        is_room.then_some(shown)
+    });
+    let mut kept: Vec<T> = shortened.collect();
     kept.shrink_to_fit();
     kept
 }
@@ -96,17 +107,12 @@ impl Applied {
         let failed = report.failures(&plan);
         let failed_batches = failed.filter(|(step, _)| step.batch().is_some()).count();
         let size = plan.size();
-        let short = |mut step: S| {
-            step.shorten(SHOWN_STEPS);
-            step
-        };
-        let failed = report.failures(&plan).take(SHOWN_STEPS);
+        let failures = report.failures(&plan);
+        let failures = failures.map(|(step, failure)| (step.clone(), failure.clone()));
         let kept = Kept {
             count: plan.len(),
-            failures: failed
-                .map(|(step, failure)| (short(step.clone()), failure.clone()))
-                .collect(),
-            steps: beginning(plan.into_steps().map(short)),
+            failures: beginning(failures, |(step, _)| step),
+            steps: beginning(plan.into_steps(), |step| step),
         };
         Self {
             counts,
@@ -209,12 +215,42 @@ impl fmt::Debug for dyn Observer {
 
 #[cfg(test)]
 mod tests {
+    use kpr_core::plan::iptables;
+    use kpr_core::plan::ruleset::{ChainName, Edit, RuleBatch, Table};
+
     use super::*;
 
+    /// Steps of so many edits each, with memory for as many more.
+    fn steps(count: usize, edits: usize) -> Vec<(u64, iptables::Step)> {
+        let chain = ChainName::new("KUBE-SEP-ABCDEFGHIJ234567").unwrap();
+        let table = Table::Nat;
+        let edit = Edit::DeleteChain { table, chain };
+        let step = || {
+            let mut batch = RuleBatch::new(IpFamily::V4, vec![edit.clone(); edits]);
+            batch.edits.reserve(edits);
+            (0, iptables::Step::EditRules(batch))
+        };
+        std::iter::repeat_with(step).take(count).collect()
+    }
+
     #[test]
-    fn the_beginning_of_a_plan_does_not_keep_the_memory_of_all_of_it() {
-        let plan: Vec<(u64, u64)> = (0..100_000).map(|number| (number, number)).collect();
-        let kept = beginning(plan.into_iter().map(|(_, step)| step));
-        assert_eq!((kept.len(), kept.capacity()), (SHOWN_STEPS, SHOWN_STEPS));
+    fn of_a_large_plan_only_the_beginning_is_kept() {
+        for (count, edits, expected) in [
+            (100_000, 0, vec![0; SHOWN_STEPS]),
+            (100_000, 1, vec![1; SHOWN_STEPS]),
+            (10, 400, vec![400, 400, 200]),
+            (2, 5_000, vec![SHOWN_STEPS]),
+            (2, 3, vec![3, 3]),
+        ] {
+            let all = steps(count, edits).into_iter().map(|(_, step)| step);
+            let kept = beginning(all, |step| step);
+            let lengths: Vec<usize> = kept.iter().map(|step| step.edits().len()).collect();
+            assert_eq!(lengths, expected, "{count} of {edits}");
+            assert_eq!(kept.capacity(), kept.len());
+            for step in &kept {
+                let edits = &step.batch().unwrap().edits;
+                assert_eq!(edits.capacity(), edits.len());
+            }
+        }
     }
 }

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use super::Lab;
 use kpr_testkit::manifests::Service;
@@ -106,7 +106,7 @@ pub(super) fn beside_ours(binary: &Path) -> Result<()> {
     }
     lab.is_repaired()?;
     lab.nat().reveal()?;
-    lab.are_rules(&wanted)?;
+    lab.are_rules(&wanted).with_context(|| proxy.log())?;
     lab.settles_at(&services, "rr")
 }
 
